@@ -1,0 +1,46 @@
+"""The errors that `really` raises: few classes, each also the builtin a caller would expect to catch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReallyError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidValueError(ReallyError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class InvalidTypeError(ReallyError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class EmptyBufferError(InvalidValueError):
+    """Rows were asked of a buffer that holds none."""
+
+
+class ModelError(InvalidValueError):
+    """The model's outputs or weights do not fit what is asked of it."""
+
+
+class RunnerError(ReallyError, RuntimeError):
+    """A runner could not go on; the message holds the original traceback."""
+
+
+class EnvironmentFailedError(RunnerError):
+    """An environment raised, or returned what its spaces do not allow."""
+
+
+class RunnerTimeoutError(RunnerError, TimeoutError):
+    """Runners did not return enough results within `remote_time_out`."""
+
+
+def one_of(what: str, came: object, supported: Iterable[str]) -> str:
+    """Text for an unknown name: what was expected, what came, and the nearest supported names."""
+    names = sorted(supported)
+    near = difflib.get_close_matches(str(came), names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    return f"{what}: expected one of {', '.join(repr(name) for name in names)}, came {came!r}.{hint}"
