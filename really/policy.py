@@ -1,0 +1,444 @@
+"""Action sampling and log-probabilities in NumPy: one small class a sampling type, the same verbs on each.
+
+A policy keeps no generator. `noise` takes one and returns all that some rows of actions need; `sample` is
+then a function of the model's outputs and that noise, so that a runner may draw a chunk's noise at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidValueError, ModelError, one_of
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+    Outputs = Mapping[str, NDArray[Any]]
+
+SAMPLING_TYPES = ("epsilon_greedy", "thompson", "discrete_policy", "continuous_normal_diagonal")
+ALIASES = {"continous_normal_diagonal": "continuous_normal_diagonal"}
+VALUE_OUTPUTS = ("v_estimate", "value_estimate")
+
+_REQUIRED = {
+    "epsilon_greedy": ("q_values",),
+    "thompson": ("q_values",),
+    "discrete_policy": ("policy",),
+    "continuous_normal_diagonal": ("mu", "sigma"),
+}
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+def canonical_sampling_type(name: str) -> str:
+    """The name under which `name` stands in `SAMPLING_TYPES`; InvalidValueError where it does not."""
+    found = ALIASES.get(name, name)
+    if found not in SAMPLING_TYPES:
+        raise InvalidValueError(one_of("action_sampling_type", name, (*SAMPLING_TYPES, *ALIASES)))
+    return found
+
+
+def infer_sampling_type(output_names: Iterable[str]) -> str:
+    """The sampling type for a model with these outputs.
+
+    In this order: `q_values` gives `thompson` (as in the published code of this API), `policy`
+    `discrete_policy`, `mu` with `sigma` `continuous_normal_diagonal`; ModelError where the model has none.
+    """
+    names = set(output_names)
+    for sampling_type in ("thompson", "discrete_policy", "continuous_normal_diagonal"):
+        if names.issuperset(_REQUIRED[sampling_type]):
+            return sampling_type
+    raise ModelError(
+        f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', came {_listed(names)}"
+    )
+
+
+def make_policy(
+    sampling_type: str, action_space: spaces.Space[Any], epsilon: float = 0.95, temperature: float = 1.0
+) -> Policy:
+    """The policy of `sampling_type` for actions of `action_space`.
+
+    Raises:
+        InvalidValueError: the sampling type is unknown, or cannot give actions of this space; epsilon is
+            outside of [0, 1], or temperature is negative.
+    """
+    from gymnasium import spaces
+
+    kind = canonical_sampling_type(sampling_type)
+    policy: Policy | None = None
+    if isinstance(action_space, spaces.Discrete):
+        policy = _for_discrete(kind, action_space)
+    elif isinstance(action_space, spaces.MultiDiscrete) and kind == "discrete_policy":
+        policy = _MultiCategorical(action_space)
+    elif isinstance(action_space, spaces.MultiBinary) and kind == "discrete_policy":
+        policy = _Bernoulli(action_space)
+    elif isinstance(action_space, spaces.Box) and kind == "continuous_normal_diagonal":
+        policy = _DiagonalNormal(action_space)
+    if policy is None:
+        raise InvalidValueError(_refusal(kind, action_space))
+    policy.epsilon, policy.temperature = epsilon, temperature
+    return policy
+
+
+def check_finite(outputs: Outputs, names: Iterable[str]) -> None:
+    """ModelError naming the first of the outputs `names` that holds NaN or infinity; about 0.5 µs an output.
+
+    The sum of squares is NaN or infinite wherever an element is, and one BLAS call; only when it is (large
+    finite values overflow too) are the elements looked at.
+    """
+    for name in names:
+        values = outputs[name]
+        if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0]) if values.ndim else 0
+            found = values[~np.isfinite(values)].ravel()[0]
+            raise ModelError(f"model output {name!r}: expected finite numbers, came {found} in row {row}")
+
+
+class Policy:
+    """How actions come out of a model's outputs.
+
+    Attributes:
+        required_outputs: names of the model outputs that are read.
+        action_shape, action_dtype: of one action as it is stored.
+        noise_width: how many random numbers an action needs.
+    """
+
+    sampling_type: str
+    required_outputs: tuple[str, ...]
+    action_shape: tuple[int, ...] = ()
+    action_dtype: np.dtype[Any] = np.dtype(np.int64)
+    noise_width: int
+
+    _epsilon = 0.95
+    _temperature = 1.0
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a uniformly random action, in [0, 1]; read by `epsilon_greedy` alone."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise InvalidValueError(f"epsilon: expected a probability in [0, 1], came {value!r}")
+        self._epsilon = float(value)
+        self._settings_changed()
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of `thompson`, ≥ 0; 0 is the limit, which is greedy. Read by `thompson` alone."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not 0.0 <= value < math.inf:
+            raise InvalidValueError(f"temperature: expected a finite number >= 0, came {value!r}")
+        self._temperature = float(value)
+        self._settings_changed()
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        """All random numbers of `rows` actions, [rows, noise_width] float64.
+
+        The generator is read row by row: two calls for a and b rows give what one call for a + b gives.
+        """
+        raise NotImplementedError
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        """Actions [env, *action_shape] as stored, from outputs [env, ...] and noise [env, noise_width]."""
+        raise NotImplementedError
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        """The most probable actions, [env, *action_shape] as stored; the first one among equals."""
+        raise NotImplementedError
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Exact log-probability (density for a Box) of stored actions under this policy, [env] float32."""
+        raise NotImplementedError
+
+    def to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Actions as the environment takes them: a Box's are clipped to its bounds, others are unchanged."""
+        return actions
+
+    def check_outputs(self, outputs: Outputs, rows: int) -> None:
+        """The full check of outputs for `rows` states, for a model's first call; too slow for each step.
+
+        Raises:
+            ModelError: an output is missing, of a wrong shape, or holds NaN or infinity.
+        """
+        missing = [name for name in self.required_outputs if name not in outputs]
+        if missing:
+            raise ModelError(
+                f"model output: {self.sampling_type!r} needs {_listed(self.required_outputs)}, "
+                f"the model has {_listed(outputs)}"
+            )
+        self._check_shapes(outputs, rows)
+        check_finite(outputs, self.required_outputs)
+
+    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
+        raise NotImplementedError
+
+    def _settings_changed(self) -> None:
+        """Recompute what the hot path keeps of epsilon and temperature."""
+
+
+class _OneOf(Policy):
+    """Actions that are one of `actions` numbers from `start` on: a Discrete."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        self.actions = int(space.n)
+        self.start = int(space.start)
+        self.noise_width = self.actions
+        self._output = self.required_outputs[0]
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        return rng.gumbel(size=(rows, self.actions))
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        best: NDArray[np.int64] = outputs[self._output].argmax(1)
+        return best + self.start if self.start else best
+
+    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
+        _expect_shape(self._output, outputs[self._output], (rows, self.actions))
+
+
+class _EpsilonGreedy(_OneOf):
+    """A uniformly random action with probability epsilon, else the greedy one.
+
+    π(a) = (1 - ε)·1[a = argmax q] + ε/|A| (Sutton & Barto 2018, section 2.2).
+    """
+
+    sampling_type = "epsilon_greedy"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        super().__init__(space)
+        self.noise_width = 1
+        self._settings_changed()
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        return rng.random((rows, 1))
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        actions: NDArray[np.int64] = outputs["q_values"].argmax(1)
+        if self._epsilon:
+            # u < ε explores, and u/ε is then uniform again: one random number decides both.
+            random = noise[:, 0] * self._stretch
+            np.copyto(actions, random, casting="unsafe", where=random < self.actions)
+        return actions + self.start if self.start else actions
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        return np.where(actions == self.greedy(outputs), self._log_greedy, self._log_random)
+
+    def _settings_changed(self) -> None:
+        random = self._epsilon / self.actions
+        self._stretch = self.actions / self._epsilon if self._epsilon else math.inf
+        self._log_random = np.float32(math.log(random) if random else -math.inf)
+        self._log_greedy = np.float32(math.log(1.0 - self._epsilon + random))
+
+
+class _Boltzmann(_OneOf):
+    """`thompson`: actions from softmax(q / temperature); temperature 0 is its limit, the greedy action.
+
+    Sampled as argmax(q + temperature·Gumbel noise), exactly this distribution (Maddison et al. 2014).
+    """
+
+    sampling_type = "thompson"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        actions: NDArray[np.int64] = (outputs["q_values"] + self._temperature * noise).argmax(1)
+        return actions + self.start if self.start else actions
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        if not self._temperature:
+            return np.where(actions == self.greedy(outputs), np.float32(0), np.float32(-np.inf))
+        scaled = outputs["q_values"].astype(np.float64) / self._temperature
+        return _chosen_log_softmax(scaled, actions - self.start).astype(np.float32)
+
+
+class _Categorical(_OneOf):
+    """`discrete_policy` on a Discrete: `policy` [env, actions] holds unnormalised logits."""
+
+    sampling_type = "discrete_policy"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        actions: NDArray[np.int64] = (outputs["policy"] + noise).argmax(1)
+        return actions + self.start if self.start else actions
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        logits = outputs["policy"].astype(np.float64)
+        return _chosen_log_softmax(logits, actions - self.start).astype(np.float32)
+
+
+class _MultiCategorical(Policy):
+    """`discrete_policy` on a MultiDiscrete: `policy` [env, Σ nvec] holds the logits part after part."""
+
+    sampling_type = "discrete_policy"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        sizes = [int(size) for size in np.ravel(space.nvec)]
+        stops = np.cumsum(sizes).tolist()
+        self.parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+        self.start = np.ravel(space.start).astype(space.dtype)
+        self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
+        self.noise_width = stops[-1]
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        return rng.gumbel(size=(rows, self.noise_width))
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        return self._best(outputs["policy"] + noise)
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        return self._best(outputs["policy"])
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        logits = outputs["policy"].astype(np.float64)
+        chosen = actions.reshape(len(actions), -1) - self.start
+        parts = [_chosen_log_softmax(logits[:, at], chosen[:, i]) for i, at in enumerate(self.parts)]
+        return np.asarray(np.sum(parts, axis=0), np.float32)
+
+    def _best(self, scores: NDArray[Any]) -> NDArray[Any]:
+        actions = np.empty((len(scores), len(self.parts)), self.action_dtype)
+        for i, at in enumerate(self.parts):
+            actions[:, i] = scores[:, at].argmax(1)
+        actions += self.start
+        return actions.reshape(-1, *self.action_shape)
+
+    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
+        _expect_shape("policy", outputs["policy"], (rows, self.noise_width))
+
+
+class _Bernoulli(Policy):
+    """`discrete_policy` on a MultiBinary: `policy` [env, *shape] holds the logit of each 1."""
+
+    sampling_type = "discrete_policy"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def __init__(self, space: spaces.MultiBinary) -> None:
+        self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
+        self.noise_width = math.prod(self.action_shape)
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        return rng.logistic(size=(rows, self.noise_width))
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        return self._stored(outputs["policy"].reshape(noise.shape) + noise > 0)
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        return self._stored(outputs["policy"] > 0)
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        rows = len(actions)
+        logits = outputs["policy"].astype(np.float64).reshape(rows, -1)
+        against = np.where(actions.reshape(rows, -1) > 0, -logits, logits)
+        return np.asarray(-np.logaddexp(0.0, against).sum(1), np.float32)
+
+    def _stored(self, actions: NDArray[np.bool_]) -> NDArray[Any]:
+        return actions.astype(self.action_dtype).reshape(-1, *self.action_shape)
+
+    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
+        _expect_size("policy", outputs["policy"], rows, self.action_shape)
+
+
+class _DiagonalNormal(Policy):
+    """`continuous_normal_diagonal` on a Box: a ~ Normal(mu, sigma²), each dimension for itself.
+
+    `mu` is [env, *shape] or [env, prod(shape)]; `sigma` the same, or without the batch axis, or one number.
+    Actions are stored as drawn; only `to_environment` clips them. The log-density sums over the dimensions
+    -½((a - mu)/sigma)² - log sigma - ½ log 2π.
+    """
+
+    sampling_type = "continuous_normal_diagonal"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def __init__(self, space: spaces.Box) -> None:
+        if not np.issubdtype(space.dtype, np.floating):
+            raise InvalidValueError(
+                f"action_sampling_type {self.sampling_type!r}: expected a Box of floats, came {space}, "
+                f"whose {space.dtype} cannot hold what a normal distribution draws"
+            )
+        self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
+        self.noise_width = math.prod(self.action_shape)
+        self._low, self._high = space.low, space.high
+        self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
+
+    def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        return rng.standard_normal((rows, self.noise_width))
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        mu, sigma = self._mu_sigma(outputs)
+        return (mu + sigma * noise).astype(self.action_dtype).reshape(-1, *self.action_shape)
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        return outputs["mu"].reshape(-1, *self.action_shape).astype(self.action_dtype)
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        mu, sigma = self._mu_sigma(outputs)
+        sigma = np.broadcast_to(sigma, mu.shape).astype(np.float64)
+        if not sigma.min() > 0:
+            raise ModelError(f"model output 'sigma': expected numbers > 0, came {sigma.min()}")
+        z = (actions.reshape(mu.shape) - mu) / sigma
+        density = -0.5 * z * z - np.log(sigma) - 0.5 * _LOG_2PI
+        return np.asarray(density.sum(1), np.float32)
+
+    def to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
+        return np.minimum(np.maximum(actions, self._low), self._high) if self._bounded else actions
+
+    def _mu_sigma(self, outputs: Outputs) -> tuple[NDArray[Any], NDArray[Any]]:
+        mu, sigma = outputs["mu"].reshape(-1, self.noise_width), outputs["sigma"]
+        return mu, sigma.reshape(mu.shape if sigma.size == mu.size else -1)
+
+    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
+        _expect_size("mu", outputs["mu"], rows, self.action_shape)
+        sigma = outputs["sigma"]
+        if sigma.size not in (1, self.noise_width, rows * self.noise_width):
+            raise ModelError(
+                f"model output 'sigma': expected shape [{rows}, {self.noise_width}], [{self.noise_width}] or "
+                f"one number, came {list(sigma.shape)}"
+            )
+        if not sigma.min() > 0:
+            raise ModelError(f"model output 'sigma': expected numbers > 0, came {sigma.min()}")
+
+
+def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
+    classes = {"epsilon_greedy": _EpsilonGreedy, "thompson": _Boltzmann, "discrete_policy": _Categorical}
+    return classes[kind](space) if kind in classes else None
+
+
+def _refusal(kind: str, space: spaces.Space[Any]) -> str:
+    takes = {
+        "epsilon_greedy": "Discrete: it chooses among q-values",
+        "thompson": "Discrete: it chooses among q-values",
+        "discrete_policy": "Discrete, MultiDiscrete or MultiBinary: it chooses among logits",
+        "continuous_normal_diagonal": "Box: it draws real numbers",
+    }
+    return f"action_sampling_type {kind!r}: expected an action space of type {takes[kind]}; came {space}"
+
+
+def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> NDArray[np.float64]:
+    """log softmax(logits)[row, chosen[row]], [rows] float64."""
+    shifted = logits - logits.max(1, keepdims=True)
+    picked: NDArray[np.float64] = shifted[np.arange(len(shifted)), chosen]
+    picked -= np.log(np.exp(shifted).sum(1))
+    return picked
+
+
+def _expect_shape(name: str, came: NDArray[Any], expected: tuple[int, ...]) -> None:
+    if came.shape != expected:
+        raise ModelError(f"model output {name!r}: expected shape {list(expected)}, came {list(came.shape)}")
+
+
+def _expect_size(name: str, came: NDArray[Any], rows: int, shape: tuple[int, ...]) -> None:
+    flat = (rows, math.prod(shape))
+    if came.shape not in (flat, (rows, *shape)) and not (flat[1] == 1 and came.shape == (rows,)):
+        raise ModelError(f"model output {name!r}: expected shape {[rows, *shape]}, came {list(came.shape)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "nothing"
