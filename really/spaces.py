@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,52 @@ def dtype_of(space: spaces.Space[Any]) -> np.dtype[Any]:
     return np.dtype(np.int64) if isinstance(space, spaces.Discrete) else np.dtype(space.dtype)
 
 
+def to_gymnasium(space: Any) -> spaces.Space[Any]:
+    """The gymnasium space equal to `space`, which may also be one of real gym's (known by its class name).
+
+    Raises InvalidTypeError for anything else.
+    """
+    if isinstance(space, spaces.Space):
+        return space
+    kind = type(space).__name__
+    if kind not in CONVERSIONS:
+        raise InvalidTypeError(f"space: expected one of gymnasium's or gym's, came {type(space)}: {space!r}")
+    return CONVERSIONS[kind](space)
+
+
+def infer_space(observation: Any) -> spaces.Space[Any]:
+    """An unbounded Box for observations like this one; lists of float64 become float32, arrays keep their dtype.
+
+    A dict of observations gives a Dict of Boxes. Raises InvalidTypeError for what is not an array of numbers.
+    """
+    if isinstance(observation, dict):
+        return spaces.Dict({key: infer_space(part) for key, part in observation.items()})
+    array = np.asarray(observation)
+    if array.dtype.kind not in "biuf":
+        raise InvalidTypeError(
+            f"reset observation: expected an array of numbers, from which the missing observation_space can be "
+            f"inferred, came {type(observation)} of dtype {array.dtype}"
+        )
+    dtype = array.dtype
+    if dtype == np.float64 and not isinstance(observation, np.ndarray):
+        dtype = np.dtype(np.float32)
+    if dtype.kind == "f":
+        return spaces.Box(-np.inf, np.inf, array.shape, dtype.type)
+    if dtype.kind == "b":
+        return spaces.Box(0, 1, array.shape, np.bool_)
+    return spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, array.shape, dtype.type)
+
+
+CONVERSIONS: dict[str, Callable[[Any], spaces.Space[Any]]] = {
+    "Box": lambda space: spaces.Box(space.low, space.high, space.shape, space.dtype),
+    "Discrete": lambda space: spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0))),
+    "MultiDiscrete": lambda space: spaces.MultiDiscrete(space.nvec),
+    "MultiBinary": lambda space: spaces.MultiBinary(space.n),
+    "Dict": lambda space: spaces.Dict({key: to_gymnasium(part) for key, part in space.spaces.items()}),
+    "Tuple": lambda space: spaces.Tuple([to_gymnasium(part) for part in space.spaces]),
+}
+
+
 def _walk(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Space[Any]]]:
     if isinstance(space, spaces.Dict):
         for key, part in space.items():
@@ -61,8 +107,7 @@ def _walk(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Spa
         yield name, space
     else:
         raise InvalidTypeError(
-            f"observation space{name}: expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, "
-            f"came {space}"
+            f"observation space{name}: expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, came {space}"
         )
 
 
