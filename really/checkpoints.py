@@ -1,0 +1,218 @@
+"""Saved models: one folder a model, written whole or not at all, and the newest of them found again by its name.
+
+A folder `<path>/<model_name>_<epoch>_<time>/` holds
+    model.weights.h5   the arrays of `model.weights` in that order, as data sets `weights/0`, `weights/1`, ...
+    meta.json          format, epoch, and name, shape and dtype of each weight
+    model.keras        what Keras itself saves, where it can (it cannot for every subclass); never read here
+The weights are not in Keras' own layout because that one depends on how a model keeps its layers, and Keras'
+whole-model format cannot load many subclasses back. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidTypeError, InvalidValueError, ModelError
+
+log = logging.getLogger("really")
+
+FORMAT = "really-checkpoint-1"
+WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
+# UTC, so that names sort by time through a change of the clocks, too.
+TIME_FORMAT = "%Y%m%dT%H%M%S-%f"
+FOLDER_NAME = re.compile(r"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>\d{8}T\d{6}-\d{6})")
+
+
+def save_model(model: Any, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> Path:
+    """Saves a model in a new folder under `path`, which is made where it is missing; returns the new folder.
+
+    The folder appears complete or not at all: it is written under a temporary name and then renamed.
+
+    Raises:
+        InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
+        InvalidValueError: `epoch` is negative, or `model_name` cannot be part of a folder's name.
+    """
+    epoch = _checked_epoch(epoch)
+    _check_model_name(model_name)
+    weights = _weights_of(model)
+    parent = Path(path)
+    parent.mkdir(parents=True, exist_ok=True)
+    moment = datetime.now(UTC)
+    partial = parent / f"{model_name}_{epoch}_{moment.strftime(TIME_FORMAT)}.{os.getpid()}.partial"
+    partial.mkdir()
+    try:
+        _write(model, weights, partial, epoch)
+        return _rename(partial, parent / f"{model_name}_{epoch}", moment)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load_model(model: Any, path: str | os.PathLike[str]) -> int:
+    """Loads the newest weights saved in `path` into a built model of the same class; returns their epoch.
+
+    `path` may also be the folder of one saved model. Names are compared without Keras' counters (`dense_3` and
+    `dense` are the same). All is checked first: a refused model keeps the weights that it has.
+
+    Raises:
+        InvalidValueError: nothing was saved in `path`, or what was saved is damaged.
+        ModelError: the saved weights are those of another model.
+    """
+    folder = newest_checkpoint(path)
+    meta = _read_meta(folder)
+    own = _weights_of(model)
+    _check_same(folder, meta["weights"], _describe(model, own))
+    model.set_weights(_read_weights(folder, meta["weights"]))
+    return int(meta["epoch"])
+
+
+def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The folder saved last in `path` by the time in its name; entries with other names are ignored.
+
+    Raises:
+        InvalidValueError: `path` is no folder, or holds no saved model; says what it holds instead.
+    """
+    parent = Path(path)
+    if not parent.is_dir():
+        raise InvalidValueError(f"path: expected a folder that save_model() wrote into, came {str(path)!r}: no folder")
+    if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
+        return parent
+    names = sorted(entry.name for entry in parent.iterdir())
+    matches = [match for name in names if (match := FOLDER_NAME.fullmatch(name)) and (parent / name).is_dir()]
+    if not matches:
+        there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
+        raise InvalidValueError(f"path: expected folders <model_name>_<epoch>_<time> in {str(path)!r}, but {there}")
+    return parent / max(matches, key=lambda match: match["time"]).string
+
+
+def _checked_epoch(epoch: Any) -> int:
+    if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer):
+        raise InvalidTypeError(f"epoch: expected an integer, came {epoch!r}")
+    if epoch < 0:
+        raise InvalidValueError(f"epoch: expected 0 or more, came {epoch}")
+    return int(epoch)
+
+
+def _check_model_name(model_name: Any) -> None:
+    if not isinstance(model_name, str) or not model_name or set(model_name) & {"/", "\\", "\0"}:
+        raise InvalidValueError(f"model_name: expected a name without path separators, came {model_name!r}")
+
+
+def _weights_of(model: Any) -> list[Any]:
+    if not hasattr(model, "weights") or not hasattr(model, "set_weights"):
+        raise InvalidTypeError(f"model: expected a tf.keras.Model, came {type(model).__name__}")
+    return list(model.weights)
+
+
+def _describe(model: Any, weights: Sequence[Any]) -> list[dict[str, Any]]:
+    prefix = f"{getattr(model, 'name', '')}/"
+    return [
+        {
+            "name": getattr(weight, "path", weight.name).removeprefix(prefix),
+            "shape": [int(n) for n in weight.shape],
+            "dtype": str(weight.dtype),
+        }
+        for weight in weights
+    ]
+
+
+def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int) -> None:
+    import h5py  # type: ignore[import-untyped]
+
+    described = _describe(model, weights)
+    with h5py.File(folder / WEIGHTS, "w") as file:
+        for index, (weight, about) in enumerate(zip(weights, described, strict=True)):
+            saved = file.create_dataset(f"weights/{index}", data=_storable(np.asarray(weight)))
+            saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
+    meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+    for name in (WEIGHTS, META):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in a dtype that HDF5 knows; bfloat16 and its like (no builtin dtypes) fit into float32 exactly."""
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+
+
+def _write_keras(model: Any, folder: Path) -> str:
+    """Lets Keras save the model where it can; returns the file's name, or why there is none."""
+    try:
+        with warnings.catch_warnings():
+            # The weights are saved either way: what Keras warns of concerns this file only.
+            warnings.simplefilter("ignore")
+            model.save(folder / KERAS)
+    except Exception as error:
+        # Any class of error can come out of a user's `get_config`; the reason is kept in meta.json.
+        (folder / KERAS).unlink(missing_ok=True)
+        log.debug("no %s for %s: %s", KERAS, type(model).__name__, error)
+        return f"not written: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return KERAS
+
+
+def _rename(partial: Path, stem: Path, moment: datetime) -> Path:
+    """Gives the finished folder its name, a microsecond later where that is taken."""
+    while True:
+        folder = stem.with_name(f"{stem.name}_{moment.strftime(TIME_FORMAT)}")
+        if not folder.exists():
+            return partial.rename(folder)
+        moment += timedelta(microseconds=1)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / META).read_text())
+        found = meta["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidValueError(f"{folder / META}: expected the description of a saved model, but {error!r}") from error
+    if found != FORMAT:
+        raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, came {found!r}")
+    return dict(meta)
+
+
+def _read_weights(folder: Path, described: Sequence[dict[str, Any]]) -> list[NDArray[Any]]:
+    import h5py
+
+    try:
+        with h5py.File(folder / WEIGHTS, "r") as file:
+            arrays = [np.asarray(file[f"weights/{index}"]) for index in range(len(described))]
+    except (OSError, KeyError) as error:
+        raise InvalidValueError(f"{folder / WEIGHTS}: expected {len(described)} weights, but {error!r}") from error
+    for about, array in zip(described, arrays, strict=True):
+        if list(array.shape) != about["shape"]:
+            raise InvalidValueError(
+                f"{folder / WEIGHTS}: expected shape {about['shape']} at {about['name']}, came {list(array.shape)}"
+            )
+    return arrays
+
+
+def _check_same(folder: Path, saved: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> None:
+    if [_identity(weight) for weight in saved] == [_identity(weight) for weight in own]:
+        return
+    if not own:
+        raise ModelError(f"model: expected it to be built before weights are loaded from {folder}, it has none yet")
+    raise ModelError(f"{folder}: expected weights of this model ({_listed(own)}), came {_listed(saved)}")
+
+
+def _identity(weight: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Name without Keras' counters, and shape."""
+    return re.sub(r"_\d+(?=/|$)", "", weight["name"]), tuple(weight["shape"])
+
+
+def _listed(weights: Sequence[dict[str, Any]]) -> str:
+    shown = [f"{weight['name']} {weight['shape']}" for weight in weights[:8]]
+    more = [f"... {len(weights) - 8} more"] if len(weights) > 8 else []
+    return ", ".join(shown + more) or "none"
