@@ -1,0 +1,266 @@
+"""A runner: steps its agents' environments with a policy and hands their transitions over as record batches.
+
+A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the driver's process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really import inference, returns
+from really.environments import EnvironmentSpec, make_batch
+from really.policy import check_finite, make_policy
+from really.rollout import Result, Rollout
+from really.transitions import Column, Columns, schema, to_record_batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from really.inference import Exported
+
+# Steps for which random numbers are drawn at a time: enough to make the drawing cheap, few enough to stay in cache.
+NOISE_STEPS = 256
+# What a seed's streams are for: the second number of a spawn key, after the agent's.
+ENVIRONMENT_STREAM, ACTION_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """What every runner of a manager is made from; picklable."""
+
+    environment: EnvironmentSpec
+    returns: tuple[str, ...]
+    num_steps: int | None
+    num_episodes: int | None
+    gamma: float
+    gae_lambda: float
+    entropy: int
+    vector: str = "auto"
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How a runner chooses actions: the exported model and the way its outputs are sampled; picklable.
+
+    `value_output` is the name of the model's state values, None where it has none.
+    """
+
+    exported: Exported
+    sampling_type: str
+    value_output: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may change between two calls: the sampling settings, and which weights are meant."""
+
+    version: int
+    epsilon: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Order:
+    """How many results each of a runner's agents is to collect, in the order of its agents."""
+
+    results: tuple[int, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One message of a runner: rows of whole results, one agent after the other, and how long they took."""
+
+    batch: pa.RecordBatch
+    results: tuple[Result, ...]
+    seconds: float
+
+
+def agent_seed(entropy: int, agent: int, stream: int, restart: int = 0) -> np.random.SeedSequence:
+    """The seed of one agent's stream, the same in whatever process the agent lives."""
+    return np.random.SeedSequence(entropy, spawn_key=(agent, stream, restart))
+
+
+class Runner:
+    """Steps the environments of its agents together and collects results of them."""
+
+    def __init__(self, spec: RunnerSpec, agents: Sequence[int], restart: int = 0) -> None:
+        self._spec = spec
+        self._agents = tuple(agents)
+        seeds = [agent_seed(spec.entropy, agent, ENVIRONMENT_STREAM, restart) for agent in agents]
+        self._envs = make_batch(spec.environment, seeds, vector=spec.vector)
+        self._rngs = [
+            np.random.default_rng(agent_seed(spec.entropy, agent, ACTION_STREAM, restart)) for agent in agents
+        ]
+        self._version = -1
+        self._started = False
+
+    def info(self) -> dict[str, Any]:
+        """What this runner is made of: its agents and its kind of environment batch."""
+        return {"agents": self._agents, "environments": self._envs.kind}
+
+    def equip(self, acting: Acting) -> None:
+        """Takes over the way to act; called before the first order, and when the model changes."""
+        self._acting = acting
+        self._policy = make_policy(acting.sampling_type, self._envs.action_space)
+        self._forward = inference.load(acting.exported, batch_size=len(self._agents))
+        self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
+        self._columns = self._working_columns()
+
+    def collect(self, order: Order, weights: list[NDArray[Any]] | None = None, acting: Acting | None = None) -> Chunk:
+        """Collects the results ordered; weights and the way to act come along where they changed."""
+        began = time.perf_counter()
+        if acting is not None:
+            self.equip(acting)
+        if weights is not None:
+            self._forward.set_weights(weights)
+        self._apply(order.settings)
+        quota = np.asarray(order.results)
+        rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
+        results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
+        batch = to_record_batch(self._deliverable(rollout, results))
+        return Chunk(batch, results, time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+    def _apply(self, settings: Settings) -> None:
+        self._version = settings.version
+        self._policy.epsilon = settings.epsilon
+        self._policy.temperature = settings.temperature
+        if not self._started:
+            self._envs.reset()
+            self._started = True
+
+    def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
+        assert self._spec.num_steps is not None
+        lengths = quota * self._spec.num_steps
+        rollout = Rollout(self._columns, len(self._agents), int(lengths.max()))
+        start = 0
+        for stop in np.unique(lengths):
+            active = np.flatnonzero(lengths >= stop)
+            for step in range(start, stop):
+                self._advance(rollout, step, active, int(lengths.max()))
+            start = int(stop)
+        for env, results in enumerate(quota):
+            for result in range(results):
+                rollout.close_result(env, (result + 1) * self._spec.num_steps)
+        return rollout
+
+    def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
+        assert self._spec.num_episodes is not None
+        missing = quota * self._spec.num_episodes
+        rollout = Rollout(self._columns, len(self._agents), NOISE_STEPS)
+        active, step = np.flatnonzero(missing), 0
+        while active.size:
+            if step == rollout.time:
+                rollout.grow()
+            self._advance(rollout, step, active, rollout.time)
+            step += 1
+            ended = active[(self._envs.terminated | self._envs.truncated)[active]]
+            if ended.size:
+                missing[ended] -= 1
+                for env in ended[missing[ended] % self._spec.num_episodes == 0]:
+                    rollout.close_result(env, step)
+                active = np.flatnonzero(missing)
+        return rollout
+
+    def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp], horizon: int) -> None:
+        """One step of the active environments, written to column `step`; no Python object a transition."""
+        envs, columns, within = self._envs, rollout.arrays, step % NOISE_STEPS
+        if within == 0:
+            self._draw(active, min(NOISE_STEPS, horizon - step))
+        outputs = self._forward(envs.observations)
+        check_finite(outputs, self._policy.required_outputs)
+        actions = self._policy.sample(outputs, self._noise[:, within])
+        for leaf, observation in zip(envs.leaves, envs.observations, strict=True):
+            columns["state" + leaf.name][:, step] = observation
+        columns["action"][:, step] = actions
+        if "log_prob" in columns:
+            columns["log_prob"][:, step] = self._policy.log_prob(outputs, actions)
+        if "value_estimate" in columns:
+            columns["value_estimate"][:, step] = self._values(outputs)
+        envs.step(self._policy.to_environment(actions), None if active.size == envs.num_envs else active)
+        for leaf, observation in zip(envs.leaves, envs.final_observations, strict=True):
+            columns["state_new" + leaf.name][:, step] = observation
+        columns["reward"][:, step] = envs.rewards
+        columns["terminated"][:, step] = envs.terminated
+        columns["truncated"][:, step] = envs.truncated
+
+    def _draw(self, active: NDArray[np.intp], steps: int) -> None:
+        """Draws the active agents' random numbers for the next steps, each from its own stream."""
+        for env in active:
+            self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
+
+    def _working_columns(self) -> tuple[Column, ...]:
+        """What is written at each step; the rest of the delivered columns follows from it at the end."""
+        bools = np.dtype(np.bool_)
+        asked, wanted = set(self._spec.returns), []
+        if "log_prob" in asked:
+            wanted.append("log_prob")
+        if self._acting.value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
+            wanted.append("value_estimate")
+        fixed = schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, wanted)
+        kept = tuple(column for column in fixed if column.name not in {"not_done", "terminal"})
+        return (*kept, Column("terminated", (), bools), Column("truncated", (), bools))
+
+    def _deliverable(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
+        """The columns of the manager's schema, `[row, ...]`, from what was written at each step."""
+        flat = {name: rollout.flat(name) for name in rollout.arrays}
+        terminated, truncated = flat["terminated"], flat["truncated"]
+        cut = np.zeros(len(terminated), np.bool_)
+        cut[np.cumsum([result.rows for result in results]) - 1] = True
+        done = terminated | truncated
+        flat |= {"terminal": terminated, "not_done": ~done, "episode_end": done | cut}
+        flat["policy_version"] = np.full(len(done), self._version)
+        flat["agent"] = np.repeat([result.agent for result in results], [result.rows for result in results])
+        if {"monte_carlo", "advantage"} & set(self._spec.returns):
+            flat |= self._estimates(flat, terminated, done | cut)
+        return {
+            column.name: flat[column.name].astype(column.dtype, copy=False)
+            for column in schema(
+                self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, self._spec.returns
+            )
+        }
+
+    def _estimates(self, flat: Columns, terminated: NDArray[np.bool_], ends: NDArray[np.bool_]) -> Columns:
+        """Monte Carlo returns and advantages; what a truncation or a cut leaves out is the value of its last state."""
+        values = flat.get("value_estimate", np.zeros(len(ends), np.float32))
+        final_values = np.append(values[1:], np.float32(0))
+        open_ends = np.flatnonzero(ends & ~terminated)
+        if self._acting.value_output:
+            final_values[open_ends] = self._values_after(flat, open_ends)
+        else:
+            final_values[open_ends] = 0
+        # One long trajectory with all its ends: nothing flows across an end.
+        reward, dead, open_ = (column[None] for column in (flat["reward"], terminated, ends & ~terminated))
+        gamma, found = self._spec.gamma, {}
+        if "monte_carlo" in self._spec.returns:
+            found["monte_carlo"] = returns.monte_carlo(reward, dead, open_, final_values[None], gamma)[0]
+        if "advantage" in self._spec.returns:
+            found["advantage"] = returns.gae(
+                reward, values[None], final_values[None], dead, open_, gamma, self._spec.gae_lambda
+            )[0]
+        return found
+
+    def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Values of the states that the given rows led to, a batch of the runner's size at a time."""
+        size, found = self._envs.num_envs, np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), size):
+            part = np.resize(rows[start : start + size], size)
+            outputs = self._forward([flat["state_new" + leaf.name][part] for leaf in self._envs.leaves])
+            count = min(size, len(rows) - start)
+            found[start : start + count] = self._values(outputs)[:count]
+        return found
+
+    def _values(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """The model's state values `[env]`."""
+        assert self._acting.value_output is not None
+        return outputs[self._acting.value_output].reshape(-1)
