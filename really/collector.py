@@ -1,0 +1,207 @@
+"""The collector: plans a call's orders, waits for what runners send, and decides what is delivered."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from really.demand import Demand, Part, spread, waves
+from really.errors import RunnerTimeoutError
+from really.fleet import Fleet, Ticket, Worker
+from really.runner import Chunk, Order, Settings
+
+# An order is queued behind the one that a runner works on, so that it never waits for the driver.
+QUEUED_ORDERS = 2
+# A runner is late when it takes this much longer than the others need for an order (plus a fixed allowance).
+LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
+# Weight of the newest figure in the running means.
+LEARNING_RATE = 0.3
+
+
+class Collector:
+    """Gathers whole results from a fleet, call after call."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        num_agents: int,
+        *,
+        num_steps: int | None,
+        row_bytes: int,
+        min_agents: int,
+        time_out: float | None = None,
+        max_staleness: float = math.inf,
+    ) -> None:
+        self._fleet = fleet
+        self._num_agents = num_agents
+        self._num_steps = num_steps
+        self._row_bytes = row_bytes
+        self._min_agents = min_agents
+        self._time_out = time_out
+        self._max_staleness = max_staleness
+        self._ready: dict[int, Part] = {}
+        self._serial = 0
+        self._turn = 0
+        self._rows_a_result = 0.0
+        self._seconds_a_row = 0.0
+        self._version = 0
+        self.delivered_rows = 0
+        self.dropped_rows = 0
+
+    def info(self) -> dict[str, Any]:
+        """Running figures: rows delivered and dropped, rows kept for the next call, rows a second of a runner."""
+        return {
+            "delivered_rows": self.delivered_rows,
+            "dropped_rows": self.dropped_rows,
+            "kept_rows": sum(part.rows for part in self._ready.values()),
+            "queued_orders": sum(len(worker.tickets) for worker in self._fleet.workers),
+            "rows_per_second_per_runner": 1 / self._seconds_a_row if self._seconds_a_row else 0.0,
+        }
+
+    def collect(self, rows: int, settings: Settings) -> list[Part]:
+        """Whole results with at least `rows` rows: the fewest of those that came, older ones first.
+
+        Raises:
+            RunnerTimeoutError: nothing came within `remote_time_out` seconds.
+            EnvironmentFailedError, ModelError, RunnerError: what a runner raised; the rows of the others are kept
+                for the next call.
+        """
+        self._fleet.check()
+        self._version = settings.version
+        self._drop_stale()
+        demand = Demand(rows, self._min_agents)
+        try:
+            while not self._met(demand):
+                self._plan(demand, settings)
+                self._submit()
+                demand = self._gather(demand)
+        finally:
+            for worker in self._fleet.workers:
+                worker.planned.clear()
+        return self._deliver(demand)
+
+    def _deliver(self, demand: Demand) -> list[Part]:
+        numbers = sorted(self._ready)
+        delivered, kept = demand.fewest([self._ready[number] for number in numbers])
+        self._ready = dict(zip(numbers[len(numbers) - len(kept) :], kept, strict=True))
+        self.delivered_rows += sum(part.rows for part in delivered)
+        return delivered
+
+    def _met(self, demand: Demand) -> bool:
+        on_time = (worker for worker in self._fleet.workers if not worker.late)
+        if self._awaits_all(demand) and any(worker.tickets or worker.planned for worker in on_time):
+            return False
+        return demand.met(self._ready.values())
+
+    def _awaits_all(self, demand: Demand) -> bool:
+        """Whether all that was ordered is waited for, so that no result is passed over for being long."""
+        on_policy_episodes = self._num_steps is None and self._max_staleness == 0
+        return demand.agents == self._num_agents or on_policy_episodes
+
+    def _plan(self, demand: Demand, settings: Settings) -> None:
+        """Plans orders for what is neither here nor on its way; nothing more."""
+        on_time = [worker for worker in self._fleet.workers if not worker.late]
+        coming = [ticket for worker in on_time for ticket in worker.tickets]
+        if not on_time or any(w.planned for w in on_time) or (coming and self._awaits_all(demand)):
+            return
+        missing = self._missing_results(demand, sum(ticket.results for ticket in coming))
+        if missing <= 0:
+            return
+        agents = [agent for worker in on_time for agent in worker.agents]
+        quota = spread(missing, agents, self._turn, self._num_agents)
+        self._turn = (self._turn + missing) % self._num_agents
+        for wave in waves(quota, math.ceil(self._expected_rows), self._row_bytes):
+            for worker in on_time:
+                results = tuple(wave[list(worker.agents)].tolist())
+                if any(results):
+                    self._serial += 1
+                    worker.planned.append((self._serial, Order(results, settings)))
+
+    def _missing_results(self, demand: Demand, coming: int) -> int:
+        """How many results have to be ordered, given that `coming` of them are on their way."""
+        missing_rows = demand.rows - sum(part.rows for part in self._ready.values())
+        here: set[int] = set().union(*(part.agents for part in self._ready.values()))
+        results = 0 if missing_rows <= 0 else len(self._fleet.workers)
+        if self._expected_rows:
+            results = math.ceil(missing_rows / self._expected_rows)
+        return max(results, demand.agents - len(here)) - coming
+
+    @property
+    def _expected_rows(self) -> float:
+        """Rows of a result: known in steps mode, a running mean in episodes mode, 0 before the first."""
+        return float(self._num_steps or self._rows_a_result)
+
+    def _submit(self) -> None:
+        for worker in self._fleet.workers:
+            while worker.planned and len(worker.tickets) < QUEUED_ORDERS:
+                self._fleet.send(worker, *worker.planned.popleft())
+
+    def _gather(self, demand: Demand) -> Demand:
+        """Waits until something comes and takes it in; after a time-out goes on without those that are late."""
+        busy = [worker for worker in self._fleet.workers if worker.tickets]
+        began = time.monotonic()
+        while not (ready := self._fleet.wait(busy, self._patience(busy, began))):
+            if self._time_out is not None and time.monotonic() - began >= self._time_out:
+                return self._timed_out(demand, busy)
+            if self._mark_late(busy):
+                return demand
+        for worker in ready:
+            if fetched := self._fleet.fetch(worker):
+                self._take(*fetched)
+        return demand
+
+    def _patience(self, busy: list[Worker], began: float) -> float | None:
+        """Seconds until someone has to be called late, or None where nobody ever is."""
+        limits = [] if self._time_out is None else [began + self._time_out]
+        limits += [self._due(worker.tickets[0]) for worker in busy if not worker.tickets[0].late]
+        soonest = min(limits, default=math.inf)
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+
+    def _due(self, ticket: Ticket) -> float:
+        """When an order is late; never, where all are waited for or nothing is known of how long one takes."""
+        if not self._seconds_a_row or self._min_agents == self._num_agents:
+            return math.inf
+        seconds = self._seconds_a_row * ticket.results * self._expected_rows
+        return ticket.begun + LATE_ALLOWANCE + LATE_FACTOR * seconds
+
+    def _mark_late(self, busy: list[Worker]) -> bool:
+        late = [
+            ticket
+            for worker in busy
+            if not (ticket := worker.tickets[0]).late and self._due(ticket) <= time.monotonic()
+        ]
+        for ticket in late:
+            ticket.late = True
+        return bool(late)
+
+    def _timed_out(self, demand: Demand, busy: list[Worker]) -> Demand:
+        for worker in busy:
+            worker.tickets[0].late = True
+        if self._ready:
+            rows = min(demand.rows, sum(part.rows for part in self._ready.values()))
+            return Demand(rows if len(busy) == len(self._fleet.workers) else demand.rows, 1)
+        slowest = min(busy, key=lambda worker: worker.tickets[0].begun)
+        self._fleet.restart(slowest)
+        raise RunnerTimeoutError(
+            f"remote_time_out: expected a result within {self._time_out} s, none came; the slowest is {slowest}, "
+            "which was restarted"
+        )
+
+    def _take(self, ticket: Ticket, chunk: Chunk) -> None:
+        rows = chunk.batch.num_rows
+        self._rows_a_result = _towards(self._rows_a_result, rows / len(chunk.results))
+        self._seconds_a_row = _towards(self._seconds_a_row, chunk.seconds / rows)
+        self._ready[ticket.number] = Part.whole(chunk)
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """Drops results that older weights collected than `max_staleness` allows, and counts their rows."""
+        for number, part in list(self._ready.items()):
+            if self._version - part.chunk.results[part.first].version > self._max_staleness:
+                self.dropped_rows += part.rows
+                del self._ready[number]
+
+
+def _towards(mean: float, newest: float) -> float:
+    return mean + LEARNING_RATE * (newest - mean) if mean else newest

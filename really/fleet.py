@@ -1,0 +1,334 @@
+"""The fleet: runners in Ray actors or in this process; their start, weights, orders and restarts. The only Ray."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ReallyError, RunnerError
+from really.runner import Acting, Chunk, Order, Runner, RunnerSpec
+
+log = logging.getLogger("really")
+
+# How often in a row a runner that dies is started again before the call gives up.
+MAX_RESTARTS = 3
+# Ray learns of released CPUs with a delay; a manager that follows another waits for them this long (seconds).
+RELEASE_WAIT = 2.0
+
+
+class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no caller sees it
+    """A runner's process died."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """An order that a runner has and whose chunk has not been fetched yet; `begun` is when its turn came."""
+
+    number: int
+    order: Order
+    handle: Any
+    begun: float
+    late: bool = False
+
+    @property
+    def results(self) -> int:
+        """How many results were ordered."""
+        return sum(self.order.results)
+
+
+@dataclass(eq=False)
+class Worker:
+    """A runner, wherever it lives, with the orders it has and those planned for it."""
+
+    number: int
+    agents: tuple[int, ...]
+    runner: Any
+    version: int = -1
+    equipped: bool = False
+    restarts: int = 0
+    failures: int = 0
+    tickets: deque[Ticket] = field(default_factory=deque)
+    planned: deque[tuple[int, Order]] = field(default_factory=deque)
+
+    @property
+    def late(self) -> bool:
+        """Whether the order it works on takes much longer than it should."""
+        return any(ticket.late for ticket in self.tickets)
+
+    def __str__(self) -> str:
+        return f"runner {self.number} (agents {self.agents[0]} to {self.agents[-1]})"
+
+
+class Fleet:
+    """Runners that live as long as their manager; subclasses say where."""
+
+    def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
+        self._spec = spec
+        self._weights: Any = None
+        self._acting: Any = None
+        shares = np.array_split(np.arange(num_parallel), min(num_workers, num_parallel))
+        self.workers = [
+            Worker(number, agents, self._start(agents, 0))
+            for number, agents in enumerate(tuple(share.tolist()) for share in shares)
+        ]
+        self._finalizer = weakref.finalize(self, self._release, self.workers)
+
+    def close(self) -> None:
+        """Releases the runners and their processes; harmless when repeated."""
+        self._finalizer()
+
+    def check(self) -> None:
+        """Refuses to go on with runners that are gone."""
+        if not self._finalizer.alive:
+            raise RunnerError("the runners of this manager: expected them to be running, but close() was called")
+
+    def equip(self, acting: Acting) -> None:
+        """Makes this the way to act that runners take over with their next order; weights follow."""
+        self._acting = self._share(acting)
+        for worker in self.workers:
+            worker.equipped = False
+
+    def set_weights(self, weights: list[NDArray[Any]]) -> None:
+        """Makes these the weights that runners get with their next order of a new version."""
+        self._weights = self._share(weights)
+
+    def send(self, worker: Worker, number: int, order: Order) -> None:
+        """Queues an order, with weights and way to act where they changed since the runner's last one."""
+        acting = None if worker.equipped else self._acting
+        weights = None if worker.version == order.settings.version else self._weights
+        handle = self._call(worker.runner, order, weights, acting)
+        worker.version, worker.equipped = order.settings.version, True
+        worker.tickets.append(Ticket(number, order, handle, time.monotonic()))
+
+    def wait(self, workers: Iterable[Worker], timeout: float | None) -> list[Worker]:
+        """Those of the workers whose oldest order is done; waits for at least one where `timeout` is None."""
+        heads = {worker.tickets[0].handle: worker for worker in workers}
+        return [heads[handle] for handle in self._wait(list(heads), timeout)]
+
+    def fetch(self, worker: Worker) -> tuple[Ticket, Chunk] | None:
+        """The worker's oldest order and its chunk; None where the runner was lost and gets its orders again."""
+        try:
+            chunk = self._get(worker.tickets[0].handle)
+        except RunnerLost as lost:
+            self._replace(worker, lost)
+            return None
+        except ReallyError as error:
+            worker.tickets.popleft()
+            raise type(error)(f"{error} ({worker})") from error
+        ticket = worker.tickets.popleft()
+        worker.failures = 0
+        if worker.tickets:
+            worker.tickets[0].begun = time.monotonic()
+        return ticket, chunk
+
+    def restart(self, worker: Worker) -> None:
+        """Ends a runner and starts another in its place, with random streams of its own and no orders."""
+        self._stop(worker.runner)
+        worker.restarts += 1
+        worker.tickets.clear()
+        worker.version, worker.equipped = -1, False
+        worker.runner = self._start(worker.agents, worker.restarts)
+
+    def info(self) -> list[dict[str, Any]]:
+        """What each runner is made of, and how often it was restarted."""
+        return [
+            {"runner": worker.number, **self._info(worker.runner), "restarts": worker.restarts}
+            for worker in self.workers
+        ]
+
+    def _replace(self, worker: Worker, lost: RunnerLost) -> None:
+        worker.failures += 1
+        if worker.failures > MAX_RESTARTS:
+            worker.tickets.clear()
+            raise RunnerError(f"{worker} died {worker.failures} times in a row, the last time with:\n{lost}") from lost
+        log.warning("%s was lost and is restarted; a seeded run will not repeat. Cause: %s", worker, lost)
+        orders = [(ticket.number, ticket.order) for ticket in worker.tickets]
+        self.restart(worker)
+        for number, order in orders:
+            self.send(worker, number, order)
+
+    def _start(self, agents: Sequence[int], restart: int) -> Any:
+        raise NotImplementedError
+
+    def _share(self, thing: Any) -> Any:
+        raise NotImplementedError
+
+    def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
+        raise NotImplementedError
+
+    def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
+        raise NotImplementedError
+
+    def _get(self, handle: Any) -> Chunk:
+        raise NotImplementedError
+
+    def _info(self, runner: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @staticmethod
+    def _stop(runner: Any) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def _release(cls, workers: list[Worker]) -> None:
+        for worker in workers:
+            cls._stop(worker.runner)
+
+
+@dataclass(eq=False)
+class _LocalCall:
+    """An order of a runner in this process, carried out when it is fetched."""
+
+    runner: Runner
+    order: Order
+    weights: list[NDArray[Any]] | None
+    acting: Acting | None
+
+
+class LocalFleet(Fleet):
+    """Runners in this process, one after the other: for debugging, and where Ray is not wanted."""
+
+    def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
+        super().__init__(spec, num_parallel, num_workers or 1)
+
+    def _start(self, agents: Sequence[int], restart: int) -> Runner:
+        return Runner(self._spec, agents, restart)
+
+    def _share(self, thing: Any) -> Any:
+        return thing
+
+    def _call(self, runner: Runner, order: Order, weights: Any, acting: Any) -> _LocalCall:
+        return _LocalCall(runner, order, weights, acting)
+
+    def _wait(self, handles: list[_LocalCall], timeout: float | None) -> list[_LocalCall]:
+        return handles[:1]
+
+    def _get(self, handle: _LocalCall) -> Chunk:
+        return handle.runner.collect(handle.order, handle.weights, handle.acting)
+
+    def _info(self, runner: Runner) -> dict[str, Any]:
+        return runner.info()
+
+    @staticmethod
+    def _stop(runner: Runner) -> None:
+        runner.close()
+
+
+class RayFleet(Fleet):
+    """Runners in Ray actors, one process each, on the CPUs that are free when the manager starts."""
+
+    def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
+        import ray
+
+        self._ray = ray
+        if not ray.is_initialized():
+            log.warning("Ray is not initialised: starting it on this machine, as ray.init() would.")
+            ray.init(include_dashboard=False, log_to_driver=False)
+        self._job = ray.get_runtime_context().get_job_id()
+        wanted = num_workers or max(1, min(num_parallel, int(ray.cluster_resources().get("CPU", 1))))
+        workers, self._cpus = self._granted(min(wanted, num_parallel))
+        self._actor = ray.remote(Runner)
+        super().__init__(spec, num_parallel, workers)
+
+    def check(self) -> None:
+        """Refuses to go on with runners of a Ray that was shut down, or that were closed."""
+        super().check()
+        if not self._ray.is_initialized() or self._ray.get_runtime_context().get_job_id() != self._job:
+            raise RunnerError(
+                "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "
+                "make a new SampleManager"
+            )
+
+    def _share(self, thing: Any) -> Any:
+        self.check()
+        return self._ray.put(thing)
+
+    def _start(self, agents: Sequence[int], restart: int) -> Any:
+        options = {"num_cpus": self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        return self._actor.options(**options).remote(self._spec, agents, restart)
+
+    def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
+        return runner.collect.remote(order, weights, acting)
+
+    def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
+        ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(handles, num_returns=len(handles), timeout=0)
+        return list(ready)
+
+    def _get(self, handle: Any) -> Any:
+        exceptions = self._ray.exceptions
+        try:
+            return self._ray.get(handle)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, ReallyError):
+                raise error.cause from error
+            raise RunnerError(f"a runner failed:\n{error}") from error
+        except exceptions.RayActorError as error:
+            raise RunnerLost(str(error)) from error
+
+    def _info(self, runner: Any) -> Any:
+        return self._get(runner.info.remote())
+
+    @staticmethod
+    def _stop(runner: Any) -> None:
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(runner)
+
+    @classmethod
+    def _release(cls, workers: list[Worker]) -> None:
+        super()._release(workers)
+        _claims.released = time.monotonic()
+
+    def _granted(self, wanted: int) -> tuple[int, int]:
+        """(processes, CPUs each): as many as wanted where they are free, else fewer, at least one without a CPU."""
+        deadline = time.monotonic() + RELEASE_WAIT
+        while (free := self._free_cpus()) < wanted and time.monotonic() < min(deadline, _claims.settled):
+            time.sleep(0.02)
+        count = max(1, min(wanted, free))
+        if free < wanted:
+            log.warning("%d of the %d CPUs wanted for runners are free: starting %d.", free, wanted, count)
+        _claims.held[self] = (self._job, min(count, max(free, 0)))
+        return count, 1 if free >= 1 else 0
+
+    def _free_cpus(self) -> int:
+        """CPUs that neither another program (as Ray says) nor a living manager of this process holds."""
+        held = sum(cpus for fleet, (job, cpus) in _claims.held.items() if job == self._job and fleet.alive)
+        return int(
+            min(
+                self._ray.available_resources().get("CPU", 0),
+                self._ray.cluster_resources().get("CPU", 1) - held,
+            )
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the runners still hold their CPUs."""
+        return self._finalizer.alive
+
+
+@dataclass
+class _Claims:
+    """CPUs that the fleets of this process hold: Ray's own count lags behind actors just started or ended."""
+
+    held: weakref.WeakKeyDictionary[RayFleet, tuple[Any, int]] = field(default_factory=weakref.WeakKeyDictionary)
+    released: float = -math.inf
+
+    @property
+    def settled(self) -> float:
+        """When Ray's count can be believed again."""
+        return self.released + RELEASE_WAIT
+
+
+_claims = _Claims()

@@ -1,0 +1,32 @@
+"""What all tests share: one Ray runtime for the session, and quiet, single-threaded TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+NUM_CPUS = 2
+
+
+@pytest.fixture(scope="session")
+def ray_runtime() -> Iterator[None]:
+    """Ray on this machine, shut down at the end; what it put into /dev/shm must be gone then."""
+    import ray
+
+    shared = Path("/dev/shm")
+    before = set(shared.iterdir())
+    ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
+    yield
+    ray.shutdown()
+    deadline = time.monotonic() + 10
+    while (left := set(shared.iterdir()) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, f"left behind in {shared}: {left}"
