@@ -1,0 +1,135 @@
+"""What a SampleManager is told: checks of its arguments, and the settings that may change between two calls."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int of at least `least`; anything that is not an integer is refused."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise InvalidTypeError(
+            f"{name}: expected an integer >= {least}, came {value!r} ({type(value).__name__})"
+        ) from None
+    if count < least:
+        raise InvalidValueError(f"{name}: expected an integer >= {least}, came {count}")
+    return count
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a finite float between `low` and `high`, both included (infinity is never accepted)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"{name}: expected a number, came {value!r} ({type(value).__name__})") from None
+    if not (low <= number <= high and math.isfinite(number)):
+        raise InvalidValueError(f"{name}: expected a number from {low:g} to {high:g}, came {number!r}")
+    return number
+
+
+def check_mapping(name: str, value: Any) -> dict[str, Any]:
+    """`value` as a dict; None is an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{name}: expected a dict or None, came {value!r} ({type(value).__name__})")
+    return dict(value or {})
+
+
+def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a SampleManager with spellings merged, defaults filled in, and every value checked."""
+    from really.environments import VECTOR_CHOICES
+    from really.policy import canonical_sampling_type
+    from really.transitions import ON_POLICY, check_returns
+
+    given = dict(arguments)
+    sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
+    given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
+    given["env_config"] = check_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
+    given["num_parallel"] = check_count("num_parallel", given["num_parallel"])
+    given["returns"] = list(check_returns(given["returns"]))
+    given |= _rollout_length(given["num_episodes"], given["num_steps"])
+    given["remote_min_returns"] = _min_returns(given)
+    if given["max_staleness"] is None:
+        given["max_staleness"] = 0.0 if ON_POLICY & set(given["returns"]) else math.inf
+    for name in ("gamma", "gae_lambda"):
+        given[name] = check_number(name, given[name], 0, 1)
+    if given["remote_time_out"] is not None:
+        given["remote_time_out"] = check_number("remote_time_out", given["remote_time_out"], 0, math.inf)
+    for name, least in (("num_workers", 1), ("seed", 0)):
+        if given[name] is not None:
+            given[name] = check_count(name, given[name], least)
+    if given["vector"] not in VECTOR_CHOICES:
+        raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
+    return given
+
+
+def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
+    """The one of two spellings that was given; the second is forgotten, both at once are refused."""
+    values = [given.get(name), given.pop(other, None)]
+    if None not in values:
+        raise InvalidValueError(f"{name} and {other}: expected one of these spellings, came both")
+    return next((value for value in values if value is not None), None)
+
+
+def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str, int | None]:
+    """`num_episodes` and `num_steps`, of which exactly one is set; one episode where neither was given."""
+    if num_episodes is not None and num_steps is not None:
+        raise InvalidValueError(
+            f"num_episodes and num_steps: expected one of them, came both ({num_episodes!r} and {num_steps!r})"
+        )
+    if num_steps is not None:
+        return {"num_steps": check_count("num_steps", num_steps), "num_episodes": None}
+    episodes = check_count("num_episodes", 1 if num_episodes is None else num_episodes)
+    return {"num_steps": None, "num_episodes": episodes}
+
+
+def _min_returns(given: Mapping[str, Any]) -> int:
+    """Agents to wait for: 10 % of them, at least one; all of them where a seed asks for repeatable data."""
+    agents = given["num_parallel"]
+    if given["remote_min_returns"] is None:
+        return int(agents) if given["seed"] is not None else max(1, agents // 10)
+    least = check_count("remote_min_returns", given["remote_min_returns"])
+    if least > agents:
+        raise InvalidValueError(
+            f"remote_min_returns: expected at most num_parallel={agents}, as it counts agents, came {least}"
+        )
+    return least
+
+
+_CHANGEABLE: dict[str, Callable[[str, Any], Any]] = {
+    "epsilon": lambda name, value: check_number(name, value, 0, 1),
+    "temperature": lambda name, value: check_number(name, value, 0, math.inf),
+    "total_steps": check_count,
+    "weights": lambda name, value: value,
+    "model_kwargs": check_mapping,
+}
+
+
+class Kwargs(UserDict[str, Any]):
+    """The manager's arguments by name; epsilon, temperature, total_steps, weights and model_kwargs may be set.
+
+    A new value applies from the next row collected. Setting any other argument is an error: it would do nothing.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.data.update(arguments)
+        for name in _CHANGEABLE:
+            self[name] = arguments[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in _CHANGEABLE:
+            raise InvalidValueError(one_of("manager.kwargs, set between calls", name, _CHANGEABLE))
+        self.data[name] = _CHANGEABLE[name](name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise InvalidValueError(f"manager.kwargs: {name!r} can be changed, not removed")
