@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
+from really.vector_api import SingleOfVector
 
 log = logging.getLogger("really")
 
@@ -201,6 +202,17 @@ class IdSource:
         limit = spec.max_episode_steps if limit is None else limit
         return Environment(env, NO_LIMIT if limit is None or limit < 0 else limit)
 
+    def make_vector(self, num_envs: int, config: Mapping[str, Any], render_mode: str | None) -> Any:
+        """The id's own vector environment; None where it has none."""
+        import gymnasium
+
+        options = {**({} if render_mode is None else {"render_mode": render_mode}), **config}
+        with logged_warnings():
+            spec = gymnasium_spec(self._name)
+            if spec.vector_entry_point is None or spec.additional_wrappers:
+                return None
+            return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **options)
+
 
 class GymIdSource:
     """An id that only real gym knows."""
@@ -219,7 +231,31 @@ class GymIdSource:
             return Environment(gym.make(self._name, disable_env_checker=True, **options))
 
 
-Source = InstanceSource | FactorySource | IdSource | GymIdSource
+class VectorSource:
+    """Whatever makes gymnasium vector environments of any size: what `really.atari` returns, a class, a factory."""
+
+    def __init__(self, factory: Callable[..., Any]) -> None:
+        self.factory = factory
+
+    def make(self, config: Mapping[str, Any], render_mode: str | None) -> Environment:
+        """A vector environment of size one as a single environment."""
+        return Environment(SingleOfVector(self.make_vector(1, config, render_mode)))
+
+    def make_vector(self, num_envs: int, config: Mapping[str, Any], render_mode: str | None) -> Any:
+        """A new vector environment with `num_envs` environments."""
+        extra: dict[str, Any] = {"num_envs": num_envs}
+        if render_mode is not None and accepts(self.factory, "render_mode"):
+            extra["render_mode"] = render_mode
+        vector = self.factory(**{**extra, **config})
+        if getattr(vector, "num_envs", None) != num_envs or not hasattr(vector, "single_observation_space"):
+            raise InvalidTypeError(
+                f"environment: expected {self.factory!r} to return a gymnasium VectorEnv with num_envs={num_envs}, "
+                f"came {vector!r}"
+            )
+        return vector
+
+
+Source = InstanceSource | FactorySource | IdSource | GymIdSource | VectorSource
 
 
 def source_of(environment: Any) -> Source:
@@ -229,6 +265,15 @@ def source_of(environment: Any) -> Source:
     """
     if isinstance(environment, str):
         return _source_of_id(environment)
+    if hasattr(environment, "make_vector"):
+        return VectorSource(environment.make_vector)
+    if hasattr(environment, "single_observation_space"):
+        raise InvalidTypeError(
+            f"environment: expected a class or factory that takes num_envs, since a vector environment of the right "
+            f"size is made for each runner, came the vector environment {environment!r}"
+        )
+    if callable(environment) and _makes_vectors(environment):
+        return VectorSource(environment)
     if not isinstance(environment, type) and hasattr(environment, "reset") and hasattr(environment, "step"):
         return InstanceSource(environment)
     if callable(environment):
@@ -237,6 +282,15 @@ def source_of(environment: Any) -> Source:
         "environment: expected an id, a class, a factory or an instance with reset and step, "
         f"came {type(environment)}: {environment!r}"
     )
+
+
+def _makes_vectors(factory: Callable[..., Any]) -> bool:
+    """A subclass of gymnasium's VectorEnv, or a function with an argument `num_envs`."""
+    if isinstance(factory, type):
+        from gymnasium.vector import VectorEnv
+
+        return issubclass(factory, VectorEnv)
+    return "num_envs" in _parameters(factory)
 
 
 def _source_of_id(name: str) -> IdSource | GymIdSource:
