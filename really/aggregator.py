@@ -1,0 +1,257 @@
+"""The aggregator: training progress, one point an update, kept in a CSV file, smoothed and plotted as it grows."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+
+CSV_NAME, PLOT_NAME, EVENTS_NAME = "progress.csv", "progress", "tensorboard"
+
+
+@dataclass
+class Curve:
+    """One key's points, in the order of their epochs; all lists are equally long.
+
+    `means` and `spreads` are mean and standard deviation of the values given in one update, `smoothed` and `bands`
+    the same over the values of the last `window` updates that had any (each update counts equally).
+    """
+
+    name: str
+    window: int
+    epochs: list[int] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
+    smoothed: list[float] = field(default_factory=list)
+    bands: list[float] = field(default_factory=list)
+
+    def add(self, epoch: int, mean: float, spread: float) -> None:
+        """Appends a point and what it makes of the smoothed curve."""
+        self.epochs.append(epoch)
+        self.means.append(mean)
+        self.spreads.append(spread)
+        means, spreads = self.means[-self.window :], self.spreads[-self.window :]
+        smoothed = sum(means) / len(means)
+        within = sum(s * s for s in spreads) / len(spreads)
+        between = sum((m - smoothed) * (m - smoothed) for m in means) / len(means)
+        self.smoothed.append(smoothed)
+        self.bands.append(math.sqrt(within + between))
+
+
+class Aggregator:
+    """Collects values under declared keys, one point an update, and draws their progress.
+
+    Each update is written to `<path>/progress.csv` (`epoch`, then `<key>.mean` and `<key>.std`) before `update`
+    returns, so nothing is lost when the process ends between two plots. Every `saving_after` updates
+    `<path>/progress.png` and `progress.svg` are replaced, each at once and whole.
+
+    With `init_epoch`, points up to it that are already in `path` start the curves, later ones do not: they came from
+    a run that was gone on with from an earlier model. A file whose rows are not all continued is kept aside as
+    `progress_1.csv` and so on.
+
+    Args:
+        path: folder for all files; made where it is missing.
+        saving_after: updates from one plot to the next.
+        aggregator_keys: names of what is tracked.
+        max_size: updates that the smoothed curve averages over.
+        init_epoch: epoch before the first update: that of the model that was loaded, or 0.
+        tensorboard: folder for TensorBoard event files (needs TensorFlow), or True for `<path>/tensorboard`.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: an argument that cannot be used; a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        saving_after: int = 10,
+        aggregator_keys: Sequence[str] = ("loss",),
+        max_size: int = 5,
+        init_epoch: int = 0,
+        tensorboard: str | os.PathLike[str] | bool | None = None,
+    ) -> None:
+        self.keys = _checked_keys(aggregator_keys)
+        self.saving_after = _count("saving_after", saving_after, 1)
+        window = _count("max_size", max_size, 1)
+        self.epoch = _count("init_epoch", init_epoch, 0)
+        self.path = _writable_folder("path", path)
+        self.curves = {key: Curve(key, window) for key in self.keys}
+        self._events = _events(self.path, tensorboard)
+        self._start_csv()
+
+    def update(self, /, **values: Any) -> None:
+        """Adds one point to each key given: the mean over all numbers of its value.
+
+        A value is a number, array, tensor, or list of these, nested however. One without numbers (an empty list)
+        adds no point. Nothing is added for any key when one is refused.
+
+        Raises:
+            InvalidValueError: a key that was not declared.
+            InvalidTypeError: a value that holds something else than numbers.
+        """
+        for key in values:
+            if key not in self.curves:
+                raise InvalidValueError(one_of("update_aggregator", key, self.keys))
+        numbers = {key: _numbers(key, value) for key, value in values.items()}
+        self.epoch += 1
+        # A loss that has become infinite is a point like any other, and no warning.
+        with np.errstate(invalid="ignore", over="ignore"):
+            points = {key: (float(x.mean()), float(x.std())) for key, x in numbers.items() if x.size}
+        for key, (mean, spread) in points.items():
+            self.curves[key].add(self.epoch, mean, spread)
+        self._append_csv(points)
+        if self._events is not None:
+            self._events.write(self.epoch, [self.curves[key] for key in points])
+        if self.epoch % self.saving_after == 0:
+            self.plot()
+
+    @property
+    def plot_path(self) -> Path:
+        """Where the plot is, or will be after the next `saving_after` updates; `.svg` lies beside it."""
+        return self.path / f"{PLOT_NAME}.png"
+
+    @property
+    def csv_path(self) -> Path:
+        """Where the values are."""
+        return self.path / CSV_NAME
+
+    def plot(self) -> Path:
+        """Draws the plot with all points so far, whatever `saving_after` says; returns its path."""
+        from really.plots import draw_progress
+
+        draw_progress([self.curves[key] for key in self.keys], self.path / PLOT_NAME)
+        return self.plot_path
+
+    @property
+    def _header(self) -> list[str]:
+        return ["epoch", *(f"{key}.{what}" for key in self.keys for what in ("mean", "std"))]
+
+    def _append_csv(self, points: Mapping[str, tuple[float, float]]) -> None:
+        cells = [str(number) for key in self.keys for number in points.get(key, ("", ""))]
+        with self.csv_path.open("a", newline="") as file:
+            file.write(",".join([str(self.epoch), *cells]) + "\n")
+
+    def _start_csv(self) -> None:
+        """Takes over the rows up to `init_epoch`, and sets a file aside that holds anything else."""
+        header, rows = _read_csv(self.csv_path)
+        kept = [row for row in rows if int(row["epoch"]) <= self.epoch]
+        for row in kept:
+            for key in self.keys:
+                if row.get(f"{key}.mean"):
+                    self.curves[key].add(int(row["epoch"]), float(row[f"{key}.mean"]), float(row[f"{key}.std"]))
+        if header == self._header and len(kept) == len(rows):
+            return
+        if rows:
+            self.csv_path.rename(_free_name(self.csv_path))
+        with self.csv_path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._header, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
+
+
+class _EventFiles:
+    """TensorBoard event files: `<key>/mean` and `<key>/smoothed` as scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
+
+        self._summary, self._float = tf.summary, tf.constant
+        self._writer = tf.summary.create_file_writer(str(folder))
+        # Written raw: `tf.summary.scalar` would need the tensorboard package only to fill this in.
+        kind = tf.compat.v1.SummaryMetadata
+        self._metadata = kind(plugin_data=kind.PluginData(plugin_name="scalars"))
+
+    def write(self, epoch: int, curves: Iterable[Curve]) -> None:
+        with self._writer.as_default():
+            for curve in curves:
+                for what, number in (("mean", curve.means[-1]), ("smoothed", curve.smoothed[-1])):
+                    self._summary.write(f"{curve.name}/{what}", self._float(number), epoch, self._metadata)
+        self._writer.flush()
+
+
+def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> _EventFiles | None:
+    if tensorboard is None or tensorboard is False:
+        return None
+    return _EventFiles(_writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
+
+
+def _numbers(key: str, value: Any) -> NDArray[np.float64]:
+    """All numbers in a value, `[n]` float64."""
+    if isinstance(value, list | tuple):
+        parts = [_numbers(key, part) for part in value] if not _flat(value) else [np.asarray(value, np.float64)]
+        return np.concatenate([np.empty(0), *parts])
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "biufV":
+            return array.astype(np.float64).ravel()
+    except Exception as error:
+        # Tensors of other libraries, or symbolic ones, refuse with errors of their own.
+        raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, came {value!r}: {error}") from error
+    raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, came {value!r} ({type(value).__name__})")
+
+
+def _flat(values: Sequence[Any]) -> bool:
+    """Whether these are plain numbers, as the many values of a long list are: one conversion does for all."""
+    return all(type(value) in (float, int) for value in values)
+
+
+def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise InvalidTypeError(f"aggregator_keys: expected a list of names, came the string {keys!r}")
+    names = tuple(dict.fromkeys(keys))
+    if not names:
+        raise InvalidValueError("aggregator_keys: expected at least one name, came none")
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InvalidTypeError(f"aggregator_keys: expected names, came {name!r}")
+    return names
+
+
+def _count(name: str, came: Any, least: int) -> int:
+    if isinstance(came, bool) or not isinstance(came, int | np.integer):
+        raise InvalidTypeError(f"{name}: expected an integer, came {came!r}")
+    if came < least:
+        raise InvalidValueError(f"{name}: expected at least {least}, came {came}")
+    return int(came)
+
+
+def _writable_folder(name: str, path: str | os.PathLike[str]) -> Path:
+    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InvalidValueError(
+            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
+        ) from error
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and complete rows of a CSV file; nothing where there is none, no header where its last line is torn."""
+    if not path.exists():
+        return [], []
+    lines = path.read_text().splitlines(keepends=True)
+    # A line without its end was being written when the process ended: its numbers may be cut short.
+    torn = bool(lines) and not lines[-1].endswith("\n")
+    reader = csv.DictReader(lines[:-1] if torn else lines)
+    rows = [row for row in reader if (row.get("epoch") or "").isdigit()]
+    return [] if torn else list(reader.fieldnames or []), rows
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (name := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    return name
