@@ -97,6 +97,11 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
     return parent / max(matches, key=lambda match: match["time"]).string
 
 
+def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
+    """Paths of the folders directly in `b`, sorted by name."""
+    return sorted(entry.path for entry in os.scandir(os.fspath(b)) if entry.is_dir())
+
+
 def _checked_epoch(epoch: Any) -> int:
     if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer):
         raise InvalidTypeError(f"epoch: expected an integer, came {epoch!r}")
