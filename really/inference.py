@@ -1,0 +1,275 @@
+"""A model's forward pass inside a runner: LiteRT without TensorFlow, else a TensorFlow graph, else the model.
+
+`export.py` makes an `Exported`, `load` turns it into a `Forward` in whatever process the runner lives. Through
+LiteRT the result for a state does not depend, to the bit, on how many other states are in the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ModelError
+from really.spaces import Leaf, nest, observation_leaves
+
+Leaves = Sequence[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a runner needs to build the model itself, where no export of it is right."""
+
+    model: Any
+    model_kwargs: Mapping[str, Any]
+    input_shape: Any
+    observation_space: Any
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Where a weight stands in a flatbuffer: `stored = transpose(weight, permutation) * scale` at byte `offset`."""
+
+    weight: int
+    offset: int
+    permutation: tuple[int, ...]
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A model as runners load it; picklable.
+
+    Attributes:
+        kind: 'litert' (weights are inputs), 'litert_static' (constants, patched in place), 'xla',
+            'tf.function' or 'eager' (the runner builds and calls the model itself).
+        payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
+        leaves: the arrays of an observation, as `Forward` takes them.
+        output_names: keys of the model's output, in the order of `fetches`.
+        weight_shapes: of each array that `set_weights` takes.
+        fetches: names of the output tensors in a GraphDef.
+        patches: where the weights stand in a 'litert_static' flatbuffer.
+        report: for each kind, how long a call takes or why it was passed over.
+    """
+
+    kind: str
+    payload: bytes
+    leaves: tuple[Leaf, ...]
+    output_names: tuple[str, ...]
+    weight_shapes: tuple[tuple[int, ...], ...]
+    fetches: tuple[str, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    source: Source | None = None
+    report: dict[str, str] = field(default_factory=dict)
+
+
+class Forward:
+    """One batched forward pass. `set_weights` comes before the first call."""
+
+    kind: str
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        """Outputs [env, ...] for the observations' leaves [env, ...]; may be views, valid until the next call."""
+        raise NotImplementedError
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Use these weights, in the order of the model's `get_weights()`, from the next call on.
+
+        Raises:
+            ModelError: number or shapes are not the model's.
+        """
+        raise NotImplementedError
+
+
+def load(exported: Exported, batch_size: int) -> Forward:
+    """The forward pass for batches of `batch_size` states; imports TensorFlow for kinds that need it alone."""
+    return _LOADERS[exported.kind](exported, batch_size)
+
+
+def model_leaves(space: Any) -> tuple[Leaf, ...]:
+    """The leaves of an observation space as models take them: floats of any width as float32, as Keras would."""
+    float32 = np.dtype(np.float32)
+    return tuple(
+        replace(leaf, dtype=float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
+        for leaf in observation_leaves(space)
+    )
+
+
+def check_weights(
+    shapes: Sequence[tuple[int, ...]], weights: Sequence[NDArray[Any]], names: Sequence[str] | None = None
+) -> None:
+    """ModelError that names expected and received shapes, unless `weights` have exactly `shapes`."""
+    came = [tuple(np.shape(weight)) for weight in weights]
+    if len(came) != len(shapes):
+        raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, came {len(came)} of {came}")
+    for at, (expected, shape) in enumerate(zip(shapes, came, strict=True)):
+        if tuple(expected) != shape:
+            name = f" ({names[at]})" if names else ""
+            raise ModelError(
+                f"weights[{at}]{name}: expected shape {list(expected)}, came {list(shape)}; are these the "
+                f"weights of another model?"
+            )
+
+
+class _LiteRT(Forward):
+    """A flatbuffer with the weights as inputs: setting them is a copy each."""
+
+    kind = "litert"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        self._exported, self._batch_size = exported, batch_size
+        self._shapes = exported.weight_shapes
+        self._start(exported.payload)
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        for view, leaf in zip(self._views, leaves, strict=True):
+            view[...] = leaf
+        self._invoke()
+        for name, index in self._moving:
+            self._outputs[name] = self._get_tensor(index)
+        return self._outputs
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        for at, view in self._weight_views:
+            view[...] = weights[at]
+
+    def _start(self, payload: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=payload, num_threads=1)
+        inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+        leaves = self._exported.leaves
+        used = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
+        for at, index in used:
+            interpreter.resize_tensor_input(index, (self._batch_size, *leaves[at].shape))
+        interpreter.allocate_tensors()
+        self._views = [np.empty((self._batch_size, *leaf.shape), leaf.dtype) for leaf in leaves]
+        for at, index in used:
+            self._views[at] = interpreter.tensor(index)()
+        weights = range(len(self._shapes))
+        self._weight_views = [(w, interpreter.tensor(inputs[f"w{w}"])()) for w in weights if f"w{w}" in inputs]
+        self._bind_outputs(interpreter)
+
+    def _bind_outputs(self, interpreter: Any) -> None:
+        # The public invoke() refuses to run while views are held. They stay right here: memory only moves on
+        # allocate_tensors(), apart from outputs of dynamic size, which are fetched anew each time.
+        self._invoke = interpreter._interpreter.Invoke
+        self._get_tensor = interpreter._interpreter.GetTensor
+        self._outputs: dict[str, NDArray[Any]] = {}
+        self._moving: list[tuple[str, int]] = []
+        details = interpreter.get_output_details()
+        for name, detail in zip(self._exported.output_names, details, strict=True):
+            try:
+                self._outputs[name] = interpreter.tensor(detail["index"])()
+            except ValueError:
+                self._moving.append((name, detail["index"]))
+
+
+class _LiteRTStatic(_LiteRT):
+    """A flatbuffer with weights as constants, which XNNPACK packs once: faster, but setting them restarts it."""
+
+    kind = "litert_static"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        self._content = bytearray(exported.payload)
+        super().__init__(exported, batch_size)
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        for patch in self._exported.patches:
+            stored = np.transpose(np.asarray(weights[patch.weight], np.float32), patch.permutation)
+            place = np.frombuffer(self._content, np.float32, stored.size, patch.offset).reshape(stored.shape)
+            np.multiply(stored, np.float32(patch.scale), out=place)
+        self._start(bytes(self._content))
+        for at, view in self._weight_views:
+            view[...] = weights[at]
+
+
+class _Graph(Forward):
+    """A GraphDef with the weights as arguments, called through `tf.function`, compiled by XLA for kind 'xla'."""
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        tf = _tensorflow()
+        definition = tf.compat.v1.GraphDef.FromString(exported.payload)
+        wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
+        feeds = [f"x{at}:0" for at in range(len(exported.leaves))]
+        feeds += [f"w{at}:0" for at in range(len(exported.weight_shapes))]
+        elements = wrapped.graph.as_graph_element
+        pruned = wrapped.prune([elements(name) for name in feeds], [elements(n) for n in exported.fetches])
+        self.kind = exported.kind
+        self._call = tf.function(lambda *arguments: pruned(*arguments), jit_compile=self.kind == "xla")
+        self._tensor = tf.constant
+        self._exported = exported
+        self._weights: list[Any] = []
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        dtypes = [leaf.dtype for leaf in self._exported.leaves]
+        tensors = [self._tensor(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+        outputs = self._call(*tensors, *self._weights)
+        return {name: out.numpy() for name, out in zip(self._exported.output_names, outputs, strict=True)}
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._exported.weight_shapes, weights)
+        self._weights = [self._tensor(weight) for weight in weights]
+
+
+class _Eager(Forward):
+    """The model itself, built in this process: for models that must run as Python."""
+
+    kind = "eager"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        _tensorflow()
+        from really.agent import build_model, set_model_weights
+
+        if exported.source is None:
+            raise ModelError("inference: expected an Exported with its source for kind 'eager', came one without")
+        source = exported.source
+        self._space, self._batch_size = source.observation_space, batch_size
+        self._dtypes = [leaf.dtype for leaf in exported.leaves]
+        self._model = build_model(source.model, source.model_kwargs, source.input_shape, source.observation_space)
+        self._set = set_model_weights
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
+        outputs = self._outputs(self._model, leaves)
+        # A model written for one state at a time (a table, say) answers a batch with one row.
+        if self._batch_size > 1 and all(value.shape[:1] == (1,) for value in outputs.values()):
+            rows = [
+                self._outputs(self._model, [leaf[at : at + 1] for leaf in leaves]) for at in range(self._batch_size)
+            ]
+            return {name: np.concatenate([row[name] for row in rows]) for name in outputs}
+        return outputs
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        self._set(self._model, weights)
+
+    def _outputs(self, model: Callable[[Any], Mapping[str, Any]], leaves: Leaves) -> dict[str, NDArray[Any]]:
+        return {name: np.asarray(value) for name, value in model(nest(self._space, leaves)).items()}
+
+
+def _tensorflow() -> Any:
+    """TensorFlow; with one thread where this is what first imports it, which is to say in a runner's process."""
+    first = "tensorflow" not in sys.modules
+    import tensorflow as tf
+
+    if first:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf
+
+
+_LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
+    "litert": _LiteRT,
+    "litert_static": _LiteRTStatic,
+    "xla": _Graph,
+    "tf.function": _Graph,
+    "eager": _Eager,
+}
