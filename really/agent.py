@@ -1,0 +1,321 @@
+"""The driver's agent: a model with TensorFlow around it, compiled and differentiable, acting as runners act."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.errors import InvalidValueError, ModelError
+from really.inference import check_weights, model_leaves
+from really.policy import VALUE_OUTPUTS, infer_sampling_type, make_policy
+from really.spaces import flatten, nest
+
+_LOG_2PI = math.log(2.0 * math.pi)
+
+
+def build_model(
+    model: Any,
+    model_kwargs: Mapping[str, Any] | None,
+    input_shape: Any,
+    observation_space: spaces.Space[Any],
+    weights: Sequence[NDArray[Any]] | None = None,
+) -> Any:
+    """A model with its weights in place.
+
+    Args:
+        model: a class, a function that returns a model, or a model.
+        model_kwargs: what the class or function is called with.
+        input_shape: None builds the model by a call on zeros of the observation space, [1, ...] a leaf; a shape
+            without the batch axis takes its place; False means that the model needs no call to have weights.
+        observation_space: of the environment.
+        weights: set if given.
+
+    Raises:
+        InvalidValueError: kwargs come with a model that exists already, or a shape with a Dict or Tuple space.
+        ModelError: the output is not a dict, or the weights are another model's.
+    """
+    built = _instance(model, dict(model_kwargs or {}))
+    if input_shape is not False:
+        # A decorated `call` that is traced while the weights come into being keeps their first values for ever.
+        with undecorated():
+            _as_outputs(built(_example(observation_space, input_shape)))
+    if weights is not None:
+        set_model_weights(built, weights)
+    return built
+
+
+@contextlib.contextmanager
+def undecorated() -> Iterator[None]:
+    """Run every `tf.function`, of a model and of its layers, as the Python function under it.
+
+    One that was traced before holds the variables it saw then, and ignores weights that are given to it.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def set_model_weights(model: Any, weights: Sequence[NDArray[Any]]) -> None:
+    """Set weights that have the model's shapes; ModelError naming both otherwise, with the model as it was."""
+    if isinstance(model, keras.layers.Layer):
+        shapes = [tuple(weight.shape) for weight in model.weights]
+        check_weights(shapes, weights, [weight.path for weight in model.weights])
+    model.set_weights(list(weights))
+
+
+class Agent:
+    """A model that acts and is learned from.
+
+    States are one observation or a batch [n, ...] of them, in the structure of the observation space, as arrays or
+    tensors; one observation gives results without the batch axis. Apart from `act`, methods return tensors, are
+    compiled with `tf.function`, and let gradients through.
+
+    Attributes:
+        model: the Keras model; its variables are the agent's weights.
+        policy: how actions are sampled, with `epsilon` and `temperature`.
+        epoch: the epoch that a loaded model was saved with.
+        compiled: False for a model that has to run as Python each time.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        sampling_type: str | None = None,
+        *,
+        epsilon: float = 0.95,
+        temperature: float = 1.0,
+        rng: np.random.Generator | None = None,
+        epoch: int = 0,
+    ) -> None:
+        self.model, self.epoch = model, epoch
+        self.observation_space, self.action_space = observation_space, action_space
+        self.compiled = isinstance(model, keras.layers.Layer)
+        self._leaves = model_leaves(observation_space)
+        self._rng = np.random.default_rng() if rng is None else rng
+        example = _as_outputs(model(_example(observation_space, None)))
+        self.output_names = tuple(sorted(example))
+        sampling_type = sampling_type or infer_sampling_type(self.output_names)
+        self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
+        self.policy.check_outputs({name: np.asarray(value) for name, value in example.items()}, 1)
+        self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def __iter__(self) -> Iterator[Any]:
+        """`agent, epoch = manager.load_model(path)`."""
+        return iter((self, self.epoch))
+
+    def act(self, state: Any, greedy: bool = False) -> NDArray[Any]:
+        """Actions as runners sample and store them (a Box's unclipped), NumPy, [n, *action_shape]."""
+        leaves, single = self._batch(state)
+        outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
+        if greedy:
+            actions = self.policy.greedy(outputs)
+        else:
+            actions = self.policy.sample(outputs, self.policy.noise(self._rng, int(leaves[0].shape[0])))
+        return actions[0] if single else actions
+
+    def max_q(self, state: Any) -> tf.Tensor:
+        """The largest q-value of each state, [n] float32."""
+        self._need("max_q", "q_values")
+        return self._result(self._max_q, state)
+
+    def q_val(self, state: Any, action: Any) -> tf.Tensor:
+        """The q-values of `action`, [n] or [n, 1] as stored (a Discrete's `start` included), [n] float32."""
+        self._need("q_val", "q_values")
+        return self._result(self._q_val, state, action)
+
+    def v(self, state: Any) -> tf.Tensor:
+        """The value of each state, [n] float32: the model's value output, or the largest q-value without one."""
+        self._need("v", *VALUE_OUTPUTS, "q_values")
+        return self._result(self._v, state)
+
+    def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False) -> Any:
+        """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
+
+        With `return_entropy` a pair: the policy's entropy too, [n] float32. Under `epsilon_greedy` both are constant
+        in the weights nearly everywhere: their gradient is zero.
+        """
+        self._need_all("flowing_log_prob", self.policy.required_outputs)
+        settings = tf.constant(self.policy.epsilon), tf.constant(self.policy.temperature)
+        leaves, single = self._batch(state)
+        pair = self._run(self._log_prob, leaves, self._actions(action, leaves), *settings)
+        log_prob, entropy = (value[0] for value in pair) if single else pair
+        return (log_prob, entropy) if return_entropy else log_prob
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """The model's weights, as copies."""
+        weights: list[NDArray[Any]] = self.model.get_weights()
+        return weights
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Set the model's weights; ModelError naming expected and received shapes for another model's."""
+        set_model_weights(self.model, weights)
+
+    # Inside the compiled functions: leaves [n, ...] -> [n]
+
+    def _outputs(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        return dict(self.model(nest(self.observation_space, leaves)))
+
+    def _max_q(self, leaves: list[tf.Tensor]) -> tf.Tensor:
+        return tf.reduce_max(self._outputs(leaves)["q_values"], axis=-1)
+
+    def _q_val(self, leaves: list[tf.Tensor], actions: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._outputs(leaves)["q_values"], actions[:, 0], batch_dims=1)
+
+    def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
+        outputs = self._outputs(leaves)
+        for name in VALUE_OUTPUTS:
+            if name in outputs:
+                return tf.reshape(outputs[name], [-1])
+        return tf.reduce_max(outputs["q_values"], axis=-1)
+
+    def _log_prob(
+        self, leaves: list[tf.Tensor], actions: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = self._outputs(leaves)
+        if isinstance(self.action_space, spaces.Box):
+            return _normal(outputs["mu"], outputs["sigma"], actions)
+        if self.policy.sampling_type == "epsilon_greedy":
+            return _epsilon_greedy(outputs["q_values"], actions, epsilon)
+        if self.policy.sampling_type == "thompson":
+            return _categorical(outputs["q_values"] / temperature, actions[:, 0])
+        if isinstance(self.action_space, spaces.MultiBinary):
+            return _bernoulli(outputs["policy"], actions)
+        sizes = np.ravel(getattr(self.action_space, "nvec", getattr(self.action_space, "n", 0))).tolist()
+        parts = tf.split(outputs["policy"], sizes, axis=-1)
+        pairs = [_categorical(logits, actions[:, at]) for at, logits in enumerate(parts)]
+        return tf.add_n([pair[0] for pair in pairs]), tf.add_n([pair[1] for pair in pairs])
+
+    # From what users give to what the compiled functions take
+
+    def _result(self, function: Callable[..., Any], state: Any, *actions: Any) -> tf.Tensor:
+        leaves, single = self._batch(state)
+        result = self._run(function, leaves, *(self._actions(action, leaves) for action in actions))
+        return result[0] if single else result
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if not self.compiled:
+            return function(*arguments)
+        # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
+        if function not in self._functions:
+            self._functions[function] = tf.function(function, reduce_retracing=True)
+        return self._functions[function](*arguments)
+
+    def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
+        """Leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
+        given = flatten(self.observation_space, state)
+        tensors = [
+            tf.cast(tf.convert_to_tensor(value), leaf.dtype) for value, leaf in zip(given, self._leaves, strict=True)
+        ]
+        single = tensors[0].shape.rank == len(self._leaves[0].shape)
+        tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
+        for tensor, leaf in zip(tensors, self._leaves, strict=True):
+            if not tensor.shape[1:].is_compatible_with(leaf.shape):
+                shape = list(leaf.shape)
+                raise InvalidValueError(
+                    f"state{leaf.name}: expected shape {shape} or {['n', *shape]}, came {tensor.shape[single:]}"
+                )
+        return tensors, single
+
+    def _actions(self, action: Any, leaves: list[tf.Tensor]) -> tf.Tensor:
+        """Actions [n, parts], float32 for a Box, else int64 counted from 0."""
+        box = isinstance(self.action_space, spaces.Box)
+        actions = tf.cast(tf.convert_to_tensor(action), tf.float32 if box else tf.int64)
+        width = math.prod(self.policy.action_shape)
+        rows, came = leaves[0].shape[0], actions.shape.num_elements()
+        if None not in (rows, came) and came != rows * width:
+            raise InvalidValueError(
+                f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, came {actions.shape}"
+            )
+        actions = tf.reshape(actions, [-1, width])
+        start = getattr(self.action_space, "start", None)
+        return actions if start is None else actions - np.ravel(start).astype(np.int64)
+
+    def _need(self, method: str, *names: str) -> None:
+        if not set(names) & set(self.output_names):
+            raise ModelError(
+                f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "
+                f"came one with {', '.join(map(repr, self.output_names))}"
+            )
+
+    def _need_all(self, method: str, names: Sequence[str]) -> None:
+        for name in names:
+            self._need(method, name)
+
+
+def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
+    makes_one = isinstance(model, type | functools.partial) or inspect.isroutine(model)
+    if makes_one or not (isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")):
+        if not callable(model):
+            raise InvalidValueError(f"model: expected a model, its class or a function, came {model!r}")
+        return model(**kwargs)
+    if kwargs:
+        raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, came {sorted(kwargs)}")
+    return model
+
+
+def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
+    """One observation, [1, ...] a leaf: zeros, or the first number of a Discrete."""
+    leaves = model_leaves(space)
+    if input_shape is None or input_shape is True:
+        start = np.asarray(getattr(space, "start", 0))
+        return nest(space, [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves])
+    if len(leaves) > 1 or leaves[0].name:
+        raise InvalidValueError(f"input_shape: expected None or False with {space}, came {input_shape!r}")
+    return np.zeros((1, *np.ravel(input_shape).astype(int)), leaves[0].dtype)
+
+
+def _as_outputs(outputs: Any) -> Mapping[str, Any]:
+    if not isinstance(outputs, Mapping):
+        raise ModelError(
+            f"model output: expected a dict with 'q_values', or 'policy', or 'mu' and 'sigma', "
+            f"came {type(outputs).__name__}"
+        )
+    return outputs
+
+
+# (log-probability [n], entropy [n]) of each kind of policy
+
+
+def _categorical(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    log_probs = tf.nn.log_softmax(logits)
+    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
+    return tf.gather(log_probs, actions, batch_dims=1), entropy
+
+
+def _bernoulli(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    logits = tf.reshape(logits, tf.shape(actions))
+    cross = functools.partial(tf.nn.sigmoid_cross_entropy_with_logits, logits=logits)
+    log_prob = -tf.reduce_sum(cross(labels=tf.cast(actions, tf.float32)), axis=-1)
+    return log_prob, tf.reduce_sum(cross(labels=tf.sigmoid(logits)), axis=-1)
+
+
+def _epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    count = q_values.shape[-1]
+    probabilities = (1.0 - epsilon) * tf.one_hot(tf.argmax(q_values, axis=-1), count) + epsilon / count
+    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(probabilities), probabilities), axis=-1)
+    return tf.math.log(tf.gather(probabilities, actions[:, 0], batch_dims=1)), entropy
+
+
+def _normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sums over dimensions: of log-densities, and of entropies ½ + ½ log 2π + log sigma."""
+    width = actions.shape[-1]
+    mu = tf.reshape(mu, [-1, width])
+    sigma = tf.reshape(sigma, [1, 1] if sigma.shape.num_elements() == 1 else [-1, width]) + tf.zeros_like(mu)
+    z = (actions - mu) / sigma
+    log_prob = tf.reduce_sum(-0.5 * z * z - tf.math.log(sigma) - 0.5 * _LOG_2PI, axis=-1)
+    return log_prob, tf.reduce_sum(0.5 + 0.5 * _LOG_2PI + tf.math.log(sigma), axis=-1)
