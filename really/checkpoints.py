@@ -42,16 +42,17 @@ def save_model(model: Any, path: str | os.PathLike[str], epoch: int, model_name:
 
     Raises:
         InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
-        InvalidValueError: `epoch` is negative, or `model_name` cannot be part of a folder's name.
+        InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` not written.
     """
     epoch = _checked_epoch(epoch)
     _check_model_name(model_name)
     weights = _weights_of(model)
-    parent = Path(path)
-    parent.mkdir(parents=True, exist_ok=True)
-    moment = datetime.now(UTC)
+    parent, moment = Path(path), datetime.now(UTC)
     partial = parent / f"{model_name}_{epoch}_{moment.strftime(TIME_FORMAT)}.{os.getpid()}.partial"
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InvalidValueError(f"path: expected a folder that can be written, came {str(path)!r}: {error}") from error
     try:
         _write(model, weights, partial, epoch)
         return _rename(partial, parent / f"{model_name}_{epoch}", moment)

@@ -197,3 +197,9 @@ def test_arguments_are_checked_before_anything_is_written(tmp_path, arguments, e
     with pytest.raises(error, match=message):
         save_model(**{"model": build(functional), "path": tmp_path / "new", "epoch": 1, **arguments})
     assert not (tmp_path / "new").exists()
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidValueError, match=r"path: expected a folder that can be written, came '.*below'"):
+        save_model(build(functional), tmp_path / "file" / "below", 1)
