@@ -61,7 +61,8 @@ class EnvironmentBatch(ABC):
             active: numbers of the environments to step
 
         Raises:
-            EnvironmentFailedError: an environment raised or returned what its spaces do not allow.
+            EnvironmentFailedError: an environment raised or returned what its spaces do not allow; `reset()`
+                all before the next step, some may have been stepped and some not.
         """
 
     @abstractmethod
@@ -96,12 +97,16 @@ class PlainBatch(EnvironmentBatch):
         self._finals = self._empty()
         self._flags_set = False
         self._actions_as_ints = isinstance(self.action_space, spaces.Discrete)
-        self._single = self.observations[0] if self.observation_space is not None and self._is_array() else None
+        nested = isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
+        self._single = None if nested else self.observations[0]
+        self._shape = None if nested else self.leaves[0].shape
+        self._settled = False
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
         """Begins new episodes; an environment's first reset is with its seed."""
         for i in self._all if which is None else which.tolist():
             self._begin(i)
+        self._clear_flags()
         self.final_observations = self.observations
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
@@ -111,18 +116,20 @@ class PlainBatch(EnvironmentBatch):
             self._clear_flags()
         ended = []
         # Locals: this loop is all that a step costs beyond the environments' own.
-        steps, elapsed, rewards, single, limit = self._steps, self._elapsed, self.rewards, self._single, self._limit
+        steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
+        single, shape, array = self._single, self._shape, np.ndarray
         i = -1
         try:
             for i in self._all if active is None else active.tolist():
                 observation, rewards[i], terminated, truncated, _ = steps[i](given[i])
-                elapsed[i] = count = elapsed[i] + 1
+                count = elapsed[i] + 1
                 if count >= limit:
                     truncated = True
-                if single is not None and type(observation) is np.ndarray and observation.shape == single.shape[1:]:
+                if single is not None and type(observation) is array and observation.shape == shape:
                     single[i] = observation
                 else:
                     self._store(i, observation)
+                elapsed[i] = count
                 if terminated or truncated:
                     self.terminated[i] = terminated
                     self.truncated[i] = truncated
@@ -130,6 +137,8 @@ class PlainBatch(EnvironmentBatch):
         except Exception as error:
             raise self._failed("step", i, error) from error
         self.final_observations = self.observations
+        if not self._settled:
+            self._settle()
         if ended:
             self._end(ended)
 
@@ -142,8 +151,10 @@ class PlainBatch(EnvironmentBatch):
         for environment in self._environments:
             environment.close()
 
-    def _is_array(self) -> bool:
-        return not isinstance(self.observation_space, spaces.Dict | spaces.Tuple) and bool(self.leaves[0].shape)
+    def _settle(self) -> None:
+        """Takes the environments' own steps, once the first has told their flavour."""
+        self._steps = [environment.step for environment in self._environments]
+        self._settled = all(environment.is_known for environment in self._environments)
 
     def _clear_flags(self) -> None:
         self.terminated[:] = False
@@ -165,11 +176,12 @@ class PlainBatch(EnvironmentBatch):
             self._store(i, self._environments[i].reset(seed))
         except Exception as error:
             raise self._failed("reset", i, error) from error
-        # The environment's own step, once its flavour is known.
-        self._steps[i] = self._environments[i].step
 
     def _store(self, i: int, observation: Any) -> None:
         """Writes any observation, leaf by leaf, refusing shapes that NumPy would broadcast."""
+        if type(observation) is int and self._shape == ():
+            self.observations[0][i] = observation
+            return
         for leaf, shown, part in zip(
             self.leaves, self.observations, flatten(self.observation_space, observation), strict=True
         ):

@@ -47,12 +47,15 @@ class EnvironmentSpec:
 
     @property
     def name(self) -> str:
-        """The id, or the name of the class or factory."""
+        """The id, also an instance's, or the name of the class or factory."""
         if isinstance(self.environment, str):
             return self.environment
-        if hasattr(self.environment, "__name__"):
-            return str(self.environment.__name__)
-        return type(self.environment).__name__
+        made_from = getattr(getattr(self.environment, "spec", None), "id", None)
+        if isinstance(made_from, str):
+            return made_from
+        # functools.partial keeps the function it calls there.
+        named = getattr(self.environment, "func", self.environment)
+        return str(getattr(named, "__name__", type(named).__name__))
 
     @cached_property
     def source(self) -> Source:

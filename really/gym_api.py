@@ -31,7 +31,7 @@ class Environment:
     """One environment: `reset(seed) -> observation`, `step(action) -> (obs, reward, terminated, truncated, info)`.
 
     `step` starts as a function that finds out on its first call whether the environment gives four or five
-    values; take it from the attribute anew (or after the first step) to call the environment itself.
+    values; take it from the attribute anew once `is_known` to call the environment itself.
 
     Args:
         env: the environment itself
@@ -44,6 +44,7 @@ class Environment:
         self.limit = limit
         self._is_ours = is_ours
         self.step: Callable[[Any], StepResult] = self._first_step
+        self.is_known = False
         self._resets_with_seed = _takes_seed(env)
 
     def reset(self, seed: int | None = None) -> Any:
@@ -77,6 +78,7 @@ class Environment:
                 "step: expected (observation, reward, terminated, truncated, info) "
                 f"or the older (observation, reward, done, info), came {came}"
             )
+        self.is_known = True
         if len(result) == 5:
             self.step = self.env.step
             return result
@@ -299,6 +301,7 @@ def _source_of_id(name: str) -> IdSource | GymIdSource:
             gymnasium_spec(name)
         except _unregistered() as error:
             if _gym_knows(name):
+                log.info("environment %r: not known to gymnasium, taken from gym", name)
                 return GymIdSource(name)
             raise InvalidValueError(_unknown_id(name, error)) from error
     return IdSource(name)

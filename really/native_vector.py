@@ -181,7 +181,6 @@ class VectorBatch(EnvironmentBatch):
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
         """Steps all environments, whichever are active."""
-        self._elapsed += 1
         batch, rewards, terminated, truncated, info = self._call("step", actions)
         self._show(batch)
         self.rewards[:] = rewards
@@ -191,6 +190,7 @@ class VectorBatch(EnvironmentBatch):
         ended = (self.terminated | self.truncated).nonzero()[0]
         if ended.size:
             self._end(ended, info)
+        self._elapsed += 1
 
     def render(self) -> Any:
         """What environment 0 renders."""
