@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidValueError, ModelError
 from really.inference import check_weights, model_leaves
-from really.policy import VALUE_OUTPUTS, infer_sampling_type, make_policy
+from really.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
 from really.spaces import flatten, nest
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -87,7 +87,8 @@ class Agent:
         model: the Keras model; its variables are the agent's weights.
         policy: how actions are sampled, with `epsilon` and `temperature`.
         epoch: the epoch that a loaded model was saved with.
-        compiled: False for a model that has to run as Python each time.
+        compiled: False for a model that has to run as Python each time; found out where compiling fails, and may
+            be set where it would go wrong unnoticed (side effects that the outputs depend on).
     """
 
     def __init__(
@@ -101,9 +102,11 @@ class Agent:
         temperature: float = 1.0,
         rng: np.random.Generator | None = None,
         epoch: int = 0,
+        make_model: Callable[[], Any] | None = None,
     ) -> None:
         self.model, self.epoch = model, epoch
         self.observation_space, self.action_space = observation_space, action_space
+        self._make_model = make_model
         self.compiled = isinstance(model, keras.layers.Layer)
         self._leaves = model_leaves(observation_space)
         self._rng = np.random.default_rng() if rng is None else rng
@@ -122,6 +125,7 @@ class Agent:
         """Actions as runners sample and store them (a Box's unclipped), NumPy, [n, *action_shape]."""
         leaves, single = self._batch(state)
         outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
+        check_finite(outputs, self.policy.required_outputs)
         if greedy:
             actions = self.policy.greedy(outputs)
         else:
@@ -149,12 +153,35 @@ class Agent:
         With `return_entropy` a pair: the policy's entropy too, [n] float32. Under `epsilon_greedy` both are constant
         in the weights nearly everywhere: their gradient is zero.
         """
-        self._need_all("flowing_log_prob", self.policy.required_outputs)
+        if self.policy.sampling_type == "thompson" and not self.policy.temperature:
+            raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, came 0, which is greedy")
         settings = tf.constant(self.policy.epsilon), tf.constant(self.policy.temperature)
         leaves, single = self._batch(state)
         pair = self._run(self._log_prob, leaves, self._actions(action, leaves), *settings)
         log_prob, entropy = (value[0] for value in pair) if single else pair
         return (log_prob, entropy) if return_entropy else log_prob
+
+    def copy(self) -> Agent:
+        """An agent with a model of its own and the same weights, say for targets.
+
+        Raises:
+            ModelError: the agent was not told how to make a model (`make_model`), and Keras cannot copy this one.
+        """
+        made = self.model if self._make_model is None else self._make_model()
+        model = _copied(self.model) if made is self.model else made
+        set_model_weights(model, self.get_weights())
+        policy, rng = self.policy, self._rng.spawn(1)[0]
+        return Agent(
+            model,
+            self.observation_space,
+            self.action_space,
+            policy.sampling_type,
+            epsilon=policy.epsilon,
+            temperature=policy.temperature,
+            rng=rng,
+            epoch=self.epoch,
+            make_model=self._make_model,
+        )
 
     def get_weights(self) -> list[NDArray[Any]]:
         """The model's weights, as copies."""
@@ -211,9 +238,17 @@ class Agent:
         if not self.compiled:
             return function(*arguments)
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
-        if function not in self._functions:
-            self._functions[function] = tf.function(function, reduce_retracing=True)
-        return self._functions[function](*arguments)
+        if function in self._functions:
+            return self._functions[function](*arguments)
+        compiled = tf.function(function, reduce_retracing=True, autograph=False)
+        try:
+            result = compiled(*arguments)
+        except Exception:
+            # What no graph can follow may still work as Python; if not, that is the error to show.
+            result = function(*arguments)
+            self.compiled = False
+        self._functions[function] = compiled
+        return result
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
@@ -252,10 +287,6 @@ class Agent:
                 f"came one with {', '.join(map(repr, self.output_names))}"
             )
 
-    def _need_all(self, method: str, names: Sequence[str]) -> None:
-        for name in names:
-            self._need(method, name)
-
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     makes_one = isinstance(model, type | functools.partial) or inspect.isroutine(model)
@@ -266,6 +297,17 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs:
         raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, came {sorted(kwargs)}")
     return model
+
+
+def _copied(model: Any) -> Any:
+    try:
+        return keras.models.clone_model(model)
+    except Exception as error:
+        name = type(model).__name__
+        raise ModelError(
+            f"agent.copy: expected a model that can be made anew, came the instance of {name}, which Keras cannot "
+            f"copy; give the class or a function that returns the model instead"
+        ) from error
 
 
 def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
