@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from really.atari import Atari, AtariBatch
+from really.atari_games import Atari, AtariBatch
 from really.environment_batch import EnvironmentBatch, PlainBatch
 from really.environment_spec import EnvironmentSpec, Probe
 from really.errors import InvalidValueError, one_of

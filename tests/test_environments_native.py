@@ -13,7 +13,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import really.environments
-from really.atari import atari
+from really.atari_games import atari
 from really.environments import EnvironmentSpec, make_batch
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
 
