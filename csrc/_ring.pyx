@@ -1,0 +1,432 @@
+"""The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
+
+Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows),
+pool.pxd (where batches live), then this file, which ties them to Python. One lock guards rows and generator; whoever
+holds it waits for nothing, the GIL included, so a holder always comes to release it.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    WAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+)
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
+from libc.math cimport isinf
+from libc.string cimport memcpy
+from numpy.random cimport bitgen_t
+
+from bounded_random cimport draw, draw_distinct, table_nbytes
+from gather cimport gather
+from memory cimport REALLY_LINE, really_pages_release, really_pages_reserve
+from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
+from record cimport Column, Field, Records, lay_out, round_up
+from scatter cimport append
+
+cdef extern from "numpy/arrayobject.h":
+    # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
+    object PyArray_NewFromDescr(
+        PyTypeObject* subtype, void* dtype, int num_dims, const cnp.npy_intp* dims,
+        const cnp.npy_intp* strides, void* data, int flags, PyObject* parent,
+    )
+    PyTypeObject PyArray_Type
+
+cnp.import_array()
+
+cdef enum:
+    SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
+    MAX_DIMS = 64  # of a NumPy array
+    UNKNOWN = -1  # number of rows of a put before its first column is looked at
+    ONE_ROW = -2  # values without the row axis
+
+cdef struct Shape:
+    int num_dims
+    cnp.npy_intp dims[MAX_DIMS]
+
+
+@cython.final
+@cython.no_gc
+cdef class Pool:
+    """Memory that batches come from and go back to; lives as long as its last batch."""
+
+    cdef FreeBlocks free
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.free.num_blocks):
+            release_block(self.free.blocks[i])
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class Block:
+    """Memory of one batch: the base of its arrays, given back to the pool when the last of them is dropped."""
+
+    cdef Pool pool
+    cdef Memory memory
+    cdef char** columns  # [num_fields], where each key's rows go
+    cdef int64_t* ages  # [num_rows], which rows
+    cdef int64_t* table  # room for drawing without replacement
+
+    def __dealloc__(self):
+        if self.memory.data != NULL:
+            give_block(&self.pool.free, self.memory)
+
+
+cdef Block new_block(Pool pool, Py_ssize_t nbytes):
+    cdef Block block = Block.__new__(Block)
+    block.pool = pool
+    block.memory = take_block(&pool.free, nbytes)
+    if block.memory.data == NULL:
+        raise MemoryError(f"a batch of {nbytes} bytes: the system gave no memory")
+    return block
+
+
+@cython.final
+cdef class Ring:
+    """Rows of named columns, first in first out, in one block of `capacity` records.
+
+    Arguments are checked by the caller: `names` list[str], `dtypes` list[np.dtype], `shapes` list[tuple[int, ...]],
+    all of one length.
+    """
+
+    cdef object __weakref__
+    cdef Records records
+    cdef PyThread_type_lock lock
+    cdef bitgen_t* source
+    cdef readonly object bit_generator
+    cdef readonly list names
+    cdef readonly list dtypes
+    cdef readonly list shapes
+    cdef Shape* row_shapes  # [num_fields], `shapes` for C
+    cdef Pool pool
+    cdef char* scratch  # one record: scalars of a row that is being put, under the GIL
+
+    def __cinit__(self, int64_t capacity, list names, list dtypes, list shapes, bit_generator):
+        cdef Py_ssize_t i, num = len(names)
+        self.names, self.dtypes, self.shapes = names, dtypes, shapes
+        self.pool = Pool.__new__(Pool)
+        self.bit_generator = bit_generator
+        self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        self.records.capacity = capacity
+        self.records.num_fields = num
+        self.records.fields = <Field*>PyMem_Calloc(max(num, 1), sizeof(Field))
+        self.row_shapes = <Shape*>PyMem_Calloc(max(num, 1), sizeof(Shape))
+        self.lock = PyThread_allocate_lock()
+        if self.records.fields == NULL or self.row_shapes == NULL or self.lock == NULL:
+            raise MemoryError("the ring's own few bytes: the system gave no memory")
+        for i in range(num):
+            self.records.fields[i].nbytes = self.set_shape(i)
+        self.records.stride = lay_out(self.records.fields, num)
+        self.scratch = <char*>PyMem_Calloc(1, self.records.stride)
+        self.records.rows = <char*>really_pages_reserve(capacity * self.records.stride)
+        if self.scratch == NULL or self.records.rows == NULL:
+            raise MemoryError(
+                f"{capacity} rows of {self.records.stride} bytes: the system gave no address space for them"
+            )
+
+    cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
+        cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
+        for axis in self.shapes[i]:
+            self.row_shapes[i].dims[self.row_shapes[i].num_dims] = axis
+            self.row_shapes[i].num_dims += 1
+            nbytes *= axis
+        return nbytes
+
+    def __dealloc__(self):
+        really_pages_release(self.records.rows, self.records.capacity * self.records.stride)
+        PyMem_Free(self.records.fields)
+        PyMem_Free(self.row_shapes)
+        PyMem_Free(self.scratch)
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    def __len__(self):
+        return self.records.size
+
+    @property
+    def stride(self):
+        """Bytes that a row takes, padding included."""
+        return self.records.stride
+
+    def acquire(self):
+        """Takes the lock, for a fork or for the generator's state; `release` must follow."""
+        self.hold()
+
+    def release(self):
+        """Gives the lock back."""
+        PyThread_release_lock(self.lock)
+
+    cdef inline void hold(self) noexcept:
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            with nogil:
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+
+    def clear(self):
+        """Drops all rows."""
+        self.hold()
+        self.records.size = 0
+        self.records.next = 0
+        PyThread_release_lock(self.lock)
+
+    # In -----------------------------------------------------------------------------------------------------------
+
+    def put(self, dict data):
+        """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong."""
+        cdef Py_ssize_t i, num = self.records.num_fields
+        cdef int64_t num_rows = UNKNOWN
+        cdef PyObject* value
+        cdef list held = []  # another thread may empty `data` while the GIL is away
+        cdef Column* columns = <Column*>PyMem_Malloc(max(num, 1) * sizeof(Column))
+        if columns == NULL:
+            raise MemoryError("a put's own few bytes: the system gave no memory")
+        try:
+            for i in range(num):
+                value = PyDict_GetItemWithError(data, self.names[i])
+                if value == NULL or not self.find_column(<object>value, i, &columns[i], &num_rows):
+                    return False
+                held.append(<object>value)
+            self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+        finally:
+            PyMem_Free(columns)
+        return True
+
+    cdef bint find_column(self, value, Py_ssize_t i, Column* column, int64_t* num_rows) except -1:
+        """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows."""
+        cdef int64_t num = ONE_ROW
+        cdef cnp.ndarray array
+        if cnp.PyArray_CheckExact(value):
+            array = <cnp.ndarray>value
+            if not self.is_column(array, i):
+                return False
+            column.data = <const char*>cnp.PyArray_DATA(array)
+            column.stride = 0
+            if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims:
+                num = cnp.PyArray_DIM(array, 0)
+                column.stride = cnp.PyArray_STRIDE(array, 0)
+        elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i):
+            column.data = self.scratch + self.records.fields[i].offset
+            column.stride = 0
+        else:
+            return False
+        if num_rows[0] == UNKNOWN:
+            num_rows[0] = num
+        return num_rows[0] == num
+
+    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i) except -1:
+        """Whether the array is one row or rows of field `i`, each row's bytes in C order."""
+        cdef Shape* shape = &self.row_shapes[i]
+        cdef cnp.dtype expected = <cnp.dtype>self.dtypes[i]
+        cdef int axis, lead = cnp.PyArray_NDIM(array) - shape.num_dims
+        cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
+        if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>expected and not cnp.PyArray_EquivTypes(
+            array.dtype, expected
+        ):
+            return False
+        if lead != 0 and lead != 1:
+            return False
+        for axis in range(shape.num_dims - 1, -1, -1):
+            if cnp.PyArray_DIM(array, lead + axis) != shape.dims[axis]:
+                return False
+            if shape.dims[axis] > 1 and cnp.PyArray_STRIDE(array, lead + axis) != stride:
+                return False
+            stride *= shape.dims[axis]
+        return True
+
+    cdef bint store_scalar(self, value, Py_ssize_t i) except -1:
+        """Writes a number into the scratch record if that loses nothing; False if it would or cannot be told."""
+        cdef char* to = self.scratch + self.records.fields[i].offset
+        cdef int kind = (<cnp.dtype>self.dtypes[i]).type_num
+        cdef int overflow = 0
+        cdef long long whole
+        if PyFloat_Check(value):
+            return store_float(to, kind, PyFloat_AS_DOUBLE(value))
+        if PyLong_CheckExact(value):
+            whole = PyLong_AsLongLongAndOverflow(value, &overflow)
+            return overflow == 0 and store_whole(to, kind, whole)
+        if value is True or value is False:
+            return store_bool(to, kind, value is True)
+        if not cnp.PyArray_CheckScalar(value) or not (cnp.PyTypeNum_ISNUMBER(kind) or kind == cnp.NPY_BOOL):
+            return False
+        if not cnp.PyArray_EquivTypes(cnp.PyArray_DescrFromScalar(value), <cnp.dtype>self.dtypes[i]):
+            return False
+        cnp.PyArray_ScalarAsCtype(value, to)
+        return True
+
+    cdef void append_columns(self, Column* columns, int64_t num_rows) noexcept:
+        self.hold()
+        if num_rows * self.records.stride <= SMALL:
+            append(&self.records, columns, num_rows)
+        else:
+            with nogil:
+                append(&self.records, columns, num_rows)
+        PyThread_release_lock(self.lock)
+
+    # Out ----------------------------------------------------------------------------------------------------------
+
+    def sample(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None):
+        """A batch of `num` rows drawn from all held; with `num_batches`, that many on a leading axis.
+
+        `distinct` draws each batch without replacement. `out` holds an array for every name, which the caller
+        has checked. None if there are too few rows.
+        """
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
+        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
+        self.hold()
+        if self.records.size < (num if distinct else 1):
+            PyThread_release_lock(self.lock)
+            return None
+        if total * self.records.stride <= SMALL:
+            self.draw_ages(block, total, num, distinct)
+            gather(&self.records, block.ages, total, block.columns)
+        else:
+            with nogil:
+                self.draw_ages(block, total, num, distinct)
+                gather(&self.records, block.ages, total, block.columns)
+        PyThread_release_lock(self.lock)
+        return self.arrays(block, num, num_batches) if out is None else out
+
+    def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
+        """The ages, int64, that `sample` with the same arguments would draw; None if there are too few rows."""
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
+        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
+        self.hold()
+        if self.records.size < (num if distinct else 1):
+            PyThread_release_lock(self.lock)
+            return None
+        with nogil:
+            self.draw_ages(block, total, num, distinct)
+        PyThread_release_lock(self.lock)
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
+
+    def take(self, const int64_t[::1] ages, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None):
+        """The rows of these ages, laid out as `sample` does; None if one of them is not held."""
+        cdef Py_ssize_t total = ages.shape[0]
+        cdef Block block = self.new_batch(total, 0, out)
+        cdef bint held
+        if total > 0:
+            memcpy(block.ages, &ages[0], total * sizeof(int64_t))
+        self.hold()
+        with nogil:
+            held = all_held(&self.records, block.ages, total)
+            if held:
+                gather(&self.records, block.ages, total, block.columns)
+        PyThread_release_lock(self.lock)
+        if not held:
+            return None
+        return self.arrays(block, num, num_batches) if out is None else out
+
+    cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        cdef Py_ssize_t first = 0
+        if not distinct:
+            draw(self.source, self.records.size, block.ages, total)
+            return
+        while first < total:
+            draw_distinct(self.source, self.records.size, block.ages + first, num, block.table)
+            first += num
+
+    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out):
+        """A block with room for `total` rows; where `out` is given its arrays are the columns instead."""
+        cdef Py_ssize_t i, at, num = self.records.num_fields
+        cdef Py_ssize_t nbytes = lines(num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(table)
+        if out is None:
+            for i in range(num):
+                nbytes += lines(total * self.records.fields[i].nbytes)
+        cdef Block block = new_block(self.pool, nbytes)
+        block.columns = <char**>block.memory.data
+        at = lines(num * sizeof(char*))
+        block.ages = <int64_t*>(block.memory.data + at)
+        at += lines(total * sizeof(int64_t))
+        block.table = <int64_t*>(block.memory.data + at)
+        at += lines(table)
+        for i in range(num):
+            if out is None:
+                block.columns[i] = block.memory.data + at
+                at += lines(total * self.records.fields[i].nbytes)
+            elif out:
+                block.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
+        return block
+
+    cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
+        cdef dict batch = {}
+        cdef Py_ssize_t i
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int num_lead = lead_dims(dims, num, num_batches)
+        for i in range(self.records.num_fields):
+            memcpy(dims + num_lead, self.row_shapes[i].dims, self.row_shapes[i].num_dims * sizeof(cnp.npy_intp))
+            batch[self.names[i]] = new_array(
+                block, block.columns[i], self.dtypes[i], dims, num_lead + self.row_shapes[i].num_dims
+            )
+        return batch
+
+
+INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
+
+
+cdef inline Py_ssize_t lines(Py_ssize_t nbytes) noexcept nogil:
+    return round_up(nbytes, REALLY_LINE)
+
+
+cdef inline int lead_dims(cnp.npy_intp* dims, Py_ssize_t num, Py_ssize_t num_batches) noexcept:
+    if num_batches == 0:
+        dims[0] = num
+        return 1
+    dims[0] = num_batches
+    dims[1] = num
+    return 2
+
+
+cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_intp* dims, int num_dims):
+    Py_INCREF(dtype)  # the array takes it over
+    array = PyArray_NewFromDescr(
+        &PyArray_Type, <void*>dtype, num_dims, dims, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL
+    )
+    cnp.set_array_base(array, block)
+    return array
+
+
+cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_t num) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        if ages[i] < 0 or ages[i] >= records.size:
+            return False
+    return True
+
+
+cdef inline bint store_float(char* to, int kind, double value) noexcept:
+    cdef float single = <float>value
+    if kind == cnp.NPY_FLOAT64:
+        memcpy(to, &value, sizeof(double))
+    elif kind == cnp.NPY_FLOAT32 and isinf(single) == isinf(value):
+        memcpy(to, &single, sizeof(float))
+    else:
+        return False
+    return True
+
+
+cdef inline bint store_whole(char* to, int kind, int64_t value) noexcept:
+    if kind == cnp.NPY_INT64:
+        memcpy(to, &value, sizeof(int64_t))
+        return True
+    return -(1 << 24) <= value <= 1 << 24 and store_float(to, kind, <double>value)
+
+
+cdef inline bint store_bool(char* to, int kind, bint value) noexcept:
+    if kind == cnp.NPY_BOOL:
+        to[0] = value
+        return True
+    return store_float(to, kind, <double>value)

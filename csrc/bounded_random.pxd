@@ -1,0 +1,89 @@
+"""Unbiased integers below a bound from a NumPy bit generator (Lemire 2019, arXiv:1805.10941, with rejection)."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from numpy.random cimport bitgen_t
+
+from memory cimport really_multiply
+
+
+cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num) noexcept nogil:
+    """Fills `numbers` with independent uniform integers from [0, bound), bound >= 1."""
+    if bound <= <int64_t>0xFFFFFFFF:
+        draw_narrow(source, <uint64_t>bound, numbers, num)
+    else:
+        draw_wide(source, <uint64_t>bound, numbers, num)
+
+
+cdef inline void draw_narrow(
+    bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
+) noexcept nogil:
+    # 2**32 mod bound products are one too many for a fair share each: those with the smallest low halves.
+    cdef uint32_t surplus = <uint32_t>((<uint64_t>1 << 32) % bound)
+    cdef uint64_t bits, product
+    cdef Py_ssize_t i = 0
+    while i < num:
+        bits = source.next_uint64(source.state)
+        product = <uint64_t><uint32_t>bits * bound
+        if <uint32_t>product >= surplus:
+            numbers[i] = <int64_t>(product >> 32)
+            i += 1
+        product = (bits >> 32) * bound
+        if i < num and <uint32_t>product >= surplus:
+            numbers[i] = <int64_t>(product >> 32)
+            i += 1
+
+
+cdef inline void draw_wide(
+    bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
+) noexcept nogil:
+    cdef uint64_t surplus = (<uint64_t>0 - bound) % bound  # 2**64 mod bound
+    cdef uint64_t low = 0, high
+    cdef Py_ssize_t i = 0
+    while i < num:
+        high = really_multiply(source.next_uint64(source.state), bound, &low)
+        if low >= surplus:
+            numbers[i] = <int64_t>high
+            i += 1
+
+
+cdef inline Py_ssize_t table_nbytes(Py_ssize_t num) noexcept nogil:
+    """Bytes of the table that `draw_distinct` needs for `num` numbers: at most half full, a power of two long."""
+    cdef Py_ssize_t length = 4
+    while length < 4 * num:
+        length *= 2
+    return length * 2 * sizeof(int64_t)
+
+
+cdef inline void draw_distinct(
+    bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num, int64_t* table
+) noexcept nogil:
+    """Fills `numbers` with `num` <= bound different integers from [0, bound), every ordered choice as likely.
+
+    Fisher-Yates from the front over 0, 1, ..., bound - 1, of which only the moved ones are kept, in a hash table.
+    """
+    cdef Py_ssize_t length = table_nbytes(num) // (2 * sizeof(int64_t))
+    cdef Py_ssize_t i, at
+    cdef int64_t other = 0, here
+    for i in range(length):
+        table[2 * i] = -1
+    for i in range(num):
+        draw(source, bound - i, &other, 1)
+        here = moved(table, length, i)
+        at = find_slot(table, length, i + other)
+        numbers[i] = i + other if table[2 * at] < 0 else table[2 * at + 1]
+        table[2 * at] = i + other
+        table[2 * at + 1] = here
+
+
+cdef inline int64_t moved(const int64_t* table, Py_ssize_t length, int64_t place) noexcept nogil:
+    """The number that stands at `place` by now."""
+    cdef Py_ssize_t at = find_slot(table, length, place)
+    return place if table[2 * at] < 0 else table[2 * at + 1]
+
+
+cdef inline Py_ssize_t find_slot(const int64_t* table, Py_ssize_t length, int64_t place) noexcept nogil:
+    """Where `place` is in the table, or the free entry where it would go."""
+    cdef Py_ssize_t at = <Py_ssize_t>((<uint64_t>place * <uint64_t>0x9E3779B97F4A7C15) >> 20) & (length - 1)
+    while table[2 * at] >= 0 and table[2 * at] != place:
+        at = (at + 1) & (length - 1)
+    return at

@@ -1,0 +1,101 @@
+"""Records to columns: rows picked by age are copied out, their cache lines asked for ahead of the copy."""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from memory cimport REALLY_LINE, really_prefetch
+from record cimport Field, Records, oldest_slot, slot_of
+
+cdef enum:
+    BLOCK = 16  # rows whose cache lines are under way at a time
+    NARROW = 256  # bytes; records up to here are copied key by key, longer ones row by row
+
+
+cdef inline void gather(
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+) noexcept nogil:
+    """Copies the rows of `ages` into contiguous columns, `columns[field][row]`."""
+    if records.stride <= NARROW:
+        gather_narrow(records, ages, num_rows, columns)
+    else:
+        gather_wide(records, ages, num_rows, columns)
+
+
+cdef inline void gather_narrow(
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+) noexcept nogil:
+    cdef const char* rows[2][BLOCK]
+    cdef int64_t oldest = oldest_slot(records)
+    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, num_rows, rows[0])
+    cdef Py_ssize_t i, num_ahead, half = 0
+    while num > 0:
+        num_ahead = find_rows(
+            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half]
+        )
+        for i in range(records.num_fields):
+            copy_field(records.fields[i], rows[half], num, columns[i] + first * records.fields[i].nbytes)
+        first += num
+        num = num_ahead
+        half = 1 - half
+
+
+cdef inline Py_ssize_t find_rows(
+    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num_left, const char** rows
+) noexcept nogil:
+    """Addresses of the next block's rows, whose lines are asked for; returns how many they are."""
+    cdef Py_ssize_t i, at, num = min(num_left, <Py_ssize_t>BLOCK)
+    for i in range(num):
+        rows[i] = records.rows + slot_of(records, oldest, ages[i]) * records.stride
+        at = 0
+        while at < records.stride:
+            really_prefetch(rows[i] + at)
+            at += REALLY_LINE
+    return num
+
+
+cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char* column) noexcept nogil:
+    # A size that is known when compiling makes the copy one load and one store.
+    if field.nbytes == 4:
+        copy_sized(field, rows, num, column, 4)
+    elif field.nbytes == 8:
+        copy_sized(field, rows, num, column, 8)
+    elif field.nbytes == 16:
+        copy_sized(field, rows, num, column, 16)
+    elif field.nbytes == 1:
+        copy_sized(field, rows, num, column, 1)
+    elif field.nbytes == 2:
+        copy_sized(field, rows, num, column, 2)
+    elif field.nbytes == 12:
+        copy_sized(field, rows, num, column, 12)
+    elif field.nbytes == 32:
+        copy_sized(field, rows, num, column, 32)
+    else:
+        copy_sized(field, rows, num, column, field.nbytes)
+
+
+cdef inline void copy_sized(
+    Field field, const char** rows, Py_ssize_t num, char* column, Py_ssize_t nbytes
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        memcpy(column + i * nbytes, rows[i] + field.offset, nbytes)
+
+
+cdef inline void gather_wide(
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+) noexcept nogil:
+    cdef int64_t oldest = oldest_slot(records)
+    cdef const char* row = records.rows + slot_of(records, oldest, ages[0]) * records.stride
+    cdef const char* row_ahead
+    cdef Field field
+    cdef Py_ssize_t i, k, at
+    for i in range(num_rows):
+        row_ahead = records.rows + slot_of(records, oldest, ages[min(i + 1, num_rows - 1)]) * records.stride
+        at = 0
+        while at < min(records.stride, <Py_ssize_t>4096):
+            really_prefetch(row_ahead + at)
+            at += REALLY_LINE
+        for k in range(records.num_fields):
+            field = records.fields[k]
+            memcpy(columns[k] + i * field.nbytes, row + field.offset, field.nbytes)
+        row = row_ahead

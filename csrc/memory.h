@@ -1,0 +1,118 @@
+/* What Cython has no word for: pages, prefetch, streaming stores, a 128-bit product. Plain C11, inline only. */
+#ifndef REALLY_MEMORY_H
+#define REALLY_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#include <malloc.h>
+#include <windows.h>
+#else
+#include <sys/mman.h>
+#endif
+#if defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+#define REALLY_SSE2 1
+#endif
+
+enum { REALLY_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
+
+/* Pages: address space now, memory when first written; NULL when the system refuses. Zeroed by the system. */
+static inline void *really_pages_reserve(size_t nbytes) {
+#if defined(_WIN32)
+    return VirtualAlloc(NULL, nbytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+#else
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#if defined(MAP_NORESERVE)
+    flags |= MAP_NORESERVE;
+#endif
+    void *pages = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (pages == MAP_FAILED) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (nbytes >= REALLY_HUGE_PAGE) (void)madvise(pages, nbytes, MADV_HUGEPAGE);
+#endif
+    return pages;
+#endif
+}
+
+static inline void really_pages_release(void *pages, size_t nbytes) {
+    if (pages == NULL) return;
+#if defined(_WIN32)
+    (void)nbytes;
+    VirtualFree(pages, 0, MEM_RELEASE);
+#else
+    munmap(pages, nbytes);
+#endif
+}
+
+/* Small blocks, aligned to a cache line. */
+static inline void *really_lines_new(size_t nbytes) {
+#if defined(_WIN32)
+    return _aligned_malloc(nbytes, REALLY_LINE);
+#else
+    void *lines = NULL;
+    return posix_memalign(&lines, REALLY_LINE, nbytes) == 0 ? lines : NULL;
+#endif
+}
+
+static inline void really_lines_free(void *lines) {
+#if defined(_WIN32)
+    _aligned_free(lines);
+#else
+    free(lines);
+#endif
+}
+
+static inline void really_prefetch(const void *address) {
+#if defined(REALLY_SSE2)
+    _mm_prefetch((const char *)address, _MM_HINT_T0);
+#elif defined(__GNUC__)
+    __builtin_prefetch(address, 0, 3);
+#else
+    (void)address;
+#endif
+}
+
+/* Copies past the cache. `to` on a cache line; call really_stream_end() before others may read. */
+static inline void really_stream(char *to, const char *from, size_t nbytes) {
+#if defined(REALLY_SSE2)
+    size_t at = 0;
+    for (; at + 64 <= nbytes; at += 64) {
+        __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
+        __m128i b = _mm_loadu_si128((const __m128i *)(from + at + 16));
+        __m128i c = _mm_loadu_si128((const __m128i *)(from + at + 32));
+        __m128i d = _mm_loadu_si128((const __m128i *)(from + at + 48));
+        _mm_stream_si128((__m128i *)(to + at), a);
+        _mm_stream_si128((__m128i *)(to + at + 16), b);
+        _mm_stream_si128((__m128i *)(to + at + 32), c);
+        _mm_stream_si128((__m128i *)(to + at + 48), d);
+    }
+    memcpy(to + at, from + at, nbytes - at);
+#else
+    memcpy(to, from, nbytes);
+#endif
+}
+
+static inline void really_stream_end(void) {
+#if defined(REALLY_SSE2)
+    _mm_sfence();
+#endif
+}
+
+/* High and low half of a 64 x 64 bit product. */
+static inline uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t *low) {
+#if defined(_MSC_VER) && defined(_M_X64)
+    uint64_t high;
+    *low = _umul128(a, b, &high);
+    return high;
+#else
+    unsigned __int128 product = (unsigned __int128)a * b;
+    *low = (uint64_t)product;
+    return (uint64_t)(product >> 64);
+#endif
+}
+
+#endif

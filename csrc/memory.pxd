@@ -1,0 +1,16 @@
+"""Declarations of memory.h: pages, cache lines, prefetch, streaming stores."""
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "memory.h" nogil:
+    enum:
+        REALLY_LINE
+        REALLY_HUGE_PAGE
+    void* really_pages_reserve(size_t nbytes) noexcept
+    void really_pages_release(void* pages, size_t nbytes) noexcept
+    void* really_lines_new(size_t nbytes) noexcept
+    void really_lines_free(void* lines) noexcept
+    void really_prefetch(const void* address) noexcept
+    void really_stream(char* to, const char* source, size_t nbytes) noexcept
+    void really_stream_end() noexcept
+    uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t* low) noexcept

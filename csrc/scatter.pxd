@@ -1,0 +1,116 @@
+"""Columns to records: rows are put together in the first-level cache and streamed out whole lines at a time."""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+from memory cimport REALLY_LINE, really_stream, really_stream_end
+from record cimport BIG_FIELD, Column, Field, Records
+
+cdef enum:
+    STAGE = 8192  # bytes of records put together at a time
+    STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
+
+
+cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
+    """Appends `num_rows` rows, the oldest falling out; of more rows than fit the newest are kept."""
+    cdef int64_t first = max(num_rows - records.capacity, <int64_t>0)
+    cdef int64_t num
+    while first < num_rows:
+        num = min(num_rows - first, records.capacity - records.next)
+        scatter(records, columns, first, num, records.rows + records.next * records.stride)
+        first += num
+        records.next = (records.next + num) % records.capacity
+        records.size = min(records.size + num, records.capacity)
+    really_stream_end()
+
+
+cdef inline void scatter(
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
+) noexcept nogil:
+    """Writes rows `first` to `first + num_rows` of the columns to consecutive records from `rows` on."""
+    cdef bint streams = (
+        records.stride % REALLY_LINE == 0
+        and records.capacity * records.stride >= STREAM_FROM
+        and num_rows * records.stride >= 1024
+    )
+    if not streams:
+        fill(records, columns, first, num_rows, rows)
+    elif records.stride <= STAGE:
+        scatter_staged(records, columns, first, num_rows, rows)
+    else:
+        scatter_streamed(records, columns, first, num_rows, rows)
+
+
+cdef inline void scatter_staged(
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
+) noexcept nogil:
+    cdef char staged[STAGE + 64]
+    cdef char* stage = staged + (REALLY_LINE - <size_t>staged % REALLY_LINE)
+    cdef int64_t num, num_staged = STAGE // records.stride
+    cdef int64_t done = 0
+    memset(stage, 0, min(num_staged, num_rows) * records.stride)  # padding goes out too: let it be zeros
+    while done < num_rows:
+        num = min(num_staged, num_rows - done)
+        fill(records, columns, first + done, num, stage)
+        really_stream(rows + done * records.stride, stage, num * records.stride)
+        done += num
+
+
+cdef inline void scatter_streamed(
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
+) noexcept nogil:
+    cdef int64_t i
+    cdef Py_ssize_t k
+    cdef Field field
+    cdef char* to
+    cdef const char* source
+    for i in range(num_rows):
+        for k in range(records.num_fields):
+            field = records.fields[k]
+            to = rows + i * records.stride + field.offset
+            source = columns[k].data + (first + i) * columns[k].stride
+            if field.nbytes >= BIG_FIELD:
+                really_stream(to, source, field.nbytes)
+            else:
+                memcpy(to, source, field.nbytes)
+
+
+cdef inline void fill(
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef Column column
+    for k in range(records.num_fields):
+        column = columns[k]
+        column.data += first * column.stride
+        fill_field(column, records.fields[k].nbytes, num_rows, rows + records.fields[k].offset, records.stride)
+
+
+cdef inline void fill_field(
+    Column column, Py_ssize_t nbytes, int64_t num, char* to, Py_ssize_t stride
+) noexcept nogil:
+    # A size that is known when compiling makes the copy one load and one store.
+    if nbytes == 4:
+        fill_sized(column, 4, num, to, stride)
+    elif nbytes == 8:
+        fill_sized(column, 8, num, to, stride)
+    elif nbytes == 16:
+        fill_sized(column, 16, num, to, stride)
+    elif nbytes == 1:
+        fill_sized(column, 1, num, to, stride)
+    elif nbytes == 2:
+        fill_sized(column, 2, num, to, stride)
+    elif nbytes == 12:
+        fill_sized(column, 12, num, to, stride)
+    elif nbytes == 32:
+        fill_sized(column, 32, num, to, stride)
+    else:
+        fill_sized(column, nbytes, num, to, stride)
+
+
+cdef inline void fill_sized(
+    Column column, Py_ssize_t nbytes, int64_t num, char* to, Py_ssize_t stride
+) noexcept nogil:
+    cdef int64_t i
+    for i in range(num):
+        memcpy(to + i * stride, column.data + i * column.stride, nbytes)

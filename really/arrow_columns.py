@@ -1,0 +1,60 @@
+"""Arrow record batches and tables as NumPy columns that view Arrow's own memory (booleans are unpacked)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidTypeError, InvalidValueError
+
+
+class Columns(dict[str, Any]):
+    """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for."""
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        return as_rows(key, super().__getitem__(key))
+
+
+def chunks(data: Any) -> list[Any]:
+    """`data`, a RecordBatch or Table, as one `Columns` a chunk; at least one, so that the schema is known."""
+    import pyarrow as pa
+
+    if isinstance(data, pa.RecordBatch):
+        return [Columns(zip(data.schema.names, data.columns, strict=True))]
+    if isinstance(data, pa.Table):
+        batches = data.to_batches() or [pa.RecordBatch.from_pylist([], schema=data.schema)]
+        return [chunk for batch in batches for chunk in chunks(batch)]
+    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
+
+
+def as_rows(key: str, array: Any) -> NDArray[Any]:
+    """[n, ...] rows of a primitive, boolean, fixed-size-list (nested too) or fixed-shape-tensor array."""
+    import pyarrow as pa
+
+    if isinstance(array, pa.ExtensionArray):
+        if not isinstance(array, pa.FixedShapeTensorArray):
+            raise InvalidTypeError(f"put: key {key!r}: expected numbers, came Arrow type {array.type}")
+        return _tensor_rows(key, array)
+    if array.null_count:
+        raise InvalidValueError(
+            f"put: key {key!r}: expected no missing values, came {array.null_count} nulls, the first at "
+            f"row {array.is_null().index(True).as_py()}"
+        )
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        values = as_rows(key, array.values.slice(array.offset * width, len(array) * width))
+        return values.reshape(len(array), width, *values.shape[1:])
+    if pa.types.is_boolean(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
+    if pa.types.is_primitive(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=True))
+    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came Arrow type {array.type}")
+
+
+def _tensor_rows(key: str, array: Any) -> NDArray[Any]:
+    flat = as_rows(key, array.storage)
+    order = array.type.permutation or range(len(array.type.shape))
+    rows = flat.reshape(len(array), *array.type.shape)
+    return rows.transpose(0, *(1 + axis for axis in order))

@@ -1,0 +1,70 @@
+"""How much memory this process may still take: the machine's, a container's, and its own limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from really.errors import ReallyError
+
+
+class NotEnoughMemoryError(ReallyError, MemoryError):
+    """What was asked for does not fit in the memory that is left."""
+
+
+def refuse_if_too_big(what: str, needed: int) -> None:
+    """Raises NotEnoughMemoryError where `needed` bytes are more than `available_bytes()`."""
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise NotEnoughMemoryError(
+            f"{what}: needs {needed:,} bytes, available are {available:,} (overcommit=True goes on)"
+        )
+
+
+def available_bytes() -> int | None:
+    """The least of what machine, enclosing control groups and process limit leave; None if nobody says."""
+    left = [*_machine_left(), *_cgroup_left(), *_process_left()]
+    return max(0, min(left)) if left else None
+
+
+def _machine_left(meminfo: Path = Path("/proc/meminfo")) -> Iterator[int]:
+    for line in _read(meminfo).splitlines():
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _cgroup_left(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _group_left(root, path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            yield from _group_left(root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _group_left(root: Path, path: str, limit_name: str, used_name: str) -> Iterator[int]:
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents):
+        limit, used = _read(folder / limit_name).strip(), _read(folder / used_name).strip()
+        if limit.isdigit() and used.isdigit():
+            yield int(limit) - int(used)
+        if folder == root:
+            return
+
+
+def _process_left() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _read(Path("/proc/self/statm")).split()
+    if limit != resource.RLIM_INFINITY and pages:
+        yield limit - int(pages[0]) * resource.getpagesize()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

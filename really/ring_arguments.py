@@ -1,0 +1,122 @@
+"""What callers hand to a ReplayBuffer besides data, checked: sizes, keys, schema, outputs, indices, seeds."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsIndex, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.columns import Spec, normal_dtype
+from really.errors import InvalidTypeError, InvalidValueError
+
+MAX_ROWS = 1 << 40
+Seed = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+SEEDS = "an integer >= 0, a SeedSequence or a generator"
+
+
+def checked_size(n: Any) -> tuple[int, int]:
+    """(rows, batches) of `n` rows or of (batches, rows); 0 batches where there is no such axis."""
+    if not isinstance(n, tuple):
+        return whole("n", n), 0
+    if len(n) != 2:
+        raise InvalidValueError(f"n: expected a number of rows or (batches, rows), came {n!r}")
+    return whole("n[1]", n[1]), whole("n[0]", n[0])
+
+
+def checked_indices(indices: Any) -> NDArray[Any]:
+    """[n] or [k, n] integers."""
+    ages = np.asarray(indices)
+    if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
+        raise InvalidTypeError(
+            f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
+        )
+    return ages
+
+
+def row_nbytes(spec: Spec) -> int:
+    """Bytes of a row without padding."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in spec.values())
+
+
+def whole(name: str, number: SupportsIndex) -> int:
+    """An integer from 1 to MAX_ROWS - 1."""
+    if isinstance(number, bool | np.bool_):
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}")
+    try:
+        whole = operator.index(number)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}") from error
+    if not 1 <= whole < MAX_ROWS:
+        raise InvalidValueError(f"{name}: expected an integer from 1 to {MAX_ROWS - 1}, came {whole}")
+    return whole
+
+
+def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Names, at least one, each once."""
+    if isinstance(keys, str | bytes):
+        raise InvalidTypeError(f"keys: expected several names, came the one name {keys!r}; write [{keys!r}]")
+    try:
+        names = tuple(keys)
+    except TypeError as error:
+        raise InvalidTypeError(f"keys: expected several names, came {keys!r}") from error
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"keys: expected names of type str, came {name!r}")
+    if not names or len(set(names)) != len(names):
+        raise InvalidValueError(f"keys: expected one name or more, each once, came {list(names)}")
+    return names
+
+
+def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
+    """Key -> (dtype, shape) from key -> (dtype, shape), dtype, or dtype with a shape of its own."""
+    if not isinstance(spec, Mapping):
+        raise InvalidTypeError(f"spec: expected a mapping from key to (dtype, shape), came {spec!r}")
+    names = checked_keys(spec)
+    if keys is not None and set(names) != set(keys):
+        raise InvalidValueError(f"spec: expected the keys {list(keys)}, came {list(names)}")
+    return {key: _checked_column(key, spec[key]) for key in keys or names}
+
+
+def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    dtype, shape = column if isinstance(column, tuple) and len(column) == 2 else (column, ())
+    shape = (shape,) if isinstance(shape, int | np.integer) else shape
+    try:
+        axes = tuple(operator.index(axis) for axis in shape)
+    except TypeError as error:
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}") from error
+    if any(axis < 0 for axis in axes) or len(axes) > 60:
+        raise InvalidValueError(f"spec: key {key!r}: expected up to 60 axes >= 0, came {shape!r}")
+    found = normal_dtype(key, dtype)
+    return found.base, axes + found.shape
+
+
+def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
+    for name, (dtype, shape) in spec.items():
+        array = out.get(name)
+        expected = f"out[{name!r}]: expected a writable C-contiguous {dtype} array of shape {[*lead, *shape]}"
+        if not isinstance(array, np.ndarray):
+            raise InvalidTypeError(f"{expected}, came {type(array).__name__}")
+        if array.dtype != dtype or array.shape != (*lead, *shape):
+            raise InvalidValueError(f"{expected}, came {array.dtype} of shape {list(array.shape)}")
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise InvalidValueError(f"{expected}, came one that is read-only or not contiguous")
+    return out
+
+
+def bit_generator(seed: Seed) -> np.random.BitGenerator:
+    """A generator of its own for the buffer; of another generator, a child of its seed."""
+    if isinstance(seed, np.random.Generator):
+        seed = seed.bit_generator
+    if isinstance(seed, np.random.BitGenerator):
+        seed = cast(np.random.SeedSequence, seed.seed_seq).spawn(1)[0]
+    if isinstance(seed, bool):
+        raise InvalidTypeError(f"seed: expected {SEEDS}, came {seed!r}")
+    try:
+        return np.random.SFC64(seed)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"seed: expected {SEEDS}, came {seed!r}") from error
