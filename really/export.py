@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,7 +189,17 @@ def _as_reason(what: str) -> Iterator[None]:
 
 
 def _convert(function: Any) -> bytes:
-    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    # Without a trackable object the converter takes the way that keeps argument names and does not write files.
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_about_trackable)
+    try:
+        return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    finally:
+        logger.removeFilter(_not_about_trackable)
+
+
+def _not_about_trackable(record: logging.LogRecord) -> bool:
+    return "trackable_obj" not in record.getMessage()
 
 
 def _graph(function: Any, base: Exported, kind: str) -> Exported:

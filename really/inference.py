@@ -7,7 +7,6 @@ LiteRT the result for a state does not depend, to the bit, on how many other sta
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -149,6 +148,7 @@ class _LiteRT(Forward):
         for at, index in used:
             interpreter.resize_tensor_input(index, (self._batch_size, *leaves[at].shape))
         interpreter.allocate_tensors()
+        self._interpreter = interpreter  # owns the flatbuffer's bytes, which the compiled part only points to
         self._views = [np.empty((self._batch_size, *leaf.shape), leaf.dtype) for leaf in leaves]
         for at, index in used:
             self._views[at] = interpreter.tensor(index)()
@@ -255,14 +255,13 @@ class _Eager(Forward):
 
 
 def _tensorflow() -> Any:
-    """TensorFlow; with one thread where this is what first imports it, which is to say in a runner's process."""
-    first = "tensorflow" not in sys.modules
+    """TensorFlow, with one thread where nothing has run in this process yet, which is to say in a runner's."""
     import tensorflow as tf
 
-    if first:
-        with contextlib.suppress(RuntimeError):
-            tf.config.threading.set_intra_op_parallelism_threads(1)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+    # On the driver a model was built before: its threads are the learner's, and cannot be changed any more.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     return tf
 
 

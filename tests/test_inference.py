@@ -1,11 +1,14 @@
 """Export and inference: what agrees with the model is taken, what does not is refused, runners need no TensorFlow."""
 
+import json
+import os
 import pickle
 import random
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import models
 import numpy as np
@@ -247,3 +250,35 @@ print(actions.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
     command = [sys.executable, "-c", script, str(tmp_path / "exported")]
     came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert came.stdout.strip() == "(3,) False False"
+
+
+def test_kinds_that_need_tensorflow_run_in_a_process_of_their_own_with_one_thread(tmp_path):
+    model, eager = exported_from(models.Dropping, BOX, batch_size=2)
+    other = built(models.QNet, BOX)
+    function = exporting._trace(other, BOX, eager.leaves)
+    shapes = exporting._weight_shapes(other)
+    base = replace(eager, output_names=("q_values",), weight_shapes=shapes, source=None)
+    compiled = exporting._graph(function, base, "xla")
+    pairs = [(eager, model.get_weights()), (compiled, other.get_weights())]
+    (tmp_path / "exported").write_bytes(pickle.dumps(pairs))
+    script = """
+import pickle, sys
+import numpy as np
+from really.inference import load
+pairs = pickle.load(open(sys.argv[1], "rb"))
+for exported, weights in pairs:
+    forward = load(exported, 2)
+    forward.set_weights(weights)
+    print(forward.kind, forward([np.ones((2, 4))])["q_values"].tolist(), flush=True)
+import tensorflow as tf
+print("threads", tf.config.threading.get_intra_op_parallelism_threads())
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "exported")]
+    folder = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+    came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    kinds = [line.split(" ", 1) for line in came.stdout.splitlines()]
+    assert [kind for kind, _ in kinds] == ["eager", "xla", "threads"]
+    assert kinds[2][1] == "1"
+    expected = other(np.ones((2, 4), np.float32))["q_values"]
+    np.testing.assert_allclose(np.array(json.loads(kinds[1][1])), expected, rtol=1e-4, atol=1e-6)
