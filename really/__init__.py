@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from really.atari_games import atari
 from really.buffer import ReplayBuffer
+from really.errors import (
+    EmptyBufferError,
+    EnvironmentFailedError,
+    InvalidTypeError,
+    InvalidValueError,
+    ModelError,
+    ReallyError,
+    RunnerError,
+    RunnerTimeoutError,
+)
+from really.manager import SampleManager
 
 __version__ = "0.1.0"
 
-__all__ = ["ReplayBuffer"]
+__all__ = [
+    "EmptyBufferError",
+    "EnvironmentFailedError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "ModelError",
+    "ReallyError",
+    "ReplayBuffer",
+    "RunnerError",
+    "RunnerTimeoutError",
+    "SampleManager",
+    "atari",
+]

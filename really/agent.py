@@ -110,7 +110,8 @@ class Agent:
         self.compiled = isinstance(model, keras.layers.Layer)
         self._leaves = model_leaves(observation_space)
         self._rng = np.random.default_rng() if rng is None else rng
-        example = _as_outputs(model(_example(observation_space, None)))
+        with undecorated():
+            example = _as_outputs(model(_example(observation_space, None)))
         self.output_names = tuple(sorted(example))
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)

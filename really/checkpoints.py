@@ -135,7 +135,7 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int) -> None:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     described = _describe(model, weights)
     with h5py.File(folder / WEIGHTS, "w") as file:

@@ -15,8 +15,8 @@ from really.runner import Chunk, Order, Settings
 QUEUED_ORDERS = 2
 # A runner is late when it takes this much longer than the others need for an order (plus a fixed allowance).
 LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
-# Weight of the newest figure in the running means.
-LEARNING_RATE = 0.3
+# How much of what is known of results' lengths and pace is kept from call to call.
+MEMORY = 0.5
 
 
 class Collector:
@@ -43,8 +43,8 @@ class Collector:
         self._ready: dict[int, Part] = {}
         self._serial = 0
         self._turn = 0
-        self._rows_a_result = 0.0
-        self._seconds_a_row = 0.0
+        # Decaying totals: with all agents awaited they are the same whatever order results arrive in.
+        self._seen_rows = self._seen_results = self._seen_seconds = 0.0
         self._version = 0
         self.delivered_rows = 0
         self.dropped_rows = 0
@@ -56,7 +56,7 @@ class Collector:
             "dropped_rows": self.dropped_rows,
             "kept_rows": sum(part.rows for part in self._ready.values()),
             "queued_orders": sum(len(worker.tickets) for worker in self._fleet.workers),
-            "rows_per_second_per_runner": 1 / self._seconds_a_row if self._seconds_a_row else 0.0,
+            "rows_per_second_per_runner": self._seen_rows / self._seen_seconds if self._seen_seconds else 0.0,
         }
 
     def collect(self, rows: int, settings: Settings) -> list[Part]:
@@ -69,6 +69,9 @@ class Collector:
         """
         self._fleet.check()
         self._version = settings.version
+        self._seen_rows, self._seen_results, self._seen_seconds = (
+            MEMORY * total for total in (self._seen_rows, self._seen_results, self._seen_seconds)
+        )
         self._drop_stale()
         demand = Demand(rows, self._min_agents)
         try:
@@ -130,7 +133,9 @@ class Collector:
     @property
     def _expected_rows(self) -> float:
         """Rows of a result: known in steps mode, a running mean in episodes mode, 0 before the first."""
-        return float(self._num_steps or self._rows_a_result)
+        if self._num_steps is not None:
+            return float(self._num_steps)
+        return self._seen_rows / self._seen_results if self._seen_results else 0.0
 
     def _submit(self) -> None:
         for worker in self._fleet.workers:
@@ -154,23 +159,19 @@ class Collector:
     def _patience(self, busy: list[Worker], began: float) -> float | None:
         """Seconds until someone has to be called late, or None where nobody ever is."""
         limits = [] if self._time_out is None else [began + self._time_out]
-        limits += [self._due(worker.tickets[0]) for worker in busy if not worker.tickets[0].late]
-        soonest = min(limits, default=math.inf)
+        soonest = min([*limits, *map(self._due, busy)])
         return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
 
-    def _due(self, ticket: Ticket) -> float:
-        """When an order is late; never, where all are waited for or nothing is known of how long one takes."""
-        if not self._seconds_a_row or self._min_agents == self._num_agents:
+    def _due(self, worker: Worker) -> float:
+        """When its order is late; never for a runner that is still starting, or where all are waited for anyway."""
+        ticket = worker.tickets[0]
+        if ticket.late or not worker.started or not self._seen_rows or self._min_agents == self._num_agents:
             return math.inf
-        seconds = self._seconds_a_row * ticket.results * self._expected_rows
+        seconds = self._seen_seconds / self._seen_rows * ticket.results * self._expected_rows
         return ticket.begun + LATE_ALLOWANCE + LATE_FACTOR * seconds
 
     def _mark_late(self, busy: list[Worker]) -> bool:
-        late = [
-            ticket
-            for worker in busy
-            if not (ticket := worker.tickets[0]).late and self._due(ticket) <= time.monotonic()
-        ]
+        late = [worker.tickets[0] for worker in busy if self._due(worker) <= time.monotonic()]
         for ticket in late:
             ticket.late = True
         return bool(late)
@@ -189,9 +190,9 @@ class Collector:
         )
 
     def _take(self, ticket: Ticket, chunk: Chunk) -> None:
-        rows = chunk.batch.num_rows
-        self._rows_a_result = _towards(self._rows_a_result, rows / len(chunk.results))
-        self._seconds_a_row = _towards(self._seconds_a_row, chunk.seconds / rows)
+        self._seen_rows += chunk.batch.num_rows
+        self._seen_results += len(chunk.results)
+        self._seen_seconds += chunk.seconds
         self._ready[ticket.number] = Part.whole(chunk)
         self._drop_stale()
 
@@ -201,7 +202,3 @@ class Collector:
             if self._version - part.chunk.results[part.first].version > self._max_staleness:
                 self.dropped_rows += part.rows
                 del self._ready[number]
-
-
-def _towards(mean: float, newest: float) -> float:
-    return mean + LEARNING_RATE * (newest - mean) if mean else newest

@@ -8,7 +8,10 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from really.environments import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.policy import canonical_sampling_type
+from really.transitions import ON_POLICY, check_returns
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -46,10 +49,6 @@ def check_mapping(name: str, value: Any) -> dict[str, Any]:
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a SampleManager with spellings merged, defaults filled in, and every value checked."""
-    from really.environments import VECTOR_CHOICES
-    from really.policy import canonical_sampling_type
-    from really.transitions import ON_POLICY, check_returns
-
     given = dict(arguments)
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)

@@ -54,6 +54,7 @@ class Worker:
     runner: Any
     version: int = -1
     equipped: bool = False
+    started: bool = False
     restarts: int = 0
     failures: int = 0
     tickets: deque[Ticket] = field(default_factory=deque)
@@ -125,7 +126,7 @@ class Fleet:
             worker.tickets.popleft()
             raise type(error)(f"{error} ({worker})") from error
         ticket = worker.tickets.popleft()
-        worker.failures = 0
+        worker.started, worker.failures = True, 0
         if worker.tickets:
             worker.tickets[0].begun = time.monotonic()
         return ticket, chunk
@@ -135,7 +136,7 @@ class Fleet:
         self._stop(worker.runner)
         worker.restarts += 1
         worker.tickets.clear()
-        worker.version, worker.equipped = -1, False
+        worker.version, worker.equipped, worker.started = -1, False, False
         worker.runner = self._start(worker.agents, worker.restarts)
 
     def info(self) -> list[dict[str, Any]]:

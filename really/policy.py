@@ -51,9 +51,7 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
     for sampling_type in ("thompson", "discrete_policy", "continuous_normal_diagonal"):
         if names.issuperset(_REQUIRED[sampling_type]):
             return sampling_type
-    raise ModelError(
-        f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', came {_listed(names)}"
-    )
+    raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', came {_listed(names)}")
 
 
 def make_policy(

@@ -5,6 +5,7 @@ A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the dr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from really import inference, returns
 from really.environments import EnvironmentSpec, make_batch
+from really.errors import EnvironmentFailedError
 from really.policy import check_finite, make_policy
 from really.rollout import Result, Rollout
 from really.transitions import Column, Columns, schema, to_record_batch
@@ -102,8 +104,8 @@ class Runner:
         self._started = False
 
     def info(self) -> dict[str, Any]:
-        """What this runner is made of: its agents and its kind of environment batch."""
-        return {"agents": self._agents, "environments": self._envs.kind}
+        """What this runner is made of: its agents, its kind of environment batch, its process."""
+        return {"agents": self._agents, "environments": self._envs.kind, "pid": os.getpid()}
 
     def equip(self, acting: Acting) -> None:
         """Takes over the way to act; called before the first order, and when the model changes."""
@@ -115,16 +117,22 @@ class Runner:
 
     def collect(self, order: Order, weights: list[NDArray[Any]] | None = None, acting: Acting | None = None) -> Chunk:
         """Collects the results ordered; weights and the way to act come along where they changed."""
-        began = time.perf_counter()
         if acting is not None:
             self.equip(acting)
         if weights is not None:
             self._forward.set_weights(weights)
         self._apply(order.settings)
-        quota = np.asarray(order.results)
-        rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
+        began, quota = time.perf_counter(), np.asarray(order.results)
+        try:
+            rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
+        except EnvironmentFailedError:
+            # Some environments have been stepped and some not: the next order begins with new episodes.
+            self._started = False
+            raise
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
-        batch = to_record_batch(self._deliverable(rollout, results))
+        columns = self._deliverable(rollout, results)
+        self._check_numbers(columns, results)
+        batch = to_record_batch(columns)
         return Chunk(batch, results, time.perf_counter() - began)
 
     def close(self) -> None:
@@ -147,7 +155,9 @@ class Runner:
         for stop in np.unique(lengths):
             active = np.flatnonzero(lengths >= stop)
             for step in range(start, stop):
-                self._advance(rollout, step, active, int(lengths.max()))
+                if step % NOISE_STEPS == 0:
+                    self._draw(active, lengths - step)
+                self._advance(rollout, step, active)
             start = int(stop)
         for env, results in enumerate(quota):
             for result in range(results):
@@ -162,7 +172,9 @@ class Runner:
         while active.size:
             if step == rollout.time:
                 rollout.grow()
-            self._advance(rollout, step, active, rollout.time)
+            if step % NOISE_STEPS == 0:
+                self._draw(active, np.full(len(quota), NOISE_STEPS))
+            self._advance(rollout, step, active)
             step += 1
             ended = active[(self._envs.terminated | self._envs.truncated)[active]]
             if ended.size:
@@ -172,14 +184,12 @@ class Runner:
                 active = np.flatnonzero(missing)
         return rollout
 
-    def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp], horizon: int) -> None:
+    def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
         """One step of the active environments, written to column `step`; no Python object a transition."""
-        envs, columns, within = self._envs, rollout.arrays, step % NOISE_STEPS
-        if within == 0:
-            self._draw(active, min(NOISE_STEPS, horizon - step))
+        envs, columns = self._envs, rollout.arrays
         outputs = self._forward(envs.observations)
         check_finite(outputs, self._policy.required_outputs)
-        actions = self._policy.sample(outputs, self._noise[:, within])
+        actions = self._policy.sample(outputs, self._noise[:, step % NOISE_STEPS])
         for leaf, observation in zip(envs.leaves, envs.observations, strict=True):
             columns["state" + leaf.name][:, step] = observation
         columns["action"][:, step] = actions
@@ -194,9 +204,10 @@ class Runner:
         columns["terminated"][:, step] = envs.terminated
         columns["truncated"][:, step] = envs.truncated
 
-    def _draw(self, active: NDArray[np.intp], steps: int) -> None:
-        """Draws the active agents' random numbers for the next steps, each from its own stream."""
+    def _draw(self, active: NDArray[np.intp], left: NDArray[np.int_]) -> None:
+        """Draws each active agent's numbers for the next steps from its own stream, none for steps it will not take."""
         for env in active:
+            steps = min(NOISE_STEPS, int(left[env]))
             self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
 
     def _working_columns(self) -> tuple[Column, ...]:
@@ -229,6 +240,19 @@ class Runner:
                 self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, self._spec.returns
             )
         }
+
+    def _check_numbers(self, columns: Columns, results: Sequence[Result]) -> None:
+        """Refuses NaN from an environment; looked for in whole columns, since a look at each step would cost more."""
+        for name, values in columns.items():
+            if name.split(".")[0] in ("reward", "state", "state_new") and values.dtype.kind == "f":
+                bad = np.isnan(values).reshape(len(values), -1).any(axis=1)
+                if bad.any():
+                    row, starts = int(bad.argmax()), np.cumsum([0, *(result.rows for result in results)])
+                    at = int(np.searchsorted(starts, row, side="right")) - 1
+                    raise EnvironmentFailedError(
+                        f"environment {self._envs.name!r} of agent {results[at].agent}, step {row - starts[at]} of its "
+                        f"result: expected numbers in {name!r}, came NaN"
+                    )
 
     def _estimates(self, flat: Columns, terminated: NDArray[np.bool_], ends: NDArray[np.bool_]) -> Columns:
         """Monte Carlo returns and advantages; what a truncation or a cut leaves out is the value of its last state."""

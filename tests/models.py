@@ -192,6 +192,20 @@ class Counting(keras.Model):
         return {"q_values": self.q(x) + float(self.calls)}
 
 
+class Branching(keras.Model):
+    """Control flow on data, which AutoGraph turns into a graph because `call` is decorated."""
+
+    def __init__(self, num_actions=2):
+        super().__init__()
+        self.q = L.Dense(num_actions)
+
+    @tf.function
+    def call(self, x):
+        if tf.reduce_sum(x) > 0:
+            x = x * 2.0
+        return {"q_values": self.q(x)}
+
+
 class InNumPy(keras.Model):
     """Leaves TensorFlow in the middle, which no graph can follow."""
 

@@ -189,13 +189,13 @@ def test_nature_cnn_takes_frames():
     )
 
 
-@pytest.mark.parametrize("maker", [models.InNumPy, models.Counting, models.Dropping])
+@pytest.mark.parametrize("maker", [models.InNumPy, models.Counting, models.Dropping, models.Branching])
 def test_models_that_must_run_as_python_act(maker):
     agent = agent_of(maker)
     agent.compiled = maker is not models.Counting
     assert agent.act(STATES).shape == (5,)
     assert agent.max_q(STATES).shape == (5,)
-    assert agent.compiled == (maker is models.Dropping)
+    assert agent.compiled == (maker in (models.Dropping, models.Branching))
 
 
 def test_a_table_without_input_shape_or_keras():

@@ -46,6 +46,7 @@ PYTHON_ONLY = [
     (models.Noisy, r"randomness \(RandomStandardNormal\)"),
     (models.Counting, "differs from the model's"),
     (models.InNumPy, "cannot be traced: .*numpy"),
+    (models.Branching, "cannot be traced: .*tf.Tensor"),
     (models.Frozen, "do not depend on its weights"),
     (models.IntegerWeights, "weights of dtype int32"),
 ]

@@ -173,9 +173,7 @@ def test_sigma_may_come_without_a_batch_axis(shape):
     noise = policy.noise(np.random.default_rng(0), 5)
     actions = policy.sample(outputs, noise)
     np.testing.assert_allclose(actions, 0.5 * noise, rtol=1e-6)
-    np.testing.assert_allclose(
-        policy.log_prob(outputs, actions), stats.norm.logpdf(actions, 0, 0.5).sum(1), rtol=1e-5
-    )
+    np.testing.assert_allclose(policy.log_prob(outputs, actions), stats.norm.logpdf(actions, 0, 0.5).sum(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [[0.5, 1.0, 2.0], [[0.5], [1.0], [2.0]]])

@@ -1,0 +1,417 @@
+"""SampleManager: the seed's verbs. It checks what it is told, and hands the work to the module whose noun it is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really import checkpoints, inference
+from really.aggregator import Aggregator
+from really.buffer import ReplayBuffer
+from really.collector import Collector
+from really.config import Kwargs, check_count, checked
+from really.demand import Part
+from really.environments import EnvironmentSpec, make_batch
+from really.errors import InvalidValueError, ModelError, ReallyError, one_of
+from really.evaluation import Evaluation
+from really.fleet import Fleet, LocalFleet, RayFleet
+from really.policy import VALUE_OUTPUTS
+from really.runner import Acting, RunnerSpec, Settings
+from really.spaces import observation_leaves
+from really.transitions import Columns, concatenate, from_record_batch, schema
+
+if TYPE_CHECKING:
+    from really.agent import Agent
+
+log = logging.getLogger("really")
+
+DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
+MEASURES = ("time", "reward", "time_and_reward")
+# As many environments as an evaluation steps together: more would only add memory.
+EVALUATION_ENVS = 128
+# What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
+MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
+
+
+class SampleManager:
+    """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
+
+    Args:
+        model: `tf.keras.Model` class (or function returning a model, or a model); its call returns a dict with
+            `q_values`, `policy` (unnormalised logits), or `mu` and `sigma`, optionally `v_estimate`.
+        environment: gymnasium id, id that real `gym` knows, class, factory, or instance of an environment.
+        num_parallel: number of agents that are run in parallel.
+        total_steps: least number of rows that `get_data` delivers.
+        returns: extra columns: `value_estimate`, `log_prob`, `monte_carlo`, `advantage` (float32 [n]); `truncated`,
+            `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`.
+        action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy` or `continuous_normal_diagonal`
+            (`continous_normal_diagonal` too); by default what fits the model's outputs. `actin_sampling_type` is
+            the same.
+        model_kwargs: arguments of the model.
+        weights: weights to start from, as `model.get_weights()` gives them.
+        input_shape: shape of one observation with which the model is called first; False for a model that needs
+            no such call; by default that of the environment's observations.
+        env_config: arguments of the environment; `env_kwargs` is the same.
+        num_episodes: whole episodes of one result of an agent, by default 1.
+        num_steps: steps of one result of an agent; its episode goes on in the next result. Not with `num_episodes`.
+        gamma: discount of `monte_carlo` and `advantage`.
+        gae_lambda: lambda of generalised advantage estimation (`advantage`).
+        temperature: of `thompson`, i.e. Boltzmann sampling: softmax(q / temperature).
+        epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
+        remote_min_returns: least number of agents whose results a call waits for; by default 10 % of
+            `num_parallel`, at least 1, or all of them where `seed` is given.
+        remote_time_out: seconds without any result after which the call goes on with what it has, or fails where
+            it has nothing.
+        max_staleness: how many changes of weights a late result may be behind to be delivered; by default 0 where
+            `returns` has `log_prob`, `monte_carlo` or `advantage`, else unlimited.
+        seed: with it data and batches repeat, run after run, for any number of processes.
+        num_workers: number of processes; by default min(num_parallel, CPUs of the Ray cluster).
+        use_ray: False steps the environments in this process.
+        vector: `auto` uses an id's own vector implementation where it gives the same transitions and is faster,
+            `plain` never, `native` wherever there is one.
+
+    Raises:
+        ReallyError: an argument cannot be used; the message says what was expected, what came and where.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        environment: Any,
+        num_parallel: int,
+        total_steps: int,
+        returns: Sequence[str] = (),
+        action_sampling_type: str | None = None,
+        *,
+        actin_sampling_type: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        weights: Sequence[NDArray[Any]] | None = None,
+        input_shape: Sequence[int] | bool | None = None,
+        env_config: Mapping[str, Any] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        num_episodes: int | None = None,
+        num_steps: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        temperature: float = 1.0,
+        epsilon: float = 0.95,
+        remote_min_returns: int | None = None,
+        remote_time_out: float | None = None,
+        max_staleness: float | None = None,
+        seed: int | None = None,
+        num_workers: int | None = None,
+        use_ray: bool = True,
+        vector: str = "auto",
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        self.kwargs = Kwargs(checked(arguments))
+        self.buffer: ReplayBuffer | None = None
+        self.aggregator: Aggregator | None = None
+        self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
+        self._weights: list[NDArray[Any]] = []
+        self._version = -1
+        self._evaluations = 0
+        self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
+        self._probe = self._environment.probe()
+        self._fleet = self._start_fleet()
+        try:
+            self._equip()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------------------------------ collecting
+
+    def get_data(self, do_print: bool = False, total_steps: int | None = None) -> Columns:
+        """Collects at least `total_steps` rows with the current weights and settings; blocks until they are there.
+
+        Args:
+            do_print: print how many rows came, and their mean reward.
+            total_steps: rows for this call; by default the manager's.
+
+        Returns:
+            A dict of arrays `[row, ...]` that belong to the caller. Each agent's results stand together, in time
+            order: `state`, `state_new` (the observation space's dtype and shape; `state.<name>` for each leaf of a
+            Dict or Tuple), `action`, `reward`, `not_done` (0 at the end of an episode, whatever ended it),
+            `terminal` (1 at true termination only), and the columns asked for with `returns`.
+        """
+        parts = self._collect(total_steps)
+        data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts])
+        if do_print:
+            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
+        return data
+
+    def collect(self, steps: int | None = None) -> int:
+        """Collects at least `steps` rows straight into the buffer, with no array in between; returns how many."""
+        buffer = self._buffer()
+        parts = self._collect(steps)
+        for part in parts:
+            buffer.put(part.batch)
+        return sum(part.rows for part in parts)
+
+    def set_epsilon(self, epsilon: float) -> None:
+        """Sets the probability of a random action, in [0, 1], from the next row collected."""
+        self.kwargs["epsilon"] = epsilon
+
+    def set_temperature(self, temperature: float) -> None:
+        """Sets the temperature of `thompson` from the next row collected; 0 is greedy."""
+        self.kwargs["temperature"] = temperature
+
+    # ------------------------------------------------------------------------------------------ the buffer
+
+    def initilize_buffer(self, buffer_size: int, optim_keys: Sequence[str] = DEFAULT_KEYS) -> None:
+        """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
+
+        Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves.
+        """
+        keys = [name for key in optim_keys for name in self._column_names(key)]
+        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM))
+
+    initialize_buffer = initilize_buffer
+
+    def store_in_buffer(self, data: Mapping[str, Any]) -> None:
+        """Stores rows: a dict of lists, arrays or tensors `[row, ...]`, or an Arrow record batch or table."""
+        self._buffer().put(data)
+
+    def sample(self, sample_size: int, from_buffer: bool = True) -> Columns:
+        """`sample_size` rows: drawn uniformly from the buffer, or collected anew with the current agent."""
+        if from_buffer:
+            return self._buffer().sample(sample_size)
+        size = check_count("sample_size", sample_size)
+        return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
+
+    # ------------------------------------------------------------------------------------------ the agent
+
+    def get_agent(self) -> Agent:
+        """The current agent, the same object at each call; `agent.copy()` gives one of its own, say for targets."""
+        self._sync()
+        return self._agent
+
+    def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Makes these the agent's weights; runners act with them from the next row collected."""
+        self._agent.set_weights(weights)
+        current = self._agent.get_weights()
+        if self._weights and all(map(np.array_equal, current, self._weights)):
+            return
+        self._weights = current
+        self._version += 1
+        self._fleet.set_weights(current)
+
+    def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
+        """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
+        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name))
+
+    def load_model(self, path: str | os.PathLike[str]) -> Agent:
+        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch."""
+        self._agent.epoch = checkpoints.load_model(self._agent.model, path)
+        self.set_agent(self._agent.get_weights())
+        return self._agent
+
+    def test(
+        self,
+        max_steps: int,
+        test_episodes: int = 100,
+        evaluation_measure: str = "time",
+        render: bool = False,
+        do_print: bool = False,
+    ) -> list[int] | list[float] | tuple[list[int], list[float]]:
+        """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
+
+        Returns:
+            A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
+        """
+        if evaluation_measure not in MEASURES:
+            raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
+        evaluation = self._evaluate(
+            check_count("max_steps", max_steps), check_count("test_episodes", test_episodes), render
+        )
+        steps, rewards = evaluation.steps.tolist(), evaluation.rewards.tolist()
+        if do_print:
+            print(
+                f"{test_episodes} episodes: mean {np.mean(steps):.1f} steps, "
+                f"reward {np.mean(rewards):.2f} ± {np.std(rewards):.2f}"
+            )
+        found: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
+        return found[evaluation_measure]  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------------------------------------ the aggregator
+
+    def initialize_aggregator(
+        self,
+        path: str | os.PathLike[str],
+        saving_after: int = 10,
+        aggregator_keys: Sequence[str] = ("loss",),
+        max_size: int = 5,
+        init_epoch: int = 0,
+        tensorboard: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
+
+        With `tensorboard` (a folder) every value also goes into event files there.
+        """
+        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard)
+
+    def update_aggregator(self, **kwargs: Any) -> None:
+        """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""
+        if self.aggregator is None:
+            raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
+        self.aggregator.update(**kwargs)
+
+    def info(self) -> dict[str, Any]:
+        """What the manager is made of and how it runs; asks every runner, so not meant for a loop."""
+        return {
+            "environment": self._probe.name,
+            "observation_space": str(self._probe.observation_space),
+            "action_space": str(self._probe.action_space),
+            "action_sampling_type": self._acting.sampling_type,
+            "inference": self._acting.exported.kind,
+            "inference_report": self._acting.exported.report,
+            "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
+            "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
+            "policy_version": self._version,
+            "runners": self._fleet.info(),
+            **self._collector.info(),
+        }
+
+    # ------------------------------------------------------------------------------------------ its life
+
+    def close(self) -> None:
+        """Releases the runners and their processes; the buffer and the agent stay usable."""
+        self._fleet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start_fleet(self) -> Fleet:
+        names = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
+        options = {name: self.kwargs[name] for name in names}
+        spec = RunnerSpec(self._environment, entropy=self._entropy, **options)
+        kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
+        return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
+
+    def _equip(self) -> None:
+        """Builds the agent and hands runners the way to act; again where `model_kwargs` changed."""
+        self._model_kwargs, self._given_weights = self.kwargs["model_kwargs"], self.kwargs["weights"]
+        self._agent = self._build_agent()
+        policy = self._agent.policy
+        self._schema = schema(
+            observation_leaves(self._probe.observation_space),
+            policy.action_shape,
+            policy.action_dtype,
+            self.kwargs["returns"],
+        )
+        self._acting = self._export()
+        self._collector = Collector(
+            self._fleet,
+            self.kwargs["num_parallel"],
+            num_steps=self.kwargs["num_steps"],
+            row_bytes=sum(column.row_bytes for column in self._schema),
+            min_agents=self.kwargs["remote_min_returns"],
+            time_out=self.kwargs["remote_time_out"],
+            max_staleness=self.kwargs["max_staleness"],
+        )
+        self._fleet.equip(self._acting)
+        self.set_agent(self._agent.get_weights())
+
+    def _build_agent(self) -> Agent:
+        from really.agent import Agent, build_model
+
+        given, spaces = self.kwargs, (self._probe.observation_space, self._probe.action_space)
+        make_model = functools.partial(
+            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
+        )
+        with _seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
+            model = make_model(weights=given["weights"])
+        rng = np.random.default_rng(self._stream(AGENT_STREAM))
+        return Agent(model, *spaces, given["action_sampling_type"], rng=rng, make_model=make_model)
+
+    def _export(self) -> Acting:
+        from really.export import export
+
+        space, given, agent = self._probe.observation_space, self.kwargs, self._agent
+        value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
+        if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
+            raise ModelError(
+                f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
+                f"came one with {', '.join(agent.output_names)}"
+            )
+        source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
+        exported = export(agent.model, space, max(len(worker.agents) for worker in self._fleet.workers), source)
+        return Acting(exported, agent.policy.sampling_type, value)
+
+    def _sync(self) -> Settings:
+        """Applies what was changed in `kwargs` since the last call, and says what now holds."""
+        if self.kwargs["model_kwargs"] != self._model_kwargs:
+            self._equip()
+        if self.kwargs["weights"] is not self._given_weights:
+            self._given_weights = self.kwargs["weights"]
+            self.set_agent(self._given_weights)
+        policy = self._agent.policy
+        policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
+        return Settings(self._version, policy.epsilon, policy.temperature)
+
+    def _collect(self, total_steps: int | None) -> list[Part]:
+        rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
+        return self._collector.collect(rows, self._sync())
+
+    def _evaluate(self, max_steps: int, episodes: int, render: bool) -> Evaluation:
+        self._sync()
+        self._evaluations += 1
+        size = 1 if render else min(episodes, EVALUATION_ENVS)
+        seeds = self._stream(EVALUATION_STREAM, self._evaluations).spawn(size)
+        envs = make_batch(self._environment, seeds, vector=self.kwargs["vector"], render_mode=_screen(render))
+        try:
+            forward = inference.load(self._acting.exported, size)
+            forward.set_weights(self._weights)
+            evaluation = Evaluation(envs, forward, self._agent.policy, episodes, max_steps)
+            evaluation.run()
+        finally:
+            envs.close()
+        return evaluation
+
+    def _buffer(self) -> ReplayBuffer:
+        if self.buffer is None:
+            raise ReallyError("the buffer: expected initialize_buffer() to be called first")
+        return self.buffer
+
+    def _column_names(self, key: str) -> list[str]:
+        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation."""
+        key = "state_new" if key == "new_state" else key
+        leaves = [column.name for column in self._schema if column.name.startswith(f"{key}.")]
+        return leaves or [key]
+
+    def _stream(self, *purpose: int) -> np.random.SeedSequence:
+        """The seed of one of the manager's own streams."""
+        return np.random.SeedSequence(self._entropy, spawn_key=purpose)
+
+
+@contextlib.contextmanager
+def _seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
+    """Repeatable initial weights: Keras seeds its initialisers from Python's generator, which is put back after."""
+    before = random.getstate()
+    if seed is not None:
+        random.seed(int(seed.generate_state(1)[0]))
+    try:
+        yield
+    finally:
+        if seed is not None:
+            random.setstate(before)
+
+
+def _screen(render: bool) -> str | None:
+    """gymnasium's render mode: a window where there is a display; without one it is said that nothing is shown."""
+    if render and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+        log.warning("render=True: expected a display, there is none (DISPLAY is not set); episodes are not shown.")
+        return None
+    return "human" if render else None

@@ -1,0 +1,72 @@
+"""Environments that misbehave in one way each, or that count, for the tests of runners and managers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import Env, spaces
+
+
+class Counter(Env[np.ndarray, int]):
+    """Shows how many steps its episode has; ends (or is truncated) after `length`; the action is the reward."""
+
+    def __init__(self, length: int = 10, truncate: bool = False, start: int = 0) -> None:
+        self.length, self.truncate = length, truncate
+        self.action_space = spaces.Discrete(2, start=start)
+        self.observation_space = spaces.Box(0, np.inf, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.count = 0
+        return self._show(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.count += 1
+        over = self.count >= self.length
+        return self._show(), float(action), over and not self.truncate, over and self.truncate, {}
+
+    def _show(self) -> np.ndarray:
+        return np.array([self.count], np.float32)
+
+
+class SlowAlone(Counter):
+    """Only the environment that takes the file named `token` away is slow from then on: `seconds` a step."""
+
+    def __init__(self, token: str, seconds: float) -> None:
+        super().__init__()
+        self.token, self.seconds = Path(token), seconds
+        self.slow = False
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.slow = self.slow or self._take()
+        if self.slow:
+            time.sleep(self.seconds)
+        return super().step(action)
+
+    def _take(self) -> bool:
+        try:
+            self.token.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+class Raising(Counter):
+    """Raises in step `at` of an episode; in `reset` where `at` is 0."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if self.at == 0:
+            raise OSError("the simulator is not there")
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.count + 1 == self.at:
+            raise OSError("the simulator broke down")
+        return super().step(action)
