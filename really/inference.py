@@ -19,6 +19,9 @@ from really.spaces import Leaf, nest, observation_leaves
 
 Leaves = Sequence[NDArray[Any]]
 
+# XNNPACK computes a single row with another kernel, whose last bit may differ: one row is computed as two alike.
+LEAST_ROWS = 2
+
 
 @dataclass(frozen=True)
 class Source:
@@ -122,6 +125,7 @@ class _LiteRT(Forward):
 
     def __init__(self, exported: Exported, batch_size: int) -> None:
         self._exported, self._batch_size = exported, batch_size
+        self._rows = max(batch_size, LEAST_ROWS)
         self._shapes = exported.weight_shapes
         self._start(exported.payload)
 
@@ -130,7 +134,7 @@ class _LiteRT(Forward):
             view[...] = leaf
         self._invoke()
         for name, index in self._moving:
-            self._outputs[name] = self._get_tensor(index)
+            self._outputs[name] = self._get_tensor(index)[: self._batch_size]
         return self._outputs
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
@@ -146,10 +150,10 @@ class _LiteRT(Forward):
         leaves = self._exported.leaves
         used = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
         for at, index in used:
-            interpreter.resize_tensor_input(index, (self._batch_size, *leaves[at].shape))
+            interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
         interpreter.allocate_tensors()
         self._interpreter = interpreter  # owns the flatbuffer's bytes, which the compiled part only points to
-        self._views = [np.empty((self._batch_size, *leaf.shape), leaf.dtype) for leaf in leaves]
+        self._views = [np.empty((self._rows, *leaf.shape), leaf.dtype) for leaf in leaves]
         for at, index in used:
             self._views[at] = interpreter.tensor(index)()
         weights = range(len(self._shapes))
@@ -166,7 +170,9 @@ class _LiteRT(Forward):
         details = interpreter.get_output_details()
         for name, detail in zip(self._exported.output_names, details, strict=True):
             try:
-                self._outputs[name] = interpreter.tensor(detail["index"])()
+                output = interpreter.tensor(detail["index"])()
+                batched = list(detail["shape_signature"][:1]) == [-1]
+                self._outputs[name] = output[: self._batch_size] if batched else output
             except ValueError:
                 self._moving.append((name, detail["index"]))
 

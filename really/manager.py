@@ -348,6 +348,7 @@ class SampleManager:
             )
         source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
         exported = export(agent.model, space, max(len(worker.agents) for worker in self._fleet.workers), source)
+        agent.compiled = exported.kind != "eager"
         return Acting(exported, agent.policy.sampling_type, value)
 
     def _sync(self) -> Settings:
