@@ -1,18 +1,22 @@
-# Everything runs in the project's own .venv, which `setup` makes once.
+# Everything runs in the project's own .venv, which `setup` makes once. REALLY_DEBUG=1 in front of any target
+# builds and uses the extension with bounds checks, assertions and line tracing; without it the fast one comes back.
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := gym,atari,test
+BUILT := .venv/.built$(REALLY_DEBUG)
+STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning lint bench build debug clean
+.PHONY: setup demo test test-slow test-learning lint bench build debug report clean
 
-setup: .venv/.built
+setup: $(BUILT)
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' && touch $@ .venv/.built
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' && touch $@
 
-.venv/.built: .venv/.installed setup.py $(wildcard csrc/*.pyx csrc/*.pxd csrc/*.h)
-	$(BIN)/python setup.py --quiet build_ext --inplace && touch $@
+$(BUILT): .venv/.installed setup.py $(wildcard csrc/*.pyx csrc/*.pxd csrc/*.h)
+	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(wildcard .venv/.built*),--force)
+	rm -f .venv/.built* && touch $@
 
 demo: setup
 	$(BIN)/python examples/dqn_cartpole.py
@@ -27,13 +31,19 @@ test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m mypy.stubtest really._ring
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really._ring
+
+bench: setup
+	$(BIN)/pip install --quiet -e '.[bench]' && $(BIN)/python -m pytest bench -s
 
 build: setup
 	$(BIN)/python -m build
 
-debug: setup
-	REALLY_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --inplace --force
+debug:
+	REALLY_DEBUG=1 $(MAKE) setup
+
+report: setup
+	$(BIN)/python examples/report.py runs
 
 clean:
-	rm -rf build dist *.egg-info really/*.so csrc/*.c .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built
+	rm -rf build dist *.egg-info really/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*

@@ -7,7 +7,7 @@ then a function of the model's outputs and that noise, so that a runner may draw
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gymnasium import spaces
 
     Outputs = Mapping[str, NDArray[Any]]
+    Sampler = Callable[[Outputs, int], NDArray[Any]]
 
 SAMPLING_TYPES = ("epsilon_greedy", "thompson", "discrete_policy", "continuous_normal_diagonal")
 ALIASES = {"continous_normal_diagonal": "continuous_normal_diagonal"}
@@ -148,6 +149,13 @@ class Policy:
         """Actions [env, *action_shape] as stored, from outputs [env, ...] and noise [env, noise_width]."""
         raise NotImplementedError
 
+    def sampler(self, noise: NDArray[np.float64]) -> Sampler:
+        """`sample` for many steps: a function of outputs and the index of a step in noise [env, time, noise_width].
+
+        What depends on the noise and the settings alone is computed here, for all steps at once.
+        """
+        return lambda outputs, step: self.sample(outputs, noise[:, step])
+
     def greedy(self, outputs: Outputs) -> NDArray[Any]:
         """The most probable actions, [env, *action_shape] as stored; the first one among equals."""
         raise NotImplementedError
@@ -220,12 +228,22 @@ class _EpsilonGreedy(_OneOf):
         return rng.random((rows, 1))
 
     def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
-        actions: NDArray[np.int64] = outputs["q_values"].argmax(1)
-        if self._epsilon:
-            # u < ε explores, and u/ε is then uniform again: one random number decides both.
-            random = noise[:, 0] * self._stretch
-            np.copyto(actions, random, casting="unsafe", where=random < self.actions)
-        return actions + self.start if self.start else actions
+        return self.sampler(noise[:, None])(outputs, 0)
+
+    def sampler(self, noise: NDArray[np.float64]) -> Sampler:
+        # u < ε explores, and u/ε is then uniform again: one random number decides both.
+        stretched = noise[..., 0] * self._stretch if self._epsilon else np.full(noise.shape[:2], np.inf)
+        explores = stretched < self.actions
+        random = np.where(explores, stretched, 0).astype(np.int64) + self.start
+        any_explores = np.any(explores, axis=0).tolist()
+
+        def sample(outputs: Outputs, step: int) -> NDArray[Any]:
+            actions = self.greedy(outputs)
+            if any_explores[step]:
+                np.copyto(actions, random[:, step], where=explores[:, step])
+            return actions
+
+        return sample
 
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
         return np.where(actions == self.greedy(outputs), self._log_greedy, self._log_random)

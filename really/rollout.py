@@ -34,6 +34,37 @@ class Rollout:
         self.arrays: dict[str, NDArray[Any]] = {
             column.name: np.empty((num_envs, time, *column.shape), column.dtype) for column in columns
         }
+        self._bind()
+
+    def write_action(self, step: int, observations: Sequence[NDArray[Any]], actions: NDArray[Any]) -> None:
+        """What the policy saw at `step`, leaf by leaf `[env, ...]`, and what it did, `[env, ...]`."""
+        for column, leaf in zip(self._states, observations, strict=False):
+            column[:, step] = leaf
+        self._actions[:, step] = actions
+
+    def write_outcome(
+        self,
+        step: int,
+        observations: Sequence[NDArray[Any]],
+        rewards: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+    ) -> None:
+        """Where that led: final observations, leaf by leaf `[env, ...]`, rewards and flags `[env]`."""
+        for column, leaf in zip(self._next_states, observations, strict=False):
+            column[:, step] = leaf
+        self._rewards[:, step] = rewards
+        self._terminated[:, step] = terminated
+        self._truncated[:, step] = truncated
+
+    def _bind(self) -> None:
+        """Looks the columns up once for all steps: a look-up by name at each would cost as much as the writing."""
+        arrays = self.arrays
+        self._states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state"]
+        self._next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
+        self._actions, self._rewards = arrays["action"], arrays["reward"]
+        self._terminated, self._truncated = arrays["terminated"], arrays["truncated"]
+        self.estimates = {name: arrays[name] for name in ("log_prob", "value_estimate") if name in arrays}
 
     def grow(self) -> None:
         """Doubles the time axis; what is filled stays."""
@@ -42,6 +73,7 @@ class Rollout:
             new[:, : self.time] = old
             self.arrays[name] = new
         self.time *= 2
+        self._bind()
 
     def close_result(self, env: int, length: int) -> None:
         """Says that a result of environment `env` ends before step `length`."""

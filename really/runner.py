@@ -186,29 +186,30 @@ class Runner:
 
     def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
         """One step of the active environments, written to column `step`; no Python object a transition."""
-        envs, columns = self._envs, rollout.arrays
+        envs, policy = self._envs, self._policy
         outputs = self._forward(envs.observations)
-        check_finite(outputs, self._policy.required_outputs)
-        actions = self._policy.sample(outputs, self._noise[:, step % NOISE_STEPS])
-        for leaf, observation in zip(envs.leaves, envs.observations, strict=True):
-            columns["state" + leaf.name][:, step] = observation
-        columns["action"][:, step] = actions
-        if "log_prob" in columns:
-            columns["log_prob"][:, step] = self._policy.log_prob(outputs, actions)
-        if "value_estimate" in columns:
-            columns["value_estimate"][:, step] = self._values(outputs)
-        envs.step(self._policy.to_environment(actions), None if active.size == envs.num_envs else active)
-        for leaf, observation in zip(envs.leaves, envs.final_observations, strict=True):
-            columns["state_new" + leaf.name][:, step] = observation
-        columns["reward"][:, step] = envs.rewards
-        columns["terminated"][:, step] = envs.terminated
-        columns["truncated"][:, step] = envs.truncated
+        check_finite(outputs, policy.required_outputs)
+        actions = self._sample(outputs, step % NOISE_STEPS)
+        rollout.write_action(step, envs.observations, actions)
+        if rollout.estimates:
+            self._estimate(rollout, step, outputs, actions)
+        envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
+        rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
+
+    def _estimate(
+        self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
+    ) -> None:
+        if "log_prob" in rollout.estimates:
+            rollout.estimates["log_prob"][:, step] = self._policy.log_prob(outputs, actions)
+        if "value_estimate" in rollout.estimates:
+            rollout.estimates["value_estimate"][:, step] = self._values(outputs)
 
     def _draw(self, active: NDArray[np.intp], left: NDArray[np.int_]) -> None:
         """Draws each active agent's numbers for the next steps from its own stream, none for steps it will not take."""
         for env in active:
             steps = min(NOISE_STEPS, int(left[env]))
             self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
+        self._sample = self._policy.sampler(self._noise)
 
     def _working_columns(self) -> tuple[Column, ...]:
         """What is written at each step; the rest of the delivered columns follows from it at the end."""
