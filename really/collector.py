@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import Any
 
 from really.demand import Demand, Part, spread, waves
 from really.errors import RunnerTimeoutError
-from really.fleet import Fleet, Ticket, Worker
+from really.fleet import QUEUED_ORDERS, Fleet, Ticket, Worker
 from really.runner import Chunk, Order, Settings
 
-# An order is queued behind the one that a runner works on, so that it never waits for the driver.
-QUEUED_ORDERS = 2
+log = logging.getLogger("really")
+
 # A runner is late when it takes this much longer than the others need for an order (plus a fixed allowance).
 LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
+# Seconds that a process may take to start, besides `remote_time_out`.
+START_ALLOWANCE = 30.0
 # How much of what is known of results' lengths and pace is kept from call to call.
 MEMORY = 0.5
 
@@ -45,7 +48,6 @@ class Collector:
         self._turn = 0
         # Decaying totals: with all agents awaited they are the same whatever order results arrive in.
         self._seen_rows = self._seen_results = self._seen_seconds = 0.0
-        self._version = 0
         self.delivered_rows = 0
         self.dropped_rows = 0
 
@@ -68,7 +70,6 @@ class Collector:
                 for the next call.
         """
         self._fleet.check()
-        self._version = settings.version
         self._seen_rows, self._seen_results, self._seen_seconds = (
             MEMORY * total for total in (self._seen_rows, self._seen_results, self._seen_seconds)
         )
@@ -114,7 +115,7 @@ class Collector:
         agents = [agent for worker in on_time for agent in worker.agents]
         quota = spread(missing, agents, self._turn, self._num_agents)
         self._turn = (self._turn + missing) % self._num_agents
-        for wave in waves(quota, math.ceil(self._expected_rows), self._row_bytes):
+        for wave in waves(quota, math.ceil(self._expected_rows), self._row_bytes, self._fleet.message_bytes):
             for worker in on_time:
                 results = tuple(wave[list(worker.agents)].tolist())
                 if any(results):
@@ -145,9 +146,9 @@ class Collector:
     def _gather(self, demand: Demand) -> Demand:
         """Waits until something comes and takes it in; after a time-out goes on without those that are late."""
         busy = [worker for worker in self._fleet.workers if worker.tickets]
-        began = time.monotonic()
-        while not (ready := self._fleet.wait(busy, self._patience(busy, began))):
-            if self._time_out is not None and time.monotonic() - began >= self._time_out:
+        deadline = self._deadline(busy)
+        while not (ready := self._fleet.wait(busy, self._patience(busy, deadline))):
+            if time.monotonic() >= deadline:
                 return self._timed_out(demand, busy)
             if self._mark_late(busy):
                 return demand
@@ -156,10 +157,16 @@ class Collector:
                 self._take(*fetched)
         return demand
 
-    def _patience(self, busy: list[Worker], began: float) -> float | None:
+    def _deadline(self, busy: list[Worker]) -> float:
+        """When waiting ends; a process that is still starting is given time for that."""
+        if self._time_out is None:
+            return math.inf
+        starting = any(not worker.started for worker in busy)
+        return time.monotonic() + self._time_out + (START_ALLOWANCE if starting else 0)
+
+    def _patience(self, busy: list[Worker], deadline: float) -> float | None:
         """Seconds until someone has to be called late, or None where nobody ever is."""
-        limits = [] if self._time_out is None else [began + self._time_out]
-        soonest = min([*limits, *map(self._due, busy)])
+        soonest = min([deadline, *map(self._due, busy)])
         return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
 
     def _due(self, worker: Worker) -> float:
@@ -180,13 +187,16 @@ class Collector:
         for worker in busy:
             worker.tickets[0].late = True
         if self._ready:
+            late = "; ".join(f"{worker}: in {self._fleet.where(worker)}" for worker in busy)
+            log.warning("remote_time_out: going on without what does not come: %s", late)
             rows = min(demand.rows, sum(part.rows for part in self._ready.values()))
             return Demand(rows if len(busy) == len(self._fleet.workers) else demand.rows, 1)
         slowest = min(busy, key=lambda worker: worker.tickets[0].begun)
+        where = self._fleet.where(slowest)
         self._fleet.restart(slowest)
         raise RunnerTimeoutError(
             f"remote_time_out: expected a result within {self._time_out} s, none came; the slowest is {slowest}, "
-            "which was restarted"
+            f"which was restarted. It was in {where}"
         )
 
     def _take(self, ticket: Ticket, chunk: Chunk) -> None:
@@ -199,6 +209,6 @@ class Collector:
     def _drop_stale(self) -> None:
         """Drops results that older weights collected than `max_staleness` allows, and counts their rows."""
         for number, part in list(self._ready.items()):
-            if self._version - part.chunk.results[part.first].version > self._max_staleness:
+            if self._fleet.version - part.chunk.results[part.first].version > self._max_staleness:
                 self.dropped_rows += part.rows
                 del self._ready[number]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # A message of about this much is large enough to make its fixed cost (1 ms) small and small enough to overlap.
 MESSAGE_ROWS = 16_384
-MESSAGE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,11 @@ def spread(results: int, agents: Sequence[int], turn: int, num_agents: int) -> N
     return quota
 
 
-def waves(quota: NDArray[np.int_], rows_a_result: int, row_bytes: int) -> list[NDArray[np.int_]]:
+def waves(quota: NDArray[np.int_], rows_a_result: int, row_bytes: int, message_bytes: float) -> list[NDArray[np.int_]]:
     """The quota in portions of about a message a runner: a few results of every agent at a time.
 
     Their size depends on the number of agents and not of processes, so that a seeded run delivers the same order.
     """
-    rows = min(MESSAGE_ROWS, MESSAGE_BYTES // max(row_bytes, 1))
+    rows = int(min(MESSAGE_ROWS, message_bytes // max(row_bytes, 1)))
     most = max(1, rows // max(1, rows_a_result * len(quota)))
     return [np.clip(quota - done, 0, most) for done in range(0, int(quota.max(initial=0)), most)]

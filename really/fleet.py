@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from really.errors import ReallyError, RunnerError
 from really.runner import Acting, Chunk, Order, Runner, RunnerSpec
+from really.transitions import from_record_batch, to_record_batch
 
 log = logging.getLogger("really")
 
@@ -23,6 +26,15 @@ log = logging.getLogger("really")
 MAX_RESTARTS = 3
 # Ray learns of released CPUs with a delay; a manager that follows another waits for them this long (seconds).
 RELEASE_WAIT = 2.0
+
+
+# An order is queued behind the one that a runner works on, so that it never waits for the driver.
+QUEUED_ORDERS = 2
+# A message of about this much is large enough to make its fixed cost (1 ms) small and small enough to overlap.
+MESSAGE_BYTES = 32 << 20
+# The thread of a runner's process that answers while another is in an environment, and how long it is waited for.
+WATCH, WATCH_PATIENCE = "watch", 2.0
+SHARED_MEMORY = "/dev/shm"
 
 
 class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no caller sees it
@@ -70,11 +82,19 @@ class Worker:
 
 
 class Fleet:
-    """Runners that live as long as their manager; subclasses say where."""
+    """Runners that live as long as their manager; subclasses say where.
+
+    Attributes:
+        workers: the runners with their orders.
+        version: of the weights that the next order will be carried out with.
+        message_bytes: about how much one chunk may hold.
+    """
+
+    message_bytes: float = MESSAGE_BYTES
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
-        self._weights: Any = None
+        self._weights: tuple[int, Any] = (-1, None)
         self._acting: Any = None
         shares = np.array_split(np.arange(num_parallel), min(num_workers, num_parallel))
         self.workers = [
@@ -96,18 +116,24 @@ class Fleet:
         """Makes this the way to act that runners take over with their next order; weights follow."""
         self._acting = self._share(acting)
         for worker in self.workers:
-            worker.equipped = False
+            worker.version, worker.equipped = -1, False
 
     def set_weights(self, weights: list[NDArray[Any]]) -> None:
-        """Makes these the weights that runners get with their next order of a new version."""
-        self._weights = self._share(weights)
+        """Makes these the weights that runners get with their next order: a new version."""
+        self._weights = (self.version + 1, self._share(weights))
+
+    @property
+    def version(self) -> int:
+        """How often the weights have changed."""
+        return self._weights[0]
 
     def send(self, worker: Worker, number: int, order: Order) -> None:
         """Queues an order, with weights and way to act where they changed since the runner's last one."""
+        version, weights = self._weights
+        order = replace(order, version=version)
         acting = None if worker.equipped else self._acting
-        weights = None if worker.version == order.settings.version else self._weights
-        handle = self._call(worker.runner, order, weights, acting)
-        worker.version, worker.equipped = order.settings.version, True
+        handle = self._call(worker.runner, order, None if worker.version == version else weights, acting)
+        worker.version, worker.equipped = version, True
         worker.tickets.append(Ticket(number, order, handle, time.monotonic()))
 
     def wait(self, workers: Iterable[Worker], timeout: float | None) -> list[Worker]:
@@ -118,7 +144,7 @@ class Fleet:
     def fetch(self, worker: Worker) -> tuple[Ticket, Chunk] | None:
         """The worker's oldest order and its chunk; None where the runner was lost and gets its orders again."""
         try:
-            chunk = self._get(worker.tickets[0].handle)
+            chunk = self._whole(worker, self._get(worker.tickets[0].handle))
         except RunnerLost as lost:
             self._replace(worker, lost)
             return None
@@ -130,6 +156,10 @@ class Fleet:
         if worker.tickets:
             worker.tickets[0].begun = time.monotonic()
         return ticket, chunk
+
+    def where(self, worker: Worker) -> str:
+        """What a runner is at right now."""
+        return self._where(worker.runner)
 
     def restart(self, worker: Worker) -> None:
         """Ends a runner and starts another in its place, with random streams of its own and no orders."""
@@ -157,6 +187,19 @@ class Fleet:
         for number, order in orders:
             self.send(worker, number, order)
 
+    def _whole(self, worker: Worker, chunk: Chunk) -> Chunk:
+        """A chunk that came in pieces in one; each piece leaves the store before the next is asked for."""
+        if not chunk.more:
+            return chunk
+        first, pieces, piece = chunk, [], chunk
+        while True:
+            pieces.append({name: rows.copy() for name, rows in from_record_batch(piece.batch).items()})
+            if not piece.more:
+                break
+            piece = chunk = self._get(self._ask_rest(worker.runner))
+        columns = {name: np.concatenate([rows[name] for rows in pieces]) for name in pieces[0]}
+        return Chunk(to_record_batch(columns), first.results, first.seconds)
+
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         raise NotImplementedError
 
@@ -164,6 +207,12 @@ class Fleet:
         raise NotImplementedError
 
     def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
+        raise NotImplementedError
+
+    def _ask_rest(self, runner: Any) -> Any:
+        raise NotImplementedError
+
+    def _where(self, runner: Any) -> str:
         raise NotImplementedError
 
     def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
@@ -210,6 +259,9 @@ class LocalFleet(Fleet):
     def _call(self, runner: Runner, order: Order, weights: Any, acting: Any) -> _LocalCall:
         return _LocalCall(runner, order, weights, acting)
 
+    def _where(self, runner: Runner) -> str:
+        return runner.where()
+
     def _wait(self, handles: list[_LocalCall], timeout: float | None) -> list[_LocalCall]:
         return handles[:1]
 
@@ -237,8 +289,9 @@ class RayFleet(Fleet):
         self._job = ray.get_runtime_context().get_job_id()
         wanted = num_workers or max(1, min(num_parallel, int(ray.cluster_resources().get("CPU", 1))))
         workers, self._cpus = self._granted(min(wanted, num_parallel))
-        self._actor = ray.remote(Runner)
-        super().__init__(spec, num_parallel, workers)
+        self.message_bytes = self._message_bytes(workers)
+        self._actor = ray.remote(concurrency_groups={WATCH: 1})(Runner)
+        super().__init__(replace(spec, message_bytes=self.message_bytes), num_parallel, workers)
 
     def check(self) -> None:
         """Refuses to go on with runners of a Ray that was shut down, or that were closed."""
@@ -254,11 +307,22 @@ class RayFleet(Fleet):
         return self._ray.put(thing)
 
     def _start(self, agents: Sequence[int], restart: int) -> Any:
-        options = {"num_cpus": self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        # A restarted runner must not wait for a CPU that went with its node, or that Ray still counts as taken.
+        options = {"num_cpus": 0 if restart else self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
         return self._actor.options(**options).remote(self._spec, agents, restart)
 
     def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
         return runner.collect.remote(order, weights, acting)
+
+    def _ask_rest(self, runner: Any) -> Any:
+        return runner.rest.remote()
+
+    def _where(self, runner: Any) -> str:
+        call = runner.where.options(concurrency_group=WATCH).remote()
+        try:
+            return str(self._ray.get(call, timeout=WATCH_PATIENCE))
+        except self._ray.exceptions.RayError:
+            return "a place that it does not tell: it holds the interpreter, or has not started"
 
     def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
         ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
@@ -274,7 +338,7 @@ class RayFleet(Fleet):
             if isinstance(error.cause, ReallyError):
                 raise error.cause from error
             raise RunnerError(f"a runner failed:\n{error}") from error
-        except exceptions.RayActorError as error:
+        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
             raise RunnerLost(str(error)) from error
 
     def _info(self, runner: Any) -> Any:
@@ -291,6 +355,20 @@ class RayFleet(Fleet):
     def _release(cls, workers: list[Worker]) -> None:
         super()._release(workers)
         _claims.released = time.monotonic()
+
+    def _message_bytes(self, workers: int) -> float:
+        """About what a chunk may hold so that all that are queued fill half of the smallest object store."""
+        stores = [node["Resources"].get("object_store_memory", math.inf) for node in self._ray.nodes() if node["Alive"]]
+        limit = min(stores, default=math.inf) / (2 * QUEUED_ORDERS * workers)
+        if limit < MESSAGE_BYTES:
+            log.warning(
+                "Ray's object store is small (%.0f MB): runners send at most %.1f MB at a time; "
+                "ray.init(object_store_memory=...) makes it larger.",
+                min(stores) / 1e6,
+                limit / 1e6,
+            )
+        warn_of_small_shared_memory(min(stores, default=0))
+        return min(limit, MESSAGE_BYTES)
 
     def _granted(self, wanted: int) -> tuple[int, int]:
         """(processes, CPUs each): as many as wanted where they are free, else fewer, at least one without a CPU."""
@@ -317,6 +395,20 @@ class RayFleet(Fleet):
     def alive(self) -> bool:
         """Whether the runners still hold their CPUs."""
         return self._finalizer.alive
+
+
+def warn_of_small_shared_memory(wanted: float, path: str = SHARED_MEMORY) -> bool:
+    """Says so where the shared memory at `path` cannot hold an object store of `wanted` bytes; returns whether."""
+    if not os.path.isdir(path) or (size := shutil.disk_usage(path).total) >= wanted:
+        return False
+    log.warning(
+        "%s holds %.0f MB, Ray's object store wants %.0f MB: it falls back to the disk, which is slow. "
+        "Enlarge it (in a container: --shm-size), or give ray.init a smaller object_store_memory.",
+        path,
+        size / 1e6,
+        wanted / 1e6,
+    )
+    return True
 
 
 @dataclass

@@ -117,7 +117,6 @@ class SampleManager:
         self.aggregator: Aggregator | None = None
         self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
         self._weights: list[NDArray[Any]] = []
-        self._version = -1
         self._evaluations = 0
         self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
         self._probe = self._environment.probe()
@@ -202,7 +201,6 @@ class SampleManager:
         if self._weights and all(map(np.array_equal, current, self._weights)):
             return
         self._weights = current
-        self._version += 1
         self._fleet.set_weights(current)
 
     def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
@@ -276,7 +274,7 @@ class SampleManager:
             "inference_report": self._acting.exported.report,
             "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
             "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
-            "policy_version": self._version,
+            "policy_version": self._fleet.version,
             "runners": self._fleet.info(),
             **self._collector.info(),
         }
@@ -360,7 +358,7 @@ class SampleManager:
             self.set_agent(self._given_weights)
         policy = self._agent.policy
         policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
-        return Settings(self._version, policy.epsilon, policy.temperature)
+        return Settings(policy.epsilon, policy.temperature)
 
     def _collect(self, total_steps: int | None) -> list[Part]:
         rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)

@@ -5,8 +5,13 @@ A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the dr
 
 from __future__ import annotations
 
+import math
 import os
+import sys
+import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +49,7 @@ class RunnerSpec:
     gae_lambda: float
     entropy: int
     vector: str = "auto"
+    message_bytes: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -60,28 +66,35 @@ class Acting:
 
 @dataclass(frozen=True)
 class Settings:
-    """What may change between two calls: the sampling settings, and which weights are meant."""
+    """How actions are sampled: what may change between two calls, besides the weights."""
 
-    version: int
     epsilon: float
     temperature: float
 
 
 @dataclass(frozen=True)
 class Order:
-    """How many results each of a runner's agents is to collect, in the order of its agents."""
+    """How many results each of a runner's agents is to collect, in the order of its agents, and how.
+
+    `version` is that of the weights to act with; the fleet fills it in when it sends the order.
+    """
 
     results: tuple[int, ...]
     settings: Settings
+    version: int = -1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One message of a runner: rows of whole results, one agent after the other, and how long they took."""
+    """One message of a runner: rows of whole results, one agent after the other, and how long they took.
+
+    Where `more`, the rest of the rows has to be asked for with `Runner.rest`.
+    """
 
     batch: pa.RecordBatch
     results: tuple[Result, ...]
     seconds: float
+    more: bool = False
 
 
 def agent_seed(entropy: int, agent: int, stream: int, restart: int = 0) -> np.random.SeedSequence:
@@ -102,10 +115,23 @@ class Runner:
         ]
         self._version = -1
         self._started = False
+        self._rest: deque[tuple[Columns, int]] = deque()
+        self._thread, self._step = 0, 0
 
     def info(self) -> dict[str, Any]:
         """What this runner is made of: its agents, its kind of environment batch, its process."""
-        return {"agents": self._agents, "environments": self._envs.kind, "pid": os.getpid()}
+        return {
+            "agents": self._agents,
+            "environments": self._envs.kind,
+            "pid": os.getpid(),
+            "tensorflow": "tensorflow" in sys.modules,
+        }
+
+    def where(self) -> str:
+        """What the runner is at right now: the step of its rollout and the stack; asked from another thread."""
+        frame = sys._current_frames().get(self._thread)
+        stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
+        return f"environment {self._envs.name!r}, step {self._step} of the rollout, at\n{stack}"
 
     def equip(self, acting: Acting) -> None:
         """Takes over the way to act; called before the first order, and when the model changes."""
@@ -121,7 +147,8 @@ class Runner:
             self.equip(acting)
         if weights is not None:
             self._forward.set_weights(weights)
-        self._apply(order.settings)
+        self._thread = threading.get_ident()
+        self._apply(order)
         began, quota = time.perf_counter(), np.asarray(order.results)
         try:
             rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
@@ -132,17 +159,31 @@ class Runner:
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
         columns = self._deliverable(rollout, results)
         self._check_numbers(columns, results)
-        batch = to_record_batch(columns)
-        return Chunk(batch, results, time.perf_counter() - began)
+        return self._chunk(columns, 0, results, time.perf_counter() - began)
+
+    def rest(self) -> Chunk:
+        """The next rows of the oldest chunk that was too large for one message."""
+        columns, start = self._rest.popleft()
+        return self._chunk(columns, start, (), 0.0)
+
+    def _chunk(self, columns: Columns, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
+        """The rows from `start` on as far as they fit into a message; what does not fit is kept for `rest`."""
+        rows = len(columns["reward"])
+        row_bytes = sum(column.nbytes for column in columns.values()) / rows
+        stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
+        if stop < rows:
+            self._rest.appendleft((columns, stop)) if start else self._rest.append((columns, stop))
+        batch = to_record_batch({name: column[start:stop] for name, column in columns.items()})
+        return Chunk(batch, results, seconds, more=stop < rows)
 
     def close(self) -> None:
         """Closes the environments."""
         self._envs.close()
 
-    def _apply(self, settings: Settings) -> None:
-        self._version = settings.version
-        self._policy.epsilon = settings.epsilon
-        self._policy.temperature = settings.temperature
+    def _apply(self, order: Order) -> None:
+        self._version = order.version
+        self._policy.epsilon = order.settings.epsilon
+        self._policy.temperature = order.settings.temperature
         if not self._started:
             self._envs.reset()
             self._started = True
@@ -186,7 +227,7 @@ class Runner:
 
     def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
         """One step of the active environments, written to column `step`; no Python object a transition."""
-        envs, policy = self._envs, self._policy
+        envs, policy, self._step = self._envs, self._policy, step
         outputs = self._forward(envs.observations)
         check_finite(outputs, policy.required_outputs)
         actions = self._sample(outputs, step % NOISE_STEPS)

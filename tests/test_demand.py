@@ -57,7 +57,7 @@ def test_results_are_shared_out_evenly_and_in_turn(results: int, turn: int, expe
 
 def test_waves_add_up_and_are_of_about_a_message() -> None:
     quota = np.array([1000, 999, 998])
-    found = waves(quota, rows_a_result=10, row_bytes=60)
+    found = waves(quota, rows_a_result=10, row_bytes=60, message_bytes=32 << 20)
     np.testing.assert_array_equal(np.sum(found, axis=0), quota)
     assert max(wave.sum() * 10 for wave in found) <= 16_384
-    assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20)] == [1] * 1000
+    assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20, message_bytes=32 << 20)] == [1] * 1000
