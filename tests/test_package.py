@@ -1,0 +1,144 @@
+"""The package: what importing it costs, what its parts do without, and that its wheel works without the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import really
+
+ROOT = Path(__file__).parents[1]
+SITE_PACKAGES = sysconfig.get_path("purelib")
+
+USE_BUFFER = """
+import numpy as np
+from really import ReplayBuffer
+buffer = ReplayBuffer(100, ["state", "reward"], seed=0)
+buffer.put({"state": np.arange(40, dtype=np.float32).reshape(10, 4), "reward": [1.0] * 10})
+batch = buffer.sample(32)
+assert batch["state"].shape == (32, 4)
+assert batch["reward"].sum() == 32
+"""
+
+COLLECT = """
+import gymnasium
+import tensorflow as tf
+from really import SampleManager
+
+def network():
+    state = tf.keras.Input((4,))
+    return tf.keras.Model(state, {"q_values": tf.keras.layers.Dense(2)(state)})
+
+with SampleManager(network, "CartPole-v1", 2, 20, num_steps=10, num_workers=1, use_ray=USE_RAY) as manager:
+    assert len(manager.get_data()["reward"]) == 20
+"""
+
+BLOCK = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code: str, cwd: Path, python: str | Path = sys.executable, **environment: str) -> str:
+    """Runs code in a process of its own, in a folder that is not the checkout; what it wrote to both streams."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    done = subprocess.run(
+        [python, "-c", code], cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_import_is_light(tmp_path: Path) -> None:
+    heavy = ("tensorflow", "keras", "ray", "matplotlib", "pyarrow", "ai_edge_litert", "ale_py", "gym")
+    code = "import sys, really; from really import SampleManager, ReplayBuffer; print(*sys.modules)"
+    imported = set(run(code, tmp_path, PYTHONPATH=str(ROOT)).split())
+    assert "really.manager" in imported
+    assert not imported & set(heavy)
+
+
+def test_the_buffer_does_without_the_heavy_packages(tmp_path: Path) -> None:
+    block = BLOCK.replace("BLOCKED", repr(("tensorflow", "keras", "ray", "matplotlib")))
+    run(block + USE_BUFFER, tmp_path, PYTHONPATH=str(ROOT))
+    refused = "\ntry:\n    import ray\nexcept ImportError as error:\n    print(error)"
+    assert run(block + refused, tmp_path) == "ray is blocked\n"
+
+
+def test_it_is_importable_from_any_folder(tmp_path: Path) -> None:
+    """`make setup` has installed the checkout, so nothing but the interpreter is needed."""
+    if not list(Path(SITE_PACKAGES).glob("really-*.dist-info")):
+        pytest.skip("not installed in this environment: `make setup` does it")
+    assert run("import really; print(really.__version__)", tmp_path).strip() == really.__version__
+
+
+def test_without_a_running_ray_a_manager_starts_it_and_says_so(tmp_path: Path) -> None:
+    code = COLLECT.replace("USE_RAY", "True") + "\nimport ray\nassert ray.is_initialized()\nray.shutdown()"
+    said = run(code, tmp_path, PYTHONPATH=str(ROOT))
+    assert "Ray is not initialised: starting it on this machine" in said
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An sdist of the checkout's files and the wheel that is built from it, offline, away from the checkout."""
+    folder = tmp_path_factory.mktemp("build")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).exists():
+            (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "tree" / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(folder / "tree")]
+    built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert built.returncode == 0, built.stdout
+    (sdist,), (wheel,) = (folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir() if path.suffix in {".pyx", ".pxd", ".h"}}
+    assert sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml", "really/_ring.pyi"} <= names
+    assert not {name for name in names if name.endswith((".c", ".so", ".pyc")) or name.startswith(("build/", "runs/"))}
+
+
+def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> None:
+    names = set(zipfile.ZipFile(distributions[1]).namelist())
+    modules = {f"really/{path.name}" for path in (ROOT / "really").glob("*.py")}
+    assert modules | {"really/py.typed", "really/_ring.pyi"} <= names
+    assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
+    assert any(name.startswith("really/_ring.") and name.endswith(".so") for name in names)
+
+
+def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(distributions[1])], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # A path alone: what a .pth file there says, the checkout among it, does not hold for this environment.
+    (packages / "dependencies.pth").write_text(SITE_PACKAGES + "\n")
+    where = run("import really; print(really.__file__)", tmp_path, python).strip()
+    assert Path(where).is_relative_to(venv)
+    run(USE_BUFFER + COLLECT.replace("USE_RAY", "False"), tmp_path, python)
+
+
+def test_python_3_11_is_the_oldest() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'requires-python = ">=3.11"' in text
+    assert f'version = "{really.__version__}"' in text
