@@ -1,0 +1,106 @@
+"""The README: its Python runs, its error is the real one, and it names the whole API."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import really
+from really import ReplayBuffer, SampleManager, utils
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+QUICK_START, *API = blocks("python")
+
+
+def public_names(thing: Any) -> set[str]:
+    """Public methods and properties of a class."""
+    return {name for name in vars(thing) if not name.startswith("_")}
+
+
+def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
+    script = tmp_path / "quick_start.py"
+    script.write_text(QUICK_START)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert len([line for line in QUICK_START.splitlines() if line.strip()]) <= 20
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_every_other_block_runs_and_the_error_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "readme"}
+    for number, block in enumerate(API):
+        exec(compile(block, f"README.md, block {number}", "exec"), names)
+    assert len(names["batch"]["reward"]) == 32
+    assert names["epoch"] == 3
+    (session,) = blocks("pycon")
+    command, said = session.removeprefix(">>> ").rstrip().split("\n")
+    with pytest.raises(really.ReallyError) as caught:
+        eval(command, names)
+    assert said == f"{type(caught.value).__module__}.{type(caught.value).__qualname__}: {caught.value}"
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert "\nmake demo " in first_screen
+    assert "\nmake test " in first_screen
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= {*targets}
+
+
+@pytest.mark.parametrize(
+    "thing", [SampleManager, ReplayBuffer, utils, really], ids=["SampleManager", "ReplayBuffer", "utils", "really"]
+)
+def test_the_whole_api_is_named(thing: Any) -> None:
+    names = public_names(thing) if inspect.isclass(thing) else set(thing.__all__)
+    if inspect.isclass(thing):
+        names |= set(inspect.signature(thing).parameters) - {"keys"}
+    missing = {name for name in names if not re.search(rf"\b{name}\b", README)}
+    assert not missing
+
+
+def test_the_agents_methods_are_named() -> None:
+    from really.agent import Agent
+
+    assert not {name for name in public_names(Agent) if f"{name}(" not in README}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/changelog.md"])
+def test_links_lead_to_files(document: str) -> None:
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_example_has_its_row() -> None:
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")} - {"report.py"}
+    rows = set(re.findall(r"^\| `examples/(\w+\.py)` \|", README, re.MULTILINE))
+    assert rows == scripts
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = {path.name for path in (ROOT / "really").glob("*.py")} | {path.name for path in ROOT.glob("csrc/*.p*")}
+    assert not {name for name in modules - {"__init__.py"} if f"`{name}`" not in text}
+
+
+def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "error", str(ROOT / "docs" / "figures.py"), str(tmp_path)], check=True)
+    text = (tmp_path / "architecture.svg").read_text()
+    assert text.startswith("<?xml")
+    assert len(text) == pytest.approx(len((ROOT / "docs" / "architecture.svg").read_text()), rel=0.1)
