@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from really.demand import Demand, Part, spread, waves
@@ -16,6 +17,8 @@ log = logging.getLogger("really")
 
 # A runner is late when it takes this much longer than the others need for an order (plus a fixed allowance).
 LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
+# Rows of all agents together that are streamed at a time: few enough for new settings to apply soon.
+STREAMED_ROWS = 4096
 # Seconds that a process may take to start, besides `remote_time_out`.
 START_ALLOWANCE = 30.0
 # How much of what is known of results' lengths and pace is kept from call to call.
@@ -84,6 +87,31 @@ class Collector:
             for worker in self._fleet.workers:
                 worker.planned.clear()
         return self._deliver(demand)
+
+    def stream(self, settings: Callable[[], Settings], enough: Callable[[], bool]) -> Iterator[Part]:
+        """Chunks as they come, each runner with one more order queued, until `enough`; then what is under way.
+
+        Settings are asked for anew with each order. Whoever takes the chunks slows the runners down by taking his time.
+        """
+        self._fleet.check()
+        while True:
+            if not enough():
+                self._keep_busy(settings)
+            busy = [worker for worker in self._fleet.workers if worker.tickets]
+            if not busy:
+                return
+            for worker in self._fleet.wait(busy, None):
+                if fetched := self._fleet.fetch(worker):
+                    self._take(*fetched)
+            yield from self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
+
+    def _keep_busy(self, settings: Callable[[], Settings]) -> None:
+        rows = self._num_agents * self._expected_rows
+        results = max(1, int(STREAMED_ROWS // rows)) if rows else 1
+        for worker in self._fleet.workers:
+            while len(worker.tickets) < QUEUED_ORDERS:
+                self._serial += 1
+                self._fleet.send(worker, self._serial, Order((results,) * len(worker.agents), settings()))
 
     def _deliver(self, demand: Demand) -> list[Part]:
         numbers = sorted(self._ready)

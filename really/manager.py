@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from really import checkpoints, inference
 from really.aggregator import Aggregator
+from really.background import BackgroundCollection
 from really.buffer import ReplayBuffer
-from really.collector import Collector
+from really.collector import STREAMED_ROWS, Collector
 from really.config import Kwargs, check_count, checked
 from really.demand import Part
 from really.environments import EnvironmentSpec, make_batch
@@ -24,6 +25,7 @@ from really.errors import InvalidValueError, ModelError, ReallyError, one_of
 from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
 from really.policy import VALUE_OUTPUTS
+from really.rate_limiter import RateLimiter
 from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
 from really.transitions import Columns, concatenate, from_record_batch, schema
@@ -114,6 +116,7 @@ class SampleManager:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Kwargs(checked(arguments))
         self.buffer: ReplayBuffer | None = None
+        self._background: BackgroundCollection | None = None
         self.aggregator: Aggregator | None = None
         self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
         self._weights: list[NDArray[Any]] = []
@@ -156,6 +159,35 @@ class SampleManager:
             buffer.put(part.batch)
         return sum(part.rows for part in parts)
 
+    def collect_in_background(
+        self,
+        samples_per_insert: float | None = None,
+        *,
+        min_rows: int = 1,
+        error_buffer: float | None = None,
+        max_rows: int | None = None,
+    ) -> BackgroundCollection:
+        """Lets the runners fill the buffer while the learner trains: `with manager.collect_in_background(): ...`.
+
+        Weights and settings apply from the next chunk begun. What is under way is bounded: two chunks a runner.
+
+        Args:
+            samples_per_insert: rows that `sample` may draw for each row collected; the faster side waits for the other.
+                None limits neither.
+            min_rows: rows to collect before `sample` goes on.
+            error_buffer: samples by which either side may be ahead; by default those for two chunks of all runners.
+            max_rows: end after about so many rows.
+        """
+        self._refuse_background("collect_in_background()")
+        if error_buffer is None:
+            error_buffer = 2.0 * STREAMED_ROWS * (samples_per_insert or 1.0)
+        limiter = RateLimiter(samples_per_insert, check_count("min_rows", min_rows, 0), error_buffer)
+        self._sync()
+        self._background = BackgroundCollection(
+            self._collector, self._buffer(), self._settings, limiter, max_rows and check_count("max_rows", max_rows)
+        )
+        return self._background
+
     def set_epsilon(self, epsilon: float) -> None:
         """Sets the probability of a random action, in [0, 1], from the next row collected."""
         self.kwargs["epsilon"] = epsilon
@@ -183,6 +215,8 @@ class SampleManager:
     def sample(self, sample_size: int, from_buffer: bool = True) -> Columns:
         """`sample_size` rows: drawn uniformly from the buffer, or collected anew with the current agent."""
         if from_buffer:
+            if self._background is not None:
+                self._background.before_sample(sample_size)
             return self._buffer().sample(sample_size)
         size = check_count("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
@@ -277,12 +311,15 @@ class SampleManager:
             "policy_version": self._fleet.version,
             "runners": self._fleet.info(),
             **self._collector.info(),
+            **(self._background.info() if self._background else {}),
         }
 
     # ------------------------------------------------------------------------------------------ its life
 
     def close(self) -> None:
         """Releases the runners and their processes; the buffer and the agent stay usable."""
+        if self._background is not None and self._background.running:
+            self._background.stop()
         self._fleet.close()
 
     def __enter__(self) -> Self:
@@ -300,16 +337,17 @@ class SampleManager:
 
     def _equip(self) -> None:
         """Builds the agent and hands runners the way to act; again where `model_kwargs` changed."""
-        self._model_kwargs, self._given_weights = self.kwargs["model_kwargs"], self.kwargs["weights"]
-        self._agent = self._build_agent()
-        policy = self._agent.policy
+        model_kwargs, weights = dict(self.kwargs["model_kwargs"]), self.kwargs["weights"]
+        agent = self._build_agent()
+        acting, policy = self._export(agent), agent.policy
         self._schema = schema(
             observation_leaves(self._probe.observation_space),
             policy.action_shape,
             policy.action_dtype,
             self.kwargs["returns"],
         )
-        self._acting = self._export()
+        # All that can be refused is done: what was given before this call holds until here.
+        self._agent, self._acting, self._model_kwargs, self._given_weights = agent, acting, model_kwargs, weights
         self._collector = Collector(
             self._fleet,
             self.kwargs["num_parallel"],
@@ -334,10 +372,10 @@ class SampleManager:
         rng = np.random.default_rng(self._stream(AGENT_STREAM))
         return Agent(model, *spaces, given["action_sampling_type"], rng=rng, make_model=make_model)
 
-    def _export(self) -> Acting:
+    def _export(self, agent: Agent) -> Acting:
         from really.export import export
 
-        space, given, agent = self._probe.observation_space, self.kwargs, self._agent
+        space, given = self._probe.observation_space, self.kwargs
         value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
         if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
             raise ModelError(
@@ -352,15 +390,24 @@ class SampleManager:
     def _sync(self) -> Settings:
         """Applies what was changed in `kwargs` since the last call, and says what now holds."""
         if self.kwargs["model_kwargs"] != self._model_kwargs:
+            self._refuse_background("a change of model_kwargs")
             self._equip()
         if self.kwargs["weights"] is not self._given_weights:
+            self.set_agent(self.kwargs["weights"])
             self._given_weights = self.kwargs["weights"]
-            self.set_agent(self._given_weights)
         policy = self._agent.policy
         policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
-        return Settings(policy.epsilon, policy.temperature)
+        return self._settings()
+
+    def _settings(self) -> Settings:
+        return Settings(self.kwargs["epsilon"], self.kwargs["temperature"])
+
+    def _refuse_background(self, what: str) -> None:
+        if self._background is not None and self._background.running:
+            raise ReallyError(f"{what}: expected no collection in the background; stop() the one that runs")
 
     def _collect(self, total_steps: int | None) -> list[Part]:
+        self._refuse_background("collecting")
         rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
         return self._collector.collect(rows, self._sync())
 

@@ -1,0 +1,95 @@
+"""Background collection: a thread that keeps the buffer supplied by the runners while the learner trains."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from really.buffer import ReplayBuffer
+from really.collector import Collector
+from really.errors import ReallyError
+from really.rate_limiter import RateLimiter
+from really.runner import Settings
+
+
+class BackgroundCollection:
+    """Runners work, and their chunks go into the buffer, until `stop()` or the end of the `with` block.
+
+    What is under way is bounded: each runner works on one chunk and has one more queued. Where the rate limiter holds
+    inserting back, no further chunk is ordered, so that runners wait instead of filling the object store.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        buffer: ReplayBuffer,
+        settings: Callable[[], Settings],
+        limiter: RateLimiter,
+        max_rows: int | None = None,
+    ) -> None:
+        self._collector, self._buffer, self._settings = collector, buffer, settings
+        self._limiter, self._max_rows = limiter, max_rows
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="really-background", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether rows still come in."""
+        return self._thread.is_alive()
+
+    @property
+    def rows(self) -> int:
+        """How many rows have been put into the buffer."""
+        return self._limiter.inserted
+
+    def info(self) -> dict[str, Any]:
+        """Running figures: rows put and sampled, seconds that either side was held back."""
+        return {
+            "background_rows": self._limiter.inserted,
+            "background_sampled": self._limiter.sampled,
+            **{f"background_{side}_blocked": round(s, 3) for side, s in self._limiter.blocked_seconds.items()},
+        }
+
+    def before_sample(self, rows: int) -> None:
+        """Holds a learner back that samples faster than `samples_per_insert` allows.
+
+        Raises:
+            ReallyError: what ended collecting, where it ended by an error.
+        """
+        self._limiter.sample(rows, pointless=lambda: not self.running)
+        self._raise()
+
+    def stop(self) -> None:
+        """Ends collecting; chunks under way are still stored. Raises what ended it, where that was an error."""
+        self._stopping.set()
+        self._thread.join()
+        self._raise()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise ReallyError(f"background collection ended with {type(error).__name__}: {error}") from error
+
+    def _enough(self) -> bool:
+        return self._stopping.is_set() or (self._max_rows is not None and self.rows >= self._max_rows)
+
+    def _run(self) -> None:
+        try:
+            for part in self._collector.stream(self._settings, self._enough):
+                self._limiter.await_insert(pointless=self._stopping.is_set)
+                self._buffer.put(part.batch)
+                self._limiter.insert(part.rows)
+        except BaseException as error:  # raised again in the thread that stops or samples
+            self._error = error
