@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ class Counter(Env[np.ndarray, int]):
 
     def _show(self) -> np.ndarray:
         return np.array([self.count], np.float32)
+
+
+class Wide(Counter):
+    """Shows its count 4,000 times over: 16 kB an observation."""
+
+    def __init__(self) -> None:
+        super().__init__(length=10**6)
+        self.observation_space = spaces.Box(0, np.inf, (4000,), np.float32)
+
+    def _show(self) -> np.ndarray:
+        return np.full(4000, self.count, np.float32)
 
 
 class SlowAlone(Counter):
@@ -70,3 +82,12 @@ class Raising(Counter):
         if self.count + 1 == self.at:
             raise OSError("the simulator broke down")
         return super().step(action)
+
+
+class Fragile(Counter):
+    """Dies at every start in a runner, but not in the process that first probed it."""
+
+    def __init__(self, alive: int) -> None:
+        super().__init__()
+        if os.getpid() != alive:
+            raise OSError("no licence for the simulator")

@@ -1,0 +1,178 @@
+"""Faults with real processes: runners that are killed, that die at every start, that hang; Ctrl-C; small stores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really import RunnerError, SampleManager
+from really.fleet import warn_of_small_shared_memory
+from tests.environments import Counter, Fragile
+from tests.models import QNet
+
+
+def make(environment: Any = Counter, **changes: Any) -> SampleManager:
+    given = {"num_parallel": 4, "total_steps": 400, "num_steps": 50, "returns": ["agent", "episode_end"], **changes}
+    return SampleManager(QNet, environment, **given)
+
+
+def check_rows(data: dict[str, np.ndarray]) -> None:
+    """Every row is whole, and follows the one before unless that one was the last of its trajectory."""
+    np.testing.assert_array_equal(data["state_new"], data["state"] + 1)
+    follows = data["episode_end"][:-1] == 0
+    np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
+    np.testing.assert_array_equal(data["agent"][1:][follows], data["agent"][:-1][follows])
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_sigkill_of_runners_loses_and_repeats_no_row(caplog: pytest.LogCaptureFixture) -> None:
+    kill_runners(5, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_runtime")
+def test_sigkill_of_runners_fifty_times(caplog: pytest.LogCaptureFixture) -> None:
+    kill_runners(50, caplog)
+
+
+def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Kills a runner at a random moment of a call, again and again; each environment counts its steps for ever."""
+    rng = np.random.default_rng(kills)
+    with make(env_config={"length": 10**6}, total_steps=20_000, num_steps=100, num_workers=2) as manager:
+        manager.get_data()
+        for _ in range(kills):
+            victim = int(rng.choice([runner["pid"] for runner in manager.info()["runners"]]))
+            timer = threading.Timer(rng.random() * 0.15, os.kill, (victim, signal.SIGKILL))
+            timer.start()
+            data = manager.get_data()
+            timer.join()
+            assert len(data["reward"]) == 20_000
+            check_rows(data)
+            # An environment that lives on never shows a count twice, one that was replaced starts at 0 again.
+            for agent in range(4):
+                counts = data["state"][data["agent"] == agent, 0]
+                restarts = np.flatnonzero(np.diff(counts) != 1)
+                assert len(restarts) <= 2
+                assert (counts[restarts + 1] == 0).all()
+        runners = manager.info()["runners"]
+    assert sum(runner["restarts"] for runner in runners) == kills
+    assert caplog.text.count("was lost and is restarted") == kills
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_runner_that_dies_at_every_start_ends_the_call_with_its_traceback() -> None:
+    with (
+        make(Fragile, env_config={"alive": os.getpid()}) as manager,
+        pytest.raises(RunnerError, match=r"(?s)died \d times in a row.*OSError: no licence for the simulator"),
+    ):
+        manager.get_data()
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
+    with make() as manager:
+        manager.get_data()
+        info = manager.info()
+        assert info["inference"] == "litert"
+        assert [runner["tensorflow"] for runner in info["runners"]] == [False] * len(info["runners"])
+        for runner in info["runners"]:
+            status = Path(f"/proc/{runner['pid']}/status").read_text()
+            resident = int(status.split("VmRSS:")[1].split()[0])
+            assert resident < 200_000, "kB, by the issue at most 200 MB"
+
+
+def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A script in a process and a session of its own, as a user would run it."""
+    prelude = """
+        import os, signal, sys, threading, time
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import numpy as np, ray
+        from really import SampleManager, ReallyError
+        from tests.environments import Counter
+        from tests.models import QNet
+    """
+    script = textwrap.dedent(prelude) + textwrap.dedent(text)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def test_ctrl_c_stops_cleanly_and_leaves_nothing_behind() -> None:
+    before = set(Path("/dev/shm").iterdir())
+    done = run_script(
+        """
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
+        manager.get_data()
+        print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            manager.get_data(total_steps=50_000_000)
+            print("not interrupted")
+        except KeyboardInterrupt:
+            print("interrupted")
+        print("rows", len(manager.get_data()["reward"]))
+        """
+    )
+    assert "interrupted\n" in done.stdout, done.stderr
+    assert "not interrupted" not in done.stdout
+    assert "rows 400" in done.stdout, done.stderr
+    pids = done.stdout.split("pids")[1].splitlines()[0].split()
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    while (files := set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not files
+
+
+def test_ray_shutdown_under_a_live_manager_is_said() -> None:
+    done = run_script(
+        """
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        manager = SampleManager(QNet, Counter, 2, 100, num_steps=50)
+        manager.get_data()
+        ray.shutdown()
+        try:
+            manager.get_data()
+        except ReallyError as error:
+            print("error:", error)
+        manager.close()
+        """
+    )
+    assert "error: the Ray runtime of this manager: expected it to be running, but ray.shutdown()" in done.stdout
+
+
+def test_a_small_object_store_means_smaller_chunks_and_a_warning() -> None:
+    done = run_script(
+        """
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+        from tests.environments import Wide
+        manager = SampleManager(QNet, Wide, 4, 4000, num_steps=1000, returns=["agent"])
+        for _ in range(2):
+            data = manager.get_data()
+            print("rows", len(data["reward"]), (data["state_new"] == data["state"] + 1).all(), data["state"].nbytes)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Ray's object store is small" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["rows 4000 True 64000000"] * 2
+
+
+def test_a_small_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert not warn_of_small_shared_memory(1)
+    assert not warn_of_small_shared_memory(1, path="/no/such/folder")
+    assert warn_of_small_shared_memory(1 << 60)
+    assert "/dev/shm holds" in caplog.text
+    assert "--shm-size" in caplog.text
