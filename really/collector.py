@@ -53,19 +53,23 @@ class Collector:
         self._seen_rows = self._seen_results = self._seen_seconds = 0.0
         self.delivered_rows = 0
         self.dropped_rows = 0
+        self.waited_seconds = 0.0
 
     def info(self) -> dict[str, Any]:
-        """Running figures: rows delivered and dropped, rows kept for the next call, rows a second of a runner."""
+        """Running figures: rows delivered, dropped and kept for the next call, orders queued, time waited, pace."""
         return {
             "delivered_rows": self.delivered_rows,
             "dropped_rows": self.dropped_rows,
             "kept_rows": sum(part.rows for part in self._ready.values()),
             "queued_orders": sum(len(worker.tickets) for worker in self._fleet.workers),
+            "waited_seconds": round(self.waited_seconds, 3),
             "rows_per_second_per_runner": self._seen_rows / self._seen_seconds if self._seen_seconds else 0.0,
         }
 
-    def collect(self, rows: int, settings: Settings) -> list[Part]:
+    def collect(self, rows: int, settings: Settings, progress: Callable[[int], None] = lambda rows: None) -> list[Part]:
         """Whole results with at least `rows` rows: the fewest of those that came, older ones first.
+
+        `progress` is told how many rows are there whenever some came.
 
         Raises:
             RunnerTimeoutError: nothing came within `remote_time_out` seconds.
@@ -83,6 +87,7 @@ class Collector:
                 self._plan(demand, settings)
                 self._submit()
                 demand = self._gather(demand)
+                progress(sum(part.rows for part in self._ready.values()))
         finally:
             for worker in self._fleet.workers:
                 worker.planned.clear()
@@ -174,12 +179,13 @@ class Collector:
     def _gather(self, demand: Demand) -> Demand:
         """Waits until something comes and takes it in; after a time-out goes on without those that are late."""
         busy = [worker for worker in self._fleet.workers if worker.tickets]
-        deadline = self._deadline(busy)
+        deadline, began = self._deadline(busy), time.monotonic()
         while not (ready := self._fleet.wait(busy, self._patience(busy, deadline))):
             if time.monotonic() >= deadline:
                 return self._timed_out(demand, busy)
             if self._mark_late(busy):
                 return demand
+        self.waited_seconds += time.monotonic() - began
         for worker in ready:
             if fetched := self._fleet.fetch(worker):
                 self._take(*fetched)

@@ -25,9 +25,11 @@ from really.errors import InvalidValueError, ModelError, ReallyError, one_of
 from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
 from really.policy import VALUE_OUTPUTS
+from really.progress import advance, progress_bar
 from really.rate_limiter import RateLimiter
 from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
+from really.summary import Summary
 from really.transitions import Columns, concatenate, from_record_batch, schema
 
 if TYPE_CHECKING:
@@ -132,12 +134,13 @@ class SampleManager:
 
     # ------------------------------------------------------------------------------------------ collecting
 
-    def get_data(self, do_print: bool = False, total_steps: int | None = None) -> Columns:
+    def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
         """Collects at least `total_steps` rows with the current weights and settings; blocks until they are there.
 
         Args:
             do_print: print how many rows came, and their mean reward.
             total_steps: rows for this call; by default the manager's.
+            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
 
         Returns:
             A dict of arrays `[row, ...]` that belong to the caller. Each agent's results stand together, in time
@@ -145,16 +148,16 @@ class SampleManager:
             Dict or Tuple), `action`, `reward`, `not_done` (0 at the end of an episode, whatever ended it),
             `terminal` (1 at true termination only), and the columns asked for with `returns`.
         """
-        parts = self._collect(total_steps)
+        parts = self._collect(total_steps, progress)
         data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts])
         if do_print:
             print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
         return data
 
-    def collect(self, steps: int | None = None) -> int:
+    def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
         """Collects at least `steps` rows straight into the buffer, with no array in between; returns how many."""
         buffer = self._buffer()
-        parts = self._collect(steps)
+        parts = self._collect(steps, progress)
         for part in parts:
             buffer.put(part.batch)
         return sum(part.rows for part in parts)
@@ -254,6 +257,7 @@ class SampleManager:
         evaluation_measure: str = "time",
         render: bool = False,
         do_print: bool = False,
+        progress: bool | None = None,
     ) -> list[int] | list[float] | tuple[list[int], list[float]]:
         """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
 
@@ -263,7 +267,7 @@ class SampleManager:
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
         evaluation = self._evaluate(
-            check_count("max_steps", max_steps), check_count("test_episodes", test_episodes), render
+            check_count("max_steps", max_steps), check_count("test_episodes", test_episodes), render, progress
         )
         steps, rewards = evaluation.steps.tolist(), evaluation.rewards.tolist()
         if do_print:
@@ -297,22 +301,24 @@ class SampleManager:
             raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
         self.aggregator.update(**kwargs)
 
-    def info(self) -> dict[str, Any]:
-        """What the manager is made of and how it runs; asks every runner, so not meant for a loop."""
-        return {
-            "environment": self._probe.name,
-            "observation_space": str(self._probe.observation_space),
-            "action_space": str(self._probe.action_space),
-            "action_sampling_type": self._acting.sampling_type,
-            "inference": self._acting.exported.kind,
-            "inference_report": self._acting.exported.report,
-            "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
-            "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
-            "policy_version": self._fleet.version,
-            "runners": self._fleet.info(),
-            **self._collector.info(),
-            **(self._background.info() if self._background else {}),
-        }
+    def info(self) -> Summary:
+        """What the manager is made of and how it runs, a dict that prints well; asks the runners, so not for a loop."""
+        return Summary(
+            {
+                "environment": self._probe.name,
+                "observation_space": str(self._probe.observation_space),
+                "action_space": str(self._probe.action_space),
+                "action_sampling_type": self._acting.sampling_type,
+                "inference": self._acting.exported.kind,
+                "inference_report": self._acting.exported.report,
+                "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
+                "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
+                "policy_version": self._fleet.version,
+                "runners": self._fleet.info(),
+                **self._collector.info(),
+                **(self._background.info() if self._background else {}),
+            }
+        )
 
     # ------------------------------------------------------------------------------------------ its life
 
@@ -406,12 +412,13 @@ class SampleManager:
         if self._background is not None and self._background.running:
             raise ReallyError(f"{what}: expected no collection in the background; stop() the one that runs")
 
-    def _collect(self, total_steps: int | None) -> list[Part]:
+    def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         self._refuse_background("collecting")
         rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
-        return self._collector.collect(rows, self._sync())
+        with progress_bar("collecting", rows, "step", progress) as bar:
+            return self._collector.collect(rows, self._sync(), functools.partial(advance, bar))
 
-    def _evaluate(self, max_steps: int, episodes: int, render: bool) -> Evaluation:
+    def _evaluate(self, max_steps: int, episodes: int, render: bool, progress: bool | None) -> Evaluation:
         self._sync()
         self._evaluations += 1
         size = 1 if render else min(episodes, EVALUATION_ENVS)
@@ -421,7 +428,8 @@ class SampleManager:
             forward = inference.load(self._acting.exported, size)
             forward.set_weights(self._weights)
             evaluation = Evaluation(envs, forward, self._agent.policy, episodes, max_steps)
-            evaluation.run()
+            with progress_bar("testing", episodes, "episode", progress) as bar:
+                evaluation.run(lambda run: advance(bar, run.finished))
         finally:
             envs.close()
         return evaluation

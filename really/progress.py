@@ -1,0 +1,22 @@
+"""Progress bars: shown when asked for, or on a terminal for whatever takes longer than two seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+# Seconds that something may take before a bar appears that nobody asked for.
+PATIENCE = 2.0
+
+
+def progress_bar(what: str, total: int, unit: str, wanted: bool | None = None) -> tqdm[Any]:
+    """A bar from 0 to `total`; `wanted` True shows it at once, False never, None on a terminal after two seconds."""
+    delay = 0.0 if wanted else PATIENCE
+    disable = None if wanted is None else not wanted
+    return tqdm(total=total, desc=what, unit=unit, delay=delay, disable=disable, leave=bool(wanted), mininterval=0.2)
+
+
+def advance(bar: tqdm[Any], done: int) -> None:
+    """Moves a bar to `done`, however far it was."""
+    bar.update(done - bar.n)
