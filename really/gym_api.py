@@ -92,8 +92,9 @@ class Environment:
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             return False
         # An old environment's observation may be a pair with a dict in it; its space knows.
-        space = getattr(self.env, "observation_space", None)
-        return type(space).__name__ != "Tuple" or space is None or not space.contains(result)
+        space: Any = getattr(self.env, "observation_space", None)
+        parts = [type(part).__name__ for part in space.spaces] if type(space).__name__ == "Tuple" else []
+        return parts[1:] != ["Dict"] or not space.contains(result)
 
     def _seed_spaces(self, seed: int) -> None:
         """Environments that sample their own spaces repeat too."""
@@ -322,9 +323,10 @@ def gymnasium_spec(name: str) -> Any:
 
 
 def _unregistered() -> tuple[type[Exception], ...]:
+    """Unknown, outdated and malformed ids, and ids of a package that is not there."""
     from gymnasium import error
 
-    return error.UnregisteredEnv, error.DeprecatedEnv, ModuleNotFoundError
+    return error.Error, ModuleNotFoundError
 
 
 def _gym_knows(name: str) -> bool:
