@@ -106,6 +106,8 @@ def check_weights(
     shapes: Sequence[tuple[int, ...]], weights: Sequence[NDArray[Any]], names: Sequence[str] | None = None
 ) -> None:
     """ModelError that names expected and received shapes, unless `weights` have exactly `shapes`."""
+    if not isinstance(weights, Sequence | np.ndarray):
+        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, came {type(weights).__name__}")
     came = [tuple(np.shape(weight)) for weight in weights]
     if len(came) != len(shapes):
         raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, came {len(came)} of {came}")

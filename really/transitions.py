@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import InvalidValueError, one_of
+from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +50,8 @@ class Column:
 
 def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
     """The requested extra columns, without repeats, in the order given; unknown names are refused."""
+    if isinstance(returns, str) or not isinstance(returns, Iterable):
+        raise InvalidTypeError(f"returns: expected a list of names, came {returns!r} ({type(returns).__name__})")
     names = tuple(dict.fromkeys(returns))
     for name in names:
         if name not in REQUESTABLE:
