@@ -276,6 +276,16 @@ class LocalFleet(Fleet):
         runner.close()
 
 
+class RayRunner(Runner):
+    """A runner that knows on which node of the cluster it lives."""
+
+    def info(self) -> dict[str, Any]:
+        """What this runner is made of, and the first digits of its node's id."""
+        import ray
+
+        return {**super().info(), "node": ray.get_runtime_context().get_node_id()[:8]}
+
+
 class RayFleet(Fleet):
     """Runners in Ray actors, one process each, on the CPUs that are free when the manager starts."""
 
@@ -290,7 +300,7 @@ class RayFleet(Fleet):
         wanted = num_workers or max(1, min(num_parallel, int(ray.cluster_resources().get("CPU", 1))))
         workers, self._cpus = self._granted(min(wanted, num_parallel))
         self.message_bytes = self._message_bytes(workers)
-        self._actor = ray.remote(concurrency_groups={WATCH: 1})(Runner)
+        self._actor = ray.remote(concurrency_groups={WATCH: 1})(RayRunner)
         super().__init__(replace(spec, message_bytes=self.message_bytes), num_parallel, workers)
 
     def check(self) -> None:
