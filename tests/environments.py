@@ -47,8 +47,8 @@ class Wide(Counter):
 class SlowAlone(Counter):
     """Only the environment that takes the file named `token` away is slow from then on: `seconds` a step."""
 
-    def __init__(self, token: str, seconds: float) -> None:
-        super().__init__()
+    def __init__(self, token: str, seconds: float, length: int = 10) -> None:
+        super().__init__(length)
         self.token, self.seconds = Path(token), seconds
         self.slow = False
 

@@ -1,0 +1,68 @@
+"""Late results: delivered by the next call while they are fresh enough, else dropped and counted; never twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really import SampleManager
+from tests.environments import SlowAlone
+from tests.models import QNet
+
+pytestmark = pytest.mark.usefixtures("ray_runtime")
+
+
+def collect_with_one_slow_agent(tmp_path: Path, returns: list[str], **changes: Any) -> tuple[SampleManager, list]:
+    """Calls until the slow agent's rows have come or were dropped, with new weights before each call."""
+    token = tmp_path / "token"
+    config = {"token": str(token), "seconds": 0.08, "length": 10**6}
+    given = {"num_parallel": 2, "num_workers": 2, "num_steps": 10, "total_steps": 40, "remote_min_returns": 1}
+    manager = SampleManager(QNet, SlowAlone, returns=["agent", *returns], env_config=config, **given, **changes)
+    calls = [manager.get_data()]
+    token.touch()
+    calls.append(manager.get_data())
+    slow = calls[-1]["agent"]
+    assert len(np.unique(slow)) == 1, "one agent is late"
+    for _ in range(200):
+        manager.set_agent([weight + 0.01 for weight in manager.get_agent().get_weights()])
+        calls.append(manager.get_data())
+        if manager.info()["dropped_rows"] or len(np.unique(calls[-1]["agent"])) == 2:
+            return manager, calls
+    raise AssertionError("the slow agent's result never came")
+
+
+def assert_no_row_twice(calls: list[dict[str, np.ndarray]]) -> None:
+    for agent in range(2):
+        counts = np.concatenate([call["state"][call["agent"] == agent, 0] for call in calls])
+        assert (np.diff(counts) >= 1).all()
+
+
+def test_late_results_are_delivered_where_the_policy_does_not_matter(tmp_path: Path) -> None:
+    manager, calls = collect_with_one_slow_agent(tmp_path, ["policy_version", "episode_end"])
+    with manager:
+        assert manager.info()["dropped_rows"] == 0
+        versions = calls[-1]["policy_version"]
+        assert versions.min() < versions.max()
+        assert_no_row_twice(calls)
+
+
+def test_late_results_are_dropped_where_learning_is_on_policy(tmp_path: Path) -> None:
+    manager, calls = collect_with_one_slow_agent(tmp_path, ["log_prob", "policy_version", "episode_end"])
+    with manager:
+        assert manager.info()["dropped_rows"] % 10 == 0
+        for version, call in enumerate(calls[2:], start=1):
+            assert set(call["policy_version"]) == {version}
+        assert_no_row_twice(calls)
+        for call in calls:
+            for agent in np.unique(call["agent"]):
+                assert call["episode_end"][call["agent"] == agent][-1] == 1, "what may be missing is marked as cut"
+
+
+def test_max_staleness_is_the_limit(tmp_path: Path) -> None:
+    manager, calls = collect_with_one_slow_agent(tmp_path, ["log_prob", "policy_version"], max_staleness=1000)
+    with manager:
+        assert manager.info()["dropped_rows"] == 0
+        assert_no_row_twice(calls)
