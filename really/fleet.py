@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import ReallyError, RunnerError
+from really.errors import InvalidTypeError, ReallyError, RunnerError
 from really.runner import Acting, Chunk, Order, Runner, RunnerSpec
 from really.transitions import from_record_batch, to_record_batch
 
@@ -319,7 +319,13 @@ class RayFleet(Fleet):
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         # A restarted runner must not wait for a CPU that went with its node, or that Ray still counts as taken.
         options = {"num_cpus": 0 if restart else self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
-        return self._actor.options(**options).remote(self._spec, agents, restart)
+        try:
+            return self._actor.options(**options).remote(self._spec, agents, restart)
+        except TypeError as error:
+            raise InvalidTypeError(
+                f"environment {self._spec.environment.name!r}: expected what can be sent to another process, came what "
+                f"cannot ({error.__cause__ or error}). Give its class or a factory instead, or use_ray=False."
+            ) from error
 
     def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
         return runner.collect.remote(order, weights, acting)
@@ -404,7 +410,9 @@ class RayFleet(Fleet):
     @property
     def alive(self) -> bool:
         """Whether the runners still hold their CPUs."""
-        return self._finalizer.alive
+        # One that could not be started never got a finalizer.
+        finalizer = getattr(self, "_finalizer", None)
+        return finalizer is not None and finalizer.alive
 
 
 def warn_of_small_shared_memory(wanted: float, path: str = SHARED_MEMORY) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from really import inference, returns
 from really.environments import EnvironmentSpec, make_batch
-from really.errors import EnvironmentFailedError
+from really.errors import EnvironmentFailedError, ModelError
 from really.policy import check_finite, make_policy
 from really.rollout import Result, Rollout
 from really.transitions import Column, Columns, schema, to_record_batch
@@ -229,13 +229,27 @@ class Runner:
         """One step of the active environments, written to column `step`; no Python object a transition."""
         envs, policy, self._step = self._envs, self._policy, step
         outputs = self._forward(envs.observations)
-        check_finite(outputs, policy.required_outputs)
+        try:
+            check_finite(outputs, policy.required_outputs)
+        except ModelError:
+            self._check_observations()
+            raise
         actions = self._sample(outputs, step % NOISE_STEPS)
         rollout.write_action(step, envs.observations, actions)
         if rollout.estimates:
             self._estimate(rollout, step, outputs, actions)
         envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
         rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
+
+    def _check_observations(self) -> None:
+        """Refuses NaN from an environment, which is not the model's fault if it says NaN in turn."""
+        for leaf, values in zip(self._envs.leaves, self._envs.observations, strict=True):
+            bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
+            if bad.any():
+                raise EnvironmentFailedError(
+                    f"environment {self._envs.name!r} of agent {self._agents[bad.argmax()]}: expected numbers in "
+                    f"'state{leaf.name}', came NaN"
+                )
 
     def _estimate(
         self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -380,6 +381,26 @@ def test_a_refused_setting_is_refused_until_it_is_put_right(name: str, bad: Any)
 # ----------------------------------------------------------------------------------- what happens in a runner
 
 
+class Locked(Counter):
+    """Holds what no other process can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_an_instance_that_cannot_be_sent_to_a_runner(ray_runtime: None) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(environment=Locked(), use_ray=True)
+    assert "environment 'Locked'" in str(caught.value)
+    assert "_thread.lock" in str(caught.value)
+    assert "Give its class or a factory" in str(caught.value)
+    assert len(str(caught.value)) < 400
+    # The error is still held, as in an interactive session: what failed must not be in the way of the next.
+    with make(environment=Counter, use_ray=True) as manager:
+        assert len(manager.get_data()["reward"]) == 20
+
+
 class Explodes(keras.Model):  # type: ignore[misc]
     """Says NaN for the states of later steps."""
 
@@ -416,6 +437,28 @@ def test_nan_from_the_model_says_which_output_and_which_runner(output: str) -> N
         refused(lambda: manager.test(20, 1), f"'{output}'", "nan", error=ModelError)
         assert manager.buffer is not None
         assert len(manager.buffer) == 0
+
+
+class Lost(Counter):
+    """Does not know where it is from step 4 on."""
+
+    def step(self, action: Any) -> Any:
+        state, *others = super().step(action)
+        return (np.where(state > 3, np.nan, state).astype(np.float32), *others)
+
+
+class Unpriced(Counter):
+    """Does not know what step 4 is worth."""
+
+    def step(self, action: Any) -> Any:
+        state, reward, *others = super().step(action)
+        return (state, np.nan if self.count == 4 else reward, *others)
+
+
+@pytest.mark.parametrize(("kind", "column"), [(Lost, "state"), (Unpriced, "reward")])
+def test_nan_from_an_environment_is_not_blamed_on_the_model(kind: Any, column: str) -> None:
+    with make(environment=kind, num_workers=2) as manager:
+        refused(manager.get_data, f"environment '{kind.__name__}' of agent 0", f"'{column}", "NaN", "runner 0")
 
 
 @pytest.mark.parametrize("use_ray", [False, True])
