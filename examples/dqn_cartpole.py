@@ -1,4 +1,12 @@
-"""DQN learns CartPole-v1 on experience from parallel runners: the main job of `really`, through its public API."""
+"""DQN learns CartPole-v1 on experience from parallel runners: the main job of `really`, through its public API.
+
+`python examples/dqn_cartpole.py [--seed N] [--out DIR]` trains for at most 50,000 steps, stops early at a perfect
+evaluation, goes back to the best weights seen, and plays 100 greedy episodes with the model saved and loaded again.
+DIR (by default `runs/dqn_cartpole_<seed>`) then has `result.json`, `progress/` with the curves and `models/`.
+
+The update is that of double DQN (van Hasselt et al. 2016) with the Huber loss; a target goes on through a time limit,
+as `terminal` is 1 at true termination only.
+"""
 
 from __future__ import annotations
 
