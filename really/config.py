@@ -59,6 +59,8 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     given["remote_min_returns"] = _min_returns(given)
     if given["max_staleness"] is None:
         given["max_staleness"] = 0.0 if ON_POLICY & set(given["returns"]) else math.inf
+    elif given["max_staleness"] != math.inf:
+        given["max_staleness"] = check_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
         given[name] = check_number(name, given[name], 0, 1)
     if given["remote_time_out"] is not None:
