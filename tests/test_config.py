@@ -18,8 +18,14 @@ BARE: dict[str, Any] = {
         ("action_sampling_type", "model_kwargs", "weights", "env_config", "num_episodes", "num_steps"),
     ),
     **dict.fromkeys(("remote_min_returns", "remote_time_out", "max_staleness", "seed", "num_workers")),
-    "num_parallel": 30, "total_steps": 100, "returns": (), "gamma": 0.99, "gae_lambda": 0.95, "vector": "auto",
-    "temperature": 1.0, "epsilon": 0.95,
+    "num_parallel": 30,
+    "total_steps": 100,
+    "returns": (),
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "vector": "auto",
+    "temperature": 1.0,
+    "epsilon": 0.95,
 }
 
 
