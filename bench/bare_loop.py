@@ -1,38 +1,22 @@
-"""The floor that runners are held against: a bare Python loop of CartPole step, LiteRT pass, epsilon-greedy, columns.
+"""The floor that runners are held against: bare Python loops of environment and model.
 
-No manager, no policy class, no checks: what is left is the environment, the model and the writing of five columns
-(`state`, `action`, `reward`, `state_new`, `terminal`). One process; `python -m bench.bare_loop N` prints steps/s.
+CartPole's loops write five columns (`state`, `action`, `reward`, `state_new`, `terminal`), as the design's did; those
+of Pong and HalfCheetah only step and act. No manager, no policy class, no checks. One process each; `collecting.py`
+runs as many at once as ours has runners.
 """
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from bench.models import actor, forward_of, pong_network, q_network
+
 EPSILON = 0.1
-
-
-def q_network(batch_size: int) -> Any:
-    """A 64-64 MLP as LiteRT runs it in a runner."""
-    import keras
-
-    from really.environments import EnvironmentSpec
-    from really.export import export
-    from really.inference import Source, load
-
-    layers = [keras.Input((4,)), *(keras.layers.Dense(64, activation="relu") for _ in range(2))]
-    x = layers[0]
-    for layer in layers[1:]:
-        x = layer(x)
-    model = keras.Model(layers[0], {"q_values": keras.layers.Dense(2)(x)})
-    space = EnvironmentSpec("CartPole-v1").probe().observation_space
-    forward = load(export(model, space, batch_size, Source(lambda: model, {}, None, space)), batch_size)
-    forward.set_weights(model.get_weights())
-    return forward
 
 
 def columns(rows: int, num_envs: int) -> tuple[np.ndarray, ...]:
@@ -47,16 +31,21 @@ def columns(rows: int, num_envs: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def plain(forward: Any, steps: int) -> None:
-    """One environment, freed of gymnasium's wrappers."""
+def cartpole(steps: int, num_envs: int) -> Callable[[], None]:
+    """One environment freed of gymnasium's wrappers, or several in gymnasium's native vector environment."""
+    forward = forward_of(q_network(), "CartPole-v1", num_envs)
+    return lambda: _plain_cartpole(forward, steps) if num_envs == 1 else _native_cartpole(forward, steps, num_envs)
+
+
+def _plain_cartpole(forward: Any, steps: int) -> None:
     env = gymnasium.make("CartPole-v1", disable_env_checker=True).unwrapped
     rng = np.random.default_rng(0)
     states, actions, rewards, next_states, terminals = columns(steps, 1)
     random, choices = rng.random(steps), rng.integers(0, 2, steps)
     state, _ = env.reset(seed=0)
-    elapsed, batch = 0, state[None]
+    elapsed = 0
     for at in range(steps):
-        action = int(forward([batch])["q_values"].argmax()) if random[at] >= EPSILON else int(choices[at])
+        action = int(forward([state[None]])["q_values"].argmax()) if random[at] >= EPSILON else int(choices[at])
         states[at, 0] = state
         state, reward, terminated, _, _ = env.step(action)
         actions[at, 0], rewards[at, 0], next_states[at, 0], terminals[at, 0] = action, reward, state, terminated
@@ -64,11 +53,9 @@ def plain(forward: Any, steps: int) -> None:
         if terminated or elapsed == 500:
             state, _ = env.reset()
             elapsed = 0
-        batch = state[None]
 
 
-def native(forward: Any, steps: int, num_envs: int) -> None:
-    """gymnasium's native vector environment, all columns at once."""
+def _native_cartpole(forward: Any, steps: int, num_envs: int) -> None:
     env = gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode="vector_entry_point")
     rng = np.random.default_rng(0)
     times = steps // num_envs
@@ -83,17 +70,46 @@ def native(forward: Any, steps: int, num_envs: int) -> None:
         next_states[at] = state
 
 
-def steps_per_second(num_envs: int, steps: int = 20_000, rounds: int = 3) -> float:
-    """The best of a few rounds."""
-    forward = q_network(num_envs)
-    best = np.inf
-    for _ in range(rounds):
-        began = time.perf_counter()
-        plain(forward, steps) if num_envs == 1 else native(forward, steps, num_envs)
-        best = min(best, time.perf_counter() - began)
-    return steps // num_envs * num_envs / best
+def pong(steps: int, num_envs: int) -> Callable[[], None]:
+    """ale_py's native vector environment and the Nature CNN."""
+    from ale_py.vector_env import AtariVectorEnv
+
+    import really
+
+    forward = forward_of(pong_network(), really.atari("pong"), num_envs)
+    env = AtariVectorEnv("pong", num_envs=num_envs)
+    observation, _ = env.reset(seed=0)
+
+    def loop() -> None:
+        shown = observation
+        for _ in range(steps // num_envs):
+            shown, _, _, _, _ = env.step(forward([shown])["q_values"].argmax(1))
+
+    return loop
 
 
-if __name__ == "__main__":
-    for number in map(int, sys.argv[1:] or ["1", "4", "8", "32", "64"]):
-        print(f"{number:4d} environments: {steps_per_second(number):10,.0f} steps/s")
+def halfcheetah(steps: int, num_envs: int) -> Callable[[], None]:
+    """MuJoCo environments freed of gymnasium's wrappers, and a diagonal Gaussian policy."""
+    forward = forward_of(actor(), "HalfCheetah-v5", num_envs)
+    envs = [gymnasium.make("HalfCheetah-v5", disable_env_checker=True).unwrapped for _ in range(num_envs)]
+    observations = np.stack([env.reset(seed=at)[0] for at, env in enumerate(envs)])
+    rng = np.random.default_rng(0)
+
+    def loop() -> None:
+        for _ in range(steps // num_envs):
+            outputs = forward([observations])
+            actions = outputs["mu"] + outputs["sigma"] * rng.standard_normal((num_envs, 6))
+            for at, env in enumerate(envs):
+                observations[at] = env.step(np.clip(actions[at], -1, 1))[0]
+
+    return loop
+
+
+LOOPS = {"CartPole-v1": cartpole, "Pong": pong, "HalfCheetah-v5": halfcheetah}
+
+
+def seconds(loop: Callable[[], None]) -> float:
+    """Seconds that one round takes."""
+    began = time.perf_counter()
+    loop()
+    return time.perf_counter() - began

@@ -1,0 +1,50 @@
+"""The models that collection is measured with, and their forward pass as runners have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def q_network() -> Any:
+    """A 64-64 MLP for CartPole."""
+    import keras
+
+    state = keras.Input((4,))
+    hidden = keras.layers.Dense(64, activation="relu")(state)
+    hidden = keras.layers.Dense(64, activation="relu")(hidden)
+    return keras.Model(state, {"q_values": keras.layers.Dense(2)(hidden)})
+
+
+def pong_network() -> Any:
+    """The network of Mnih et al. 2015 on frame stacks `[4, 84, 84] uint8`."""
+    import keras
+
+    frames = keras.Input((4, 84, 84), dtype="uint8")
+    x = keras.ops.transpose(keras.ops.cast(frames, "float32") / 255.0, (0, 2, 3, 1))
+    for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        x = keras.layers.Conv2D(filters, size, stride, activation="relu")(x)
+    x = keras.layers.Dense(512, activation="relu")(keras.layers.Flatten()(x))
+    return keras.Model(frames, {"q_values": keras.layers.Dense(6)(x)})
+
+
+def actor() -> Any:
+    """A 64-64 tanh MLP with a diagonal Gaussian for HalfCheetah."""
+    import keras
+
+    state = keras.Input((17,))
+    hidden = keras.layers.Dense(64, activation="tanh")(state)
+    hidden = keras.layers.Dense(64, activation="tanh")(hidden)
+    sigma = keras.layers.Dense(6, activation="softplus")(hidden)
+    return keras.Model(state, {"mu": keras.layers.Dense(6)(hidden), "sigma": sigma})
+
+
+def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
+    """The forward pass that a runner would use for this model."""
+    from really.environments import EnvironmentSpec
+    from really.export import export
+    from really.inference import Source, load
+
+    space = EnvironmentSpec(environment).probe().observation_space
+    forward = load(export(model, space, batch_size, Source(lambda: model, {}, None, space)), batch_size)
+    forward.set_weights(model.get_weights())
+    return forward
