@@ -91,3 +91,15 @@ class Fragile(Counter):
         super().__init__()
         if os.getpid() != alive:
             raise OSError("no licence for the simulator")
+
+
+class RaisingOnce(SlowAlone):
+    """The environment that takes the file named `token` away raises in that step, and is well afterwards."""
+
+    def __init__(self, token: str, length: int = 10**6) -> None:
+        super().__init__(token, 0.0, length)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self._take():
+            raise OSError("the simulator broke down")
+        return super().step(action)

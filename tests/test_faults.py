@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from really import RunnerError, SampleManager
+from really import EnvironmentFailedError, RunnerError, SampleManager
 from really.fleet import warn_of_small_shared_memory
-from tests.environments import Counter, Fragile
+from tests.environments import Counter, Fragile, RaisingOnce
 from tests.models import QNet
 
 
@@ -76,6 +76,24 @@ def test_a_runner_that_dies_at_every_start_ends_the_call_with_its_traceback() ->
         pytest.raises(RunnerError, match=r"(?s)died \d times in a row.*OSError: no licence for the simulator"),
     ):
         manager.get_data()
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_environment_that_raises_once_costs_its_own_runners_rows_alone(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    with make(RaisingOnce, env_config={"token": str(token)}, num_parallel=2, num_workers=2) as manager:
+        manager.get_data()
+        token.touch()
+        with pytest.raises(
+            EnvironmentFailedError,
+            match=r"(?s)'RaisingOnce', number 0 of the batch, step \d+ of its episode: step.*OSError.*runner [01] \(",
+        ):
+            manager.get_data(total_steps=100_000)
+        assert manager.info()["dropped_rows"] == 0
+        data = manager.get_data(total_steps=100_000)
+        assert len(data["reward"]) == 100_000
+        check_rows(data)
+        assert [runner["restarts"] for runner in manager.info()["runners"]] == [0, 0]
 
 
 @pytest.mark.usefixtures("ray_runtime")
