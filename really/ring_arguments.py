@@ -27,14 +27,25 @@ def checked_size(n: Any) -> tuple[int, int]:
     return whole("n[1]", n[1]), whole("n[0]", n[0])
 
 
-def checked_indices(indices: Any) -> NDArray[Any]:
-    """[n] or [k, n] integers."""
-    ages = np.asarray(indices)
+def checked_indices(indices: Any) -> NDArray[np.int64]:
+    """[n] or [k, n] integers as int64."""
+    try:
+        ages = np.asarray(indices)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"take: expected indices [n] or [k, n] of integers, came ragged ones: {error}"
+        ) from error
     if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
         raise InvalidTypeError(
             f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
         )
-    return ages
+    return np.ascontiguousarray(np.minimum(ages, MAX_ROWS), dtype=np.int64)
+
+
+def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
+    """The indices that no row has, for a message."""
+    wrong = ages[(ages < 0) | (ages >= num_held)]
+    return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
 
 
 def row_nbytes(spec: Spec) -> int:
