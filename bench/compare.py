@@ -124,8 +124,8 @@ def table(results):
         "| --- " * (len(peers) + len(others) + 1) + "|",
     ]
     for cell, rates in results.items():
-        values = [text(rates[peer]) if peer in rates else "–" for peer in peers]
-        ratios = [f"{rates['really'] / rates[peer]:.2f}" if peer in rates else "–" for peer in others]
+        values = [text(rates[peer]) if peer in rates else "-" for peer in peers]
+        ratios = [f"{rates['really'] / rates[peer]:.2f}" if peer in rates else "-" for peer in others]
         lines.append(f"| {cell} | {' | '.join(values)} | {' | '.join(ratios)} |")
     return "\n".join(lines) + "\n"
 

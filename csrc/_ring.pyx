@@ -87,6 +87,35 @@ cdef class Block:
             give_block(&self.pool.free, self.memory)
 
 
+def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
+    """[num] int64 from [0, bound), drawn as batches are: what tests see of bounds that no ring reaches."""
+    cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+    cdef Block block = new_block(Pool.__new__(Pool), lines(num * sizeof(int64_t)))
+    cdef cnp.npy_intp[1] dims
+    dims[0] = num
+    draw(source, bound, <int64_t*>block.memory.data, num)
+    return new_array(block, block.memory.data, INT64, dims, 1)
+
+
+def row_stride(list field_nbytes):
+    """Bytes that a row of fields of these lengths takes in a ring, padding included."""
+    cdef Records rows
+    cdef Py_ssize_t i
+    rows.num_fields, rows.num_seams = len(field_nbytes), 0
+    rows.fields = <Field*>PyMem_Calloc(rows.num_fields + 1, sizeof(Field))
+    rows.seams = <Seam*>PyMem_Calloc(rows.num_fields + 1, sizeof(Seam))
+    try:
+        if rows.fields == NULL or rows.seams == NULL:
+            raise MemoryError("a layout's own few bytes: the system gave no memory")
+        for i in range(rows.num_fields):
+            rows.fields[i].nbytes = field_nbytes[i]
+        lay_out(&rows)
+        return rows.stride
+    finally:
+        PyMem_Free(rows.fields)
+        PyMem_Free(rows.seams)
+
+
 cdef Block new_block(Pool pool, Py_ssize_t nbytes):
     cdef Block block = Block.__new__(Block)
     block.pool = pool

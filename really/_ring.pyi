@@ -5,6 +5,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+def draw_below(bit_generator: np.random.BitGenerator, bound: int, num: int) -> NDArray[np.int64]: ...
+def row_stride(field_nbytes: list[int]) -> int: ...
 @final
 class Ring:
     bit_generator: np.random.BitGenerator

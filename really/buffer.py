@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import threading
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from really import columns
 from really import ring_arguments as arguments
-from really._ring import Ring
+from really._ring import Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.memory_limits import refuse_if_too_big
+from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
@@ -140,7 +141,7 @@ class ReplayBuffer:
         ring = self._filled("take")
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
         outputs = self._outputs(ring, ages.shape, out)
-        batch = ring.take(ages.reshape(-1), num, num_batches, outputs) if ages.size or num_batches == 0 else None
+        batch = ring.take(ages.reshape(-1), num, num_batches, outputs)
         if batch is None:
             raise InvalidValueError(
                 f"take: expected indices from 0 to {len(ring) - 1}, came {arguments.outsiders(ages, len(ring))}"
@@ -171,7 +172,10 @@ class ReplayBuffer:
         """
         ring, rows = self._ring, []
         if ring is not None:
-            rows = [pickle.PickleBuffer(part) if int(protocol) >= 5 else part.tobytes() for part in ring.records()]
+            rows = [
+                pickle.PickleBuffer(cast(Any, part)) if int(protocol) >= 5 else part.tobytes()
+                for part in ring.records()
+            ]
         layout = None if ring is None else (_spec_of(ring), ring.offsets, ring.stride)
         return _restore, (self._capacity, self._keys, self._overcommit, self.state_dict(), layout, rows)
 
@@ -201,11 +205,14 @@ class ReplayBuffer:
 
     def _new_ring(self, spec: Spec) -> Ring:
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
+        what = f"a buffer of {self._capacity:,} rows"
+        needed = self._capacity * _stride(what, spec)
         if not self._overcommit:
-            promised = sum((ring.capacity - len(ring)) * ring.stride for ring in _rings)
-            needed = self._capacity * arguments.row_nbytes(spec)
-            refuse_if_too_big(f"a buffer of {self._capacity:,} rows", needed, promised)
-        ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
+            refuse_if_too_big(what, needed, sum((ring.capacity - len(ring)) * ring.stride for ring in _rings))
+        try:
+            ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
+        except MemoryError as error:
+            raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
         _rings.add(ring)
         return ring
 
@@ -227,6 +234,14 @@ class ReplayBuffer:
             return action()
         finally:
             ring.release()
+
+
+def _stride(what: str, spec: Spec) -> int:
+    if arguments.row_nbytes(spec) > arguments.MAX_ROWS:
+        raise NotEnoughMemoryError(
+            f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
+        )
+    return row_stride([dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()])
 
 
 def _spec_of(ring: Ring) -> Spec:

@@ -39,6 +39,8 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
         raise InvalidTypeError(
             f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
         )
+    if ages.ndim == 2 and ages.size == 0:
+        raise InvalidValueError(f"take: expected indices [n] or [k, n], came none of shape {list(ages.shape)}")
     return np.ascontiguousarray(np.minimum(ages, MAX_ROWS), dtype=np.int64)
 
 
@@ -107,6 +109,8 @@ def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ..
 
 def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
+    if not isinstance(out, dict):
+        raise InvalidTypeError(f"out: expected a dict of arrays, came {type(out).__name__}")
     for name, (dtype, shape) in spec.items():
         array = out.get(name)
         expected = f"out[{name!r}]: expected a writable C-contiguous {dtype} array of shape {[*lead, *shape]}"
