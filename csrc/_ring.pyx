@@ -32,7 +32,7 @@ from bounded_random cimport draw, draw_distinct, table_nbytes
 from gather cimport gather
 from memory cimport REALLY_LINE, really_pages_release, really_pages_reserve
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
-from record cimport Column, Field, Records, lay_out, round_up
+from record cimport Column, Field, Records, Seam, lay_out, oldest_slot, round_up
 from scatter cimport append
 
 cdef extern from "numpy/arrayobject.h":
@@ -47,6 +47,7 @@ cnp.import_array()
 
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
+    QUICK = 1 << 27  # bytes
     MAX_DIMS = 64  # of a NumPy array
     UNKNOWN = -1  # number of rows of a put before its first column is looked at
     ONE_ROW = -2  # values without the row axis
@@ -86,6 +87,35 @@ cdef class Block:
             give_block(&self.pool.free, self.memory)
 
 
+def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
+    """[num] int64 from [0, bound), drawn as batches are: what tests see of bounds that no ring reaches."""
+    cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+    cdef Block block = new_block(Pool.__new__(Pool), lines(num * sizeof(int64_t)))
+    cdef cnp.npy_intp[1] dims
+    dims[0] = num
+    draw(source, bound, <int64_t*>block.memory.data, num)
+    return new_array(block, block.memory.data, INT64, dims, 1)
+
+
+def row_stride(list field_nbytes):
+    """Bytes that a row of fields of these lengths takes in a ring, padding included."""
+    cdef Records rows
+    cdef Py_ssize_t i
+    rows.num_fields, rows.num_seams = len(field_nbytes), 0
+    rows.fields = <Field*>PyMem_Calloc(rows.num_fields + 1, sizeof(Field))
+    rows.seams = <Seam*>PyMem_Calloc(rows.num_fields + 1, sizeof(Seam))
+    try:
+        if rows.fields == NULL or rows.seams == NULL:
+            raise MemoryError("a layout's own few bytes: the system gave no memory")
+        for i in range(rows.num_fields):
+            rows.fields[i].nbytes = field_nbytes[i]
+        lay_out(&rows)
+        return rows.stride
+    finally:
+        PyMem_Free(rows.fields)
+        PyMem_Free(rows.seams)
+
+
 cdef Block new_block(Pool pool, Py_ssize_t nbytes):
     cdef Block block = Block.__new__(Block)
     block.pool = pool
@@ -104,13 +134,14 @@ cdef class Ring:
     """
 
     cdef object __weakref__
-    cdef Records records
+    cdef Records rows
     cdef PyThread_type_lock lock
     cdef bitgen_t* source
     cdef readonly object bit_generator
     cdef readonly list names
     cdef readonly list dtypes
     cdef readonly list shapes
+    cdef readonly Py_ssize_t quick_rows  # how many rows a batch may have without a look at the memory that is left
     cdef Shape* row_shapes  # [num_fields], `shapes` for C
     cdef Pool pool
     cdef char* scratch  # one record: scalars of a row that is being put, under the GIL
@@ -121,21 +152,23 @@ cdef class Ring:
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-        self.records.capacity = capacity
-        self.records.num_fields = num
-        self.records.fields = <Field*>PyMem_Calloc(max(num, 1), sizeof(Field))
+        self.rows.capacity = capacity
+        self.rows.num_fields = num
+        self.rows.fields = <Field*>PyMem_Calloc(max(num, 1), sizeof(Field))
+        self.rows.seams = <Seam*>PyMem_Calloc(num + 1, sizeof(Seam))
         self.row_shapes = <Shape*>PyMem_Calloc(max(num, 1), sizeof(Shape))
         self.lock = PyThread_allocate_lock()
-        if self.records.fields == NULL or self.row_shapes == NULL or self.lock == NULL:
+        if self.rows.fields == NULL or self.rows.seams == NULL or self.row_shapes == NULL or self.lock == NULL:
             raise MemoryError("the ring's own few bytes: the system gave no memory")
         for i in range(num):
-            self.records.fields[i].nbytes = self.set_shape(i)
-        self.records.stride = lay_out(self.records.fields, num)
-        self.scratch = <char*>PyMem_Calloc(1, self.records.stride)
-        self.records.rows = <char*>really_pages_reserve(capacity * self.records.stride)
-        if self.scratch == NULL or self.records.rows == NULL:
+            self.rows.fields[i].nbytes = self.set_shape(i)
+        lay_out(&self.rows)
+        self.quick_rows = QUICK // self.rows.stride
+        self.scratch = <char*>PyMem_Calloc(1, self.rows.stride)
+        self.rows.data = <char*>really_pages_reserve(capacity * self.rows.stride)
+        if self.scratch == NULL or self.rows.data == NULL:
             raise MemoryError(
-                f"{capacity} rows of {self.records.stride} bytes: the system gave no address space for them"
+                f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
             )
 
     cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
@@ -147,20 +180,50 @@ cdef class Ring:
         return nbytes
 
     def __dealloc__(self):
-        really_pages_release(self.records.rows, self.records.capacity * self.records.stride)
-        PyMem_Free(self.records.fields)
+        really_pages_release(self.rows.data, self.rows.capacity * self.rows.stride)
+        PyMem_Free(self.rows.fields)
+        PyMem_Free(self.rows.seams)
         PyMem_Free(self.row_shapes)
         PyMem_Free(self.scratch)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        return self.records.size
+        return self.rows.size
+
+    @property
+    def capacity(self):
+        """How many rows are kept."""
+        return self.rows.capacity
 
     @property
     def stride(self):
         """Bytes that a row takes, padding included."""
-        return self.records.stride
+        return self.rows.stride
+
+    @property
+    def offsets(self):
+        """Where each name's bytes start in a row."""
+        return [self.rows.fields[i].offset for i in range(self.rows.num_fields)]
+
+    def records(self):
+        """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
+        self.hold()
+        cdef int64_t oldest = oldest_slot(&self.rows), size = self.rows.size
+        PyThread_release_lock(self.lock)
+        cdef int64_t num_behind = min(size, self.rows.capacity - oldest)
+        parts = [self.view(oldest, num_behind), self.view(0, size - num_behind)]
+        return [part for part in parts if len(part)]
+
+    cdef object view(self, int64_t slot, int64_t num):
+        cdef cnp.npy_intp[2] dims
+        dims[0], dims[1] = num, self.rows.stride
+        array = PyArray_NewFromDescr(
+            &PyArray_Type, new_reference(UINT8), 2, dims, NULL,
+            self.rows.data + slot * self.rows.stride, cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED, NULL
+        )
+        cnp.set_array_base(array, self)
+        return array
 
     def acquire(self):
         """Takes the lock, for a fork or for the generator's state; `release` must follow."""
@@ -178,15 +241,15 @@ cdef class Ring:
     def clear(self):
         """Drops all rows."""
         self.hold()
-        self.records.size = 0
-        self.records.next = 0
+        self.rows.size = 0
+        self.rows.next = 0
         PyThread_release_lock(self.lock)
 
     # In -----------------------------------------------------------------------------------------------------------
 
     def put(self, dict data):
         """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong."""
-        cdef Py_ssize_t i, num = self.records.num_fields
+        cdef Py_ssize_t i, num = self.rows.num_fields
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
         cdef list held = []  # another thread may empty `data` while the GIL is away
@@ -218,7 +281,7 @@ cdef class Ring:
                 num = cnp.PyArray_DIM(array, 0)
                 column.stride = cnp.PyArray_STRIDE(array, 0)
         elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i):
-            column.data = self.scratch + self.records.fields[i].offset
+            column.data = self.scratch + self.rows.fields[i].offset
             column.stride = 0
         else:
             return False
@@ -231,6 +294,7 @@ cdef class Ring:
         cdef Shape* shape = &self.row_shapes[i]
         cdef cnp.dtype expected = <cnp.dtype>self.dtypes[i]
         cdef int axis, lead = cnp.PyArray_NDIM(array) - shape.num_dims
+        cdef bint is_empty = cnp.PyArray_SIZE(array) == 0
         cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
         if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>expected and not cnp.PyArray_EquivTypes(
             array.dtype, expected
@@ -241,14 +305,14 @@ cdef class Ring:
         for axis in range(shape.num_dims - 1, -1, -1):
             if cnp.PyArray_DIM(array, lead + axis) != shape.dims[axis]:
                 return False
-            if shape.dims[axis] > 1 and cnp.PyArray_STRIDE(array, lead + axis) != stride:
+            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, lead + axis) != stride:
                 return False
             stride *= shape.dims[axis]
         return True
 
     cdef bint store_scalar(self, value, Py_ssize_t i) except -1:
         """Writes a number into the scratch record if that loses nothing; False if it would or cannot be told."""
-        cdef char* to = self.scratch + self.records.fields[i].offset
+        cdef char* to = self.scratch + self.rows.fields[i].offset
         cdef int kind = (<cnp.dtype>self.dtypes[i]).type_num
         cdef int overflow = 0
         cdef long long whole
@@ -268,11 +332,11 @@ cdef class Ring:
 
     cdef void append_columns(self, Column* columns, int64_t num_rows) noexcept:
         self.hold()
-        if num_rows * self.records.stride <= SMALL:
-            append(&self.records, columns, num_rows)
+        if num_rows * self.rows.stride <= SMALL:
+            append(&self.rows, columns, num_rows)
         else:
             with nogil:
-                append(&self.records, columns, num_rows)
+                append(&self.rows, columns, num_rows)
         PyThread_release_lock(self.lock)
 
     # Out ----------------------------------------------------------------------------------------------------------
@@ -286,16 +350,16 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
         self.hold()
-        if self.records.size < (num if distinct else 1):
+        if self.rows.size < (num if distinct else 1):
             PyThread_release_lock(self.lock)
             return None
-        if total * self.records.stride <= SMALL:
+        if total * self.rows.stride <= SMALL:
             self.draw_ages(block, total, num, distinct)
-            gather(&self.records, block.ages, total, block.columns)
+            gather(&self.rows, block.ages, total, block.columns)
         else:
             with nogil:
                 self.draw_ages(block, total, num, distinct)
-                gather(&self.records, block.ages, total, block.columns)
+                gather(&self.rows, block.ages, total, block.columns)
         PyThread_release_lock(self.lock)
         return self.arrays(block, num, num_batches) if out is None else out
 
@@ -304,7 +368,7 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
         self.hold()
-        if self.records.size < (num if distinct else 1):
+        if self.rows.size < (num if distinct else 1):
             PyThread_release_lock(self.lock)
             return None
         with nogil:
@@ -322,9 +386,9 @@ cdef class Ring:
             memcpy(block.ages, &ages[0], total * sizeof(int64_t))
         self.hold()
         with nogil:
-            held = all_held(&self.records, block.ages, total)
+            held = all_held(&self.rows, block.ages, total)
             if held:
-                gather(&self.records, block.ages, total, block.columns)
+                gather(&self.rows, block.ages, total, block.columns)
         PyThread_release_lock(self.lock)
         if not held:
             return None
@@ -333,19 +397,19 @@ cdef class Ring:
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef Py_ssize_t first = 0
         if not distinct:
-            draw(self.source, self.records.size, block.ages, total)
+            draw(self.source, self.rows.size, block.ages, total)
             return
         while first < total:
-            draw_distinct(self.source, self.records.size, block.ages + first, num, block.table)
+            draw_distinct(self.source, self.rows.size, block.ages + first, num, block.table)
             first += num
 
     cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out):
         """A block with room for `total` rows; where `out` is given its arrays are the columns instead."""
-        cdef Py_ssize_t i, at, num = self.records.num_fields
+        cdef Py_ssize_t i, at, num = self.rows.num_fields
         cdef Py_ssize_t nbytes = lines(num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(table)
         if out is None:
             for i in range(num):
-                nbytes += lines(total * self.records.fields[i].nbytes)
+                nbytes += lines(total * self.rows.fields[i].nbytes)
         cdef Block block = new_block(self.pool, nbytes)
         block.columns = <char**>block.memory.data
         at = lines(num * sizeof(char*))
@@ -356,7 +420,7 @@ cdef class Ring:
         for i in range(num):
             if out is None:
                 block.columns[i] = block.memory.data + at
-                at += lines(total * self.records.fields[i].nbytes)
+                at += lines(total * self.rows.fields[i].nbytes)
             elif out:
                 block.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
         return block
@@ -366,7 +430,7 @@ cdef class Ring:
         cdef Py_ssize_t i
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
-        for i in range(self.records.num_fields):
+        for i in range(self.rows.num_fields):
             memcpy(dims + num_lead, self.row_shapes[i].dims, self.row_shapes[i].num_dims * sizeof(cnp.npy_intp))
             batch[self.names[i]] = new_array(
                 block, block.columns[i], self.dtypes[i], dims, num_lead + self.row_shapes[i].num_dims
@@ -374,7 +438,14 @@ cdef class Ring:
         return batch
 
 
-INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
+cdef cnp.dtype INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
+cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
+
+
+cdef inline void* new_reference(object owned) noexcept:
+    """For a C function that takes its reference over."""
+    Py_INCREF(owned)
+    return <void*>owned
 
 
 cdef inline Py_ssize_t lines(Py_ssize_t nbytes) noexcept nogil:
@@ -391,9 +462,8 @@ cdef inline int lead_dims(cnp.npy_intp* dims, Py_ssize_t num, Py_ssize_t num_bat
 
 
 cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_intp* dims, int num_dims):
-    Py_INCREF(dtype)  # the array takes it over
     array = PyArray_NewFromDescr(
-        &PyArray_Type, <void*>dtype, num_dims, dims, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL
+        &PyArray_Type, new_reference(dtype), num_dims, dims, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL
     )
     cnp.set_array_base(array, block)
     return array

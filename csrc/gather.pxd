@@ -3,11 +3,13 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch
-from record cimport Field, Records, oldest_slot, slot_of
+from memory cimport REALLY_LINE, really_prefetch, really_stream, really_stream_end
+from record cimport BIG_FIELD, Field, Records, oldest_slot, slot_of
 
 cdef enum:
     BLOCK = 16  # rows whose cache lines are under way at a time
+    START = 1024  # bytes at the start of the next long row that are asked for ahead
+    STREAM_FROM = 1 << 25  # bytes; a batch this long would not stay in the cache until it is used
     NARROW = 256  # bytes; records up to here are copied key by key, longer ones row by row
 
 
@@ -45,7 +47,7 @@ cdef inline Py_ssize_t find_rows(
     """Addresses of the next block's rows, whose lines are asked for; returns how many they are."""
     cdef Py_ssize_t i, at, num = min(num_left, <Py_ssize_t>BLOCK)
     for i in range(num):
-        rows[i] = records.rows + slot_of(records, oldest, ages[i]) * records.stride
+        rows[i] = records.data + slot_of(records, oldest, ages[i]) * records.stride
         at = 0
         while at < records.stride:
             really_prefetch(rows[i] + at)
@@ -85,17 +87,35 @@ cdef inline void gather_wide(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
     cdef int64_t oldest = oldest_slot(records)
-    cdef const char* row = records.rows + slot_of(records, oldest, ages[0]) * records.stride
+    cdef bint streams = num_rows * records.stride >= STREAM_FROM
+    cdef const char* row = records.data + slot_of(records, oldest, ages[0]) * records.stride
     cdef const char* row_ahead
-    cdef Field field
-    cdef Py_ssize_t i, k, at
+    cdef Py_ssize_t i
     for i in range(num_rows):
-        row_ahead = records.rows + slot_of(records, oldest, ages[min(i + 1, num_rows - 1)]) * records.stride
-        at = 0
-        while at < min(records.stride, <Py_ssize_t>4096):
-            really_prefetch(row_ahead + at)
-            at += REALLY_LINE
-        for k in range(records.num_fields):
-            field = records.fields[k]
-            memcpy(columns[k] + i * field.nbytes, row + field.offset, field.nbytes)
+        row_ahead = records.data + slot_of(records, oldest, ages[min(i + 1, num_rows - 1)]) * records.stride
+        prefetch_start(row_ahead, records.stride)
+        copy_row(records, row, i, columns, streams)
         row = row_ahead
+    if streams:
+        really_stream_end()
+
+
+cdef inline void prefetch_start(const char* row, Py_ssize_t nbytes) noexcept nogil:
+    # The processor sees by itself how a row goes on, not which comes next.
+    cdef Py_ssize_t at = 0
+    while at < min(nbytes, <Py_ssize_t>START):
+        really_prefetch(row + at)
+        at += REALLY_LINE
+
+
+cdef inline void copy_row(
+    const Records* records, const char* row, Py_ssize_t i, char** columns, bint streams
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef Field field
+    for k in range(records.num_fields):
+        field = records.fields[k]
+        if streams and field.nbytes >= BIG_FIELD:
+            really_stream(columns[k] + i * field.nbytes, row + field.offset, field.nbytes, START)
+        else:
+            memcpy(columns[k] + i * field.nbytes, row + field.offset, field.nbytes)

@@ -76,11 +76,15 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
-/* Copies past the cache. `to` on a cache line; call really_stream_end() before others may read. */
-static inline void really_stream(char *to, const char *from, size_t nbytes) {
+/* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in
+   the cache already). Call really_stream_end() before others may read. */
+static inline void really_stream(char *to, const char *from, size_t nbytes, size_t ahead) {
 #if defined(REALLY_SSE2)
-    size_t at = 0;
-    for (; at + 64 <= nbytes; at += 64) {
+    size_t at = (REALLY_LINE - (uintptr_t)to % REALLY_LINE) % REALLY_LINE;
+    at = at < nbytes ? at : nbytes;
+    memcpy(to, from, at);
+    for (; at + REALLY_LINE <= nbytes; at += REALLY_LINE) {
+        if (ahead != 0) really_prefetch(from + at + ahead);
         __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
         __m128i b = _mm_loadu_si128((const __m128i *)(from + at + 16));
         __m128i c = _mm_loadu_si128((const __m128i *)(from + at + 32));
@@ -92,6 +96,7 @@ static inline void really_stream(char *to, const char *from, size_t nbytes) {
     }
     memcpy(to + at, from + at, nbytes - at);
 #else
+    (void)ahead;
     memcpy(to, from, nbytes);
 #endif
 }

@@ -5,10 +5,14 @@ from libc.stdint cimport int64_t
 from memory cimport REALLY_LINE
 
 cdef enum:
-    BIG_FIELD = 1024  # bytes; a field from here on starts on a cache line, so that it can be streamed
+    BIG_FIELD = 512  # bytes; a field from here on starts on a cache line and is streamed there by itself
 
 cdef struct Field:
     Py_ssize_t offset  # of the key's bytes inside a record
+    Py_ssize_t nbytes
+
+cdef struct Seam:  # cache lines of a record that are written in parts: no big field has them to itself
+    Py_ssize_t offset
     Py_ssize_t nbytes
 
 cdef struct Column:
@@ -16,10 +20,12 @@ cdef struct Column:
     Py_ssize_t stride  # bytes from one row to the next; 0 and negative ones happen
 
 cdef struct Records:
-    char* rows  # [capacity] records
+    char* data  # [capacity] records
     Py_ssize_t stride  # bytes from one record to the next
     Py_ssize_t num_fields
     Field* fields  # [num_fields]
+    Py_ssize_t num_seams
+    Seam* seams  # [num_seams], at most num_fields + 1
     int64_t capacity
     int64_t size  # rows held
     int64_t next  # slot that the next row goes to
@@ -40,18 +46,32 @@ cdef inline Py_ssize_t round_up(Py_ssize_t nbytes, Py_ssize_t multiple) noexcept
     return (nbytes + multiple - 1) // multiple * multiple
 
 
-cdef inline Py_ssize_t lay_out(Field* fields, Py_ssize_t num_fields) noexcept nogil:
-    """Sets every field's offset from its nbytes; returns the stride.
+cdef inline void lay_out(Records* records) noexcept nogil:
+    """Places the fields, whose nbytes are set, in a record: offsets, stride, seams.
 
     Rows up to half a cache line take the power of two that holds them, so that none straddles two lines;
     longer rows take whole lines, so that each costs the fewest cache misses.
     """
-    cdef Py_ssize_t i, end = 0, stride = 1
-    for i in range(num_fields):
-        if fields[i].nbytes >= BIG_FIELD:
+    cdef Py_ssize_t i, end = 0, shared_from = 0
+    cdef Field* field
+    for i in range(records.num_fields):
+        field = &records.fields[i]
+        if field.nbytes >= BIG_FIELD:
             end = round_up(end, REALLY_LINE)
-        fields[i].offset = end
-        end += fields[i].nbytes
-    while stride < end and stride < REALLY_LINE:
-        stride *= 2
-    return stride if end <= stride else round_up(end, REALLY_LINE)
+            add_seam(records, shared_from, end)
+            shared_from = end + field.nbytes // REALLY_LINE * REALLY_LINE
+        field.offset = end
+        end += field.nbytes
+    records.stride = 1
+    while records.stride < min(end, <Py_ssize_t>REALLY_LINE):
+        records.stride *= 2
+    if end > records.stride:
+        records.stride = round_up(end, REALLY_LINE)
+    add_seam(records, shared_from, records.stride)
+
+
+cdef inline void add_seam(Records* records, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    if start < end:
+        records.seams[records.num_seams].offset = start
+        records.seams[records.num_seams].nbytes = end - start
+        records.num_seams += 1

@@ -3,11 +3,12 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from memory cimport REALLY_LINE, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_prefetch, really_stream, really_stream_end
 from record cimport BIG_FIELD, Column, Field, Records
 
 cdef enum:
     STAGE = 8192  # bytes of records put together at a time
+    AHEAD = 512  # bytes of a big field that are on their way while earlier ones are copied
     STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
 
 
@@ -17,7 +18,7 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
     cdef int64_t num
     while first < num_rows:
         num = min(num_rows - first, records.capacity - records.next)
-        scatter(records, columns, first, num, records.rows + records.next * records.stride)
+        scatter(records, columns, first, num, records.data + records.next * records.stride)
         first += num
         records.next = (records.next + num) % records.capacity
         records.size = min(records.size + num, records.capacity)
@@ -35,7 +36,7 @@ cdef inline void scatter(
     )
     if not streams:
         fill(records, columns, first, num_rows, rows)
-    elif records.stride <= STAGE:
+    elif records.stride <= STAGE and records.seams[0].nbytes == records.stride:
         scatter_staged(records, columns, first, num_rows, rows)
     else:
         scatter_streamed(records, columns, first, num_rows, rows)
@@ -52,7 +53,7 @@ cdef inline void scatter_staged(
     while done < num_rows:
         num = min(num_staged, num_rows - done)
         fill(records, columns, first + done, num, stage)
-        really_stream(rows + done * records.stride, stage, num * records.stride)
+        really_stream(rows + done * records.stride, stage, num * records.stride, 0)
         done += num
 
 
@@ -62,17 +63,29 @@ cdef inline void scatter_streamed(
     cdef int64_t i
     cdef Py_ssize_t k
     cdef Field field
-    cdef char* to
+    cdef char* row
     cdef const char* source
     for i in range(num_rows):
+        row = rows + i * records.stride
+        if i + 2 < num_rows:
+            prefetch_seams(records, row + 2 * records.stride)
         for k in range(records.num_fields):
             field = records.fields[k]
-            to = rows + i * records.stride + field.offset
             source = columns[k].data + (first + i) * columns[k].stride
             if field.nbytes >= BIG_FIELD:
-                really_stream(to, source, field.nbytes)
+                really_stream(row + field.offset, source, field.nbytes, AHEAD)
             else:
-                memcpy(to, source, field.nbytes)
+                memcpy(row + field.offset, source, field.nbytes)
+
+
+cdef inline void prefetch_seams(const Records* records, const char* row) noexcept nogil:
+    # A line that is written in parts is read first; unless it is here by then, every later store waits for it.
+    cdef Py_ssize_t k, at
+    for k in range(records.num_seams):
+        at = records.seams[k].offset
+        while at < records.seams[k].offset + records.seams[k].nbytes:
+            really_prefetch(row + at)
+            at += REALLY_LINE
 
 
 cdef inline void fill(

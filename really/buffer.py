@@ -1,49 +1,56 @@
-"""ReplayBuffer: the newest `capacity` rows of named columns and uniform batches of them; door to `_ring`."""
+"""ReplayBuffer: the newest `capacity` rows of named columns, and uniform batches of them; the one door to `_ring`."""
 
 from __future__ import annotations
 
+import math
 import os
+import pickle
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really import columns
 from really import ring_arguments as arguments
-from really._ring import Ring
+from really._ring import Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.memory_limits import refuse_if_too_big
+from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
 
-_MAX_ROWS = arguments.MAX_ROWS
+# Every live ring: a fork waits for their locks, a new one leaves room for the pages they have yet to take.
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+_held_for_fork: list[Ring] = []
 
 
 class ReplayBuffer:
     """Rows first in, first out, in one block of memory; any number of threads may put and sample.
 
-    The schema (dtype and shape of a row per key) is `spec`, or what the first put brings. Address space for
-    all `capacity` rows is reserved when the schema is known, memory is taken as rows arrive.
+    The schema (dtype and shape of a row per key) is `spec`, or what the first put brings: arrays keep their dtype,
+    Python floats become float32, ints int64, bools bool. Address space for all `capacity` rows is reserved when
+    the schema is known; memory is taken as rows arrive, and never more than `nbytes`. A forked process goes on with
+    a copy of its own, generator included.
 
     Args:
         capacity: how many rows are kept.
         keys: which keys of the data are kept; None: those of `spec`, else all of the first put.
-        spec: key -> (dtype, shape of one row), or key -> dtype for scalars.
+        spec: key -> (dtype, shape of one row), or key -> dtype.
         seed: what batches are drawn from; a generator is not used itself, a child of its seed is.
         overcommit: True to reserve even what does not fit in the memory that is left.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used.
-        NotEnoughMemoryError: the full buffer would not fit in the memory of the machine or its container.
+        NotEnoughMemoryError: the full buffer would not fit in what machine, container and process limit leave.
     """
 
     def __init__(
         self,
-        capacity: int,
+        capacity: SupportsIndex,
         keys: Iterable[str] | None = None,
         *,
         spec: Mapping[str, Any] | None = None,
@@ -54,6 +61,7 @@ class ReplayBuffer:
         self._keys = None if keys is None else arguments.checked_keys(keys)
         self._overcommit = bool(overcommit)
         self._bit_generator = arguments.bit_generator(seed)
+        self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
         if spec is not None:
             self._ring = self._new_ring(arguments.checked_spec(spec, self._keys))
@@ -66,17 +74,12 @@ class ReplayBuffer:
     @property
     def keys(self) -> tuple[str, ...] | None:
         """The keys in the order of a batch; None as long as neither caller nor data have said them."""
-        if self._ring is not None:
-            return tuple(self._ring.names)
-        return self._keys
+        return self._keys if self._ring is None else tuple(self._ring.names)
 
     @property
     def spec(self) -> Spec | None:
         """Key -> (dtype, shape of one row); None before the first put."""
-        ring = self._ring
-        if ring is None:
-            return None
-        return {k: (d, s) for k, d, s in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
+        return None if self._ring is None else _spec_of(self._ring)
 
     @property
     def nbytes(self) -> int:
@@ -93,70 +96,55 @@ class ReplayBuffer:
         """Appends rows; the oldest fall out, and of more rows than fit the newest are kept. All or nothing.
 
         Args:
-            data: mapping from key to rows [n, ...] (list, array, tensor), an Arrow RecordBatch or Table, or
-                one transition: a mapping whose values all lack the row axis. Keys that the buffer does not
-                have are ignored; `new_state` is `state_new`; `terminal` gives `not_done` and the reverse.
+            data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, or
+                one transition: a mapping whose values all lack the row axis. Keys that the buffer does not have
+                are ignored; `new_state` is `state_new`; of `terminal` and `not_done` one gives the other as 1 - x.
 
         Raises:
-            InvalidValueError: a key is missing, rows are ragged, of another shape or unequal in number,
-                values do not fit or are null.
-            InvalidTypeError: the data or a dtype cannot be used (casts are those NumPy calls same_kind).
+            InvalidValueError: a key is missing; rows are ragged, of another shape, unequal in number; values are
+                null or do not fit the dtype.
+            InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
+            NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much.
         """
         ring = self._ring
         if ring is None or type(data) is not dict or not ring.put(data):
             self._put_converted(data)
 
     def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
-        """Rows drawn uniformly from all held: key -> [n, ...], 64-byte-aligned, the caller's own arrays.
+        """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
 
         Args:
-            n: how many rows, or (k, n) for k batches at once, [k, n, ...].
+            n: how many rows (with replacement more than are held, if wanted), or (k, n) for k batches, [k, n, ...].
             replace: False to draw no row twice within a batch.
-            out: arrays to write to, C-contiguous and of the right shape and dtype for every key; returned.
+            out: C-contiguous arrays of the right shape and dtype for every key to write to; returned.
 
         Raises:
             EmptyBufferError: no rows are held.
             InvalidValueError, InvalidTypeError: an argument cannot be used.
         """
         ring = self._ring
-        if (
-            ring is not None
-            and type(n) is int
-            and 0 < n < arguments.MAX_ROWS
-            and replace is True
-            and out is None
-        ):
+        if type(n) is int and ring is not None and 0 < n <= ring.quick_rows and replace is True and out is None:
             batch = ring.sample(n)
             if batch is not None:
                 return batch
-        num, num_batches = arguments.checked_size(n)
-        ring = self._filled("sample")
-        if out is not None:
-            out = arguments.checked_out(
-                out, cast(Spec, self.spec), (num_batches, num) if num_batches else (num,)
-            )
-        batch = ring.sample(num, num_batches, not replace, out)
-        return batch if batch is not None else self._too_few(num)
+        return self._sample_checked(n, replace, out)
 
     def sample_indices(self, n: Any, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         num, num_batches = arguments.checked_size(n)
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
-        return ages if ages is not None else self._too_few(num)
+        return self._refuse_few(num) if ages is None else ages
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
-        """The rows of these indices by age, [n] or [k, n] integers; 0 is the oldest, len - 1 the newest."""
+        """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest."""
         ages = arguments.checked_indices(indices)
         ring = self._filled("take")
-        if out is not None:
-            out = arguments.checked_out(out, cast(Spec, self.spec), ages.shape)
-        num_batches, num = (0, *ages.shape)[-2:] if ages.ndim == 1 else ages.shape
-        wanted = np.ascontiguousarray(ages, dtype=np.int64).reshape(-1)
-        batch = ring.take(wanted, num, num_batches, out)
+        num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
+        outputs = self._outputs(ring, ages.shape, out)
+        batch = ring.take(ages.reshape(-1), num, num_batches, outputs)
         if batch is None:
-            wrong = wanted[(wanted < 0) | (wanted >= len(ring))]
             raise InvalidValueError(
-                f"take: expected indices from 0 to {len(ring) - 1}, came {wrong[:1].tolist()}"
+                f"take: expected indices from 0 to {len(ring) - 1}, came {arguments.outsiders(ages, len(ring))}"
             )
         return batch
 
@@ -166,63 +154,131 @@ class ReplayBuffer:
             self._ring.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the generator that batches are drawn from, as plain numbers and arrays."""
-        return dict(self._bit_generator.state)
+        """The state of the generator that batches are drawn from: numbers, strings and arrays."""
+        return dict(self._locked(lambda: self._bit_generator.state))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on drawing from where `state_dict` was called."""
+        """Draws from now on as the buffer did when `state_dict` gave `state`."""
         try:
-            self._bit_generator.state = dict(state)
+            self._locked(lambda: setattr(self._bit_generator, "state", dict(state)))
         except (TypeError, ValueError, KeyError) as error:
-            raise InvalidValueError(
-                f"state: expected what a buffer's state_dict gave, came {state!r}"
-            ) from error
+            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Rows, oldest first, schema and generator.
+
+        From protocol 5 on the rows are buffers over the ring itself: what takes them out of band copies them, and
+        no thread should put before that has happened.
+        """
+        ring, rows = self._ring, []
+        if ring is not None:
+            rows = [
+                pickle.PickleBuffer(cast(Any, part)) if int(protocol) >= 5 else part.tobytes()
+                for part in ring.records()
+            ]
+        layout = None if ring is None else (_spec_of(ring), ring.offsets, ring.stride)
+        return _restore, (self._capacity, self._keys, self._overcommit, self.state_dict(), layout, rows)
 
     def _put_converted(self, data: Any) -> None:
-        keys = self.keys
-        parts = [columns.select(part, keys) for part in columns.chunks(data)]
-        ring = self._ring
-        spec = cast(Spec, self.spec) if ring is not None else columns.infer_spec(parts[0])
-        fitted = [columns.fit(part, spec) for part in parts]
-        if ring is None:
-            ring = self._ring = self._new_ring(spec)
+        parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
+        with self._schema_lock:
+            ring = self._ring
+            spec = columns.infer_spec(parts[0]) if ring is None else _spec_of(ring)
+            fitted = [columns.fit(part, spec) for part in parts]
+            if ring is None:
+                ring = self._ring = self._new_ring(spec)
         for part in fitted:
             if not ring.put(part):
-                raise AssertionError("the ring refused columns that had been made to fit")
+                raise AssertionError("the ring refused columns that had been made to fit it")
+
+    def _sample_checked(self, n: Any, replace: bool, out: Batch | None) -> Batch:
+        num, num_batches = arguments.checked_size(n)
+        ring = self._filled("sample")
+        if num * max(num_batches, 1) > ring.quick_rows:
+            refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(_spec_of(ring)))
+        outputs = self._outputs(ring, (num_batches, num) if num_batches else (num,), out)
+        batch = ring.sample(num, num_batches, not replace, outputs)
+        return self._refuse_few(num) if batch is None else batch
+
+    def _outputs(self, ring: Ring, lead: tuple[int, ...], out: Batch | None) -> Batch | None:
+        return None if out is None else arguments.checked_out(out, _spec_of(ring), lead)
 
     def _new_ring(self, spec: Spec) -> Ring:
-        names, dtypes, shapes = list(spec), [d for d, _ in spec.values()], [s for _, s in spec.values()]
+        names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
+        what = f"a buffer of {self._capacity:,} rows"
+        needed = self._capacity * _stride(what, spec)
         if not self._overcommit:
-            needed = self._capacity * arguments.row_nbytes(spec)
-            refuse_if_too_big(f"a buffer of {self._capacity:,} rows", needed)
-        ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
+            refuse_if_too_big(what, needed, sum((ring.capacity - len(ring)) * ring.stride for ring in _rings))
+        try:
+            ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
+        except MemoryError as error:
+            raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
         _rings.add(ring)
         return ring
 
     def _filled(self, what: str) -> Ring:
         if self._ring is None or len(self._ring) == 0:
-            raise EmptyBufferError(f"{what}: expected a buffer that holds rows, came an empty one")
+            raise EmptyBufferError(f"{what}: expected a buffer that holds rows, came an empty one; put some first")
         return self._ring
 
-    def _too_few(self, num: int) -> Any:
+    def _refuse_few(self, num: int) -> NoReturn:
         self._filled("sample")
         raise InvalidValueError(f"n: expected at most {len(self)} rows with replace=False, came {num}")
 
+    def _locked(self, action: Any) -> Any:
+        ring = self._ring
+        if ring is None:
+            return action()
+        ring.acquire()
+        try:
+            return action()
+        finally:
+            ring.release()
 
-_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
-_held: list[Ring] = []
+
+def _stride(what: str, spec: Spec) -> int:
+    if arguments.row_nbytes(spec) > arguments.MAX_ROWS:
+        raise NotEnoughMemoryError(
+            f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
+        )
+    return row_stride([dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()])
+
+
+def _spec_of(ring: Ring) -> Spec:
+    return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
+
+
+def _restore(
+    capacity: int,
+    keys: tuple[str, ...] | None,
+    overcommit: bool,
+    state: Mapping[str, Any],
+    layout: tuple[Spec, list[int], int] | None,
+    rows: list[Any],
+) -> ReplayBuffer:
+    """The buffer that `__reduce_ex__` took apart."""
+    buffer = ReplayBuffer(capacity, keys, spec=None if layout is None else layout[0], overcommit=overcommit)
+    buffer.load_state_dict(state)
+    if layout is not None:
+        spec, offsets, stride = layout
+        formats = [np.dtype((dtype, shape)) for dtype, shape in spec.values()]
+        record = np.dtype({"names": list(spec), "formats": formats, "offsets": offsets, "itemsize": stride})
+        for part in rows:
+            records = np.frombuffer(part, record)
+            cast(Ring, buffer._ring).put({key: records[key] for key in spec})
+    return buffer
 
 
 def _before_fork() -> None:
-    _held.extend(_rings)
-    for ring in _held:
+    _held_for_fork.extend(_rings)
+    for ring in _held_for_fork:
         ring.acquire()
 
 
 def _after_fork() -> None:
-    for ring in _held:
+    for ring in _held_for_fork:
         ring.release()
-    _held.clear()
+    _held_for_fork.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -117,8 +117,7 @@ def _as_value(key: str, value: Any) -> Value:
         ) from error
     if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray)):
         raise InvalidTypeError(
-            f"put: key {key!r}: expected numbers of fixed width, "
-            f"came {type(value).__name__} of {_leaf_name(value)}"
+            f"put: key {key!r}: expected numbers of fixed width, came {type(value).__name__} of {_leaf_name(value)}"
         )
     return Value(array, plain)
 
@@ -134,7 +133,8 @@ def _as_array(value: Any) -> NDArray[Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    return type(_leaf(value)) in _PYTHON_NUMBERS
+    leaf = _leaf(value)
+    return type(leaf) in _PYTHON_NUMBERS or (isinstance(leaf, list | tuple) and value is leaf)
 
 
 def _leaf(value: Any) -> Any:
@@ -151,6 +151,8 @@ def _leaf_name(value: Any) -> str:
 def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
     array = value.array
     dtype = array.dtype
+    if value.plain and array.shape == (0,):
+        raise InvalidValueError(f"put: key {key!r}: expected rows that tell dtype and shape, came none")
     if value.plain and dtype == np.float64:
         dtype = np.dtype(np.float32)
     return normal_dtype(key, dtype), array.shape if one_row else array.shape[1:]
@@ -158,6 +160,8 @@ def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[
 
 def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     array = value.array
+    if value.plain and array.shape == (0,):
+        return np.empty((0, *shape), dtype)
     if array.shape == shape:
         array = array[np.newaxis]
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
@@ -172,9 +176,7 @@ def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -
 
 def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     whole = plain and array.dtype.kind in "iu" and dtype.kind in "iu"
-    rule: Literal["safe", "same_kind"] = (
-        "safe" if dtype.kind in "SUV" or array.dtype.kind in "SUV" else "same_kind"
-    )
+    rule: Literal["safe", "same_kind"] = "safe" if dtype.kind in "SUV" or array.dtype.kind in "SUV" else "same_kind"
     if not whole and not np.can_cast(array.dtype, dtype, rule):
         raise InvalidTypeError(f"put: key {key!r}: expected {dtype} or what casts to it, came {array.dtype}")
     if array.size and array.dtype.kind in "iu" and dtype.kind in "iu":
@@ -201,9 +203,9 @@ def _with_whole_rows(array: NDArray[Any]) -> NDArray[Any]:
 
 def _check_row_axis(values: Mapping[str, Value], spec: Spec) -> None:
     first, *others = values
-    first_is_row = values[first].array.ndim == len(spec[first][1])
+    first_is_row = values[first].array.shape == spec[first][1]
     for key in others:
-        if (values[key].array.ndim == len(spec[key][1])) != first_is_row:
+        if (values[key].array.shape == spec[key][1]) != first_is_row:
             raise InvalidValueError(
                 f"put: key {key!r}: expected {'one row' if first_is_row else 'rows'} as at key {first!r}, "
                 f"came {_text(values[key].array.shape)}"

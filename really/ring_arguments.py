@@ -27,14 +27,27 @@ def checked_size(n: Any) -> tuple[int, int]:
     return whole("n[1]", n[1]), whole("n[0]", n[0])
 
 
-def checked_indices(indices: Any) -> NDArray[Any]:
-    """[n] or [k, n] integers."""
-    ages = np.asarray(indices)
+def checked_indices(indices: Any) -> NDArray[np.int64]:
+    """[n] or [k, n] integers as int64."""
+    try:
+        ages = np.asarray(indices)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"take: expected indices [n] or [k, n] of integers, came ragged ones: {error}"
+        ) from error
     if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
         raise InvalidTypeError(
             f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
         )
-    return ages
+    if ages.ndim == 2 and ages.size == 0:
+        raise InvalidValueError(f"take: expected indices [n] or [k, n], came none of shape {list(ages.shape)}")
+    return np.ascontiguousarray(np.minimum(ages, MAX_ROWS), dtype=np.int64)
+
+
+def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
+    """The indices that no row has, for a message."""
+    wrong = ages[(ages < 0) | (ages >= num_held)]
+    return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
 
 
 def row_nbytes(spec: Spec) -> int:
@@ -96,6 +109,8 @@ def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ..
 
 def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
+    if not isinstance(out, dict):
+        raise InvalidTypeError(f"out: expected a dict of arrays, came {type(out).__name__}")
     for name, (dtype, shape) in spec.items():
         array = out.get(name)
         expected = f"out[{name!r}]: expected a writable C-contiguous {dtype} array of shape {[*lead, *shape]}"

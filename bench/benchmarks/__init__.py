@@ -1,0 +1,1 @@
+"""asv benchmarks of really; also run once each by `pytest bench/`."""

@@ -1,0 +1,104 @@
+"""bench/floor.c from Python: compiled on first use, with the same calls as the peers plus timing inside C."""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+SOURCE = Path(__file__).resolve().parents[1] / "floor.c"
+NUMBERS = {"cartpole": 0, "wide": 1, "atari": 2}
+
+
+@functools.cache
+def library():
+    """The compiled floor."""
+    built = SOURCE.with_suffix("")
+    if not built.exists() or built.stat().st_mtime < SOURCE.stat().st_mtime:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise RuntimeError("bench/floor.c: expected a C compiler named cc or gcc, came none")
+        partial = built.with_suffix(".partial")
+        subprocess.run([compiler, "-O3", "-shared", "-fPIC", str(SOURCE), "-o", str(partial)], check=True)
+        partial.rename(built)
+    floor = ctypes.CDLL(str(built))
+    floor.floor_stride.restype = floor.floor_gather.restype = ctypes.c_size_t
+    floor.floor_reserve.restype = ctypes.c_void_p
+    floor.floor_time_gather.restype = floor.floor_time_scatter.restype = ctypes.c_double
+    return floor
+
+
+class Floor:
+    """Records of one workload in memory of their own."""
+
+    def __init__(self, workload, capacity=None):
+        self.workload, self.number = workload, NUMBERS[workload.name]
+        self.capacity = capacity or workload.capacity
+        self.nbytes = self.capacity * library().floor_stride(self.number)
+        self.rows = library().floor_reserve(ctypes.c_size_t(self.nbytes))
+
+    def __del__(self):
+        library().floor_release(ctypes.c_void_p(self.rows), ctypes.c_size_t(self.nbytes))
+
+    def outputs(self, num):
+        """Columns of `num` rows, each on a cache line."""
+        return {name: _aligned((num, *shape), dtype) for name, dtype, shape in self.workload.columns}
+
+    def put(self, first, columns):
+        """Writes the columns to the records from `first` on."""
+        rows = self.rows + first * library().floor_stride(self.number)
+        num = len(next(iter(columns.values())))
+        library().floor_scatter(self.number, ctypes.c_void_p(rows), ctypes.c_size_t(num), self._pointers(columns))
+
+    def take(self, picks, columns):
+        """Copies the picked records to the columns."""
+        library().floor_gather(
+            self.number,
+            ctypes.c_void_p(self.rows),
+            _pointer(picks),
+            ctypes.c_size_t(len(picks)),
+            self._pointers(columns),
+        )
+
+    def seconds_per_gather(self, picks, num, columns):
+        """Seconds a batch of `num` rows, all of `picks` used up."""
+        repeats = len(picks) // num
+        seconds = library().floor_time_gather(
+            self.number,
+            ctypes.c_void_p(self.rows),
+            _pointer(picks),
+            ctypes.c_size_t(num),
+            self._pointers(columns),
+            ctypes.c_size_t(repeats),
+        )
+        return seconds / repeats
+
+    def seconds_per_scatter(self, columns, repeats):
+        """Seconds an insertion of the columns."""
+        num = len(next(iter(columns.values())))
+        seconds = library().floor_time_scatter(
+            self.number,
+            ctypes.c_void_p(self.rows),
+            ctypes.c_size_t(self.capacity),
+            ctypes.c_size_t(num),
+            self._pointers(columns),
+            ctypes.c_size_t(repeats),
+        )
+        return seconds / repeats
+
+    def _pointers(self, columns):
+        addresses = [columns[name].ctypes.data for name, _, _ in self.workload.columns]
+        return (ctypes.c_void_p * len(addresses))(*addresses)
+
+
+def _pointer(array):
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _aligned(shape, dtype):
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes].view(dtype).reshape(shape)

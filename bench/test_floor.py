@@ -1,0 +1,51 @@
+"""The C floor copies what it says it copies: every share in the tables hangs on it."""
+
+import numpy as np
+import pytest
+from benchmarks.c_floor import Floor, library
+from benchmarks.workloads import WORKLOADS
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("num", [1, 2, 5, 63, 300])
+def test_scatter_and_gather_give_the_rows_back(name, num):
+    workload = WORKLOADS[name]
+    floor = Floor(workload, 350)
+    rows = workload.rows(num)
+    floor.put(50, rows)
+    picks = np.random.default_rng(1).integers(0, num, num)
+    columns = floor.outputs(num)
+    floor.take(picks + 50, columns)
+    for key, column in columns.items():
+        assert np.array_equal(column, rows[key][picks])
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_record_is_no_longer_than_the_buffers(name):
+    row_nbytes = WORKLOADS[name].row_nbytes
+    assert row_nbytes <= library().floor_stride({"cartpole": 0, "wide": 1, "atari": 2}[name]) < row_nbytes + 64
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_timed_gather_uses_every_pick(name):
+    workload = WORKLOADS[name]
+    floor = Floor(workload, 64)
+    rows = workload.rows(64)
+    floor.put(0, rows)
+    picks = np.arange(64)
+    columns = floor.outputs(16)
+    assert floor.seconds_per_gather(picks, 16, columns) > 0
+    for key, column in columns.items():
+        assert np.array_equal(column, rows[key][48:])
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_timed_scatter_goes_on_where_it_left_off(name):
+    workload = WORKLOADS[name]
+    floor = Floor(workload, 10)
+    rows = workload.rows(4)
+    assert floor.seconds_per_scatter(rows, 2) > 0
+    columns = floor.outputs(8)
+    floor.take(np.arange(8), columns)
+    for key, column in columns.items():
+        assert np.array_equal(column, np.concatenate([rows[key]] * 2))
