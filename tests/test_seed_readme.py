@@ -231,8 +231,8 @@ def test_the_agents_methods(manager: SampleManager) -> None:
     actions = agent.act(states)
     assert actions.shape == (6,)
     assert set(actions) <= {0, 1}
-    np.testing.assert_allclose(agent.max_q(states), q_values.max(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(agent.q_val(states, actions), q_values[np.arange(6), actions], rtol=1e-6)
+    np.testing.assert_allclose(agent.max_q(states), q_values.max(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(agent.q_val(states, actions), q_values[np.arange(6), actions], rtol=1e-5, atol=1e-6)
     assert agent.act(states[0]).shape == ()
     agent.set_weights(agent.get_weights())
 
