@@ -17,6 +17,8 @@ cdef inline void gather(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
     """Copies the rows of `ages` into contiguous columns, `columns[field][row]`."""
+    if num_rows == 0:
+        return
     if records.stride <= NARROW:
         gather_narrow(records, ages, num_rows, columns)
     else:
