@@ -17,7 +17,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 from libc.math cimport isinf
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
@@ -258,14 +258,16 @@ cdef class Ring:
     cdef bint find_column(self, value, Py_ssize_t i, Column* column, int64_t* num_rows) except -1:
         """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows."""
         cdef int64_t num = ONE_ROW
+        cdef int num_lead
         cdef cnp.ndarray array
         if cnp.PyArray_CheckExact(value):
             array = <cnp.ndarray>value
-            if not self.is_column(array, i):
+            num_lead = 1 if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims else 0
+            if not self.is_column(array, i, num_lead):
                 return False
             column.data = <const char*>cnp.PyArray_DATA(array)
             column.stride = 0
-            if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims:
+            if num_lead == 1:
                 num = cnp.PyArray_DIM(array, 0)
                 column.stride = cnp.PyArray_STRIDE(array, 0)
         elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i):
@@ -277,23 +279,23 @@ cdef class Ring:
             num_rows[0] = num
         return num_rows[0] == num
 
-    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i) except -1:
-        """Whether the array is one row or rows of field `i`, each row's bytes in C order."""
+    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i, int num_lead) except -1:
+        """Whether the array is rows of field `i` with so many axes in front, each row's bytes in C order."""
         cdef Shape* shape = &self.row_shapes[i]
         cdef cnp.dtype expected = <cnp.dtype>self.dtypes[i]
-        cdef int axis, lead = cnp.PyArray_NDIM(array) - shape.num_dims
+        cdef int axis
         cdef bint is_empty = cnp.PyArray_SIZE(array) == 0
         cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
         if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>expected and not cnp.PyArray_EquivTypes(
             array.dtype, expected
         ):
             return False
-        if lead != 0 and lead != 1:
+        if cnp.PyArray_NDIM(array) != num_lead + shape.num_dims:
             return False
         for axis in range(shape.num_dims - 1, -1, -1):
-            if cnp.PyArray_DIM(array, lead + axis) != shape.dims[axis]:
+            if cnp.PyArray_DIM(array, num_lead + axis) != shape.dims[axis]:
                 return False
-            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, lead + axis) != stride:
+            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, num_lead + axis) != stride:
                 return False
             stride *= shape.dims[axis]
         return True
@@ -350,6 +352,24 @@ cdef class Ring:
                 gather(&self.rows, block.ages, total, block.columns)
         let_go(self.lock)
         return self.arrays(block, num, num_batches) if out is None else out
+
+    def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
+        """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int num_lead = lead_dims(dims, num, num_batches)
+        cdef PyObject* array
+        cdef Py_ssize_t i
+        if type(out) is not dict:
+            return False
+        for i in range(self.rows.num_fields):
+            array = PyDict_GetItemWithError(out, self.names[i])
+            if array == NULL or not cnp.PyArray_CheckExact(<object>array):
+                return False
+            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>array) or not self.is_column(<cnp.ndarray>array, i, num_lead):
+                return False
+            if memcmp(cnp.PyArray_DIMS(<cnp.ndarray>array), dims, num_lead * sizeof(cnp.npy_intp)) != 0:
+                return False
+        return True
 
     def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
         """The ages, int64, that `sample` with the same arguments would draw; None if there are too few rows."""
