@@ -1,6 +1,8 @@
 """Builds the compiled extension `really._ring` from csrc/; everything else stands in pyproject.toml.
 
-`REALLY_DEBUG=1` builds it with bounds checks, C assertions and line tracing, without optimisation.
+`REALLY_DEBUG=1` builds it with bounds checks, C assertions and line tracing, without optimisation;
+`REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without its lock, for the test that
+must fail then.
 """
 
 import os
@@ -11,7 +13,13 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("REALLY_DEBUG") == "1"
-MODE = "debug" if DEBUG else "release"
+SANITIZE = os.environ.get("REALLY_SANITIZE")
+UNLOCKED = os.environ.get("REALLY_UNLOCKED") == "1"
+MODE = "debug" if DEBUG else "sanitized" if SANITIZE else "unlocked" if UNLOCKED else "release"
+FLAGS = {
+    "debug": ["-O0", "-g", "-UNDEBUG"],
+    "sanitized": ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"],
+}
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
 extension = Extension(
@@ -19,8 +27,13 @@ extension = Extension(
     ["csrc/_ring.pyx"],
     include_dirs=["csrc", np.get_include()],
     depends=glob("csrc/*.pxd") + glob("csrc/*.h"),
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *(TRACE if DEBUG else [])],
-    extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG"],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        *(TRACE if DEBUG else []),
+        *([("REALLY_UNLOCKED", "1")] if UNLOCKED else []),
+    ],
+    extra_compile_args=FLAGS.get(MODE, ["-O3", "-DNDEBUG"]),
+    extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 )
 
 directives = {

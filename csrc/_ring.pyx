@@ -1,7 +1,7 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
 Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows),
-pool.pxd (where batches live), then this file, which ties them to Python. One lock guards rows and generator; whoever
+pool.pxd (where batches live), lock.pxd, then this file, which ties them to Python. One lock guards rows and generator; whoever
 holds it waits for nothing, the GIL included, so a holder always comes to release it.
 """
 
@@ -12,24 +12,17 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cpython.pythread cimport (
-    NOWAIT_LOCK,
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_release_lock,
-    PyThread_type_lock,
-)
+from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 from libc.math cimport isinf
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
 from gather cimport gather
+from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_pages_release, really_pages_reserve
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport Column, Field, Records, Seam, lay_out, oldest_slot, round_up
@@ -208,9 +201,9 @@ cdef class Ring:
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
-        self.hold()
+        hold(self.lock)
         cdef int64_t oldest = oldest_slot(&self.rows), size = self.rows.size
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
         cdef int64_t num_behind = min(size, self.rows.capacity - oldest)
         parts = [self.view(oldest, num_behind), self.view(0, size - num_behind)]
         return [part for part in parts if len(part)]
@@ -227,23 +220,18 @@ cdef class Ring:
 
     def acquire(self):
         """Takes the lock, for a fork or for the generator's state; `release` must follow."""
-        self.hold()
+        hold(self.lock)
 
     def release(self):
         """Gives the lock back."""
-        PyThread_release_lock(self.lock)
-
-    cdef inline void hold(self) noexcept:
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        let_go(self.lock)
 
     def clear(self):
         """Drops all rows."""
-        self.hold()
+        hold(self.lock)
         self.rows.size = 0
         self.rows.next = 0
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
 
     # In -----------------------------------------------------------------------------------------------------------
 
@@ -270,14 +258,16 @@ cdef class Ring:
     cdef bint find_column(self, value, Py_ssize_t i, Column* column, int64_t* num_rows) except -1:
         """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows."""
         cdef int64_t num = ONE_ROW
+        cdef int num_lead
         cdef cnp.ndarray array
         if cnp.PyArray_CheckExact(value):
             array = <cnp.ndarray>value
-            if not self.is_column(array, i):
+            num_lead = 1 if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims else 0
+            if not self.is_column(array, i, num_lead):
                 return False
             column.data = <const char*>cnp.PyArray_DATA(array)
             column.stride = 0
-            if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims:
+            if num_lead == 1:
                 num = cnp.PyArray_DIM(array, 0)
                 column.stride = cnp.PyArray_STRIDE(array, 0)
         elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i):
@@ -289,23 +279,23 @@ cdef class Ring:
             num_rows[0] = num
         return num_rows[0] == num
 
-    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i) except -1:
-        """Whether the array is one row or rows of field `i`, each row's bytes in C order."""
+    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i, int num_lead) except -1:
+        """Whether the array is rows of field `i` with so many axes in front, each row's bytes in C order."""
         cdef Shape* shape = &self.row_shapes[i]
         cdef cnp.dtype expected = <cnp.dtype>self.dtypes[i]
-        cdef int axis, lead = cnp.PyArray_NDIM(array) - shape.num_dims
+        cdef int axis
         cdef bint is_empty = cnp.PyArray_SIZE(array) == 0
         cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
         if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>expected and not cnp.PyArray_EquivTypes(
             array.dtype, expected
         ):
             return False
-        if lead != 0 and lead != 1:
+        if cnp.PyArray_NDIM(array) != num_lead + shape.num_dims:
             return False
         for axis in range(shape.num_dims - 1, -1, -1):
-            if cnp.PyArray_DIM(array, lead + axis) != shape.dims[axis]:
+            if cnp.PyArray_DIM(array, num_lead + axis) != shape.dims[axis]:
                 return False
-            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, lead + axis) != stride:
+            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, num_lead + axis) != stride:
                 return False
             stride *= shape.dims[axis]
         return True
@@ -331,13 +321,13 @@ cdef class Ring:
         return True
 
     cdef void append_columns(self, Column* columns, int64_t num_rows) noexcept:
-        self.hold()
+        hold(self.lock)
         if num_rows * self.rows.stride <= SMALL:
             append(&self.rows, columns, num_rows)
         else:
             with nogil:
                 append(&self.rows, columns, num_rows)
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
 
     # Out ----------------------------------------------------------------------------------------------------------
 
@@ -349,9 +339,9 @@ cdef class Ring:
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
-        self.hold()
+        hold(self.lock)
         if self.rows.size < (num if distinct else 1):
-            PyThread_release_lock(self.lock)
+            let_go(self.lock)
             return None
         if total * self.rows.stride <= SMALL:
             self.draw_ages(block, total, num, distinct)
@@ -360,20 +350,38 @@ cdef class Ring:
             with nogil:
                 self.draw_ages(block, total, num, distinct)
                 gather(&self.rows, block.ages, total, block.columns)
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
         return self.arrays(block, num, num_batches) if out is None else out
+
+    def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
+        """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int num_lead = lead_dims(dims, num, num_batches)
+        cdef PyObject* array
+        cdef Py_ssize_t i
+        if type(out) is not dict:
+            return False
+        for i in range(self.rows.num_fields):
+            array = PyDict_GetItemWithError(out, self.names[i])
+            if array == NULL or not cnp.PyArray_CheckExact(<object>array):
+                return False
+            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>array) or not self.is_column(<cnp.ndarray>array, i, num_lead):
+                return False
+            if memcmp(cnp.PyArray_DIMS(<cnp.ndarray>array), dims, num_lead * sizeof(cnp.npy_intp)) != 0:
+                return False
+        return True
 
     def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
         """The ages, int64, that `sample` with the same arguments would draw; None if there are too few rows."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
-        self.hold()
+        hold(self.lock)
         if self.rows.size < (num if distinct else 1):
-            PyThread_release_lock(self.lock)
+            let_go(self.lock)
             return None
         with nogil:
             self.draw_ages(block, total, num, distinct)
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
@@ -384,12 +392,12 @@ cdef class Ring:
         cdef bint held
         if total > 0:
             memcpy(block.ages, &ages[0], total * sizeof(int64_t))
-        self.hold()
+        hold(self.lock)
         with nogil:
             held = all_held(&self.rows, block.ages, total)
             if held:
                 gather(&self.rows, block.ages, total, block.columns)
-        PyThread_release_lock(self.lock)
+        let_go(self.lock)
         if not held:
             return None
         return self.arrays(block, num, num_batches) if out is None else out

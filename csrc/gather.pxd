@@ -7,7 +7,7 @@ from memory cimport REALLY_LINE, really_prefetch, really_stream, really_stream_e
 from record cimport BIG_FIELD, Field, Records, oldest_slot, slot_of
 
 cdef enum:
-    BLOCK = 16  # rows whose cache lines are under way at a time
+    BLOCK = 64  # rows whose cache lines are under way at a time
     START = 1024  # bytes at the start of the next long row that are asked for ahead
     STREAM_FROM = 1 << 25  # bytes; a batch this long would not stay in the cache until it is used
     NARROW = 256  # bytes; records up to here are copied key by key, longer ones row by row
@@ -17,6 +17,8 @@ cdef inline void gather(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
     """Copies the rows of `ages` into contiguous columns, `columns[field][row]`."""
+    if num_rows == 0:
+        return
     if records.stride <= NARROW:
         gather_narrow(records, ages, num_rows, columns)
     else:

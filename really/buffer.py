@@ -140,7 +140,7 @@ class ReplayBuffer:
         ages = arguments.checked_indices(indices)
         ring = self._filled("take")
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
-        outputs = self._outputs(ring, ages.shape, out)
+        outputs = _outputs(ring, num, num_batches, out)
         batch = ring.take(ages.reshape(-1), num, num_batches, outputs)
         if batch is None:
             raise InvalidValueError(
@@ -196,12 +196,9 @@ class ReplayBuffer:
         ring = self._filled("sample")
         if num * max(num_batches, 1) > ring.quick_rows:
             refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(_spec_of(ring)))
-        outputs = self._outputs(ring, (num_batches, num) if num_batches else (num,), out)
+        outputs = _outputs(ring, num, num_batches, out)
         batch = ring.sample(num, num_batches, not replace, outputs)
         return self._refuse_few(num) if batch is None else batch
-
-    def _outputs(self, ring: Ring, lead: tuple[int, ...], out: Batch | None) -> Batch | None:
-        return None if out is None else arguments.checked_out(out, _spec_of(ring), lead)
 
     def _new_ring(self, spec: Spec) -> Ring:
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
@@ -242,6 +239,12 @@ def _stride(what: str, spec: Spec) -> int:
             f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
         )
     return row_stride([dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()])
+
+
+def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
+    if out is None or ring.fits(out, num, num_batches):
+        return out
+    return arguments.checked_out(out, _spec_of(ring), (num_batches, num) if num_batches else (num,))
 
 
 def _spec_of(ring: Ring) -> Spec:

@@ -81,13 +81,15 @@ def check_shards(make, hits=200):
 
 
 def check_bound(draw, num=300_000):
-    """`draw(bound, num)` favours no third of bounds that are a large part of 2**32 and 2**63."""
+    """`draw(bound, num)` favours no third and no residue, for bounds that are a large part of 2**32 and 2**63."""
     for bound in (3 << 30, 3 << 61, (1 << 32) - 1, (1 << 32) + 1, 3, 1000, (5 << 60) + 1):
         numbers = np.asarray(draw(bound, num))
         assert numbers.min() >= 0
         assert numbers.max() < bound
         edges = [bound * at // 3 for at in range(1, 3)]
         assert_uniform(np.bincount(np.searchsorted(edges, numbers, side="right"), minlength=3))
+        if bound % 3 == 0:
+            assert_uniform(np.bincount((numbers % 3).astype(np.int64), minlength=3))
 
 
 class PlainSampler:
@@ -145,3 +147,11 @@ def modulo_draw(bound, num):
     """Modulo bias on a large range: 32 random bits (64 from 2**32 on) modulo the bound."""
     bits = np.random.default_rng(1).integers(0, 1 << (32 if bound < 1 << 32 else 63), num, dtype=np.uint64)
     return (bits % np.uint64(bound)).astype(np.int64)
+
+
+def multiplying_draw(bound, num):
+    """The bias of multiply and shift without rejection: spread evenly over the range, so thirds do not show it."""
+    if bound >= 1 << 32:
+        return np.random.default_rng(1).integers(0, bound, num)
+    bits = np.random.default_rng(1).integers(0, 1 << 32, num, dtype=np.uint64)
+    return (bits * np.uint64(bound) >> np.uint64(32)).astype(np.int64)

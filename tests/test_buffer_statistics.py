@@ -48,9 +48,10 @@ def test_a_broken_sampler_fails(check, broken):
         check(broken)
 
 
-def test_modulo_bias_fails():
+@pytest.mark.parametrize("biased", [checks.modulo_draw, checks.multiplying_draw])
+def test_modulo_bias_fails(biased):
     with pytest.raises(AssertionError, match="not uniform"):
-        checks.check_bound(checks.modulo_draw)
+        checks.check_bound(biased)
 
 
 @pytest.mark.parametrize("n", [100, (5, 20)])

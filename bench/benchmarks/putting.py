@@ -1,0 +1,115 @@
+"""Putting: rows go in at the speed of streaming stores; one transition costs less than the Python around it."""
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.peers import PEERS, filled, filled_floor, peers_for
+from benchmarks.sampling import HELD
+from benchmarks.workloads import WORKLOADS
+from really import ReplayBuffer
+
+
+class Put:
+    """ReplayBuffer takes rows faster than every peer, from messages that fit the cache to ones that do not."""
+
+    params = (list(WORKLOADS), list(PEERS), [100, 1000, 20_000])
+    param_names = ("workload", "peer", "rows")
+
+    def setup(self, workload, peer, rows):
+        if peer not in peers_for(WORKLOADS[workload]) or (workload == "atari" and rows > 1000):
+            raise NotImplementedError(f"{peer} does not do {rows} rows of {workload}")
+        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
+        self.rows = WORKLOADS[workload].rows(rows)
+
+    def time_put(self, workload, peer, rows):
+        self.peer.put(self.rows)
+
+
+class PutOne:
+    """One transition at a time works well too."""
+
+    params = (list(WORKLOADS), list(PEERS))
+    param_names = ("workload", "peer")
+
+    def setup(self, workload, peer):
+        if peer not in peers_for(WORKLOADS[workload]):
+            raise NotImplementedError(f"{peer} cannot hold {workload}")
+        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
+        row = {name: column[0] for name, column in WORKLOADS[workload].rows(1).items()}
+        self.row = {name: value if value.ndim else value.item() for name, value in row.items()}
+
+    def time_put_one(self, workload, peer):
+        self.peer.put_one(self.row)
+
+
+class Floor:
+    """What plain C reaches, records put together in the cache and streamed out."""
+
+    params = (list(WORKLOADS), [500, 1000, 20_000])
+    param_names = ("workload", "rows")
+
+    def setup(self, workload, rows):
+        if rows > HELD[workload]:
+            raise NotImplementedError(f"{rows} rows of {workload} are more than are held")
+        self.floor = filled_floor(WORKLOADS[workload], HELD[workload])
+        self.rows = WORKLOADS[workload].rows(rows)
+
+    def track_seconds(self, workload, rows):
+        return self.floor.seconds_per_scatter(self.rows, 5)
+
+    track_seconds.unit = "seconds"
+
+
+class Inputs:
+    """What needs no conversion costs nothing more; Arrow out of shared memory costs no copy."""
+
+    params = (["arrays", "arrow", "arrow in 8 chunks", "float64", "lists", "alias"],)
+    param_names = ("data",)
+
+    def setup(self, data):
+        rows = WORKLOADS["cartpole"].rows(2000)
+        flat = {
+            name: pa.array(column)
+            if column.ndim == 1
+            else pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
+            for name, column in rows.items()
+        }
+        table = pa.table(flat)
+        self.data = {
+            "arrays": rows,
+            "arrow": table,
+            "arrow in 8 chunks": pa.concat_tables([table.slice(250 * at, 250) for at in range(8)]),
+            "float64": {**rows, "state": rows["state"].astype(np.float64)},
+            "lists": {name: column.tolist() for name, column in rows.items()},
+            "alias": {"new_state" if name == "state_new" else name: column for name, column in rows.items()},
+        }[data]
+        self.buffer = ReplayBuffer(1_000_000, spec=WORKLOADS["cartpole"].spec)
+
+    def time_put_2000_rows(self, data):
+        self.buffer.put(self.data)
+
+
+class Construction:
+    """A buffer of any length is there at once: address space is reserved, pages come with rows."""
+
+    params = ([1_000, 1_000_000, 100_000_000],)
+    param_names = ("capacity",)
+
+    def setup(self, capacity):
+        self.spec = WORKLOADS["cartpole"].spec
+
+    def time_construct(self, capacity):
+        ReplayBuffer(capacity, spec=self.spec, overcommit=True)
+
+    def peakmem_construct(self, capacity):
+        ReplayBuffer(capacity, spec=self.spec, overcommit=True)
+
+
+class Import:
+    """`import really` takes less than 0.3 s."""
+
+    def timeraw_import_really(self):
+        return "import really"
+
+    def timeraw_import_buffer(self):
+        return "from really import ReplayBuffer"

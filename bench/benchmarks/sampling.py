@@ -1,0 +1,109 @@
+"""Sampling: a batch costs one cache miss a narrow row, and the memory's bandwidth for a wide one."""
+
+import numpy as np
+
+from benchmarks.peers import PEERS, filled, filled_floor, peers_for
+from benchmarks.workloads import WORKLOADS
+from really import ReplayBuffer
+
+# Rows held: some 64 MB of each workload, twice what the last cache holds.
+HELD = {"cartpole": 1_000_000, "wide": 20_000, "atari": 1_000}
+
+
+class Sample:
+    """ReplayBuffer samples faster than every peer at every size of batch.
+
+    32 to 1024 rows straddle malloc's mmap threshold (128 kB) for wide rows and images.
+    """
+
+    params = (list(WORKLOADS), list(PEERS), [32, 256, 1024])
+    param_names = ("workload", "peer", "rows")
+
+    def setup(self, workload, peer, rows):
+        if peer not in peers_for(WORKLOADS[workload]):
+            raise NotImplementedError(f"{peer} cannot hold {workload}")
+        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
+
+    def time_sample(self, workload, peer, rows):
+        self.peer.sample(rows)
+
+
+class Floor:
+    """What plain C reaches: every share in the tables is of this."""
+
+    params = (list(WORKLOADS), [32, 256, 1024])
+    param_names = ("workload", "rows")
+
+    def setup(self, workload, rows):
+        self.floor = filled_floor(WORKLOADS[workload], HELD[workload])
+        self.columns = self.floor.outputs(rows)
+        self.picks = np.random.default_rng(0).integers(0, HELD[workload], rows * 100)
+
+    def track_seconds(self, workload, rows):
+        return self.floor.seconds_per_gather(self.picks, rows, self.columns)
+
+    track_seconds.unit = "seconds"
+
+
+class Held:
+    """A batch costs the same however many rows are held, cache misses apart: below and above every cache."""
+
+    params = ([10_000, 100_000, 1_000_000, 10_000_000], [256])
+    param_names = ("held", "rows")
+
+    def setup(self, held, rows):
+        self.peer = filled("really", WORKLOADS["cartpole"], held)
+
+    def time_sample(self, held, rows):
+        self.peer.sample(rows)
+
+
+class Several:
+    """Several batches in one call cost less than as many calls."""
+
+    params = ([1, 8, 32],)
+    param_names = ("batches",)
+
+    def setup(self, batches):
+        self.peer = filled("really", WORKLOADS["cartpole"], 1_000_000)
+
+    def time_one_call(self, batches):
+        self.peer.buffer.sample((batches, 64))
+
+    def time_many_calls(self, batches):
+        for _ in range(batches):
+            self.peer.sample(64)
+
+
+class Ways:
+    """Drawing without replacement and writing into given arrays stay near the plain way."""
+
+    params = (["plain", "distinct", "out", "take"],)
+    param_names = ("way",)
+
+    def setup(self, way):
+        buffer = filled("really", WORKLOADS["cartpole"], 1_000_000).buffer
+        out, indices = buffer.sample(256), buffer.sample_indices(256)
+        self.call = {
+            "plain": lambda: buffer.sample(256),
+            "distinct": lambda: buffer.sample(256, replace=False),
+            "out": lambda: buffer.sample(256, out=out),
+            "take": lambda: buffer.take(indices),
+        }[way]
+
+    def time_256_rows(self, way):
+        self.call()
+
+
+class PeakMemory:
+    """A batch takes its own bytes and no more: no index arrays, no second copy."""
+
+    params = ([1000, 10_000],)
+    param_names = ("rows",)
+
+    def setup(self, rows):
+        self.buffer = ReplayBuffer(10_000, spec=WORKLOADS["wide"].spec, seed=0)
+        self.buffer.put(WORKLOADS["wide"].rows(10_000))
+
+    def peakmem_sample(self, rows):
+        self.buffer.sample(rows)

@@ -1,0 +1,32 @@
+"""The ring's lock. REALLY_UNLOCKED builds one that never closes, on which the threads' test has to fail."""
+
+from cpython.pythread cimport (
+    NOWAIT_LOCK,
+    WAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+)
+
+cdef extern from *:
+    """
+    #ifdef REALLY_UNLOCKED
+    enum { REALLY_LOCKS = 0 };
+    #else
+    enum { REALLY_LOCKS = 1 };
+    #endif
+    """
+    enum:
+        REALLY_LOCKS
+
+
+cdef inline void hold(PyThread_type_lock lock) noexcept:
+    """Takes the lock; the GIL is let go while another thread has it, so that one can come to release it."""
+    if REALLY_LOCKS and not PyThread_acquire_lock(lock, NOWAIT_LOCK):
+        with nogil:
+            PyThread_acquire_lock(lock, WAIT_LOCK)
+
+
+cdef inline void let_go(PyThread_type_lock lock) noexcept:
+    if REALLY_LOCKS:
+        PyThread_release_lock(lock)

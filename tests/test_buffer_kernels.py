@@ -1,0 +1,50 @@
+"""The kernels are C: no Python in any function that runs without the GIL, by what Cython itself says of its output."""
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[1] / "csrc"
+KERNELS = ("record", "scatter", "gather", "pool", "bounded_random")
+LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
+
+
+def annotated(folder, source):
+    """(Python interaction, text) of each line of `source`, as `cython -a` scores it."""
+    command = [sys.executable, "-m", "cython", "-3", "-a", "-I", str(CSRC), "-X", "cdivision=True"]
+    command += ["-X", "boundscheck=False", "-X", "wraparound=False", "-X", "initializedcheck=False"]
+    subprocess.run([*command, str(source), "-o", str(folder / "out.c")], check=True, capture_output=True)
+    found = LINE.findall((folder / "out.html").read_text())
+    return [(int(score), html.unescape(re.sub("<[^>]+>", "", text))) for score, text in found]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_no_python_in_the_kernels(tmp_path, name):
+    for other in CSRC.glob("*.pxd"):
+        if other.stem != name:
+            shutil.copy(other, tmp_path)
+    # The functions as a module's own, so that each line is compiled and scored.
+    source = (CSRC / f"{name}.pxd").read_text()
+    (tmp_path / "kernel.pyx").write_text(source)
+    shutil.copy(CSRC / "memory.h", tmp_path)
+    lines = annotated(tmp_path, tmp_path / "kernel.pyx")
+    assert sum("cdef inline" in text for _, text in lines) >= 2
+    assert [text for score, text in lines if score > 0 and "import" not in text and '"""' not in text] == []
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_says_that_it_cannot_fail_and_needs_no_gil(name):
+    signatures = re.findall(
+        r"^cdef inline [^:]*?\)([^:]*):", (CSRC / f"{name}.pxd").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [signature for signature in signatures if signature.split() != ["noexcept", "nogil"]] == []
+
+
+def test_python_in_a_kernel_is_seen(tmp_path):
+    (tmp_path / "kernel.pyx").write_text("cdef int f(object x):\n    return x + 1\n")
+    assert max(score for score, _ in annotated(tmp_path, tmp_path / "kernel.pyx")) > 0
