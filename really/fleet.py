@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import shutil
+import sys
+import threading
 import time
 import weakref
 from collections import deque
@@ -86,7 +89,7 @@ class Fleet:
 
     Attributes:
         workers: the runners with their orders.
-        version: of the weights that the next order will be carried out with.
+        version: of the weights that the next order will be carried out with: how often they have changed.
         message_bytes: about how much one chunk may hold.
     """
 
@@ -94,8 +97,11 @@ class Fleet:
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
-        self._weights: tuple[int, Any] = (-1, None)
-        self._acting: Any = None
+        self.version = -1
+        self._current: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
+        # A thread that collects in the background sends orders while the learner sets weights.
+        self._changing = threading.Lock()
         shares = np.array_split(np.arange(num_parallel), min(num_workers, num_parallel))
         self.workers = [
             Worker(number, agents, self._start(agents, 0))
@@ -114,27 +120,39 @@ class Fleet:
 
     def equip(self, acting: Acting) -> None:
         """Makes this the way to act that runners take over with their next order; weights follow."""
-        self._acting = self._share(acting)
+        self._change("acting", acting)
         for worker in self.workers:
             worker.version, worker.equipped = -1, False
 
     def set_weights(self, weights: list[NDArray[Any]]) -> None:
         """Makes these the weights that runners get with their next order: a new version."""
-        self._weights = (self.version + 1, self._share(weights))
-
-    @property
-    def version(self) -> int:
-        """How often the weights have changed."""
-        return self._weights[0]
+        with self._changing:
+            self._change("weights", weights)
+            self.version += 1
 
     def send(self, worker: Worker, number: int, order: Order) -> None:
         """Queues an order, with weights and way to act where they changed since the runner's last one."""
-        version, weights = self._weights
+        with self._changing:
+            version = self.version
+            acting = None if worker.equipped else self._lend("acting")
+            weights = None if worker.version == version else self._lend("weights")
         order = replace(order, version=version)
-        acting = None if worker.equipped else self._acting
-        handle = self._call(worker.runner, order, None if worker.version == version else weights, acting)
+        handle = self._call(worker.runner, order, weights, acting)
         worker.version, worker.equipped = version, True
         worker.tickets.append(Ticket(number, order, handle, time.monotonic()))
+        if all(other.equipped and other.version == version for other in self.workers):
+            # The orders under way keep what they need in the store; nothing of ours stays there after them.
+            self._shared.clear()
+
+    def _change(self, what: str, value: Any) -> None:
+        self._current[what] = value
+        self._shared.pop(what, None)
+
+    def _lend(self, what: str) -> Any:
+        """What all runners get, put into the store once."""
+        if what not in self._shared:
+            self._shared[what] = self._share(self._current[what])
+        return self._shared[what]
 
     def wait(self, workers: Iterable[Worker], timeout: float | None) -> list[Worker]:
         """Those of the workers whose oldest order is done; waits for at least one where `timeout` is None."""
@@ -172,16 +190,23 @@ class Fleet:
     def info(self) -> list[dict[str, Any]]:
         """What each runner is made of, and how often it was restarted."""
         return [
-            {"runner": worker.number, **self._info(worker.runner), "restarts": worker.restarts}
-            for worker in self.workers
+            {"runner": worker.number, **self._info_of(worker), "restarts": worker.restarts} for worker in self.workers
         ]
+
+    def _info_of(self, worker: Worker) -> dict[str, Any]:
+        try:
+            return self._info(worker.runner)
+        except RunnerLost:
+            return {"agents": worker.agents, "environments": "lost", "pid": None, "tensorflow": None}
 
     def _replace(self, worker: Worker, lost: RunnerLost) -> None:
         worker.failures += 1
         if worker.failures > MAX_RESTARTS:
-            worker.tickets.clear()
-            raise RunnerError(f"{worker} died {worker.failures} times in a row, the last time with:\n{lost}") from lost
-        log.warning("%s was lost and is restarted; a seeded run will not repeat. Cause: %s", worker, lost)
+            failures, worker.failures = worker.failures, 0
+            self.restart(worker)
+            raise RunnerError(f"{worker} died {failures} times in a row, the last time with:\n{lost}") from lost
+        cause = str(lost).strip().splitlines()[-1]
+        log.warning("%s was lost and is restarted; a seeded run will not repeat. Cause: %s", worker, cause)
         orders = [(ticket.number, ticket.order) for ticket in worker.tickets]
         self.restart(worker)
         for number, order in orders:
@@ -191,14 +216,14 @@ class Fleet:
         """A chunk that came in pieces in one; each piece leaves the store before the next is asked for."""
         if not chunk.more:
             return chunk
-        first, pieces, piece = chunk, [], chunk
+        pieces, piece = [], chunk
         while True:
             pieces.append({name: rows.copy() for name, rows in from_record_batch(piece.batch).items()})
             if not piece.more:
                 break
-            piece = chunk = self._get(self._ask_rest(worker.runner))
+            piece = self._get(self._ask_rest(worker.runner))
         columns = {name: np.concatenate([rows[name] for rows in pieces]) for name in pieces[0]}
-        return Chunk(to_record_batch(columns), first.results, first.seconds)
+        return Chunk(to_record_batch(columns), chunk.results, chunk.seconds)
 
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         raise NotImplementedError
@@ -277,7 +302,12 @@ class LocalFleet(Fleet):
 
 
 class RayRunner(Runner):
-    """A runner that knows on which node of the cluster it lives."""
+    """A runner in a process of its own: it finds the driver's modules, and knows on which node it lives."""
+
+    def __init__(self, packed_spec: bytes, paths: Sequence[str], agents: Sequence[int], restart: int) -> None:
+        # The user's classes may be in modules that only the driver's path leads to.
+        sys.path.extend(path for path in paths if path not in sys.path)
+        super().__init__(pickle.loads(packed_spec), agents, restart)
 
     def info(self) -> dict[str, Any]:
         """What this runner is made of, and the first digits of its node's id."""
@@ -301,7 +331,9 @@ class RayFleet(Fleet):
         workers, self._cpus = self._granted(min(wanted, num_parallel))
         self.message_bytes = self._message_bytes(workers)
         self._actor = ray.remote(concurrency_groups={WATCH: 1})(RayRunner)
-        super().__init__(replace(spec, message_bytes=self.message_bytes), num_parallel, workers)
+        spec = replace(spec, message_bytes=self.message_bytes)
+        self._packed_spec = self._packed(spec)
+        super().__init__(spec, num_parallel, workers)
 
     def check(self) -> None:
         """Refuses to go on with runners of a Ray that was shut down, or that were closed."""
@@ -319,13 +351,17 @@ class RayFleet(Fleet):
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         # A restarted runner must not wait for a CPU that went with its node, or that Ray still counts as taken.
         options = {"num_cpus": 0 if restart else self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        return self._actor.options(**options).remote(self._packed_spec, sys.path, agents, restart)
+
+    def _packed(self, spec: RunnerSpec) -> bytes:
         try:
-            return self._actor.options(**options).remote(self._spec, agents, restart)
-        except TypeError as error:
+            packed: bytes = self._ray.cloudpickle.dumps(spec)
+        except (TypeError, pickle.PicklingError) as error:
             raise InvalidTypeError(
-                f"environment {self._spec.environment.name!r}: expected what can be sent to another process, came what "
+                f"environment {spec.environment.name!r}: expected what can be sent to another process, came what "
                 f"cannot ({error.__cause__ or error}). Give its class or a factory instead, or use_ray=False."
             ) from error
+        return packed
 
     def _call(self, runner: Any, order: Order, weights: Any, acting: Any) -> Any:
         return runner.collect.remote(order, weights, acting)

@@ -51,7 +51,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
     with make(env_config={"length": 10**6}, total_steps=20_000, num_steps=100, num_workers=2) as manager:
         manager.get_data()
         for _ in range(kills):
-            victim = int(rng.choice([runner["pid"] for runner in manager.info()["runners"]]))
+            victim = int(rng.choice([runner["pid"] for runner in manager.info()["runners"] if runner["pid"]]))
             timer = threading.Timer(rng.random() * 0.15, os.kill, (victim, signal.SIGKILL))
             timer.start()
             data = manager.get_data()
@@ -64,6 +64,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
                 restarts = np.flatnonzero(np.diff(counts) != 1)
                 assert len(restarts) <= 2
                 assert (counts[restarts + 1] == 0).all()
+        manager.get_data()
         runners = manager.info()["runners"]
     assert sum(runner["restarts"] for runner in runners) == kills
     assert caplog.text.count("was lost and is restarted") == kills
