@@ -132,12 +132,16 @@ class _LiteRT(Forward):
         self._start(exported.payload)
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        for view, leaf in zip(self._views, leaves, strict=True):
-            view[...] = leaf
+        for view, leaf in zip(self._views, leaves):  # noqa: B905 - a view a leaf; the check would cost a tenth of this
+            view[:] = leaf
         self._invoke()
+        if self._moving:
+            self._fetch_moving()
+        return self._outputs
+
+    def _fetch_moving(self) -> None:
         for name, index in self._moving:
             self._outputs[name] = self._get_tensor(index)[: self._batch_size]
-        return self._outputs
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         check_weights(self._shapes, weights)

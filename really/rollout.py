@@ -38,9 +38,9 @@ class Rollout:
 
     def write_action(self, step: int, observations: Sequence[NDArray[Any]], actions: NDArray[Any]) -> None:
         """What the policy saw at `step`, leaf by leaf `[env, ...]`, and what it did, `[env, ...]`."""
-        for column, leaf in zip(self._states, observations, strict=False):
-            column[:, step] = leaf
-        self._actions[:, step] = actions
+        for column, leaf in zip(self._states, observations):  # noqa: B905 - one leaf a column by construction
+            column[step] = leaf
+        self._actions[step] = actions
 
     def write_outcome(
         self,
@@ -51,15 +51,15 @@ class Rollout:
         truncated: NDArray[np.bool_],
     ) -> None:
         """Where that led: final observations, leaf by leaf `[env, ...]`, rewards and flags `[env]`."""
-        for column, leaf in zip(self._next_states, observations, strict=False):
-            column[:, step] = leaf
-        self._rewards[:, step] = rewards
-        self._terminated[:, step] = terminated
-        self._truncated[:, step] = truncated
+        for column, leaf in zip(self._next_states, observations):  # noqa: B905
+            column[step] = leaf
+        self._rewards[step] = rewards
+        self._terminated[step] = terminated
+        self._truncated[step] = truncated
 
     def _bind(self) -> None:
-        """Looks the columns up once for all steps: a look-up by name at each would cost as much as the writing."""
-        arrays = self.arrays
+        """Views `[time, env, ...]` of the columns, looked up once: by name at each step it would cost twice as much."""
+        arrays = {name: rows.swapaxes(0, 1) for name, rows in self.arrays.items()}
         self._states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state"]
         self._next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
         self._actions, self._rewards = arrays["action"], arrays["reward"]

@@ -255,9 +255,9 @@ class Runner:
         self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
     ) -> None:
         if "log_prob" in rollout.estimates:
-            rollout.estimates["log_prob"][:, step] = self._policy.log_prob(outputs, actions)
+            rollout.estimates["log_prob"][step] = self._policy.log_prob(outputs, actions)
         if "value_estimate" in rollout.estimates:
-            rollout.estimates["value_estimate"][:, step] = self._values(outputs)
+            rollout.estimates["value_estimate"][step] = self._values(outputs)
 
     def _draw(self, active: NDArray[np.intp], left: NDArray[np.int_]) -> None:
         """Draws each active agent's numbers for the next steps from its own stream, none for steps it will not take."""
