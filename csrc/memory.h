@@ -76,9 +76,9 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
-/* A copy of a few bytes, without a call for fewer than 64. */
+/* A copy of a few bytes, without a call for fewer than 256. */
 static inline void really_copy(char *to, const char *from, size_t nbytes) {
-    if (nbytes >= 64) {
+    if (nbytes >= 256) {
         memcpy(to, from, nbytes);
     } else if (nbytes >= 16) {
         size_t at = 0;

@@ -7,7 +7,7 @@ from memory cimport REALLY_LINE, really_copy, really_prefetch, really_stream, re
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef enum:
-    AHEAD = 512  # bytes of a big field that are on their way while earlier ones are copied
+    AHEAD = 256  # bytes of a big field that are on their way while earlier ones are copied
     STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
 
 
