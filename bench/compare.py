@@ -1,11 +1,13 @@
 """Measures ours and the peers side by side and writes the table and the figure: `make bench`.
 
-Every cell is measured in rounds in which each peer has one turn of about the same length, in an order that rotates
-from round to round; a peer's time is the median of its turns.
+Each peer lives in a process of its own, so that none finds its memory allocator as another has left it. Every cell is
+measured in rounds in which each peer has one turn of about the same length, one after the other, in an order that
+rotates from round to round; a peer's time is the median of its turns.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from benchmarks.peers import filled, filled_floor, peers_for
 from benchmarks.workloads import WORKLOADS
 
 BATCHES = (32, 256, 1024)
+PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
 TURN = 0.04  # seconds
 
 
@@ -46,31 +49,75 @@ def parse():
 
 def measure(workload, rounds, only=None):
     """Yields (cell, {peer: rows a second}) with the C floor as one of the peers."""
-    peers = {name: filled(name, workload) for name in peers_for(workload) if not only or name in only}
-    floor = filled_floor(workload)
-    for num in BATCHES:
-        turns = {name: sampling_turn(peer, num) for name, peer in peers.items()}
-        turns["floor"] = floor_sampling_turn(floor, num)
-        yield f"sample {num}", rates(turns, num, rounds)
-    for num in (500,) if workload.name == "atari" else (1000, 20_000):
-        rows = workload.rows(num)
-        turns = {name: putting_turn(peer.put, rows) for name, peer in peers.items()}
-        turns["floor"] = floor_putting_turn(floor, rows)
-        yield f"put {num}", rates(turns, num, rounds)
-    row = {name: column[0] for name, column in workload.rows(1).items()}
-    row = {name: value if value.ndim else value.item() for name, value in row.items()}
-    yield "put one", rates({name: putting_turn(peer.put_one, row) for name, peer in peers.items()}, 1, rounds)
+    names = [name for name in peers_for(workload) if not only or name in only]
+    workers = {name: Worker(name, workload) for name in [*names, "floor"]}
+    cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.name]] + [("put one", 1)]
+    for verb, num in cells:
+        able = {name: worker for name, worker in workers.items() if (name, verb) != ("floor", "put one")}
+        yield verb if verb == "put one" else f"{verb} {num}", rates(able, verb, num, rounds)
+    for worker in workers.values():
+        worker.close()
 
 
-def rates(turns, num, rounds):
-    """Rows a second by peer: each turn gives seconds a call."""
-    names = list(turns)
+def rates(workers, verb, num, rounds):
+    """Rows a second by peer."""
+    names = list(workers)
+    for name in names:
+        workers[name].ask(("prepare", verb, num))
     seconds = {name: [] for name in names}
     for number in range(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            seconds[name].append(turns[name]())
+            seconds[name].append(workers[name].ask(("turn",)))
     return {name: num / statistics.median(seconds[name]) for name in names}
+
+
+class Worker:
+    """A peer in a process of its own, which works only while it is asked."""
+
+    def __init__(self, name, workload):
+        self.pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=work, args=(name, workload.name, theirs), daemon=True)
+        self.process.start()
+        self.ask(("hello",))
+
+    def ask(self, what):
+        """The answer, once the work is done."""
+        self.pipe.send(what)
+        return self.pipe.recv()
+
+    def close(self):
+        """Ends the process."""
+        self.pipe.send(None)
+        self.process.join()
+
+
+def work(name, workload_name, pipe):
+    """Fills a peer, then prepares and takes turns as asked."""
+    workload = WORKLOADS[workload_name]
+    peer = filled_floor(workload) if name == "floor" else filled(name, workload)
+    turn = None
+    while (what := pipe.recv()) is not None:
+        if what[0] == "prepare":
+            turn = floor_turn(peer, *what[1:]) if name == "floor" else peer_turn(peer, workload, *what[1:])
+        pipe.send(turn() if what[0] == "turn" else None)
+
+
+def peer_turn(peer, workload, verb, num):
+    """A turn of the peer's, in seconds a call."""
+    if verb == "sample":
+        return turn_of(lambda: peer.sample(num))
+    rows = workload.rows(num)
+    if verb == "put":
+        return turn_of(lambda: peer.put(rows))
+    row = {name: column[0] if column.ndim > 1 else column[0].item() for name, column in rows.items()}
+    return turn_of(lambda: peer.put_one(row))
+
+
+def floor_turn(floor, verb, num):
+    """A turn of the C floor's, in seconds a batch."""
+    return floor_sampling_turn(floor, num) if verb == "sample" else floor_putting_turn(floor, floor.workload.rows(num))
 
 
 def timed(call, repeats):
@@ -85,14 +132,6 @@ def turn_of(call):
     call()
     repeats = max(1, int(TURN / timed(call, 3)))
     return lambda: timed(call, repeats)
-
-
-def sampling_turn(peer, num):
-    return turn_of(lambda: peer.sample(num))
-
-
-def putting_turn(put, rows):
-    return turn_of(lambda: put(rows))
 
 
 def floor_sampling_turn(floor, num):

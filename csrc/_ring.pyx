@@ -17,15 +17,15 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 from libc.math cimport isinf
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
-from gather cimport gather
+from gather cimport BLOCK, gather, prefetch_rows
 from lock cimport hold, let_go
-from memory cimport REALLY_LINE, really_pages_release, really_pages_reserve
+from memory cimport REALLY_LINE, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
-from record cimport Column, Field, Records, Seam, lay_out, oldest_slot, round_up
+from record cimport STAGE, Column, Field, Records, Seam, lay_out, oldest_slot, round_up
 from scatter cimport append
 
 cdef extern from "numpy/arrayobject.h":
@@ -158,11 +158,13 @@ cdef class Ring:
         lay_out(&self.rows)
         self.quick_rows = QUICK // self.rows.stride
         self.scratch = <char*>PyMem_Calloc(1, self.rows.stride)
+        self.rows.stage = <char*>really_lines_new(STAGE)
         self.rows.data = <char*>really_pages_reserve(capacity * self.rows.stride)
-        if self.scratch == NULL or self.rows.data == NULL:
+        if self.scratch == NULL or self.rows.stage == NULL or self.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
             )
+        memset(self.rows.stage, 0, STAGE)  # padding goes out with the rows: let it be zeros
 
     cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
         cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
@@ -174,6 +176,7 @@ cdef class Ring:
 
     def __dealloc__(self):
         really_pages_release(self.rows.data, self.rows.capacity * self.rows.stride)
+        really_lines_free(self.rows.stage)
         PyMem_Free(self.rows.fields)
         PyMem_Free(self.rows.seams)
         PyMem_Free(self.row_shapes)
@@ -405,7 +408,11 @@ cdef class Ring:
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef Py_ssize_t first = 0
         if not distinct:
-            draw(self.source, self.rows.size, block.ages, total)
+            # Memory begins to bring the first rows while the others are drawn.
+            first = min(total, <Py_ssize_t>BLOCK)
+            draw(self.source, self.rows.size, block.ages, first)
+            prefetch_rows(&self.rows, block.ages, first)
+            draw(self.source, self.rows.size, block.ages + first, total - first)
             return
         while first < total:
             draw_distinct(self.source, self.rows.size, block.ages + first, num, block.table)

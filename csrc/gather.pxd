@@ -25,6 +25,13 @@ cdef inline void gather(
         gather_wide(records, ages, num_rows, columns)
 
 
+cdef inline void prefetch_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
+    """Asks for the rows of `ages`, a block at most, that `gather` will begin with; long ones it asks for itself."""
+    cdef const char* rows[BLOCK]
+    if records.stride <= NARROW:
+        find_rows(records, oldest_slot(records), ages, num_rows, rows)
+
+
 cdef inline void gather_narrow(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:

@@ -76,13 +76,31 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
+/* A copy of a few bytes, without a call for fewer than 256. */
+static inline void really_copy(char *to, const char *from, size_t nbytes) {
+    if (nbytes >= 256) {
+        memcpy(to, from, nbytes);
+    } else if (nbytes >= 16) {
+        size_t at = 0;
+        for (; at + 16 <= nbytes; at += 16) memcpy(to + at, from + at, 16);
+        memcpy(to + nbytes - 16, from + nbytes - 16, 16);
+    } else if (nbytes >= 4) {
+        if (nbytes >= 8) memcpy(to, from, 8);
+        else memcpy(to, from, 4);
+        if (nbytes > 8) memcpy(to + nbytes - 8, from + nbytes - 8, 8);
+        else memcpy(to + nbytes - 4, from + nbytes - 4, 4);
+    } else {
+        for (size_t at = 0; at < nbytes; at++) to[at] = from[at];
+    }
+}
+
 /* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in
    the cache already). Call really_stream_end() before others may read. */
 static inline void really_stream(char *to, const char *from, size_t nbytes, size_t ahead) {
 #if defined(REALLY_SSE2)
     size_t at = (REALLY_LINE - (uintptr_t)to % REALLY_LINE) % REALLY_LINE;
     at = at < nbytes ? at : nbytes;
-    memcpy(to, from, at);
+    if (at != 0) really_copy(to, from, at);
     for (; at + REALLY_LINE <= nbytes; at += REALLY_LINE) {
         if (ahead != 0) really_prefetch(from + at + ahead);
         __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
@@ -94,7 +112,7 @@ static inline void really_stream(char *to, const char *from, size_t nbytes, size
         _mm_stream_si128((__m128i *)(to + at + 32), c);
         _mm_stream_si128((__m128i *)(to + at + 48), d);
     }
-    memcpy(to + at, from + at, nbytes - at);
+    if (at != nbytes) really_copy(to + at, from + at, nbytes - at);
 #else
     (void)ahead;
     memcpy(to, from, nbytes);

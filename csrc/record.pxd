@@ -7,6 +7,8 @@ from memory cimport REALLY_LINE
 cdef enum:
     BIG_FIELD = 512  # bytes; a field from here on starts on a cache line and is streamed there by itself
 
+    STAGE = 8192  # bytes of short records that are put together at a time
+
 cdef struct Field:
     Py_ssize_t offset  # of the key's bytes inside a record
     Py_ssize_t nbytes
@@ -26,6 +28,7 @@ cdef struct Records:
     Field* fields  # [num_fields]
     Py_ssize_t num_seams
     Seam* seams  # [num_seams], at most num_fields + 1
+    char* stage  # [STAGE] bytes on cache lines: where rows are put together
     int64_t capacity
     int64_t size  # rows held
     int64_t next  # slot that the next row goes to

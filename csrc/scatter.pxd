@@ -1,14 +1,13 @@
 """Columns to records: rows are put together in the first-level cache and streamed out whole lines at a time."""
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch, really_stream, really_stream_end
-from record cimport BIG_FIELD, Column, Field, Records
+from memory cimport REALLY_LINE, really_copy, really_prefetch, really_stream, really_stream_end
+from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef enum:
-    STAGE = 8192  # bytes of records put together at a time
-    AHEAD = 512  # bytes of a big field that are on their way while earlier ones are copied
+    AHEAD = 256  # bytes of a big field that are on their way while earlier ones are copied
     STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
 
 
@@ -45,15 +44,12 @@ cdef inline void scatter(
 cdef inline void scatter_staged(
     const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
 ) noexcept nogil:
-    cdef char staged[STAGE + 64]
-    cdef char* stage = staged + (REALLY_LINE - <size_t>staged % REALLY_LINE)
     cdef int64_t num, num_staged = STAGE // records.stride
     cdef int64_t done = 0
-    memset(stage, 0, min(num_staged, num_rows) * records.stride)  # padding goes out too: let it be zeros
     while done < num_rows:
         num = min(num_staged, num_rows - done)
-        fill(records, columns, first + done, num, stage)
-        really_stream(rows + done * records.stride, stage, num * records.stride, 0)
+        fill(records, columns, first + done, num, records.stage)
+        really_stream(rows + done * records.stride, records.stage, num * records.stride, 0)
         done += num
 
 
@@ -75,7 +71,7 @@ cdef inline void scatter_streamed(
             if field.nbytes >= BIG_FIELD:
                 really_stream(row + field.offset, source, field.nbytes, AHEAD)
             else:
-                memcpy(row + field.offset, source, field.nbytes)
+                really_copy(row + field.offset, source, field.nbytes)
 
 
 cdef inline void prefetch_seams(const Records* records, const char* row) noexcept nogil:
@@ -93,10 +89,15 @@ cdef inline void fill(
 ) noexcept nogil:
     cdef Py_ssize_t k
     cdef Column column
+    cdef char* to
     for k in range(records.num_fields):
         column = columns[k]
         column.data += first * column.stride
-        fill_field(column, records.fields[k].nbytes, num_rows, rows + records.fields[k].offset, records.stride)
+        to = rows + records.fields[k].offset
+        if records.stride == REALLY_LINE:
+            fill_field(column, records.fields[k].nbytes, num_rows, to, REALLY_LINE)
+        else:
+            fill_field(column, records.fields[k].nbytes, num_rows, to, records.stride)
 
 
 cdef inline void fill_field(

@@ -147,7 +147,7 @@ def filled(name, workload, capacity=None):
     """A peer that holds `capacity` rows."""
     capacity = capacity or workload.capacity
     peer = PEERS[name](workload, capacity)
-    rows = workload.rows(min(capacity, 500 if workload.name == "atari" else 10_000))
+    rows = workload.rows(min(capacity, 32 if workload.name == "atari" else 10_000))
     num = len(next(iter(rows.values())))
     for _ in range(-(-min(capacity, getattr(peer, "capacity", capacity)) // num)):
         peer.put(rows)
@@ -157,7 +157,7 @@ def filled(name, workload, capacity=None):
 def filled_floor(workload, capacity=None):
     """The C floor with as many rows."""
     floor = Floor(workload, capacity)
-    rows = workload.rows(min(floor.capacity, 500 if workload.name == "atari" else 10_000))
+    rows = workload.rows(min(floor.capacity, 32 if workload.name == "atari" else 10_000))
     num = len(next(iter(rows.values())))
     for first in range(0, floor.capacity - num + 1, num):
         floor.put(first, rows)
