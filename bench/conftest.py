@@ -50,7 +50,10 @@ class Benchmark(pytest.Item):
             getattr(instance, "setup", lambda *values: None)(*self.values)
         except (NotImplementedError, ImportError) as reason:
             pytest.skip(str(reason))
-        result = measure(getattr(instance, self.method), self.method, self.values)
+        try:
+            result = measure(getattr(instance, self.method), self.method, self.values)
+        finally:
+            getattr(instance, "teardown", lambda *values: None)(*self.values)
         measured.append(f"{self.path.stem}.{self.name:60} {result}")
 
     def reportinfo(self):
