@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.environment_spec import EnvironmentSpec, Probe
+from really.errors import EnvironmentFailedError
 from really.gym_api import failure
 from really.spaces import Leaf, flatten, observation_leaves
 
@@ -64,6 +65,19 @@ class EnvironmentBatch(ABC):
             EnvironmentFailedError: an environment raised or returned what its spaces do not allow; `reset()`
                 all before the next step, some may have been stepped and some not.
         """
+
+    def check_observations(self, names: Sequence[int]) -> None:
+        """Refuses NaN in what the environments show, which is not the model's fault if it says NaN in turn.
+
+        `names[i]` is the agent that environment `i` is called after in the message.
+        """
+        for leaf, values in zip(self.leaves, self.observations, strict=True):
+            bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
+            if bad.any():
+                raise EnvironmentFailedError(
+                    f"environment {self.name!r} of agent {names[int(bad.argmax())]}: expected numbers in "
+                    f"'state{leaf.name}', came NaN"
+                )
 
     @abstractmethod
     def render(self) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.environments import EnvironmentBatch
+from really.errors import ModelError
 from really.policy import Policy, check_finite
 
 Forward = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
@@ -42,7 +43,11 @@ class Evaluation:
     def _step(self) -> None:
         envs, active = self._envs, self._active
         outputs = self._forward(envs.observations)
-        check_finite(outputs, self._policy.required_outputs)
+        try:
+            check_finite(outputs, self._policy.required_outputs)
+        except ModelError:
+            envs.check_observations(range(envs.num_envs))
+            raise
         actions = self._policy.to_environment(self._policy.greedy(outputs))
         envs.step(actions, None if active.size == envs.num_envs else active)
         episodes = self._playing[active]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really import inference, returns
+from really import inference
+from really.delivery import Delivery
 from really.environments import EnvironmentSpec, make_batch
 from really.errors import EnvironmentFailedError, ModelError
 from really.policy import check_finite, make_policy
@@ -140,6 +141,13 @@ class Runner:
         self._forward = inference.load(acting.exported, batch_size=len(self._agents))
         self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
         self._columns = self._working_columns()
+        self._delivery = Delivery(
+            self._envs.name,
+            self._schema(self._spec.returns),
+            self._spec.gamma,
+            self._spec.gae_lambda,
+            self._values_after if acting.value_output else None,
+        )
 
     def collect(self, order: Order, weights: list[NDArray[Any]] | None = None, acting: Acting | None = None) -> Chunk:
         """Collects the results ordered; weights and the way to act come along where they changed."""
@@ -157,8 +165,7 @@ class Runner:
             self._started = False
             raise
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
-        columns = self._deliverable(rollout, results)
-        self._check_numbers(columns, results)
+        columns = self._delivery.rows(rollout, results)
         return self._chunk(columns, 0, results, time.perf_counter() - began)
 
     def rest(self) -> Chunk:
@@ -232,7 +239,7 @@ class Runner:
         try:
             check_finite(outputs, policy.required_outputs)
         except ModelError:
-            self._check_observations()
+            self._envs.check_observations(self._agents)
             raise
         actions = self._sample(outputs, step % NOISE_STEPS)
         rollout.write_action(step, envs.observations, actions)
@@ -240,16 +247,6 @@ class Runner:
             self._estimate(rollout, step, outputs, actions)
         envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
         rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
-
-    def _check_observations(self) -> None:
-        """Refuses NaN from an environment, which is not the model's fault if it says NaN in turn."""
-        for leaf, values in zip(self._envs.leaves, self._envs.observations, strict=True):
-            bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
-            if bad.any():
-                raise EnvironmentFailedError(
-                    f"environment {self._envs.name!r} of agent {self._agents[bad.argmax()]}: expected numbers in "
-                    f"'state{leaf.name}', came NaN"
-                )
 
     def _estimate(
         self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
@@ -274,61 +271,11 @@ class Runner:
             wanted.append("log_prob")
         if self._acting.value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
             wanted.append("value_estimate")
-        fixed = schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, wanted)
-        kept = tuple(column for column in fixed if column.name not in {"not_done", "terminal"})
+        kept = tuple(column for column in self._schema(wanted) if column.name not in {"not_done", "terminal"})
         return (*kept, Column("terminated", (), bools), Column("truncated", (), bools))
 
-    def _deliverable(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
-        """The columns of the manager's schema, `[row, ...]`, from what was written at each step."""
-        flat = {name: rollout.flat(name) for name in rollout.arrays}
-        terminated, truncated = flat["terminated"], flat["truncated"]
-        cut = np.zeros(len(terminated), np.bool_)
-        cut[np.cumsum([result.rows for result in results]) - 1] = True
-        done = terminated | truncated
-        flat |= {"terminal": terminated, "not_done": ~done, "episode_end": done | cut}
-        flat["policy_version"] = np.full(len(done), self._version)
-        flat["agent"] = np.repeat([result.agent for result in results], [result.rows for result in results])
-        if {"monte_carlo", "advantage"} & set(self._spec.returns):
-            flat |= self._estimates(flat, terminated, done | cut)
-        return {
-            column.name: flat[column.name].astype(column.dtype, copy=False)
-            for column in schema(
-                self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, self._spec.returns
-            )
-        }
-
-    def _check_numbers(self, columns: Columns, results: Sequence[Result]) -> None:
-        """Refuses NaN from an environment; looked for in whole columns, since a look at each step would cost more."""
-        for name, values in columns.items():
-            if name.split(".")[0] in ("reward", "state", "state_new") and values.dtype.kind == "f":
-                bad = np.isnan(values).reshape(len(values), -1).any(axis=1)
-                if bad.any():
-                    row, starts = int(bad.argmax()), np.cumsum([0, *(result.rows for result in results)])
-                    at = int(np.searchsorted(starts, row, side="right")) - 1
-                    raise EnvironmentFailedError(
-                        f"environment {self._envs.name!r} of agent {results[at].agent}, step {row - starts[at]} of its "
-                        f"result: expected numbers in {name!r}, came NaN"
-                    )
-
-    def _estimates(self, flat: Columns, terminated: NDArray[np.bool_], ends: NDArray[np.bool_]) -> Columns:
-        """Monte Carlo returns and advantages; what a truncation or a cut leaves out is the value of its last state."""
-        values = flat.get("value_estimate", np.zeros(len(ends), np.float32))
-        final_values = np.append(values[1:], np.float32(0))
-        open_ends = np.flatnonzero(ends & ~terminated)
-        if self._acting.value_output:
-            final_values[open_ends] = self._values_after(flat, open_ends)
-        else:
-            final_values[open_ends] = 0
-        # One long trajectory with all its ends: nothing flows across an end.
-        reward, dead, open_ = (column[None] for column in (flat["reward"], terminated, ends & ~terminated))
-        gamma, found = self._spec.gamma, {}
-        if "monte_carlo" in self._spec.returns:
-            found["monte_carlo"] = returns.monte_carlo(reward, dead, open_, final_values[None], gamma)[0]
-        if "advantage" in self._spec.returns:
-            found["advantage"] = returns.gae(
-                reward, values[None], final_values[None], dead, open_, gamma, self._spec.gae_lambda
-            )[0]
-        return found
+    def _schema(self, returns: Sequence[str]) -> tuple[Column, ...]:
+        return schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Values of the states that the given rows led to, a batch of the runner's size at a time."""
