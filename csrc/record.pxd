@@ -7,7 +7,7 @@ from memory cimport REALLY_LINE
 cdef enum:
     BIG_FIELD = 512  # bytes; a field from here on starts on a cache line and is streamed there by itself
 
-    STAGE = 8192  # bytes of short records that are put together at a time
+    STAGE = 2048  # bytes of short records that are put together at a time
 
 cdef struct Field:
     Py_ssize_t offset  # of the key's bytes inside a record
