@@ -43,6 +43,7 @@ cdef enum:
     QUICK = 1 << 27  # bytes
     MAX_DIMS = 64  # of a NumPy array
     UNKNOWN = -1  # number of rows of a put before its first column is looked at
+    SCALAR = 32  # bytes of the largest number, a complex long double
     ONE_ROW = -2  # values without the row axis
 
 cdef struct Shape:
@@ -137,7 +138,6 @@ cdef class Ring:
     cdef readonly Py_ssize_t quick_rows  # how many rows a batch may have without a look at the memory that is left
     cdef Shape* row_shapes  # [num_fields], `shapes` for C
     cdef Pool pool
-    cdef char* scratch  # one record: scalars of a row that is being put, under the GIL
 
     def __cinit__(self, int64_t capacity, list names, list dtypes, list shapes, bit_generator):
         cdef Py_ssize_t i, num = len(names)
@@ -157,10 +157,9 @@ cdef class Ring:
             self.rows.fields[i].nbytes = self.set_shape(i)
         lay_out(&self.rows)
         self.quick_rows = QUICK // self.rows.stride
-        self.scratch = <char*>PyMem_Calloc(1, self.rows.stride)
         self.rows.stage = <char*>really_lines_new(STAGE)
         self.rows.data = <char*>really_pages_reserve(capacity * self.rows.stride)
-        if self.scratch == NULL or self.rows.stage == NULL or self.rows.data == NULL:
+        if self.rows.stage == NULL or self.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
             )
@@ -180,7 +179,6 @@ cdef class Ring:
         PyMem_Free(self.rows.fields)
         PyMem_Free(self.rows.seams)
         PyMem_Free(self.row_shapes)
-        PyMem_Free(self.scratch)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
@@ -244,13 +242,14 @@ cdef class Ring:
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
         cdef list held = []  # another thread may empty `data` while the GIL is away
-        cdef Column* columns = <Column*>PyMem_Malloc(max(num, 1) * sizeof(Column))
+        cdef Column* columns = <Column*>PyMem_Malloc((num + 1) * (sizeof(Column) + SCALAR))
+        cdef char* scalars = <char*>(columns + num)  # this call's own: the wait for the lock lets other puts in
         if columns == NULL:
             raise MemoryError("a put's own few bytes: the system gave no memory")
         try:
             for i in range(num):
                 value = PyDict_GetItemWithError(data, self.names[i])
-                if value == NULL or not self.find_column(<object>value, i, &columns[i], &num_rows):
+                if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
                     return False
                 held.append(<object>value)
             self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
@@ -258,8 +257,13 @@ cdef class Ring:
             PyMem_Free(columns)
         return True
 
-    cdef bint find_column(self, value, Py_ssize_t i, Column* column, int64_t* num_rows) except -1:
-        """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows."""
+    cdef bint find_column(
+        self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
+    ) except -1:
+        """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows.
+
+        A number is written to `scalar`, which has room for the largest.
+        """
         cdef int64_t num = ONE_ROW
         cdef int num_lead
         cdef cnp.ndarray array
@@ -273,8 +277,8 @@ cdef class Ring:
             if num_lead == 1:
                 num = cnp.PyArray_DIM(array, 0)
                 column.stride = cnp.PyArray_STRIDE(array, 0)
-        elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i):
-            column.data = self.scratch + self.rows.fields[i].offset
+        elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i, scalar):
+            column.data = scalar
             column.stride = 0
         else:
             return False
@@ -303,9 +307,8 @@ cdef class Ring:
             stride *= shape.dims[axis]
         return True
 
-    cdef bint store_scalar(self, value, Py_ssize_t i) except -1:
-        """Writes a number into the scratch record if that loses nothing; False if it would or cannot be told."""
-        cdef char* to = self.scratch + self.rows.fields[i].offset
+    cdef bint store_scalar(self, value, Py_ssize_t i, char* to) except -1:
+        """Writes a number as field `i` holds it if that loses nothing; False if it would or cannot be told."""
         cdef int kind = (<cnp.dtype>self.dtypes[i]).type_num
         cdef int overflow = 0
         cdef long long whole
@@ -316,7 +319,7 @@ cdef class Ring:
             return overflow == 0 and store_whole(to, kind, whole)
         if value is True or value is False:
             return store_bool(to, kind, value is True)
-        if not cnp.PyArray_CheckScalar(value) or not (cnp.PyTypeNum_ISNUMBER(kind) or kind == cnp.NPY_BOOL):
+        if not cnp.PyArray_CheckScalar(value) or cnp.PyArray_Check(value) or not (cnp.PyTypeNum_ISNUMBER(kind) or kind == cnp.NPY_BOOL):
             return False
         if not cnp.PyArray_EquivTypes(cnp.PyArray_DescrFromScalar(value), <cnp.dtype>self.dtypes[i]):
             return False

@@ -60,7 +60,7 @@ def in_threads(*jobs, seconds=1.0):
 
 
 def stress(buffer, width, seconds):
-    """4 writers and 3 readers at once."""
+    """5 writers, of many rows and of one, and 3 readers at once."""
 
     def put(writer, count):
         first = (writer << 40) + count * 64
@@ -80,7 +80,7 @@ def stress(buffer, width, seconds):
         assert_whole(buffer.sample(20, replace=False, out=buffer.sample(20)))
 
     buffer.put(rows(range(200), width))
-    in_threads(put, put, put, put_one, sample, take, sample_into, seconds=seconds)
+    in_threads(put, put, put_one, put_one, put_one, sample, take, sample_into, seconds=seconds)
 
 
 @pytest.mark.parametrize("spec", [SPEC, BIG_SPEC])
