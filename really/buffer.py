@@ -181,15 +181,21 @@ class ReplayBuffer:
 
     def _put_converted(self, data: Any) -> None:
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
-        with self._schema_lock:
-            ring = self._ring
-            spec = columns.infer_spec(parts[0]) if ring is None else _spec_of(ring)
-            fitted = [columns.fit(part, spec) for part in parts]
-            if ring is None:
-                ring = self._ring = self._new_ring(spec)
-        for part in fitted:
+        ring = self._first_ring(parts) if self._ring is None else self._ring
+        spec = _spec_of(ring)
+        for part in [columns.fit(part, spec) for part in parts]:
             if not ring.put(part):
                 raise AssertionError("the ring refused columns that had been made to fit it")
+
+    def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
+        """The ring for the schema of these rows, unless they do not fit it or another thread was first."""
+        with self._schema_lock:
+            if self._ring is None:
+                spec = columns.infer_spec(parts[0])
+                for part in parts:
+                    columns.fit(part, spec)
+                self._ring = self._new_ring(spec)
+            return self._ring
 
     def _sample_checked(self, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)
