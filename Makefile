@@ -6,7 +6,7 @@ EXTRAS := gym,atari,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning lint bench build debug report clean
+.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-compare build debug report clean
 
 setup: $(BUILT)
 
@@ -33,8 +33,21 @@ test-learning: setup
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really._ring
 
-bench: setup
-	$(BIN)/pip install --quiet -e '.[bench]' && $(BIN)/python -m pytest bench -s
+sanitize: setup
+	$(BIN)/python tests/sanitize.py
+
+bench: .venv/.bench
+	$(BIN)/python -m pytest bench && $(BIN)/python bench/compare.py --figure docs/buffer.png && cat bench/results/compare.md
+
+bench-collecting: .venv/.bench
+	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python --figure docs/collecting.png
+
+# Two commits: make bench-compare BASE=main~1 HEAD=main
+bench-compare: .venv/.bench
+	cd bench && ../$(BIN)/python -m asv continuous $(or $(BASE),HEAD~1) $(or $(HEAD),HEAD)
+
+.venv/.bench: $(BUILT)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco]' && touch $@
 
 build: setup
 	$(BIN)/python -m build

@@ -108,6 +108,8 @@ def _opposite(value: Value) -> Value:
 def _as_value(key: str, value: Any) -> Value:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, came a masked array")
+    if getattr(value, "null_count", 0):  # an Arrow array, which would become NaN without a word
+        raise InvalidValueError(f"put: key {key!r}: expected no missing values, came {value.null_count} nulls")
     plain = _is_plain(value)
     try:
         array = _as_array(value)
@@ -116,9 +118,8 @@ def _as_value(key: str, value: Any) -> Value:
             f"put: key {key!r}: expected rows of one shape, came {type(value).__name__}: {error}"
         ) from error
     if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray)):
-        raise InvalidTypeError(
-            f"put: key {key!r}: expected numbers of fixed width, came {type(value).__name__} of {_leaf_name(value)}"
-        )
+        came = f"{type(value).__name__} of {_leaf_names(value, array)}"
+        raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came {came}")
     return Value(array, plain)
 
 
@@ -143,9 +144,11 @@ def _leaf(value: Any) -> Any:
     return value
 
 
-def _leaf_name(value: Any) -> str:
+def _leaf_names(value: Any, array: NDArray[Any]) -> str:
     leaf = _leaf(value)
-    return f"dtype {leaf.dtype}" if isinstance(leaf, np.ndarray) else type(leaf).__name__
+    if isinstance(leaf, np.ndarray):
+        return f"dtype {leaf.dtype}"
+    return " and ".join(sorted({type(element).__name__ for element in array.flat}))
 
 
 def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
