@@ -43,7 +43,7 @@ def ours(task: str, number: int) -> float:
     steps = STEPS.get(task) or CARTPOLE[number]
     options = {"num_steps": 128, "action_sampling_type": sampling, "epsilon": 0.1}
     with really.SampleManager(model, environment, number, steps, **options) as manager:
-        manager.get_data(total_steps=steps // 10)
+        manager.get_data()
         began = time.perf_counter()
         rows = len(manager.get_data()["reward"])
         return rows / (time.perf_counter() - began)

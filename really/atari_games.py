@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +34,8 @@ class Atari:
         from ale_py.vector_env import AtariVectorEnv
 
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        return AtariVectorEnv(
-            self.game, num_envs, num_threads=num_envs, autoreset_mode="SameStep", **dict(self.options)
-        )
+        threads = min(num_envs, os.cpu_count() or 1)
+        return AtariVectorEnv(self.game, num_envs, num_threads=threads, autoreset_mode="SameStep", **dict(self.options))
 
 
 def atari(

@@ -32,8 +32,9 @@ def make_batch(
     Args:
         spec: what the user gave
         seeds: each environment's own: the same seed gives the same transitions, whatever stands beside it
-        vector: 'plain' for instances stepped one by one, 'native' for the id's own vector environment, 'auto'
-            for the faster at this number among those that give the transitions of the plain ones
+        vector: 'plain' for instances stepped one by one, 'native' for the id's own vector environment (for `atari`
+            one for all games, which is faster, but steps those that wait, too), 'auto' for the faster at this
+            number among those that give the transitions of the plain ones
         render_mode: gymnasium's, for `render`
 
     Raises:
@@ -46,7 +47,7 @@ def make_batch(
         raise InvalidValueError("seeds: expected at least one, came none")
     native = None
     if vector != "plain":
-        native = _from_vectors(spec, seeds, render_mode) or _from_id(spec, seeds, vector, render_mode)
+        native = _from_vectors(spec, seeds, vector, render_mode) or _from_id(spec, seeds, vector, render_mode)
     if native is None and vector == "native":
         raise InvalidValueError(
             f"vector: expected 'auto' or 'plain' for {spec.name!r}, which has no vector environment of its own, "
@@ -56,17 +57,19 @@ def make_batch(
 
 
 def _from_vectors(
-    spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], render_mode: str | None
+    spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str, render_mode: str | None
 ) -> EnvironmentBatch | None:
     """The batch of what makes vector environments itself; plain ones of size one where episodes would mix."""
     if isinstance(spec.environment, Atari):
+        if vector == "native" and render_mode is None:
+            return VectorBatch(spec, spec.environment.make_vector(len(seeds)), seeds)
         return AtariBatch(spec, seeds, render_mode)
     if not isinstance(spec.source, VectorSource):
         return None
-    vector = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
-    if can_reset_some(vector):
-        return VectorBatch(spec, vector, seeds)
-    vector.close()
+    made = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
+    if can_reset_some(made):
+        return VectorBatch(spec, made, seeds)
+    made.close()
     return PlainBatch(spec, seeds, render_mode)
 
 

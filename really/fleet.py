@@ -329,9 +329,11 @@ class RayFleet(Fleet):
         self._job = ray.get_runtime_context().get_job_id()
         wanted = num_workers or max(1, min(num_parallel, int(ray.cluster_resources().get("CPU", 1))))
         workers, self._cpus = self._granted(min(wanted, num_parallel))
-        self.message_bytes = self._message_bytes(workers)
+        limit = self._chunk_limit(workers)
+        self.message_bytes = min(limit, MESSAGE_BYTES)
         self._actor = ray.remote(concurrency_groups={WATCH: 1})(RayRunner)
-        spec = replace(spec, message_bytes=self.message_bytes)
+        # A result that is larger than a message goes in one piece all the same, as long as the store has room for it.
+        spec = replace(spec, message_bytes=limit)
         self._packed_spec = self._packed(spec)
         super().__init__(spec, num_parallel, workers)
 
@@ -367,7 +369,8 @@ class RayFleet(Fleet):
         return runner.collect.remote(order, weights, acting)
 
     def _ask_rest(self, runner: Any) -> Any:
-        return runner.rest.remote()
+        # Not behind the order that is queued already.
+        return runner.rest.options(concurrency_group=WATCH).remote()
 
     def _where(self, runner: Any) -> str:
         call = runner.where.options(concurrency_group=WATCH).remote()
@@ -408,8 +411,8 @@ class RayFleet(Fleet):
         super()._release(workers)
         _claims.released = time.monotonic()
 
-    def _message_bytes(self, workers: int) -> float:
-        """About what a chunk may hold so that all that are queued fill half of the smallest object store."""
+    def _chunk_limit(self, workers: int) -> float:
+        """What a chunk may hold so that all that are queued fill half of the smallest object store."""
         stores = [node["Resources"].get("object_store_memory", math.inf) for node in self._ray.nodes() if node["Alive"]]
         limit = min(stores, default=math.inf) / (2 * QUEUED_ORDERS * workers)
         if limit < MESSAGE_BYTES:
@@ -420,7 +423,7 @@ class RayFleet(Fleet):
                 limit / 1e6,
             )
         warn_of_small_shared_memory(min(stores, default=0))
-        return min(limit, MESSAGE_BYTES)
+        return limit
 
     def _granted(self, wanted: int) -> tuple[int, int]:
         """(processes, CPUs each): as many as wanted where they are free, else fewer, at least one without a CPU."""

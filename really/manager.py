@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from really import checkpoints, inference
 from really.aggregator import Aggregator
+from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
 from really.buffer import ReplayBuffer
 from really.collector import STREAMED_ROWS, Collector
@@ -123,6 +124,7 @@ class SampleManager:
         self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
         self._weights: list[NDArray[Any]] = []
         self._evaluations = 0
+        self._pool = ArrayPool()
         self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
         self._probe = self._environment.probe()
         self._fleet = self._start_fleet()
@@ -149,7 +151,7 @@ class SampleManager:
             `terminal` (1 at true termination only), and the columns asked for with `returns`.
         """
         parts = self._collect(total_steps, progress)
-        data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts])
+        data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts], self._pool)
         if do_print:
             print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
         return data

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.array_pool import ArrayPool
 from really.transitions import Column
 
 
@@ -27,12 +28,13 @@ class Rollout:
     Environment `i` has filled the first `lengths[i]` steps; whatever stands behind them means nothing.
     """
 
-    def __init__(self, columns: Sequence[Column], num_envs: int, time: int) -> None:
+    def __init__(self, columns: Sequence[Column], num_envs: int, time: int, pool: ArrayPool) -> None:
         self.time = time
+        self._pool = pool
         self.lengths = np.zeros(num_envs, np.intp)
         self.ends: list[list[int]] = [[] for _ in range(num_envs)]
         self.arrays: dict[str, NDArray[Any]] = {
-            column.name: np.empty((num_envs, time, *column.shape), column.dtype) for column in columns
+            column.name: pool.empty((num_envs, time, *column.shape), column.dtype) for column in columns
         }
         self._bind()
 
@@ -69,7 +71,7 @@ class Rollout:
     def grow(self) -> None:
         """Doubles the time axis; what is filled stays."""
         for name, old in self.arrays.items():
-            new = np.empty((old.shape[0], 2 * self.time, *old.shape[2:]), old.dtype)
+            new = self._pool.empty((old.shape[0], 2 * self.time, *old.shape[2:]), old.dtype)
             new[:, : self.time] = old
             self.arrays[name] = new
         self.time *= 2

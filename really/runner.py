@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really import inference
+from really.array_pool import ArrayPool
 from really.delivery import Delivery
 from really.environments import EnvironmentSpec, make_batch
 from really.errors import EnvironmentFailedError, ModelError
@@ -114,6 +115,7 @@ class Runner:
         self._rngs = [
             np.random.default_rng(agent_seed(spec.entropy, agent, ACTION_STREAM, restart)) for agent in agents
         ]
+        self._pool = ArrayPool()
         self._version = -1
         self._started = False
         self._rest: deque[tuple[Columns, int]] = deque()
@@ -198,7 +200,7 @@ class Runner:
     def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_steps is not None
         lengths = quota * self._spec.num_steps
-        rollout = Rollout(self._columns, len(self._agents), int(lengths.max()))
+        rollout = Rollout(self._columns, len(self._agents), int(lengths.max()), self._pool)
         start = 0
         for stop in np.unique(lengths):
             active = np.flatnonzero(lengths >= stop)
@@ -215,7 +217,7 @@ class Runner:
     def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_episodes is not None
         missing = quota * self._spec.num_episodes
-        rollout = Rollout(self._columns, len(self._agents), NOISE_STEPS)
+        rollout = Rollout(self._columns, len(self._agents), NOISE_STEPS, self._pool)
         active, step = np.flatnonzero(missing), 0
         while active.size:
             if step == rollout.time:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.array_pool import ArrayPool
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ def from_record_batch(batch: pa.RecordBatch) -> Columns:
     return {name: _from_arrow(batch.column(name)) for name in batch.schema.names}
 
 
-def concatenate(schema: Sequence[Column], parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
-    """The rows of all parts one after the other, in arrays `[row, ...]` that belong to the caller."""
+def concatenate(schema: Sequence[Column], parts: Sequence[Mapping[str, NDArray[Any]]], pool: ArrayPool) -> Columns:
+    """The rows of all parts one after the other, in arrays `[row, ...]` of the pool that belong to the caller."""
     rows = sum(len(part[schema[0].name]) for part in parts)
-    joined = {column.name: np.empty((rows, *column.shape), column.dtype) for column in schema}
+    joined = {column.name: pool.empty((rows, *column.shape), column.dtype) for column in schema}
     for name, target in joined.items():
         start = 0
         for part in parts:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from gymnasium import spaces
 
+from really.array_pool import ArrayPool
 from really.errors import InvalidValueError
 from really.spaces import observation_leaves
 from really.transitions import check_returns, concatenate, from_record_batch, schema, to_record_batch
@@ -76,7 +77,7 @@ def test_concatenate_gives_arrays_of_the_callers_own() -> None:
     leaves = observation_leaves(spaces.Box(-1, 1, (3,), np.float32))
     columns = schema(leaves, (), np.dtype(np.int64))
     parts = [{column.name: np.full((rows, *column.shape), rows, column.dtype) for column in columns} for rows in (2, 3)]
-    joined = concatenate(columns, parts)
+    joined = concatenate(columns, parts, ArrayPool())
     for column in columns:
         rows = joined[column.name]
         assert rows.dtype == column.dtype
