@@ -231,7 +231,7 @@ class ReplayBuffer:
 
         return cast(Self, minari_io.from_minari(cls, dataset, capacity, **options))
 
-    def arguments(self) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, Any]:
         """What the buffer was made with, apart from the seed: `capacity`, `keys`, `overcommit`."""
         return {"capacity": self._capacity, "keys": self._keys, "overcommit": self._overcommit}
 

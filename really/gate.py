@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ring import Ring
-from really.errors import ReallyError
+from really.errors import InvalidValueError, ReallyError
 
 PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
@@ -42,6 +42,7 @@ class Reader:
         self._gate = gate
         self._ring = ring
         self._age = 0  # of the next row; below 0 it is gone
+        self._thread = threading.get_ident()  # that reads
 
     @property
     def num_left(self) -> int:
@@ -62,6 +63,7 @@ class Reader:
         Raises:
             OvertakenError: puts or `clear` have dropped one of them.
         """
+        self._thread = threading.get_ident()
         for _ in range(STARTS if self.num_read == 0 and not self.keeps else 0):
             self._gate.restart(self)
             try:
@@ -86,8 +88,17 @@ class Reader:
         self.close()
 
     def must_wait(self, num_dropped: int) -> bool:
-        """Whether a put that drops so many rows has to wait for this reader."""
-        return self.keeps and self.num_left > 0 and num_dropped > self._age
+        """Whether a put that drops so many rows has to wait for this reader.
+
+        Raises InvalidValueError where it would wait for itself: the thread that puts is the one that reads.
+        """
+        waits = self.keeps and self.num_left > 0 and num_dropped > self._age
+        if waits and self._thread == threading.get_ident():
+            raise InvalidValueError(
+                f"put: expected to drop at most {self._age:,} rows as long as this thread reads the others with "
+                f"keeps=True, came a put or clear that drops {num_dropped:,}"
+            )
+        return waits
 
     def shift(self, num_dropped: int) -> None:
         """The oldest rows have been dropped."""
