@@ -7,8 +7,8 @@ import os
 import pickle
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn, SupportsIndex, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,11 @@ from really import ring_arguments as arguments
 from really._ring import Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
+from really.gate import Gate, Reader
 from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
@@ -63,6 +67,7 @@ class ReplayBuffer:
         self._bit_generator = arguments.bit_generator(seed)
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
+        self._gate = Gate(self, ReplayBuffer.put.__code__, ReplayBuffer._put_converted.__code__)
         if spec is not None:
             self._ring = self._new_ring(arguments.checked_spec(spec, self._keys))
 
@@ -107,7 +112,7 @@ class ReplayBuffer:
             NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much.
         """
         ring = self._ring
-        if ring is None or type(data) is not dict or not ring.put(data):
+        if ring is None or self._gate.readers or type(data) is not dict or not ring.put(data):
             self._put_converted(data)
 
     def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
@@ -151,7 +156,84 @@ class ReplayBuffer:
     def clear(self) -> None:
         """Drops all rows; schema and generator stay."""
         if self._ring is not None:
-            self._ring.clear()
+            self._gate.clear(self._ring)
+
+    def open_reader(self, *, keeps: bool = False) -> Reader:
+        """Reads the rows that are held now, oldest first, in pieces; close it, or use it in a `with`.
+
+        With `keeps`, puts wait where they would drop a row that the reader has yet to read; without, the reader then
+        gets an OvertakenError. Raises EmptyBufferError where there is no schema yet.
+        """
+        if self._ring is None:
+            raise EmptyBufferError("open_reader: expected a buffer whose schema is known, came one without")
+        return self._gate.open(self._ring, keeps)
+
+    def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
+        """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
+        from really import saving
+
+        saving.save(self, path, compression=compression)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The buffer that `save` wrote (`saving.load`)."""
+        from really import saving
+
+        return cast(Self, saving.load(cls, path))
+
+    def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
+        """The rows as a stream of record batches, oldest first, made as they are asked for (`interchange.to_arrow`)."""
+        from really import interchange
+
+        return interchange.to_arrow(self, keys, float16=float16)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The rows for whatever reads Arrow streams: DuckDB, Polars, pandas. Opening one is free and locks nothing."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        keys: Sequence[str] | None = None,
+        *,
+        float16: str = "float16",
+        compression: str = "zstd",
+    ) -> None:
+        """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
+        from really import interchange
+
+        interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
+
+    @classmethod
+    def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the rows of an Arrow table, stream or what gives one (`interchange.from_arrow`)."""
+        from really import interchange
+
+        return cast(Self, interchange.from_arrow(cls, source, capacity, **options))
+
+    @classmethod
+    def from_parquet(cls, path: str | os.PathLike[str], capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the rows of a Parquet file (`interchange.from_parquet`)."""
+        from really import interchange
+
+        return cast(Self, interchange.from_parquet(cls, path, capacity, **options))
+
+    def to_minari(self, dataset_id: str, **options: Any) -> Any:
+        """Writes the rows as episodes to a new Minari data set (`minari_io.to_minari`)."""
+        from really import minari_io
+
+        return minari_io.to_minari(self, dataset_id, **options)
+
+    @classmethod
+    def from_minari(cls, dataset: Any, capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the steps of a Minari data set (`minari_io.from_minari`)."""
+        from really import minari_io
+
+        return cast(Self, minari_io.from_minari(cls, dataset, capacity, **options))
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the buffer was made with, apart from the seed: `capacity`, `keys`, `overcommit`."""
+        return {"capacity": self._capacity, "keys": self._keys, "overcommit": self._overcommit}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator that batches are drawn from: numbers, strings and arrays."""
@@ -184,7 +266,7 @@ class ReplayBuffer:
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = _spec_of(ring)
         for part in [columns.fit(part, spec) for part in parts]:
-            if not ring.put(part):
+            if not self._gate.put(ring, part):
                 raise AssertionError("the ring refused columns that had been made to fit it")
 
     def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:

@@ -1,0 +1,99 @@
+"""Files that are there whole or not at all: written under a temporary name, made durable, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+from really.errors import InvalidValueError, ReallyError
+
+
+class FileError(ReallyError, OSError):
+    """The system would not read or write a file: no space, no permission, no such folder."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` once the block has ended well; else nothing is left of it.
+
+    Args:
+        path: where it goes; what is there already is replaced if it is such a file itself, or empty.
+        magic: the first bytes of such a file.
+        what: such a file in words, for messages.
+
+    Raises:
+        InvalidValueError: `path` holds something else.
+        FileError: the file cannot be written.
+    """
+    path = Path(path)
+    check_replaceable(path, magic, what)
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, magic: bytes, what: str) -> None:
+    """Raises InvalidValueError where `path` holds something that is not such a file."""
+    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
+        raise InvalidValueError(f"{path}: expected {what} to replace, or nothing, came {described(path)}")
+
+
+def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
+    """Whether a file is there that begins with `magic`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def described(path: str | PathLike[str]) -> str:
+    """What is at `path`, in words."""
+    path = Path(path)
+    if path.is_dir():
+        return "a folder"
+    if not path.exists():
+        return "nothing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})"
+    return f"a file that starts with {start!r}" if start else "an empty file"
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
