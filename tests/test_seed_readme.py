@@ -94,8 +94,8 @@ def test_the_sampling_type_is_spelled_either_way(name: str) -> None:
 @pytest.mark.parametrize("name", ["continous_normal_diagonal", "continuous_normal_diagonal"])
 def test_continuous_models(name: str) -> None:
     changes = {"model": ActorCritic, "model_kwargs": {"dimensions": 1}, "environment": "Pendulum-v1"}
-    with quick(**changes, action_sampling_type=name, returns=["log_prob", "value_estimate"]) as manager:
-        data = manager.get_data()
+    with quick(**changes, action_sampling_type=name, returns=["log_prob", "value_estimate"], seed=1) as manager:
+        data = manager.get_data(total_steps=1000)
     assert data["action"].dtype == np.float32
     assert data["action"].shape[1:] == (1,)
     assert np.isfinite(data["log_prob"]).all()
@@ -152,7 +152,7 @@ class Corridor:
 
 @pytest.mark.parametrize("name", ["env_config", "env_kwargs"])
 def test_a_custom_environment_with_its_config(name: str) -> None:
-    with quick(environment=Corridor, **{name: {"length": 3}}) as manager:
+    with quick(environment=Corridor, seed=1, **{name: {"length": 3}}) as manager:
         data = manager.get_data(total_steps=500)
     assert data["state_new"].max() == 3
     assert data["terminal"].sum() == (data["state_new"] == 3).sum() > 0
