@@ -1,0 +1,63 @@
+"""Processor time of each part of a runner's step with one environment: `python -m bench.step_profile`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from bench.models import q_network
+from really import SampleManager
+from really.policy import check_finite
+from really.rollout import Rollout
+
+STEPS, ROUNDS = 4096, 7
+
+
+def microseconds(part: Callable[[int], object]) -> float:
+    """Processor time of one call, the best of a few rounds."""
+    best = np.inf
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for step in range(STEPS):
+            part(step)
+        best = min(best, time.process_time() - began)
+    return best / STEPS * 1e6
+
+
+def main() -> None:
+    options = {"action_sampling_type": "epsilon_greedy", "num_steps": STEPS, "epsilon": 0.1, "use_ray": False}
+    manager = SampleManager(q_network, "CartPole-v1", 1, STEPS, **options)
+    manager.get_data()
+    runner = manager._fleet.workers[0].runner
+    envs, policy, active = runner._envs, runner._policy, np.arange(1)
+    rollout = Rollout(runner._columns, 1, STEPS, runner._pool)
+    runner._draw(active, np.array([STEPS]))
+    outputs = runner._forward(envs.observations)
+    actions = runner._sample(outputs, 0)
+    env = envs._environments[0].env
+
+    def bare_step(step: int) -> None:
+        if env.step(step % 2)[2]:
+            env.reset()
+
+    parts = {
+        "forward pass": lambda step: runner._forward(envs.observations),
+        "look for NaN": lambda step: check_finite(outputs, policy.required_outputs),
+        "sampling": lambda step: runner._sample(outputs, step % 256),
+        "writing state and action": lambda step: rollout.write_action(step, envs.observations, actions),
+        "environments' step": lambda step: envs.step(actions, None),
+        "writing the outcome": lambda step: rollout.write_outcome(
+            step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated
+        ),
+        "the whole step": lambda step: runner._advance(rollout, step, active),
+        "(the environment alone)": bare_step,
+    }
+    for name, part in parts.items():
+        print(f"{name:26}{microseconds(part):7.2f} us")
+    manager.close()
+
+
+if __name__ == "__main__":
+    main()
