@@ -15,7 +15,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 from libc.math cimport isinf
 from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
@@ -23,9 +23,9 @@ from numpy.random cimport bitgen_t
 from bounded_random cimport draw, draw_distinct, table_nbytes
 from gather cimport BLOCK, gather, prefetch_rows
 from lock cimport hold, let_go
-from memory cimport REALLY_LINE, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
+from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
-from record cimport STAGE, Column, Field, Records, Seam, lay_out, oldest_slot, round_up
+from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
 
 cdef extern from "numpy/arrayobject.h":
@@ -45,6 +45,8 @@ cdef enum:
     UNKNOWN = -1  # number of rows of a put before its first column is looked at
     SCALAR = 32  # bytes of the largest number, a complex long double
     ONE_ROW = -2  # values without the row axis
+
+cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
 cdef struct Shape:
     int num_dims
@@ -129,7 +131,9 @@ cdef class Ring:
 
     cdef object __weakref__
     cdef Records rows
+    cdef Cursor cursor
     cdef PyThread_type_lock lock
+    cdef int64_t kept_from  # number of the first row that must not be dropped
     cdef bitgen_t* source
     cdef readonly object bit_generator
     cdef readonly list names
@@ -145,7 +149,9 @@ cdef class Ring:
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-        self.rows.capacity = capacity
+        self.rows.capacity = self.rows.num_slots = capacity
+        self.rows.cursor = &self.cursor
+        self.kept_from = NO_ROW
         self.rows.num_fields = num
         self.rows.fields = <Field*>PyMem_Calloc(max(num, 1), sizeof(Field))
         self.rows.seams = <Seam*>PyMem_Calloc(num + 1, sizeof(Seam))
@@ -158,7 +164,7 @@ cdef class Ring:
         lay_out(&self.rows)
         self.quick_rows = QUICK // self.rows.stride
         self.rows.stage = <char*>really_lines_new(STAGE)
-        self.rows.data = <char*>really_pages_reserve(capacity * self.rows.stride)
+        self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
         if self.rows.stage == NULL or self.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
@@ -174,7 +180,7 @@ cdef class Ring:
         return nbytes
 
     def __dealloc__(self):
-        really_pages_release(self.rows.data, self.rows.capacity * self.rows.stride)
+        really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
         really_lines_free(self.rows.stage)
         PyMem_Free(self.rows.fields)
         PyMem_Free(self.rows.seams)
@@ -183,12 +189,22 @@ cdef class Ring:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        return self.rows.size
+        return num_held(&self.rows)
 
     @property
     def capacity(self):
         """How many rows are kept."""
         return self.rows.capacity
+
+    @property
+    def num_put(self):
+        """How many rows have been put since the ring began; the number of the row to come."""
+        return self.rows.cursor.num_put
+
+    @property
+    def oldest_row(self):
+        """The number of the oldest row held."""
+        return oldest_row(&self.rows)
 
     @property
     def stride(self):
@@ -203,9 +219,9 @@ cdef class Ring:
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
         hold(self.lock)
-        cdef int64_t oldest = oldest_slot(&self.rows), size = self.rows.size
+        cdef int64_t oldest = oldest_slot(&self.rows), size = num_held(&self.rows)
         let_go(self.lock)
-        cdef int64_t num_behind = min(size, self.rows.capacity - oldest)
+        cdef int64_t num_behind = min(size, self.rows.num_slots - oldest)
         parts = [self.view(oldest, num_behind), self.view(0, size - num_behind)]
         return [part for part in parts if len(part)]
 
@@ -227,17 +243,41 @@ cdef class Ring:
         """Gives the lock back."""
         let_go(self.lock)
 
-    def clear(self):
-        """Drops all rows."""
+    def held_rows(self):
+        """Numbers of the oldest row held and of the row to come, as they are together."""
         hold(self.lock)
-        self.rows.size = 0
-        self.rows.next = 0
+        numbers = oldest_row(&self.rows), self.rows.cursor.num_put
         let_go(self.lock)
+        return numbers
+
+    def keep_held(self):
+        """`held_rows`, none of which `put` and `clear` drop until `keep_from` lets them go."""
+        hold(self.lock)
+        numbers = oldest_row(&self.rows), self.rows.cursor.num_put
+        self.kept_from = min(self.kept_from, <int64_t>numbers[0])
+        let_go(self.lock)
+        return numbers
+
+    def keep_from(self, int64_t number=NO_ROW):
+        """`put` and `clear` refuse to drop the rows from this number on; by default they may drop all."""
+        hold(self.lock)
+        self.kept_from = number
+        let_go(self.lock)
+
+    def clear(self):
+        """Drops all rows; False, with nothing done, if one of them is kept."""
+        hold(self.lock)
+        cdef bint may = self.kept_from >= self.rows.cursor.num_put
+        if may:
+            really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
+        let_go(self.lock)
+        return may
 
     # In -----------------------------------------------------------------------------------------------------------
 
     def put(self, dict data):
-        """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong."""
+        """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong, or if
+        rows that are kept would be dropped."""
         cdef Py_ssize_t i, num = self.rows.num_fields
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
@@ -252,10 +292,9 @@ cdef class Ring:
                 if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
                     return False
                 held.append(<object>value)
-            self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+            return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
         finally:
             PyMem_Free(columns)
-        return True
 
     cdef bint find_column(
         self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
@@ -326,14 +365,17 @@ cdef class Ring:
         cnp.PyArray_ScalarAsCtype(value, to)
         return True
 
-    cdef void append_columns(self, Column* columns, int64_t num_rows) noexcept:
+    cdef bint append_columns(self, Column* columns, int64_t num_rows) noexcept:
+        cdef bint may
         hold(self.lock)
-        if num_rows * self.rows.stride <= SMALL:
+        may = num_rows == 0 or self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0) <= self.kept_from
+        if may and num_rows * self.rows.stride <= SMALL:
             append(&self.rows, columns, num_rows)
-        else:
+        elif may:
             with nogil:
                 append(&self.rows, columns, num_rows)
         let_go(self.lock)
+        return may
 
     # Out ----------------------------------------------------------------------------------------------------------
 
@@ -346,7 +388,7 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
         hold(self.lock)
-        if self.rows.size < (num if distinct else 1):
+        if num_held(&self.rows) < (num if distinct else 1):
             let_go(self.lock)
             return None
         if total * self.rows.stride <= SMALL:
@@ -382,7 +424,7 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
         hold(self.lock)
-        if self.rows.size < (num if distinct else 1):
+        if num_held(&self.rows) < (num if distinct else 1):
             let_go(self.lock)
             return None
         with nogil:
@@ -391,15 +433,19 @@ cdef class Ring:
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
-    def take(self, const int64_t[::1] ages, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None):
-        """The rows of these ages, laid out as `sample` does; None if one of them is not held."""
-        cdef Py_ssize_t total = ages.shape[0]
+    def take(
+        self, const int64_t[::1] rows, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None, bint by_number=False
+    ):
+        """The rows of these ages (or numbers), laid out as `sample` does; None if one of them is not held."""
+        cdef Py_ssize_t total = rows.shape[0]
         cdef Block block = self.new_batch(total, 0, out)
         cdef bint held
         if total > 0:
-            memcpy(block.ages, &ages[0], total * sizeof(int64_t))
+            memcpy(block.ages, &rows[0], total * sizeof(int64_t))
         hold(self.lock)
         with nogil:
+            if by_number:
+                subtract(block.ages, total, oldest_row(&self.rows))
             held = all_held(&self.rows, block.ages, total)
             if held:
                 gather(&self.rows, block.ages, total, block.columns)
@@ -410,15 +456,16 @@ cdef class Ring:
 
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef Py_ssize_t first = 0
+        cdef int64_t held = num_held(&self.rows)
         if not distinct:
             # Memory begins to bring the first rows while the others are drawn.
             first = min(total, <Py_ssize_t>BLOCK)
-            draw(self.source, self.rows.size, block.ages, first)
+            draw(self.source, held, block.ages, first)
             prefetch_rows(&self.rows, block.ages, first)
-            draw(self.source, self.rows.size, block.ages + first, total - first)
+            draw(self.source, held, block.ages + first, total - first)
             return
         while first < total:
-            draw_distinct(self.source, self.rows.size, block.ages + first, num, block.table)
+            draw_distinct(self.source, held, block.ages + first, num, block.table)
             first += num
 
     cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out):
@@ -487,10 +534,17 @@ cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_i
     return array
 
 
-cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_t num) noexcept nogil:
+cdef inline void subtract(int64_t* numbers, Py_ssize_t num, int64_t origin) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(num):
-        if ages[i] < 0 or ages[i] >= records.size:
+        numbers[i] -= origin
+
+
+cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_t num) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int64_t held = num_held(records)
+    for i in range(num):
+        if ages[i] < 0 or ages[i] >= held:
             return False
     return True
 

@@ -125,6 +125,17 @@ static inline void really_stream_end(void) {
 #endif
 }
 
+/* A store that no earlier one is seen after, by another process included. */
+static inline void really_commit(int64_t *to, int64_t value) {
+#if defined(_MSC_VER)
+    _ReadWriteBarrier();
+    *(volatile int64_t *)to = value;
+    _ReadWriteBarrier();
+#else
+    __atomic_store_n(to, value, __ATOMIC_RELEASE);
+#endif
+}
+
 /* High and low half of a 64 x 64 bit product. */
 static inline uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t *low) {
 #if defined(_MSC_VER) && defined(_M_X64)

@@ -1,6 +1,6 @@
 """Declarations of memory.h: pages, cache lines, prefetch, streaming stores."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "memory.h" nogil:
     enum:
@@ -14,4 +14,5 @@ cdef extern from "memory.h" nogil:
     void really_prefetch(const void* address) noexcept
     void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_end() noexcept
+    void really_commit(int64_t* to, int64_t value) noexcept
     uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t* low) noexcept

@@ -21,28 +21,40 @@ cdef struct Column:
     const char* data
     Py_ssize_t stride  # bytes from one row to the next; 0 and negative ones happen
 
+cdef struct Cursor:
+    int64_t num_put  # rows put since the ring began: the number of the row to come; one store of it commits a put
+    int64_t first  # number of the oldest row since the last clear
+
 cdef struct Records:
-    char* data  # [capacity] records
+    char* data  # [num_slots] records; row number r is in slot r % num_slots
     Py_ssize_t stride  # bytes from one record to the next
     Py_ssize_t num_fields
     Field* fields  # [num_fields]
     Py_ssize_t num_seams
     Seam* seams  # [num_seams], at most num_fields + 1
     char* stage  # [STAGE] bytes on cache lines: where rows are put together
-    int64_t capacity
-    int64_t size  # rows held
-    int64_t next  # slot that the next row goes to
+    int64_t capacity  # rows held at most
+    int64_t num_slots  # capacity, and a spare that takes new rows before they are committed, if any
+    Cursor* cursor  # where it outlives the process, if the records do
+
+
+cdef inline int64_t oldest_row(const Records* records) noexcept nogil:
+    """Number of the oldest row held."""
+    return max(records.cursor.first, records.cursor.num_put - records.capacity)
+
+
+cdef inline int64_t num_held(const Records* records) noexcept nogil:
+    return records.cursor.num_put - oldest_row(records)
 
 
 cdef inline int64_t oldest_slot(const Records* records) noexcept nogil:
     """Where age 0 stands."""
-    cdef int64_t slot = records.next - records.size
-    return slot if slot >= 0 else slot + records.capacity
+    return oldest_row(records) % records.num_slots
 
 
 cdef inline int64_t slot_of(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
     cdef int64_t slot = oldest + age
-    return slot if slot < records.capacity else slot - records.capacity
+    return slot if slot < records.num_slots else slot - records.num_slots
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t nbytes, Py_ssize_t multiple) noexcept nogil:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_copy, really_prefetch, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_commit, really_copy, really_prefetch, really_stream, really_stream_end
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef enum:
@@ -12,16 +12,30 @@ cdef enum:
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
-    """Appends `num_rows` rows, the oldest falling out; of more rows than fit the newest are kept."""
+    """Appends `num_rows` rows, the oldest falling out; of more rows than fit the newest are kept.
+
+    Where there is a spare, no slot of a row that is held is written before the new ones are committed, at most as
+    many as the spare takes at a time; without one, all are committed together.
+    """
     cdef int64_t first = max(num_rows - records.capacity, <int64_t>0)
+    cdef int64_t spare = records.num_slots - records.capacity
     cdef int64_t num
     while first < num_rows:
-        num = min(num_rows - first, records.capacity - records.next)
-        scatter(records, columns, first, num, records.data + records.next * records.stride)
+        num = min(num_rows - first, spare) if spare > 0 else num_rows - first
+        write_rows(records, columns, first, num)
+        really_stream_end()
+        really_commit(&records.cursor.num_put, records.cursor.num_put + num)
         first += num
-        records.next = (records.next + num) % records.capacity
-        records.size = min(records.size + num, records.capacity)
-    really_stream_end()
+
+
+cdef inline void write_rows(
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows
+) noexcept nogil:
+    """Writes rows `first` to `first + num_rows` of the columns behind the newest row held."""
+    cdef int64_t slot = records.cursor.num_put % records.num_slots
+    cdef int64_t num = min(num_rows, records.num_slots - slot)
+    scatter(records, columns, first, num, records.data + slot * records.stride)
+    scatter(records, columns, first + num, num_rows - num, records.data)
 
 
 cdef inline void scatter(
@@ -30,7 +44,7 @@ cdef inline void scatter(
     """Writes rows `first` to `first + num_rows` of the columns to consecutive records from `rows` on."""
     cdef bint streams = (
         records.stride % REALLY_LINE == 0
-        and records.capacity * records.stride >= STREAM_FROM
+        and records.num_slots * records.stride >= STREAM_FROM
         and num_rows * records.stride >= 1024
     )
     if not streams:
