@@ -1,8 +1,8 @@
 """Builds the compiled extension `really._ring` from csrc/; everything else stands in pyproject.toml.
 
 `REALLY_DEBUG=1` builds it with bounds checks, C assertions and line tracing, without optimisation;
-`REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without its lock, for the test that
-must fail then.
+`REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without its lock, `REALLY_EARLY_COMMIT=1`
+with rows committed before they are written, for the tests that must fail then.
 """
 
 import os
@@ -14,8 +14,8 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("REALLY_DEBUG") == "1"
 SANITIZE = os.environ.get("REALLY_SANITIZE")
-UNLOCKED = os.environ.get("REALLY_UNLOCKED") == "1"
-MODE = "debug" if DEBUG else "sanitized" if SANITIZE else "unlocked" if UNLOCKED else "release"
+BROKEN = [name for name in ("REALLY_UNLOCKED", "REALLY_EARLY_COMMIT") if os.environ.get(name) == "1"]
+MODE = "debug" if DEBUG else "sanitized" if SANITIZE else BROKEN[0].lower() if BROKEN else "release"
 FLAGS = {
     "debug": ["-O0", "-g", "-UNDEBUG"],
     "sanitized": ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"],
@@ -30,7 +30,7 @@ extension = Extension(
     define_macros=[
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
         *(TRACE if DEBUG else []),
-        *([("REALLY_UNLOCKED", "1")] if UNLOCKED else []),
+        *((name, "1") for name in BROKEN),
     ],
     extra_compile_args=FLAGS.get(MODE, ["-O3", "-DNDEBUG"]),
     extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],

@@ -1,7 +1,7 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
 Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows),
-pool.pxd (where batches live), lock.pxd, then this file, which ties them to Python. One lock guards rows and generator; whoever
+pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this file, which ties them to Python. One lock guards rows and generator; whoever
 holds it waits for nothing, the GIL included, so a holder always comes to release it.
 """
 
@@ -21,9 +21,10 @@ from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
-from gather cimport BLOCK, gather, prefetch_rows
+from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
+from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
@@ -45,6 +46,10 @@ cdef enum:
     UNKNOWN = -1  # number of rows of a put before its first column is looked at
     SCALAR = 32  # bytes of the largest number, a complex long double
     ONE_ROW = -2  # values without the row axis
+    TRIES = 100  # to copy a batch before another process writes over one of its rows
+    REFUSED = 0
+    DONE = 1
+    NO_ROOM = 2  # the system has yet to set memory aside for the rows
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
@@ -126,7 +131,10 @@ cdef class Ring:
     """Rows of named columns, first in first out, in one block of `capacity` records.
 
     Arguments are checked by the caller: `names` list[str], `dtypes` list[np.dtype], `shapes` list[tuple[int, ...]],
-    all of one length.
+    all of one length. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the ring
+    keeps it alive: `storage.records` uint8 [slots * stride] and `storage.page` uint8 [4096] with the cursor, of which nothing
+    is written unless `storage.writable`. `storage.make_room(ring, num_rows)` is called before so many rows are written
+    beyond `room`, and raises where they cannot be.
     """
 
     cdef object __weakref__
@@ -142,8 +150,13 @@ cdef class Ring:
     cdef readonly Py_ssize_t quick_rows  # how many rows a batch may have without a look at the memory that is left
     cdef Shape* row_shapes  # [num_fields], `shapes` for C
     cdef Pool pool
+    cdef readonly object storage
+    cdef Page* page  # NULL in memory of the ring's own
+    cdef bint writes  # the page and the records are this process's to write
+    cdef readonly int64_t room  # rows of numbers below it can be written
+    cdef public bint asks_early  # the disk is asked for all rows of a batch before they are copied
 
-    def __cinit__(self, int64_t capacity, list names, list dtypes, list shapes, bit_generator):
+    def __cinit__(self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, storage=None):
         cdef Py_ssize_t i, num = len(names)
         self.names, self.dtypes, self.shapes = names, dtypes, shapes
         self.pool = Pool.__new__(Pool)
@@ -164,12 +177,32 @@ cdef class Ring:
         lay_out(&self.rows)
         self.quick_rows = QUICK // self.rows.stride
         self.rows.stage = <char*>really_lines_new(STAGE)
-        self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
+        if storage is None:
+            self.writes, self.room = True, INT64_MAX
+            self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
+        else:
+            self.move_to(storage)
         if self.rows.stage == NULL or self.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
             )
         memset(self.rows.stage, 0, STAGE)  # padding goes out with the rows: let it be zeros
+
+    cdef int move_to(self, storage) except -1:
+        self.storage, self.writes = storage, storage.writable
+        self.rows.data = <char*>cnp.PyArray_DATA(<cnp.ndarray?>storage.records)
+        self.rows.num_slots = cnp.PyArray_SIZE(storage.records) // self.rows.stride
+        self.page = <Page*>cnp.PyArray_DATA(<cnp.ndarray?>storage.page)
+        if self.writes:
+            self.rows.cursor = &self.page.cursor
+        else:
+            self.look()
+        return 0
+
+    cdef void look(self) noexcept nogil:
+        """Of a page that another process writes, takes the cursor as it is now; the lock is held."""
+        if not self.writes:
+            read_cursor(self.page, &self.cursor)
 
     cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
         cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
@@ -180,7 +213,8 @@ cdef class Ring:
         return nbytes
 
     def __dealloc__(self):
-        really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
+        if self.storage is None:
+            really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
         really_lines_free(self.rows.stage)
         PyMem_Free(self.rows.fields)
         PyMem_Free(self.rows.seams)
@@ -189,7 +223,10 @@ cdef class Ring:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        return num_held(&self.rows)
+        if self.writes:
+            return num_held(&self.rows)
+        oldest, num_put = self.held_rows()
+        return num_put - oldest
 
     @property
     def capacity(self):
@@ -199,12 +236,12 @@ cdef class Ring:
     @property
     def num_put(self):
         """How many rows have been put since the ring began; the number of the row to come."""
-        return self.rows.cursor.num_put
+        return self.held_rows()[1]
 
     @property
     def oldest_row(self):
         """The number of the oldest row held."""
-        return oldest_row(&self.rows)
+        return self.held_rows()[0]
 
     @property
     def stride(self):
@@ -219,6 +256,7 @@ cdef class Ring:
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
         hold(self.lock)
+        self.look()
         cdef int64_t oldest = oldest_slot(&self.rows), size = num_held(&self.rows)
         let_go(self.lock)
         cdef int64_t num_behind = min(size, self.rows.num_slots - oldest)
@@ -246,6 +284,7 @@ cdef class Ring:
     def held_rows(self):
         """Numbers of the oldest row held and of the row to come, as they are together."""
         hold(self.lock)
+        self.look()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
         let_go(self.lock)
         return numbers
@@ -253,6 +292,7 @@ cdef class Ring:
     def keep_held(self):
         """`held_rows`, none of which `put` and `clear` drop until `keep_from` lets them go."""
         hold(self.lock)
+        self.look()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
         self.kept_from = min(self.kept_from, <int64_t>numbers[0])
         let_go(self.lock)
@@ -267,19 +307,43 @@ cdef class Ring:
     def clear(self):
         """Drops all rows; False, with nothing done, if one of them is kept."""
         hold(self.lock)
-        cdef bint may = self.kept_from >= self.rows.cursor.num_put
+        cdef bint may = self.writes and self.kept_from >= self.rows.cursor.num_put
         if may:
             really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
         let_go(self.lock)
         return may
 
+    def set_room(self, int64_t number):
+        """From now on rows of numbers below this one can be written."""
+        hold(self.lock)
+        if self.writes:
+            self.room = number
+        let_go(self.lock)
+
+    def leave(self):
+        """Writes to the storage no more, as if another process had opened it; what is held can still be read."""
+        hold(self.lock)
+        self.writes, self.room, self.rows.cursor = False, -1, &self.cursor
+        self.look()
+        let_go(self.lock)
+
+    def generator_bytes(self):
+        """The generator's state as it is in memory; the lock is held, or nobody else draws."""
+        return (<const char*>self.source.state)[:STATE]
+
+    def store_generator(self):
+        """Keeps the generator's state where it outlives the process; the lock is held, or nobody else draws."""
+        if self.page != NULL and self.writes:
+            store_state(self.page, self.source.state)
+
     # In -----------------------------------------------------------------------------------------------------------
 
     def put(self, dict data):
         """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong, or if
-        rows that are kept would be dropped."""
+        rows that are kept would be dropped. Raises what `storage.make_room` does, with nothing done either."""
         cdef Py_ssize_t i, num = self.rows.num_fields
         cdef int64_t num_rows = UNKNOWN
+        cdef int outcome
         cdef PyObject* value
         cdef list held = []  # another thread may empty `data` while the GIL is away
         cdef Column* columns = <Column*>PyMem_Malloc((num + 1) * (sizeof(Column) + SCALAR))
@@ -292,7 +356,13 @@ cdef class Ring:
                 if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
                     return False
                 held.append(<object>value)
-            return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+            if num_rows == ONE_ROW:
+                num_rows = 1
+            while True:
+                outcome = self.append_columns(columns, num_rows)
+                if outcome != NO_ROOM:
+                    return outcome == DONE
+                self.storage.make_room(self, num_rows)
         finally:
             PyMem_Free(columns)
 
@@ -365,9 +435,12 @@ cdef class Ring:
         cnp.PyArray_ScalarAsCtype(value, to)
         return True
 
-    cdef bint append_columns(self, Column* columns, int64_t num_rows) noexcept:
+    cdef int append_columns(self, Column* columns, int64_t num_rows) noexcept:
         cdef bint may
         hold(self.lock)
+        if self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.room:
+            let_go(self.lock)
+            return NO_ROOM
         may = num_rows == 0 or self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0) <= self.kept_from
         if may and num_rows * self.rows.stride <= SMALL:
             append(&self.rows, columns, num_rows)
@@ -375,7 +448,7 @@ cdef class Ring:
             with nogil:
                 append(&self.rows, columns, num_rows)
         let_go(self.lock)
-        return may
+        return DONE if may else REFUSED
 
     # Out ----------------------------------------------------------------------------------------------------------
 
@@ -383,23 +456,43 @@ cdef class Ring:
         """A batch of `num` rows drawn from all held; with `num_batches`, that many on a leading axis.
 
         `distinct` draws each batch without replacement. `out` holds an array for every name, which the caller
-        has checked. None if there are too few rows.
+        has checked. None if there are too few rows, or if another process drops them as fast as they are copied.
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
+        cdef bint drawn
         hold(self.lock)
-        if num_held(&self.rows) < (num if distinct else 1):
-            let_go(self.lock)
-            return None
-        if total * self.rows.stride <= SMALL:
-            self.draw_ages(block, total, num, distinct)
-            gather(&self.rows, block.ages, total, block.columns)
+        if total * self.rows.stride <= SMALL and not self.asks_early:
+            drawn = self.draw_rows(block, total, num, distinct)
         else:
             with nogil:
-                self.draw_ages(block, total, num, distinct)
-                gather(&self.rows, block.ages, total, block.columns)
+                drawn = self.draw_rows(block, total, num, distinct)
         let_go(self.lock)
+        if not drawn:
+            return None
         return self.arrays(block, num, num_batches) if out is None else out
+
+    cdef bint draw_rows(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        cdef int i
+        for i in range(TRIES):
+            self.look()
+            if num_held(&self.rows) < (num if distinct else 1):
+                return False
+            self.draw_ages(block, total, num, distinct)
+            if self.copy_rows(block, total):
+                return True
+        return False
+
+    cdef bint copy_rows(self, Block block, Py_ssize_t total) noexcept nogil:
+        """Copies the rows of the block's ages; False if another process has begun to write over one of them."""
+        cdef int64_t first
+        if self.asks_early:
+            ask_for_rows(&self.rows, block.ages, total)
+        gather(&self.rows, block.ages, total, block.columns)
+        if self.writes:
+            return True
+        first = first_untouched(self.page, self.rows.num_slots) - oldest_row(&self.rows)
+        return first <= 0 or none_below(block.ages, total, first)
 
     def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
         """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
@@ -424,6 +517,7 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
         hold(self.lock)
+        self.look()
         if num_held(&self.rows) < (num if distinct else 1):
             let_go(self.lock)
             return None
@@ -439,16 +533,23 @@ cdef class Ring:
         """The rows of these ages (or numbers), laid out as `sample` does; None if one of them is not held."""
         cdef Py_ssize_t total = rows.shape[0]
         cdef Block block = self.new_batch(total, 0, out)
-        cdef bint held
+        cdef bint held = False
+        cdef int i
+        cdef int64_t origin = 0, oldest
         if total > 0:
             memcpy(block.ages, &rows[0], total * sizeof(int64_t))
         hold(self.lock)
         with nogil:
-            if by_number:
-                subtract(block.ages, total, oldest_row(&self.rows))
-            held = all_held(&self.rows, block.ages, total)
-            if held:
-                gather(&self.rows, block.ages, total, block.columns)
+            for i in range(TRIES):
+                self.look()
+                oldest = oldest_row(&self.rows)
+                if by_number:
+                    subtract(block.ages, total, oldest - origin)
+                    origin = oldest
+                held = all_held(&self.rows, block.ages, total)
+                if not held or self.copy_rows(block, total):
+                    break
+                held = False
         let_go(self.lock)
         if not held:
             return None
@@ -463,10 +564,12 @@ cdef class Ring:
             draw(self.source, held, block.ages, first)
             prefetch_rows(&self.rows, block.ages, first)
             draw(self.source, held, block.ages + first, total - first)
-            return
+            first = total
         while first < total:
             draw_distinct(self.source, held, block.ages + first, num, block.table)
             first += num
+        if self.page != NULL and self.writes:
+            store_state(self.page, self.source.state)
 
     cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out):
         """A block with room for `total` rows; where `out` is given its arrays are the columns instead."""
@@ -545,6 +648,14 @@ cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_
     cdef int64_t held = num_held(records)
     for i in range(num):
         if ages[i] < 0 or ages[i] >= held:
+            return False
+    return True
+
+
+cdef inline bint none_below(const int64_t* ages, Py_ssize_t num, int64_t first) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        if ages[i] < first:
             return False
     return True
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_ask, really_prefetch, really_stream, really_stream_end
 from record cimport BIG_FIELD, Field, Records, oldest_slot, slot_of
 
 cdef enum:
@@ -23,6 +23,14 @@ cdef inline void gather(
         gather_narrow(records, ages, num_rows, columns)
     else:
         gather_wide(records, ages, num_rows, columns)
+
+
+cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
+    """Asks the system for the pages of all these rows at once, so that the disk has more than one to do at a time."""
+    cdef int64_t oldest = oldest_slot(records)
+    cdef Py_ssize_t i
+    for i in range(num_rows):
+        really_ask(records.data + slot_of(records, oldest, ages[i]) * records.stride, records.stride)
 
 
 cdef inline void prefetch_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:

@@ -1,4 +1,4 @@
-/* What Cython has no word for: pages, prefetch, streaming stores, a 128-bit product. Plain C11, inline only. */
+/* What Cython has no word for: pages, prefetch, streaming stores, ordered stores and loads, a 128-bit product. Plain C11, inline only. */
 #ifndef REALLY_MEMORY_H
 #define REALLY_MEMORY_H
 
@@ -122,6 +122,8 @@ static inline void really_stream(char *to, const char *from, size_t nbytes, size
 static inline void really_stream_end(void) {
 #if defined(REALLY_SSE2)
     _mm_sfence();
+#elif defined(__GNUC__)
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
 }
 
@@ -133,6 +135,35 @@ static inline void really_commit(int64_t *to, int64_t value) {
     _ReadWriteBarrier();
 #else
     __atomic_store_n(to, value, __ATOMIC_RELEASE);
+#endif
+}
+
+/* A load that no later one is made before; and the end of loads that no later one is made before. */
+static inline int64_t really_look(const int64_t *at) {
+#if defined(_MSC_VER)
+    int64_t value = *(const volatile int64_t *)at;
+    _ReadWriteBarrier();
+    return value;
+#else
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+#endif
+}
+
+static inline void really_loads_end(void) {
+#if defined(_MSC_VER)
+    _ReadWriteBarrier();
+#else
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+}
+
+/* Asks for the pages of a mapped file, without waiting for them. */
+static inline void really_ask(const void *start, size_t nbytes) {
+#if defined(MADV_WILLNEED)
+    uintptr_t page = (uintptr_t)start & ~(uintptr_t)4095;
+    (void)madvise((void *)page, (uintptr_t)start + nbytes - page, MADV_WILLNEED);
+#else
+    (void)start, (void)nbytes;
 #endif
 }
 

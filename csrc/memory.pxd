@@ -1,4 +1,4 @@
-"""Declarations of memory.h: pages, cache lines, prefetch, streaming stores."""
+"""Declarations of memory.h: pages, cache lines, prefetch, streaming stores, stores and loads that are seen in order."""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -15,4 +15,7 @@ cdef extern from "memory.h" nogil:
     void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_end() noexcept
     void really_commit(int64_t* to, int64_t value) noexcept
+    int64_t really_look(const int64_t* at) noexcept
+    void really_loads_end() noexcept
+    void really_ask(const void* start, size_t nbytes) noexcept
     uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t* low) noexcept

@@ -24,6 +24,7 @@ cdef struct Column:
 cdef struct Cursor:
     int64_t num_put  # rows put since the ring began: the number of the row to come; one store of it commits a put
     int64_t first  # number of the oldest row since the last clear
+    int64_t num_begun  # where there is a spare, rows of higher numbers have not been begun to be written
 
 cdef struct Records:
     char* data  # [num_slots] records; row number r is in slot r % num_slots

@@ -1,10 +1,24 @@
-"""Columns to records: rows are put together in the first-level cache and streamed out whole lines at a time."""
+"""Columns to records: rows are put together in the first-level cache and streamed out whole lines at a time.
+
+REALLY_EARLY_COMMIT builds one that commits rows before they are written, on which the test of killed processes has to fail.
+"""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from memory cimport REALLY_LINE, really_commit, really_copy, really_prefetch, really_stream, really_stream_end
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
+
+cdef extern from *:
+    """
+    #ifdef REALLY_EARLY_COMMIT
+    enum { REALLY_COMMITS_EARLY = 1 };
+    #else
+    enum { REALLY_COMMITS_EARLY = 0 };
+    #endif
+    """
+    enum:
+        REALLY_COMMITS_EARLY
 
 cdef enum:
     AHEAD = 256  # bytes of a big field that are on their way while earlier ones are copied
@@ -19,20 +33,26 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
     """
     cdef int64_t first = max(num_rows - records.capacity, <int64_t>0)
     cdef int64_t spare = records.num_slots - records.capacity
-    cdef int64_t num
+    cdef int64_t num, row
     while first < num_rows:
         num = min(num_rows - first, spare) if spare > 0 else num_rows - first
-        write_rows(records, columns, first, num)
+        row = records.cursor.num_put
+        if spare > 0:
+            really_commit(&records.cursor.num_begun, row + num)
+            really_stream_end()  # streaming stores would overtake it
+        if REALLY_COMMITS_EARLY:
+            really_commit(&records.cursor.num_put, row + num)
+        write_rows(records, columns, first, num, row)
         really_stream_end()
-        really_commit(&records.cursor.num_put, records.cursor.num_put + num)
+        really_commit(&records.cursor.num_put, row + num)
         first += num
 
 
 cdef inline void write_rows(
-    const Records* records, const Column* columns, int64_t first, int64_t num_rows
+    const Records* records, const Column* columns, int64_t first, int64_t num_rows, int64_t row
 ) noexcept nogil:
-    """Writes rows `first` to `first + num_rows` of the columns behind the newest row held."""
-    cdef int64_t slot = records.cursor.num_put % records.num_slots
+    """Writes rows `first` to `first + num_rows` of the columns as those with numbers from `row` on."""
+    cdef int64_t slot = row % records.num_slots
     cdef int64_t num = min(num_rows, records.num_slots - slot)
     scatter(records, columns, first, num, records.data + slot * records.stride)
     scatter(records, columns, first + num, num_rows - num, records.data)

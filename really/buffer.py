@@ -8,6 +8,7 @@ import pickle
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from really.storage import Storage
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
@@ -45,11 +48,17 @@ class ReplayBuffer:
         keys: which keys of the data are kept; None: those of `spec`, else all of the first put.
         spec: key -> (dtype, shape of one row), or key -> dtype.
         seed: what batches are drawn from; a generator is not used itself, a child of its seed is.
-        overcommit: True to reserve even what does not fit in the memory that is left.
+        overcommit: True to reserve even what does not fit in the memory, or on the disk, that is left.
+        path: a folder for the rows to live in, instead of memory, and to outlive the process; made if it is not there.
+            On one that has a buffer of this capacity, keys and schema the buffer goes on with it, generator included.
+        spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many; by
+            default max(8192, capacity / 64).
 
     Raises:
-        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
         NotEnoughMemoryError: the full buffer would not fit in what machine, container and process limit leave.
+        FileError: the full buffer would not fit on the disk (DiskFullError), or files cannot be made or mapped there.
+        LockedError: another process has the folder open for writing.
     """
 
     def __init__(
@@ -60,6 +69,8 @@ class ReplayBuffer:
         spec: Mapping[str, Any] | None = None,
         seed: arguments.Seed = None,
         overcommit: bool = False,
+        path: str | os.PathLike[str] | Storage | None = None,
+        spare: SupportsIndex | None = None,
     ) -> None:
         self._capacity = arguments.whole("capacity", capacity)
         self._keys = None if keys is None else arguments.checked_keys(keys)
@@ -68,8 +79,13 @@ class ReplayBuffer:
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
         self._gate = Gate(self, ReplayBuffer.put.__code__, ReplayBuffer._put_converted.__code__)
-        if spec is not None:
-            self._ring = self._new_ring(arguments.checked_spec(spec, self._keys))
+        self._storage: Storage | None = None
+        self._spare = None if spare is None else arguments.whole("spare", spare)
+        wanted = None if spec is None else arguments.checked_spec(spec, self._keys)
+        if path is not None:
+            self._open_storage(path, wanted)
+        elif wanted is not None:
+            self._ring = self._new_ring(wanted)
 
     @property
     def capacity(self) -> int:
@@ -91,11 +107,17 @@ class ReplayBuffer:
         """Bytes that the rows take when the buffer is full, padding included; 0 without a schema."""
         return 0 if self._ring is None else self._capacity * self._ring.stride
 
+    @property
+    def path(self) -> Path | None:
+        """The folder that the rows live in; None where they live in memory."""
+        return None if self._storage is None else self._storage.path
+
     def __len__(self) -> int:
         return 0 if self._ring is None else len(self._ring)
 
     def __repr__(self) -> str:
-        return f"ReplayBuffer({len(self)} of {self._capacity} rows, keys={self.keys}, nbytes={self.nbytes})"
+        where = "" if self.path is None else f", path={str(self.path)!r}"
+        return f"ReplayBuffer({len(self)} of {self._capacity} rows, keys={self.keys}, nbytes={self.nbytes}{where})"
 
     def put(self, data: Any) -> None:
         """Appends rows; the oldest fall out, and of more rows than fit the newest are kept. All or nothing.
@@ -110,6 +132,8 @@ class ReplayBuffer:
                 null or do not fit the dtype.
             InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
             NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much.
+            DiskFullError: the buffer is on disk, which has no room for the rows; none of them is in.
+            ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
         """
         ring = self._ring
         if ring is None or self._gate.readers or type(data) is not dict or not ring.put(data):
@@ -155,6 +179,8 @@ class ReplayBuffer:
 
     def clear(self) -> None:
         """Drops all rows; schema and generator stay."""
+        if self._storage is not None:
+            self._storage.check_writable("clear")
         if self._ring is not None:
             self._gate.clear(self._ring)
 
@@ -165,8 +191,45 @@ class ReplayBuffer:
         gets an OvertakenError. Raises EmptyBufferError where there is no schema yet.
         """
         if self._ring is None:
+            self._check_open("open_reader")
             raise EmptyBufferError("open_reader: expected a buffer whose schema is known, came one without")
         return self._gate.open(self._ring, keeps)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: str = "r", *, seed: arguments.Seed = None) -> Self:
+        """The buffer on disk at `path`, whatever its schema.
+
+        Args:
+            path: its folder.
+            mode: "r" to sample what it holds while another process may write it, with a generator of its own; "r+" to
+                go on with it.
+            seed: what batches are drawn from in mode "r".
+
+        Raises:
+            InvalidValueError: no buffer is there, or one that is damaged or of another version.
+            LockedError: mode is "r+", and another process writes it.
+        """
+        from really import storage
+
+        folder = storage.open_folder(path, mode)
+        return cls(folder.capacity, path=folder, seed=seed)
+
+    def flush(self) -> None:
+        """Returns when the rows put so far are on the disk, safe from a loss of power (`storage.Storage.flush`)."""
+        if self._storage is not None:
+            self._storage.flush()
+
+    def close(self) -> None:
+        """Lets go of rows and, on disk, of files and lock, as dropping the buffer does; batches stay as they are."""
+        if self._storage is not None:
+            self._storage.close()
+            self._ring = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
         """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
@@ -242,7 +305,7 @@ class ReplayBuffer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Draws from now on as the buffer did when `state_dict` gave `state`."""
         try:
-            self._locked(lambda: setattr(self._bit_generator, "state", dict(state)))
+            self._locked(lambda: self._set_state(state))
         except (TypeError, ValueError, KeyError) as error:
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
 
@@ -250,9 +313,12 @@ class ReplayBuffer:
         """Rows, oldest first, schema and generator.
 
         From protocol 5 on the rows are buffers over the ring itself: what takes them out of band copies them, and
-        no thread should put before that has happened.
+        no thread should put before that has happened. Of a buffer on disk the copy is one in memory, unless it is open
+        for reading only: then the copy opens the same folder.
         """
         ring, rows = self._ring, []
+        if self._storage is not None and not self._storage.writable:
+            return _reopen, (type(self), self._storage.path, self.state_dict())
         if ring is not None:
             rows = [
                 pickle.PickleBuffer(cast(Any, part)) if int(protocol) >= 5 else part.tobytes()
@@ -261,7 +327,23 @@ class ReplayBuffer:
         layout = None if ring is None else (_spec_of(ring), ring.offsets, ring.stride)
         return _restore, (self._capacity, self._keys, self._overcommit, self.state_dict(), layout, rows)
 
+    def _open_storage(self, path: str | os.PathLike[str] | Storage, spec: Spec | None) -> None:
+        from really import storage
+
+        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare)
+        try:
+            if self._storage.about is not None:
+                self._ring = self._storage.ring(self._bit_generator)
+                _rings.add(self._ring)
+            elif spec is not None:
+                self._ring = self._new_ring(spec)
+        except BaseException:
+            self._storage.abandon()
+            raise
+
     def _put_converted(self, data: Any) -> None:
+        if self._storage is not None:
+            self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = _spec_of(ring)
@@ -289,11 +371,21 @@ class ReplayBuffer:
         return self._refuse_few(num) if batch is None else batch
 
     def _new_ring(self, spec: Spec) -> Ring:
+        if self._storage is not None:
+            from really.storage import About
+
+            ring = self._storage.create(
+                About.new(self._capacity, spec, self._spare), self._bit_generator, self._overcommit
+            )
+            _rings.add(ring)
+            return ring
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
         needed = self._capacity * _stride(what, spec)
         if not self._overcommit:
-            refuse_if_too_big(what, needed, sum((ring.capacity - len(ring)) * ring.stride for ring in _rings))
+            refuse_if_too_big(
+                what, needed, sum((ring.capacity - len(ring)) * ring.stride for ring in _rings if ring.storage is None)
+            )
         try:
             ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
         except MemoryError as error:
@@ -302,13 +394,23 @@ class ReplayBuffer:
         return ring
 
     def _filled(self, what: str) -> Ring:
+        self._check_open(what)
         if self._ring is None or len(self._ring) == 0:
             raise EmptyBufferError(f"{what}: expected a buffer that holds rows, came an empty one; put some first")
         return self._ring
 
+    def _check_open(self, what: str) -> None:
+        if self._storage is not None:
+            self._storage.check_open(what)
+
     def _refuse_few(self, num: int) -> NoReturn:
         self._filled("sample")
         raise InvalidValueError(f"n: expected at most {len(self)} rows with replace=False, came {num}")
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self._bit_generator.state = dict(state)
+        if self._ring is not None:
+            self._ring.store_generator()
 
     def _locked(self, action: Any) -> Any:
         ring = self._ring
@@ -337,6 +439,13 @@ def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch
 
 def _spec_of(ring: Ring) -> Spec:
     return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
+
+
+def _reopen(cls: type[ReplayBuffer], path: Path, state: Mapping[str, Any]) -> ReplayBuffer:
+    """The read-only buffer that `__reduce_ex__` took apart."""
+    buffer = cls.open(path)
+    buffer.load_state_dict(state)
+    return buffer
 
 
 def _restore(

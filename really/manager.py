@@ -203,13 +203,16 @@ class SampleManager:
 
     # ------------------------------------------------------------------------------------------ the buffer
 
-    def initilize_buffer(self, buffer_size: int, optim_keys: Sequence[str] = DEFAULT_KEYS) -> None:
+    def initilize_buffer(
+        self, buffer_size: int, optim_keys: Sequence[str] = DEFAULT_KEYS, path: str | os.PathLike[str] | None = None
+    ) -> None:
         """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
 
-        Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves.
+        Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
+        live in files in that folder, and where the folder has such a buffer already it goes on with that one.
         """
         keys = [name for key in optim_keys for name in self._column_names(key)]
-        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM))
+        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path)
 
     initialize_buffer = initilize_buffer
 

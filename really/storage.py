@@ -1,0 +1,503 @@
+"""The folder that a buffer on disk lives in: made, locked, opened, checked, grown, made durable.
+
+    schema.json   what the buffer is; it is written last, under another name, and renamed: it makes a folder a buffer
+    records       [slots, stride] the rows, mapped shared and sparse; row number r is in slot r % slots
+    cursor        one page, mapped shared (csrc/page.pxd): which rows are held, and the generator's state
+    lock          locked (flock) by the one process that writes, and let go by the system when that one dies
+
+Slots are `capacity` and a spare. New rows go to slots that hold no row, then one store of the cursor commits them; so a
+process that is killed leaves all rows whose `put` returned, and none that is half there. What was stored to a shared
+mapping outlives the process; to outlive the machine's power it takes `flush`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import sys
+import uuid
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._ring import Ring, row_stride
+from really.columns import Spec
+from really.errors import InvalidValueError, ReallyError, one_of
+from really.mapped_files import DiskFullError, MappedFile, existing, free_bytes
+from really.memory_limits import available_bytes
+from really.whole_files import FileError, described, sync_folder
+
+FORMAT, VERSION = "really-buffer-folder", 1
+SCHEMA, RECORDS, CURSOR, LOCK, PARTIAL = "schema.json", "records", "cursor", "lock", "schema.json.partial"
+WHAT = "the folder of a buffer"
+MAGIC = b"REALLYRB"
+HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
+PAGE = 4096
+HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
+MODES = ("r", "r+")
+LEAST_SPARE = 8192
+ENDLESS = (1 << 63) - 1
+GENERATOR = "SFC64"
+
+
+class LockedError(ReallyError, RuntimeError):
+    """Another process, or another buffer of this one, has the folder open for writing."""
+
+
+class ReadOnlyError(ReallyError, RuntimeError):
+    """The buffer's files are not this one's to write."""
+
+
+class ClosedError(ReallyError, ValueError):
+    """The buffer has been closed."""
+
+
+class About(NamedTuple):
+    """What a buffer on disk is, from its first row to its last."""
+
+    capacity: int
+    spare: int
+    spec: Spec
+    identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
+
+    @classmethod
+    def new(cls, capacity: int, spec: Spec, spare: int | None) -> About:
+        """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
+        return cls(capacity, max(LEAST_SPARE, capacity // 64) if spare is None else spare, spec, uuid.uuid4().hex)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one row to the next."""
+        return row_stride([dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in self.spec.values()])
+
+    @property
+    def num_slots(self) -> int:
+        """Places for rows."""
+        return self.capacity + self.spare
+
+    def to_json(self, offsets: list[int]) -> dict[str, Any]:
+        """All of it in words that JSON has."""
+        columns = [
+            {"key": key, "dtype": np.lib.format.dtype_to_descr(dtype), "shape": list(shape), "offset": offset}
+            for (key, (dtype, shape)), offset in zip(self.spec.items(), offsets, strict=True)
+        ]
+        names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
+        names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
+        return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
+
+    @classmethod
+    def from_json(cls, names: dict[str, Any]) -> About:
+        """What `to_json` gave."""
+        spec = {
+            column["key"]: (
+                np.dtype(np.lib.format.descr_to_dtype(_with_tuples(column["dtype"]))),
+                tuple(column["shape"]),
+            )
+            for column in names["columns"]
+        }
+        return cls(names["capacity"], names["spare"], spec, names["identity"])
+
+
+class Storage:
+    """A buffer's folder, open; `about` is None as long as no buffer has been made in it.
+
+    Opened for writing it is locked until `close`, and made where it is not there.
+
+    Raises:
+        InvalidValueError: the path holds something else, or a buffer that is damaged or of another version.
+        LockedError: somebody else writes it.
+        FileError: the system does not make, open or map a file.
+    """
+
+    records: NDArray[np.uint8]
+    page: NDArray[np.uint8]
+
+    def __init__(self, path: str | os.PathLike[str], *, writable: bool) -> None:
+        self.path, self.writable = Path(path).absolute(), writable
+        self.about: About | None = None
+        self._refusal: ReallyError | None = None
+        self._lock, self._made_folder, self._process = -1, False, os.getpid()
+        self._files: list[MappedFile] = []
+        self._ring: weakref.ref[Ring] | None = None
+        _check_folder(self.path)
+        try:
+            if writable:
+                self._claim()
+            else:
+                self._refusal = ReadOnlyError(
+                    f"{self.path}: expected a buffer opened for writing, came one of mode 'r'"
+                )
+            self._names = read_names(self.path)
+            if self._names is not None:
+                self.about = About.from_json(self._names)
+                self._map(self.about, new=False)
+        except BaseException:
+            self.close()
+            raise
+        _storages.add(self)
+
+    def create(self, about: About, bit_generator: np.random.BitGenerator, overcommit: bool) -> Ring:
+        """Makes the buffer in the folder that is still without one; its ring.
+
+        Raises:
+            DiskFullError: the full buffer would not fit on the disk, unless `overcommit`.
+        """
+        if not overcommit:
+            _refuse_if_too_big(self.path, about)
+        self._map(about, new=True)
+        self.page[HEAD] = np.frombuffer(_head(about), np.uint8)
+        ring = self._new_ring(about, bit_generator)
+        ring.store_generator()
+        self._names = about.to_json(ring.offsets)
+        self._write_names(self._names)
+        self.about = about
+        return ring
+
+    def ring(self, bit_generator: np.random.BitGenerator) -> Ring:
+        """The ring of the buffer that is there; where it can be written, the generator goes on as it was left."""
+        assert self.about is not None
+        self._check_page(self.about)
+        if self.writable:
+            bit_generator.state = self._generator_state()
+        ring = self._new_ring(self.about, bit_generator)
+        if self.about.to_json(ring.offsets) != self._names:
+            raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, came others")
+        if self.writable:
+            used = min(ring.num_put, self.about.num_slots) * ring.stride
+            self._files[0].check_allocated(used)
+            ring.set_room(self._room(ring))
+        return ring
+
+    def make_room(self, ring: Ring, num_rows: int) -> None:
+        """Called by the ring before it writes rows for which the disk has not set blocks aside yet.
+
+        Raises:
+            DiskFullError: there is no room; the buffer is as before.
+            ReadOnlyError, ClosedError: the files are not this buffer's to write.
+        """
+        self.check_writable("put")
+        slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
+        try:
+            self._files[0].allocate(slots * ring.stride)
+        except DiskFullError as error:
+            raise DiskFullError(
+                error.errno, f"put: {num_rows:,} rows do not fit, none is in: {error.strerror}"
+            ) from error
+        ring.set_room(self._room(ring))
+
+    @property
+    def capacity(self) -> int:
+        """How many rows the buffer there keeps."""
+        assert self.about is not None
+        return self.about.capacity
+
+    def check_open(self, what: str) -> None:
+        """Raises if the buffer has been closed."""
+        if isinstance(self._refusal, ClosedError):
+            self.check_writable(what)
+
+    def check_writable(self, what: str) -> None:
+        """Raises why the files cannot be written, if so."""
+        if self._refusal is not None:
+            raise type(self._refusal)(f"{what}: {self._refusal}")
+
+    def flush(self) -> None:
+        """Returns when the rows put before, then the cursor, are on the disk: the machine's power may go.
+
+        Rows are made durable before the cursor that says that they are there. A put that goes on meanwhile may be in
+        the durable cursor without being durable: flush when nobody puts, if the power's loss is what you fear.
+        """
+        self.check_writable("flush")
+        for file in self._files:
+            file.sync()
+        sync_folder(self.path)
+
+    def close(self) -> None:
+        """Ends writing and lets the folder go to whoever opens it next; mappings go with the last array over them."""
+        self._leave(ClosedError(f"{self.path}: expected an open buffer, came one that has been closed"))
+
+    def abandon(self) -> None:
+        """Closes a folder in which no buffer could be made, and leaves nothing of it."""
+        if self.about is None and self._lock >= 0:
+            for name in (RECORDS, CURSOR, PARTIAL, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            if self._made_folder:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+        self.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: the files stay the other one's."""
+        if self._refusal is None:
+            reason = f"{self.path}: expected the process that opened it, came one forked from it; open it with mode='r'"
+            self._leave(ReadOnlyError(reason))
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _promised(self, device: int) -> int:
+        """Bytes of that file system that the buffer has yet to take."""
+        if not self._files or not self.writable or os.stat(self.path).st_dev != device:
+            return 0
+        return self._files[0].nbytes - self._files[0].allocated
+
+    def _leave(self, reason: ReallyError) -> None:
+        self._refusal, self.writable = reason, False
+        ring = None if self._ring is None else self._ring()
+        if ring is not None:
+            ring.leave()
+        for file in self._files:
+            file.close()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            if os.getpid() == self._process:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # a process forked a moment ago may have it, too
+            os.close(lock)
+
+    def _claim(self) -> None:
+        """Makes the folder where it is not there, and locks it."""
+        try:
+            if not self.path.exists():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._made_folder = True
+            self._lock = _locked_file(self.path / LOCK)
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        except BlockingIOError as error:
+            owner = (self.path / LOCK).read_text() or "another one"
+            raise LockedError(
+                f"{self.path}: expected a buffer that nobody else writes, but process {owner} does; "
+                f"open it with mode='r' to read it meanwhile"
+            ) from error
+        except OSError as error:
+            raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
+
+    def _map(self, about: About, new: bool) -> None:
+        mode = {"writable": self.writable, "new": new}
+        rows = MappedFile(self.path / RECORDS, about.num_slots * about.stride, **mode)
+        self._files = [rows]
+        cursor = MappedFile(self.path / CURSOR, PAGE, **mode)
+        self._files.append(cursor)
+        if new:
+            cursor.allocate(PAGE)
+        self.records, self.page = rows.data, cursor.data
+
+    def _new_ring(self, about: About, bit_generator: np.random.BitGenerator) -> Ring:
+        kinds = about.spec.values()
+        names, dtypes, shapes = list(about.spec), [dtype for dtype, _ in kinds], [shape for _, shape in kinds]
+        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, self)
+        if ring.generator_bytes() != _packed(bit_generator.state):
+            raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, came another layout")
+        available = available_bytes()
+        if available is not None and about.num_slots * about.stride > available:
+            ring.asks_early = True
+            self._files[0].advise("RANDOM")
+        self._ring = weakref.ref(ring)
+        return ring
+
+    def _room(self, ring: Ring) -> int:
+        num_slots = self._files[0].allocated // ring.stride
+        return ENDLESS if num_slots >= self._num_slots(ring) else num_slots
+
+    def _num_slots(self, ring: Ring) -> int:
+        return len(self.records) // ring.stride
+
+    def _check_page(self, about: About) -> None:
+        path = self.path / CURSOR
+        for what, came, expected in zip(
+            HEAD_PARTS, _parts(self.page[HEAD].tobytes()), _parts(_head(about)), strict=True
+        ):
+            if came != expected:
+                raise InvalidValueError(
+                    f"{path}: expected {what} {expected.hex()}, came {came.hex()}: damaged or another's"
+                )
+        num_put, first, num_begun = self.page[NUMBERS].view(np.int64).tolist()
+        if not (0 <= first <= num_put < 1 << 60 and num_begun <= num_put + about.num_slots):
+            raise InvalidValueError(
+                f"{path}: expected 0 <= first row <= rows put, came {first} and {num_put} ({num_begun} begun): damaged"
+            )
+
+    def _generator_state(self) -> dict[str, Any]:
+        num_states = int(self.page[NUM_STATES].view(np.int64)[0])
+        words = self.page[STATES[num_states % 2]]
+        has_half, half = words[32:40].view(np.uint32).tolist()
+        state = {"state": words[:32].view(np.uint64).copy()}
+        return {"bit_generator": GENERATOR, "state": state, "has_uint32": has_half, "uinteger": half}
+
+    def _write_names(self, names: dict[str, Any]) -> None:
+        """Writes schema.json under another name and renames it: from then on the folder is a buffer."""
+        text = json.dumps({"format": FORMAT, "version": VERSION, "crc32": _crc32(names), "buffer": names}, indent=1)
+        try:
+            with open(self.path / PARTIAL, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(self.path / PARTIAL, self.path / SCHEMA)
+            sync_folder(self.path)
+        except OSError as error:
+            raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
+
+
+def opened(
+    path: str | os.PathLike[str] | Storage,
+    capacity: int,
+    keys: tuple[str, ...] | None,
+    spec: Spec | None,
+    spare: int | None,
+) -> Storage:
+    """The folder at `path` for writing, if it has no buffer yet or one of this capacity, keys, schema and spare.
+
+    Raises InvalidValueError where it has another, saying what differs; else as `Storage` does.
+    """
+    if isinstance(path, Storage):
+        return path
+    storage = Storage(path, writable=True)
+    try:
+        if storage.about is not None:
+            for what, expected, came in _differences(storage.about, capacity, keys, spec, spare):
+                raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
+    except BaseException:
+        storage.close()
+        raise
+    return storage
+
+
+def open_folder(path: str | os.PathLike[str], mode: str) -> Storage:
+    """The buffer at `path`, in mode "r" to read while others may write or "r+" to write as well."""
+    if mode not in MODES:
+        raise InvalidValueError(one_of("mode", mode, MODES))
+    if not (Path(path) / SCHEMA).exists():
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {_contents(Path(path))}")
+    return Storage(path, writable=mode == "r+")
+
+
+def read_names(folder: Path) -> dict[str, Any] | None:
+    """What schema.json says, checked; None where there is none."""
+    path = folder / SCHEMA
+    try:
+        text = json.loads(path.read_bytes())
+        found = text["format"], text["version"], text["crc32"], text["buffer"]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FileError(error.errno, f"{path}: expected to read it, but {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidValueError(f"{path}: expected what a buffer is, came a damaged file: {error}") from error
+    if found[:2] != (FORMAT, VERSION):
+        raise InvalidValueError(
+            f"{path}: expected {FORMAT} of version {VERSION}, came {found[0]} of version {found[1]}"
+        )
+    names: dict[str, Any] = found[3]
+    if found[2] != _crc32(names):
+        raise InvalidValueError(f"{path}: expected the checksum {_crc32(names)}, came {found[2]}: it is damaged")
+    if names["byteorder"] != sys.byteorder:
+        raise InvalidValueError(f"{path}: expected rows of a {sys.byteorder}-endian machine, came {names['byteorder']}")
+    return names
+
+
+def _locked_file(path: Path) -> int:
+    """A handle of the file, locked; BlockingIOError if another has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its last owner has removed it meanwhile
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _differences(
+    about: About, capacity: int, keys: tuple[str, ...] | None, spec: Spec | None, spare: int | None
+) -> Iterator[tuple[str, Any, Any]]:
+    if capacity != about.capacity:
+        yield "capacity", f"{about.capacity:,}", f"{capacity:,}"
+    if spare is not None and spare != about.spare:
+        yield "spare", f"{about.spare:,}", f"{spare:,}"
+    if keys is not None and set(keys) != set(about.spec):
+        yield "keys", list(about.spec), list(keys)
+    if spec is not None and set(spec) != set(about.spec):
+        yield "spec", f"the keys {list(about.spec)}", list(spec)
+    for key, kind in (spec or {}).items():
+        if kind != about.spec[key]:
+            yield f"spec: key {key!r}", "{} of shape {}".format(*about.spec[key]), "{} of shape {}".format(*kind)
+
+
+def _check_folder(path: Path) -> None:
+    """Raises where `path` holds something that is no buffer's folder, not even one whose creation was cut."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, came {described(path)}")
+    own = {RECORDS, CURSOR, LOCK, PARTIAL}
+    if not (path / SCHEMA).exists() and any(entry.name not in own for entry in path.iterdir()):
+        raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, came {_contents(path)}")
+
+
+def _contents(path: Path) -> str:
+    if not path.is_dir():
+        return described(path)
+    names = sorted(entry.name for entry in path.iterdir())
+    return f"a folder without {SCHEMA}, with {', '.join(names[:5]) if names else 'nothing in it'}"
+
+
+def _refuse_if_too_big(path: Path, about: About) -> None:
+    needed = about.num_slots * about.stride
+    device = os.stat(existing(path)).st_dev
+    promised = sum(storage._promised(device) for storage in _storages)
+    left = max(0, free_bytes(path) - promised)
+    if needed > left:
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"{path}: a buffer of {about.capacity:,} rows and {about.spare:,} spare ones needs {needed:,} bytes "
+            f"of disk, available are {left:,} (overcommit=True goes on)",
+        )
+
+
+def _head(about: About) -> bytes:
+    return MAGIC + VERSION.to_bytes(8, sys.byteorder) + bytes.fromhex(about.identity)
+
+
+def _parts(head: bytes) -> tuple[bytes, bytes, bytes]:
+    return head[:8], head[8:16], head[16:]
+
+
+def _crc32(names: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(names, sort_keys=True).encode())
+
+
+def _packed(state: Any) -> bytes:
+    """The state of an SFC64 as its memory has it."""
+    halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
+    return bytes(state["state"]["state"].astype(np.uint64).tobytes() + halves.tobytes())
+
+
+def _with_tuples(described: Any) -> Any:
+    """A dtype's description as NumPy wants it, of JSON that has only lists."""
+    if not isinstance(described, list):
+        return described
+    if described and all(isinstance(part, list) for part in described):
+        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in described]
+    return tuple(_with_tuples(part) for part in described)
+
+
+def _after_fork() -> None:
+    for storage in _storages:
+        storage.leave_to_parent()
+
+
+_storages: weakref.WeakSet[Storage] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
