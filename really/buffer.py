@@ -18,7 +18,7 @@ from really import ring_arguments as arguments
 from really._ring import Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.gate import Gate, Reader
+from really.gate import Gate, Reader, start_anew
 from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ReplayBuffer:
         self._bit_generator = arguments.bit_generator(seed)
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
-        self._gate = Gate(self, ReplayBuffer.put.__code__, ReplayBuffer._put_converted.__code__)
+        self._gate = Gate()
         if spec is not None:
             self._ring = self._new_ring(arguments.checked_spec(spec, self._keys))
 
@@ -112,7 +112,7 @@ class ReplayBuffer:
             NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much.
         """
         ring = self._ring
-        if ring is None or self._gate.readers or type(data) is not dict or not ring.put(data):
+        if ring is None or type(data) is not dict or not ring.put(data):
             self._put_converted(data)
 
     def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
@@ -265,9 +265,7 @@ class ReplayBuffer:
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = _spec_of(ring)
-        for part in [columns.fit(part, spec) for part in parts]:
-            if not self._gate.put(ring, part):
-                raise AssertionError("the ring refused columns that had been made to fit it")
+        self._gate.put(ring, [columns.fit(part, spec) for part in parts])
 
     def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
         """The ring for the schema of these rows, unless they do not fit it or another thread was first."""
@@ -372,5 +370,13 @@ def _after_fork() -> None:
     _held_for_fork.clear()
 
 
+def _begin_in_child() -> None:
+    start_anew()
+    rings = list(_held_for_fork)
+    _after_fork()
+    for ring in rings:
+        ring.keep_from()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_in_child)
