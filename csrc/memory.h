@@ -125,6 +125,50 @@ static inline void really_stream_end(void) {
 #endif
 }
 
+/* Four byte strings of length `num` woven into one: a0 b0 c0 d0 a1 ... */
+static inline void really_weave4(char *to, const char *a, const char *b, const char *c, const char *d, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    for (; at + 16 <= num; at += 16, to += 64) {
+        const __m128i va = _mm_loadu_si128((const __m128i *)(a + at)), vb = _mm_loadu_si128((const __m128i *)(b + at));
+        const __m128i vc = _mm_loadu_si128((const __m128i *)(c + at)), vd = _mm_loadu_si128((const __m128i *)(d + at));
+        const __m128i ab_low = _mm_unpacklo_epi8(va, vb), cd_low = _mm_unpacklo_epi8(vc, vd);
+        const __m128i ab_high = _mm_unpackhi_epi8(va, vb), cd_high = _mm_unpackhi_epi8(vc, vd);
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(to + 32), _mm_unpacklo_epi16(ab_high, cd_high));
+        _mm_storeu_si128((__m128i *)(to + 48), _mm_unpackhi_epi16(ab_high, cd_high));
+    }
+#endif
+    for (; at < num; at++, to += 4) {
+        to[0] = a[at];
+        to[1] = b[at];
+        to[2] = c[at];
+        to[3] = d[at];
+    }
+}
+
+/* What `really_weave4` did, undone: string j goes to to[j * num]. */
+static inline void really_unweave4(char *to, const char *from, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    const __m128i low = _mm_set1_epi32(0xff);
+    for (; at + 16 <= num; at += 16, from += 64)
+        for (int j = 0; j < 4; j++) {
+            const __m128i *source = (const __m128i *)from;
+            const __m128i shift = _mm_cvtsi32_si128(8 * j);
+            const __m128i a = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source), shift), low);
+            const __m128i b = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 1), shift), low);
+            const __m128i c = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 2), shift), low);
+            const __m128i d = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 3), shift), low);
+            const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+            _mm_storeu_si128((__m128i *)(to + j * num + at), packed);
+        }
+#endif
+    for (; at < num; at++, from += 4)
+        for (int j = 0; j < 4; j++) to[j * num + at] = from[j];
+}
+
 /* A store that no earlier one is seen after, by another process included. */
 static inline void really_commit(int64_t *to, int64_t value) {
 #if defined(_MSC_VER)

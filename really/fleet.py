@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, ReallyError, RunnerError
+from really.frames import joined, owned
 from really.runner import Acting, Chunk, Order, Runner, RunnerSpec
 from really.transitions import from_record_batch, to_record_batch
 
@@ -218,12 +219,11 @@ class Fleet:
             return chunk
         pieces, piece = [], chunk
         while True:
-            pieces.append({name: rows.copy() for name, rows in from_record_batch(piece.batch).items()})
+            pieces.append(owned(from_record_batch(piece.batch)))
             if not piece.more:
                 break
             piece = self._get(self._ask_rest(worker.runner))
-        columns = {name: np.concatenate([rows[name] for rows in pieces]) for name in pieces[0]}
-        return Chunk(to_record_batch(columns), chunk.results, chunk.seconds)
+        return Chunk(to_record_batch(joined(pieces)), chunk.results, chunk.seconds)
 
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         raise NotImplementedError

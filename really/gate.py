@@ -85,6 +85,15 @@ class Reader:
                 continue
         return self._copied(num)
 
+    def read_shared(self, num: int) -> dict[str, Any]:
+        """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
+        self.thread = threading.get_ident()
+        rows = self.ring.read(self.next_row, min(num, self.num_left))
+        if rows is None:
+            raise self._overtaken()
+        self._advance(min(num, self.num_left))
+        return rows
+
     def close(self) -> None:
         """Ends reading: nothing is left, and puts need not wait for this reader any more."""
         if self.keeps:
@@ -113,16 +122,22 @@ class Reader:
         num = len(next(iter(piece.values())))
         numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
         if self.ring.take(numbers, num, 0, piece, by_number=True) is None:
-            num_gone = min(self.ring.oldest_row, self._end) - self.next_row
-            raise OvertakenError(
-                f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
-                f"{self.num_read:,} the next {num_gone:,} had been dropped for newer ones; read faster, or read a "
-                f"saved copy"
-            )
+            raise self._overtaken()
+        self._advance(num)
+
+    def _advance(self, num: int) -> None:
         if self.keeps:
             self._gate.advance(self, num)
         else:
             self.next_row += num
+
+    def _overtaken(self) -> OvertakenError:
+        num_gone = min(self.ring.oldest_row, self._end) - self.next_row
+        return OvertakenError(
+            f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
+            f"{self.num_read:,} the next {num_gone:,} had been dropped for newer ones; read faster, or read a "
+            f"saved copy"
+        )
 
 
 class Gate:

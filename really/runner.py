@@ -24,6 +24,7 @@ from really.array_pool import ArrayPool
 from really.delivery import Delivery
 from really.environments import EnvironmentSpec, make_batch
 from really.errors import EnvironmentFailedError, ModelError
+from really.frames import encode
 from really.policy import check_finite, make_policy
 from really.rollout import Result, Rollout
 from really.transitions import Column, Columns, schema, to_record_batch
@@ -182,7 +183,7 @@ class Runner:
         stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
         if stop < rows:
             self._rest.appendleft((columns, stop)) if start else self._rest.append((columns, stop))
-        batch = to_record_batch({name: column[start:stop] for name, column in columns.items()})
+        batch = to_record_batch(encode({name: column[start:stop] for name, column in columns.items()}))
         return Chunk(batch, results, seconds, more=stop < rows)
 
     def close(self) -> None:

@@ -18,8 +18,11 @@ def main():
         libraries = [printed("gcc", f"-print-file-name=lib{name}.so") for name in ("asan", "ubsan")]
         # Python's own leaks at exit are none of ours; its allocator would hide what is next to a block.
         settings = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc", "LD_PRELOAD": " ".join(libraries)}
-        chosen = sys.argv[1:] or ["api", "inputs", "refusals", "statistics", "machine", "threads"]
-        tests = [f"tests/test_buffer_{name}.py" for name in chosen]
+        chosen = sys.argv[1:] or [
+            *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
+            "frames",
+        ]
+        tests = [f"tests/test_{name}.py" for name in chosen]
         # -s: a report that pytest captures is lost with the process.
         command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", *tests]
         sys.exit(subprocess.run(command, cwd=copy, env=environment(copy, **settings)).returncode)
