@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from really import EnvironmentFailedError, ModelError, ReallyError, SampleManager
 from really.normalisation import Moments, Normalisation, NormalisationOptions
 from really.spaces import observation_leaves
-from tests.environments import Counter
+from tests.environments import Counter, RaisingOnce
 from tests.models import ActorCritic, DictModel, Policy, QNet
 from tests.test_faults import run_script
 from tests.walks import Nested
@@ -264,6 +264,26 @@ def test_floating_point_leaves_are_normalised_and_others_left() -> None:
     last = data["state.image"][:, 0, 0, 0] == 4
     np.testing.assert_array_equal(shown["speed"], data["state.speed"][last][0])
     assert agent.act(raw).shape == ()
+
+
+def test_returns_begin_anew_with_the_episodes_after_a_failure(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    with make(RaisingOnce, normalize_rewards=True, env_config={"token": str(token)}, num_parallel=1) as manager:
+        rewards = [manager.get_data(total_steps=50)["reward"]]
+        token.touch()
+        with pytest.raises(EnvironmentFailedError, match="the simulator broke down"):
+            manager.get_data(total_steps=50)
+        rewards.append(manager.get_data(total_steps=50)["reward"])
+        manager.set_agent(manager.get_agent().get_weights())
+        moments = manager._statistics.frozen["reward"]
+    returns = []
+    for part in rewards:
+        total = 0.0
+        for reward in part:
+            total = float(reward) + 0.99 * total
+            returns.append(total)
+    assert (moments.count, set(np.unique(rewards))) == (100, {0.0, 1.0})
+    np.testing.assert_allclose(moments.variance, np.var(returns), rtol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------ the agent, and test()
