@@ -25,6 +25,7 @@ from really.environments import EnvironmentSpec, make_batch
 from really.errors import InvalidValueError, ModelError, ReallyError, one_of
 from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
+from really.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.policy import VALUE_OUTPUTS
 from really.progress import advance, progress_bar
 from really.rate_limiter import RateLimiter
@@ -82,6 +83,14 @@ class SampleManager:
         use_ray: False steps the environments in this process.
         vector: `auto` uses an id's own vector implementation where it gives the same transitions and is faster,
             `plain` never, `native` wherever there is one.
+        normalize_observations: runners act on, and deliver, observations less their running mean and divided by their
+            running deviation: floating-point leaves, each number by its own. What was measured takes effect with the
+            next change of weights.
+        observation_clip: what normalised observations are clipped to, on both sides; by default 10.
+        normalize_rewards: delivered rewards are divided by the running deviation of an episode's discounted return.
+        reward_scale: factor of delivered rewards, normalised or not.
+        reward_clip: what these are clipped to in the end: c for (-c, c), or (low, high); by default 10 where rewards
+            are normalised, else nothing.
 
     Raises:
         ReallyError: an argument cannot be used; the message says what was expected, what came and where.
@@ -115,6 +124,11 @@ class SampleManager:
         num_workers: int | None = None,
         use_ray: bool = True,
         vector: str = "auto",
+        normalize_observations: bool = False,
+        observation_clip: float | None = None,
+        normalize_rewards: bool = False,
+        reward_scale: float = 1.0,
+        reward_clip: float | tuple[float, float] | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Kwargs(checked(arguments))
@@ -127,6 +141,8 @@ class SampleManager:
         self._pool = ArrayPool()
         self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
         self._probe = self._environment.probe()
+        self._normalisation = NormalisationOptions.of(self.kwargs)
+        self._statistics = RunningStatistics(self._normalisation, observation_leaves(self._probe.observation_space))
         self._fleet = self._start_fleet()
         try:
             self._equip()
@@ -234,21 +250,32 @@ class SampleManager:
         return self._agent
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Makes these the agent's weights; runners act with them from the next row collected."""
+        """Makes these the agent's weights; runners act with them from the next row collected.
+
+        Where observations or rewards are normalised, what was measured so far takes effect with them.
+        """
         self._agent.set_weights(weights)
         current = self._agent.get_weights()
-        if self._weights and all(map(np.array_equal, current, self._weights)):
+        if self._weights and not self._statistics.changed and all(map(np.array_equal, current, self._weights)):
             return
         self._weights = current
-        self._fleet.set_weights(current)
+        self._fleet.set_weights(current, self._statistics.freeze())
+        self._agent.normalization = self._frozen_normalisation()
 
     def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
         """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
-        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name))
+        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name, self._statistics.frozen))
 
     def load_model(self, path: str | os.PathLike[str]) -> Agent:
-        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch."""
-        self._agent.epoch = checkpoints.load_model(self._agent.model, path)
+        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch.
+
+        The statistics of a manager that normalises go on from those that were saved with the model.
+        """
+        folder = checkpoints.newest_checkpoint(path)
+        statistics = checkpoints.load_statistics(folder)
+        self._statistics.check(statistics, str(folder))
+        self._agent.epoch = checkpoints.load_model(self._agent.model, folder)
+        self._statistics.replace(statistics)
         self.set_agent(self._agent.get_weights())
         return self._agent
 
@@ -262,6 +289,8 @@ class SampleManager:
         progress: bool | None = None,
     ) -> list[int] | list[float] | tuple[list[int], list[float]]:
         """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
+
+        Rewards are the environment's own, also where those delivered are normalised, scaled or clipped.
 
         Returns:
             A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
@@ -316,6 +345,7 @@ class SampleManager:
                 "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
                 "policy_version": self._fleet.version,
+                **self._statistics.info(),
                 "runners": self._fleet.info(),
                 **self._collector.info(),
                 **(self._background.info() if self._background else {}),
@@ -339,7 +369,7 @@ class SampleManager:
     def _start_fleet(self) -> Fleet:
         names = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
         options = {name: self.kwargs[name] for name in names}
-        spec = RunnerSpec(self._environment, entropy=self._entropy, **options)
+        spec = RunnerSpec(self._environment, entropy=self._entropy, normalisation=self._normalisation, **options)
         kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
         return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
 
@@ -359,6 +389,7 @@ class SampleManager:
         self._collector = Collector(
             self._fleet,
             self.kwargs["num_parallel"],
+            self._statistics,
             num_steps=self.kwargs["num_steps"],
             row_bytes=sum(column.row_bytes for column in self._schema),
             min_agents=self.kwargs["remote_min_returns"],
@@ -377,8 +408,16 @@ class SampleManager:
         )
         with _seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
             model = make_model(weights=given["weights"])
-        rng = np.random.default_rng(self._stream(AGENT_STREAM))
-        return Agent(model, *spaces, given["action_sampling_type"], rng=rng, make_model=make_model)
+        rng, now = np.random.default_rng(self._stream(AGENT_STREAM)), self._frozen_normalisation()
+        sampling_type = given["action_sampling_type"]
+        return Agent(model, *spaces, sampling_type, rng=rng, make_model=make_model, normalization=now)
+
+    def _frozen_normalisation(self) -> Normalisation | None:
+        """How the current version sees observations; None where it sees them as they are."""
+        if not self._normalisation.normalize_observations:
+            return None
+        leaves = observation_leaves(self._probe.observation_space)
+        return Normalisation(self._normalisation, leaves, self._statistics.frozen)
 
     def _export(self, agent: Agent) -> Acting:
         from really.export import export
@@ -429,7 +468,9 @@ class SampleManager:
         try:
             forward = inference.load(self._acting.exported, size)
             forward.set_weights(self._weights)
-            evaluation = Evaluation(envs, forward, self._agent.policy, episodes, max_steps)
+            normalisation = self._agent.normalization
+            shown = forward if normalisation is None else normalisation.before(forward)
+            evaluation = Evaluation(envs, shown, self._agent.policy, episodes, max_steps)
             with progress_bar("testing", episodes, "episode", progress) as bar:
                 evaluation.run(lambda run: advance(bar, run.finished))
         finally:
