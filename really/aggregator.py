@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.whole_files import writable_folder
 
 CSV_NAME, PLOT_NAME, EVENTS_NAME = "progress.csv", "progress", "tensorboard"
 
@@ -84,7 +84,7 @@ class Aggregator:
         self.saving_after = _count("saving_after", saving_after, 1)
         window = _count("max_size", max_size, 1)
         self.epoch = _count("init_epoch", init_epoch, 0)
-        self.path = _writable_folder("path", path)
+        self.path = writable_folder("path", path)
         self.curves = {key: Curve(key, window) for key in self.keys}
         self._events = _events(self.path, tensorboard)
         self._start_csv()
@@ -182,7 +182,7 @@ class _EventFiles:
 def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> _EventFiles | None:
     if tensorboard is None or tensorboard is False:
         return None
-    return _EventFiles(_writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
+    return _EventFiles(writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
 
 
 def _numbers(key: str, value: Any) -> NDArray[np.float64]:
@@ -223,19 +223,6 @@ def _count(name: str, came: Any, least: int) -> int:
     if came < least:
         raise InvalidValueError(f"{name}: expected at least {least}, came {came}")
     return int(came)
-
-
-def _writable_folder(name: str, path: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InvalidValueError(
-            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
-        ) from error
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
