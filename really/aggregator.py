@@ -34,6 +34,12 @@ class Curve:
     spreads: list[float] = field(default_factory=list)
     smoothed: list[float] = field(default_factory=list)
     bands: list[float] = field(default_factory=list)
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for an axis."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def add(self, epoch: int, mean: float, spread: float) -> None:
         """Appends a point and what it makes of the smoothed curve."""
@@ -66,6 +72,7 @@ class Aggregator:
         max_size: updates that the smoothed curve averages over.
         init_epoch: epoch before the first update: that of the model that was loaded, or 0.
         tensorboard: folder for TensorBoard event files (needs TensorFlow), or True for `<path>/tensorboard`.
+        units: of some keys, `{"reward": "points"}`, for the axes.
 
     Raises:
         InvalidTypeError, InvalidValueError: an argument that cannot be used; a folder that cannot be written.
@@ -79,13 +86,15 @@ class Aggregator:
         max_size: int = 5,
         init_epoch: int = 0,
         tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = _checked_keys(aggregator_keys)
         self.saving_after = _count("saving_after", saving_after, 1)
         window = _count("max_size", max_size, 1)
         self.epoch = _count("init_epoch", init_epoch, 0)
         self.path = writable_folder("path", path)
-        self.curves = {key: Curve(key, window) for key in self.keys}
+        _check_files(self.path)
+        self.curves = {key: Curve(key, window, unit=unit) for key, unit in _checked_units(self.keys, units).items()}
         self._events = _events(self.path, tensorboard)
         self._start_csv()
 
@@ -215,6 +224,24 @@ def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name:
             raise InvalidTypeError(f"aggregator_keys: expected names, came {name!r}")
     return names
+
+
+def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str]:
+    """The unit of each key, empty where none is given."""
+    for key, unit in (units or {}).items():
+        if key not in keys:
+            raise InvalidValueError(one_of("units", key, keys))
+        if not isinstance(unit, str):
+            raise InvalidTypeError(f"units: expected text at {key!r}, came {unit!r}")
+    return {key: (units or {}).get(key, "") for key in keys}
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses a folder in which a file that is to be written has a name that is taken."""
+    for name in (CSV_NAME, f"{PLOT_NAME}.png", f"{PLOT_NAME}.svg"):
+        file = folder / name
+        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+            raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
 
 
 def _count(name: str, came: Any, least: int) -> int:

@@ -301,13 +301,15 @@ class SampleManager:
         aggregator_keys: Sequence[str] = ("loss",),
         max_size: int = 5,
         init_epoch: int = 0,
-        tensorboard: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
 
-        With `tensorboard` (a folder) every value also goes into event files there.
+        With `tensorboard` (a folder, or True for one below `path`) every value also goes into event files there;
+        `units`, as in `{"reward": "points"}`, stand at the axes.
         """
-        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard)
+        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
 
     def update_aggregator(self, **kwargs: Any) -> None:
         """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""

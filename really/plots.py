@@ -71,7 +71,7 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str) -> None:
     panel.fill_between(epochs, smoothed - band, smoothed + band, color=colour, alpha=0.18, linewidth=0)
     panel.plot(epochs, raw, ".", markersize=4.5, markeredgewidth=0, color=colour, alpha=0.5)
     panel.plot(epochs, smoothed, color=colour, linewidth=1.8, solid_joinstyle="round")
-    _style(panel, curve.name)
+    _style(panel, curve.label)
     if points:
         _label_last(panel, curve, colour)
 
