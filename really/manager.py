@@ -8,6 +8,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from really.buffer import ReplayBuffer
 from really.collector import STREAMED_ROWS, Collector
 from really.config import Kwargs, check_count, checked
 from really.demand import Part
-from really.environments import EnvironmentSpec, make_batch
+from really.environments import EnvironmentSpec
 from really.errors import InvalidValueError, ModelError, ReallyError, one_of
 from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
@@ -33,6 +34,7 @@ from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
 from really.summary import Summary
 from really.transitions import Columns, concatenate, from_record_batch, schema
+from really.viewing import Viewer, viewer_of
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -41,8 +43,6 @@ log = logging.getLogger("really")
 
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 MEASURES = ("time", "reward", "time_and_reward")
-# As many environments as an evaluation steps together: more would only add memory.
-EVALUATION_ENVS = 128
 # What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
 MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
 
@@ -135,6 +135,7 @@ class SampleManager:
         self.buffer: ReplayBuffer | None = None
         self._background: BackgroundCollection | None = None
         self.aggregator: Aggregator | None = None
+        self.film: Path | None = None
         self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
         self._weights: list[NDArray[Any]] = []
         self._evaluations = 0
@@ -284,7 +285,7 @@ class SampleManager:
         max_steps: int,
         test_episodes: int = 100,
         evaluation_measure: str = "time",
-        render: bool = False,
+        render: bool | str | os.PathLike[str] = False,
         do_print: bool = False,
         progress: bool | None = None,
     ) -> list[int] | list[float] | tuple[list[int], list[float]]:
@@ -292,14 +293,25 @@ class SampleManager:
 
         Rewards are the environment's own, also where those delivered are normalised, scaled or clipped.
 
+        Args:
+            max_steps: steps after which an episode is ended.
+            test_episodes: how many episodes.
+            evaluation_measure: `time`, `reward` or `time_and_reward`.
+            render: True shows a window, where there is a display. A path that ends in .gif or .mp4 is a film of all
+                episodes one after the other, `gif` and `mp4` are one called after the environment in the current
+                folder; `manager.film` says where it is. What is watched is stepped alone, not as one batch, so its
+                episodes are others than those of a test that nobody watches.
+            do_print: print mean and spread.
+            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
+
         Returns:
             A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
-        evaluation = self._evaluate(
-            check_count("max_steps", max_steps), check_count("test_episodes", test_episodes), render, progress
-        )
+        max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
+        viewer = viewer_of(render, self._environment.name)
+        evaluation = self._evaluate(max_steps, test_episodes, viewer, progress)
         steps, rewards = evaluation.steps.tolist(), evaluation.rewards.tolist()
         if do_print:
             print(
@@ -318,13 +330,15 @@ class SampleManager:
         aggregator_keys: Sequence[str] = ("loss",),
         max_size: int = 5,
         init_epoch: int = 0,
-        tensorboard: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
 
-        With `tensorboard` (a folder) every value also goes into event files there.
+        With `tensorboard` (a folder, or True for one below `path`) every value also goes into event files there;
+        `units`, as in `{"reward": "points"}`, stand at the axes.
         """
-        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard)
+        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
 
     def update_aggregator(self, **kwargs: Any) -> None:
         """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""
@@ -459,22 +473,28 @@ class SampleManager:
         with progress_bar("collecting", rows, "step", progress) as bar:
             return self._collector.collect(rows, self._sync(), functools.partial(advance, bar))
 
-    def _evaluate(self, max_steps: int, episodes: int, render: bool, progress: bool | None) -> Evaluation:
+    def _evaluate(self, max_steps: int, episodes: int, viewer: Viewer, progress: bool | None) -> Evaluation:
         self._sync()
         self._evaluations += 1
-        size = 1 if render else min(episodes, EVALUATION_ENVS)
+        size = min(episodes, viewer.at_once)
         seeds = self._stream(EVALUATION_STREAM, self._evaluations).spawn(size)
-        envs = make_batch(self._environment, seeds, vector=self.kwargs["vector"], render_mode=_screen(render))
-        try:
+        with (
+            contextlib.closing(viewer.batch(self._environment, seeds, self.kwargs["vector"])) as envs,
+            viewer.showing(),
+            progress_bar("testing", episodes, "episode", progress) as bar,
+        ):
             forward = inference.load(self._acting.exported, size)
             forward.set_weights(self._weights)
             normalisation = self._agent.normalization
             shown = forward if normalisation is None else normalisation.before(forward)
             evaluation = Evaluation(envs, shown, self._agent.policy, episodes, max_steps)
-            with progress_bar("testing", episodes, "episode", progress) as bar:
-                evaluation.run(lambda run: advance(bar, run.finished))
-        finally:
-            envs.close()
+
+            def after_step(run: Evaluation) -> None:
+                advance(bar, run.finished)
+                viewer.after_step()
+
+            evaluation.run(after_step)
+        self.film = viewer.path or self.film
         return evaluation
 
     def _buffer(self) -> ReplayBuffer:
@@ -504,11 +524,3 @@ def _seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
     finally:
         if seed is not None:
             random.setstate(before)
-
-
-def _screen(render: bool) -> str | None:
-    """gymnasium's render mode: a window where there is a display; without one it is said that nothing is shown."""
-    if render and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-        log.warning("render=True: expected a display, there is none (DISPLAY is not set); episodes are not shown.")
-        return None
-    return "human" if render else None

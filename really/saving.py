@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from really.columns import Spec
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.frames import FrameColumn
+from really.progress import advance, progress_bar
 from really.whole_files import described, replacing, starts_with
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
             buffer = buffer_type(**{name: about[name] for name in MADE_WITH if name != "stack"}, stack=_stack(about))
             if len(file.schema):
                 buffer.put(_columns(arrow_types.empty_batch(file.schema), about["columns"]))
-            for columns in _read_rows(path, file, about["columns"]):
-                buffer.put(columns)
+            with progress_bar("loading", about["num_rows"], "row") as bar:
+                for columns in _read_rows(path, file, about["columns"]):
+                    buffer.put(columns)
+                    advance(bar, len(buffer))
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
     if len(buffer) != about["num_rows"]:
@@ -144,9 +147,11 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
 
 
 def _write_rows(reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int) -> None:
-    while reader.num_left:
-        columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
-        _write_chunk(columns, writer, schema)
+    with progress_bar("saving", reader.num_rows, "row") as bar:
+        while reader.num_left:
+            columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
+            _write_chunk(columns, writer, schema)
+            advance(bar, reader.num_rows - reader.num_left)
 
 
 def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:
