@@ -31,7 +31,7 @@ test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really._ring
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really._ring really._sum_tree
 
 sanitize: setup
 	$(BIN)/python tests/sanitize.py

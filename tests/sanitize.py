@@ -1,4 +1,4 @@
-"""Builds the extension with AddressSanitizer and UBSan in a folder of its own and runs the buffer's tests on it."""
+"""Builds the extensions with AddressSanitizer and UBSan in a folder of its own and runs their tests on them."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def main():
         settings = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc", "LD_PRELOAD": " ".join(libraries)}
         chosen = sys.argv[1:] or [
             *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
-            "frames",
+            *("frames", "priorities", "priorities_statistics"),
         ]
         tests = [f"tests/test_{name}.py" for name in chosen]
         # -s: a report that pytest captures is lost with the process.

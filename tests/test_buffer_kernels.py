@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[1] / "csrc"
-KERNELS = ("record", "scatter", "gather", "pool", "bounded_random")
+KERNELS = ("record", "scatter", "gather", "pool", "bounded_random", "sums", "proportional", "window")
 LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
 
 

@@ -127,9 +127,11 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
 def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "really").rglob("*.py")}
-    assert modules | {"really/py.typed", "really/_ring.pyi"} <= names
+    assert modules | {"really/py.typed"} <= names
     assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
-    assert any(name.startswith("really/_ring.") and name.endswith(".so") for name in names)
+    for extension in ("_ring", "_sum_tree"):
+        assert f"really/{extension}.pyi" in names
+        assert any(name.startswith(f"really/{extension}.") and name.endswith(".so") for name in names)
 
 
 def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:
