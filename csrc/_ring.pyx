@@ -228,7 +228,7 @@ cdef class Ring:
         sharing.low_field = self.num_keys + at
         self.rows.fields[sharing.low_field].nbytes = sizeof(uint32_t)
         self.max_stack = max(self.max_stack, <Py_ssize_t>stack)
-        if not init_sharing(sharing, self.rows.capacity):
+        if not init_sharing(sharing, self.rows.capacity, self.rows.num_slots):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         return 0
 

@@ -2,6 +2,7 @@
 #ifndef REALLY_MEMORY_H
 #define REALLY_MEMORY_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <malloc.h>
 #include <windows.h>
 #else
+#include <fcntl.h>
 #include <sys/mman.h>
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
@@ -45,6 +47,27 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
     VirtualFree(pages, 0, MEM_RELEASE);
 #else
     munmap(pages, nbytes);
+#endif
+}
+
+/* Block `index` of a file of blocks: room on the disk (an errno, or 0), and its pages, NULL when the system refuses. */
+static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
+#if defined(_WIN32)
+    (void)file, (void)index, (void)nbytes;
+    return ENOSYS;
+#else
+    return posix_fallocate(file, (off_t)index * (off_t)nbytes, (off_t)nbytes);
+#endif
+}
+
+static inline void *really_block_map(int file, uint32_t index, size_t nbytes, int writable) {
+#if defined(_WIN32)
+    (void)file, (void)index, (void)nbytes, (void)writable;
+    return NULL;
+#else
+    int rights = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *pages = mmap(NULL, nbytes, rights, MAP_SHARED, file, (off_t)index * (off_t)nbytes);
+    return pages == MAP_FAILED ? NULL : pages;
 #endif
 }
 

@@ -1,6 +1,6 @@
 """Declarations of memory.h: pages, cache lines, prefetch, streaming stores."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "memory.h" nogil:
     enum:
@@ -8,6 +8,8 @@ cdef extern from "memory.h" nogil:
         REALLY_HUGE_PAGE
     void* really_pages_reserve(size_t nbytes) noexcept
     void really_pages_release(void* pages, size_t nbytes) noexcept
+    int really_block_allocate(int file, uint32_t index, size_t nbytes) noexcept
+    void* really_block_map(int file, uint32_t index, size_t nbytes, bint writable) noexcept
     void* really_lines_new(size_t nbytes) noexcept
     void really_lines_free(void* lines) noexcept
     void really_copy(char* to, const char* source, size_t nbytes) noexcept

@@ -8,6 +8,7 @@ from frames cimport (
     count_rows,
     give_up_dropped,
     num_blocks_needed,
+    publish_next,
     share,
     take_back,
     unshare,
@@ -44,6 +45,8 @@ cdef inline Py_ssize_t append_shared(
         count_all(records, sharings, num_sharings, rows, num_dropped, num_rows, -1)
         take_all_back(sharings, num_sharings)
         return largest(sharings, num_sharings)
+    for s in range(num_sharings):
+        publish_next(&sharings[s].store)
     append(records, rows.piece, num_rows)
     for s in range(num_sharings):
         give_up_dropped(&sharings[s].store)
@@ -88,6 +91,11 @@ cdef inline void count_held(
     cdef const char* lows = records.data + records.fields[sharing.low_field].offset
     count_rows(&sharing.store, lows + slot * records.stride, records.stride, num, by)
     count_rows(&sharing.store, lows, records.stride, num_rows - num, by)
+
+
+cdef inline void count_rows_held(const Records* records, Sharing* sharing) noexcept nogil:
+    """Counts all rows held in, in a store that has counted none yet."""
+    count_held(records, sharing, num_held(records), 1)
 
 
 cdef inline void take_all_back(Sharing* sharings, Py_ssize_t num) noexcept nogil:
