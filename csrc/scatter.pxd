@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end, really_stream_lines
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef enum:
@@ -64,7 +64,7 @@ cdef inline void scatter_staged(
     while done < num_rows:
         num = min(num_staged, num_rows - done)
         fill(records, columns, first + done, num, records.stage)
-        really_stream(rows + done * records.stride, records.stage, num * records.stride, 0)
+        really_stream_lines(rows + done * records.stride, records.stage, num * records.stride)
         done += num
 
 
@@ -94,7 +94,7 @@ cdef inline void stream_seams(const Records* records, char* row) noexcept nogil:
     cdef Py_ssize_t k
     cdef const char* staged = records.stage
     for k in range(records.num_seams):
-        really_stream(row + records.seams[k].offset, staged, records.seams[k].nbytes, 0)
+        really_stream_lines(row + records.seams[k].offset, staged, records.seams[k].nbytes)
         staged += records.seams[k].nbytes
 
 
