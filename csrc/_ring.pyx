@@ -258,7 +258,10 @@ cdef class Ring:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        return num_held(&self.rows)
+        hold(self.lock)  # a put amid the reading of the cursor would make it more than the capacity
+        cdef int64_t num = num_held(&self.rows)
+        let_go(self.lock)
+        return num
 
     @property
     def capacity(self):
@@ -268,12 +271,12 @@ cdef class Ring:
     @property
     def num_put(self):
         """How many rows have been put since the ring began; the number of the row to come."""
-        return self.rows.cursor.num_put
+        return self.held_rows()[1]
 
     @property
     def oldest_row(self):
         """The number of the oldest row held."""
-        return oldest_row(&self.rows)
+        return self.held_rows()[0]
 
     @property
     def stride(self):
