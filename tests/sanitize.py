@@ -34,7 +34,7 @@ def run(sanitize, libraries, settings, chosen, *options):
         preload = " ".join(printed("gcc", f"-print-file-name=lib{name}.so") for name in libraries)
         tests = [f"tests/test_{name}.py" for name in chosen]
         # -s: a report that pytest captures is lost with the process.
-        command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", *tests, *options]
+        command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--timeout=1800", *tests, *options]
         return subprocess.run(command, cwd=copy, env=environment(copy, LD_PRELOAD=preload, **settings)).returncode
 
 
