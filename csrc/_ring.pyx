@@ -17,6 +17,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.math cimport isinf
 from libc.string cimport memcmp, memcpy, memset
@@ -51,6 +52,7 @@ cdef enum:
     UNKNOWN = -1  # number of rows of a put before its first column is looked at
     SCALAR = 32  # bytes of the largest number, a complex long double
     ONE_ROW = -2  # values without the row axis
+    FEW = 16  # fields whose columns a put finds room for on its stack
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
@@ -256,7 +258,10 @@ cdef class Ring:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        return num_held(&self.rows)
+        hold(self.lock)  # a put amid the reading of the cursor would make it more than the capacity
+        cdef int64_t num = num_held(&self.rows)
+        let_go(self.lock)
+        return num
 
     @property
     def capacity(self):
@@ -266,12 +271,12 @@ cdef class Ring:
     @property
     def num_put(self):
         """How many rows have been put since the ring began; the number of the row to come."""
-        return self.rows.cursor.num_put
+        return self.held_rows()[1]
 
     @property
     def oldest_row(self):
         """The number of the oldest row held."""
-        return oldest_row(&self.rows)
+        return self.held_rows()[0]
 
     @property
     def stride(self):
@@ -361,23 +366,32 @@ cdef class Ring:
         """
         if self.num_sharings > 0:
             return self.put_shared(data)
-        cdef Py_ssize_t i, num = self.num_keys
-        cdef int64_t num_rows = UNKNOWN
-        cdef PyObject* value
-        cdef list held = []  # another thread may empty `data` while the GIL is away
-        cdef Column* columns = <Column*>PyMem_Malloc((num + 1) * (sizeof(Column) + SCALAR))
-        cdef char* scalars = <char*>(columns + num)  # this call's own: the wait for the lock lets other puts in
+        cdef Column few[FEW]  # this call's own: the wait for the lock lets other puts in
+        cdef char few_scalars[FEW * SCALAR]
+        cdef Column* columns
+        if self.num_keys <= FEW:
+            return self.put_columns(data, few, few_scalars)
+        columns = <Column*>PyMem_Malloc(self.num_keys * (sizeof(Column) + SCALAR))
         if columns == NULL:
             raise MemoryError("a put's own few bytes: the system gave no memory")
         try:
-            for i in range(num):
-                value = PyDict_GetItemWithError(data, self.names[i])
-                if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
-                    return False
-                held.append(<object>value)
-            return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+            return self.put_columns(data, columns, <char*>(columns + self.num_keys))
         finally:
             PyMem_Free(columns)
+
+    cdef bint put_columns(self, dict data, Column* columns, char* scalars) except -1:
+        """`put` with room for every field's column and scalar."""
+        cdef Py_ssize_t i, num = self.num_keys
+        cdef int64_t num_rows = UNKNOWN
+        cdef PyObject* value
+        cdef tuple held = PyTuple_New(num)  # another thread may empty `data` while the GIL is away
+        for i in range(num):
+            value = PyDict_GetItemWithError(data, self.names[i])
+            if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
+                return False
+            Py_INCREF(<object>value)
+            PyTuple_SET_ITEM(held, i, <object>value)
+        return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
 
     cdef bint put_shared(self, dict data) except -1:
         """`put` of rows of which some share frames; those may come as `really.frames.FrameColumn`."""

@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
-#include <emmintrin.h>
+#include <immintrin.h>
 #define REALLY_SSE2 1
 #endif
 
@@ -140,6 +140,25 @@ static inline void really_stream(char *to, const char *from, size_t nbytes, size
     (void)ahead;
     memcpy(to, from, nbytes);
 #endif
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx512f"))) static void really_stream_lines_512(char *to, const char *from, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += REALLY_LINE)
+        _mm512_stream_si512((__m512i *)(to + at), _mm512_load_si512((const void *)(from + at)));
+}
+#endif
+
+/* really_stream of whole lines that are in the cache, both sides aligned: a load and a store each where there is
+   AVX-512, which leaves the processor room to put the next ones together. */
+static inline void really_stream_lines(char *to, const char *from, size_t nbytes) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f")) {
+        really_stream_lines_512(to, from, nbytes);
+        return;
+    }
+#endif
+    really_stream(to, from, nbytes, 0);
 }
 
 static inline void really_stream_end(void) {
