@@ -1,8 +1,8 @@
-"""Builds the compiled extension `really._ring` from csrc/; everything else stands in pyproject.toml.
+"""Builds the extensions `really._ring` and `really._sum_tree` from csrc/; everything else stands in pyproject.toml.
 
-`REALLY_DEBUG=1` builds it with bounds checks, C assertions and line tracing, without optimisation;
-`REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without its lock, `REALLY_EARLY_COMMIT=1`
-with rows committed before they are written, for the tests that must fail then.
+`REALLY_DEBUG=1` builds them with bounds checks, C assertions and line tracing, without optimisation;
+`REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without their locks,
+`REALLY_EARLY_COMMIT=1` with rows committed before they are written, for the tests that must fail then.
 """
 
 import os
@@ -22,19 +22,19 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
-extension = Extension(
-    "really._ring",
-    ["csrc/_ring.pyx"],
-    include_dirs=["csrc", np.get_include()],
-    depends=glob("csrc/*.pxd") + glob("csrc/*.h"),
-    define_macros=[
+SETTINGS = {
+    "include_dirs": ["csrc", np.get_include()],
+    "depends": glob("csrc/*.pxd") + glob("csrc/*.h"),
+    "define_macros": [
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
         *(TRACE if DEBUG else []),
         *((name, "1") for name in BROKEN),
     ],
-    extra_compile_args=FLAGS.get(MODE, ["-O3", "-DNDEBUG"]),
-    extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
-)
+    "extra_compile_args": FLAGS.get(MODE, ["-O3", "-funroll-loops", "-DNDEBUG"]),
+    "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+}
+
+extensions = [Extension(f"really.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in ("_ring", "_sum_tree")]
 
 directives = {
     "language_level": "3",
@@ -49,6 +49,6 @@ directives = {
 # A folder a mode: C code is made anew only where its source is newer, so one mode would compile the other's.
 setup(
     ext_modules=cythonize(
-        [extension], include_path=["csrc"], compiler_directives=directives, build_dir=f"build/cython-{MODE}"
+        extensions, include_path=["csrc"], compiler_directives=directives, build_dir=f"build/cython-{MODE}"
     )
 )

@@ -2,7 +2,8 @@
 
 Each peer lives in a process of its own, so that none finds its memory allocator as another has left it. Every cell is
 measured in rounds in which each peer has one turn of about the same length, one after the other, in an order that
-rotates from round to round; a peer's time is the median of its turns.
+rotates from round to round; a peer's time is the median of its turns. On a machine with other work, many turns that
+are shorter than the system's time slices (`--turn 0.003 --rounds 61`) are disturbed least.
 """
 
 import argparse
@@ -18,14 +19,13 @@ from benchmarks.workloads import WORKLOADS
 
 BATCHES = (32, 256, 1024)
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
-TURN = 0.04  # seconds
 
 
 def main():
     arguments = parse()
     results = {}
     for name in arguments.workload:
-        for cell, rates in measure(WORKLOADS[name], arguments.rounds, arguments.only):
+        for cell, rates in measure(WORKLOADS[name], arguments):
             results[f"{name} {cell}"] = rates
             print(
                 f"{name:9}{cell:13}" + "".join(f"{peer}:{text(rate):>9}  " for peer, rate in rates.items()), flush=True
@@ -41,20 +41,21 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--turn", type=float, default=0.04, help="seconds")
     parser.add_argument("--only", nargs="+", help="these peers and nobody else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .svg)")
     return parser.parse_args()
 
 
-def measure(workload, rounds, only=None):
+def measure(workload, arguments):
     """Yields (cell, {peer: rows a second}) with the C floor as one of the peers."""
-    names = [name for name in peers_for(workload) if not only or name in only]
-    workers = {name: Worker(name, workload) for name in [*names, "floor"]}
+    names = [name for name in peers_for(workload) if not arguments.only or name in arguments.only]
+    workers = {name: Worker(name, workload, arguments.turn) for name in [*names, "floor"]}
     cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.name]] + [("put one", 1)]
     for verb, num in cells:
         able = {name: worker for name, worker in workers.items() if (name, verb) != ("floor", "put one")}
-        yield verb if verb == "put one" else f"{verb} {num}", rates(able, verb, num, rounds)
+        yield verb if verb == "put one" else f"{verb} {num}", rates(able, verb, num, arguments.rounds)
     for worker in workers.values():
         worker.close()
 
@@ -75,10 +76,10 @@ def rates(workers, verb, num, rounds):
 class Worker:
     """A peer in a process of its own, which works only while it is asked."""
 
-    def __init__(self, name, workload):
+    def __init__(self, name, workload, turn):
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=work, args=(name, workload.name, theirs), daemon=True)
+        self.process = context.Process(target=work, args=(name, workload.name, turn, theirs), daemon=True)
         self.process.start()
         self.ask(("hello",))
 
@@ -93,31 +94,36 @@ class Worker:
         self.process.join()
 
 
-def work(name, workload_name, pipe):
+def work(name, workload_name, seconds, pipe):
     """Fills a peer, then prepares and takes turns as asked."""
     workload = WORKLOADS[workload_name]
     peer = filled_floor(workload) if name == "floor" else filled(name, workload)
     turn = None
     while (what := pipe.recv()) is not None:
         if what[0] == "prepare":
-            turn = floor_turn(peer, *what[1:]) if name == "floor" else peer_turn(peer, workload, *what[1:])
+            make = floor_turn if name == "floor" else peer_turn
+            turn = make(peer, workload, seconds, *what[1:])
         pipe.send(turn() if what[0] == "turn" else None)
 
 
-def peer_turn(peer, workload, verb, num):
+def peer_turn(peer, workload, seconds, verb, num):
     """A turn of the peer's, in seconds a call."""
     if verb == "sample":
-        return turn_of(lambda: peer.sample(num))
+        return turn_of(seconds, lambda: peer.sample(num))
     rows = workload.rows(num)
     if verb == "put":
-        return turn_of(lambda: peer.put(rows))
+        return turn_of(seconds, lambda: peer.put(rows))
     row = {name: column[0] if column.ndim > 1 else column[0].item() for name, column in rows.items()}
-    return turn_of(lambda: peer.put_one(row))
+    return turn_of(seconds, lambda: peer.put_one(row))
 
 
-def floor_turn(floor, verb, num):
+def floor_turn(floor, workload, seconds, verb, num):
     """A turn of the C floor's, in seconds a batch."""
-    return floor_sampling_turn(floor, num) if verb == "sample" else floor_putting_turn(floor, floor.workload.rows(num))
+    if verb == "sample":
+        return floor_sampling_turn(floor, seconds, num)
+    rows = workload.rows(num)
+    repeats = max(1, int(seconds / min(floor.seconds_per_scatter(rows, 3) for _ in range(5))))
+    return lambda: floor.seconds_per_scatter(rows, repeats)
 
 
 def timed(call, repeats):
@@ -127,27 +133,22 @@ def timed(call, repeats):
     return (time.perf_counter() - start) / repeats
 
 
-def turn_of(call):
-    """A turn of about TURN seconds."""
+def turn_of(seconds, call):
+    """A turn of about so many seconds."""
     call()
-    repeats = max(1, int(TURN / timed(call, 3)))
+    repeats = max(1, int(seconds / min(timed(call, 3) for _ in range(5))))
     return lambda: timed(call, repeats)
 
 
-def floor_sampling_turn(floor, num):
+def floor_sampling_turn(floor, seconds, num):
     columns = floor.outputs(num)
     draw = np.random.default_rng(0)
 
     def turn(batches):
         return floor.seconds_per_gather(draw.integers(0, floor.capacity, batches * num), num, columns)
 
-    batches = max(1, int(TURN / turn(10)))
+    batches = max(1, int(seconds / min(turn(10) for _ in range(5))))
     return lambda: turn(batches)
-
-
-def floor_putting_turn(floor, rows):
-    repeats = max(1, int(TURN / floor.seconds_per_scatter(rows, 3)))
-    return lambda: floor.seconds_per_scatter(rows, repeats)
 
 
 def text(rate):

@@ -1,9 +1,12 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
-Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows),
-pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this file, which ties them to Python. One lock guards rows and generator; whoever
+Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), frames.pxd (large rows that share frames),
+bounded_random.pxd (which rows), pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this
+file, which ties them to Python. One lock guards rows and generator; whoever
 holds it waits for nothing, the GIL included, so a holder always comes to release it.
 """
+
+import numpy as np
 
 cimport cython
 cimport numpy as cnp
@@ -15,12 +18,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport INT64_MAX, int64_t
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.math cimport isinf
 from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
+from frames cimport FrameColumn, Sharing, frame_at, free_sharing, give_up_all, init_sharing, number_frames
 from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
@@ -28,6 +33,7 @@ from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
+from sharing cimport Incoming, append_shared, bytes_needed, unshare_all
 
 cdef extern from "numpy/arrayobject.h":
     # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
@@ -39,6 +45,8 @@ cdef extern from "numpy/arrayobject.h":
 
 cnp.import_array()
 
+from really.frames import FrameColumn as FramesOnTheirWay, Sharing as Shared, frame_shape
+
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
     QUICK = 1 << 27  # bytes
@@ -47,9 +55,7 @@ cdef enum:
     SCALAR = 32  # bytes of the largest number, a complex long double
     ONE_ROW = -2  # values without the row axis
     TRIES = 100  # to copy a batch before another process writes over one of its rows
-    REFUSED = 0
-    DONE = 1
-    NO_ROOM = 2  # the system has yet to set memory aside for the rows
+    FEW = 16  # fields whose columns a put finds room for on its stack
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
@@ -79,13 +85,19 @@ cdef class Block:
 
     cdef Pool pool
     cdef Memory memory
-    cdef char** columns  # [num_fields], where each key's rows go
+    cdef char** fields  # [num_fields], where each field's rows go
+    cdef char** columns  # [num_keys], where each key's rows go; a key that shares no frames is a field
     cdef int64_t* ages  # [num_rows], which rows
     cdef int64_t* table  # room for drawing without replacement
 
     def __dealloc__(self):
         if self.memory.data != NULL:
             give_block(&self.pool.free, self.memory)
+
+
+class FramesTooManyError(MemoryError):
+    """The frames of a put do not fit in what they may take; the arguments say which key's, of how many rows alone,
+    and of how many rows."""
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
@@ -131,8 +143,10 @@ cdef class Ring:
     """Rows of named columns, first in first out, in one block of `capacity` records.
 
     Arguments are checked by the caller: `names` list[str], `dtypes` list[np.dtype], `shapes` list[tuple[int, ...]],
-    all of one length. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the ring
-    keeps it alive: `storage.records` uint8 [slots * stride] and `storage.page` uint8 [4096] with the cursor, of which nothing
+    all of one length. `shared` has an entry (positions of one or two names, stack, axis) for what shares frames:
+    rows that are stacks of `stack` frames along that axis, and of two names the second holds what comes after the first.
+    The frames may take `max_bytes`. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the
+    ring keeps it alive: `storage.records` uint8 [slots * stride] and `storage.page` uint8 [4096] with the cursor, of which nothing
     is written unless `storage.writable`. `storage.make_room(ring, num_rows)` is called before so many rows are written
     beyond `room`, and raises where they cannot be.
     """
@@ -148,7 +162,16 @@ cdef class Ring:
     cdef readonly list dtypes
     cdef readonly list shapes
     cdef readonly Py_ssize_t quick_rows  # how many rows a batch may have without a look at the memory that is left
-    cdef Shape* row_shapes  # [num_fields], `shapes` for C
+    cdef readonly list shared
+    cdef public int64_t max_bytes
+    cdef readonly Py_ssize_t num_sharings
+    cdef Py_ssize_t max_stack
+    cdef Py_ssize_t num_keys
+    cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
+    cdef Shape* row_shapes  # [num_keys], `shapes` for C
+    cdef Py_ssize_t* key_nbytes  # [num_keys], of a row
+    cdef Sharing* sharings  # [num_sharings]
+    cdef int* sharing_of  # [num_keys], -1 where rows are kept whole
     cdef Pool pool
     cdef readonly object storage
     cdef Page* page  # NULL in memory of the ring's own
@@ -156,26 +179,42 @@ cdef class Ring:
     cdef readonly int64_t room  # rows of numbers below it can be written
     cdef public bint asks_early  # the disk is asked for all rows of a batch before they are copied
 
-    def __cinit__(self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, storage=None):
+    def __cinit__(
+        self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, list shared=[],
+        int64_t max_bytes=INT64_MAX, storage=None,
+    ):
         cdef Py_ssize_t i, num = len(names)
-        self.names, self.dtypes, self.shapes = names, dtypes, shapes
+        self.names, self.dtypes, self.shapes, self.shared = names, dtypes, shapes, shared
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         self.rows.capacity = self.rows.num_slots = capacity
         self.rows.cursor = &self.cursor
         self.kept_from = NO_ROW
-        self.rows.num_fields = num
-        self.rows.fields = <Field*>PyMem_Calloc(max(num, 1), sizeof(Field))
-        self.rows.seams = <Seam*>PyMem_Calloc(num + 1, sizeof(Seam))
+        self.max_bytes = max_bytes
+        self.num_keys = num
+        self.rows.num_fields = num + len(shared)
+        self.rows.fields = <Field*>PyMem_Calloc(self.rows.num_fields + 1, sizeof(Field))
+        self.rows.seams = <Seam*>PyMem_Calloc(self.rows.num_fields + 1, sizeof(Seam))
         self.row_shapes = <Shape*>PyMem_Calloc(max(num, 1), sizeof(Shape))
+        self.key_nbytes = <Py_ssize_t*>PyMem_Calloc(max(num, 1), sizeof(Py_ssize_t))
+        self.sharing_of = <int*>PyMem_Calloc(max(num, 1), sizeof(int))
+        self.sharings = <Sharing*>PyMem_Calloc(len(shared) + 1, sizeof(Sharing))
         self.lock = PyThread_allocate_lock()
-        if self.rows.fields == NULL or self.rows.seams == NULL or self.row_shapes == NULL or self.lock == NULL:
+        if (
+            self.rows.fields == NULL or self.rows.seams == NULL or self.row_shapes == NULL
+            or self.key_nbytes == NULL or self.sharing_of == NULL or self.sharings == NULL or self.lock == NULL
+        ):
             raise MemoryError("the ring's own few bytes: the system gave no memory")
         for i in range(num):
-            self.rows.fields[i].nbytes = self.set_shape(i)
+            self.rows.fields[i].nbytes = self.key_nbytes[i] = self.set_shape(i)
+            self.row_nbytes += self.key_nbytes[i]
+            self.sharing_of[i] = -1
+        for i in range(len(shared)):
+            self.set_sharing(i, shared[i][0], shared[i][1], shared[i][2])
         lay_out(&self.rows)
-        self.quick_rows = QUICK // self.rows.stride
+        self.row_nbytes = max(self.row_nbytes, self.rows.stride)
+        self.quick_rows = QUICK // self.row_nbytes
         self.rows.stage = <char*>really_lines_new(STAGE)
         if storage is None:
             self.writes, self.room = True, INT64_MAX
@@ -204,6 +243,28 @@ cdef class Ring:
         if not self.writes:
             read_cursor(self.page, &self.cursor)
 
+    cdef int set_sharing(self, Py_ssize_t at, tuple keys, int stack, int axis) except -1:
+        """Lets the keys keep numbers of frames in place of their rows."""
+        cdef Sharing* sharing = &self.sharings[at]
+        cdef Py_ssize_t key, i
+        self.num_sharings = at + 1
+        sharing.stack, sharing.num_columns = stack, len(keys)
+        sharing.outer = 1
+        for i in range(axis):
+            sharing.outer *= self.row_shapes[<Py_ssize_t>keys[0]].dims[i]
+        sharing.store.nbytes = self.rows.fields[<Py_ssize_t>keys[0]].nbytes // stack
+        sharing.inner = sharing.store.nbytes // sharing.outer
+        for i in range(len(keys)):
+            key = sharing.keys[i] = keys[i]
+            self.sharing_of[key] = at
+            self.rows.fields[key].nbytes = stack * sizeof(uint32_t)
+        sharing.low_field = self.num_keys + at
+        self.rows.fields[sharing.low_field].nbytes = sizeof(uint32_t)
+        self.max_stack = max(self.max_stack, <Py_ssize_t>stack)
+        if not init_sharing(sharing, self.rows.capacity, self.rows.num_slots):
+            raise MemoryError("the tables of a frame store: the system gave no memory")
+        return 0
+
     cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
         cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
         for axis in self.shapes[i]:
@@ -213,19 +274,23 @@ cdef class Ring:
         return nbytes
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
         if self.storage is None:
             really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
         really_lines_free(self.rows.stage)
         PyMem_Free(self.rows.fields)
         PyMem_Free(self.rows.seams)
         PyMem_Free(self.row_shapes)
+        PyMem_Free(self.key_nbytes)
+        PyMem_Free(self.sharing_of)
+        for i in range(self.num_sharings):
+            free_sharing(&self.sharings[i])
+        PyMem_Free(self.sharings)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
     def __len__(self):
-        if self.writes:
-            return num_held(&self.rows)
-        oldest, num_put = self.held_rows()
+        oldest, num_put = self.held_rows()  # a put amid the reading of the cursor would make it more than the capacity
         return num_put - oldest
 
     @property
@@ -251,7 +316,15 @@ cdef class Ring:
     @property
     def offsets(self):
         """Where each name's bytes start in a row."""
-        return [self.rows.fields[i].offset for i in range(self.rows.num_fields)]
+        return [self.rows.fields[i].offset for i in range(self.num_keys)]
+
+    @property
+    def frames_nbytes(self):
+        """Bytes that frames take at the moment."""
+        hold(self.lock)
+        cdef int64_t nbytes = bytes_needed(self.sharings, self.num_sharings)
+        let_go(self.lock)
+        return nbytes
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
@@ -308,8 +381,11 @@ cdef class Ring:
         """Drops all rows; False, with nothing done, if one of them is kept."""
         hold(self.lock)
         cdef bint may = self.writes and self.kept_from >= self.rows.cursor.num_put
+        cdef Py_ssize_t s
         if may:
             really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
+            for s in range(self.num_sharings):
+                give_up_all(&self.sharings[s])
         let_go(self.lock)
         return may
 
@@ -340,31 +416,113 @@ cdef class Ring:
 
     def put(self, dict data):
         """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong, or if
-        rows that are kept would be dropped. Raises what `storage.make_room` does, with nothing done either."""
-        cdef Py_ssize_t i, num = self.rows.num_fields
-        cdef int64_t num_rows = UNKNOWN
-        cdef int outcome
-        cdef PyObject* value
-        cdef list held = []  # another thread may empty `data` while the GIL is away
-        cdef Column* columns = <Column*>PyMem_Malloc((num + 1) * (sizeof(Column) + SCALAR))
-        cdef char* scalars = <char*>(columns + num)  # this call's own: the wait for the lock lets other puts in
+        rows that are kept would be dropped.
+
+        Raises FramesTooManyError where there is no room for the frames of rows that share them, and what
+        `storage.make_room` does; with nothing done either.
+        """
+        if self.num_sharings > 0:
+            return self.put_shared(data)
+        cdef Column few[FEW]  # this call's own: the wait for the lock lets other puts in
+        cdef char few_scalars[FEW * SCALAR]
+        cdef Column* columns
+        if self.num_keys <= FEW:
+            return self.put_columns(data, few, few_scalars)
+        columns = <Column*>PyMem_Malloc(self.num_keys * (sizeof(Column) + SCALAR))
         if columns == NULL:
             raise MemoryError("a put's own few bytes: the system gave no memory")
         try:
-            for i in range(num):
-                value = PyDict_GetItemWithError(data, self.names[i])
-                if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
-                    return False
-                held.append(<object>value)
-            if num_rows == ONE_ROW:
-                num_rows = 1
-            while True:
-                outcome = self.append_columns(columns, num_rows)
-                if outcome != NO_ROOM:
-                    return outcome == DONE
-                self.storage.make_room(self, num_rows)
+            return self.put_columns(data, columns, <char*>(columns + self.num_keys))
         finally:
             PyMem_Free(columns)
+
+    cdef bint put_columns(self, dict data, Column* columns, char* scalars) except -1:
+        """`put` with room for every field's column and scalar."""
+        cdef Py_ssize_t i, num = self.num_keys
+        cdef int64_t num_rows = UNKNOWN
+        cdef PyObject* value
+        cdef tuple held = PyTuple_New(num)  # another thread may empty `data` while the GIL is away
+        for i in range(num):
+            value = PyDict_GetItemWithError(data, self.names[i])
+            if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
+                return False
+            Py_INCREF(<object>value)
+            PyTuple_SET_ITEM(held, i, <object>value)
+        return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+
+    cdef bint put_shared(self, dict data) except -1:
+        """`put` of rows of which some share frames; those may come as `really.frames.FrameColumn`."""
+        cdef Py_ssize_t i, num = self.rows.num_fields
+        cdef int64_t num_rows = UNKNOWN
+        cdef PyObject* value
+        cdef list held = []
+        cdef Incoming rows
+        rows.columns = <Column*>PyMem_Calloc(num + 1, 2 * sizeof(Column) + sizeof(FrameColumn) + SCALAR)
+        if rows.columns == NULL:
+            raise MemoryError("a put's own few bytes: the system gave no memory")
+        rows.piece = rows.columns + num
+        rows.frames = <FrameColumn*>(rows.piece + num)
+        cdef char* scalars = <char*>(rows.frames + num)
+        try:
+            for i in range(self.num_keys):
+                value = PyDict_GetItemWithError(data, self.names[i])
+                if value == NULL:
+                    return False
+                held.append(<object>value)
+                if self.sharing_of[i] >= 0 and type(<object>value) is FramesOnTheirWay:
+                    if not self.find_frames(<object>value, i, &rows.frames[i], &num_rows):
+                        return False
+                    continue
+                if not self.find_column(<object>value, i, scalars + i * SCALAR, &rows.columns[i], &num_rows):
+                    return False
+                rows.frames[i].data, rows.frames[i].stride = rows.columns[i].data, rows.columns[i].stride
+            return self.append_sharing(&rows, 1 if num_rows == ONE_ROW else num_rows)
+        finally:
+            PyMem_Free(rows.columns)
+
+    cdef bint find_frames(self, value, Py_ssize_t i, FrameColumn* column, int64_t* num_rows) except -1:
+        """`find_column` of rows that come as frames and indices."""
+        cdef cnp.ndarray frames = value.frames, indices = value.indices
+        cdef Sharing* sharing = &self.sharings[self.sharing_of[i]]
+        if value.dtype != self.dtypes[i] or value.shape[1:] != self.shapes[i] or value.stack != (
+            sharing.stack, self.shared[self.sharing_of[i]][2]
+        ):
+            return False
+        column.data = <const char*>cnp.PyArray_DATA(frames)
+        column.stride = sharing.store.nbytes
+        column.indices = <const int*>cnp.PyArray_DATA(indices)
+        if num_rows[0] == UNKNOWN:
+            num_rows[0] = cnp.PyArray_DIM(indices, 0)
+        return num_rows[0] == cnp.PyArray_DIM(indices, 0)
+
+    cdef bint append_sharing(self, Incoming* rows, int64_t num_rows) except -1:
+        """`append_columns` of rows of which some share frames."""
+        cdef int64_t start = max(num_rows - self.rows.capacity, <int64_t>0)
+        cdef int64_t num, spare = self.rows.num_slots - self.rows.capacity
+        cdef int64_t piece = min(num_rows, spare) if spare > 0 else num_rows - start
+        cdef Py_ssize_t i, failed = -1
+        cdef bint may
+        rows.numbers = <uint32_t*>PyMem_Malloc((piece + 1) * self.rows.num_fields * self.max_stack * sizeof(uint32_t))
+        if rows.numbers == NULL:
+            raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
+        try:
+            self.hold_with_room(num_rows)
+        except BaseException:
+            PyMem_Free(rows.numbers)
+            raise
+        may = self.may_drop(num_rows)
+        with nogil:
+            while may and start < num_rows and failed < 0:
+                num = min(piece, num_rows - start)
+                failed = append_shared(
+                    &self.rows, self.sharings, self.num_sharings, self.max_bytes, rows, start, num
+                )
+                start += num
+        let_go(self.lock)
+        PyMem_Free(rows.numbers)
+        if failed >= 0:
+            raise FramesTooManyError(self.sharings[failed].keys[0], self.sharings[failed].num_alone, num)
+        return may
 
     cdef bint find_column(
         self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
@@ -435,20 +593,31 @@ cdef class Ring:
         cnp.PyArray_ScalarAsCtype(value, to)
         return True
 
-    cdef int append_columns(self, Column* columns, int64_t num_rows) noexcept:
-        cdef bint may
+    cdef bint may_drop(self, int64_t num_rows) noexcept:
+        """Whether so many new rows drop none that is kept."""
+        cdef int64_t oldest_then = self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0)
+        return num_rows == 0 or oldest_then <= self.kept_from
+
+    cdef int hold_with_room(self, int64_t num_rows) except -1:
+        """Takes the lock with room for so many rows."""
         hold(self.lock)
-        if self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.room:
+        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.room:
             let_go(self.lock)
-            return NO_ROOM
-        may = num_rows == 0 or self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0) <= self.kept_from
+            self.storage.make_room(self, num_rows)
+            hold(self.lock)
+        return 0
+
+    cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
+        cdef bint may
+        self.hold_with_room(num_rows)
+        may = self.may_drop(num_rows)
         if may and num_rows * self.rows.stride <= SMALL:
             append(&self.rows, columns, num_rows)
         elif may:
             with nogil:
                 append(&self.rows, columns, num_rows)
         let_go(self.lock)
-        return DONE if may else REFUSED
+        return may
 
     # Out ----------------------------------------------------------------------------------------------------------
 
@@ -462,7 +631,7 @@ cdef class Ring:
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
         cdef bint drawn
         hold(self.lock)
-        if total * self.rows.stride <= SMALL and not self.asks_early:
+        if total * self.row_nbytes <= SMALL and not self.asks_early:
             drawn = self.draw_rows(block, total, num, distinct)
         else:
             with nogil:
@@ -488,11 +657,14 @@ cdef class Ring:
         cdef int64_t first
         if self.asks_early:
             ask_for_rows(&self.rows, block.ages, total)
-        gather(&self.rows, block.ages, total, block.columns)
-        if self.writes:
-            return True
-        first = first_untouched(self.page, self.rows.num_slots) - oldest_row(&self.rows)
-        return first <= 0 or none_below(block.ages, total, first)
+        self.gather_rows(block, total)
+        return self.writes or none_below(block.ages, total, self.first_whole() - oldest_row(&self.rows))
+
+    cdef int64_t first_whole(self) noexcept nogil:
+        """In a process that only reads, number of the first row that has not been written over by now."""
+        cdef int64_t first = first_untouched(self.page, self.rows.num_slots)
+        # Frames of rows that have been dropped may be written over at once, their records are not yet.
+        return first if self.num_sharings == 0 else max(first, self.page.cursor.num_put - self.rows.capacity)
 
     def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
         """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
@@ -502,7 +674,7 @@ cdef class Ring:
         cdef Py_ssize_t i
         if type(out) is not dict:
             return False
-        for i in range(self.rows.num_fields):
+        for i in range(self.num_keys):
             array = PyDict_GetItemWithError(out, self.names[i])
             if array == NULL or not cnp.PyArray_CheckExact(<object>array):
                 return False
@@ -555,6 +727,65 @@ cdef class Ring:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
+    cdef void gather_rows(self, Block block, Py_ssize_t total) noexcept nogil:
+        gather(&self.rows, block.ages, total, block.fields)
+        if self.num_sharings > 0:
+            unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
+
+    def read(self, int64_t first, Py_ssize_t num):
+        """Rows `first` to `first + num` by number, those that share frames as FrameColumns; None if one is not held."""
+        cdef Block block = self.new_batch(num, 0, None, whole=False)
+        cdef Py_ssize_t i
+        cdef bint held
+        cdef dict rows = None
+        hold(self.lock)
+        try:
+            self.look()
+            for i in range(num):
+                block.ages[i] = first - oldest_row(&self.rows) + i
+            held = all_held(&self.rows, block.ages, num)
+            if held:
+                gather(&self.rows, block.ages, num, block.fields)
+                rows = self.arrays(block, num, 0)
+                for i in range(self.num_sharings):
+                    self.read_frames(&self.sharings[i], block, num, rows)
+                if not self.writes and first < self.first_whole():
+                    return None
+        finally:
+            let_go(self.lock)
+        return rows
+
+    cdef int read_frames(self, Sharing* sharing, Block block, Py_ssize_t num, dict rows) except -1:
+        """Puts the columns that share frames into `rows`, frames numbered in the order in which rows need them."""
+        cdef Py_ssize_t i, key, count, total = num * sharing.stack
+        cdef Py_ssize_t first = sharing.keys[0], last = sharing.keys[sharing.num_columns - 1]
+        cdef cnp.npy_intp[2] dims
+        cdef int64_t* order = <int64_t*>PyMem_Malloc((2 * total + 1) * sizeof(int64_t))
+        dims[0], dims[1] = num, sharing.stack
+        indices = {key: cnp.PyArray_SimpleNew(2, dims, cnp.NPY_INT32) for key in {first, last}}
+        if order == NULL:
+            raise MemoryError("the numbers of a few frames: the system gave no memory")
+        try:
+            count = number_frames(
+                sharing, <uint32_t*>block.fields[first], <uint32_t*>block.fields[last], num,
+                <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[first]), <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[last]),
+                order,
+            )
+            if count < 0:
+                raise MemoryError("the numbers of a few frames: the system gave no memory")
+            shared = Shared(*self.shared[self.sharing_of[first]])
+            frames = np.empty((count, *frame_shape(self.shapes[first], shared)), self.dtypes[first])
+            for i in range(count):
+                memcpy(
+                    <char*>cnp.PyArray_DATA(<cnp.ndarray>frames) + i * sharing.store.nbytes,
+                    frame_at(&sharing.store, order[i]), sharing.store.nbytes,
+                )
+        finally:
+            PyMem_Free(order)
+        for key in indices:
+            rows[self.names[key]] = FramesOnTheirWay(frames, indices[key], shared.axis)
+        return 0
+
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef Py_ssize_t first = 0
         cdef int64_t held = num_held(&self.rows)
@@ -571,34 +802,53 @@ cdef class Ring:
         if self.page != NULL and self.writes:
             store_state(self.page, self.source.state)
 
-    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out):
-        """A block with room for `total` rows; where `out` is given its arrays are the columns instead."""
+    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True):
+        """A block with room for `total` rows; where `out` is given its arrays are the columns instead.
+
+        Unless `whole`, there is no room for rows of columns that share frames, only for the numbers of their frames.
+        """
         cdef Py_ssize_t i, at, num = self.rows.num_fields
-        cdef Py_ssize_t nbytes = lines(num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(table)
-        if out is None:
-            for i in range(num):
-                nbytes += lines(total * self.rows.fields[i].nbytes)
+        cdef Py_ssize_t nbytes = lines(2 * num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(table)
+        for i in range(num):
+            nbytes += lines(total * self.rows.fields[i].nbytes) if self.is_between(i, out) else 0
+            if i < self.num_keys and out is None and (whole or self.sharing_of[i] < 0):
+                nbytes += lines(total * self.key_nbytes[i])
         cdef Block block = new_block(self.pool, nbytes)
-        block.columns = <char**>block.memory.data
-        at = lines(num * sizeof(char*))
+        block.fields = <char**>block.memory.data
+        block.columns = block.fields + num
+        at = lines(2 * num * sizeof(char*))
         block.ages = <int64_t*>(block.memory.data + at)
         at += lines(total * sizeof(int64_t))
         block.table = <int64_t*>(block.memory.data + at)
         at += lines(table)
-        for i in range(num):
-            if out is None:
+        for i in range(self.num_keys):
+            if out is None and not whole and self.sharing_of[i] >= 0:
+                block.columns[i] = NULL
+            elif out is None:
                 block.columns[i] = block.memory.data + at
-                at += lines(total * self.rows.fields[i].nbytes)
+                at += lines(total * self.key_nbytes[i])
             elif out:
                 block.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
+        for i in range(num):
+            if self.is_between(i, out):
+                block.fields[i] = block.memory.data + at
+                at += lines(total * self.rows.fields[i].nbytes)
+            elif i < self.num_keys:
+                block.fields[i] = block.columns[i]
         return block
+
+    cdef bint is_between(self, Py_ssize_t i, dict out) noexcept:
+        """Whether the field's rows are no column of a batch, but numbers of its frames."""
+        return (i >= self.num_keys or self.sharing_of[i] >= 0) and (out is None or len(out) > 0)
 
     cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
         cdef dict batch = {}
         cdef Py_ssize_t i
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
-        for i in range(self.rows.num_fields):
+        for i in range(self.num_keys):
+            if block.columns[i] == NULL:
+                continue
             memcpy(dims + num_lead, self.row_shapes[i].dims, self.row_shapes[i].num_dims * sizeof(cnp.npy_intp))
             batch[self.names[i]] = new_array(
                 block, block.columns[i], self.dtypes[i], dims, num_lead + self.row_shapes[i].num_dims

@@ -2,6 +2,7 @@
 #ifndef REALLY_MEMORY_H
 #define REALLY_MEMORY_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,10 +12,11 @@
 #include <malloc.h>
 #include <windows.h>
 #else
+#include <fcntl.h>
 #include <sys/mman.h>
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
-#include <emmintrin.h>
+#include <immintrin.h>
 #define REALLY_SSE2 1
 #endif
 
@@ -45,6 +47,27 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
     VirtualFree(pages, 0, MEM_RELEASE);
 #else
     munmap(pages, nbytes);
+#endif
+}
+
+/* Block `index` of a file of blocks: room on the disk (an errno, or 0), and its pages, NULL when the system refuses. */
+static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
+#if defined(_WIN32)
+    (void)file, (void)index, (void)nbytes;
+    return ENOSYS;
+#else
+    return posix_fallocate(file, (off_t)index * (off_t)nbytes, (off_t)nbytes);
+#endif
+}
+
+static inline void *really_block_map(int file, uint32_t index, size_t nbytes, int writable) {
+#if defined(_WIN32)
+    (void)file, (void)index, (void)nbytes, (void)writable;
+    return NULL;
+#else
+    int rights = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *pages = mmap(NULL, nbytes, rights, MAP_SHARED, file, (off_t)index * (off_t)nbytes);
+    return pages == MAP_FAILED ? NULL : pages;
 #endif
 }
 
@@ -119,12 +142,75 @@ static inline void really_stream(char *to, const char *from, size_t nbytes, size
 #endif
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx512f"))) static void really_stream_lines_512(char *to, const char *from, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += REALLY_LINE)
+        _mm512_stream_si512((__m512i *)(to + at), _mm512_load_si512((const void *)(from + at)));
+}
+#endif
+
+/* really_stream of whole lines that are in the cache, both sides aligned: a load and a store each where there is
+   AVX-512, which leaves the processor room to put the next ones together. */
+static inline void really_stream_lines(char *to, const char *from, size_t nbytes) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f")) {
+        really_stream_lines_512(to, from, nbytes);
+        return;
+    }
+#endif
+    really_stream(to, from, nbytes, 0);
+}
+
 static inline void really_stream_end(void) {
 #if defined(REALLY_SSE2)
     _mm_sfence();
 #elif defined(__GNUC__)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
+}
+
+/* Four byte strings of length `num` woven into one: a0 b0 c0 d0 a1 ... */
+static inline void really_weave4(char *to, const char *a, const char *b, const char *c, const char *d, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    for (; at + 16 <= num; at += 16, to += 64) {
+        const __m128i va = _mm_loadu_si128((const __m128i *)(a + at)), vb = _mm_loadu_si128((const __m128i *)(b + at));
+        const __m128i vc = _mm_loadu_si128((const __m128i *)(c + at)), vd = _mm_loadu_si128((const __m128i *)(d + at));
+        const __m128i ab_low = _mm_unpacklo_epi8(va, vb), cd_low = _mm_unpacklo_epi8(vc, vd);
+        const __m128i ab_high = _mm_unpackhi_epi8(va, vb), cd_high = _mm_unpackhi_epi8(vc, vd);
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(to + 32), _mm_unpacklo_epi16(ab_high, cd_high));
+        _mm_storeu_si128((__m128i *)(to + 48), _mm_unpackhi_epi16(ab_high, cd_high));
+    }
+#endif
+    for (; at < num; at++, to += 4) {
+        to[0] = a[at];
+        to[1] = b[at];
+        to[2] = c[at];
+        to[3] = d[at];
+    }
+}
+
+/* What `really_weave4` did, undone: string j goes to to[j * num]. */
+static inline void really_unweave4(char *to, const char *from, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    const __m128i low = _mm_set1_epi32(0xff);
+    for (; at + 16 <= num; at += 16, from += 64)
+        for (int j = 0; j < 4; j++) {
+            const __m128i *source = (const __m128i *)from;
+            const __m128i shift = _mm_cvtsi32_si128(8 * j);
+            const __m128i a = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source), shift), low);
+            const __m128i b = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 1), shift), low);
+            const __m128i c = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 2), shift), low);
+            const __m128i d = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 3), shift), low);
+            const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+            _mm_storeu_si128((__m128i *)(to + j * num + at), packed);
+        }
+#endif
+    for (; at < num; at++, from += 4)
+        for (int j = 0; j < 4; j++) to[j * num + at] = from[j];
 }
 
 /* A store that no earlier one is seen after, by another process included. */

@@ -7,11 +7,12 @@ from memory cimport REALLY_LINE
 cdef enum:
     BIG_FIELD = 512  # bytes; a field from here on starts on a cache line and is streamed there by itself
 
-    STAGE = 2048  # bytes of short records that are put together at a time
+    STAGE = 2048  # bytes of short records, or of one record's seams, that are put together at a time
 
 cdef struct Field:
     Py_ssize_t offset  # of the key's bytes inside a record
     Py_ssize_t nbytes
+    Py_ssize_t staged  # where in the stage the bytes go that have no cache line to themselves
 
 cdef struct Seam:  # cache lines of a record that are written in parts: no big field has them to itself
     Py_ssize_t offset
@@ -33,6 +34,7 @@ cdef struct Records:
     Field* fields  # [num_fields]
     Py_ssize_t num_seams
     Seam* seams  # [num_seams], at most num_fields + 1
+    Py_ssize_t seams_nbytes  # of all seams together
     char* stage  # [STAGE] bytes on cache lines: where rows are put together
     int64_t capacity  # rows held at most
     int64_t num_slots  # capacity, and a spare that takes new rows before they are committed, if any
@@ -70,6 +72,7 @@ cdef inline void lay_out(Records* records) noexcept nogil:
     """
     cdef Py_ssize_t i, end = 0, shared_from = 0
     cdef Field* field
+    records.num_seams = records.seams_nbytes = 0
     for i in range(records.num_fields):
         field = &records.fields[i]
         if field.nbytes >= BIG_FIELD:
@@ -77,6 +80,7 @@ cdef inline void lay_out(Records* records) noexcept nogil:
             add_seam(records, shared_from, end)
             shared_from = end + field.nbytes // REALLY_LINE * REALLY_LINE
         field.offset = end
+        field.staged = records.seams_nbytes + max(end - shared_from, <Py_ssize_t>0)
         end += field.nbytes
     records.stride = 1
     while records.stride < min(end, <Py_ssize_t>REALLY_LINE):
@@ -91,3 +95,4 @@ cdef inline void add_seam(Records* records, Py_ssize_t start, Py_ssize_t end) no
         records.seams[records.num_seams].offset = start
         records.seams[records.num_seams].nbytes = end - start
         records.num_seams += 1
+        records.seams_nbytes += end - start

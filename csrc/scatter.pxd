@@ -6,7 +6,7 @@ REALLY_EARLY_COMMIT builds one that commits rows before they are written, on whi
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_commit, really_copy, really_prefetch, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end, really_stream_lines
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef extern from *:
@@ -65,11 +65,12 @@ cdef inline void scatter(
     cdef bint streams = (
         records.stride % REALLY_LINE == 0
         and records.num_slots * records.stride >= STREAM_FROM
+        and records.seams_nbytes <= STAGE
         and num_rows * records.stride >= 1024
     )
     if not streams:
         fill(records, columns, first, num_rows, rows)
-    elif records.stride <= STAGE and records.seams[0].nbytes == records.stride:
+    elif records.seams_nbytes == records.stride:
         scatter_staged(records, columns, first, num_rows, rows)
     else:
         scatter_streamed(records, columns, first, num_rows, rows)
@@ -83,39 +84,38 @@ cdef inline void scatter_staged(
     while done < num_rows:
         num = min(num_staged, num_rows - done)
         fill(records, columns, first + done, num, records.stage)
-        really_stream(rows + done * records.stride, records.stage, num * records.stride, 0)
+        really_stream_lines(rows + done * records.stride, records.stage, num * records.stride)
         done += num
 
 
 cdef inline void scatter_streamed(
     const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
 ) noexcept nogil:
+    # A line written in parts is read first, and waited for; put together in the stage it goes out like the others.
     cdef int64_t i
     cdef Py_ssize_t k
-    cdef Field field
-    cdef char* row
-    cdef const char* source
     for i in range(num_rows):
-        row = rows + i * records.stride
-        if i + 2 < num_rows:
-            prefetch_seams(records, row + 2 * records.stride)
         for k in range(records.num_fields):
-            field = records.fields[k]
-            source = columns[k].data + (first + i) * columns[k].stride
-            if field.nbytes >= BIG_FIELD:
-                really_stream(row + field.offset, source, field.nbytes, AHEAD)
-            else:
-                really_copy(row + field.offset, source, field.nbytes)
+            put_field(records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride)
+        stream_seams(records, rows + i * records.stride)
 
 
-cdef inline void prefetch_seams(const Records* records, const char* row) noexcept nogil:
-    # A line that is written in parts is read first; unless it is here by then, every later store waits for it.
-    cdef Py_ssize_t k, at
+cdef inline void put_field(const Records* records, Py_ssize_t k, const char* source, char* row) noexcept nogil:
+    """The whole lines of a big field go to the row, everything else to its place in the stage."""
+    cdef Field field = records.fields[k]
+    cdef Py_ssize_t whole = field.nbytes // REALLY_LINE * REALLY_LINE if field.nbytes >= BIG_FIELD else 0
+    if whole > 0:
+        really_stream(row + field.offset, source, whole, AHEAD)
+    if field.nbytes > whole:
+        really_copy(records.stage + field.staged, source + whole, field.nbytes - whole)
+
+
+cdef inline void stream_seams(const Records* records, char* row) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef const char* staged = records.stage
     for k in range(records.num_seams):
-        at = records.seams[k].offset
-        while at < records.seams[k].offset + records.seams[k].nbytes:
-            really_prefetch(row + at)
-            at += REALLY_LINE
+        really_stream_lines(row + records.seams[k].offset, staged, records.seams[k].nbytes)
+        staged += records.seams[k].nbytes
 
 
 cdef inline void fill(

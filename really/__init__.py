@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from really.atari_games import atari
 from really.buffer import ReplayBuffer
+from really.comparison import compare
 from really.errors import (
     EmptyBufferError,
     EnvironmentFailedError,
@@ -30,4 +31,5 @@ __all__ = [
     "RunnerTimeoutError",
     "SampleManager",
     "atari",
+    "compare",
 ]

@@ -1,5 +1,6 @@
 """Types of the compiled ring (csrc/_ring.pyx)."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -7,8 +8,13 @@ from numpy.typing import NDArray
 
 def draw_below(bit_generator: np.random.BitGenerator, bound: int, num: int) -> NDArray[np.int64]: ...
 def row_stride(field_nbytes: list[int]) -> int: ...
+class FramesTooManyError(MemoryError): ...
+
 @final
 class Ring:
+    shared: list[tuple[tuple[int, ...], int, int]]
+    max_bytes: int
+    num_sharings: int
     bit_generator: np.random.BitGenerator
     names: list[str]
     dtypes: list[np.dtype[Any]]
@@ -24,6 +30,8 @@ class Ring:
         dtypes: list[np.dtype[Any]],
         shapes: list[tuple[int, ...]],
         bit_generator: np.random.BitGenerator,
+        shared: Sequence[tuple[tuple[int, ...], int, int]] = ...,
+        max_bytes: int = ...,
         storage: Any = None,
     ) -> Ring: ...
     def __len__(self) -> int: ...
@@ -37,6 +45,8 @@ class Ring:
     def stride(self) -> int: ...
     @property
     def offsets(self) -> list[int]: ...
+    @property
+    def frames_nbytes(self) -> int: ...
     def records(self) -> list[NDArray[np.uint8]]: ...
     def acquire(self) -> None: ...
     def release(self) -> None: ...
@@ -62,3 +72,4 @@ class Ring:
         out: dict[str, NDArray[Any]] | None = None,
         by_number: bool = False,
     ) -> dict[str, NDArray[Any]] | None: ...
+    def read(self, first: int, num: int) -> dict[str, Any] | None: ...

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidValueError, ModelError
 from really.inference import check_weights, model_leaves
+from really.normalisation import Normalisation
 from really.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
-from really.spaces import flatten, nest
+from really.spaces import flatten, nest, observation_leaves
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -83,10 +84,15 @@ class Agent:
     tensors; one observation gives results without the batch axis. Apart from `act`, methods return tensors, are
     compiled with `tf.function`, and let gradients through.
 
+    Where the manager normalises observations, `act` takes states as environments show them, and all other methods take
+    them as they are delivered, which is normalised; `normalize` makes the second of the first.
+
     Attributes:
         model: the Keras model; its variables are the agent's weights.
         policy: how actions are sampled, with `epsilon` and `temperature`.
         epoch: the epoch that a loaded model was saved with.
+        normalization: how observations are normalised, frozen with the weights that the manager was last given; None
+            where they are not. A copy keeps the one that it was made with.
         compiled: False for a model that has to run as Python each time; found out where compiling fails, and may
             be set where it would go wrong unnoticed (side effects that the outputs depend on).
     """
@@ -103,8 +109,9 @@ class Agent:
         rng: np.random.Generator | None = None,
         epoch: int = 0,
         make_model: Callable[[], Any] | None = None,
+        normalization: Normalisation | None = None,
     ) -> None:
-        self.model, self.epoch = model, epoch
+        self.model, self.epoch, self.normalization = model, epoch, normalization
         self.observation_space, self.action_space = observation_space, action_space
         self._make_model = make_model
         self.compiled = isinstance(model, keras.layers.Layer)
@@ -122,9 +129,15 @@ class Agent:
         """`agent, epoch = manager.load_model(path)`."""
         return iter((self, self.epoch))
 
-    def act(self, state: Any, greedy: bool = False) -> NDArray[Any]:
-        """Actions as runners sample and store them (a Box's unclipped), NumPy, [n, *action_shape]."""
-        leaves, single = self._batch(state)
+    def act(self, state: Any, greedy: bool = False, normalized: bool = False) -> NDArray[Any]:
+        """Actions as runners sample and store them (a Box's unclipped), NumPy, [n, *action_shape].
+
+        Args:
+            state: as the environment shows it; what is to be normalised is normalised here.
+            greedy: take the best action instead of sampling one.
+            normalized: `state` comes from data that the manager delivered, and is taken as it is.
+        """
+        leaves, single = self._batch(state if normalized else self.normalize(state))
         outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
         if greedy:
@@ -132,6 +145,19 @@ class Agent:
         else:
             actions = self.policy.sample(outputs, self.policy.noise(self._rng, int(leaves[0].shape[0])))
         return actions[0] if single else actions
+
+    def normalize(self, state: Any) -> Any:
+        """States as the manager delivers them, NumPy, of states as the environment shows them.
+
+        `state` itself where the manager does not normalise observations. Rewards are never touched.
+        """
+        if self.normalization is None:
+            return state
+        given = zip(flatten(self.observation_space, state), observation_leaves(self.observation_space), strict=True)
+        return nest(
+            self.observation_space,
+            self.normalization.observations([np.asarray(value, leaf.dtype) for value, leaf in given]),
+        )
 
     def max_q(self, state: Any) -> tf.Tensor:
         """The largest q-value of each state, [n] float32."""
@@ -182,6 +208,7 @@ class Agent:
             rng=rng,
             epoch=self.epoch,
             make_model=self._make_model,
+            normalization=self.normalization,
         )
 
     def get_weights(self) -> list[NDArray[Any]]:

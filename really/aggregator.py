@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.whole_files import writable_folder
 
 CSV_NAME, PLOT_NAME, EVENTS_NAME = "progress.csv", "progress", "tensorboard"
 
@@ -34,6 +34,12 @@ class Curve:
     spreads: list[float] = field(default_factory=list)
     smoothed: list[float] = field(default_factory=list)
     bands: list[float] = field(default_factory=list)
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for an axis."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def add(self, epoch: int, mean: float, spread: float) -> None:
         """Appends a point and what it makes of the smoothed curve."""
@@ -66,6 +72,7 @@ class Aggregator:
         max_size: updates that the smoothed curve averages over.
         init_epoch: epoch before the first update: that of the model that was loaded, or 0.
         tensorboard: folder for TensorBoard event files (needs TensorFlow), or True for `<path>/tensorboard`.
+        units: of some keys, `{"reward": "points"}`, for the axes.
 
     Raises:
         InvalidTypeError, InvalidValueError: an argument that cannot be used; a folder that cannot be written.
@@ -79,13 +86,15 @@ class Aggregator:
         max_size: int = 5,
         init_epoch: int = 0,
         tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = _checked_keys(aggregator_keys)
         self.saving_after = _count("saving_after", saving_after, 1)
         window = _count("max_size", max_size, 1)
         self.epoch = _count("init_epoch", init_epoch, 0)
-        self.path = _writable_folder("path", path)
-        self.curves = {key: Curve(key, window) for key in self.keys}
+        self.path = writable_folder("path", path)
+        _check_files(self.path)
+        self.curves = {key: Curve(key, window, unit=unit) for key, unit in _checked_units(self.keys, units).items()}
         self._events = _events(self.path, tensorboard)
         self._start_csv()
 
@@ -182,7 +191,7 @@ class _EventFiles:
 def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> _EventFiles | None:
     if tensorboard is None or tensorboard is False:
         return None
-    return _EventFiles(_writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
+    return _EventFiles(writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
 
 
 def _numbers(key: str, value: Any) -> NDArray[np.float64]:
@@ -217,25 +226,30 @@ def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str]:
+    """The unit of each key, empty where none is given."""
+    for key, unit in (units or {}).items():
+        if key not in keys:
+            raise InvalidValueError(one_of("units", key, keys))
+        if not isinstance(unit, str):
+            raise InvalidTypeError(f"units: expected text at {key!r}, came {unit!r}")
+    return {key: (units or {}).get(key, "") for key in keys}
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses a folder in which a file that is to be written has a name that is taken."""
+    for name in (CSV_NAME, f"{PLOT_NAME}.png", f"{PLOT_NAME}.svg"):
+        file = folder / name
+        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+            raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
+
+
 def _count(name: str, came: Any, least: int) -> int:
     if isinstance(came, bool) or not isinstance(came, int | np.integer):
         raise InvalidTypeError(f"{name}: expected an integer, came {came!r}")
     if came < least:
         raise InvalidValueError(f"{name}: expected at least {least}, came {came}")
     return int(came)
-
-
-def _writable_folder(name: str, path: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InvalidValueError(
-            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
-        ) from error
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -8,13 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
+from really.frames import FrameColumn
 
 
 class Columns(dict[str, Any]):
-    """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for."""
+    """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for.
 
-    def __getitem__(self, key: str) -> NDArray[Any]:
-        return as_rows(key, super().__getitem__(key))
+    Columns that share frames are `FrameColumn`s from the beginning.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        from really import arrow_frames
+
+        shared = arrow_frames.columns_of(batch)
+        names = zip(batch.schema.names, batch.columns, strict=True)
+        super().__init__({name: array for name, array in names if not name.startswith(arrow_frames.PREFIX)} | shared)
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value if isinstance(value, FrameColumn) else as_rows(key, value)
 
 
 def chunks(data: Any) -> list[Any]:
@@ -22,7 +34,7 @@ def chunks(data: Any) -> list[Any]:
     import pyarrow as pa
 
     if isinstance(data, pa.RecordBatch):
-        return [Columns(zip(data.schema.names, data.columns, strict=True))]
+        return [Columns(data)]
     if isinstance(data, pa.Table):
         batches = data.to_batches() or [pa.RecordBatch.from_pylist([], schema=data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]

@@ -78,7 +78,12 @@ class Columns(dict[str, Any]):
 
 def no_rows(schema: pa.Schema) -> Columns:
     """Columns [0, ...] that say which dtypes and row shapes those of `schema` have."""
-    return Columns(pa.record_batch([_empty(field.type) for field in schema], schema=schema))
+    return Columns(empty_batch(schema))
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch of no rows."""
+    return pa.record_batch([_empty(field.type) for field in schema], schema=schema)
 
 
 def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> pa.DataType:

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from really.environment_batch import EnvironmentBatch, seed_of
 from really.environment_spec import EnvironmentSpec
 from really.errors import InvalidValueError
+from really.gym_api import Environment, StepResult
+from really.vector_api import SingleOfVector
+
+# Height and width of most games' screens, and how many there are in a second.
+SCREEN, SCREENS_A_SECOND = (210, 160), 60
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,45 @@ class AtariBatch(EnvironmentBatch):
             self.final_observations = self._finals
 
     def render(self) -> Any:
-        """Game 0's newest frame, `[height, width, 3] uint8`: the preprocessed one, ale_py renders no other here."""
+        """Game 0's newest frame, `[height, width, 3] uint8`: the preprocessed one; `AtariInColour` has the screen."""
         return np.repeat(self.observations[0][0, -1, :, :, None], 3, axis=2)
 
     def close(self) -> None:
         """Closes the games."""
         for game in self._games:
             game.close()
+
+
+class AtariInColour(Environment):
+    """One game that renders its screen, which ale_py's vector environment does not.
+
+    A twin without the preprocessing gets the same seeds and the same actions, hence it plays the same game.
+    """
+
+    def __init__(self, atari: Atari) -> None:
+        super().__init__(SingleOfVector(atari.make_vector(1)))
+        screen = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "grayscale": False}
+        options = {**dict(atari.options), **screen}
+        self._twin = SingleOfVector(replace(atari, options=tuple(options.items())).make_vector(1))
+        self._screen: Any = None
+        self.env.metadata = {"render_modes": ["rgb_array"], "render_fps": SCREENS_A_SECOND / options["frameskip"]}
+        self.step = self._step_both
+        self.is_known = True
+
+    def reset(self, seed: int | None = None) -> Any:
+        """Begins an episode."""
+        self._screen = self._twin.reset(seed=seed)[0]
+        return super().reset(seed)
+
+    def render(self, mode: str | None) -> Any:
+        """The screen, `[210, 160, 3] uint8`, the maximum of the last two as in the observation."""
+        return self._screen[-1]
+
+    def close(self) -> None:
+        """Closes both."""
+        super().close()
+        self._twin.close()
+
+    def _step_both(self, action: Any) -> StepResult:
+        self._screen = self._twin.step(action)[0]
+        return self.env.step(action)  # type: ignore[no-any-return]

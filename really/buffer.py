@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from really import columns
+from really import columns, frames
 from really import ring_arguments as arguments
-from really._ring import Ring, row_stride
+from really._ring import FramesTooManyError, Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.gate import Gate, Reader
-from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
+from really.gate import Gate, Reader, start_anew
+from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
+
+FRAME_NUMBER = 4
+"""Bytes of a frame's number in a record."""
+FRAMES_SHARE = 0.8
+"""Of the memory that is left, what the frames of a buffer may take."""
+NO_LIMIT = int(np.iinfo(np.int64).max)
+PICKLED_ROWS = 4096
+"""Rows that are pickled together where they share frames."""
 
 # Every live ring: a fork waits for their locks, a new one leaves room for the pages they have yet to take.
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
@@ -53,6 +61,12 @@ class ReplayBuffer:
             On one that has a buffer of this capacity, keys and schema the buffer goes on with it, generator included.
         spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many; by
             default max(8192, capacity / 64).
+        dedup: store each observation once: where rows of 1 kB and more turn out to go on from earlier ones (the next
+            state of one is the state of another, stacks of frames have frames in common) a record keeps numbers of
+            frames in place of their bytes. What comes out is exactly what was put. False stores every row whole.
+        stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis of
+            up to 16 where others follow (`frames.plan`).
+        max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -69,16 +83,22 @@ class ReplayBuffer:
         spec: Mapping[str, Any] | None = None,
         seed: arguments.Seed = None,
         overcommit: bool = False,
+        dedup: bool = True,
+        stack: frames.Stack | Mapping[str, frames.Stack] | None = None,
+        max_bytes: int | None = None,
         path: str | os.PathLike[str] | Storage | None = None,
         spare: SupportsIndex | None = None,
     ) -> None:
         self._capacity = arguments.whole("capacity", capacity)
         self._keys = None if keys is None else arguments.checked_keys(keys)
         self._overcommit = bool(overcommit)
+        self._dedup = bool(dedup)
+        self._stack = stack
+        self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
         self._bit_generator = arguments.bit_generator(seed)
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
-        self._gate = Gate(self, ReplayBuffer.put.__code__, ReplayBuffer._put_converted.__code__)
+        self._gate = Gate()
         self._storage: Storage | None = None
         self._spare = None if spare is None else arguments.whole("spare", spare)
         wanted = None if spec is None else arguments.checked_spec(spec, self._keys)
@@ -104,8 +124,20 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the rows take when the buffer is full, padding included; 0 without a schema."""
-        return 0 if self._ring is None else self._capacity * self._ring.stride
+        """Bytes that the rows take when the buffer is full, padding included; 0 without a schema.
+
+        For rows that share frames this counts one frame a row, and 5 % for those that trajectories begin with.
+        """
+        return 0 if self._ring is None else _nbytes(self._capacity, self._ring.stride, self._ring)
+
+    def memory(self) -> dict[str, float]:
+        """What the rows take now: `held` bytes, the `naive` bytes of all rows stored whole, and how many times more."""
+        ring = self._ring
+        if ring is None:
+            return {"held": 0, "naive": 0, "ratio": 1.0}
+        naive = len(ring) * arguments.row_nbytes(_spec_of(ring))
+        held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
+        return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
     @property
     def path(self) -> Path | None:
@@ -131,13 +163,17 @@ class ReplayBuffer:
             InvalidValueError: a key is missing; rows are ragged, of another shape, unequal in number; values are
                 null or do not fit the dtype.
             InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
-            NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much.
+            NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much; or the
+                rows share so few frames that those would take more than `max_bytes`.
             DiskFullError: the buffer is on disk, which has no room for the rows; none of them is in.
             ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
         """
         ring = self._ring
-        if ring is None or self._gate.readers or type(data) is not dict or not ring.put(data):
-            self._put_converted(data)
+        try:
+            if ring is None or type(data) is not dict or not ring.put(data):
+                self._put_converted(data)
+        except FramesTooManyError as error:
+            raise self._frames_too_many(*error.args) from None
 
     def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
         """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
@@ -295,8 +331,19 @@ class ReplayBuffer:
         return cast(Self, minari_io.from_minari(cls, dataset, capacity, **options))
 
     def _arguments(self) -> dict[str, Any]:
-        """What the buffer was made with, apart from the seed: `capacity`, `keys`, `overcommit`."""
-        return {"capacity": self._capacity, "keys": self._keys, "overcommit": self._overcommit}
+        """What the buffer was made with, apart from the seed."""
+        return {
+            "capacity": self._capacity,
+            "keys": self._keys,
+            "overcommit": self._overcommit,
+            "dedup": self._dedup,
+            "stack": self._stack,
+            "max_bytes": self._max_bytes,
+        }
+
+    def _sharings(self) -> list[frames.Sharing]:
+        """Which columns share frames."""
+        return [] if self._ring is None else _shared(self._ring)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator that batches are drawn from: numbers, strings and arrays."""
@@ -316,16 +363,20 @@ class ReplayBuffer:
         no thread should put before that has happened. Of a buffer on disk the copy is one in memory, unless it is open
         for reading only: then the copy opens the same folder.
         """
-        ring, rows = self._ring, []
         if self._storage is not None and not self._storage.writable:
             return _reopen, (type(self), self._storage.path, self.state_dict())
-        if ring is not None:
+        ring = self._ring
+        rows: list[Any] = []
+        if ring is not None and ring.num_sharings:
+            with self.open_reader() as reader:
+                rows = [reader.read_shared(PICKLED_ROWS) for _ in range(0, reader.num_rows, PICKLED_ROWS)]
+        elif ring is not None:
             rows = [
                 pickle.PickleBuffer(cast(Any, part)) if int(protocol) >= 5 else part.tobytes()
                 for part in ring.records()
             ]
         layout = None if ring is None else (_spec_of(ring), ring.offsets, ring.stride)
-        return _restore, (self._capacity, self._keys, self._overcommit, self.state_dict(), layout, rows)
+        return _restore, (self._arguments(), self.state_dict(), layout, rows)
 
     def _open_storage(self, path: str | os.PathLike[str] | Storage, spec: Spec | None) -> None:
         from really import storage
@@ -347,9 +398,7 @@ class ReplayBuffer:
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = _spec_of(ring)
-        for part in [columns.fit(part, spec) for part in parts]:
-            if not self._gate.put(ring, part):
-                raise AssertionError("the ring refused columns that had been made to fit it")
+        self._gate.put(ring, [columns.fit(part, spec, _stacks(ring)) for part in parts])
 
     def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
         """The ring for the schema of these rows, unless they do not fit it or another thread was first."""
@@ -381,17 +430,25 @@ class ReplayBuffer:
             return ring
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
-        needed = self._capacity * _stride(what, spec)
+        shared = frames.plan(spec, self._stack) if self._dedup else []
+        needed = int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
+        available = None if self._overcommit else available_bytes()
         if not self._overcommit:
-            refuse_if_too_big(
-                what, needed, sum((ring.capacity - len(ring)) * ring.stride for ring in _rings if ring.storage is None)
-            )
+            refuse_if_too_big(what, needed, sum(_promised(ring) for ring in _rings if ring.storage is None))
+        most = self._max_bytes or (NO_LIMIT if available is None else int(FRAMES_SHARE * available))
         try:
-            ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator)
+            ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
         except MemoryError as error:
             raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
         _rings.add(ring)
         return ring
+
+    def _frames_too_many(self, key: int, num_alone: int, num_rows: int) -> NotEnoughMemoryError:
+        ring = cast(Ring, self._ring)
+        return NotEnoughMemoryError(
+            f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
+            f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one"
+        )
 
     def _filled(self, what: str) -> Ring:
         self._check_open(what)
@@ -423,12 +480,34 @@ class ReplayBuffer:
             ring.release()
 
 
-def _stride(what: str, spec: Spec) -> int:
+def _stride(what: str, spec: Spec, shared: Sequence[frames.Sharing]) -> int:
     if arguments.row_nbytes(spec) > arguments.MAX_ROWS:
         raise NotEnoughMemoryError(
             f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
         )
-    return row_stride([dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()])
+    nbytes = [dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()]
+    for sharing in shared:
+        for at in sharing.columns:
+            nbytes[at] = FRAME_NUMBER * sharing.stack
+    return row_stride(nbytes + [FRAME_NUMBER] * len(shared))
+
+
+def _nbytes(num_rows: int, stride: int, ring: Ring) -> int:
+    return int(num_rows * (stride + frames.frame_nbytes(_spec_of(ring), _shared(ring))))
+
+
+def _promised(ring: Ring) -> int:
+    """Bytes that a ring has yet to take."""
+    return max(0, _nbytes(ring.capacity - len(ring), ring.stride, ring))
+
+
+def _shared(ring: Ring) -> list[frames.Sharing]:
+    return [frames.Sharing(*sharing) for sharing in ring.shared]
+
+
+def _stacks(ring: Ring) -> dict[str, frames.Stack]:
+    """Key -> stack of the columns that share frames."""
+    return {ring.names[at]: (found.stack, found.axis) for found in _shared(ring) for at in found.columns}
 
 
 def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
@@ -449,23 +528,23 @@ def _reopen(cls: type[ReplayBuffer], path: Path, state: Mapping[str, Any]) -> Re
 
 
 def _restore(
-    capacity: int,
-    keys: tuple[str, ...] | None,
-    overcommit: bool,
+    made_with: dict[str, Any],
     state: Mapping[str, Any],
     layout: tuple[Spec, list[int], int] | None,
     rows: list[Any],
 ) -> ReplayBuffer:
     """The buffer that `__reduce_ex__` took apart."""
-    buffer = ReplayBuffer(capacity, keys, spec=None if layout is None else layout[0], overcommit=overcommit)
+    buffer = ReplayBuffer(**made_with, spec=None if layout is None else layout[0])
     buffer.load_state_dict(state)
     if layout is not None:
         spec, offsets, stride = layout
         formats = [np.dtype((dtype, shape)) for dtype, shape in spec.values()]
-        record = np.dtype({"names": list(spec), "formats": formats, "offsets": offsets, "itemsize": stride})
         for part in rows:
-            records = np.frombuffer(part, record)
-            cast(Ring, buffer._ring).put({key: records[key] for key in spec})
+            if not isinstance(part, dict):
+                record = np.dtype({"names": list(spec), "formats": formats, "offsets": offsets, "itemsize": stride})
+                records = np.frombuffer(part, record)
+                part = {key: records[key] for key in spec}
+            cast(Ring, buffer._ring).put(part)
     return buffer
 
 
@@ -481,5 +560,13 @@ def _after_fork() -> None:
     _held_for_fork.clear()
 
 
+def _begin_in_child() -> None:
+    start_anew()
+    rings = list(_held_for_fork)
+    _after_fork()
+    for ring in rings:
+        ring.keep_from()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_in_child)

@@ -2,7 +2,8 @@
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
     model.weights.h5   the arrays of `model.weights` in that order, as data sets `weights/0`, `weights/1`, ...
-    meta.json          format, epoch, and name, shape and dtype of each weight
+                       and what observations and rewards are normalised with: `statistics/0/count`, `mean`, `squares`
+    meta.json          format, epoch, name, shape and dtype of each weight, and names and shapes of the statistics
     model.keras        what Keras itself saves, where it can (it cannot for every subclass); never read here
 The weights are not in Keras' own layout because that one depends on how a model keeps its layers, and Keras'
 whole-model format cannot load many subclasses back. Nothing is ever unpickled.
@@ -25,20 +26,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
+from really.normalisation import Moments, Statistics
 
 log = logging.getLogger("really")
 
 FORMAT = "really-checkpoint-1"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
+# Parts of the statistics of one column, as `Moments` takes them.
+MOMENTS = ("count", "mean", "squares")
 # UTC, so that names sort by time through a change of the clocks, too.
 TIME_FORMAT = "%Y%m%dT%H%M%S-%f"
 FOLDER_NAME = re.compile(r"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>\d{8}T\d{6}-\d{6})")
 
 
-def save_model(model: Any, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> Path:
+def save_model(
+    model: Any,
+    path: str | os.PathLike[str],
+    epoch: int,
+    model_name: str = "model",
+    statistics: Statistics | None = None,
+) -> Path:
     """Saves a model in a new folder under `path`, which is made where it is missing; returns the new folder.
 
-    The folder appears complete or not at all: it is written under a temporary name and then renamed.
+    The folder appears complete or not at all: it is written under a temporary name and then renamed. `statistics` are
+    those of the observations and rewards that the model was given, where these were normalised.
 
     Raises:
         InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
@@ -54,7 +65,7 @@ def save_model(model: Any, path: str | os.PathLike[str], epoch: int, model_name:
     except OSError as error:
         raise InvalidValueError(f"path: expected a folder that can be written, came {str(path)!r}: {error}") from error
     try:
-        _write(model, weights, partial, epoch)
+        _write(model, weights, partial, epoch, statistics or {})
         return _rename(partial, parent / f"{model_name}_{epoch}", moment)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,6 +88,32 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     _check_same(folder, meta["weights"], _describe(model, own))
     model.set_weights(_read_weights(folder, meta["weights"]))
     return int(meta["epoch"])
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """The statistics in the folder of one saved model; none where nothing was normalised, or by an older version.
+
+    Raises:
+        InvalidValueError: what was saved is damaged.
+    """
+    import h5py
+
+    described = _read_meta(folder).get("statistics", [])
+    if not described:
+        return {}
+    try:
+        with h5py.File(folder / WEIGHTS, "r") as file:
+            groups = [file[f"statistics/{index}"] for index in range(len(described))]
+            found = [Moments(*(np.asarray(group[part]) for part in MOMENTS)) for group in groups]
+    except (OSError, KeyError) as error:
+        raise InvalidValueError(f"{folder / WEIGHTS}: expected {len(described)} statistics, but {error!r}") from error
+    for about, moments in zip(described, found, strict=True):
+        if not list(moments.mean.shape) == list(moments.squares.shape) == about["shape"]:
+            raise InvalidValueError(
+                f"{folder / WEIGHTS}: expected statistics of shape {about['shape']} of {about['name']!r}, "
+                f"came {list(moments.mean.shape)} and {list(moments.squares.shape)}"
+            )
+    return {about["name"]: moments for about, moments in zip(described, found, strict=True)}
 
 
 def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -134,7 +171,7 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int) -> None:
+def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int, statistics: Statistics) -> None:
     import h5py
 
     described = _describe(model, weights)
@@ -142,7 +179,12 @@ def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int) -> None
         for index, (weight, about) in enumerate(zip(weights, described, strict=True)):
             saved = file.create_dataset(f"weights/{index}", data=_storable(np.asarray(weight)))
             saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
+        for index, (name, moments) in enumerate(statistics.items()):
+            for part in MOMENTS:
+                file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))
+            file[f"statistics/{index}"].attrs["name"] = name
     meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
+    meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
     for name in (WEIGHTS, META):
         with (folder / name).open("rb") as file:

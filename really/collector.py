@@ -11,6 +11,7 @@ from typing import Any
 from really.demand import Demand, Part, spread, waves
 from really.errors import RunnerTimeoutError
 from really.fleet import QUEUED_ORDERS, Fleet, Ticket, Worker
+from really.normalisation import RunningStatistics
 from really.runner import Chunk, Order, Settings
 
 log = logging.getLogger("really")
@@ -32,6 +33,7 @@ class Collector:
         self,
         fleet: Fleet,
         num_agents: int,
+        statistics: RunningStatistics,
         *,
         num_steps: int | None,
         row_bytes: int,
@@ -41,6 +43,7 @@ class Collector:
     ) -> None:
         self._fleet = fleet
         self._num_agents = num_agents
+        self._statistics = statistics
         self._num_steps = num_steps
         self._row_bytes = row_bytes
         self._min_agents = min_agents
@@ -238,6 +241,8 @@ class Collector:
         self._seen_results += len(chunk.results)
         self._seen_seconds += chunk.seconds
         self._ready[ticket.number] = Part.whole(chunk)
+        # Also of rows that turn out to be stale: the environment does not depend on the policy's version.
+        self._statistics.add(ticket.number, chunk.measured)
         self._drop_stale()
 
     def _drop_stale(self) -> None:

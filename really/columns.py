@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
+from really.frames import FrameColumn, Stack
 
 Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Key -> (dtype, shape of one row)."""
@@ -19,9 +20,9 @@ _PYTHON_NUMBERS = (bool, int, float, complex)
 
 
 class Value(NamedTuple):
-    """One key's data as an array; `plain` if it was made of Python numbers, which name no width."""
+    """One key's data as an array (or as frames); `plain` if it was made of Python numbers, which name no width."""
 
-    array: NDArray[Any]
+    array: Any
     plain: bool
 
 
@@ -62,8 +63,12 @@ def infer_spec(values: Mapping[str, Value]) -> Spec:
     return {key: _infer(key, value, one_row) for key, value in values.items()}
 
 
-def fit(values: Mapping[str, Value], spec: Spec) -> dict[str, NDArray[Any]]:
-    """Columns [n, ...] of exactly the dtypes and row shapes of `spec`, all of one length."""
+def fit(values: Mapping[str, Value], spec: Spec, stacks: Mapping[str, Stack] | None = None) -> dict[str, Any]:
+    """Columns [n, ...] of exactly the dtypes and row shapes of `spec`, all of one length.
+
+    A `FrameColumn` stays one where `stacks` has its stack under its key, else it becomes an array.
+    """
+    values = {key: _unshared(value, (stacks or {}).get(key)) for key, value in values.items()}
     columns = {key: _fit(key, value, *spec[key]) for key, value in values.items()}
     first, column = next(iter(columns.items()))
     for key, other in columns.items():
@@ -84,6 +89,11 @@ def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
     if found.hasobject or found.itemsize == 0:
         raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, came {found}")
     return found if found.isnative else found.newbyteorder("=")
+
+
+def _unshared(value: Value, stack: Stack | None) -> Value:
+    shared = isinstance(value.array, FrameColumn) and value.array.stack != stack
+    return Value(np.asarray(value.array), value.plain) if shared else value
 
 
 def _find(data: Mapping[str, Any], key: str) -> Value:
@@ -110,6 +120,8 @@ def _as_value(key: str, value: Any) -> Value:
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, came a masked array")
     if getattr(value, "null_count", 0):  # an Arrow array, which would become NaN without a word
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, came {value.null_count} nulls")
+    if isinstance(value, FrameColumn):
+        return Value(value, plain=False)
     plain = _is_plain(value)
     try:
         array = _as_array(value)
@@ -161,7 +173,7 @@ def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[
     return normal_dtype(key, dtype), array.shape if one_row else array.shape[1:]
 
 
-def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
     array = value.array
     if value.plain and array.shape == (0,):
         return np.empty((0, *shape), dtype)
@@ -173,8 +185,8 @@ def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -
             f"came {_text(value.array.shape)}"
         )
     if array.dtype != dtype:
-        array = _cast(key, value.plain, array, dtype)
-    return _with_whole_rows(array)
+        array = _cast(key, value.plain, np.asarray(array), dtype)
+    return array if isinstance(array, FrameColumn) else _with_whole_rows(array)
 
 
 def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -13,6 +13,9 @@ from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.policy import canonical_sampling_type
 from really.transitions import ON_POLICY, check_returns
 
+# What normalised observations and rewards are clipped to where nothing else is said, as in Stable-Baselines3.
+USUAL_CLIP = 10.0
+
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int of at least `least`; anything that is not an integer is refused."""
@@ -68,6 +71,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, least in (("num_workers", 1), ("seed", 0)):
         if given[name] is not None:
             given[name] = check_count(name, given[name], least)
+    given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
     return given
@@ -91,6 +95,40 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
         return {"num_steps": check_count("num_steps", num_steps), "num_episodes": None}
     episodes = check_count("num_episodes", 1 if num_episodes is None else num_episodes)
     return {"num_steps": None, "num_episodes": episodes}
+
+
+def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
+    """How observations and rewards are normalised, scaled and clipped; clips are infinite where there are none."""
+    for name in ("normalize_observations", "normalize_rewards"):
+        if not isinstance(given[name], bool):
+            raise InvalidTypeError(f"{name}: expected True or False, came {given[name]!r}")
+    clip, scale = given["observation_clip"], given["reward_scale"]
+    if clip is not None and not given["normalize_observations"]:
+        raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, came {clip!r} alone")
+    if not check_number("reward_scale", scale, 0, math.inf):
+        raise InvalidValueError("reward_scale: expected a number > 0, came 0, which leaves nothing to learn from")
+    rewards = given["reward_clip"]
+    if rewards is None:
+        rewards = USUAL_CLIP if given["normalize_rewards"] else math.inf
+    return {
+        "observation_clip": _clip("observation_clip", USUAL_CLIP if clip is None else clip)[1],
+        "reward_scale": float(scale),
+        "reward_clip": _clip("reward_clip", rewards, pair=isinstance(rewards, tuple | list)),
+    }
+
+
+def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
+    """(low, high) of a pair, or of one number > 0 on both sides; infinity is no limit."""
+    expected = f"{name}: expected a number > 0{' or a pair (low, high) with low < high' * (name == 'reward_clip')}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        low, high = map(float, value) if pair else (-float(value), float(value))
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"{expected}, came {value!r} ({type(value).__name__})") from None
+    if not low < high:
+        raise InvalidValueError(f"{expected}, came {value!r}")
+    return low, high
 
 
 def _min_returns(given: Mapping[str, Any]) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really import returns
 from really.errors import EnvironmentFailedError, ModelError
+from really.normalisation import Normaliser
 from really.rollout import Result, Rollout
 from really.transitions import Column, Columns
 
@@ -24,13 +25,21 @@ class Delivery:
         schema: the columns that are delivered.
         gamma, gae_lambda: of `monte_carlo` and `advantage`.
         values_after: the values of the states that given rows led to; None where the model has none.
+        normaliser: of observations and rewards; None where both are delivered as they are.
     """
 
     def __init__(
-        self, name: str, schema: Sequence[Column], gamma: float, gae_lambda: float, values_after: ValuesAfter | None
+        self,
+        name: str,
+        schema: Sequence[Column],
+        gamma: float,
+        gae_lambda: float,
+        values_after: ValuesAfter | None,
+        normaliser: Normaliser | None = None,
     ) -> None:
         self._name, self._schema, self._gamma, self._lambda = name, schema, gamma, gae_lambda
-        self._values_after = values_after
+        self._values_after, self._normaliser = values_after, normaliser
+        self._finite: Collection[str] = () if normaliser is None else normaliser.names
         self._names = {column.name for column in schema}
 
     def rows(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
@@ -38,7 +47,8 @@ class Delivery:
 
         Raises:
             ModelError: the model's values or log-probabilities are NaN.
-            EnvironmentFailedError: an observation or a reward is NaN; names agent and step.
+            EnvironmentFailedError: an observation or a reward is NaN, or infinite where it is normalised; names
+                agent and step.
         """
         flat = {name: rollout.flat(name) for name in rollout.arrays}
         counts = [result.rows for result in results]
@@ -48,9 +58,15 @@ class Delivery:
         flat |= {"terminal": terminated, "not_done": ~done, "episode_end": ends}
         flat["policy_version"] = np.repeat([result.version for result in results], counts)
         flat["agent"] = np.repeat([result.agent for result in results], counts)
+        self._check_numbers(flat, results)
+        if self._normaliser is not None:
+            self._normaliser.measure(flat, done, rollout.lengths)
+            flat["reward"] = self._normaliser.rewards(flat["reward"])
         if not self._names.isdisjoint({"monte_carlo", "advantage"}):
             flat |= self._estimates(flat, terminated, ends)
-        self._check_numbers(flat, results)
+        if self._normaliser is not None:
+            # Last: the values of final states are those of observations as the environment shows them.
+            self._normaliser.normalise_columns(flat)
         return {column.name: flat[column.name].astype(column.dtype, copy=False) for column in self._schema}
 
     def _estimates(self, flat: Columns, terminated: Flags, ends: Flags) -> Columns:
@@ -70,20 +86,22 @@ class Delivery:
         return found
 
     def _check_numbers(self, flat: Columns, results: Sequence[Result]) -> None:
-        """Refuses NaN; looked for in whole columns, since a look at each step would cost more."""
+        """Refuses NaN, and infinity where it would spoil statistics for ever; at each step a look would cost more."""
         for name in {"log_prob", "value_estimate"} & flat.keys():
             if np.isnan(flat[name]).any():
                 raise ModelError(f"the model's {name!r}: expected numbers, came NaN")
         for name, values in flat.items():
             if name.split(".")[0] in ("reward", "state", "state_new") and values.dtype.kind == "f":
-                bad = np.isnan(values).reshape(len(values), -1).any(axis=1)
+                finite = name in self._finite
+                bad = (~np.isfinite(values) if finite else np.isnan(values)).reshape(len(values), -1).any(axis=1)
                 if bad.any():
-                    raise EnvironmentFailedError(self._nan(name, int(bad.argmax()), results))
+                    raise EnvironmentFailedError(self._no_number(name, finite, int(bad.argmax()), results))
 
-    def _nan(self, name: str, row: int, results: Sequence[Result]) -> str:
+    def _no_number(self, name: str, finite: bool, row: int, results: Sequence[Result]) -> str:
         starts = np.cumsum([0, *(result.rows for result in results)])
         at = int(np.searchsorted(starts, row, side="right")) - 1
+        expected = f"finite numbers in {name!r}, as it is normalised, came NaN or inf"
         return (
             f"environment {self._name!r} of agent {results[at].agent}, step {row - starts[at]} of its result: expected "
-            f"numbers in {name!r}, came NaN"
+            f"{expected if finite else f'numbers in {name!r}, came NaN'}"
         )

@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, ReallyError, RunnerError
-from really.runner import Acting, Chunk, Order, Runner, RunnerSpec
+from really.frames import joined, owned
+from really.normalisation import Statistics
+from really.runner import Acting, Chunk, Order, Runner, RunnerSpec, Weights
 from really.transitions import from_record_batch, to_record_batch
 
 log = logging.getLogger("really")
@@ -124,10 +126,10 @@ class Fleet:
         for worker in self.workers:
             worker.version, worker.equipped = -1, False
 
-    def set_weights(self, weights: list[NDArray[Any]]) -> None:
-        """Makes these the weights that runners get with their next order: a new version."""
+    def set_weights(self, weights: list[NDArray[Any]], statistics: Statistics) -> None:
+        """Makes these what runners get with their next order, with the statistics to normalise by: a new version."""
         with self._changing:
-            self._change("weights", weights)
+            self._change("weights", Weights(weights, statistics))
             self.version += 1
 
     def send(self, worker: Worker, number: int, order: Order) -> None:
@@ -218,12 +220,11 @@ class Fleet:
             return chunk
         pieces, piece = [], chunk
         while True:
-            pieces.append({name: rows.copy() for name, rows in from_record_batch(piece.batch).items()})
+            pieces.append(owned(from_record_batch(piece.batch)))
             if not piece.more:
                 break
             piece = self._get(self._ask_rest(worker.runner))
-        columns = {name: np.concatenate([rows[name] for rows in pieces]) for name in pieces[0]}
-        return Chunk(to_record_batch(columns), chunk.results, chunk.seconds)
+        return replace(chunk, batch=to_record_batch(joined(pieces)), more=False)
 
     def _start(self, agents: Sequence[int], restart: int) -> Any:
         raise NotImplementedError
@@ -265,7 +266,7 @@ class _LocalCall:
 
     runner: Runner
     order: Order
-    weights: list[NDArray[Any]] | None
+    weights: Weights | None
     acting: Acting | None
 
 

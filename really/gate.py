@@ -1,19 +1,17 @@
 """Who reads a buffer's rows in order while others put, and what puts owe such a reader.
 
-A `Reader` knows its next row by age. As long as there are readers every put passes the gate, which counts how far
-rows have aged; without readers the gate is no more than the look at an empty list. The ring itself counts no rows, so
-a put that passed before the first reader came cannot be seen in it: `open` waits until none is under way.
+The ring numbers its rows, so a `Reader` knows its next row whatever is put meanwhile, and finds out by that number
+whether the row is still there. Readers that keep their rows tell the ring the lowest of them: it refuses, under its
+own lock, the put that would drop it, which then waits here. Without such readers no put ever comes here to look.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,8 @@ PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
 STARTS = 20
 """How often a reader begins again if it is overtaken before it has read anything: the oldest rows go first."""
+NO_ROW = np.iinfo(np.int64).max
+"""A row number that is never reached."""
 
 
 class OvertakenError(ReallyError, RuntimeError):
@@ -37,22 +37,35 @@ class Reader:
 
     def __init__(self, gate: Gate, ring: Ring, keeps: bool) -> None:
         self.keeps = keeps
-        self.num_rows = len(ring)
-        self.num_read = 0
+        self.thread = threading.get_ident()  # that reads
+        self.ring = ring
         self._gate = gate
-        self._ring = ring
-        self._age = 0  # of the next row; below 0 it is gone
-        self._thread = threading.get_ident()  # that reads
+        self.restart()
+
+    def restart(self) -> None:
+        """What is held now is what there is to read."""
+        self._first, self._end = self.ring.held_rows()
+        self.next_row = self._first
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to read in all."""
+        return self._end - self._first
+
+    @property
+    def num_read(self) -> int:
+        """Rows read so far."""
+        return self.next_row - self._first
 
     @property
     def num_left(self) -> int:
         """Rows not read yet."""
-        return self.num_rows - self.num_read
+        return self._end - self.next_row
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of a row without padding, at least 1."""
-        kinds = zip(self._ring.dtypes, self._ring.shapes, strict=True)
+        kinds = zip(self.ring.dtypes, self.ring.shapes, strict=True)
         return max(1, sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds))
 
     def read(self, num: int) -> dict[str, NDArray[Any]]:
@@ -63,23 +76,29 @@ class Reader:
         Raises:
             OvertakenError: puts or `clear` have dropped one of them.
         """
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         for _ in range(STARTS if self.num_read == 0 and not self.keeps else 0):
-            self._gate.restart(self)
+            self.restart()
             try:
                 return self._copied(num)
             except OvertakenError:
                 continue
         return self._copied(num)
 
-    def restart(self) -> None:
-        """What is held now is what there is to read."""
-        self._age, self.num_read, self.num_rows = 0, 0, len(self._ring)
+    def read_shared(self, num: int) -> dict[str, Any]:
+        """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
+        self.thread = threading.get_ident()
+        rows = self.ring.read(self.next_row, min(num, self.num_left))
+        if rows is None:
+            raise self._overtaken()
+        self._advance(min(num, self.num_left))
+        return rows
 
     def close(self) -> None:
-        """Ends reading: nothing is left, and puts need not look after this reader any more."""
-        self.num_rows = self.num_read
-        self._gate.leave(self)
+        """Ends reading: nothing is left, and puts need not wait for this reader any more."""
+        if self.keeps:
+            self._gate.leave(self)
+        self._end = self.next_row
 
     def __enter__(self) -> Reader:
         return self
@@ -87,26 +106,9 @@ class Reader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def must_wait(self, num_dropped: int) -> bool:
-        """Whether a put that drops so many rows has to wait for this reader.
-
-        Raises InvalidValueError where it would wait for itself: the thread that puts is the one that reads.
-        """
-        waits = self.keeps and self.num_left > 0 and num_dropped > self._age
-        if waits and self._thread == threading.get_ident():
-            raise InvalidValueError(
-                f"put: expected to drop at most {self._age:,} rows as long as this thread reads the others with "
-                f"keeps=True, came a put or clear that drops {num_dropped:,}"
-            )
-        return waits
-
-    def shift(self, num_dropped: int) -> None:
-        """The oldest rows have been dropped."""
-        self._age -= num_dropped
-
     def _copied(self, num: int) -> dict[str, NDArray[Any]]:
         num = min(num, self.num_left)
-        ring = self._ring
+        ring = self.ring
         columns = {
             key: np.empty((num, *shape), dtype)
             for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)
@@ -118,118 +120,119 @@ class Reader:
 
     def _read_piece(self, piece: dict[str, NDArray[Any]]) -> None:
         num = len(next(iter(piece.values())))
-        with self._gate.changed:
-            ages = np.arange(self._age, self._age + num, dtype=np.int64)
-            if self._ring.take(ages, num, 0, piece) is None:
-                raise OvertakenError(
-                    f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
-                    f"{self.num_read:,} the next {min(self.num_left, max(1, -self._age)):,} had been dropped for "
-                    f"newer ones; read faster, or read a saved copy"
-                )
-            self._age += num
-            self.num_read += num
-            self._gate.changed.notify_all()
+        numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
+        if self.ring.take(numbers, num, 0, piece, by_number=True) is None:
+            raise self._overtaken()
+        self._advance(num)
+
+    def _advance(self, num: int) -> None:
+        if self.keeps:
+            self._gate.advance(self, num)
+        else:
+            self.next_row += num
+
+    def _overtaken(self) -> OvertakenError:
+        num_gone = min(self.ring.oldest_row, self._end) - self.next_row
+        return OvertakenError(
+            f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
+            f"{self.num_read:,} the next {num_gone:,} had been dropped for newer ones; read faster, or read a "
+            f"saved copy"
+        )
 
 
 class Gate:
-    """The one way into a ring while it is being read.
+    """Where readers that keep rows are known, and where puts that the ring refuses for their sake wait."""
 
-    Args:
-        passing: code of the function whose calls may put past the gate as long as `readers` is empty.
-        asking: code of what that function calls where it does come to the gate.
-    """
-
-    def __init__(self, owner: Any, passing: CodeType, asking: CodeType) -> None:
-        self.readers: list[Reader] = []
+    def __init__(self) -> None:
+        self.keepers: list[Reader] = []
         self.changed = threading.Condition()  # on an RLock: a generator may be closed in the middle of a put
-        self._owner = weakref.ref(owner)
-        self._passing, self._asking = passing, asking
         _gates.add(self)
 
     def open(self, ring: Ring, keeps: bool = False) -> Reader:
         """A reader of the rows that are held now; with `keeps`, puts wait where they would drop rows it has to read."""
+        if not keeps:
+            return Reader(self, ring, keeps=False)
         with self.changed:
-            arriving = Reader(self, ring, keeps=False)
-            self.readers.append(arriving)
+            ring.keep_held()  # from here on no put drops what the reader is about to find
             try:
-                while self._is_passed():
-                    self.changed.wait(1e-4)
+                reader = Reader(self, ring, keeps=True)
+                self.keepers.append(reader)
             finally:
-                self.readers.remove(arriving)
-            reader = Reader(self, ring, keeps)
-            self.readers.append(reader)
+                self._tell(ring)
         return reader
 
-    def restart(self, reader: Reader) -> None:
-        """`reader.restart` while nobody puts."""
+    def advance(self, reader: Reader, num: int) -> None:
+        """The reader has read so many rows; those go on who waited for that."""
         with self.changed:
-            reader.restart()
-
-    def put(self, ring: Ring, columns: dict[str, NDArray[Any]]) -> bool:
-        """`ring.put` of whole columns, after waiting for the readers that need it."""
-        num_rows = len(next(iter(columns.values())))
-        with self.changed:
-            self._wait_for_readers(lambda: max(0, len(ring) + num_rows - ring.capacity))
-            return ring.put(columns)
-
-    def clear(self, ring: Ring) -> None:
-        """`ring.clear`, after waiting for the readers that need it."""
-        with self.changed:
-            self._wait_for_readers(lambda: ring.capacity)
-            ring.clear()
+            reader.next_row += num
+            self._tell(reader.ring)
 
     def leave(self, reader: Reader) -> None:
         """Forgets a reader; no harm if it is forgotten already."""
         with self.changed:
-            if reader in self.readers:
-                self.readers.remove(reader)
-            self.changed.notify_all()
+            if reader in self.keepers:
+                self.keepers.remove(reader)
+                self._tell(reader.ring)
 
-    def _wait_for_readers(self, num_dropped: Callable[[], int]) -> None:
-        while any(reader.must_wait(num_dropped()) for reader in self.readers):
-            self.changed.wait()
-        for reader in self.readers:
-            reader.shift(num_dropped())
+    def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
+        """`ring.put` of whole columns, part by part, each as soon as no reader needs what it drops.
 
-    def _is_passed(self) -> bool:
-        """Whether another thread is in a put that has not come to the gate and will not."""
-        own = threading.get_ident()
-        return any(
-            self._passes(frame, called)
-            for thread, top in sys._current_frames().items()
-            if thread != own
-            for frame, called in _calls(top)
-        )
+        Raises InvalidValueError, with nothing put, where the thread would wait for a reader of its own.
+        """
+        with self.changed:
+            self._blocked(ring, sum(_num_rows(part) for part in parts))
+            for part in parts:
+                self._pass(partial(ring.put, part), ring, _num_rows(part))
 
-    def _passes(self, frame: FrameType, called: CodeType | None) -> bool:
-        if frame.f_code is not self._passing or called is self._asking:
-            return False
-        return frame.f_locals.get("self") is self._owner()
+    def clear(self, ring: Ring) -> None:
+        """`ring.clear`, as soon as no reader needs the rows."""
+        with self.changed:
+            self._pass(ring.clear, ring, ring.capacity)
 
     def start_anew(self) -> None:
         """In a forked process: those who read were threads of the other one."""
-        for reader in self.readers:
-            reader.shift(reader.num_rows + 1)
-        self.readers.clear()
+        self.keepers.clear()
         self.changed = threading.Condition()
 
+    def _reading(self) -> list[Reader]:
+        return [reader for reader in self.keepers if reader.num_left > 0]
 
-def _calls(top: FrameType) -> Iterator[tuple[FrameType, CodeType | None]]:
-    """Each frame of a thread's stack with the code that it has called."""
-    called = None
-    frame: FrameType | None = top
-    while frame is not None:
-        yield frame, called
-        called = frame.f_code
-        frame = frame.f_back
+    def _tell(self, ring: Ring) -> None:
+        # With the lock held, as the readers' numbers change: who is refused must find a reader that is behind.
+        ring.keep_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
+        self.changed.notify_all()
+
+    def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:
+        while not action():
+            if not self._blocked(ring, num_rows):
+                raise AssertionError("the ring refused columns that had been made to fit it")
+            self.changed.wait()
+
+    def _blocked(self, ring: Ring, num_rows: int) -> bool:
+        """Whether putting so many rows would drop one that a reader has yet to read.
+
+        Raises InvalidValueError where this thread reads it: it would wait for itself.
+        """
+        first_left = ring.num_put - max(0, ring.capacity - num_rows)
+        blocking = [reader for reader in self._reading() if reader.next_row < first_left]
+        for reader in blocking:
+            if reader.thread == threading.get_ident():
+                oldest = ring.oldest_row
+                raise InvalidValueError(
+                    f"put: expected to drop at most {reader.next_row - oldest:,} rows as long as this thread reads the "
+                    f"others with keeps=True, came a put or clear that drops {first_left - oldest:,}"
+                )
+        return bool(blocking)
 
 
-def _after_fork() -> None:
+def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def start_anew() -> None:
+    """In a forked process: no reader of the other one is waited for, no lock of its threads is held."""
     for gate in _gates:
         gate.start_anew()
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
+from really.progress import advance, progress_bar
 from really.whole_files import described, replacing, starts_with
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def from_arrow(
         )
     with _reader_of(source) as reader:
         buffer = buffer_type(max(1, num_rows or 1) if capacity is None else capacity, **options)
-        return _filled(buffer, reader.schema, reader)
+        return _filled(buffer, reader.schema, reader, num_rows)
 
 
 def from_parquet(
@@ -127,7 +128,7 @@ def from_parquet(
     try:
         with pq.ParquetFile(Path(path)) as file:
             buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
-            return _filled(buffer, file.schema_arrow, _row_groups(file))
+            return _filled(buffer, file.schema_arrow, _row_groups(file), file.metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(f"{path}: expected a whole Parquet file, but {error}") from error
 
@@ -142,8 +143,11 @@ def batches(
         raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, came {chunk_bytes}")
     with buffer.open_reader(keeps=keeps) as reader:
         num = max(1, chunk_bytes // reader.row_nbytes)
-        while reader.num_left:
-            yield arrow_types.to_batch(reader.read(num), schema)
+        # A stream is read at its reader's leisure: no bar of ours.
+        with progress_bar("writing", reader.num_rows, "row", None if keeps else False) as bar:
+            while reader.num_left:
+                yield arrow_types.to_batch(reader.read(num), schema)
+                advance(bar, reader.num_rows - reader.num_left)
 
 
 def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
@@ -158,13 +162,17 @@ def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
     return {key: spec[key] for key in keys}
 
 
-def _filled(buffer: ReplayBuffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> ReplayBuffer:
+def _filled(
+    buffer: ReplayBuffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None
+) -> ReplayBuffer:
     """The buffer with all rows put into it; it knows its schema even if there are none."""
     from really import arrow_types
 
     buffer.put(arrow_types.no_rows(schema))
-    for batch in batches:
-        buffer.put(arrow_types.Columns(batch))
+    with progress_bar("reading", num_rows, "row") as bar:
+        for batch in batches:
+            buffer.put(arrow_types.Columns(batch))
+            bar.update(len(batch))
     return buffer
 
 

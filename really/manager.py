@@ -8,6 +8,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,10 +22,11 @@ from really.buffer import ReplayBuffer
 from really.collector import STREAMED_ROWS, Collector
 from really.config import Kwargs, check_count, checked
 from really.demand import Part
-from really.environments import EnvironmentSpec, make_batch
+from really.environments import EnvironmentSpec
 from really.errors import InvalidValueError, ModelError, ReallyError, one_of
 from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
+from really.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.policy import VALUE_OUTPUTS
 from really.progress import advance, progress_bar
 from really.rate_limiter import RateLimiter
@@ -32,6 +34,7 @@ from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
 from really.summary import Summary
 from really.transitions import Columns, concatenate, from_record_batch, schema
+from really.viewing import Viewer, viewer_of
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -40,8 +43,6 @@ log = logging.getLogger("really")
 
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 MEASURES = ("time", "reward", "time_and_reward")
-# As many environments as an evaluation steps together: more would only add memory.
-EVALUATION_ENVS = 128
 # What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
 MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
 
@@ -82,6 +83,14 @@ class SampleManager:
         use_ray: False steps the environments in this process.
         vector: `auto` uses an id's own vector implementation where it gives the same transitions and is faster,
             `plain` never, `native` wherever there is one.
+        normalize_observations: runners act on, and deliver, observations less their running mean and divided by their
+            running deviation: floating-point leaves, each number by its own. What was measured takes effect with the
+            next change of weights.
+        observation_clip: what normalised observations are clipped to, on both sides; by default 10.
+        normalize_rewards: delivered rewards are divided by the running deviation of an episode's discounted return.
+        reward_scale: factor of delivered rewards, normalised or not.
+        reward_clip: what these are clipped to in the end: c for (-c, c), or (low, high); by default 10 where rewards
+            are normalised, else nothing.
 
     Raises:
         ReallyError: an argument cannot be used; the message says what was expected, what came and where.
@@ -115,18 +124,26 @@ class SampleManager:
         num_workers: int | None = None,
         use_ray: bool = True,
         vector: str = "auto",
+        normalize_observations: bool = False,
+        observation_clip: float | None = None,
+        normalize_rewards: bool = False,
+        reward_scale: float = 1.0,
+        reward_clip: float | tuple[float, float] | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Kwargs(checked(arguments))
         self.buffer: ReplayBuffer | None = None
         self._background: BackgroundCollection | None = None
         self.aggregator: Aggregator | None = None
+        self.film: Path | None = None
         self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
         self._weights: list[NDArray[Any]] = []
         self._evaluations = 0
         self._pool = ArrayPool()
         self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
         self._probe = self._environment.probe()
+        self._normalisation = NormalisationOptions.of(self.kwargs)
+        self._statistics = RunningStatistics(self._normalisation, observation_leaves(self._probe.observation_space))
         self._fleet = self._start_fleet()
         try:
             self._equip()
@@ -237,21 +254,32 @@ class SampleManager:
         return self._agent
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Makes these the agent's weights; runners act with them from the next row collected."""
+        """Makes these the agent's weights; runners act with them from the next row collected.
+
+        Where observations or rewards are normalised, what was measured so far takes effect with them.
+        """
         self._agent.set_weights(weights)
         current = self._agent.get_weights()
-        if self._weights and all(map(np.array_equal, current, self._weights)):
+        if self._weights and not self._statistics.changed and all(map(np.array_equal, current, self._weights)):
             return
         self._weights = current
-        self._fleet.set_weights(current)
+        self._fleet.set_weights(current, self._statistics.freeze())
+        self._agent.normalization = self._frozen_normalisation()
 
     def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
         """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
-        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name))
+        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name, self._statistics.frozen))
 
     def load_model(self, path: str | os.PathLike[str]) -> Agent:
-        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch."""
-        self._agent.epoch = checkpoints.load_model(self._agent.model, path)
+        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch.
+
+        The statistics of a manager that normalises go on from those that were saved with the model.
+        """
+        folder = checkpoints.newest_checkpoint(path)
+        statistics = checkpoints.load_statistics(folder)
+        self._statistics.check(statistics, str(folder))
+        self._agent.epoch = checkpoints.load_model(self._agent.model, folder)
+        self._statistics.replace(statistics)
         self.set_agent(self._agent.get_weights())
         return self._agent
 
@@ -260,20 +288,33 @@ class SampleManager:
         max_steps: int,
         test_episodes: int = 100,
         evaluation_measure: str = "time",
-        render: bool = False,
+        render: bool | str | os.PathLike[str] = False,
         do_print: bool = False,
         progress: bool | None = None,
     ) -> list[int] | list[float] | tuple[list[int], list[float]]:
         """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
+
+        Rewards are the environment's own, also where those delivered are normalised, scaled or clipped.
+
+        Args:
+            max_steps: steps after which an episode is ended.
+            test_episodes: how many episodes.
+            evaluation_measure: `time`, `reward` or `time_and_reward`.
+            render: True shows a window, where there is a display. A path that ends in .gif or .mp4 is a film of all
+                episodes one after the other, `gif` and `mp4` are one called after the environment in the current
+                folder; `manager.film` says where it is. What is watched is stepped alone, not as one batch, so its
+                episodes are others than those of a test that nobody watches.
+            do_print: print mean and spread.
+            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
 
         Returns:
             A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
-        evaluation = self._evaluate(
-            check_count("max_steps", max_steps), check_count("test_episodes", test_episodes), render, progress
-        )
+        max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
+        viewer = viewer_of(render, self._environment.name)
+        evaluation = self._evaluate(max_steps, test_episodes, viewer, progress)
         steps, rewards = evaluation.steps.tolist(), evaluation.rewards.tolist()
         if do_print:
             print(
@@ -292,13 +333,15 @@ class SampleManager:
         aggregator_keys: Sequence[str] = ("loss",),
         max_size: int = 5,
         init_epoch: int = 0,
-        tensorboard: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
 
-        With `tensorboard` (a folder) every value also goes into event files there.
+        With `tensorboard` (a folder, or True for one below `path`) every value also goes into event files there;
+        `units`, as in `{"reward": "points"}`, stand at the axes.
         """
-        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard)
+        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
 
     def update_aggregator(self, **kwargs: Any) -> None:
         """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""
@@ -319,6 +362,7 @@ class SampleManager:
                 "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
                 "policy_version": self._fleet.version,
+                **self._statistics.info(),
                 "runners": self._fleet.info(),
                 **self._collector.info(),
                 **(self._background.info() if self._background else {}),
@@ -342,7 +386,7 @@ class SampleManager:
     def _start_fleet(self) -> Fleet:
         names = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
         options = {name: self.kwargs[name] for name in names}
-        spec = RunnerSpec(self._environment, entropy=self._entropy, **options)
+        spec = RunnerSpec(self._environment, entropy=self._entropy, normalisation=self._normalisation, **options)
         kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
         return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
 
@@ -362,6 +406,7 @@ class SampleManager:
         self._collector = Collector(
             self._fleet,
             self.kwargs["num_parallel"],
+            self._statistics,
             num_steps=self.kwargs["num_steps"],
             row_bytes=sum(column.row_bytes for column in self._schema),
             min_agents=self.kwargs["remote_min_returns"],
@@ -380,8 +425,16 @@ class SampleManager:
         )
         with _seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
             model = make_model(weights=given["weights"])
-        rng = np.random.default_rng(self._stream(AGENT_STREAM))
-        return Agent(model, *spaces, given["action_sampling_type"], rng=rng, make_model=make_model)
+        rng, now = np.random.default_rng(self._stream(AGENT_STREAM)), self._frozen_normalisation()
+        sampling_type = given["action_sampling_type"]
+        return Agent(model, *spaces, sampling_type, rng=rng, make_model=make_model, normalization=now)
+
+    def _frozen_normalisation(self) -> Normalisation | None:
+        """How the current version sees observations; None where it sees them as they are."""
+        if not self._normalisation.normalize_observations:
+            return None
+        leaves = observation_leaves(self._probe.observation_space)
+        return Normalisation(self._normalisation, leaves, self._statistics.frozen)
 
     def _export(self, agent: Agent) -> Acting:
         from really.export import export
@@ -423,20 +476,28 @@ class SampleManager:
         with progress_bar("collecting", rows, "step", progress) as bar:
             return self._collector.collect(rows, self._sync(), functools.partial(advance, bar))
 
-    def _evaluate(self, max_steps: int, episodes: int, render: bool, progress: bool | None) -> Evaluation:
+    def _evaluate(self, max_steps: int, episodes: int, viewer: Viewer, progress: bool | None) -> Evaluation:
         self._sync()
         self._evaluations += 1
-        size = 1 if render else min(episodes, EVALUATION_ENVS)
+        size = min(episodes, viewer.at_once)
         seeds = self._stream(EVALUATION_STREAM, self._evaluations).spawn(size)
-        envs = make_batch(self._environment, seeds, vector=self.kwargs["vector"], render_mode=_screen(render))
-        try:
+        with (
+            contextlib.closing(viewer.batch(self._environment, seeds, self.kwargs["vector"])) as envs,
+            viewer.showing(),
+            progress_bar("testing", episodes, "episode", progress) as bar,
+        ):
             forward = inference.load(self._acting.exported, size)
             forward.set_weights(self._weights)
-            evaluation = Evaluation(envs, forward, self._agent.policy, episodes, max_steps)
-            with progress_bar("testing", episodes, "episode", progress) as bar:
-                evaluation.run(lambda run: advance(bar, run.finished))
-        finally:
-            envs.close()
+            normalisation = self._agent.normalization
+            shown = forward if normalisation is None else normalisation.before(forward)
+            evaluation = Evaluation(envs, shown, self._agent.policy, episodes, max_steps)
+
+            def after_step(run: Evaluation) -> None:
+                advance(bar, run.finished)
+                viewer.after_step()
+
+            evaluation.run(after_step)
+        self.film = viewer.path or self.film
         return evaluation
 
     def _buffer(self) -> ReplayBuffer:
@@ -466,11 +527,3 @@ def _seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
     finally:
         if seed is not None:
             random.setstate(before)
-
-
-def _screen(render: bool) -> str | None:
-    """gymnasium's render mode: a window where there is a display; without one it is said that nothing is shown."""
-    if render and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-        log.warning("render=True: expected a display, there is none (DISPLAY is not set); episodes are not shown.")
-        return None
-    return "human" if render else None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.progress import advance, progress_bar
 from really.whole_files import FileError
 
 if TYPE_CHECKING:
@@ -121,8 +122,10 @@ def from_minari(
         dataset = _local(dataset)
     total = int(dataset.total_steps)
     buffer = buffer_type(max(1, total) if capacity is None else capacity, **options)
-    for episode in dataset.iterate_episodes():
-        buffer.put(_rows_of(episode, dataset.observation_space))
+    with progress_bar("reading", total, "row") as bar:
+        for episode in dataset.iterate_episodes():
+            buffer.put(_rows_of(episode, dataset.observation_space))
+            bar.update(len(episode.rewards))
     return buffer
 
 
@@ -217,12 +220,15 @@ class _Chunks:
         self._low, self._high = 0, 0
 
     def __iter__(self) -> Iterator[Columns]:
-        while self._reader.num_left:
-            rows = self._reader.read(max(1, CHUNK // self._reader.row_nbytes))
-            action = rows["action"]
-            if action.dtype.kind in "iu":
-                self._low, self._high = min(self._low, int(action.min())), max(self._high, int(action.max()))
-            yield {key: rows[key] for key in self._keys}
+        reader = self._reader
+        with progress_bar("writing", reader.num_rows, "row") as bar:
+            while reader.num_left:
+                rows = reader.read(max(1, CHUNK // reader.row_nbytes))
+                action = rows["action"]
+                if action.dtype.kind in "iu":
+                    self._low, self._high = min(self._low, int(action.min())), max(self._high, int(action.max()))
+                yield {key: rows[key] for key in self._keys}
+                advance(bar, reader.num_rows - reader.num_left)
 
     def discrete(self) -> Space[Any]:
         """The space of the actions that occurred, from 0 or the least."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from really.aggregator import Curve
+    from really.comparison import Comparison
 
 # Okabe and Ito, "Color universal design" (2008): told apart by colour-blind readers, and in print. Without the yellow,
 # which is too pale for a line.
@@ -70,7 +71,7 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str) -> None:
     panel.fill_between(epochs, smoothed - band, smoothed + band, color=colour, alpha=0.18, linewidth=0)
     panel.plot(epochs, raw, ".", markersize=4.5, markeredgewidth=0, color=colour, alpha=0.5)
     panel.plot(epochs, smoothed, color=colour, linewidth=1.8, solid_joinstyle="round")
-    _style(panel, curve.name)
+    _style(panel, curve.label)
     if points:
         _label_last(panel, curve, colour)
 
@@ -112,3 +113,60 @@ def _add_legend(figure: Figure, window: int) -> None:
         Patch(color=INK, alpha=0.18, linewidth=0, label="± 1 standard deviation of their values"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+
+
+# Besides colours, which a copier loses: what tells curves apart in black and white.
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+LABEL_HEIGHT = 0.058
+
+
+def draw_comparison(comparison: Comparison, stem: Path, x_label: str, y_label: str) -> None:
+    """Draws one curve an experiment with its interval, its name at its end; replaces `<stem>.png` and `.svg`."""
+    figure = _new_figure(7.2, 4.0)
+    panel = figure.subplots()
+    for number, curve in enumerate(comparison.curves.values()):
+        colour = COLOURS[number % len(COLOURS)]
+        panel.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        panel.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, linestyle=DASHES[number % len(DASHES)])
+    _style(panel, y_label)
+    panel.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
+    _name_curves(panel, comparison)
+    band = f"band: {comparison.confidence:.0%} bootstrap interval over seeds"
+    panel.set_title(f"{comparison.statistic} over seeds; {band}", fontsize=9, color=INK, loc="left")
+    write(figure, stem)
+
+
+def _name_curves(panel: Axes, comparison: Comparison) -> None:
+    """Names right of the panel, in the order of the curves' ends and never over each other."""
+    low, high = panel.get_ylim()
+    ends = [(float((curve.mean[-1] - low) / (high - low)), name) for name, curve in comparison.curves.items()]
+    numbers = {name: number for number, name in enumerate(comparison.curves)}
+    places = _spread([end for end, _ in sorted(ends)])
+    for place, (end, name) in zip(places, sorted(ends), strict=True):
+        colour, seeds = COLOURS[numbers[name] % len(COLOURS)], len(comparison.curves[name].seeds)
+        number = f"{seeds} seeds" if seeds > 1 else "1 seed: no interval"
+        x = panel.transLimits.transform((comparison.curves[name].epochs[-1], 0))[0]
+        panel.plot([x, 1.015], [end, place], transform=panel.transAxes, color=colour, linewidth=0.6, clip_on=False)
+        panel.text(
+            1.02,
+            place,
+            f"{name} ({number})",
+            transform=panel.transAxes,
+            va="center",
+            color=colour,
+            fontsize=9,
+            fontweight="bold",
+            parse_math=False,
+        )
+
+
+def _spread(places: Sequence[float]) -> list[float]:
+    """Places in rising order, moved up, and then down again from the top, until none covers its neighbour."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + LABEL_HEIGHT) if moved else place)
+    highest = 1.0
+    for at in reversed(range(len(moved))):
+        moved[at] = min(moved[at], highest)
+        highest = moved[at] - LABEL_HEIGHT
+    return moved

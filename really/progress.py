@@ -8,13 +8,20 @@ from tqdm import tqdm
 
 # Seconds that something may take before a bar appears that nobody asked for.
 PATIENCE = 2.0
+# And from one picture of it to the next.
+INTERVAL = 0.2
 
 
-def progress_bar(what: str, total: int, unit: str, wanted: bool | None = None) -> tqdm[Any]:
-    """A bar from 0 to `total`; `wanted` True shows it at once, False never, None on a terminal after two seconds."""
+def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = None) -> tqdm[Any]:
+    """A bar from 0 to `total`, or a count where that is None.
+
+    `wanted` True shows it at once, False never, None on a terminal after two seconds.
+    """
     delay = 0.0 if wanted else PATIENCE
     disable = None if wanted is None else not wanted
-    return tqdm(total=total, desc=what, unit=unit, delay=delay, disable=disable, leave=bool(wanted), mininterval=0.2)
+    return tqdm(
+        total=total, desc=what, unit=unit, delay=delay, disable=disable, leave=bool(wanted), mininterval=INTERVAL
+    )
 
 
 def advance(bar: tqdm[Any], done: int) -> None:

@@ -1,6 +1,7 @@
 """Returns and advantages of trajectory segments: Monte Carlo and GAE on `[env, time]`, NumPy only.
 
-Everything here solves x_t = c_t + g_t * x_{t+1}, where g_t is 0 at the end of an episode and of a segment.
+Everything here solves x_t = c_t + g_t * x_{t+1}, where g_t is 0 at the end of an episode and of a segment; what
+looks back instead of ahead does so with time reversed.
 """
 
 from __future__ import annotations
@@ -112,6 +113,35 @@ def discount_cumsum(x: ArrayLike, discount: float) -> NDArray[np.float32]:
     factors = np.full(gains.shape, float(discount))
     factors[-1:] = 0.0
     return _accumulate(gains, factors).astype(np.float32)
+
+
+def running_returns(
+    rewards: ArrayLike, ends: ArrayLike, lengths: ArrayLike, before: ArrayLike, gamma: float
+) -> tuple[Floats, Floats]:
+    """Discounted sums of what an episode gave so far: R_t = r_t + gamma * R_{t-1}, from R = 0 with every episode.
+
+    Args:
+        rewards: r_t, `[row]`: rows of one environment after the other, each in time order.
+        ends: whether an episode ended with the row, for whatever reason, `[row]` bool.
+        lengths: rows of each environment, `[env]`; there may be none.
+        before: R of the row before an environment's first one, `[env]`; 0 where an episode begins.
+        gamma: discount factor.
+
+    Returns:
+        R, `[row]` float64, and `[env]` float64 what is `before` for the rows to come.
+    """
+    gains, end, length = np.array(rewards, np.float64), np.asarray(ends, np.bool_), np.asarray(lengths)
+    filled = length > 0
+    last = np.cumsum(length[filled]) - 1
+    first = last + 1 - length[filled]
+    after = np.array(before, np.float64)
+    gains[first] += gamma * after[filled]
+    factors = np.full(gains.shape, float(gamma))
+    factors[1:][end[:-1]] = 0.0
+    factors[first] = 0.0
+    found = _accumulate(gains[::-1], factors[::-1])[::-1]
+    after[filled] = np.where(end[last], 0.0, found[last])
+    return found, after
 
 
 def _accumulate(gains: Floats, factors: Floats) -> Floats:

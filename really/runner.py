@@ -12,8 +12,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from really.array_pool import ArrayPool
 from really.delivery import Delivery
 from really.environments import EnvironmentSpec, make_batch
 from really.errors import EnvironmentFailedError, ModelError
+from really.frames import encode
+from really.normalisation import NormalisationOptions, Normaliser, Statistics
 from really.policy import check_finite, make_policy
 from really.rollout import Result, Rollout
 from really.transitions import Column, Columns, schema, to_record_batch
@@ -50,6 +52,7 @@ class RunnerSpec:
     gamma: float
     gae_lambda: float
     entropy: int
+    normalisation: NormalisationOptions
     vector: str = "auto"
     message_bytes: float = math.inf
 
@@ -64,6 +67,14 @@ class Acting:
     exported: Exported
     sampling_type: str
     value_output: str | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What makes a policy version: the model's weights, and the statistics that were frozen with them; picklable."""
+
+    arrays: list[NDArray[Any]]
+    statistics: Statistics
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class Order:
 class Chunk:
     """One message of a runner: rows of whole results, one agent after the other, and how long they took.
 
+    Where something is normalised, `measured` are statistics `[agent, ...]` of these rows as environments gave them.
     Where `more`, the rest of the rows has to be asked for with `Runner.rest`.
     """
 
@@ -97,6 +109,7 @@ class Chunk:
     results: tuple[Result, ...]
     seconds: float
     more: bool = False
+    measured: Statistics = field(default_factory=dict)
 
 
 def agent_seed(entropy: int, agent: int, stream: int, restart: int = 0) -> np.random.SeedSequence:
@@ -116,6 +129,10 @@ class Runner:
             np.random.default_rng(agent_seed(spec.entropy, agent, ACTION_STREAM, restart)) for agent in agents
         ]
         self._pool = ArrayPool()
+        normalisation, size = spec.normalisation, len(self._agents)
+        self._normaliser = (
+            Normaliser(normalisation, self._envs.leaves, size, spec.gamma) if normalisation.changes_anything else None
+        )
         self._version = -1
         self._started = False
         self._rest: deque[tuple[Columns, int]] = deque()
@@ -140,7 +157,7 @@ class Runner:
         """Takes over the way to act; called before the first order, and when the model changes."""
         self._acting = acting
         self._policy = make_policy(acting.sampling_type, self._envs.action_space)
-        self._forward = inference.load(acting.exported, batch_size=len(self._agents))
+        self._model = inference.load(acting.exported, batch_size=len(self._agents))
         self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
         self._columns = self._working_columns()
         self._delivery = Delivery(
@@ -149,14 +166,15 @@ class Runner:
             self._spec.gamma,
             self._spec.gae_lambda,
             self._values_after if acting.value_output else None,
+            self._normaliser,
         )
 
-    def collect(self, order: Order, weights: list[NDArray[Any]] | None = None, acting: Acting | None = None) -> Chunk:
+    def collect(self, order: Order, weights: Weights | None = None, acting: Acting | None = None) -> Chunk:
         """Collects the results ordered; weights and the way to act come along where they changed."""
         if acting is not None:
             self.equip(acting)
         if weights is not None:
-            self._forward.set_weights(weights)
+            self._set_weights(weights)
         self._thread = threading.get_ident()
         self._apply(order)
         began, quota = time.perf_counter(), np.asarray(order.results)
@@ -168,7 +186,8 @@ class Runner:
             raise
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
         columns = self._delivery.rows(rollout, results)
-        return self._chunk(columns, 0, results, time.perf_counter() - began)
+        chunk = self._chunk(columns, 0, results, time.perf_counter() - began)
+        return chunk if self._normaliser is None else replace(chunk, measured=self._normaliser.measured)
 
     def rest(self) -> Chunk:
         """The next rows of the oldest chunk that was too large for one message."""
@@ -182,12 +201,18 @@ class Runner:
         stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
         if stop < rows:
             self._rest.appendleft((columns, stop)) if start else self._rest.append((columns, stop))
-        batch = to_record_batch({name: column[start:stop] for name, column in columns.items()})
+        batch = to_record_batch(encode({name: column[start:stop] for name, column in columns.items()}))
         return Chunk(batch, results, seconds, more=stop < rows)
 
     def close(self) -> None:
         """Closes the environments."""
         self._envs.close()
+
+    def _set_weights(self, weights: Weights) -> None:
+        self._model.set_weights(weights.arrays)
+        self._forward: Callable[..., Mapping[str, NDArray[Any]]] = self._model
+        if self._normaliser is not None:
+            self._forward = self._normaliser.freeze(weights.statistics).before(self._model)
 
     def _apply(self, order: Order) -> None:
         self._version = order.version
@@ -196,6 +221,8 @@ class Runner:
         if not self._started:
             self._envs.reset()
             self._started = True
+            if self._normaliser is not None:
+                self._normaliser.begin_episodes()
 
     def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_steps is not None

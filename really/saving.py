@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.columns import Spec
-from really.errors import InvalidValueError, one_of
+from really.errors import InvalidValueError, ReallyError, one_of
+from really.frames import FrameColumn
+from really.progress import advance, progress_bar
 from really.whole_files import described, replacing, starts_with
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ FORMAT = "really-buffer-1"
 WHAT = "a saved buffer"
 CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
+MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes")
 
 
 def save(
@@ -65,7 +68,7 @@ def save(
         with buffer.open_reader(keeps=True) as reader:
             schema = _schema(buffer, buffer.spec, reader.num_rows)
             with pa.ipc.new_file(file, schema, options=options) as writer:
-                _write_rows(reader, writer, schema, chunk_bytes)
+                _write_rows(reader, writer, schema, _rows_in(chunk_bytes, buffer, reader))
 
 
 def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBuffer:
@@ -84,12 +87,13 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
             about = _about(path, file.schema)
-            keys, capacity = about["keys"], about["capacity"]
-            buffer = buffer_type(capacity, keys, overcommit=about["overcommit"])
+            buffer = buffer_type(**{name: about[name] for name in MADE_WITH if name != "stack"}, stack=_stack(about))
             if len(file.schema):
-                buffer.put(arrow_types.no_rows(file.schema))
-            for columns in _read_rows(path, file):
-                buffer.put(columns)
+                buffer.put(_columns(arrow_types.empty_batch(file.schema), about["columns"]))
+            with progress_bar("loading", about["num_rows"], "row") as bar:
+                for columns in _read_rows(path, file, about["columns"]):
+                    buffer.put(columns)
+                    advance(bar, len(buffer))
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
     if len(buffer) != about["num_rows"]:
@@ -115,11 +119,16 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int) -> pa.Schema:
-    from really import arrow_types
+    import pyarrow as pa
 
-    about = {"format": FORMAT, "num_rows": num_rows, "generator": buffer.state_dict(), **buffer._arguments()}
-    text = json.dumps(about, default=_plain).encode()
-    schema = arrow_types.schema_of(spec)
+    from really import arrow_frames, arrow_types
+
+    about = {"format": FORMAT, "num_rows": num_rows, "columns": list(spec), "generator": buffer.state_dict()}
+    text = json.dumps(about | buffer._arguments(), default=_plain).encode()
+    fields = arrow_frames.fields(spec, buffer._sharings())
+    names = {field.name for field in fields}
+    plain = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
+    schema = pa.schema([*plain, *fields])
     return schema.with_metadata({ABOUT: text, CHECK: str(_fingerprint(schema, text))})
 
 
@@ -137,28 +146,40 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _write_rows(reader: Reader, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
-    num = max(1, chunk_bytes // reader.row_nbytes)
-    while reader.num_left:
-        _write_chunk(reader.read(num), writer, schema)
+def _write_rows(reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int) -> None:
+    with progress_bar("saving", reader.num_rows, "row") as bar:
+        while reader.num_left:
+            columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
+            _write_chunk(columns, writer, schema)
+            advance(bar, reader.num_rows - reader.num_left)
 
 
-def _write_chunk(columns: Mapping[str, NDArray[Any]], writer: Any, schema: pa.Schema) -> None:
-    from really import arrow_types
-
-    check = {CHECK: str(_crc32(columns, schema.names))}
-    writer.write_batch(arrow_types.to_batch(columns, schema), custom_metadata=check)
+def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:
+    row_nbytes = buffer.nbytes // buffer.capacity if reader.ring.num_sharings else reader.row_nbytes
+    return max(1, chunk_bytes // row_nbytes)
 
 
-def _read_rows(path: str | PathLike[str], file: Any) -> Iterator[dict[str, NDArray[Any]]]:
-    from really import arrow_types
+def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> None:
+    import pyarrow as pa
 
+    from really import arrow_frames, arrow_types
+
+    shared = arrow_frames.arrays(columns)
+    plain = arrow_types.to_batch(columns, pa.schema([field for field in schema if field.name not in shared]))
+    arrays = [*plain.columns, *(array for _, array in shared.values())]
+    batch = pa.record_batch(arrays, schema=schema.remove_metadata())
+    writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns))})
+
+
+def _read_rows(path: str | PathLike[str], file: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
     num_rows = 0
     for at in range(file.num_record_batches):
         batch, check = file.get_batch_with_custom_metadata(at)
-        lazy = arrow_types.Columns(batch)
-        columns = {key: lazy[key] for key in lazy}
-        if check is None or check.get(CHECK) != str(_crc32(columns, file.schema.names)).encode():
+        try:
+            columns = _columns(batch, keys)
+        except ReallyError:
+            columns = {}  # damaged so that it cannot even be read
+        if not columns or check is None or check.get(CHECK) != str(_crc32(columns)).encode():
             raise InvalidValueError(
                 f"{path}: expected rows as they were saved, but rows {num_rows:,} to "
                 f"{num_rows + len(batch) - 1:,} are damaged"
@@ -167,15 +188,41 @@ def _read_rows(path: str | PathLike[str], file: Any) -> Iterator[dict[str, NDArr
         yield columns
 
 
-def _crc32(columns: Mapping[str, NDArray[Any]], keys: list[str]) -> int:
+def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
+    """The columns of a record batch in the order of `keys`, frames stored once where they were so in the buffer."""
+    from really import arrow_frames, arrow_types
+
+    shared, plain = arrow_frames.columns_of(batch), arrow_types.Columns(batch)
+    return {key: shared[key] if key in shared else plain[key] for key in keys}
+
+
+def _crc32(columns: Mapping[str, Any]) -> int:
     check = 0
-    for key in keys:
+    frames: NDArray[Any] | None = None
+    for key in sorted(columns):
         column = columns[key]
-        raw = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
-        if column.dtype == np.bool_:
-            raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
-        check = zlib.crc32(cast(Any, raw), check)
+        if isinstance(column, FrameColumn):
+            if column.frames is not frames:
+                frames = column.frames
+                check = _crc32_of(frames, check)
+            column = column.indices
+        check = _crc32_of(column, check)
     return check
+
+
+def _crc32_of(column: NDArray[Any], check: int) -> int:
+    raw = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
+    if column.dtype == np.bool_:
+        raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
+    return zlib.crc32(cast(Any, raw), check)
+
+
+def _stack(about: Mapping[str, Any]) -> Any:
+    """The buffer's argument from JSON, which has no tuples."""
+    stack = about["stack"]
+    if isinstance(stack, dict):
+        return {key: tuple(value) for key, value in stack.items()}
+    return None if stack is None else tuple(stack)
 
 
 def _fingerprint(schema: pa.Schema, text: bytes) -> int:

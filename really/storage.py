@@ -293,7 +293,7 @@ class Storage:
     def _new_ring(self, about: About, bit_generator: np.random.BitGenerator) -> Ring:
         kinds = about.spec.values()
         names, dtypes, shapes = list(about.spec), [dtype for dtype, _ in kinds], [shape for _, shape in kinds]
-        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, self)
+        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, storage=self)
         if ring.generator_bytes() != _packed(bit_generator.state):
             raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, came another layout")
         available = available_bytes()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from really.array_pool import ArrayPool
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.frames import FrameColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,31 +80,48 @@ def schema(
     )
 
 
-def to_record_batch(columns: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:
+def to_record_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
     """Columns `[row, ...]` as one Arrow record batch over the same memory (bool is packed, hence copied).
 
-    One-dimensional rows become fixed-size lists, rows of more axes fixed-shape tensors.
+    One-dimensional rows become fixed-size lists, rows of more axes fixed-shape tensors, a `FrameColumn` what
+    `arrow_frames` makes of it.
     """
     import pyarrow as pa
 
-    arrays = {name: _to_arrow(np.ascontiguousarray(values)) for name, values in columns.items()}
-    return pa.record_batch(list(arrays.values()), names=list(arrays))
+    from really import arrow_frames
+
+    shared = arrow_frames.arrays(columns)
+    plain = {name: values for name, values in columns.items() if name not in shared}
+    arrays = {name: _to_arrow(np.ascontiguousarray(values)) for name, values in plain.items()}
+    fields = [pa.field(name, array.type) for name, array in arrays.items()] + [field for field, _ in shared.values()]
+    return pa.record_batch([*arrays.values(), *(array for _, array in shared.values())], schema=pa.schema(fields))
 
 
-def from_record_batch(batch: pa.RecordBatch) -> Columns:
-    """The columns of a record batch, `[row, ...]`, as read-only views of its memory (bool is a copy)."""
-    return {name: _from_arrow(batch.column(name)) for name in batch.schema.names}
+def from_record_batch(batch: pa.RecordBatch) -> dict[str, Any]:
+    """The columns of a record batch, `[row, ...]`, as read-only views of its memory (bool is a copy).
+
+    Those that share frames are `FrameColumn`s.
+    """
+    from really import arrow_frames
+
+    shared = arrow_frames.columns_of(batch)
+    plain = [name for name in batch.schema.names if name not in shared and not name.startswith(arrow_frames.PREFIX)]
+    return {name: _from_arrow(batch.column(name)) for name in plain} | shared
 
 
-def concatenate(schema: Sequence[Column], parts: Sequence[Mapping[str, NDArray[Any]]], pool: ArrayPool) -> Columns:
+def concatenate(schema: Sequence[Column], parts: Sequence[Mapping[str, Any]], pool: ArrayPool) -> Columns:
     """The rows of all parts one after the other, in arrays `[row, ...]` of the pool that belong to the caller."""
     rows = sum(len(part[schema[0].name]) for part in parts)
     joined = {column.name: pool.empty((rows, *column.shape), column.dtype) for column in schema}
     for name, target in joined.items():
         start = 0
         for part in parts:
-            stop = start + len(part[name])
-            target[start:stop] = part[name]
+            rows = part[name]
+            stop = start + len(rows)
+            if isinstance(rows, FrameColumn):
+                rows.write_to(target[start:stop])
+            else:
+                target[start:stop] = rows
             start = stop
     return joined
 

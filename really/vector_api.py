@@ -43,6 +43,7 @@ class SingleOfVector:
         self.action_space = vector.single_action_space
         self.spec = vector.spec
         self.render_mode = vector.render_mode
+        self.metadata: dict[str, Any] = vector.metadata
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode, or hands over the one that a SameStep environment has begun."""

@@ -93,6 +93,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def writable_folder(name: str, path: str | PathLike[str]) -> Path:
+    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails.
+
+    Raises InvalidValueError, with the argument's `name`, where it is none that can be written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InvalidValueError(
+            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)

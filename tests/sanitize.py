@@ -1,4 +1,4 @@
-"""Builds the extension with AddressSanitizer and UBSan in a folder of its own and runs the buffer's tests on it."""
+"""Runs the extensions' tests on builds with AddressSanitizer and UBSan, the threads' also with ThreadSanitizer."""
 
 import os
 import shutil
@@ -8,21 +8,34 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SANITIZE = "address,undefined"
+TESTS = (
+    *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
+    *("frames", "priorities", "priorities_statistics"),
+)
+# Python's own leaks at exit are none of ours; its allocator would hide what is next to a block.
+MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+# Python and NumPy are not built with the sanitizer: it sees their locks, and of their memory nothing to go by.
+RACES = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1 history_size=4 exitcode=66"}
 
 
 def main():
+    chosen = sys.argv[1:] or TESTS
+    codes = [run("address,undefined", ("asan", "ubsan"), MEMORY, chosen)]
+    if "buffer_threads" in chosen:
+        codes.append(run("thread", ("tsan",), RACES, ["buffer_threads"], "-k", "torn or order or agree"))
+    sys.exit(max(codes))
+
+
+def run(sanitize, libraries, settings, chosen, *options):
+    """Runs those of the buffer's tests on an extension built so; gives pytest's exit code, or the sanitizer's."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        build(copy, REALLY_SANITIZE=SANITIZE)
-        libraries = [printed("gcc", f"-print-file-name=lib{name}.so") for name in ("asan", "ubsan")]
-        # Python's own leaks at exit are none of ours; its allocator would hide what is next to a block.
-        settings = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc", "LD_PRELOAD": " ".join(libraries)}
-        chosen = sys.argv[1:] or ["api", "inputs", "refusals", "statistics", "machine", "threads"]
-        tests = [f"tests/test_buffer_{name}.py" for name in chosen]
+        build(copy, REALLY_SANITIZE=sanitize)
+        preload = " ".join(printed("gcc", f"-print-file-name=lib{name}.so") for name in libraries)
+        tests = [f"tests/test_{name}.py" for name in chosen]
         # -s: a report that pytest captures is lost with the process.
-        command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", *tests]
-        sys.exit(subprocess.run(command, cwd=copy, env=environment(copy, **settings)).returncode)
+        command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--timeout=1800", *tests, *options]
+        return subprocess.run(command, cwd=copy, env=environment(copy, LD_PRELOAD=preload, **settings)).returncode
 
 
 def build(copy, **mode):

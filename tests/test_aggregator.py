@@ -223,6 +223,12 @@ def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
         ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer, came 2.5"),
         ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected at least 0, came -1"),
         ({"aggregator_keys": "loss"}, InvalidTypeError, "expected a list of names, came the string 'loss'"),
+        (
+            {"units": {"los": "nats"}},
+            InvalidValueError,
+            "units: expected one of 'loss', came 'los'",
+        ),
+        ({"units": {"loss": 3}}, InvalidTypeError, "units: expected text at 'loss', came 3"),
         ({"aggregator_keys": []}, InvalidValueError, "aggregator_keys: expected at least one name"),
         ({"aggregator_keys": ["a", 3]}, InvalidTypeError, "aggregator_keys: expected names, came 3"),
     ],
@@ -240,3 +246,18 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path, name):
     folders = {"path": tmp_path / "plots", name: tmp_path / "file" / "below"}
     with pytest.raises(InvalidValueError, match=rf"{name}: expected a folder that can be written, came '.*below'"):
         Aggregator(**folders)
+
+
+def test_units_stand_at_the_axes(tmp_path):
+    aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"], units={"reward": "points"})
+    aggregator.update(loss=1, reward=2)
+    text = aggregator.plot().with_suffix(".svg").read_text()
+    assert "reward [points]" in text
+    assert ">loss<" in text or "<!-- loss -->" in text
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "progress.png", "progress.svg"])
+def test_a_name_that_is_taken_is_said_at_once(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InvalidValueError, match=f"path: expected a file that can be written, came '.*{name}'"):
+        Aggregator(tmp_path)

@@ -260,8 +260,9 @@ def test_refused_read(case):
     before = bits(buffer)
     with pytest.raises(error, match=message):
         call(buffer)
-    if not case.startswith("out"):
-        assert bits(buffer) == before
+    rows, size, generator, *rest = bits(buffer)
+    assert [rows, size, *rest] == [before[0], before[1], *before[3:]]
+    assert case.startswith("out") or generator == before[2], "only the outputs of such a case are drawn"
     assert np.array_equal(buffer.take([4])["state"], buffer.take([4])["state"])
 
 

@@ -85,5 +85,6 @@ def test_at_length(seed):
     checks.check_rows(really_buffer(seed), capacity=5000, hits=400)
     checks.check_ages(really_buffer(seed), capacity=200, hits=2000)
     checks.check_batches(really_buffer(seed), batches=20_000)
+    checks.check_shards(really_buffer(seed), hits=4000)
     source = np.random.SFC64(seed)
     checks.check_bound(lambda bound, num: draw_below(source, bound, num), num=10_000_000)

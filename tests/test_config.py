@@ -24,6 +24,9 @@ BARE: dict[str, Any] = {
     "gamma": 0.99,
     "gae_lambda": 0.95,
     "vector": "auto",
+    **dict.fromkeys(("normalize_observations", "normalize_rewards"), False),
+    **dict.fromkeys(("observation_clip", "reward_clip")),
+    "reward_scale": 1.0,
     "temperature": 1.0,
     "epsilon": 0.95,
 }
@@ -53,6 +56,20 @@ def test_stale_rows_are_dropped_where_they_would_be_wrong(returns: Any, expected
     assert checked({**BARE, "returns": returns, "max_staleness": 3})["max_staleness"] == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (-math.inf, math.inf)),
+        ({"normalize_rewards": True}, (-10.0, 10.0)),
+        ({"normalize_rewards": True, "reward_clip": math.inf}, (-math.inf, math.inf)),
+        ({"reward_clip": np.float32(2)}, (-2.0, 2.0)),
+        ({"reward_clip": [0, math.inf]}, (0.0, math.inf)),
+    ],
+)
+def test_what_rewards_are_clipped_to(changes: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert checked({**BARE, **changes})["reward_clip"] == expected
+
+
 @pytest.mark.parametrize("name", ["env_config", "env_kwargs"])
 def test_the_environments_arguments_under_either_name(name: str) -> None:
     told = {**BARE, "env_kwargs": None, name: {"length": 3}}
@@ -73,6 +90,22 @@ def test_the_environments_arguments_under_either_name(name: str) -> None:
         ({"gae_lambda": 1.1}, ValueError, "gae_lambda: expected a number from 0 to 1, came 1.1"),
         ({"vector": "nativ"}, ValueError, "vector: .* Did you mean 'native'"),
         ({"returns": "log_prob"}, TypeError, r"returns: expected a list of names, came 'log_prob' \(str\)"),
+        ({"normalize_observations": "yes"}, TypeError, "normalize_observations: expected True or False, came 'yes'"),
+        ({"normalize_rewards": None}, TypeError, "normalize_rewards: expected True or False, came None"),
+        ({"observation_clip": 5.0}, ValueError, "observation_clip: .*normalize_observations=True with it, came 5.0"),
+        (
+            {"normalize_observations": True, "observation_clip": 0},
+            ValueError,
+            "observation_clip: expected a number > 0, came 0",
+        ),
+        ({"reward_scale": 0}, ValueError, "reward_scale: expected a number > 0, came 0"),
+        ({"reward_scale": -1}, ValueError, "reward_scale: expected a number from 0 to inf, came -1"),
+        ({"reward_scale": math.inf}, ValueError, "reward_scale: .* came inf"),
+        ({"reward_clip": -1}, ValueError, r"reward_clip: .*number > 0 or a pair \(low, high\) .*, came -1"),
+        ({"reward_clip": (1, 1)}, ValueError, r"reward_clip: .*low < high, came \(1, 1\)"),
+        ({"reward_clip": math.nan}, ValueError, "reward_clip: .* came nan"),
+        ({"reward_clip": (1, 2, 3)}, TypeError, r"reward_clip: .* came \(1, 2, 3\) \(tuple\)"),
+        ({"reward_clip": True}, TypeError, r"reward_clip: .* came True \(bool\)"),
     ],
 )
 def test_refusals(changes: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -71,6 +72,13 @@ def test_the_import_is_light(tmp_path: Path) -> None:
     assert not imported & set(heavy)
 
 
+def test_nothing_depends_on_the_learners() -> None:
+    importing = re.compile(r"^\s*(from|import)\b.*\blearners\b", re.MULTILINE)
+    modules = [path for path in (ROOT / "really").rglob("*.py") if path.parent.name != "learners"]
+    assert len(modules) > 5
+    assert [path.name for path in modules if importing.search(path.read_text())] == []
+
+
 def test_the_buffer_does_without_the_heavy_packages(tmp_path: Path) -> None:
     block = BLOCK.replace("BLOCKED", repr(("tensorflow", "keras", "ray", "matplotlib")))
     run(block + USE_BUFFER, tmp_path, PYTHONPATH=str(ROOT))
@@ -118,10 +126,12 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
 
 def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(distributions[1]).namelist())
-    modules = {f"really/{path.name}" for path in (ROOT / "really").glob("*.py")}
-    assert modules | {"really/py.typed", "really/_ring.pyi"} <= names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "really").rglob("*.py")}
+    assert modules | {"really/py.typed"} <= names
     assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
-    assert any(name.startswith("really/_ring.") and name.endswith(".so") for name in names)
+    for extension in ("_ring", "_sum_tree"):
+        assert f"really/{extension}.pyi" in names
+        assert any(name.startswith(f"really/{extension}.") and name.endswith(".so") for name in names)
 
 
 def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:

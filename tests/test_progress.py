@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
 import pytest
 
 from really import SampleManager
@@ -65,3 +73,38 @@ def test_a_summary_prints_aligned() -> None:
         "  runner  agents",
         "  0       0 to 3",
     ]
+
+
+LONG = """
+import numpy as np, really.progress
+from really import ReplayBuffer
+really.progress.PATIENCE, really.progress.INTERVAL = 1e-6, 0.0
+buffer = ReplayBuffer(20000, ["x"])
+buffer.put({"x": np.zeros((20000, 64), np.float32)})
+buffer.save("saved")
+ReplayBuffer.load("saved")
+buffer.to_parquet("rows.parquet")
+ReplayBuffer.from_parquet("rows.parquet")
+"""
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_buffers_show_a_bar_on_a_terminal_only(on_terminal: bool, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    streams = {"stderr": theirs if on_terminal else subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", LONG], cwd=tmp_path, env=environment, **streams)
+    os.close(theirs)
+    if on_terminal:
+        shown = b""
+        # Reading fails once the other end of a terminal is closed.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.wait() == 0
+        assert [word for word in (b"saving", b"loading", b"writing", b"reading") if word not in shown] == []
+    else:
+        assert process.communicate()[1] == b""
+        assert process.returncode == 0
+    os.close(ours)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really.errors import InvalidValueError
-from really.returns import discount_cumsum, gae, monte_carlo
+from really.returns import discount_cumsum, gae, monte_carlo, running_returns
 
 
 def slow_monte_carlo(rewards, terminated, truncated, final_values, gamma, lengths):
@@ -125,6 +125,26 @@ def test_a_long_segment_without_an_end_is_exact():
     flags = np.zeros((1, 5000), bool)
     found = monte_carlo(rewards, flags, flags, np.full((1, 5000), 2.0), 0.999)
     np.testing.assert_allclose(found[0], expected, rtol=1e-6, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), FACTORS, st.integers(1, 3), st.integers(1, 4))
+def test_running_returns_equal_a_slow_reference_however_the_rows_are_cut(seed, gamma, num_envs, calls):
+    rng = np.random.default_rng(seed)
+    carried, slow = np.zeros(num_envs), np.zeros(num_envs)
+    for _ in range(calls):
+        lengths = rng.integers(0, 20, num_envs)
+        lengths[rng.integers(num_envs)] += 1
+        rewards, ends = rng.normal(size=lengths.sum()), rng.random(lengths.sum()) < 0.2
+        found, carried = running_returns(rewards, ends, lengths, carried, gamma)
+        expected = []
+        for env, first, length in zip(range(num_envs), np.cumsum(lengths) - lengths, lengths, strict=True):
+            for row in range(first, first + length):
+                slow[env] = rewards[row] + gamma * slow[env]
+                expected.append(slow[env])
+                slow[env] *= not ends[row]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(carried, slow, rtol=1e-12, atol=1e-12)
 
 
 def test_no_rows_give_no_returns():

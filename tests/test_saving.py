@@ -215,13 +215,13 @@ def test_what_is_saved_while_others_put_and_sample_is_one_moment(tmp_path):
     assert firsts[-1] > firsts[0], "puts went on"
 
 
-def test_a_reader_that_opens_during_a_put_waits_for_its_end():
-    """The ring counts no rows: a put that is under way when the first reader comes must not land later."""
+def test_a_put_under_way_when_a_reader_opens_comes_before_it_or_waits_for_it():
     buffer, numbers = numbered(300, 300), []
 
     def read():
         with buffer.open_reader(keeps=True) as reader:
-            numbers.extend(reader.read(300)["number"].tolist())
+            while reader.num_left:
+                numbers.extend(reader.read(10)["number"].tolist())
 
     putting = threading.Thread(target=buffer.put, args=(wide(300, 100),))
     reading = threading.Thread(target=read)
@@ -230,16 +230,102 @@ def test_a_reader_that_opens_during_a_put_waits_for_its_end():
         putting.start()
         putting.join(0.1)
         reading.start()
-        reading.join(0.3)
+        reading.join(0.1)
         assert putting.is_alive()
         assert reading.is_alive()
         assert not numbers
-        assert [reader.keeps for reader in buffer._gate.readers] == [False], "it has only announced itself"
     finally:
         buffer._ring.release()
     putting.join(10)
     reading.join(10)
-    assert numbers == list(range(100, 400))
+    assert numbers in (list(range(300)), list(range(100, 400)))
+    assert buffer.take([0, 299])["number"].tolist() == [100, 399]
+
+
+@pytest.mark.parametrize("num", [1, 7, 1000], ids=["one row", "few rows", "more than fit"])
+def test_no_put_drops_a_row_of_a_reader_that_opens_amid_puts(num):
+    """Writers go on all the time, so most readers open while a put of each is past every look at readers."""
+    buffer, stop = numbered(500, 500), threading.Event()
+    failures = []
+
+    def put(writer):
+        first = writer << 32
+        while not stop.is_set():
+            rows = wide(first, num)
+            buffer.put(rows if num > 1 else {key: column[0] for key, column in rows.items()})
+            first += num
+
+    def read():
+        try:
+            while not stop.is_set():
+                with buffer.open_reader(keeps=True) as reader:
+                    assert_whole_runs(np.concatenate([reader.read(60)["number"] for _ in range(9)]))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=put, args=(writer,)) for writer in (1, 2, 3)]
+    threads += [threading.Thread(target=read) for _ in range(2)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        stop.wait(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        sys.setswitchinterval(switch)
+    assert not any(thread.is_alive() for thread in threads), "a put waits for nobody"
+    assert not failures
+    assert not buffer._gate.keepers
+
+
+def assert_whole_runs(numbers):
+    """500 rows, and of each writer all that it put between the first and the last of them."""
+    assert len(numbers) == 500
+    for writer in range(4):
+        own = numbers[numbers >> 32 == writer]
+        assert (np.diff(own) == 1).all()
+
+
+def test_a_put_in_pieces_that_would_wait_for_its_own_thread_puts_none():
+    buffer = numbered(50, 50)
+    rows = numbered(6, 6).to_arrow().read_all()
+    table = pa.concat_tables([rows.slice(0, 3), rows.slice(3)])
+    with buffer.open_reader(keeps=True) as reader:
+        reader.read(4)
+        with pytest.raises(InvalidValueError, match=r"drop at most 4 rows .* that drops 6"):
+            buffer.put(table)
+        assert buffer.take([0, 49])["number"].tolist() == [0, 49]
+        reader.read(2)
+        buffer.put(table)
+    assert buffer.take([0, 49])["number"].tolist() == [6, 5]
+
+
+def test_of_several_readers_the_one_furthest_behind_counts():
+    buffer = numbered(50, 50)
+    with buffer.open_reader(keeps=True) as first, buffer.open_reader(keeps=True) as second:
+        first.read(30)
+        second.read(10)
+        buffer.put(wide(50, 10))
+        with pytest.raises(InvalidValueError, match="drop at most 0 rows"):
+            buffer.put(wide(60, 1))
+        second.close()
+        buffer.put(wide(60, 20))
+        assert first.read(20)["number"].tolist() == list(range(30, 50))
+        buffer.put(wide(80, 50))
+    assert buffer.take([0])["number"].tolist() == [80]
+
+
+def test_rows_put_after_a_reader_has_opened_are_not_kept():
+    buffer = ReplayBuffer(10, spec=numbered(1, 1).spec)
+    with buffer.open_reader(keeps=True) as reader:
+        assert reader.num_rows == 0
+        buffer.put(wide(0, 10))
+        buffer.put(wide(10, 25))
+        buffer.clear()
+    assert len(buffer) == 0
 
 
 def test_loading_what_is_cut_or_damaged_is_refused(tmp_path):
@@ -296,7 +382,7 @@ def test_a_path_that_cannot_be_written_says_so(tmp_path):
             buffer.save(path)
     with pytest.raises(InvalidValueError, match=r"compression: expected one of .* came 'zst'"):
         buffer.save(tmp_path / "buffer", compression="zst")
-    assert not buffer._gate.readers
+    assert not buffer._gate.keepers
     buffer.put(rows(3, 20))
 
 

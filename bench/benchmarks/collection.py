@@ -17,8 +17,8 @@ def q_network():
     return keras.Model(state, {"q_values": keras.layers.Dense(2)(hidden)})
 
 
-def make(number, use_ray):
-    options = {"num_steps": 128, "action_sampling_type": "epsilon_greedy", "epsilon": 0.1, "use_ray": use_ray}
+def make(number, use_ray, **more):
+    options = {"num_steps": 128, "action_sampling_type": "epsilon_greedy", "epsilon": 0.1, "use_ray": use_ray, **more}
     if use_ray:
         import ray
 
@@ -54,6 +54,25 @@ class Collect:
 
     def time_set_agent(self, num_parallel, use_ray):
         self.manager.set_agent([weight + 1e-6 for weight in self.manager.get_agent().get_weights()])
+
+
+class Normalise:
+    """Normalising observations and rewards costs a few NumPy calls a step and a pass over each chunk; off, nothing."""
+
+    params = ([1, 8, 64], [False, True])
+    param_names = ("num_parallel", "normalize")
+
+    def setup(self, num_parallel, normalize):
+        options = {"normalize_observations": normalize, "normalize_rewards": normalize}
+        self.manager = make(num_parallel, use_ray=False, **options)
+        self.manager.get_data()
+        self.manager.set_agent([weight + 1e-6 for weight in self.manager.get_agent().get_weights()])
+
+    def teardown(self, num_parallel, normalize):
+        self.manager.close()
+
+    def time_get_data(self, num_parallel, normalize):
+        self.manager.get_data()
 
 
 class Start:

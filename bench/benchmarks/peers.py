@@ -10,12 +10,12 @@ from really import ReplayBuffer
 
 
 class Really:
-    """This package."""
+    """This package; rows whole, as the others store them (frames.py has those that share frames)."""
 
     name = "really"
 
     def __init__(self, workload, capacity):
-        self.buffer = ReplayBuffer(capacity, spec=workload.spec, seed=0)
+        self.buffer = ReplayBuffer(capacity, spec=workload.spec, seed=0, dedup=False)
         self.put = self.put_one = self.buffer.put
         self.sample = self.buffer.sample
 

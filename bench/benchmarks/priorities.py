@@ -1,0 +1,134 @@
+"""Prioritized replay: drawing rows in proportion to their priorities, and setting them, beside cpprb.
+
+cpprb has no call that draws row numbers alone: its `sample` gathers the batch, too. Its columns are therefore one
+float32, so that the search is nearly all of its time; `Gathering` gives both their batch of CartPole rows. Each call
+gets row numbers and priorities that it has not had before, since both save work where nothing changes.
+"""
+
+import numpy as np
+
+from benchmarks.workloads import CARTPOLE
+from really import ReplayBuffer
+from really.priorities import Priorities
+
+HELD = 1_000_000
+DIFFERENT = 100  # batches of row numbers and priorities that take turns
+
+
+class Really:
+    """This package."""
+
+    def __init__(self, num_rows, priorities, columns=None):
+        self.priorities = Priorities(num_rows, seed=0)
+        self.priorities.add(0, num_rows)
+        self.priorities.update(np.arange(num_rows), priorities)
+        self.update, self.buffer = self.priorities.update, None
+        if columns is not None:
+            self.buffer = ReplayBuffer(num_rows, seed=0)
+            self.buffer.put(columns)
+
+    def draw(self, num):
+        return self.priorities.sample(num, 0.4)
+
+    def batch(self, num):
+        rows, weights = self.priorities.sample(num, 0.4)
+        return self.buffer.take(rows), rows, weights
+
+
+class Cpprb:
+    """cpprb's PrioritizedReplayBuffer, with the same alpha and beta."""
+
+    def __init__(self, num_rows, priorities, columns=None):
+        import cpprb
+
+        columns = columns or {"reward": np.zeros(num_rows, np.float32)}
+        spec = {name: {"shape": column.shape[1:] or 1, "dtype": column.dtype} for name, column in columns.items()}
+        self.buffer = cpprb.PrioritizedReplayBuffer(num_rows, spec, alpha=0.6, eps=1e-6)
+        self.buffer.add(**columns, priorities=priorities)
+        self.update = self.buffer.update_priorities
+
+    def draw(self, num):
+        return self.buffer.sample(num, 0.4)
+
+    batch = draw
+
+
+PEERS = {"really": Really, "cpprb": Cpprb}
+UPDATES = {
+    "drawn": lambda draw, num: np.sort(draw.integers(0, HELD, num)),
+    "any": lambda draw, num: draw.integers(0, HELD, num),
+}
+
+
+def priorities(num):
+    return np.random.default_rng(0).gamma(0.5, size=num)
+
+
+class Draw:
+    """Drawing rows and their weights is at least five times as fast, at every size of batch."""
+
+    params = (list(PEERS), [32, 256, 1024])
+    param_names = ("peer", "rows")
+
+    def setup(self, peer, rows):
+        self.peer = PEERS[peer](HELD, priorities(HELD))
+
+    def time_draw(self, peer, rows):
+        self.peer.draw(rows)
+
+
+class Gathering(Draw):
+    """The same with the CartPole rows themselves."""
+
+    def setup(self, peer, rows):
+        self.peer = PEERS[peer](HELD, priorities(HELD), CARTPOLE.rows(HELD))
+
+    def time_draw(self, peer, rows):
+        self.peer.batch(rows)
+
+
+class Update:
+    """Setting priorities is no slower, of rows in a batch's order ("drawn") and in any order."""
+
+    params = (list(PEERS), list(UPDATES), [32, 256, 1024])
+    param_names = ("peer", "order", "rows")
+
+    def setup(self, peer, order, rows):
+        self.peer = PEERS[peer](HELD, priorities(HELD))
+        draw = np.random.default_rng(1)
+        self.calls = [
+            (UPDATES[order](draw, rows), draw.gamma(0.5, size=rows).astype(np.float32)) for _ in range(DIFFERENT)
+        ]
+        self.at = 0
+
+    def time_update(self, peer, order, rows):
+        self.at = (self.at + 1) % DIFFERENT
+        numbers, given = self.calls[self.at]
+        given += np.float32(1e-3)  # or the second turn would change nothing
+        self.peer.update(numbers, given)
+
+
+class Add:
+    """Rows come in with the largest priority at a few nanoseconds each."""
+
+    params = ([1, 1000, 20_000],)
+    param_names = ("rows",)
+
+    def setup(self, rows):
+        self.peer = Really(HELD, priorities(HELD))
+
+    def time_add(self, rows):
+        self.peer.priorities.add(self.peer.priorities.newest, rows)
+
+
+class Held:
+    """A draw costs the same however many rows are held, cache misses and a level apart."""
+
+    params = ([10_000, 100_000, 1_000_000, 10_000_000],)
+    param_names = ("held",)
+
+    def setup(self, held):
+        self.peer = Really(held, priorities(held))
+
+    def time_draw_256(self, held):
+        self.peer.draw(256)

@@ -1,0 +1,63 @@
+"""Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
+
+Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from benchmarks.frames import GAMES, STEPS, filled
+
+ROUNDS = 25
+BATCHES = (32, 256, 1024)
+
+
+def seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def medians(calls) -> dict[str, float]:
+    """Median seconds of each call, all in turns."""
+    found = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            found[name].append(seconds(call))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def main() -> None:
+    print("| cell | whole rows/s | once rows/s | once / whole |\n| --- | --- | --- | --- |")
+    for axis, name in ((0, "stack axis first"), (-1, "stack axis last")):
+        compare(name, axis)
+
+
+def compare(name: str, axis: int) -> None:
+    """The rows of the table for stacks along this axis."""
+    (whole, rows), (once, _), (_, sent) = (filled(kind, axis) for kind in ("whole", "once", "runners"))
+    num = GAMES * STEPS
+    show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows))
+    if axis == 0:
+        show(f"{name}, put {num} rows from runners", num, lambda: whole.put(rows), lambda: once.put(sent))
+    for batch in BATCHES:
+        show(f"{name}, sample {batch}", batch, partial(whole.sample, batch), partial(once.sample, batch))
+    nbytes = [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
+    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} |")
+
+
+def show(cell: str, rows: int, whole, once) -> None:
+    found = medians({"whole": whole, "once": once})
+    ratio = found["whole"] / found["once"]
+    print(f"| {cell} | {rows / found['whole']:,.0f} | {rows / found['once']:,.0f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Priorities of the rows of a ring in a sum tree; `Priorities` is the one user of `SumTree`.
+
+Reading order: sums.pxd (the tree), proportional.pxd (what is drawn and how it is weighed), window.pxd (which row is in
+which slot), then this file, which ties them to Python. One lock guards all of it, as in _ring.pyx.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
+from libc.stdint cimport int64_t
+from numpy.random cimport bitgen_t
+
+from bounded_random cimport draw
+from lock cimport hold, let_go
+from memory cimport really_pages_release, really_pages_reserve
+from proportional cimport Exponents, draw_targets, usable, value_of, weigh
+from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_one_by_one, total
+from window cimport (
+    Window,
+    admit,
+    drop_before,
+    hide_from,
+    put_rows,
+    row_in_slot,
+    set_bounds,
+    set_rows,
+    show_from,
+    slot_of_row,
+)
+
+cnp.import_array()
+
+cdef enum:
+    SMALL = 1 << 11  # rows; what is over before another thread could take the GIL
+
+cdef double LARGEST = 2.0**960
+"""Of a value: the sum of as many as a tree can have is still finite."""
+
+
+@cython.final
+cdef class SumTree:
+    """Values of the newest `capacity` rows, which are known by how many rows came before them.
+
+    Arguments are checked by the caller: 0 <= alpha, 0 <= eps, row numbers from 0 up to 2**62, contiguous arrays.
+    """
+
+    cdef object __weakref__
+    cdef Sums tree
+    cdef Window window
+    cdef Exponents exponents
+    cdef readonly double highest  # value that new rows get: the largest ever given, at first that of priority 1
+    cdef char* memory
+    cdef Py_ssize_t tree_nbytes
+    cdef readonly Py_ssize_t nbytes  # of tree and hidden rows, if all of it is used
+    cdef PyThread_type_lock lock
+    cdef bitgen_t* source
+    cdef readonly object bit_generator
+
+    def __cinit__(self, int64_t capacity, double alpha, double eps, bit_generator):
+        self.bit_generator = bit_generator
+        self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        self.exponents.alpha, self.exponents.eps = alpha, eps
+        self.highest = value_of(self.exponents, 1.0)
+        self.window.capacity = capacity
+        self.tree_nbytes = lay_out_sums(&self.tree, capacity)
+        self.nbytes = self.tree_nbytes + capacity * sizeof(double)
+        self.memory = <char*>really_pages_reserve(self.nbytes)
+        self.lock = PyThread_allocate_lock()
+        if self.memory == NULL or self.lock == NULL:
+            raise MemoryError(f"priorities of {capacity} rows: the system gave no address space for {self.nbytes} bytes")
+        place_sums(&self.tree, <double*>self.memory)
+        self.window.hidden = <double*>(self.memory + self.tree_nbytes)
+
+    def __dealloc__(self):
+        really_pages_release(self.memory, self.nbytes)
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    def __len__(self):
+        return self.window.newest - self.window.oldest
+
+    @property
+    def oldest(self):
+        """Number of the oldest row that is held."""
+        return self.window.oldest
+
+    @property
+    def newest(self):
+        """Number of the row that comes next."""
+        return self.window.newest
+
+    @property
+    def total(self):
+        """Sum of all values."""
+        return total(&self.tree)
+
+    @property
+    def least(self):
+        """The smallest value above 0; 0 if there is none."""
+        return least_positive(&self.tree)
+
+    def acquire(self):
+        """Takes the lock, for a fork or for the generator's state; `release` must follow."""
+        hold(self.lock)
+
+    def release(self):
+        """Gives the lock back."""
+        let_go(self.lock)
+
+    # In -----------------------------------------------------------------------------------------------------------
+
+    def add(self, int64_t first, int64_t num):
+        """Takes rows in, with the highest value; what `capacity` leaves no room for drops out."""
+        hold(self.lock)
+        if num <= SMALL:
+            self.add_rows(first, first + num)
+        else:
+            with nogil:
+                self.add_rows(first, first + num)
+        let_go(self.lock)
+
+    cdef void add_rows(self, int64_t first, int64_t end) noexcept nogil:
+        admit(&self.window, &self.tree, first, end)
+        set_rows(&self.window, &self.tree, max(first, self.window.oldest), end, self.highest)
+
+    def update(self, cnp.ndarray numbers not None, cnp.ndarray priorities not None, int64_t oldest, int64_t newest):
+        """Sets priorities [n] float64 of rows [n] int64 from `oldest` on; of older ones nothing is left to set.
+
+        Returns how many were set, or ~i with nothing done, if the row or the priority at i cannot be used.
+        """
+        cdef Py_ssize_t num = cnp.PyArray_SIZE(numbers), num_set
+        cdef const int64_t* rows = <const int64_t*>cnp.PyArray_DATA(numbers)
+        cdef const double* given = <const double*>cnp.PyArray_DATA(priorities)
+        cdef int64_t* slots = <int64_t*>PyMem_Malloc(num * (2 * sizeof(int64_t) + sizeof(double)) + 1)
+        if slots == NULL:
+            raise MemoryError(f"an update of {num} rows: the system gave no memory")
+        hold(self.lock)
+        if num <= SMALL:
+            num_set = self.update_rows(rows, given, num, oldest, newest, slots)
+        else:
+            with nogil:
+                num_set = self.update_rows(rows, given, num, oldest, newest, slots)
+        let_go(self.lock)
+        PyMem_Free(slots)
+        return num_set
+
+    cdef Py_ssize_t update_rows(
+        self, const int64_t* rows, const double* given, Py_ssize_t num, int64_t oldest, int64_t newest, int64_t* slots
+    ) noexcept nogil:
+        cdef double* values = <double*>(slots + 2 * num)
+        cdef double highest = self.highest
+        cdef Py_ssize_t i, num_set = 0
+        oldest, newest = max(oldest, self.window.oldest), min(newest, self.window.newest)
+        for i in range(num):
+            values[num_set] = value_of(self.exponents, given[i])
+            if not (usable(given[i]) and values[num_set] <= LARGEST and 0 <= rows[i] < newest):
+                return ~i
+            if rows[i] >= oldest:
+                slots[num_set] = slot_of_row(&self.window, rows[i])
+                highest = max(highest, values[num_set])
+                num_set += 1
+        set_one_by_one(&self.tree, slots, values, num_set, slots + num)
+        self.highest = highest
+        return num_set
+
+    def clear(self):
+        """Drops all rows; the next to come has the number that it would have had."""
+        hold(self.lock)
+        with nogil:
+            drop_before(&self.window, &self.tree, self.window.newest)
+            self.highest = value_of(self.exponents, 1.0)
+        let_go(self.lock)
+
+    def load(self, int64_t newest, cnp.ndarray values not None, double highest):
+        """Holds exactly the rows before `newest` with these values [n] float64, n <= capacity."""
+        cdef const double* given = <const double*>cnp.PyArray_DATA(values)
+        cdef int64_t first = newest - cnp.PyArray_SIZE(values)
+        hold(self.lock)
+        with nogil:
+            drop_before(&self.window, &self.tree, self.window.newest)
+            set_bounds(&self.window, first, newest)
+            put_rows(&self.window, &self.tree, first, newest, given)
+            self.highest = highest
+        let_go(self.lock)
+
+    # Out ----------------------------------------------------------------------------------------------------------
+
+    def sample(self, Py_ssize_t num, Py_ssize_t num_batches, double beta, int64_t oldest, int64_t newest):
+        """(numbers int64, weights float32) of `num` rows from `oldest` to before `newest`.
+
+        With `num_batches`, that many of them on a leading axis. None if no such row is held. Rows before `oldest` are
+        dropped for good.
+        """
+        cdef Py_ssize_t batches = max(num_batches, <Py_ssize_t>1)
+        cdef int num_dims = 2 if num_batches > 0 else 1
+        cdef bint found
+        cdef cnp.npy_intp[2] dims
+        dims[0], dims[num_dims - 1] = batches, num
+        cdef cnp.ndarray numbers = cnp.PyArray_EMPTY(num_dims, dims, cnp.NPY_INT64, 0)
+        cdef cnp.ndarray weights = cnp.PyArray_EMPTY(num_dims, dims, cnp.NPY_FLOAT32, 0)
+        cdef int64_t* rows = <int64_t*>cnp.PyArray_DATA(numbers)
+        cdef float* importance = <float*>cnp.PyArray_DATA(weights)
+        cdef double* targets = <double*>PyMem_Malloc(num * sizeof(double))
+        if targets == NULL:
+            raise MemoryError(f"a batch of {num} rows: the system gave no memory")
+        hold(self.lock)
+        if num * batches <= SMALL:
+            found = self.sample_rows(num, batches, beta, oldest, newest, targets, rows, importance)
+        else:
+            with nogil:
+                found = self.sample_rows(num, batches, beta, oldest, newest, targets, rows, importance)
+        let_go(self.lock)
+        PyMem_Free(targets)
+        return (numbers, weights) if found else None
+
+    cdef bint sample_rows(
+        self, Py_ssize_t num, Py_ssize_t batches, double beta, int64_t oldest, int64_t newest,
+        double* targets, int64_t* rows, float* weights,
+    ) noexcept nogil:
+        cdef Py_ssize_t i
+        drop_before(&self.window, &self.tree, oldest)
+        newest = min(newest, self.window.newest)
+        if newest <= self.window.oldest:
+            return False
+        hide_from(&self.window, &self.tree, newest)
+        if total(&self.tree) > 0.0:
+            for i in range(batches):
+                self.sample_batch(num, beta, targets, rows + i * num, weights + i * num)
+        else:
+            self.sample_evenly(num * batches, newest, rows, weights)
+        show_from(&self.window, &self.tree, newest)
+        return True
+
+    cdef void sample_batch(
+        self, Py_ssize_t num, double beta, double* targets, int64_t* rows, float* weights
+    ) noexcept nogil:
+        cdef Py_ssize_t i
+        draw_targets(self.source, &self.tree, targets, num)
+        find(&self.tree, targets, rows, num)
+        weigh(&self.tree, rows, beta, weights, num)
+        for i in range(num):
+            rows[i] = row_in_slot(&self.window, rows[i])
+
+    cdef void sample_evenly(self, Py_ssize_t num, int64_t newest, int64_t* rows, float* weights) noexcept nogil:
+        cdef Py_ssize_t i
+        draw(self.source, newest - self.window.oldest, rows, num)
+        for i in range(num):
+            rows[i] += self.window.oldest
+            weights[i] = 1.0
+
+    def values(self):
+        """[n] float64, of the rows held, oldest first. To be called between `acquire` and `release`."""
+        cdef cnp.npy_intp[1] dims
+        dims[0] = self.window.newest - self.window.oldest
+        cdef cnp.ndarray values = cnp.PyArray_EMPTY(1, dims, cnp.NPY_FLOAT64, 0)
+        cdef double* to = <double*>cnp.PyArray_DATA(values)
+        cdef int64_t number
+        for number in range(self.window.oldest, self.window.newest):
+            to[number - self.window.oldest] = self.tree.sums[0][slot_of_row(&self.window, number)]
+        return values

@@ -1,0 +1,152 @@
+"""What the examples share: arguments and seeds, the books of a training run, and the results that it leaves behind.
+
+Import it before TensorFlow: the clock of `wall_seconds` starts here.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines would hide the progress bar
+
+import numpy as np  # noqa: E402
+import ray  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from really import SampleManager  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned: a run ends after `env_steps`, or at weights that reach `solved`.
+
+    Weights are tried every `evaluate_every` steps in `few` greedy episodes of at most `max_steps`; where these are
+    better than the best weights so far, `many` others have to confirm it: their mean return is the weights' score.
+    """
+
+    name: str
+    env_steps: int
+    max_steps: int
+    solved: float
+    evaluate_every: int
+    few: int = 20
+    many: int = 100
+
+
+class Run:
+    """The books of one training run: steps and updates done, returns of finished episodes, the best weights seen."""
+
+    def __init__(self, task: Task, manager: SampleManager, out: Path, keys: tuple[str, ...]) -> None:
+        self.task, self.manager = task, manager
+        self.env_steps, self.updates, self.best = 0, 0, -np.inf
+        self._best_weights = manager.get_agent().get_weights()
+        self._open_returns = np.zeros(manager.kwargs["num_parallel"])
+        self._returns: list[float] = []
+        self._bar = tqdm(total=task.env_steps, unit="step")
+        manager.initialize_aggregator(out / "progress", saving_after=100, aggregator_keys=[*keys, "reward"])
+
+    def goes_on(self) -> bool:
+        """Whether there are steps left and something left to learn."""
+        return self.env_steps < self.task.env_steps and self.best < self.task.solved
+
+    def collect(self) -> dict[str, np.ndarray]:
+        """`manager.get_data()`, counted."""
+        data = self.manager.get_data()
+        self.env_steps += len(data["reward"])
+        self._bar.update(len(data["reward"]))
+        self._returns = self._finished(data)
+        return data
+
+    def learned(self, updates: int, **values: Any) -> None:
+        """Counts updates whose weights the manager has been given; values go to the aggregator.
+
+        Every `evaluate_every` steps the weights are tried, and kept if none before were better.
+        """
+        self.updates += updates
+        self.manager.update_aggregator(reward=self._returns, **values)
+        shown = {name: f"{np.mean(value):.3g}" for name, value in values.items()}
+        self._bar.set_postfix(best=f"{self.best:.4g}", **shown)
+        if self.env_steps % self.task.evaluate_every < self.manager.kwargs["total_steps"]:
+            self._evaluate()
+
+    def finish(self) -> dict[str, float]:
+        """Puts the best weights back; what the training took."""
+        self._bar.close()
+        self.manager.set_agent(self._best_weights)
+        return {
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "wall_seconds": time.perf_counter() - STARTED,
+        }
+
+    def _evaluate(self) -> None:
+        if self._score(self.task.few) > self.best and (score := self._score(self.task.many)) > self.best:
+            self.best, self._best_weights = score, self.manager.get_agent().get_weights()
+
+    def _score(self, episodes: int) -> float:
+        return float(np.mean(self.manager.test(self.task.max_steps, episodes, evaluation_measure="reward")))
+
+    def _finished(self, data: dict[str, np.ndarray]) -> list[float]:
+        """Returns of the episodes that ended; each agent's rows stand together, and an episode goes on in the next."""
+        agents, found = len(self._open_returns), []
+        ends = data["not_done"].reshape(agents, -1) == 0
+        for agent, rewards in enumerate(data["reward"].reshape(agents, -1)):
+            sums = self._open_returns[agent] + np.cumsum(rewards, dtype=np.float64)
+            at_ends = np.append(0.0, sums[ends[agent]])
+            found += np.diff(at_ends).tolist()
+            self._open_returns[agent] = sums[-1] - at_ends[-1]
+        return found
+
+
+def main(
+    example: str,
+    task: Task,
+    make_manager: Callable[[int], SampleManager],
+    train: Callable[[Run], None],
+    keys: tuple[str, ...] = ("loss",),
+) -> None:
+    """Reads `--seed` and `--out`, trains, plays 100 greedy episodes with the model saved and loaded again.
+
+    Args:
+        example: the script's file; the name without its ending is that of its runs.
+        task: what is to be learned.
+        make_manager: a manager for a seed.
+        train: trains the manager's agent while `run.goes_on()`.
+        keys: what `train` gives to `run.learned`.
+    """
+    name = Path(example).stem
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help=f"folder for results (default: runs/{name}_<seed>)")
+    arguments = parser.parse_args()
+    out = arguments.out or Path("runs") / f"{name}_{arguments.seed}"
+    tf.keras.utils.set_random_seed(arguments.seed)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    ray.init(include_dashboard=False, log_to_driver=False)
+    with make_manager(arguments.seed) as manager:
+        run = Run(task, manager, out, keys)
+        train(run)
+        result = {"task": task.name, "seed": arguments.seed, **run.finish()}
+        result |= _play(manager, out, task, result["env_steps"])
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"100 greedy episodes: {result['mean_return']:.1f} ± {result['std_return']:.1f}")
+    print(f"learning curve: {manager.aggregator.plot()}")
+
+
+def _play(manager: SampleManager, out: Path, task: Task, epoch: int) -> dict[str, float]:
+    manager.save_model(out / "models", epoch)
+    manager.load_model(out / "models")
+    returns = manager.test(task.max_steps, test_episodes=100, evaluation_measure="reward", do_print=True)
+    return {"mean_return": float(np.mean(returns)), "std_return": float(np.std(returns))}

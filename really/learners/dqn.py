@@ -1,0 +1,196 @@
+"""DQNLearner: learns q-values off-policy, many updates in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.config import check_count, check_number
+from really.errors import InvalidValueError, ModelError
+from really.inference import model_leaves
+from really.learners import inputs
+from really.learners.inputs import Input
+from really.spaces import nest
+
+if TYPE_CHECKING:
+    from really.agent import Agent
+    from really.manager import SampleManager
+
+
+class DQNUpdate(NamedTuple):
+    """What an update found, before it changed the weights; `[update, ...]` where several were done.
+
+    `loss`: float32 `[]`. `td_error`: float32 `[row]`, target minus q-value; its absolute value is the priority of
+    prioritized replay. `q_value`: float32 `[row]`, of the actions taken.
+    """
+
+    loss: NDArray[np.float32]
+    td_error: NDArray[np.float32]
+    q_value: NDArray[np.float32]
+
+
+class DQNLearner:
+    """Deep Q-learning (Mnih et al. 2015, algorithm 1) on batches of transitions; trains the agent's own model.
+
+    The target of a row is `reward + discount * Q'(state_new, a*)`, where Q' is the target network and `discount` is
+    `gamma * (1 - terminal)`: a time limit is no termination, so the target goes on through it. a* maximises the model's
+    own q-values (double DQN, van Hasselt et al. 2016, equation 4) or those of the target network. A dueling network
+    (Wang et al. 2016) is a matter of the model: its `q_values` are V + A - mean A.
+
+    Args:
+        source: the manager whose agent is trained, or an `Agent`; its model has an output `q_values`.
+        optimizer: a Keras optimizer that trains nothing else; clip gradients with its `global_clipnorm`.
+        gamma: discount factor; by default the manager's, which it may not differ from.
+        target_every: the target network becomes equal to the model after every so many updates (Mnih et al. 2015).
+        target_rate: the target network goes this part of the way to the model after each update (Lillicrap et al.
+            2016). Exactly one of the two is given.
+        double: False to choose a* by the target network.
+        n_step: steps that rewards of a batch sum over. Batches of more than one have a column `discount`, gamma^k *
+            (1 - terminal) after k <= n_step steps, and the sum as `reward` (Sutton and Barto 2018, equation 7.1).
+        huber_delta: TD errors up to this size count squared, beyond it linearly (Huber 1964); None: all squared.
+        jit_compile: False to leave out XLA, which compiles anew for each shape of a batch.
+
+    Raises:
+        ModelError: the model has no q-values, one an action.
+        InvalidValueError, InvalidTypeError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: SampleManager | Agent,
+        optimizer: Any,
+        *,
+        gamma: float | None = None,
+        target_every: int | None = None,
+        target_rate: float | None = None,
+        double: bool = True,
+        n_step: int = 1,
+        huber_delta: float | None = 1.0,
+        jit_compile: bool = True,
+    ) -> None:
+        if (target_every is None) == (target_rate is None):
+            raise InvalidValueError(
+                f"DQNLearner: expected one of target_every and target_rate, came {target_every!r} and {target_rate!r}"
+            )
+        self.agent = _with_q_values(inputs.agent_of("DQNLearner", source))
+        self.gamma = inputs.gamma_of("DQNLearner", source, gamma)
+        self.n_step = check_count("n_step", n_step)
+        self._every = None if target_every is None else check_count("target_every", target_every)
+        self._rate = None if target_rate is None else check_number("target_rate", target_rate, 1e-6, 1)
+        self._delta = None if huber_delta is None else check_number("huber_delta", huber_delta, 1e-6, np.inf)
+        self._double = double
+        self.target = self.agent.copy()
+        self.optimizer = inputs.build_optimizer("DQNLearner", optimizer, self.agent)
+        self._updates_done = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._compiled = tf.function(self._updates, jit_compile=jit_compile or None)
+
+    @property
+    def updates_done(self) -> int:
+        """How many updates there were so far."""
+        return int(self._updates_done)
+
+    def update(self, batch: Mapping[str, Any]) -> DQNUpdate:
+        """One update for a batch `[row, ...]`, or k of them, one after the other in one call, for `[k, row, ...]`.
+
+        Args:
+            batch: columns `state`, `action`, `reward`, `state_new`, `terminal` (or `discount`, see `n_step`), as
+                `buffer.sample((k, n))` gives them. Where it has a column `weight`, as batches of prioritized replay
+                do, rows count that much in the loss (Schaul et al. 2016, section 3.4).
+
+        Raises:
+            InvalidValueError, InvalidTypeError: a column is missing or cannot be used; the weights are as before.
+        """
+        columns = self._checked(batch)
+        single = columns["reward"].ndim == 1
+        batches = {name: column[None] for name, column in columns.items()} if single else columns
+        found = [result.numpy() for result in self._compiled(batches)]
+        return DQNUpdate(*(result[0] for result in found)) if single else DQNUpdate(*found)
+
+    # ------------------------------------------------------------------------------------------ compiled
+
+    def _updates(self, batches: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Updates with `batches[name][at]`, one after the other; stacked loss, TD errors and q-values."""
+        count = batches["reward"].shape[0]
+        losses, errors, values = (tf.TensorArray(tf.float32, size=count) for _ in range(3))
+        for at in tf.range(count):
+            loss, error, value = self._update({name: rows[at] for name, rows in batches.items()})
+            losses, errors, values = losses.write(at, loss), errors.write(at, error), values.write(at, value)
+        return losses.stack(), errors.stack(), values.stack()
+
+    def _update(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+        goal = batch["reward"] + batch["discount"] * self._next_value(batch)
+        variables = self.agent.model.trainable_variables
+        with tf.GradientTape() as tape:
+            q = tf.gather(self._q_values(self.agent, batch, "state"), batch["action"], batch_dims=1)
+            error = goal - q
+            loss = tf.reduce_mean(batch["weight"] * self._penalty(error))
+        # Zeros where the loss does not depend on a variable, as on those of a value output.
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
+        self.optimizer.apply(gradients, variables)
+        self._move_target()
+        return loss, error, q
+
+    def _next_value(self, batch: dict[str, Any]) -> Any:
+        """Q'(state_new, a*), `[row]`."""
+        target = self._q_values(self.target, batch, "state_new")
+        if not self._double:
+            return tf.reduce_max(target, axis=-1)
+        best = tf.argmax(self._q_values(self.agent, batch, "state_new"), axis=-1)
+        return tf.gather(target, best, batch_dims=1)
+
+    def _q_values(self, agent: Agent, batch: dict[str, Any], key: str) -> Any:
+        """Q-values of all actions, `[row, action]`."""
+        leaves = [batch[key + leaf.name] for leaf in model_leaves(agent.observation_space)]
+        return agent.model(nest(agent.observation_space, leaves))["q_values"]
+
+    def _penalty(self, error: Any) -> Any:
+        """Half the squared error, beyond delta its tangent, `[row]`."""
+        squared = 0.5 * tf.square(error)
+        if self._delta is None:
+            return squared
+        size = tf.abs(error)
+        return tf.where(size <= self._delta, squared, self._delta * (size - 0.5 * self._delta))
+
+    def _move_target(self) -> None:
+        self._updates_done.assign_add(1)
+        pairs = list(zip(self.target.model.weights, self.agent.model.weights, strict=True))
+        if self._rate is not None:
+            for slow, fast in pairs:
+                slow.assign(slow + self._rate * (fast - slow) if "float" in fast.dtype else fast)
+        elif self._updates_done % self._every == 0:
+            for slow, fast in pairs:
+                slow.assign(fast)
+
+    # ------------------------------------------------------------------------------------------ checks
+
+    def _checked(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch's columns, actions counted from 0, `discount` and `weight` filled in where it has none."""
+        states = [*inputs.state_inputs(self.agent, "state"), *inputs.state_inputs(self.agent, "state_new")]
+        ends = "terminal" if self.n_step == 1 and "discount" not in batch else "discount"
+        floats = [Input(name) for name in (ends, "weight") if name != "weight" or name in batch]
+        needed = [Input("reward"), Input("action", (), inputs.INTEGER), *states, *floats]
+        columns = inputs.checked_columns("DQNLearner", batch, needed, (1, 2))
+        if "terminal" in columns:
+            columns["discount"] = self.gamma * (1.0 - columns.pop("terminal"))
+        else:
+            inputs.check_discount("DQNLearner", columns["discount"], self.gamma, self.n_step)
+        columns.setdefault("weight", np.ones(columns["reward"].shape, np.float32))
+        return columns | {"action": inputs.actions_from_zero("DQNLearner", columns["action"], self.agent)}
+
+
+def _with_q_values(agent: Agent) -> Agent:
+    """The agent, if its model has one q-value for each of its actions."""
+    space: Any = agent.action_space
+    if not isinstance(space, spaces.Discrete):
+        raise ModelError(f"DQNLearner: expected a Discrete action space, came {space}")
+    outputs = inputs.outputs_of("DQNLearner", agent, ("q_values",))
+    if tuple(outputs["q_values"].shape) != (1, space.n):
+        shape = ["n", *outputs["q_values"].shape[1:]]
+        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one an action, came {shape}")
+    return agent

@@ -1,0 +1,391 @@
+"""Frames stored once: every row comes out as it was put, whatever shares with what, and what is saved is saved."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from really import InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.frames import FrameColumn, Sharing, encode, is_after, joined, owned, plan
+from really.memory_limits import NotEnoughMemoryError
+from really.transitions import from_record_batch, to_record_batch
+from tests.trajectories import FRAME, Game, rows_of
+
+KEYS = ("state", "state_new", "row")
+NUM_GAMES = 3
+
+
+def assert_equal_rows(batch, expected):
+    for key in expected:
+        np.testing.assert_array_equal(np.asarray(batch[key]), expected[key], err_msg=key)
+
+
+def all_rows(buffer):
+    return buffer.take(np.arange(len(buffer)))
+
+
+class SharingMachine(RuleBasedStateMachine):
+    """Puts of every order and size into a small ring, against the plain list of rows that should be there."""
+
+    @initialize(
+        seed=st.integers(0, 2**32 - 1),
+        capacity=st.integers(1, 70),
+        kind=st.sampled_from(
+            [(4, 0, np.uint16), (4, 2, np.uint16), (4, 2, np.uint8), (3, 1, np.float32), (1, 0, np.int64)]
+        ),
+        padded=st.booleans(),
+    )
+    def make(self, seed, capacity, kind, padded):
+        self.rng = np.random.default_rng(seed)
+        self.stack, axis, dtype = kind
+        shape = list((16, 33) if dtype is np.uint8 else FRAME)
+        if self.stack > 1:
+            shape.insert(axis, self.stack)
+        self.games = [Game(self.rng, self.stack, axis, dtype, padded) for _ in range(NUM_GAMES)]
+        if dtype is np.uint8:
+            for game in self.games:
+                game.frame = lambda: self.rng.integers(0, 3, (16, 33)).astype(np.uint8)
+                game.reset()
+        spec = {"state": (dtype, shape), "state_new": (dtype, shape), "row": np.int64}
+        self.buffer = ReplayBuffer(capacity, spec=spec, seed=seed, stack=(self.stack, axis) if self.stack > 1 else None)
+        assert self.buffer._sharings() == [Sharing((0, 1), self.stack, axis)]
+        self.plain = {key: [] for key in KEYS}
+
+    def record(self, rows):
+        for key in KEYS:
+            self.plain[key] = [*self.plain[key], *rows[key]][-self.buffer.capacity :]
+
+    def new_rows(self, order):
+        rows = rows_of(self.games, order, self.rng)
+        rows["row"] = self.rng.integers(0, 1 << 40, len(order))
+        return rows
+
+    @rule(num=st.integers(1, 40), game=st.integers(0, NUM_GAMES - 1))
+    def put_chunk(self, num, game):
+        rows = self.new_rows([game] * num)
+        self.buffer.put(rows)
+        self.record(rows)
+
+    @rule(num=st.integers(1, 30))
+    def put_interleaved(self, num):
+        rows = self.new_rows(list(range(NUM_GAMES)) * num)
+        self.buffer.put(rows)
+        self.record(rows)
+
+    @rule(game=st.integers(0, NUM_GAMES - 1))
+    def put_one(self, game):
+        rows = self.new_rows([game])
+        self.buffer.put({key: rows[key][0] for key in KEYS})
+        self.record(rows)
+
+    @rule(num=st.integers(1, 30))
+    def put_shuffled(self, num):
+        rows = self.new_rows(self.rng.integers(0, NUM_GAMES, num))
+        order = self.rng.permutation(num)
+        rows = {key: rows[key][order] for key in KEYS}
+        self.buffer.put(rows)
+        self.record(rows)
+
+    @rule(num=st.integers(1, 10))
+    def put_unrelated(self, num):
+        rows = self.new_rows([0] * num)
+        rows["state"] = self.rng.permuted(rows["state"].reshape(-1)).reshape(rows["state"].shape)
+        self.buffer.put(rows)
+        self.record(rows)
+
+    @rule(num=st.integers(1, 40), game=st.integers(0, NUM_GAMES - 1), cut=st.integers(1, 39))
+    def put_as_runners_send(self, num, game, cut):
+        rows = self.new_rows([game] * num)
+        pieces = [{key: rows[key][part] for key in KEYS} for part in (slice(0, cut), slice(cut, None))]
+        sent = [owned(from_record_batch(to_record_batch(encode(piece)))) for piece in pieces if len(piece["row"])]
+        self.buffer.put(to_record_batch(joined(sent)) if len(sent) > 1 else sent[0])
+        self.record(rows)
+
+    @rule()
+    def put_refused(self):
+        rows = self.new_rows([0] * 3)
+        with pytest.raises(InvalidValueError):
+            self.buffer.put(rows | {"row": np.arange(2)})
+
+    @rule()
+    def clear(self):
+        self.buffer.clear()
+        self.plain = {key: [] for key in KEYS}
+
+    @rule()
+    def pickled(self):
+        self.buffer = pickle.loads(pickle.dumps(self.buffer, protocol=5))
+
+    @rule(num=st.integers(1, 50))
+    def sample(self, num):
+        if len(self.buffer):
+            by_row = {row: at for at, row in enumerate(self.plain["row"])}
+            batch = self.buffer.sample(num)
+            expected = [by_row[row] for row in batch["row"]]
+            assert_equal_rows(batch, {key: np.array(self.plain[key])[expected] for key in KEYS})
+
+    @invariant()
+    def holds_what_was_put(self):
+        if not hasattr(self, "buffer"):
+            return
+        assert len(self.buffer) == len(self.plain["row"])
+        if len(self.buffer):
+            assert_equal_rows(all_rows(self.buffer), {key: np.array(self.plain[key]) for key in KEYS})
+
+    def teardown(self):
+        if hasattr(self, "buffer"):
+            self.buffer = None
+
+
+SharingMachine.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_any_order_of_puts = SharingMachine.TestCase
+
+
+class LongSharingMachine(SharingMachine):
+    """The same, many more times."""
+
+
+LongSharingMachine.TestCase.settings = settings(
+    max_examples=5_000, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestAnyOrderOfPutsLong = pytest.mark.slow(LongSharingMachine.TestCase)
+
+
+def long_run(num_games, chunk, num_chunks, stack=4, axis=0, end_probability=0.02):
+    """Chunks of each game in turn."""
+    rng = np.random.default_rng(0)
+    games = [Game(rng, stack, axis) for _ in range(num_games)]
+    for _ in range(num_chunks):
+        for number in range(num_games):
+            yield rows_of(games, [number] * chunk, rng, end_probability)
+
+
+def frames_a_row(buffer):
+    """How many frames are kept for each row held."""
+    rows = buffer.open_reader().read_shared(len(buffer))
+    return len(rows["state"].frames) / len(buffer)
+
+
+def test_a_trajectory_costs_one_frame_a_row():
+    buffer = ReplayBuffer(4000)
+    for rows in long_run(num_games=8, chunk=50, num_chunks=10):
+        buffer.put(rows)
+    # An episode of 50 steps on average begins with one frame more.
+    assert frames_a_row(buffer) < 1.04
+    assert buffer.memory()["ratio"] > 5
+
+
+@pytest.mark.parametrize("num_games", [1, 2, 7, 64])
+def test_interleaved_environments_share(num_games):
+    rng = np.random.default_rng(1)
+    games = [Game(rng) for _ in range(num_games)]
+    buffer = ReplayBuffer(2000)
+    for _ in range(5):
+        buffer.put(rows_of(games, list(range(num_games)) * (400 // num_games), rng, end_probability=0))
+    assert frames_a_row(buffer) < 1.0 + 2 * num_games / len(buffer)
+
+
+def test_rows_put_one_at_a_time_share():
+    rng = np.random.default_rng(2)
+    games = [Game(rng) for _ in range(3)]
+    buffer = ReplayBuffer(300)
+    for at in range(300):
+        buffer.put(rows_of(games, [at % 3], rng, end_probability=0))
+    assert frames_a_row(buffer) < 1.02
+
+
+def test_states_n_steps_apart_share():
+    rng = np.random.default_rng(3)
+    rows = rows_of([Game(rng)], [0] * 303, rng, end_probability=0)
+    buffer = ReplayBuffer(300)
+    for start in range(0, 300, 60):
+        part = slice(start, start + 60)
+        after = rows["state_new"][start + 2 : start + 62]
+        buffer.put({"state": rows["state"][part], "state_new": after, "row": rows["row"][part]})
+    assert_equal_rows(all_rows(buffer), {"state": rows["state"][:300], "state_new": rows["state_new"][2:302]})
+    assert frames_a_row(buffer) < 1.05
+
+
+def test_a_column_alone_shares_frames_of_its_stacks():
+    rng = np.random.default_rng(4)
+    rows = rows_of([Game(rng)], [0] * 200, rng, end_probability=0)
+    buffer = ReplayBuffer(200)
+    buffer.put({"image": rows["state"]})
+    assert_equal_rows(all_rows(buffer), {"image": rows["state"]})
+    assert buffer.open_reader().read_shared(200)["image"].frames.shape[0] < 205
+
+
+def test_memory_is_constant_once_full():
+    buffer, held = ReplayBuffer(2000), []
+    for at, rows in enumerate(long_run(num_games=4, chunk=100, num_chunks=40)):
+        buffer.put(rows)
+        if at > 40:
+            held.append(buffer.memory()["held"])
+    assert max(held) - min(held) <= 2 * buffer._ring.frames_nbytes / 8
+    # A game's next chunk goes on from 400 rows before, and blocks of an eighth of the rows are given up at a time.
+    assert max(held) < 1.5 * buffer.nbytes
+
+
+def test_dedup_false_stores_rows_whole():
+    rows = next(long_run(1, 50, 1))
+    buffer = ReplayBuffer(50, dedup=False)
+    buffer.put(encode(rows))
+    assert_equal_rows(all_rows(buffer), rows)
+    assert buffer._sharings() == []
+    assert buffer.memory()["ratio"] <= 1
+
+
+def test_what_shares_nothing_is_refused_at_max_bytes_and_nothing_is_lost():
+    rng = np.random.default_rng(5)
+    shared = list(long_run(2, 60, 2))
+    buffer = ReplayBuffer(2000, max_bytes=1 << 20)
+    for rows in shared:
+        buffer.put(rows)
+    before = all_rows(buffer)
+    noise = rng.integers(0, 9999, (2, 900, 4, *FRAME)).astype(np.uint16)
+    with pytest.raises(NotEnoughMemoryError, match=r"key 'state'.*max_bytes=1,048,576.*but 900 of 900 rows"):
+        buffer.put({"state": noise[0], "state_new": noise[1], "row": np.arange(900)})
+    assert_equal_rows(all_rows(buffer), before)
+    buffer.put(shared[0])
+    assert_equal_rows(buffer.take(np.arange(len(buffer) - 60, len(buffer))), shared[0])
+
+
+def test_what_shares_nothing_is_stored_where_there_is_room():
+    rng = np.random.default_rng(6)
+    noise = rng.integers(0, 9999, (2, 500, 4, *FRAME)).astype(np.uint16)
+    buffer = ReplayBuffer(300)
+    for part in (slice(0, 200), slice(200, 500)):
+        buffer.put({"state": noise[0, part], "state_new": noise[1, part]})
+    assert_equal_rows(all_rows(buffer), {"state": noise[0, 200:], "state_new": noise[1, 200:]})
+
+
+def test_saved_and_loaded_with_frames_stored_once(tmp_path):
+    buffer = ReplayBuffer(700, seed=1)
+    for rows in long_run(2, 100, 5):
+        buffer.put(rows)
+    buffer.save(tmp_path / "buffer")
+    loaded = ReplayBuffer.load(tmp_path / "buffer")
+    assert_equal_rows(all_rows(loaded), all_rows(buffer))
+    assert frames_a_row(loaded) < 1.1
+    assert_equal_rows(loaded.sample(20), buffer.sample(20))
+    plain = ReplayBuffer(700, dedup=False)
+    plain.put(all_rows(buffer))
+    plain.save(tmp_path / "plain", compression="none")
+    buffer.save(tmp_path / "once", compression="none")
+    assert (tmp_path / "once").stat().st_size * 5 < (tmp_path / "plain").stat().st_size
+
+
+@pytest.mark.parametrize("stack", [(4, 0), {"state": (4, 0), "state_new": (4, 0)}, None])
+def test_stack_survives_save_and_pickle(tmp_path, stack):
+    buffer = ReplayBuffer(50, stack=stack)
+    buffer.put(next(long_run(1, 50, 1)))
+    buffer.save(tmp_path / "buffer")
+    for other in (ReplayBuffer.load(tmp_path / "buffer"), pickle.loads(pickle.dumps(buffer))):
+        assert other._sharings() == buffer._sharings()
+        assert_equal_rows(all_rows(other), all_rows(buffer))
+
+
+def test_what_runners_send_has_each_frame_once():
+    rows = next(long_run(1, 100, 1, end_probability=0))
+    sent = encode(rows)
+    assert sent["state"].frames is sent["state_new"].frames
+    assert len(sent["state"].frames) <= 101 + 3
+    batch = to_record_batch(sent)
+    assert batch.nbytes < 0.2 * to_record_batch(rows).nbytes
+    back = from_record_batch(batch)
+    assert isinstance(back["state"], FrameColumn)
+    assert_equal_rows(back, rows)
+    # Without a copy: the frames are the batch's own memory.
+    column = batch.column("really.frames.state")
+    address = column.values.buffers()[1].address
+    assert back["state"].frames.ctypes.data == address
+
+
+def test_arrow_tables_of_frames_in_several_chunks():
+    pieces = [to_record_batch(encode(rows)) for rows in long_run(1, 30, 3)]
+    buffer = ReplayBuffer(90)
+    buffer.put(pa.Table.from_batches(pieces))
+    assert_equal_rows(all_rows(buffer), {key: np.concatenate([r[key] for r in long_run(1, 30, 3)]) for key in KEYS})
+
+
+SPEC = {
+    "state": (np.dtype(np.uint8), (4, 84, 84)),
+    "state_new": (np.dtype(np.uint8), (4, 84, 84)),
+    "flat": (np.dtype(np.float32), (376,)),
+    "flat_new": (np.dtype(np.float32), (376,)),
+    "small": (np.dtype(np.float32), (4,)),
+    "other": (np.dtype(np.float64), (50, 50)),
+}
+
+
+def test_plan():
+    assert plan(SPEC) == [Sharing((0, 1), 4, 0), Sharing((2, 3), 1, 0)]
+    assert plan({"obs": SPEC["state"], "next_obs": SPEC["state"]}) == [Sharing((0, 1), 4, 0)]
+    assert plan({"state.a": SPEC["state"], "state.b": SPEC["state"], "state_new.b": SPEC["state"]}) == [
+        Sharing((0,), 4, 0),
+        Sharing((1, 2), 4, 0),
+    ]
+    last = {"state": (np.dtype(np.uint8), (84, 84, 4))}
+    assert plan(last) == []
+    assert plan(last, stack=(4, -1)) == [Sharing((0,), 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "expected"),
+    [
+        ("state", "state_new", True),
+        ("state.image", "state_new.image", True),
+        ("obs", "next_obs", True),
+        ("obs", "obs_next", True),
+        ("state", "new_state", True),
+        ("state", "state", False),
+        ("state.a", "state_new.b", False),
+        ("obs", "newest", False),
+    ],
+)
+def test_which_name_comes_after_which(key, other, expected):
+    assert is_after(key, other) is expected
+
+
+@pytest.mark.parametrize(
+    ("stack", "error", "message"),
+    [
+        ((4, 1), InvalidValueError, r"key 'state'.*axis of \(4, 84, 84\) of that length, came \(4, 1\)"),
+        ((4, 9), InvalidValueError, "key 'state'"),
+        ({"state": (4, 0), "action": (2, 0)}, InvalidValueError, r"came \['action'\]"),
+        ({"state": 4}, InvalidTypeError, r"\(number of frames, axis\), came 4"),
+        ({"state": (84, 1)}, InvalidValueError, "up to 16 frames"),
+    ],
+)
+def test_stacks_that_no_column_has_are_refused(stack, error, message):
+    with pytest.raises(error, match=message):
+        ReplayBuffer(10, spec={key: SPEC[key] for key in ("state", "state_new", "small")}, stack=stack)
+
+
+@pytest.mark.parametrize(
+    ("frames", "indices", "message"),
+    [
+        (np.zeros((3, 8)), np.zeros((2, 4)), "expected C-contiguous int32"),
+        (np.zeros((3, 8)), np.full((2, 4), 3, np.int32), "expected 0 to 2, came 3 to 3"),
+        (np.zeros((3, 8)), np.full((2, 4), -1, np.int32), "expected 0 to 2, came -1 to -1"),
+        (np.zeros((8, 3)).T, np.zeros((2, 4), np.int32), "expected C-contiguous"),
+    ],
+)
+def test_frame_columns_that_name_no_rows_are_refused(frames, indices, message):
+    with pytest.raises(InvalidValueError, match=message):
+        FrameColumn(frames, indices)
+
+
+def test_construction_counts_one_frame_a_row():
+    with pytest.raises(NotEnoughMemoryError, match="1,000,000,000 rows: needs") as refusal:
+        ReplayBuffer(1_000_000_000, spec={key: SPEC[key] for key in ("state", "state_new")})
+    needed = int(str(refusal.value).split("needs ")[1].split(" bytes")[0].replace(",", ""))
+    assert 7.0e12 < needed < 7.6e12
