@@ -25,7 +25,10 @@ from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
-from frames cimport FrameColumn, Sharing, frame_at, free_sharing, give_up_all, init_sharing, number_frames
+from frames cimport (
+    FrameColumn, Sharing, attach_file, find_blocks, follow_writer, frame_at, free_sharing, give_up_all, init_sharing,
+    number_frames,
+)
 from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
@@ -33,7 +36,7 @@ from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
-from sharing cimport Incoming, append_shared, bytes_needed, unshare_all
+from sharing cimport Incoming, append_shared, bytes_needed, count_rows_held, unshare_all
 
 cdef extern from "numpy/arrayobject.h":
     # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
@@ -98,6 +101,10 @@ cdef class Block:
 class FramesTooManyError(MemoryError):
     """The frames of a put do not fit in what they may take; the arguments say which key's, of how many rows alone,
     and of how many rows."""
+
+
+class FrameDiskError(Exception):
+    """A file of frames cannot grow; the arguments are the errno, the key, and how many rows of the put are in."""
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
@@ -238,10 +245,19 @@ cdef class Ring:
             self.look()
         return 0
 
-    cdef void look(self) noexcept nogil:
-        """Of a page that another process writes, takes the cursor as it is now; the lock is held."""
-        if not self.writes:
-            read_cursor(self.page, &self.cursor)
+    cdef bint look(self) noexcept nogil:
+        """Of files that another process writes, takes the cursor as it is now and maps new frames; the lock is held.
+
+        False where those cannot be mapped.
+        """
+        cdef Py_ssize_t s
+        if self.writes:
+            return True
+        read_cursor(self.page, &self.cursor)
+        for s in range(self.num_sharings):
+            if self.sharings[s].store.file == NULL or not follow_writer(&self.sharings[s].store):
+                return False
+        return True
 
     cdef int set_sharing(self, Py_ssize_t at, tuple keys, int stack, int axis) except -1:
         """Lets the keys keep numbers of frames in place of their rows."""
@@ -399,9 +415,33 @@ cdef class Ring:
     def leave(self):
         """Writes to the storage no more, as if another process had opened it; what is held can still be read."""
         hold(self.lock)
+        cdef Py_ssize_t s
         self.writes, self.room, self.rows.cursor = False, -1, &self.cursor
+        for s in range(self.num_sharings):
+            if self.sharings[s].store.file != NULL:
+                self.sharings[s].store.file.writable = False
         self.look()
         let_go(self.lock)
+
+    @property
+    def frame_tables(self):
+        """Of each sharing, how many bytes a block of frames has, and how many places the table of blocks."""
+        return [
+            (self.sharings[i].store.block_nbytes, self.sharings[i].store.num_blocks) for i in range(self.num_sharings)
+        ]
+
+    def attach_frames(self, Py_ssize_t at, int descriptor, cnp.ndarray table, unsigned int num_blocks):
+        """Keeps a sharing's frames in a file of `num_blocks` blocks, before the ring is used; `table` is theirs, mapped.
+
+        False if the table names a block that the file has not.
+        """
+        cdef Sharing* sharing = &self.sharings[at]
+        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes):
+            raise MemoryError("the tables of a frame store: the system gave no memory")
+        if not self.writes:
+            return follow_writer(&sharing.store)
+        count_rows_held(&self.rows, sharing)
+        return find_blocks(&sharing.store)
 
     def generator_bytes(self):
         """The generator's state as it is in memory; the lock is held, or nobody else draws."""
@@ -521,8 +561,14 @@ cdef class Ring:
         let_go(self.lock)
         PyMem_Free(rows.numbers)
         if failed >= 0:
-            raise FramesTooManyError(self.sharings[failed].keys[0], self.sharings[failed].num_alone, num)
+            self.refuse(&self.sharings[failed], num, start - num)
         return may
+
+    cdef int refuse(self, const Sharing* sharing, int64_t num_rows, int64_t num_in) except -1:
+        """Says why there is no room for the frames of a put, of which rows may be in already."""
+        if sharing.store.file != NULL and sharing.store.file.error != 0:
+            raise FrameDiskError(sharing.store.file.error, self.names[sharing.keys[0]], num_in)
+        raise FramesTooManyError(sharing.keys[0], sharing.num_alone, num_rows)
 
     cdef bint find_column(
         self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
@@ -644,8 +690,7 @@ cdef class Ring:
     cdef bint draw_rows(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef int i
         for i in range(TRIES):
-            self.look()
-            if num_held(&self.rows) < (num if distinct else 1):
+            if not self.look() or num_held(&self.rows) < (num if distinct else 1):
                 return False
             self.draw_ages(block, total, num, distinct)
             if self.copy_rows(block, total):
@@ -713,12 +758,12 @@ cdef class Ring:
         hold(self.lock)
         with nogil:
             for i in range(TRIES):
-                self.look()
+                held = self.look()
                 oldest = oldest_row(&self.rows)
                 if by_number:
                     subtract(block.ages, total, oldest - origin)
                     origin = oldest
-                held = all_held(&self.rows, block.ages, total)
+                held = held and all_held(&self.rows, block.ages, total)
                 if not held or self.copy_rows(block, total):
                     break
                 held = False
@@ -740,7 +785,8 @@ cdef class Ring:
         cdef dict rows = None
         hold(self.lock)
         try:
-            self.look()
+            if not self.look():
+                return None
             for i in range(num):
                 block.ages[i] = first - oldest_row(&self.rows) + i
             held = all_held(&self.rows, block.ages, num)

@@ -351,7 +351,7 @@ cdef inline void publish_next(FrameStore* store) noexcept nogil:
 
 
 cdef inline bint follow_writer(FrameStore* store) noexcept nogil:
-    """In a process that only reads: maps what the writing one has added. False where it cannot."""
+    """In a process that only reads, maps what the writing one has added; False where it cannot."""
     cdef int64_t block, size = <int64_t>1 << store.shift
     store.next = store.file.next[0]
     store.oldest_block = max((store.next >> store.shift) - store.num_blocks + 1, <int64_t>0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import threading
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from really import columns, frames
 from really import ring_arguments as arguments
-from really._ring import FramesTooManyError, Ring, row_stride
+from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.gate import Gate, Reader, start_anew
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
 
-FRAME_NUMBER = 4
-"""Bytes of a frame's number in a record."""
 FRAMES_SHARE = 0.8
 """Of the memory that is left, what the frames of a buffer may take."""
 NO_LIMIT = int(np.iinfo(np.int64).max)
@@ -174,6 +171,8 @@ class ReplayBuffer:
                 self._put_converted(data)
         except FramesTooManyError as error:
             raise self._frames_too_many(*error.args) from None
+        except FrameDiskError as error:
+            raise cast("Storage", self._storage).refuse_frames(*error.args) from None
 
     def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
         """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
@@ -381,10 +380,12 @@ class ReplayBuffer:
     def _open_storage(self, path: str | os.PathLike[str] | Storage, spec: Spec | None) -> None:
         from really import storage
 
-        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare)
+        plan = self._plan if self._stack is not None or not self._dedup else None
+        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, plan)
         try:
             if self._storage.about is not None:
                 self._ring = self._storage.ring(self._bit_generator)
+                self._dedup, self._stack = True, frames.stacks(_spec_of(self._ring), _shared(self._ring)) or None
                 _rings.add(self._ring)
             elif spec is not None:
                 self._ring = self._new_ring(spec)
@@ -398,7 +399,8 @@ class ReplayBuffer:
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = _spec_of(ring)
-        self._gate.put(ring, [columns.fit(part, spec, _stacks(ring)) for part in parts])
+        stacks = frames.stacks(spec, _shared(ring))
+        self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
 
     def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
         """The ring for the schema of these rows, unless they do not fit it or another thread was first."""
@@ -423,14 +425,13 @@ class ReplayBuffer:
         if self._storage is not None:
             from really.storage import About
 
-            ring = self._storage.create(
-                About.new(self._capacity, spec, self._spare), self._bit_generator, self._overcommit
-            )
+            about = About.new(self._capacity, spec, self._spare, self._plan(spec))
+            ring = self._storage.create(about, self._bit_generator, self._overcommit)
             _rings.add(ring)
             return ring
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
-        shared = frames.plan(spec, self._stack) if self._dedup else []
+        shared = self._plan(spec)
         needed = int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
         available = None if self._overcommit else available_bytes()
         if not self._overcommit:
@@ -442,6 +443,9 @@ class ReplayBuffer:
             raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
         _rings.add(ring)
         return ring
+
+    def _plan(self, spec: Spec) -> list[frames.Sharing]:
+        return frames.plan(spec, self._stack) if self._dedup else []
 
     def _frames_too_many(self, key: int, num_alone: int, num_rows: int) -> NotEnoughMemoryError:
         ring = cast(Ring, self._ring)
@@ -485,11 +489,7 @@ def _stride(what: str, spec: Spec, shared: Sequence[frames.Sharing]) -> int:
         raise NotEnoughMemoryError(
             f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
         )
-    nbytes = [dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()]
-    for sharing in shared:
-        for at in sharing.columns:
-            nbytes[at] = FRAME_NUMBER * sharing.stack
-    return row_stride(nbytes + [FRAME_NUMBER] * len(shared))
+    return row_stride(frames.field_nbytes(spec, shared))
 
 
 def _nbytes(num_rows: int, stride: int, ring: Ring) -> int:
@@ -503,11 +503,6 @@ def _promised(ring: Ring) -> int:
 
 def _shared(ring: Ring) -> list[frames.Sharing]:
     return [frames.Sharing(*sharing) for sharing in ring.shared]
-
-
-def _stacks(ring: Ring) -> dict[str, frames.Stack]:
-    """Key -> stack of the columns that share frames."""
-    return {ring.names[at]: (found.stack, found.axis) for found in _shared(ring) for at in found.columns}
 
 
 def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:

@@ -22,6 +22,8 @@ SMALLEST_ROW = 1024
 LARGEST_STACK = 16
 WHOLE: Stack = (1, 0)
 """A row that is one frame."""
+FRAME_NUMBER = 4
+"""Bytes of a frame's number in a record."""
 EXTRA = 1.05
 """Frames a row that are counted against memory: one, and those that trajectories begin with."""
 
@@ -164,6 +166,21 @@ def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
     """Bytes that the frames of one row take, as counted against memory."""
     columns = list(spec.values())
     return sum(EXTRA * _row_nbytes(columns[sharing.columns[0]]) / sharing.stack for sharing in sharings)
+
+
+def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
+    """Bytes of a record's fields: of the columns, of which some hold numbers of frames, and of the oldest of those."""
+    nbytes = [_row_nbytes(kind) for kind in spec.values()]
+    for sharing in sharings:
+        for at in sharing.columns:
+            nbytes[at] = FRAME_NUMBER * sharing.stack
+    return nbytes + [FRAME_NUMBER] * len(sharings)
+
+
+def stacks(spec: Spec, sharings: Sequence[Sharing]) -> dict[str, Stack]:
+    """Key -> stack of the columns that share frames."""
+    keys = list(spec)
+    return {keys[at]: (sharing.stack, sharing.axis) for sharing in sharings for at in sharing.columns}
 
 
 def encode(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

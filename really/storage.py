@@ -2,6 +2,7 @@
 
     schema.json   what the buffer is; it is written last, under another name, and renamed: it makes a folder a buffer
     records       [slots, stride] the rows, mapped shared and sparse; row number r is in slot r % slots
+    frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
     cursor        one page, mapped shared (csrc/page.pxd): which rows are held, and the generator's state
     lock          locked (flock) by the one process that writes, and let go by the system when that one dies
 
@@ -21,22 +22,27 @@ import sys
 import uuid
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really import frame_files
 from really._ring import Ring, row_stride
 from really.columns import Spec
 from really.errors import InvalidValueError, ReallyError, one_of
+from really.frame_files import FrameFile
+from really.frames import Sharing, field_nbytes, frame_nbytes
 from really.mapped_files import DiskFullError, MappedFile, existing, free_bytes
 from really.memory_limits import available_bytes
 from really.whole_files import FileError, described, sync_folder
 
 FORMAT, VERSION = "really-buffer-folder", 1
 SCHEMA, RECORDS, CURSOR, LOCK, PARTIAL = "schema.json", "records", "cursor", "lock", "schema.json.partial"
+OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, *frame_files.NAMES)
 WHAT = "the folder of a buffer"
 MAGIC = b"REALLYRB"
 HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
@@ -66,17 +72,24 @@ class About(NamedTuple):
     capacity: int
     spare: int
     spec: Spec
+    shared: tuple[Sharing, ...]
     identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
 
     @classmethod
-    def new(cls, capacity: int, spec: Spec, spare: int | None) -> About:
+    def new(cls, capacity: int, spec: Spec, spare: int | None, shared: Sequence[Sharing] = ()) -> About:
         """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
-        return cls(capacity, max(LEAST_SPARE, capacity // 64) if spare is None else spare, spec, uuid.uuid4().hex)
+        spare = max(LEAST_SPARE, capacity // 64) if spare is None else spare
+        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex)
 
     @property
     def stride(self) -> int:
         """Bytes from one row to the next."""
-        return row_stride([dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in self.spec.values()])
+        return row_stride(field_nbytes(self.spec, self.shared))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files when the buffer is full; of frames, those of rows that share as they may."""
+        return int(self.num_slots * (self.stride + frame_nbytes(self.spec, self.shared)))
 
     @property
     def num_slots(self) -> int:
@@ -90,6 +103,7 @@ class About(NamedTuple):
             for (key, (dtype, shape)), offset in zip(self.spec.items(), offsets, strict=True)
         ]
         names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
+        names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
         return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
 
@@ -103,7 +117,8 @@ class About(NamedTuple):
             )
             for column in names["columns"]
         }
-        return cls(names["capacity"], names["spare"], spec, names["identity"])
+        shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
+        return cls(names["capacity"], names["spare"], spec, shared, names["identity"])
 
 
 class Storage:
@@ -126,6 +141,7 @@ class Storage:
         self._refusal: ReallyError | None = None
         self._lock, self._made_folder, self._process = -1, False, os.getpid()
         self._files: list[MappedFile] = []
+        self._frames: list[FrameFile] = []
         self._ring: weakref.ref[Ring] | None = None
         _check_folder(self.path)
         try:
@@ -154,7 +170,7 @@ class Storage:
             _refuse_if_too_big(self.path, about)
         self._map(about, new=True)
         self.page[HEAD] = np.frombuffer(_head(about), np.uint8)
-        ring = self._new_ring(about, bit_generator)
+        ring = self._new_ring(about, bit_generator, new=True)
         ring.store_generator()
         self._names = about.to_json(ring.offsets)
         self._write_names(self._names)
@@ -167,7 +183,7 @@ class Storage:
         self._check_page(self.about)
         if self.writable:
             bit_generator.state = self._generator_state()
-        ring = self._new_ring(self.about, bit_generator)
+        ring = self._new_ring(self.about, bit_generator, new=False)
         if self.about.to_json(ring.offsets) != self._names:
             raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, came others")
         if self.writable:
@@ -216,9 +232,19 @@ class Storage:
         the durable cursor without being durable: flush when nobody puts, if the power's loss is what you fear.
         """
         self.check_writable("flush")
+        for frames in self._frames:
+            frames.sync()
         for file in self._files:
             file.sync()
         sync_folder(self.path)
+
+    def refuse_frames(self, number: int, key: str, num_in: int) -> DiskFullError:
+        """The error of a put for whose frames a file could not grow, of which the first rows are in."""
+        left, reason = free_bytes(self.path), os.strerror(number)
+        done = f"{num_in:,} rows are in" if num_in else "none is in"
+        return DiskFullError(
+            number, f"put: key {key!r}: {self.path}: no block more for frames, {done}: {reason}, available are {left:,}"
+        )
 
     def close(self) -> None:
         """Ends writing and lets the folder go to whoever opens it next; mappings go with the last array over them."""
@@ -227,8 +253,9 @@ class Storage:
     def abandon(self) -> None:
         """Closes a folder in which no buffer could be made, and leaves nothing of it."""
         if self.about is None and self._lock >= 0:
-            for name in (RECORDS, CURSOR, PARTIAL, LOCK):
-                (self.path / name).unlink(missing_ok=True)
+            for name in OWN_FILES:
+                for file in self.path.glob(name):
+                    file.unlink(missing_ok=True)
             if self._made_folder:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
@@ -290,14 +317,16 @@ class Storage:
             cursor.allocate(PAGE)
         self.records, self.page = rows.data, cursor.data
 
-    def _new_ring(self, about: About, bit_generator: np.random.BitGenerator) -> Ring:
+    def _new_ring(self, about: About, bit_generator: np.random.BitGenerator, new: bool) -> Ring:
         kinds = about.spec.values()
         names, dtypes, shapes = list(about.spec), [dtype for dtype, _ in kinds], [shape for _, shape in kinds]
-        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, storage=self)
+        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, list(about.shared), storage=self)
+        mode = {"writable": self.writable, "new": new}
+        self._frames = [FrameFile(self.path, at, ring, **mode) for at in range(len(about.shared))]
         if ring.generator_bytes() != _packed(bit_generator.state):
             raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, came another layout")
         available = available_bytes()
-        if available is not None and about.num_slots * about.stride > available:
+        if available is not None and about.nbytes > available:
             ring.asks_early = True
             self._files[0].advise("RANDOM")
         self._ring = weakref.ref(ring)
@@ -352,8 +381,11 @@ def opened(
     keys: tuple[str, ...] | None,
     spec: Spec | None,
     spare: int | None,
+    plan: Callable[[Spec], list[Sharing]] | None = None,
 ) -> Storage:
     """The folder at `path` for writing, if it has no buffer yet or one of this capacity, keys, schema and spare.
+
+    With `plan`, its columns have to share frames as that says of its schema.
 
     Raises InvalidValueError where it has another, saying what differs; else as `Storage` does.
     """
@@ -364,6 +396,11 @@ def opened(
         if storage.about is not None:
             for what, expected, came in _differences(storage.about, capacity, keys, spec, spare):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
+            if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
+                raise InvalidValueError(
+                    f"dedup, stack: expected {[*map(tuple, storage.about.shared)]}, as the buffer at {path} has, "
+                    f"came {[*map(tuple, plan(storage.about.spec))]}"
+                )
     except BaseException:
         storage.close()
         raise
@@ -440,8 +477,9 @@ def _check_folder(path: Path) -> None:
         return
     if not path.is_dir():
         raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, came {described(path)}")
-    own = {RECORDS, CURSOR, LOCK, PARTIAL}
-    if not (path / SCHEMA).exists() and any(entry.name not in own for entry in path.iterdir()):
+    if not (path / SCHEMA).exists() and any(
+        not any(fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
+    ):
         raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, came {_contents(path)}")
 
 
@@ -453,7 +491,7 @@ def _contents(path: Path) -> str:
 
 
 def _refuse_if_too_big(path: Path, about: About) -> None:
-    needed = about.num_slots * about.stride
+    needed = about.nbytes
     device = os.stat(existing(path)).st_dev
     promised = sum(storage._promised(device) for storage in _storages)
     left = max(0, free_bytes(path) - promised)

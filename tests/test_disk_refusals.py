@@ -344,3 +344,28 @@ def test_a_copy_without_its_zeros_gets_its_blocks_back(tmp_path):
     assert (tmp_path / "copy" / RECORDS).stat().st_blocks * 512 < 1 << 20
     with ReplayBuffer(2000, path=tmp_path / "copy"):
         assert (tmp_path / "copy" / RECORDS).stat().st_blocks * 512 >= 2000 * STRIDE
+
+
+def test_frames_for_which_the_disk_has_no_room_are_refused_and_nothing_is_lost(tmp_path):
+    draw = np.random.default_rng(0)
+
+    def noise(num):
+        return {"state": draw.integers(0, 99, (num, 4, 20, 20), np.int64), "number": np.arange(num)}
+
+    with mounted(tmp_path / "disk", "6m") as disk:
+        spec = {"state": (np.int64, (4, 20, 20)), "number": np.int64}
+        buffer = ReplayBuffer(2000, spec=spec, path=disk / "b", overcommit=True, spare=100, seed=0)
+        parts = []
+        while (refused := attempt(lambda: buffer.put(parts[-1]))) is None if parts else True:
+            parts.append(noise(50))
+        assert re.search(r"put: key 'state': .*no block more for frames, none is in: No space left", str(refused))
+        kept = {key: np.concatenate([part[key] for part in parts[:-1]]) for key in spec}
+        assert len(buffer) == len(kept["number"]) > 100
+        held = buffer.take(np.arange(len(buffer)))
+        assert all(np.array_equal(held[key], kept[key]) for key in spec)
+        buffer.close()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        with ReplayBuffer.open(disk / "b", mode="r+") as again:
+            again.put(parts[-1])
+            held = again.take(np.arange(len(again)))
+            assert np.array_equal(held["state"], np.concatenate([part["state"] for part in parts]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.frames import FrameColumn, Sharing, encode, is_after, joined, owned, plan
 from really.memory_limits import NotEnoughMemoryError
+from really.storage import ReadOnlyError
 from really.transitions import from_record_batch, to_record_batch
 from tests.trajectories import FRAME, Game, rows_of
 
@@ -53,9 +55,13 @@ class SharingMachine(RuleBasedStateMachine):
                 game.frame = lambda: self.rng.integers(0, 3, (16, 33)).astype(np.uint8)
                 game.reset()
         spec = {"state": (dtype, shape), "state_new": (dtype, shape), "row": np.int64}
-        self.buffer = ReplayBuffer(capacity, spec=spec, seed=seed, stack=(self.stack, axis) if self.stack > 1 else None)
+        self.options = {"spec": spec, "stack": (self.stack, axis) if self.stack > 1 else None}
+        self.buffer = self.new_buffer(capacity, seed)
         assert self.buffer._sharings() == [Sharing((0, 1), self.stack, axis)]
         self.plain = {key: [] for key in KEYS}
+
+    def new_buffer(self, capacity, seed):
+        return ReplayBuffer(capacity, seed=seed, **self.options)
 
     def record(self, rows):
         for key in KEYS:
@@ -119,6 +125,10 @@ class SharingMachine(RuleBasedStateMachine):
         self.plain = {key: [] for key in KEYS}
 
     @rule()
+    def reopened(self):
+        """Nothing, in memory."""
+
+    @rule()
     def pickled(self):
         self.buffer = pickle.loads(pickle.dumps(self.buffer, protocol=5))
 
@@ -147,6 +157,80 @@ SharingMachine.TestCase.settings = settings(
     max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_any_order_of_puts = SharingMachine.TestCase
+
+
+class SharingOnDiskMachine(SharingMachine):
+    """The same in files, which are opened again now and then, by a reader and by a writer."""
+
+    def new_buffer(self, capacity, seed):
+        self.folder = tempfile.TemporaryDirectory()
+        self.spare = int(self.rng.integers(1, 50))
+        return ReplayBuffer(capacity, seed=seed, path=self.folder.name, spare=self.spare, **self.options)
+
+    @rule()
+    def reopened(self):
+        with ReplayBuffer.open(self.folder.name) as reader:
+            if len(reader):
+                assert_equal_rows(all_rows(reader), {key: np.array(self.plain[key]) for key in KEYS})
+        self.buffer.close()
+        self.buffer = ReplayBuffer.open(self.folder.name, mode="r+")
+        assert self.buffer._sharings()
+
+    @rule()
+    def pickled(self):
+        """A pickle of it would be in memory."""
+
+    def teardown(self):
+        if hasattr(self, "buffer"):
+            self.buffer.close()
+            self.folder.cleanup()
+
+
+SharingOnDiskMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_any_order_of_puts_on_disk = SharingOnDiskMachine.TestCase
+
+
+def test_a_reader_in_this_process_follows_the_writer(tmp_path):
+    with ReplayBuffer(500, path=tmp_path / "b", spare=100) as buffer:
+        chunks = long_run(2, 70, 20)
+        buffer.put(next(chunks))
+        with ReplayBuffer.open(tmp_path / "b", seed=0) as reader:
+            for rows in chunks:
+                buffer.put(rows)
+                assert_equal_rows(all_rows(reader), all_rows(buffer))
+                assert len(reader.sample(50)["row"]) == 50
+                with pytest.raises(ReadOnlyError):
+                    reader.put(rows)
+
+
+def test_files_do_not_grow_once_the_buffer_is_full(tmp_path):
+    sizes = []
+    with ReplayBuffer(2000, path=tmp_path / "b", spare=200) as buffer:
+        for rows in long_run(4, 100, 40):
+            buffer.put(rows)
+            sizes.append((tmp_path / "b" / "frames.0").stat().st_size)
+    assert sizes[40] > 0
+    assert max(sizes) <= 1.3 * sizes[40]
+
+
+def test_a_table_that_names_other_blocks_is_refused(tmp_path):
+    with ReplayBuffer(500, path=tmp_path / "b") as buffer:
+        buffer.put(next(long_run(1, 200, 1)))
+    table = tmp_path / "b" / "frames.0.table"
+    damaged = bytearray(table.read_bytes())
+    damaged[64:68] = (999).to_bytes(4, "little")
+    table.write_bytes(damaged)
+    with pytest.raises(InvalidValueError, match=r"frames\.0\.table: expected blocks that .*frames\.0 has, came others"):
+        ReplayBuffer.open(tmp_path / "b", mode="r+")
+
+
+def test_another_sharing_than_the_buffers_is_refused(tmp_path):
+    with ReplayBuffer(500, path=tmp_path / "b") as buffer:
+        buffer.put(next(long_run(1, 20, 1)))
+    with pytest.raises(InvalidValueError, match="dedup, stack: expected"):
+        ReplayBuffer(500, path=tmp_path / "b", dedup=False)
 
 
 class LongSharingMachine(SharingMachine):
