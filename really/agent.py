@@ -124,6 +124,8 @@ class Agent:
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
         self.policy.check_outputs({name: np.asarray(value) for name, value in example.items()}, 1)
         self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._settings_of: tuple[float, float] | None = None
+        self._tensors: tuple[tf.Tensor, tf.Tensor]
 
     def __iter__(self) -> Iterator[Any]:
         """`agent, epoch = manager.load_model(path)`."""
@@ -182,11 +184,12 @@ class Agent:
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, came 0, which is greedy")
-        settings = tf.constant(self.policy.epsilon), tf.constant(self.policy.temperature)
         leaves, single = self._batch(state)
-        pair = self._run(self._log_prob, leaves, self._actions(action, leaves), *settings)
-        log_prob, entropy = (value[0] for value in pair) if single else pair
-        return (log_prob, entropy) if return_entropy else log_prob
+        function = self._log_prob_and_entropy if return_entropy else self._log_prob
+        result = self._run(function, leaves, self._actions(action, leaves), *self._settings())
+        if not single:
+            return result
+        return (result[0][0], result[1][0]) if return_entropy else result[0]
 
     def copy(self) -> Agent:
         """An agent with a model of its own and the same weights, say for targets.
@@ -228,8 +231,8 @@ class Agent:
     def _max_q(self, leaves: list[tf.Tensor]) -> tf.Tensor:
         return tf.reduce_max(self._outputs(leaves)["q_values"], axis=-1)
 
-    def _q_val(self, leaves: list[tf.Tensor], actions: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self._outputs(leaves)["q_values"], actions[:, 0], batch_dims=1)
+    def _q_val(self, leaves: list[tf.Tensor], action: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._outputs(leaves)["q_values"], self._parts(action)[:, 0], batch_dims=1)
 
     def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
         outputs = self._outputs(leaves)
@@ -239,9 +242,14 @@ class Agent:
         return tf.reduce_max(outputs["q_values"], axis=-1)
 
     def _log_prob(
-        self, leaves: list[tf.Tensor], actions: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
+        self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
+    ) -> tf.Tensor:
+        return self._log_prob_and_entropy(leaves, action, epsilon, temperature)[0]
+
+    def _log_prob_and_entropy(
+        self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = self._outputs(leaves)
+        outputs, actions = self._outputs(leaves), self._parts(action)
         if isinstance(self.action_space, spaces.Box):
             return _normal(outputs["mu"], outputs["sigma"], actions)
         if self.policy.sampling_type == "epsilon_greedy":
@@ -255,25 +263,33 @@ class Agent:
         pairs = [_categorical(logits, actions[:, at]) for at, logits in enumerate(parts)]
         return tf.add_n([pair[0] for pair in pairs]), tf.add_n([pair[1] for pair in pairs])
 
-    # From what users give to what the compiled functions take
+    def _parts(self, action: tf.Tensor) -> tf.Tensor:
+        """Stored actions as [n, parts], float32 for a Box, else int64 counted from 0."""
+        dtype = tf.float32 if isinstance(self.action_space, spaces.Box) else tf.int64
+        actions = tf.reshape(tf.cast(action, dtype), [-1, math.prod(self.policy.action_shape)])
+        start = getattr(self.action_space, "start", None)
+        return actions if start is None else actions - np.ravel(start).astype(np.int64)
+
+    # From what users give to what the compiled functions take. What can be done in those costs hardly anything, each
+    # operation here costs as much as a small layer.
 
     def _result(self, function: Callable[..., Any], state: Any, *actions: Any) -> tf.Tensor:
         leaves, single = self._batch(state)
         result = self._run(function, leaves, *(self._actions(action, leaves) for action in actions))
         return result[0] if single else result
 
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, function: Callable[..., Any], leaves: list[tf.Tensor], *tensors: tf.Tensor) -> Any:
         if not self.compiled:
-            return function(*arguments)
+            return function(leaves, *tensors)
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
         if function in self._functions:
-            return self._functions[function](*arguments)
-        compiled = tf.function(function, reduce_retracing=True, autograph=False)
+            return self._functions[function](*leaves, *tensors)
+        compiled = _compiled(function, len(leaves))
         try:
-            result = compiled(*arguments)
+            result = compiled(*leaves, *tensors)
         except Exception:
             # What no graph can follow may still work as Python; if not, that is the error to show.
-            result = function(*arguments)
+            result = function(leaves, *tensors)
             self.compiled = False
         self._functions[function] = compiled
         return result
@@ -281,9 +297,7 @@ class Agent:
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
         given = flatten(self.observation_space, state)
-        tensors = [
-            tf.cast(tf.convert_to_tensor(value), leaf.dtype) for value, leaf in zip(given, self._leaves, strict=True)
-        ]
+        tensors = [_tensor(value, leaf.dtype) for value, leaf in zip(given, self._leaves, strict=True)]
         single = tensors[0].shape.rank == len(self._leaves[0].shape)
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
         for tensor, leaf in zip(tensors, self._leaves, strict=True):
@@ -295,18 +309,23 @@ class Agent:
         return tensors, single
 
     def _actions(self, action: Any, leaves: list[tf.Tensor]) -> tf.Tensor:
-        """Actions [n, parts], float32 for a Box, else int64 counted from 0."""
-        box = isinstance(self.action_space, spaces.Box)
-        actions = tf.cast(tf.convert_to_tensor(action), tf.float32 if box else tf.int64)
+        """Actions as they are stored, as many as there are states."""
+        actions = tf.convert_to_tensor(action)
         width = math.prod(self.policy.action_shape)
         rows, came = leaves[0].shape[0], actions.shape.num_elements()
         if None not in (rows, came) and came != rows * width:
             raise InvalidValueError(
                 f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, came {actions.shape}"
             )
-        actions = tf.reshape(actions, [-1, width])
-        start = getattr(self.action_space, "start", None)
-        return actions if start is None else actions - np.ravel(start).astype(np.int64)
+        return actions
+
+    def _settings(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Epsilon and temperature as tensors, made anew only when one of them changes."""
+        now = self.policy.epsilon, self.policy.temperature
+        if self._settings_of != now:
+            with tf.init_scope():  # not of a graph that is just being traced
+                self._settings_of, self._tensors = now, (tf.constant(now[0]), tf.constant(now[1]))
+        return self._tensors
 
     def _need(self, method: str, *names: str) -> None:
         if not set(names) & set(self.output_names):
@@ -347,6 +366,24 @@ def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
     if len(leaves) > 1 or leaves[0].name:
         raise InvalidValueError(f"input_shape: expected None or False with {space}, came {input_shape!r}")
     return np.zeros((1, *np.ravel(input_shape).astype(int)), leaves[0].dtype)
+
+
+def _compiled(function: Callable[..., Any], num_leaves: int) -> Any:
+    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one.
+
+    Neither a bound method nor a list: TensorFlow looks at both in each call, which costs it a tenth of a small one.
+    """
+
+    def flat(*tensors: tf.Tensor) -> Any:
+        return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
+
+    flat.__name__ = function.__name__
+    return tf.function(flat, reduce_retracing=True, autograph=False)
+
+
+def _tensor(value: Any, dtype: np.dtype[Any]) -> tf.Tensor:
+    tensor = tf.convert_to_tensor(value)
+    return tensor if tensor.dtype == dtype else tf.cast(tensor, dtype)
 
 
 def _as_outputs(outputs: Any) -> Mapping[str, Any]:

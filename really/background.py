@@ -54,13 +54,13 @@ class BackgroundCollection:
             **{f"background_{side}_blocked": round(s, 3) for side, s in self._limiter.blocked_seconds.items()},
         }
 
-    def before_sample(self, rows: int) -> None:
-        """Holds a learner back that samples faster than `samples_per_insert` allows.
+    def before_sample(self, rows: int, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Holds a learner back that samples faster than `samples_per_insert` allows, unless `cancelled` says True.
 
         Raises:
             ReallyError: what ended collecting, where it ended by an error.
         """
-        self._limiter.sample(rows, pointless=lambda: not self.running)
+        self._limiter.sample(rows, pointless=lambda: not self.running or cancelled())
         self._raise()
 
     def stop(self) -> None:

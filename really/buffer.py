@@ -24,6 +24,7 @@ from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_i
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from really.batches import Batches
     from really.storage import Storage
 
 Batch = dict[str, NDArray[Any]]
@@ -192,6 +193,18 @@ class ReplayBuffer:
             if batch is not None:
                 return batch
         return self._sample_checked(n, replace, out)
+
+    def batches(self, n: Any, prefetch: int = 2, *, as_: str = "numpy", replace: bool = True) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`)."""
+        from really.batches import Batches
+
+        return Batches(self, n, prefetch, as_=as_, replace=replace)
+
+    def dataset(self, n: Any, prefetch: int = 2, *, replace: bool = True, batches_per_call: int | None = None) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`)."""
+        from really.datasets import sampled_dataset
+
+        return sampled_dataset(self, n, prefetch, replace=replace, batches_per_call=batches_per_call)
 
     def sample_indices(self, n: Any, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,9 +18,11 @@ from really import checkpoints, inference
 from really.aggregator import Aggregator
 from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
+from really.batches import Batches
 from really.buffer import ReplayBuffer
 from really.collector import STREAMED_ROWS, Collector
 from really.config import Kwargs, check_count, checked
+from really.datasets import sampled_dataset
 from really.demand import Part
 from really.environments import EnvironmentSpec
 from really.errors import InvalidValueError, ModelError, ReallyError, one_of
@@ -30,6 +32,7 @@ from really.normalisation import Normalisation, NormalisationOptions, RunningSta
 from really.policy import VALUE_OUTPUTS
 from really.progress import advance, progress_bar
 from really.rate_limiter import RateLimiter
+from really.ring_arguments import checked_size
 from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
 from really.summary import Summary
@@ -240,11 +243,22 @@ class SampleManager:
     def sample(self, sample_size: int, from_buffer: bool = True) -> Columns:
         """`sample_size` rows: drawn uniformly from the buffer, or collected anew with the current agent."""
         if from_buffer:
-            if self._background is not None:
-                self._background.before_sample(sample_size)
+            self._before_sample(sample_size)
             return self._buffer().sample(sample_size)
         size = check_count("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
+
+    def batches(self, n: Any, prefetch: int = 2, *, as_: str = "numpy", replace: bool = True) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+
+        With `collect_in_background` a batch counts, and waits where it has to, when it is drawn.
+        """
+        return Batches(self._buffer(), n, prefetch, as_=as_, replace=replace, before=self._before_sample)
+
+    def dataset(self, n: Any, prefetch: int = 2, *, replace: bool = True, batches_per_call: int | None = None) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`); counts as `batches`."""
+        options: dict[str, Any] = {"replace": replace, "batches_per_call": batches_per_call}
+        return sampled_dataset(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
     # ------------------------------------------------------------------------------------------ the agent
 
@@ -499,6 +513,11 @@ class SampleManager:
             evaluation.run(after_step)
         self.film = viewer.path or self.film
         return evaluation
+
+    def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
+        if self._background is not None:
+            num, num_batches = checked_size(n)
+            self._background.before_sample(num * max(num_batches, 1), cancelled)
 
     def _buffer(self) -> ReplayBuffer:
         if self.buffer is None:

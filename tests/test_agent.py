@@ -125,6 +125,40 @@ def test_methods_work_inside_a_compiled_training_step():
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.parametrize(("maker", "kwargs", "action_space", "kind"), POLICIES, ids=IDS)
+def test_a_shape_is_traced_once(maker, kwargs, action_space, kind):
+    agent = agent_of(maker, action_space, kind, **kwargs)
+    actions = agent.act(STATES)
+    for turn in range(4):
+        agent.policy.epsilon, agent.policy.temperature = 0.1 + 0.1 * turn, 1.0 + turn
+        agent.set_weights([weight + 0.1 for weight in agent.get_weights()])
+        for states in (STATES + turn, tf.constant(STATES), STATES.astype(np.float64)):
+            agent.flowing_log_prob(states, actions)
+            agent.flowing_log_prob(states, tf.constant(actions), return_entropy=True)
+            agent.act(states)
+            if kind in ("epsilon_greedy", "thompson"):
+                agent.max_q(states)
+                agent.v(states)
+                agent.q_val(states, actions)
+    counts = {function.__name__: made.experimental_get_tracing_count() for function, made in agent._functions.items()}
+    assert set(counts.values()) == {1}, counts
+
+
+def test_epsilon_and_temperature_apply_from_the_next_call():
+    agent = agent_of(models.QNet, kind="thompson")
+    for temperature in (0.5, 2.0, 0.5):
+        agent.policy.temperature = temperature
+        q = agent.model(STATES)["q_values"].numpy() / temperature
+        expected = q[:, 1] - np.log(np.exp(q).sum(1))
+        np.testing.assert_allclose(agent.flowing_log_prob(STATES, [1] * 5), expected, rtol=1e-4)
+
+
+def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
+    agent = agent_of(models.QNet)
+    traced = tf.function(lambda: agent.flowing_log_prob(STATES, [1] * 5))()
+    np.testing.assert_allclose(agent.flowing_log_prob(STATES, [1] * 5), traced, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
 def test_q_val_takes_actions_as_stored(shape):
     agent = agent_of(models.QNet, spaces.Discrete(2, start=-3))
