@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from really.config import check_count, check_number
 from really.errors import InvalidValueError, ModelError
-from really.inference import model_leaves
 from really.learners import inputs
 from really.learners.inputs import Input
-from really.spaces import nest
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -78,6 +76,7 @@ class DQNLearner:
                 f"DQNLearner: expected one of target_every and target_rate, came {target_every!r} and {target_rate!r}"
             )
         self.agent = _with_q_values(inputs.agent_of("DQNLearner", source))
+        self._start = int(getattr(self.agent.action_space, "start", 0))
         self.gamma = inputs.gamma_of("DQNLearner", source, gamma)
         self.n_step = check_count("n_step", n_step)
         self._every = None if target_every is None else check_count("target_every", target_every)
@@ -146,8 +145,7 @@ class DQNLearner:
 
     def _q_values(self, agent: Agent, batch: dict[str, Any], key: str) -> Any:
         """Q-values of all actions, `[row, action]`."""
-        leaves = [batch[key + leaf.name] for leaf in model_leaves(agent.observation_space)]
-        return agent.model(nest(agent.observation_space, leaves))["q_values"]
+        return agent.model(inputs.state_of(agent, batch, key))["q_values"]
 
     def _penalty(self, error: Any) -> Any:
         """Half the squared error, beyond delta its tangent, `[row]`."""
@@ -181,7 +179,8 @@ class DQNLearner:
         else:
             inputs.check_discount("DQNLearner", columns["discount"], self.gamma, self.n_step)
         columns.setdefault("weight", np.ones(columns["reward"].shape, np.float32))
-        return columns | {"action": inputs.actions_from_zero("DQNLearner", columns["action"], self.agent)}
+        inputs.check_actions("DQNLearner", columns["action"], self.agent.action_space)
+        return columns | {"action": columns["action"] - self._start}
 
 
 def _with_q_values(agent: Agent) -> Agent:
