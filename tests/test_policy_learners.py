@@ -81,7 +81,7 @@ def ppo_by_hand(agent, data, clip, normalise, advantages, value_coefficient=0.5,
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("advantages", ["gae", "monte_carlo"])
 def test_what_ppo_finds_is_the_references(kind, normalise, advantages):
-    learner = learner_of(kind=kind, normalise_advantages=normalise, advantages=advantages, clip_range=0.3)
+    learner = learner_of(kind=kind, normalize_advantages=normalise, advantages=advantages, clip_range=0.3)
     expected, _ = ppo_by_hand(learner.agent, data_of(kind), 0.3, normalise, advantages)
     found = learner.update(data_of(kind))
     assert 0 < found.clip_fraction[0] < 1
@@ -166,7 +166,7 @@ def test_a2c_takes_the_first_step_of_ppo(kind):
     """Huang et al. 2022: with a ratio of 1 the clipped objective has the gradient of log pi(a|s) A."""
     data = data_of(kind)
     data["log_prob"] = agent_of(kind).flowing_log_prob(data["state"], data["action"]).numpy()
-    ppo, a2c = learner_of(kind=kind, normalise_advantages=False), learner_of(A2CLearner, kind)
+    ppo, a2c = learner_of(kind=kind, normalize_advantages=False), learner_of(A2CLearner, kind)
     ppo.update(data)
     del data["log_prob"]
     a2c.update(data)

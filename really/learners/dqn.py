@@ -51,7 +51,8 @@ class DQNLearner:
         n_step: steps that rewards of a batch sum over. Batches of more than one have a column `discount`, gamma^k *
             (1 - terminal) after k <= n_step steps, and the sum as `reward` (Sutton and Barto 2018, equation 7.1).
         huber_delta: TD errors up to this size count squared, beyond it linearly (Huber 1964); None: all squared.
-        jit_compile: False to leave out XLA, which compiles anew for each shape of a batch.
+        jit_compile: whether XLA compiles the updates, anew for each shape of a batch. By default where the model has no
+            convolutions: on a CPU, XLA halves the time of small networks, but takes 12 times as long for these.
 
     Raises:
         ModelError: the model has no q-values, one an action.
@@ -69,7 +70,7 @@ class DQNLearner:
         double: bool = True,
         n_step: int = 1,
         huber_delta: float | None = 1.0,
-        jit_compile: bool = True,
+        jit_compile: bool | None = None,
     ) -> None:
         if (target_every is None) == (target_rate is None):
             raise InvalidValueError(
@@ -86,7 +87,8 @@ class DQNLearner:
         self.target = self.agent.copy()
         self.optimizer = inputs.build_optimizer("DQNLearner", optimizer, self.agent)
         self._updates_done = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._compiled = tf.function(self._updates, jit_compile=jit_compile or None)
+        self.jit_compile = not inputs.has_convolutions(self.agent.model) if jit_compile is None else jit_compile
+        self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
     @property
     def updates_done(self) -> int:

@@ -126,6 +126,11 @@ def advantages_and_returns(columns: dict[str, Any]) -> dict[str, Any]:
     return {"advantage": columns.pop("monte_carlo") - value, "return": monte_carlo}
 
 
+def has_convolutions(model: Any) -> bool:
+    """Whether a weight is the kernel of a convolution, which has more than two axes."""
+    return any(len(weight.shape) > 2 for weight in model.trainable_variables)
+
+
 def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
     """The states of a batch as the model takes them."""
     leaves = [batch[key + leaf.name] for leaf in model_leaves(agent.observation_space)]

@@ -58,9 +58,9 @@ class PPOLearner:
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus.
         max_gradient_norm: a longer gradient is scaled down to this norm; None: never.
-        normalise_advantages: False to take advantages as they are.
+        normalize_advantages: False to take advantages as they are.
         seed: of the order of rows.
-        jit_compile: False to leave out XLA.
+        jit_compile: False to leave XLA out. It compiles a minibatch's step, so any number of rows will do.
 
     Raises:
         ModelError: the model has no policy of these kinds, or no value.
@@ -79,19 +79,19 @@ class PPOLearner:
         value_coefficient: float = 0.5,
         entropy_coefficient: float = 0.0,
         max_gradient_norm: float | None = 0.5,
-        normalise_advantages: bool = True,
+        normalize_advantages: bool = True,
         seed: int | None = None,
         jit_compile: bool = True,
     ) -> None:
         self.agent = inputs.with_policy_and_value("PPOLearner", inputs.agent_of("PPOLearner", source))
         self.epochs = check_count("epochs", epochs)
-        self.minibatch_size = check_count("minibatch_size", minibatch_size, 2 if normalise_advantages else 1)
+        self.minibatch_size = check_count("minibatch_size", minibatch_size, 2 if normalize_advantages else 1)
         self._estimates = inputs.estimates_of(advantages)
         self._clip = check_number("clip_range", clip_range, 1e-6, 1e6)
         self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
         self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
-        self._normalise = normalise_advantages
+        self._normalise = normalize_advantages
         self._rng = np.random.default_rng(seed)
         self.optimizer = inputs.build_optimizer("PPOLearner", optimizer, self.agent)
         self._step = tf.function(self._update, jit_compile=jit_compile or None)
