@@ -55,7 +55,8 @@ class Run:
         self._open_returns = np.zeros(manager.kwargs["num_parallel"])
         self._returns: list[float] = []
         self._bar = tqdm(total=task.env_steps, unit="step")
-        manager.initialize_aggregator(out / "progress", saving_after=100, aggregator_keys=[*keys, "reward"])
+        units = {"reward": "sum of an episode"}
+        manager.initialize_aggregator(out / "progress", 100, aggregator_keys=[*keys, "reward"], units=units)
 
     def goes_on(self) -> bool:
         """Whether there are steps left and something left to learn."""
