@@ -60,7 +60,7 @@ debug:
 	REALLY_DEBUG=1 $(MAKE) setup
 
 # Every example with five seeds, one after the other, then the README's table and figure: make results EXAMPLES=gridworld
-EXAMPLES ?= dqn_cartpole ppo_lunarlander gridworld
+EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander gridworld
 results: setup
 	for example in $(EXAMPLES); do for seed in 0 1 2 3 4; do \
 		$(BIN)/python examples/$$example.py --seed $$seed || exit 1; done; done

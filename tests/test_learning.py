@@ -45,6 +45,7 @@ def test_dqn_learns_cartpole(tmp_path: Path) -> None:
     ("example", "task", "goal"),
     [
         ("dqn_cartpole.py", "CartPole-v1", 475),
+        ("dqn_acrobot.py", "Acrobot-v1", -90),
         ("ppo_lunarlander.py", "LunarLanderContinuous-v3", 230),
         ("gridworld.py", "gridworld", -18),
     ],
