@@ -59,11 +59,14 @@ def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
     Each row of `progress.csv` followed as many steps as any other; one in which no episode ended has no return.
     """
-    with (run["folder"] / "progress" / "progress.csv").open(newline="") as file:
+    path = run["folder"] / "progress" / "progress.csv"
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     steps = run["env_steps"] / len(rows) * np.arange(1, len(rows) + 1)
     returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
     steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
+    if not len(returns):
+        sys.exit(f"report: expected returns of episodes in {path}, came none: not one ended in training")
     sums = np.cumsum(np.insert(returns, 0, 0.0))
     starts = np.maximum(0, np.arange(1, len(sums)) - SMOOTHED)
     return steps, (sums[1:] - sums[starts]) / (np.arange(1, len(sums)) - starts)

@@ -96,6 +96,15 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import report
+
+    write_run(tmp_path / "dqn_cartpole_0", 0, ["", ""])
+    with pytest.raises(SystemExit, match=r"expected returns of episodes in .*progress\.csv, came none"):
+        report.draw(report.runs_by_example([tmp_path]), tmp_path / "learning.png")
+
+
 def test_a_learning_curve_is_the_mean_of_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import report
