@@ -2,11 +2,11 @@
 # builds and uses the extension with bounds checks, assertions and line tracing; without it the fast one comes back.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := gym,atari,test
+EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-compare build debug report clean
+.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-compare build debug report results clean
 
 setup: $(BUILT)
 
@@ -58,6 +58,13 @@ build: setup
 
 debug:
 	REALLY_DEBUG=1 $(MAKE) setup
+
+# Every example with five seeds, one after the other, then the README's table and figure: make results EXAMPLES=gridworld
+EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander gridworld
+results: setup
+	for example in $(EXAMPLES); do for seed in 0 1 2 3 4; do \
+		$(BIN)/python examples/$$example.py --seed $$seed || exit 1; done; done
+	$(BIN)/python examples/report.py --figure docs/learning.png runs
 
 report: setup
 	$(BIN)/python examples/report.py runs

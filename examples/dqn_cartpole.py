@@ -51,6 +51,7 @@ def make_manager(seed: int) -> SampleManager:
         model_kwargs={"num_actions": 2},
         num_steps=STEPS_A_CALL // AGENTS,
         gamma=0.99,
+        reward_scale=REWARD_SCALE,
         epsilon=EPSILON_START,
         seed=seed,
     )
@@ -65,8 +66,7 @@ def train(run: experiment.Run) -> None:
     while run.goes_on():
         epsilon = float(np.interp(run.env_steps, [0, EPSILON_STEPS], [EPSILON_START, EPSILON_END]))
         manager.set_epsilon(epsilon)
-        data = run.collect()
-        manager.store_in_buffer({**data, "reward": REWARD_SCALE * data["reward"]})
+        manager.store_in_buffer(run.collect())
         update = learner.update(manager.buffer.sample((UPDATES_A_CALL, BATCH)))
         manager.set_agent(learner.agent.get_weights())
         run.learned(UPDATES_A_CALL, loss=update.loss, epsilon=epsilon)

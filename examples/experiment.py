@@ -55,7 +55,8 @@ class Run:
         self._open_returns = np.zeros(manager.kwargs["num_parallel"])
         self._returns: list[float] = []
         self._bar = tqdm(total=task.env_steps, unit="step")
-        manager.initialize_aggregator(out / "progress", saving_after=100, aggregator_keys=[*keys, "reward"])
+        units = {"reward": "sum of an episode"}
+        manager.initialize_aggregator(out / "progress", 100, aggregator_keys=[*keys, "reward"], units=units)
 
     def goes_on(self) -> bool:
         """Whether there are steps left and something left to learn."""
@@ -102,8 +103,9 @@ class Run:
         """Returns of the episodes that ended; each agent's rows stand together, and an episode goes on in the next."""
         agents, found = len(self._open_returns), []
         ends = data["not_done"].reshape(agents, -1) == 0
-        for agent, rewards in enumerate(data["reward"].reshape(agents, -1)):
-            sums = self._open_returns[agent] + np.cumsum(rewards, dtype=np.float64)
+        unscaled = data["reward"].astype(np.float64) / self.manager.kwargs["reward_scale"]
+        for agent, rewards in enumerate(unscaled.reshape(agents, -1)):
+            sums = self._open_returns[agent] + np.cumsum(rewards)
             at_ends = np.append(0.0, sums[ends[agent]])
             found += np.diff(at_ends).tolist()
             self._open_returns[agent] = sums[-1] - at_ends[-1]
@@ -116,6 +118,7 @@ def main(
     make_manager: Callable[[int], SampleManager],
     train: Callable[[Run], None],
     keys: tuple[str, ...] = ("loss",),
+    use_ray: bool = True,
 ) -> None:
     """Reads `--seed` and `--out`, trains, plays 100 greedy episodes with the model saved and loaded again.
 
@@ -125,6 +128,7 @@ def main(
         make_manager: a manager for a seed.
         train: trains the manager's agent while `run.goes_on()`.
         keys: what `train` gives to `run.learned`.
+        use_ray: False for a manager that does without.
     """
     name = Path(example).stem
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -134,7 +138,8 @@ def main(
     out = arguments.out or Path("runs") / f"{name}_{arguments.seed}"
     tf.keras.utils.set_random_seed(arguments.seed)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    ray.init(include_dashboard=False, log_to_driver=False)
+    if use_ray:
+        ray.init(include_dashboard=False, log_to_driver=False)
     with make_manager(arguments.seed) as manager:
         run = Run(task, manager, out, keys)
         train(run)

@@ -1,11 +1,14 @@
-"""Prints the README's table rows from what examples left behind: `python examples/report.py [FOLDER ...]`.
+"""Prints the README's table rows from what examples left behind, and draws their learning curves.
 
-Reads every `result.json` below the folders (by default `runs`) and groups the runs by example, that is by the name of
-the run's folder without its seed: `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4` make one row.
+`python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default `runs`)
+and groups the runs by example, that is by the name of the run's folder without its seed: `runs/dqn_cartpole_0` to
+`runs/dqn_cartpole_4` make one row. `--figure` takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
 import sys
 from collections import defaultdict
@@ -13,10 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HEADER = (
     "| example | task | seeds | mean return of each | environment steps | updates | wall seconds |",
     "| --- | --- | --- | --- | --- | --- | --- |",
 )
+# What each task asks for, drawn as a line.
+GOALS = {"CartPole-v1": 475.0, "Acrobot-v1": -90.0, "LunarLanderContinuous-v3": 230.0, "gridworld": -18.0}
+SMOOTHED, POINTS = 10, 200
 
 
 def runs_by_example(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -24,7 +32,7 @@ def runs_by_example(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     found = defaultdict(list)
     for path in (path for folder in folders for path in folder.rglob("result.json")):
         result = json.loads(path.read_text())
-        found[path.parent.name.removesuffix(f"_{result['seed']}")].append(result)
+        found[path.parent.name.removesuffix(f"_{result['seed']}")].append(result | {"folder": path.parent})
     return {name: sorted(runs, key=lambda run: run["seed"]) for name, runs in sorted(found.items())}
 
 
@@ -46,13 +54,92 @@ def span(values: list[float]) -> str:
     return least if least == largest else f"{least} to {largest}"
 
 
-def main(folders: list[str]) -> None:
-    """Prints the table, or says where it looked in vain."""
-    found = runs_by_example(map(Path, folders))
+def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps `[point]`, and the mean return of the episodes that had ended lately, `[point]`.
+
+    Each row of `progress.csv` followed as many steps as any other; one in which no episode ended has no return.
+    """
+    path = run["folder"] / "progress" / "progress.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = run["env_steps"] / len(rows) * np.arange(1, len(rows) + 1)
+    returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
+    steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
+    if not len(returns):
+        sys.exit(f"report: expected returns of episodes in {path}, came none: not one ended in training")
+    sums = np.cumsum(np.insert(returns, 0, 0.0))
+    starts = np.maximum(0, np.arange(1, len(sums)) - SMOOTHED)
+    return steps, (sums[1:] - sums[starts]) / (np.arange(1, len(sums)) - starts)
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """One panel an example: every seed's curve, their mean and spread while all were training, and what came of it."""
+    from matplotlib.figure import Figure
+
+    from really.plots import COLOURS, INK
+
+    rows, columns = -(-len(found) // 2), min(2, len(found))
+    figure = Figure(figsize=(4.8 * columns, 0.9 + 2.8 * rows), dpi=150, layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, colour, (example, runs) in zip(panels, COLOURS, found.items(), strict=False):
+        draw_example(panel, colour, runs)
+        panel.set_title(f"{runs[0]['task']} ({example}.py)", fontsize=11, color=INK)
+    for panel in panels[len(found) :]:
+        panel.set_axis_off()
+    figure.legend(handles=legend(), loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    figure.savefig(path)
+
+
+def draw_example(panel: Any, colour: str, runs: list[dict[str, Any]]) -> None:
+    from really.plots import FAINT, INK
+
+    curves = [learning_curve(run) for run in runs]
+    grid = np.linspace(max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves), POINTS)
+    together = np.stack([np.interp(grid, *curve) for curve in curves])
+    mean, spread = together.mean(axis=0), together.std(axis=0)
+    panel.fill_between(grid, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+    for run, (steps, returns) in zip(runs, curves, strict=True):
+        panel.plot(steps, returns, color=colour, alpha=0.45, linewidth=0.9)
+        panel.plot(run["env_steps"], run["mean_return"], "o", color=colour, markersize=4.5, markeredgecolor="white")
+    panel.plot(grid, mean, color=colour, linewidth=2.2)
+    panel.axhline(GOALS.get(runs[0]["task"], np.nan), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    panel.set_xlabel("environment steps", color=INK)
+    panel.set_ylabel("return of an episode (sum of rewards)", color=INK)
+    panel.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k" if steps else "0")
+    panel.grid(axis="y", color=FAINT, linewidth=0.7)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(colors=INK, labelsize=9)
+
+
+def legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    from really.plots import INK
+
+    return [
+        Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, label=f"one seed, exploring (mean of {SMOOTHED} calls)"),
+        Line2D([], [], color=INK, linewidth=2.2, label="mean over seeds, while all were training"),
+        Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4.5, label="100 greedy episodes in the end"),
+        Patch(color=INK, alpha=0.18, linewidth=0, label="± 1 standard deviation over seeds"),
+        Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="to reach"),
+    ]
+
+
+def main() -> None:
+    """Prints the table, or says where it looked in vain; draws the figure if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*", default=["runs"], help="where runs are (default: runs)")
+    parser.add_argument("--figure", type=Path, default=None, help="draw learning curves to this file")
+    arguments = parser.parse_args()
+    found = runs_by_example(map(Path, arguments.folders))
     if not found:
-        sys.exit(f"report: expected result.json files below {', '.join(folders)}, found none; run an example first")
+        where = ", ".join(arguments.folders)
+        sys.exit(f"report: expected result.json files below {where}, found none; run an example first")
     print("\n".join([*HEADER, *(row(example, runs) for example, runs in found.items())]))
+    if arguments.figure is not None:
+        draw(found, arguments.figure)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["runs"])
+    main()

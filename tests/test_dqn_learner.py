@@ -194,6 +194,15 @@ def test_images_and_dicts_are_learned_from_as_they_are():
     np.testing.assert_allclose(found.q_value[0], q[range(6), batch["action"][0] - 5], rtol=1e-4, atol=1e-5)
 
 
+def test_convolutions_are_left_to_tensorflow_unless_told_otherwise():
+    space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    images = agent_of(models.NatureCNN, space=space)
+    assert learner_of(images).jit_compile is False
+    assert learner_of(images, jit_compile=True).jit_compile is True
+    assert learner_of().jit_compile is True
+    assert learner_of(jit_compile=False).jit_compile is False
+
+
 def test_outputs_that_the_loss_does_not_read_do_no_harm():
     learner = learner_of(agent_of(models.QNet, value=True))
     before = learner.agent.v(np.ones(4, np.float32)).numpy()

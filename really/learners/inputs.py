@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+from gymnasium import spaces
 
 from really.config import check_number
-from really.errors import InvalidTypeError, InvalidValueError, ModelError
+from really.errors import InvalidTypeError, InvalidValueError, ModelError, one_of
 from really.inference import model_leaves
+from really.policy import VALUE_OUTPUTS
 from really.spaces import nest
+from really.transitions import REQUESTABLE
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 # A float32 holds gamma^k to about this, relative to 1.
 DISCOUNT_TOLERANCE = 1e-5
+POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
+# Ways to advantages, and the column that each takes beside `value_estimate`.
+ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,62 @@ def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str,
     return agent.model(nest(agent.observation_space, leaves))  # type: ignore[no-any-return]
 
 
+def with_policy_and_value(learner: str, agent: Agent) -> Agent:
+    """The agent, if it samples from a policy that its model puts out, beside a value."""
+    if agent.policy.sampling_type not in POLICY_TYPES:
+        raise ModelError(
+            f"{learner}: expected action_sampling_type {_listed(POLICY_TYPES)}, came {agent.policy.sampling_type!r}"
+        )
+    if not set(VALUE_OUTPUTS) & set(agent.output_names):
+        raise ModelError(
+            f"{learner}: expected a model with output {' or '.join(map(repr, VALUE_OUTPUTS))}, "
+            f"came one with {_listed(agent.output_names)}"
+        )
+    return agent
+
+
+def checked_norm(max_gradient_norm: float | None) -> float | None:
+    """The norm that gradients are clipped to, None where they are not."""
+    return None if max_gradient_norm is None else check_number("max_gradient_norm", max_gradient_norm, 1e-6, 1e6)
+
+
+def estimates_of(advantages: str) -> list[str]:
+    """The columns that advantages and returns are computed from."""
+    if advantages not in ADVANTAGES:
+        raise InvalidValueError(one_of("advantages", advantages, ADVANTAGES))
+    return ["value_estimate", ADVANTAGES[advantages]]
+
+
+def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: Sequence[str]) -> dict[str, Any]:
+    """The checked columns `floats`, `action` and those of `state`."""
+    action = Input("action", agent.policy.action_shape, agent.policy.action_dtype)
+    needed = [*map(Input, floats), action, *state_inputs(agent, "state")]
+    asked = [name for name in floats if name in REQUESTABLE and name not in data]
+    hint = f"ask for {asked} with SampleManager(returns=...)" if asked else ""
+    columns = checked_columns(learner, data, needed, hint=hint)
+    check_actions(learner, columns["action"], agent.action_space)
+    return columns
+
+
+def advantages_and_returns(columns: dict[str, Any]) -> dict[str, Any]:
+    """`advantage` A and `return` R, `[row]`: R = A + V (the lambda-return) from advantages, A = R - V from returns."""
+    value, advantage, monte_carlo = columns.pop("value_estimate"), columns.get("advantage"), columns.get("monte_carlo")
+    if advantage is not None:
+        return {"return": advantage + value}
+    return {"advantage": columns.pop("monte_carlo") - value, "return": monte_carlo}
+
+
+def has_convolutions(model: Any) -> bool:
+    """Whether a weight is the kernel of a convolution, which has more than two axes."""
+    return any(len(weight.shape) > 2 for weight in model.trainable_variables)
+
+
+def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
+    """The states of a batch as the model takes them."""
+    leaves = [batch[key + leaf.name] for leaf in model_leaves(agent.observation_space)]
+    return nest(agent.observation_space, leaves)
+
+
 def state_inputs(agent: Agent, key: str) -> list[Input]:
     """The columns of `state` or `state_new`: one, or `<key>.<name>` for each leaf of a Dict or Tuple."""
     return [Input(key + leaf.name, leaf.shape, leaf.dtype) for leaf in model_leaves(agent.observation_space)]
@@ -114,17 +175,19 @@ def checked_columns(
     return {wanted.name: _fitted(learner, wanted, arrays[wanted.name], lead, inputs[0].name) for wanted in inputs}
 
 
-def actions_from_zero(learner: str, actions: Any, agent: Agent) -> NDArray[np.int64]:
-    """A Discrete's actions counted from 0; XLA would take one that does not exist for the nearest that does."""
-    space: Any = agent.action_space
-    low, high = int(space.start), int(space.start + space.n) - 1
-    given = np.asarray(actions)
-    if given.min() < low or given.max() > high:
+def check_actions(learner: str, actions: Any, space: Any) -> None:
+    """Refuses numbers of actions that there are not: XLA would take the nearest that there is."""
+    if isinstance(space, spaces.Box):
+        return
+    sizes = {spaces.MultiDiscrete: "nvec", spaces.Discrete: "n"}
+    size = np.asarray(getattr(space, sizes[type(space)]) if type(space) in sizes else 2)
+    low = np.asarray(getattr(space, "start", 0))
+    given, high = np.asarray(actions), low + size - 1
+    if (given < low).any() or (given > high).any():
         raise InvalidValueError(
-            f"{learner}.update: column 'action': expected numbers from {low} to {high}, "
+            f"{learner}.update: column 'action': expected numbers from {low.tolist()} to {high.tolist()}, "
             f"came {given.min()} to {given.max()}"
         )
-    return given - low
 
 
 def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> None:

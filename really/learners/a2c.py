@@ -1,0 +1,99 @@
+"""A2CLearner: learns a policy and a value on-policy, one step down the plain policy gradient for all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from really.config import check_number
+from really.learners import inputs
+
+if TYPE_CHECKING:
+    from really.agent import Agent
+    from really.manager import SampleManager
+
+
+class A2CUpdate(NamedTuple):
+    """What an update found before it changed the weights, float32 `[]`; `entropy` is the mean over states."""
+
+    policy_loss: np.float32
+    value_loss: np.float32
+    entropy: np.float32
+
+
+class A2CLearner:
+    """Advantage actor-critic: the synchronous form of Mnih et al. 2016, algorithm S3.
+
+    With advantages A and returns R, an update is one step down
+
+        -mean log pi(a|s) A + value_coefficient * mean (V(s) - R)^2 - entropy_coefficient * mean H(pi(.|s))
+
+    That is also the first step of a `PPOLearner` whose minibatch is all rows (Huang et al. 2022, "A2C is a special case
+    of PPO"), so collect few rows a call, and often.
+
+    Args:
+        source: the manager whose agent is trained, or an `Agent`; its sampling type is `discrete_policy` or
+            `continuous_normal_diagonal`, and its model has a value output.
+        optimizer: a Keras optimizer that trains nothing else.
+        advantages: `gae` takes A from column `advantage` and R = A + V_acted(s), the lambda-return, so gamma and lambda
+            are the manager's; `monte_carlo` takes R from that column and A = R - V_acted(s).
+        value_coefficient: weight of the value loss.
+        entropy_coefficient: weight of the entropy bonus.
+        max_gradient_norm: a longer gradient is scaled down to this norm; None: never.
+        jit_compile: False to leave out XLA, which compiles anew for each number of rows.
+
+    Raises:
+        ModelError: the model has no policy of these kinds, or no value.
+        InvalidValueError, InvalidTypeError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: SampleManager | Agent,
+        optimizer: Any,
+        *,
+        advantages: str = "gae",
+        value_coefficient: float = 0.5,
+        entropy_coefficient: float = 0.0,
+        max_gradient_norm: float | None = 0.5,
+        jit_compile: bool = True,
+    ) -> None:
+        self.agent = inputs.with_policy_and_value("A2CLearner", inputs.agent_of("A2CLearner", source))
+        self._estimates = inputs.estimates_of(advantages)
+        self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
+        self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
+        self._max_norm = inputs.checked_norm(max_gradient_norm)
+        self.optimizer = inputs.build_optimizer("A2CLearner", optimizer, self.agent)
+        self._compiled = tf.function(self._update, jit_compile=jit_compile or None)
+
+    def update(self, data: Mapping[str, Any]) -> A2CUpdate:
+        """Learns from rows that the agent collected with its present weights, then forget them.
+
+        Args:
+            data: columns `[row, ...]` `state`, `action`, `value_estimate`, and `advantage` or `monte_carlo`, as
+                `get_data()` gives them with `returns=["value_estimate", "advantage"]`.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: a column is missing or cannot be used; the weights are as before.
+        """
+        columns = inputs.policy_columns("A2CLearner", data, self.agent, self._estimates)
+        return A2CUpdate(*self._compiled(columns | inputs.advantages_and_returns(columns)).numpy())
+
+    def _update(self, batch: dict[str, Any]) -> Any:
+        variables = self.agent.model.trainable_variables
+        with tf.GradientTape() as tape:
+            state = inputs.state_of(self.agent, batch, "state")
+            log_prob, entropies = self.agent.flowing_log_prob(state, batch["action"], return_entropy=True)
+            policy_loss = -tf.reduce_mean(log_prob * batch["advantage"])
+            value_loss = tf.reduce_mean(tf.square(self.agent.v(state) - batch["return"]))
+            entropy = tf.reduce_mean(entropies)
+            loss = policy_loss + self._value_coefficient * value_loss - self._entropy_coefficient * entropy
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
+        if self._max_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm)
+        self.optimizer.apply(gradients, variables)
+        return tf.stack([policy_loss, value_loss, entropy])
