@@ -393,6 +393,13 @@ cdef class Ring:
         self.kept_from = number
         let_go(self.lock)
 
+    def begin_at(self, int64_t number):
+        """Lets the first row of a ring that is empty have this number."""
+        hold(self.lock)
+        if self.writes and num_held(&self.rows) == 0:
+            self.rows.cursor.num_put = self.rows.cursor.first = number
+        let_go(self.lock)
+
     def clear(self):
         """Drops all rows; False, with nothing done, if one of them is kept."""
         hold(self.lock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.gate import Gate, Reader, start_anew
 from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
+from really.prioritized import PrioritizedRows, check_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +33,6 @@ Batch = dict[str, NDArray[Any]]
 FRAMES_SHARE = 0.8
 """Of the memory that is left, what the frames of a buffer may take."""
 NO_LIMIT = int(np.iinfo(np.int64).max)
-PICKLED_ROWS = 4096
-"""Rows that are pickled together where they share frames."""
 
 # Every live ring: a fork waits for their locks, a new one leaves room for the pages they have yet to take.
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
@@ -65,6 +63,9 @@ class ReplayBuffer:
         stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis of
             up to 16 where others follow (`frames.plan`).
         max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction.
+        alpha: makes it a prioritized buffer (Schaul et al. 2016): rows are drawn in proportion to
+            (priority + eps)^alpha, and batches have `index` and `weight` as well. None draws uniformly.
+        eps: added to every priority of such a buffer.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -84,6 +85,8 @@ class ReplayBuffer:
         dedup: bool = True,
         stack: frames.Stack | Mapping[str, frames.Stack] | None = None,
         max_bytes: int | None = None,
+        alpha: float | None = None,
+        eps: float = 1e-6,
         path: str | os.PathLike[str] | Storage | None = None,
         spare: SupportsIndex | None = None,
     ) -> None:
@@ -94,6 +97,14 @@ class ReplayBuffer:
         self._stack = stack
         self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
         self._bit_generator = arguments.bit_generator(seed)
+        self._alpha, self._eps = alpha, eps
+        self._prioritized: PrioritizedRows | None = None
+        if alpha is not None:
+            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
+            if path is not None:
+                raise InvalidValueError(
+                    "alpha: expected a buffer in memory, came path=: priorities are not kept on disk"
+                )
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
         self._gate = Gate()
@@ -175,24 +186,44 @@ class ReplayBuffer:
         except FrameDiskError as error:
             raise cast("Storage", self._storage).refuse_frames(*error.args) from None
 
-    def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None) -> Batch:
+    def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None, beta: float | None = None) -> Batch:
         """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
+
+        With `alpha` they are drawn by priority (`Priorities.sample`); the batch then also has `index`, int64 numbers of
+        the rows for `update_priorities`, and `weight`, float32 importance weights.
 
         Args:
             n: how many rows (with replacement more than are held, if wanted), or (k, n) for k batches, [k, n, ...].
             replace: False to draw no row twice within a batch.
             out: C-contiguous arrays of the right shape and dtype for every key to write to; returned.
+            beta: how much the weights make good for drawing by priority, 0 to 1; by default 0.4. Only with `alpha`.
 
         Raises:
             EmptyBufferError: no rows are held.
             InvalidValueError, InvalidTypeError: an argument cannot be used.
         """
         ring = self._ring
-        if type(n) is int and ring is not None and 0 < n <= ring.quick_rows and replace is True and out is None:
+        if (
+            type(n) is int and ring is not None and 0 < n <= ring.quick_rows and replace is True and out is None
+            and beta is None and self._prioritized is None
+        ):  # fmt: skip
             batch = ring.sample(n)
             if batch is not None:
                 return batch
+        if self._prioritized is not None or beta is not None:
+            return self._sample_prioritized(n, replace, out, beta)
         return self._sample_checked(n, replace, out)
+
+    def update_priorities(self, index: Any, priorities: Any) -> int:
+        """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
+
+        Returns how many are still held: those of rows that have fallen out meanwhile are ignored.
+        """
+        if self._prioritized is None:
+            raise InvalidValueError(
+                "update_priorities: expected a buffer made with alpha=, came one that draws uniformly"
+            )
+        return self._prioritized.update(self._filled("update_priorities"), index, priorities)
 
     def batches(self, n: Any, prefetch: int = 2, *, as_: str = "numpy", replace: bool = True) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`)."""
@@ -231,6 +262,8 @@ class ReplayBuffer:
             self._storage.check_writable("clear")
         if self._ring is not None:
             self._gate.clear(self._ring)
+        if self._prioritized is not None:
+            self._prioritized.priorities.clear()
 
     def open_reader(self, *, keeps: bool = False) -> Reader:
         """Reads the rows that are held now, oldest first, in pieces; close it, or use it in a `with`.
@@ -351,6 +384,8 @@ class ReplayBuffer:
             "dedup": self._dedup,
             "stack": self._stack,
             "max_bytes": self._max_bytes,
+            "alpha": self._alpha,
+            "eps": self._eps,
         }
 
     def _sharings(self) -> list[frames.Sharing]:
@@ -375,20 +410,9 @@ class ReplayBuffer:
         no thread should put before that has happened. Of a buffer on disk the copy is one in memory, unless it is open
         for reading only: then the copy opens the same folder.
         """
-        if self._storage is not None and not self._storage.writable:
-            return _reopen, (type(self), self._storage.path, self.state_dict())
-        ring = self._ring
-        rows: list[Any] = []
-        if ring is not None and ring.num_sharings:
-            with self.open_reader() as reader:
-                rows = [reader.read_shared(PICKLED_ROWS) for _ in range(0, reader.num_rows, PICKLED_ROWS)]
-        elif ring is not None:
-            rows = [
-                pickle.PickleBuffer(cast(Any, part)) if int(protocol) >= 5 else part.tobytes()
-                for part in ring.records()
-            ]
-        layout = None if ring is None else (_spec_of(ring), ring.offsets, ring.stride)
-        return _restore, (self._arguments(), self.state_dict(), layout, rows)
+        from really import pickling
+
+        return pickling.taken_apart(self, int(protocol))
 
     def _open_storage(self, path: str | os.PathLike[str] | Storage, spec: Spec | None) -> None:
         from really import storage
@@ -425,6 +449,26 @@ class ReplayBuffer:
                 self._ring = self._new_ring(spec)
             return self._ring
 
+    def _sample_prioritized(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
+        if self._prioritized is None:
+            raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+        if replace is not True or out is not None:
+            raise InvalidValueError(
+                "sample: expected neither replace=False nor out= with alpha, which draws by priority"
+            )
+        return self._prioritized.sample(self._filled("sample"), n, beta)
+
+    def _priorities_of(self, first: int, end: int) -> dict[str, Any] | None:
+        """The state of the priorities of those rows by number; None where rows are drawn uniformly."""
+        ring, prioritized = self._ring, self._prioritized
+        return None if ring is None or prioritized is None else prioritized.state(ring, first, end)
+
+    def _begin_with(self, priorities: dict[str, Any]) -> None:
+        """Lets an empty buffer number its rows as those of this state are, of which all are put next."""
+        if self._ring is not None and self._prioritized is not None:
+            self._ring.begin_at(priorities["newest"] - len(priorities["values"]))
+            self._prioritized.priorities.load_state_dict(priorities)
+
     def _sample_checked(self, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)
         ring = self._filled("sample")
@@ -445,7 +489,10 @@ class ReplayBuffer:
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
         shared = self._plan(spec)
-        needed = int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
+        if self._prioritized is not None:
+            check_keys(names)
+        needed = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
+        needed += int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
         available = None if self._overcommit else available_bytes()
         if not self._overcommit:
             refuse_if_too_big(what, needed, sum(_promised(ring) for ring in _rings if ring.storage is None))
@@ -526,34 +573,6 @@ def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch
 
 def _spec_of(ring: Ring) -> Spec:
     return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
-
-
-def _reopen(cls: type[ReplayBuffer], path: Path, state: Mapping[str, Any]) -> ReplayBuffer:
-    """The read-only buffer that `__reduce_ex__` took apart."""
-    buffer = cls.open(path)
-    buffer.load_state_dict(state)
-    return buffer
-
-
-def _restore(
-    made_with: dict[str, Any],
-    state: Mapping[str, Any],
-    layout: tuple[Spec, list[int], int] | None,
-    rows: list[Any],
-) -> ReplayBuffer:
-    """The buffer that `__reduce_ex__` took apart."""
-    buffer = ReplayBuffer(**made_with, spec=None if layout is None else layout[0])
-    buffer.load_state_dict(state)
-    if layout is not None:
-        spec, offsets, stride = layout
-        formats = [np.dtype((dtype, shape)) for dtype, shape in spec.values()]
-        for part in rows:
-            if not isinstance(part, dict):
-                record = np.dtype({"names": list(spec), "formats": formats, "offsets": offsets, "itemsize": stride})
-                records = np.frombuffer(part, record)
-                part = {key: records[key] for key in spec}
-            cast(Ring, buffer._ring).put(part)
-    return buffer
 
 
 def _before_fork() -> None:

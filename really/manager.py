@@ -224,15 +224,20 @@ class SampleManager:
     # ------------------------------------------------------------------------------------------ the buffer
 
     def initilize_buffer(
-        self, buffer_size: int, optim_keys: Sequence[str] = DEFAULT_KEYS, path: str | os.PathLike[str] | None = None
+        self,
+        buffer_size: int,
+        optim_keys: Sequence[str] = DEFAULT_KEYS,
+        path: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> None:
         """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
 
         Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
-        live in files in that folder, and where the folder has such a buffer already it goes on with that one.
+        live in files in that folder, and where the folder has such a buffer already it goes on with that one. Other
+        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ...
         """
         keys = [name for key in optim_keys for name in self._column_names(key)]
-        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path)
+        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)
 
     initialize_buffer = initilize_buffer
 
@@ -240,11 +245,13 @@ class SampleManager:
         """Stores rows: a dict of lists, arrays or tensors `[row, ...]`, or an Arrow record batch or table."""
         self._buffer().put(data)
 
-    def sample(self, sample_size: int, from_buffer: bool = True) -> Columns:
-        """`sample_size` rows: drawn uniformly from the buffer, or collected anew with the current agent."""
+    def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
+        """`sample_size` rows: drawn from the buffer (`ReplayBuffer.sample`), or collected anew with the current agent."""
         if from_buffer:
             self._before_sample(sample_size)
-            return self._buffer().sample(sample_size)
+            return self._buffer().sample(sample_size, beta=beta)
+        if beta is not None:
+            raise InvalidValueError(f"beta: expected none with from_buffer=False, came {beta!r}")
         size = check_count("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ring import Ring
 from really.columns import Spec
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.frames import FrameColumn
@@ -34,7 +35,9 @@ FORMAT = "really-buffer-1"
 WHAT = "a saved buffer"
 CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
-MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes")
+VALUE = "really.priority"
+"""The column of a prioritized buffer's values, (priority + eps)^alpha."""
+MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes", "alpha", "eps")
 
 
 def save(
@@ -66,9 +69,10 @@ def save(
             pa.ipc.new_file(file, _schema(buffer, {}, 0)).close()
             return
         with buffer.open_reader(keeps=True) as reader:
-            schema = _schema(buffer, buffer.spec, reader.num_rows)
+            priorities = buffer._priorities_of(reader.next_row, reader.next_row + reader.num_left)
+            schema = _schema(buffer, buffer.spec, reader.num_rows, priorities)
             with pa.ipc.new_file(file, schema, options=options) as writer:
-                _write_rows(reader, writer, schema, _rows_in(chunk_bytes, buffer, reader))
+                _write_rows(reader, writer, schema, _rows_in(chunk_bytes, buffer, reader), priorities)
 
 
 def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBuffer:
@@ -91,7 +95,11 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
             if len(file.schema):
                 buffer.put(_columns(arrow_types.empty_batch(file.schema), about["columns"]))
             with progress_bar("loading", about["num_rows"], "row") as bar:
-                for columns in _read_rows(path, file, about["columns"]):
+                values = [np.zeros(0)]
+                if about["priorities"]:
+                    cast(Ring, buffer._ring).begin_at(about["priorities"]["newest"] - about["num_rows"])
+                for columns in _read_rows(path, file, about["columns"] + ([VALUE] if about["priorities"] else [])):
+                    values.append(columns.pop(VALUE, values[0]))
                     buffer.put(columns)
                     advance(bar, len(buffer))
     except (pa.ArrowException, OSError) as error:
@@ -99,6 +107,8 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
     if len(buffer) != about["num_rows"]:
         raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, came {len(buffer):,}")
     buffer.load_state_dict(about["generator"])
+    if about["priorities"] and buffer._prioritized is not None:
+        buffer._prioritized.priorities.load_state_dict(about["priorities"] | {"values": np.concatenate(values)})
     return buffer
 
 
@@ -118,17 +128,19 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
 
 
-def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int) -> pa.Schema:
+def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int, priorities: Mapping[str, Any] | None = None) -> pa.Schema:
     import pyarrow as pa
 
     from really import arrow_frames, arrow_types
 
     about = {"format": FORMAT, "num_rows": num_rows, "columns": list(spec), "generator": buffer.state_dict()}
+    about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
     text = json.dumps(about | buffer._arguments(), default=_plain).encode()
     fields = arrow_frames.fields(spec, buffer._sharings())
     names = {field.name for field in fields}
     plain = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
-    schema = pa.schema([*plain, *fields])
+    value = [pa.field(VALUE, pa.float64(), nullable=False)] if priorities else []
+    schema = pa.schema([*plain, *value, *fields])
     return schema.with_metadata({ABOUT: text, CHECK: str(_fingerprint(schema, text))})
 
 
@@ -146,12 +158,17 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _write_rows(reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int) -> None:
+def _write_rows(
+    reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int, priorities: Mapping[str, Any] | None
+) -> None:
     with progress_bar("saving", reader.num_rows, "row") as bar:
         while reader.num_left:
+            done = reader.num_read
             columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
+            if priorities:
+                columns[VALUE] = priorities["values"][done : reader.num_read]
             _write_chunk(columns, writer, schema)
-            advance(bar, reader.num_rows - reader.num_left)
+            advance(bar, reader.num_read)
 
 
 def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:

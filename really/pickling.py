@@ -1,0 +1,76 @@
+"""A buffer taken apart for pickling, and put together again."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from really._ring import Ring
+from really.columns import Spec
+
+if TYPE_CHECKING:
+    from really.buffer import ReplayBuffer
+
+SHARED_ROWS = 4096
+"""Rows that are pickled together where they share frames."""
+
+
+def taken_apart(buffer: ReplayBuffer, protocol: int) -> tuple[Any, ...]:
+    """What `__reduce_ex__` is to return: rows, oldest first, schema, generator, priorities."""
+    storage, ring = buffer._storage, buffer._ring
+    if storage is not None and not storage.writable:
+        return _reopened, (type(buffer), storage.path, buffer.state_dict())
+    if ring is None:
+        return _restored, (type(buffer), buffer._arguments(), buffer.state_dict(), None, [], None)
+    layout = (buffer.spec, ring.offsets, ring.stride)
+    priorities = buffer._priorities_of(*ring.held_rows())
+    return _restored, (
+        type(buffer),
+        buffer._arguments(),
+        buffer.state_dict(),
+        layout,
+        _rows(buffer, ring, protocol),
+        priorities,
+    )
+
+
+def _rows(buffer: ReplayBuffer, ring: Ring, protocol: int) -> list[Any]:
+    if ring.num_sharings:
+        with buffer.open_reader() as reader:
+            return [reader.read_shared(SHARED_ROWS) for _ in range(0, reader.num_rows, SHARED_ROWS)]
+    return [pickle.PickleBuffer(cast(Any, part)) if protocol >= 5 else part.tobytes() for part in ring.records()]
+
+
+def _reopened(buffer_type: type[ReplayBuffer], path: Path, state: Mapping[str, Any]) -> ReplayBuffer:
+    buffer = buffer_type.open(path)
+    buffer.load_state_dict(state)
+    return buffer
+
+
+def _restored(
+    buffer_type: type[ReplayBuffer],
+    made_with: dict[str, Any],
+    state: Mapping[str, Any],
+    layout: tuple[Spec, list[int], int] | None,
+    rows: list[Any],
+    priorities: dict[str, Any] | None,
+) -> ReplayBuffer:
+    buffer = buffer_type(**made_with, spec=None if layout is None else layout[0])
+    buffer.load_state_dict(state)
+    if layout is None:
+        return buffer
+    ring, (spec, offsets, stride) = cast(Ring, buffer._ring), layout
+    if priorities is not None:
+        buffer._begin_with(priorities)
+    formats = [np.dtype((dtype, shape)) for dtype, shape in spec.values()]
+    for part in rows:
+        if not isinstance(part, dict):
+            record = np.dtype({"names": list(spec), "formats": formats, "offsets": offsets, "itemsize": stride})
+            records = np.frombuffer(part, record)
+            part = {key: records[key] for key in spec}
+        ring.put(part)
+    return buffer

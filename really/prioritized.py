@@ -1,0 +1,81 @@
+"""Prioritized replay in a buffer: draws its rows by priority, and takes new priorities for them.
+
+The ring numbers its rows, and so do the priorities. Puts know nothing of them: whoever draws or updates first lets the
+priorities catch up with the rows that have been put since, each with the largest priority so far.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from really._ring import Ring
+from really.errors import EmptyBufferError, InvalidValueError
+from really.priorities import Priorities
+
+BETA = 0.4
+INDEX, WEIGHT = "index", "weight"
+TRIES = 100
+"""How often a batch is drawn again because other threads drop one of its rows meanwhile."""
+
+
+class PrioritizedRows:
+    """The priorities of a buffer's rows.
+
+    Args:
+        capacity: of the buffer.
+        alpha: exponent of priorities.
+        eps: added to every priority.
+        bit_generator: the buffer's; rows are drawn from a child of its seed.
+    """
+
+    def __init__(self, capacity: int, alpha: float, eps: float, bit_generator: np.random.BitGenerator) -> None:
+        self.priorities = Priorities(capacity, alpha=alpha, eps=eps, seed=np.random.Generator(bit_generator))
+        self._catching_up = threading.Lock()
+
+    def sample(self, ring: Ring, n: Any, beta: float | None) -> dict[str, NDArray[Any]]:
+        """A batch with `index`, the rows' numbers, int64, and `weight`, float32 (`Priorities.sample`)."""
+        for _ in range(TRIES):
+            oldest, newest = self._catch_up(ring)
+            exponent = BETA if beta is None else beta
+            numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
+            num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
+            batch = ring.take(numbers.reshape(-1), num, num_batches, by_number=True)
+            if batch is not None:
+                return batch | {INDEX: numbers, WEIGHT: weights}
+        raise EmptyBufferError(
+            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
+        )
+
+    def update(self, ring: Ring, index: ArrayLike, priorities: ArrayLike) -> int:
+        """Sets priorities of rows; how many are still held."""
+        oldest, newest = self._catch_up(ring)
+        return self.priorities.update(index, priorities, oldest=oldest, newest=newest)
+
+    def state(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
+        """`Priorities.state_dict` of the rows from `first` to before `end` alone."""
+        self._catch_up(ring)
+        state = self.priorities.state_dict()
+        start = first - (state["newest"] - len(state["values"]))
+        return state | {"newest": end, "values": state["values"][start : start + end - first]}
+
+    def _catch_up(self, ring: Ring) -> tuple[int, int]:
+        """The numbers of the oldest row held and of the row to come; all between them have a priority."""
+        oldest, newest = ring.held_rows()
+        if self.priorities.newest < newest:
+            with self._catching_up:
+                first = max(oldest, self.priorities.newest)
+                if first < newest:
+                    self.priorities.add(first, newest - first)
+        return oldest, newest
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuses columns whose names a prioritized batch needs."""
+    taken = [key for key in keys if key in (INDEX, WEIGHT)]
+    if taken:
+        raise InvalidValueError(f"keys: expected others than {INDEX!r} and {WEIGHT!r} with alpha, came {taken}")
