@@ -246,7 +246,7 @@ class SampleManager:
         self._buffer().put(data)
 
     def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
-        """`sample_size` rows: drawn from the buffer (`ReplayBuffer.sample`), or collected anew with the current agent."""
+        """`sample_size` rows: drawn from the buffer (`ReplayBuffer.sample`), or collected anew with the agent."""
         if from_buffer:
             self._before_sample(sample_size)
             return self._buffer().sample(sample_size, beta=beta)
