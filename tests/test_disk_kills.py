@@ -20,8 +20,11 @@ RECORD = 48  # bytes that the writer says at a time
 def killed(folder, seed, seconds, after):
     """What a writer had said when it was killed: so many seconds after its record number `after`, 1 at the earliest."""
     command = [sys.executable, str(WRITER), str(folder), str(CAPACITY), str(SPARE), str(seed)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        said = process.stdout.read(RECORD * after)
+    # Unbuffered: `communicate` would not see what a buffer has read ahead, and the last records would be lost.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        said = b""
+        while len(said) < RECORD * after and (more := process.stdout.read(RECORD * after - len(said))):
+            said += more
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             pass  # a sleep ends some 0.1 ms late, and a file is made in that time
