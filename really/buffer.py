@@ -65,7 +65,7 @@ class ReplayBuffer:
         max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction.
         alpha: makes it a prioritized buffer (Schaul et al. 2016): rows are drawn in proportion to
             (priority + eps)^alpha, and batches have `index` and `weight` as well. None draws uniformly.
-        eps: added to every priority of such a buffer.
+        eps: added to every priority of such a buffer, by default 1e-6.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -86,7 +86,7 @@ class ReplayBuffer:
         stack: frames.Stack | Mapping[str, frames.Stack] | None = None,
         max_bytes: int | None = None,
         alpha: float | None = None,
-        eps: float = 1e-6,
+        eps: float | None = None,
         path: str | os.PathLike[str] | Storage | None = None,
         spare: SupportsIndex | None = None,
     ) -> None:
@@ -100,11 +100,15 @@ class ReplayBuffer:
         self._alpha, self._eps = alpha, eps
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
-            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
+            self._prioritized = PrioritizedRows(
+                self._capacity, alpha, 1e-6 if eps is None else eps, self._bit_generator
+            )
             if path is not None:
                 raise InvalidValueError(
                     "alpha: expected a buffer in memory, came path=: priorities are not kept on disk"
                 )
+        elif eps is not None:
+            raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
         self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
         self._gate = Gate()
@@ -135,9 +139,11 @@ class ReplayBuffer:
     def nbytes(self) -> int:
         """Bytes that the rows take when the buffer is full, padding included; 0 without a schema.
 
-        For rows that share frames this counts one frame a row, and 5 % for those that trajectories begin with.
+        For rows that share frames this counts one frame a row, and 5 % for those that trajectories begin with; with
+        `alpha`, the priorities too.
         """
-        return 0 if self._ring is None else _nbytes(self._capacity, self._ring.stride, self._ring)
+        priorities = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
+        return 0 if self._ring is None else _nbytes(self._capacity, self._ring.stride, self._ring) + priorities
 
     def memory(self) -> dict[str, float]:
         """What the rows take now: `held` bytes, the `naive` bytes of all rows stored whole, and how many times more."""
@@ -240,6 +246,8 @@ class ReplayBuffer:
     def sample_indices(self, n: Any, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         num, num_batches = arguments.checked_size(n)
+        if self._prioritized is not None:
+            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, came one made with alpha=")
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
         return self._refuse_few(num) if ages is None else ages
 
@@ -262,8 +270,6 @@ class ReplayBuffer:
             self._storage.check_writable("clear")
         if self._ring is not None:
             self._gate.clear(self._ring)
-        if self._prioritized is not None:
-            self._prioritized.priorities.clear()
 
     def open_reader(self, *, keeps: bool = False) -> Reader:
         """Reads the rows that are held now, oldest first, in pieces; close it, or use it in a `with`.

@@ -6,7 +6,9 @@ priorities catch up with the rows that have been put since, each with the larges
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +19,7 @@ from really._ring import Ring
 from really.errors import EmptyBufferError, InvalidValueError
 from really.priorities import Priorities
 
-BETA = 0.4
+BETA, EPS = 0.4, 1e-6
 INDEX, WEIGHT = "index", "weight"
 TRIES = 100
 """How often a batch is drawn again because other threads drop one of its rows meanwhile."""
@@ -29,13 +31,15 @@ class PrioritizedRows:
     Args:
         capacity: of the buffer.
         alpha: exponent of priorities.
-        eps: added to every priority.
+        eps: added to every priority; None: 1e-6.
         bit_generator: the buffer's; rows are drawn from a child of its seed.
     """
 
-    def __init__(self, capacity: int, alpha: float, eps: float, bit_generator: np.random.BitGenerator) -> None:
-        self.priorities = Priorities(capacity, alpha=alpha, eps=eps, seed=np.random.Generator(bit_generator))
+    def __init__(self, capacity: int, alpha: float, eps: float | None, bit_generator: np.random.BitGenerator) -> None:
+        seed = np.random.Generator(bit_generator)
+        self.priorities = Priorities(capacity, alpha=alpha, eps=EPS if eps is None else eps, seed=seed)
         self._catching_up = threading.Lock()
+        _live.add(self)
 
     def sample(self, ring: Ring, n: Any, beta: float | None) -> dict[str, NDArray[Any]]:
         """A batch with `index`, the rows' numbers, int64, and `weight`, float32 (`Priorities.sample`)."""
@@ -63,6 +67,10 @@ class PrioritizedRows:
         start = first - (state["newest"] - len(state["values"]))
         return state | {"newest": end, "values": state["values"][start : start + end - first]}
 
+    def start_anew(self) -> None:
+        """In a forked process: the thread that was catching up is another process's; the tree is as before or after."""
+        self._catching_up = threading.Lock()
+
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
         """The numbers of the oldest row held and of the row to come; all between them have a priority."""
         oldest, newest = ring.held_rows()
@@ -72,6 +80,17 @@ class PrioritizedRows:
                 if first < newest:
                     self.priorities.add(first, newest - first)
         return oldest, newest
+
+
+def _after_fork() -> None:
+    for rows in _live:
+        rows.start_anew()
+
+
+_live: weakref.WeakSet[PrioritizedRows] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def check_keys(keys: Iterable[str]) -> None:

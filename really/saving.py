@@ -152,7 +152,7 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     text = metadata[ABOUT]
     if metadata.get(CHECK) != str(_fingerprint(schema, text)).encode():
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, came one whose description is damaged")
-    older = {"dedup": True, "stack": None, "max_bytes": None, "alpha": None, "eps": 1e-6, "priorities": None}
+    older = {"dedup": True, "stack": None, "max_bytes": None, "alpha": None, "eps": None, "priorities": None}
     about: dict[str, Any] = older | json.loads(text, object_hook=_array_of)
     if about["format"] != FORMAT:
         raise InvalidValueError(f"{path}: expected format {FORMAT!r}, came {about['format']!r}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +133,22 @@ def test_clear_drops_priorities_too():
     assert set(buffer.sample(30)["number"]) == {100, 101, 102}
 
 
+def test_a_forked_child_draws_though_a_thread_of_its_parent_was_catching_up():
+    buffer = filled(20)
+    buffer.put(rows(20, 5))
+    with buffer._prioritized._catching_up:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if set(buffer.sample(50)["number"]) <= set(range(25)) else 1)
+    deadline = time.monotonic() + 20
+    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if done == (0, 0):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert done == (pid, 0)
+
+
 def test_threads_that_put_sample_and_update():
     buffer, ended = ReplayBuffer(500, alpha=0.6, seed=0), threading.Event()
     buffer.put(rows(0, 500))
@@ -166,6 +185,8 @@ def test_threads_that_put_sample_and_update():
         (lambda b: b.sample(3, out={}), InvalidValueError, "neither replace=False nor out="),
         (lambda b: ReplayBuffer(5).sample(3, beta=0.4), InvalidValueError, "beta: expected none"),
         (lambda b: ReplayBuffer(5).update_priorities([0], [1.0]), InvalidValueError, "made with alpha="),
+        (lambda b: b.sample_indices(3), InvalidValueError, "came one made with alpha="),
+        (lambda b: ReplayBuffer(5, eps=0.1), InvalidValueError, "eps: expected none without alpha"),
         (lambda b: ReplayBuffer(5, alpha=-1), InvalidValueError, "alpha"),
         (lambda b: ReplayBuffer(5, alpha=0.5, spec={"weight": float}), InvalidValueError, r"came \['weight'\]"),
         (lambda b: ReplayBuffer(5, alpha=0.5).put({"index": [1]}), InvalidValueError, r"came \['index'\]"),
