@@ -32,6 +32,7 @@ from frames cimport (
 from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
+from n_step cimport Steps, walk
 from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
@@ -91,6 +92,10 @@ cdef class Block:
     cdef char** fields  # [num_fields], where each field's rows go
     cdef char** columns  # [num_keys], where each key's rows go; a key that shares no frames is a field
     cdef int64_t* ages  # [num_rows], which rows
+    cdef float* discounts  # [num_rows], NULL where rows are single steps
+    cdef int64_t* lasts  # [num_rows], the last step of each row
+    cdef char** after  # [num_fields of it], where the last steps' fields go
+    cdef bint is_broken  # rows of several agents alternate
     cdef int64_t* table  # room for drawing without replacement
 
     def __dealloc__(self):
@@ -179,6 +184,8 @@ cdef class Ring:
     cdef Py_ssize_t* key_nbytes  # [num_keys], of a row
     cdef Sharing* sharings  # [num_sharings]
     cdef int* sharing_of  # [num_keys], -1 where rows are kept whole
+    cdef Steps steps
+    cdef Py_ssize_t* after_fields  # [steps.after.num_fields], which of the ring's fields those are
     cdef Pool pool
     cdef readonly object storage
     cdef Page* page  # NULL in memory of the ring's own
@@ -281,6 +288,22 @@ cdef class Ring:
             raise MemoryError("the tables of a frame store: the system gave no memory")
         return 0
 
+    def set_steps(self, int num, double gamma, int reward, int end, int terminal, int agent, list after):
+        """Batches are of up to `num` steps from now on: of the keys at these places, float32 [] but for `agent`, -1 for
+        none; those of `after` are taken from the last step. Called once, before the ring is used."""
+        cdef Py_ssize_t i
+        self.after_fields = <Py_ssize_t*>PyMem_Calloc(len(after) + 1, sizeof(Py_ssize_t))
+        self.steps.after = self.rows
+        self.steps.after.fields = <Field*>PyMem_Calloc(len(after) + 1, sizeof(Field))
+        if self.after_fields == NULL or self.steps.after.fields == NULL:
+            raise MemoryError("the ring's own few bytes: the system gave no memory")
+        self.steps.after.num_fields = len(after)
+        for i in range(len(after)):
+            self.after_fields[i] = after[i]
+            self.steps.after.fields[i] = self.rows.fields[self.after_fields[i]]
+        self.steps.gamma, self.steps.most = gamma, num
+        self.steps.reward, self.steps.end, self.steps.terminal, self.steps.agent = reward, end, terminal, agent
+
     cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
         cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
         for axis in self.shapes[i]:
@@ -298,6 +321,8 @@ cdef class Ring:
         PyMem_Free(self.rows.seams)
         PyMem_Free(self.row_shapes)
         PyMem_Free(self.key_nbytes)
+        PyMem_Free(self.after_fields)
+        PyMem_Free(self.steps.after.fields)
         PyMem_Free(self.sharing_of)
         for i in range(self.num_sharings):
             free_sharing(&self.sharings[i])
@@ -681,7 +706,7 @@ cdef class Ring:
         has checked. None if there are too few rows, or if another process drops them as fast as they are copied.
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out)
+        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out, whole=True, steps=self.steps.most > 0)
         cdef bint drawn
         hold(self.lock)
         if total * self.row_nbytes <= SMALL and not self.asks_early:
@@ -752,11 +777,15 @@ cdef class Ring:
         return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
     def take(
-        self, const int64_t[::1] rows, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None, bint by_number=False
+        self, const int64_t[::1] rows, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None, bint by_number=False,
+        bint steps=False,
     ):
-        """The rows of these ages (or numbers), laid out as `sample` does; None if one of them is not held."""
+        """The rows of these ages (or numbers), laid out as `sample` does; None if one of them is not held.
+
+        Single ones, unless `steps` says that they are to be of several steps where batches are so.
+        """
         cdef Py_ssize_t total = rows.shape[0]
-        cdef Block block = self.new_batch(total, 0, out)
+        cdef Block block = self.new_batch(total, 0, out, whole=True, steps=steps and self.steps.most > 0)
         cdef bint held = False
         cdef int i
         cdef int64_t origin = 0, oldest
@@ -781,8 +810,19 @@ cdef class Ring:
 
     cdef void gather_rows(self, Block block, Py_ssize_t total) noexcept nogil:
         gather(&self.rows, block.ages, total, block.fields)
+        if block.discounts != NULL:
+            self.gather_steps(block, total)
         if self.num_sharings > 0:
             unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
+
+    cdef void gather_steps(self, Block block, Py_ssize_t total) noexcept nogil:
+        cdef float* rewards = <float*>block.fields[self.steps.reward]
+        block.is_broken = not walk(
+            &self.rows, &self.steps, block.ages, total, block.lasts, rewards, block.discounts
+        )
+        self.steps.after.cursor = self.rows.cursor
+        if not block.is_broken:
+            gather(&self.steps.after, block.lasts, total, block.after)
 
     def read(self, int64_t first, Py_ssize_t num):
         """Rows `first` to `first + num` by number, those that share frames as FrameColumns; None if one is not held."""
@@ -855,7 +895,7 @@ cdef class Ring:
         if self.page != NULL and self.writes:
             store_state(self.page, self.source.state)
 
-    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True):
+    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True, bint steps=False):
         """A block with room for `total` rows; where `out` is given its arrays are the columns instead.
 
         Unless `whole`, there is no room for rows of columns that share frames, only for the numbers of their frames.
@@ -866,6 +906,8 @@ cdef class Ring:
             nbytes += lines(total * self.rows.fields[i].nbytes) if self.is_between(i, out) else 0
             if i < self.num_keys and out is None and (whole or self.sharing_of[i] < 0):
                 nbytes += lines(total * self.key_nbytes[i])
+        if steps:
+            nbytes += lines(num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(total * sizeof(float))
         cdef Block block = new_block(self.pool, nbytes)
         block.fields = <char**>block.memory.data
         block.columns = block.fields + num
@@ -888,6 +930,15 @@ cdef class Ring:
                 at += lines(total * self.rows.fields[i].nbytes)
             elif i < self.num_keys:
                 block.fields[i] = block.columns[i]
+        block.discounts = NULL
+        if steps:
+            block.after = <char**>(block.memory.data + at)
+            at += lines(num * sizeof(char*))
+            block.lasts = <int64_t*>(block.memory.data + at)
+            at += lines(total * sizeof(int64_t))
+            block.discounts = <float*>(block.memory.data + at)
+            for i in range(self.steps.after.num_fields):
+                block.after[i] = block.fields[self.after_fields[i]]
         return block
 
     cdef bint is_between(self, Py_ssize_t i, dict out) noexcept:
@@ -899,6 +950,12 @@ cdef class Ring:
         cdef Py_ssize_t i
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
+        if block.is_broken:
+            from really.n_step import alternating
+
+            raise alternating()
+        if block.discounts != NULL:
+            batch["discount"] = new_array(block, <char*>block.discounts, FLOAT32, dims, num_lead)
         for i in range(self.num_keys):
             if block.columns[i] == NULL:
                 continue
@@ -910,6 +967,7 @@ cdef class Ring:
 
 
 cdef cnp.dtype INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
+cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really import columns, frames
+from really import n_step as n_steps
 from really import ring_arguments as arguments
 from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
 from really.columns import Spec
@@ -66,6 +67,10 @@ class ReplayBuffer:
         alpha: makes it a prioritized buffer (Schaul et al. 2016): rows are drawn in proportion to
             (priority + eps)^alpha, and batches have `index` and `weight` as well. None draws uniformly.
         eps: added to every priority of such a buffer, by default 1e-6.
+        n_step: makes each row of a batch up to so many steps (`csrc/n_step.pxd`): `reward` is their discounted sum,
+            `state_new`, `terminal` and what else tells of the end are those of the last one, and `discount`, float32,
+            is gamma^k (1 - terminal). Needs `episode_end`, and each agent's rows one after the other.
+        gamma: the discount factor of such a buffer.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -87,6 +92,8 @@ class ReplayBuffer:
         max_bytes: int | None = None,
         alpha: float | None = None,
         eps: float | None = None,
+        n_step: SupportsIndex = 1,
+        gamma: float | None = None,
         path: str | os.PathLike[str] | Storage | None = None,
         spare: SupportsIndex | None = None,
     ) -> None:
@@ -97,6 +104,7 @@ class ReplayBuffer:
         self._stack = stack
         self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
         self._bit_generator = arguments.bit_generator(seed)
+        self.n_step, self.gamma = n_steps.checked(n_step, gamma)
         self._alpha, self._eps = alpha, eps
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
@@ -220,6 +228,11 @@ class ReplayBuffer:
             return self._sample_prioritized(n, replace, out, beta)
         return self._sample_checked(n, replace, out)
 
+    @property
+    def is_prioritized(self) -> bool:
+        """Whether rows are drawn by priority."""
+        return self._prioritized is not None
+
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
 
@@ -256,8 +269,8 @@ class ReplayBuffer:
         ages = arguments.checked_indices(indices)
         ring = self._filled("take")
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
-        outputs = _outputs(ring, num, num_batches, out)
-        batch = ring.take(ages.reshape(-1), num, num_batches, outputs)
+        outputs = self._outputs(ring, num, num_batches, out)
+        batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
         if batch is None:
             raise InvalidValueError(
                 f"take: expected indices from 0 to {len(ring) - 1}, came {arguments.outsiders(ages, len(ring))}"
@@ -392,6 +405,8 @@ class ReplayBuffer:
             "max_bytes": self._max_bytes,
             "alpha": self._alpha,
             "eps": self._eps,
+            "n_step": self.n_step,
+            "gamma": self.gamma,
         }
 
     def _sharings(self) -> list[frames.Sharing]:
@@ -427,9 +442,10 @@ class ReplayBuffer:
         self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, plan)
         try:
             if self._storage.about is not None:
-                self._ring = self._storage.ring(self._bit_generator)
+                if self.n_step > 1:
+                    n_steps.check_spec(self._storage.about.spec)
+                self._ring = self._made(self._storage.ring(self._bit_generator))
                 self._dedup, self._stack = True, frames.stacks(_spec_of(self._ring), _shared(self._ring)) or None
-                _rings.add(self._ring)
             elif spec is not None:
                 self._ring = self._new_ring(spec)
         except BaseException:
@@ -480,18 +496,35 @@ class ReplayBuffer:
         ring = self._filled("sample")
         if num * max(num_batches, 1) > ring.quick_rows:
             refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(_spec_of(ring)))
-        outputs = _outputs(ring, num, num_batches, out)
+        outputs = self._outputs(ring, num, num_batches, out)
         batch = ring.sample(num, num_batches, not replace, outputs)
         return self._refuse_few(num) if batch is None else batch
 
+    def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
+        if out is not None and self.n_step > 1:
+            raise InvalidValueError(
+                f"out: expected none with n_step={self.n_step}, whose batches have a column besides"
+            )
+        if out is None or ring.fits(out, num, num_batches):
+            return out
+        return arguments.checked_out(out, _spec_of(ring), (num_batches, num) if num_batches else (num,))
+
+    def _made(self, ring: Ring) -> Ring:
+        """The ring as this buffer uses it."""
+        if self.gamma is not None:
+            n_steps.prepare(ring, self.n_step, self.gamma)
+        _rings.add(ring)
+        return ring
+
     def _new_ring(self, spec: Spec) -> Ring:
+        if self.n_step > 1:
+            n_steps.check_spec(spec)
         if self._storage is not None:
             from really.storage import About
 
             about = About.new(self._capacity, spec, self._spare, self._plan(spec))
             ring = self._storage.create(about, self._bit_generator, self._overcommit)
-            _rings.add(ring)
-            return ring
+            return self._made(ring)
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
         shared = self._plan(spec)
@@ -507,8 +540,7 @@ class ReplayBuffer:
             ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
         except MemoryError as error:
             raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
-        _rings.add(ring)
-        return ring
+        return self._made(ring)
 
     def _plan(self, spec: Spec) -> list[frames.Sharing]:
         return frames.plan(spec, self._stack) if self._dedup else []
@@ -569,12 +601,6 @@ def _promised(ring: Ring) -> int:
 
 def _shared(ring: Ring) -> list[frames.Sharing]:
     return [frames.Sharing(*sharing) for sharing in ring.shared]
-
-
-def _outputs(ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
-    if out is None or ring.fits(out, num, num_batches):
-        return out
-    return arguments.checked_out(out, _spec_of(ring), (num_batches, num) if num_batches else (num,))
 
 
 def _spec_of(ring: Ring) -> Spec:

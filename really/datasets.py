@@ -112,6 +112,11 @@ def _known_spec(buffer: ReplayBuffer) -> Spec:
         raise EmptyBufferError(
             "dataset: expected a buffer whose schema is known, came one without; put some rows first"
         )
+    if buffer.n_step > 1 or buffer.is_prioritized:
+        raise InvalidValueError(
+            "dataset: expected a buffer of single steps that draws uniformly, came one made with alpha= or n_step=, "
+            "whose batches have columns besides; use batches()"
+        )
     check_dtypes("tf", buffer.spec)
     return buffer.spec
 

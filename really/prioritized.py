@@ -48,7 +48,7 @@ class PrioritizedRows:
             exponent = BETA if beta is None else beta
             numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
             num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
-            batch = ring.take(numbers.reshape(-1), num, num_batches, by_number=True)
+            batch = ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
             if batch is not None:
                 return batch | {INDEX: numbers, WEIGHT: weights}
         raise EmptyBufferError(

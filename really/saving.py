@@ -37,7 +37,7 @@ CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
 VALUE = "really.priority"
 """The column of a prioritized buffer's values, (priority + eps)^alpha."""
-MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes", "alpha", "eps")
+MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes", "alpha", "eps", "n_step", "gamma")
 
 
 def save(
@@ -152,7 +152,16 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     text = metadata[ABOUT]
     if metadata.get(CHECK) != str(_fingerprint(schema, text)).encode():
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, came one whose description is damaged")
-    older = {"dedup": True, "stack": None, "max_bytes": None, "alpha": None, "eps": None, "priorities": None}
+    older = {
+        "dedup": True,
+        "stack": None,
+        "max_bytes": None,
+        "alpha": None,
+        "eps": None,
+        "priorities": None,
+        "n_step": 1,
+        "gamma": None,
+    }
     about: dict[str, Any] = older | json.loads(text, object_hook=_array_of)
     if about["format"] != FORMAT:
         raise InvalidValueError(f"{path}: expected format {FORMAT!r}, came {about['format']!r}")
