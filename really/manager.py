@@ -20,8 +20,9 @@ from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
 from really.batches import Batches
 from really.buffer import ReplayBuffer
+from really.checks import check_count
 from really.collector import STREAMED_ROWS, Collector
-from really.config import Kwargs, check_count, checked
+from really.config import Kwargs, checked
 from really.datasets import sampled_dataset
 from really.demand import Part
 from really.environments import EnvironmentSpec

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.config import check_count, check_number
+from really.checks import check_count, check_number
 from really.errors import InvalidValueError, ModelError
 from really.learners import inputs
 from really.learners.inputs import Input
