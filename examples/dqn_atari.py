@@ -108,7 +108,7 @@ class Training:
                 self.counters["seconds"] = before + time.perf_counter() - began
                 returns = self.manager.test(MAX_STEPS, TEST_EPISODES, evaluation_measure="reward")
                 self.manager.update_aggregator(reward=returns)
-                self.save() if hasattr(self.manager, "save_checkpoint") else None
+                self.save()
 
     def learn(self, steps: int, bar: tqdm) -> None:
         """Trains on about so many steps more, in turns of collecting and updating."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,19 @@ def set_model_weights(model: Any, weights: Sequence[NDArray[Any]]) -> None:
         shapes = [tuple(weight.shape) for weight in model.weights]
         check_weights(shapes, weights, [weight.path for weight in model.weights])
     model.set_weights(list(weights))
+
+
+@contextlib.contextmanager
+def seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
+    """Repeatable initial weights: Keras seeds its initialisers from Python's generator, which is put back after."""
+    before = random.getstate()
+    if seed is not None:
+        random.seed(int(seed.generate_state(1)[0]))
+    try:
+        yield
+    finally:
+        if seed is not None:
+            random.setstate(before)
 
 
 class Agent:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.checks import check_count
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.whole_files import writable_folder
 
@@ -89,14 +90,16 @@ class Aggregator:
         units: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = _checked_keys(aggregator_keys)
-        self.saving_after = _count("saving_after", saving_after, 1)
-        window = _count("max_size", max_size, 1)
-        self.epoch = _count("init_epoch", init_epoch, 0)
+        self.saving_after = check_count("saving_after", saving_after)
+        self.max_size = check_count("max_size", max_size)
+        self.epoch = check_count("init_epoch", init_epoch, 0)
         self.path = writable_folder("path", path)
         _check_files(self.path)
-        self.curves = {key: Curve(key, window, unit=unit) for key, unit in _checked_units(self.keys, units).items()}
+        self.units = _checked_units(self.keys, units)
+        self.tensorboard = tensorboard
         self._events = _events(self.path, tensorboard)
-        self._start_csv()
+        header, rows = _read_csv(self.csv_path)
+        self._take_over(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
 
     def update(self, /, **values: Any) -> None:
         """Adds one point to each key given: the mean over all numbers of its value.
@@ -150,22 +153,56 @@ class Aggregator:
         with self.csv_path.open("a", newline="") as file:
             file.write(",".join([str(self.epoch), *cells]) + "\n")
 
-    def _start_csv(self) -> None:
-        """Takes over the rows up to `init_epoch`, and sets a file aside that holds anything else."""
-        header, rows = _read_csv(self.csv_path)
-        kept = [row for row in rows if int(row["epoch"]) <= self.epoch]
-        for row in kept:
+    def arguments(self) -> dict[str, Any]:
+        """What makes an aggregator like this one, `init_epoch` being the epoch that it is at; fit for JSON."""
+        folder = self.tensorboard
+        return {
+            "path": str(self.path.absolute()),
+            "saving_after": self.saving_after,
+            "aggregator_keys": list(self.keys),
+            "max_size": self.max_size,
+            "init_epoch": self.epoch,
+            "units": self.units,
+            "tensorboard": folder if isinstance(folder, bool | None) else str(Path(folder).absolute()),
+        }
+
+    def write_csv(self, path: Path) -> None:
+        """Writes all points as `progress.csv` has them to another file; `go_on` takes them up again."""
+        rows: dict[int, dict[str, Any]] = {}
+        for key, curve in self.curves.items():
+            for epoch, mean, spread in zip(curve.epochs, curve.means, curve.spreads, strict=True):
+                row = rows.setdefault(epoch, {"epoch": epoch})
+                row |= {f"{key}.mean": mean, f"{key}.std": spread}
+        self._rewrite(path, [rows[epoch] for epoch in sorted(rows)])
+
+    def go_on(self, path: Path, epoch: int) -> None:
+        """Goes on at `epoch` with the points of a file that `write_csv` wrote, in place of all there are.
+
+        What `progress.csv` holds is set aside where it is something else.
+        """
+        rows = _read_csv(path)[1]
+        self.epoch = epoch
+        header, found = _read_csv(self.csv_path)
+        self._take_over(header, [row for row in found if any(list(row.values())[1:])], rows)
+
+    def _take_over(self, header: Sequence[str], found: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
+        """Starts the curves with rows; a file found with other ones is set aside."""
+        self.curves = {key: Curve(key, self.max_size, unit=self.units[key]) for key in self.keys}
+        for row in rows:
             for key in self.keys:
                 if row.get(f"{key}.mean"):
                     self.curves[key].add(int(row["epoch"]), float(row[f"{key}.mean"]), float(row[f"{key}.std"]))
-        if header == self._header and len(kept) == len(rows):
+        if list(header) == self._header and found == rows:
             return
-        if rows:
+        if found:
             self.csv_path.rename(_free_name(self.csv_path))
-        with self.csv_path.open("w", newline="") as file:
+        self._rewrite(self.csv_path, rows)
+
+    def _rewrite(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._header, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(rows)
 
 
 class _EventFiles:
@@ -242,14 +279,6 @@ def _check_files(folder: Path) -> None:
         file = folder / name
         if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
             raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
-
-
-def _count(name: str, came: Any, least: int) -> int:
-    if isinstance(came, bool) or not isinstance(came, int | np.integer):
-        raise InvalidTypeError(f"{name}: expected an integer, came {came!r}")
-    if came < least:
-        raise InvalidValueError(f"{name}: expected at least {least}, came {came}")
-    return int(came)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -1,31 +1,30 @@
 """Saved models: one folder a model, written whole or not at all, and the newest of them found again by its name.
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
-    model.weights.h5   the arrays of `model.weights` in that order, as data sets `weights/0`, `weights/1`, ...
+    model.weights.h5   the arrays of `model.weights`, as `variables.py` writes them,
                        and what observations and rewards are normalised with: `statistics/0/count`, `mean`, `squares`
     meta.json          format, epoch, name, shape and dtype of each weight, and names and shapes of the statistics
     model.keras        what Keras itself saves, where it can (it cannot for every subclass); never read here
-The weights are not in Keras' own layout because that one depends on how a model keeps its layers, and Keras'
-whole-model format cannot load many subclasses back. Nothing is ever unpickled.
+Keras' whole-model format cannot load many subclasses back. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from really.errors import InvalidTypeError, InvalidValueError, ModelError
+from really import variables, whole_folders
+from really.checks import check_count
+from really.errors import InvalidTypeError, InvalidValueError
 from really.normalisation import Moments, Statistics
 
 log = logging.getLogger("really")
@@ -34,9 +33,7 @@ FORMAT = "really-checkpoint-1"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
 # Parts of the statistics of one column, as `Moments` takes them.
 MOMENTS = ("count", "mean", "squares")
-# UTC, so that names sort by time through a change of the clocks, too.
-TIME_FORMAT = "%Y%m%dT%H%M%S-%f"
-FOLDER_NAME = re.compile(r"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>\d{8}T\d{6}-\d{6})")
+FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{whole_folders.TIME})")
 
 
 def save_model(
@@ -54,22 +51,13 @@ def save_model(
     Raises:
         InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
         InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` not written.
+        FileError: the system would not write a file.
     """
-    epoch = _checked_epoch(epoch)
+    epoch = check_count("epoch", epoch, 0)
     _check_model_name(model_name)
     weights = _weights_of(model)
-    parent, moment = Path(path), datetime.now(UTC)
-    partial = parent / f"{model_name}_{epoch}_{moment.strftime(TIME_FORMAT)}.{os.getpid()}.partial"
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InvalidValueError(f"path: expected a folder that can be written, came {str(path)!r}: {error}") from error
-    try:
-        _write(model, weights, partial, epoch, statistics or {})
-        return _rename(partial, parent / f"{model_name}_{epoch}", moment)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    fill = functools.partial(_write, model, weights, epoch, statistics or {})
+    return whole_folders.write(Path(path), f"{model_name}_{epoch}", fill)
 
 
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:
@@ -85,8 +73,8 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     folder = newest_checkpoint(path)
     meta = _read_meta(folder)
     own = _weights_of(model)
-    _check_same(folder, meta["weights"], _describe(model, own))
-    model.set_weights(_read_weights(folder, meta["weights"]))
+    variables.check_same(folder, meta["weights"], _describe(model, own))
+    model.set_weights(variables.read(folder / WEIGHTS, meta["weights"]))
     return int(meta["epoch"])
 
 
@@ -140,14 +128,6 @@ def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
     return sorted(entry.path for entry in os.scandir(os.fspath(b)) if entry.is_dir())
 
 
-def _checked_epoch(epoch: Any) -> int:
-    if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer):
-        raise InvalidTypeError(f"epoch: expected an integer, came {epoch!r}")
-    if epoch < 0:
-        raise InvalidValueError(f"epoch: expected 0 or more, came {epoch}")
-    return int(epoch)
-
-
 def _check_model_name(model_name: Any) -> None:
     if not isinstance(model_name, str) or not model_name or set(model_name) & {"/", "\\", "\0"}:
         raise InvalidValueError(f"model_name: expected a name without path separators, came {model_name!r}")
@@ -159,26 +139,16 @@ def _weights_of(model: Any) -> list[Any]:
     return list(model.weights)
 
 
-def _describe(model: Any, weights: Sequence[Any]) -> list[dict[str, Any]]:
-    prefix = f"{getattr(model, 'name', '')}/"
-    return [
-        {
-            "name": getattr(weight, "path", weight.name).removeprefix(prefix),
-            "shape": [int(n) for n in weight.shape],
-            "dtype": str(weight.dtype),
-        }
-        for weight in weights
-    ]
+def _describe(model: Any, weights: Sequence[Any]) -> list[variables.Described]:
+    return variables.describe(weights, f"{getattr(model, 'name', '')}/")
 
 
-def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int, statistics: Statistics) -> None:
+def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
     import h5py
 
     described = _describe(model, weights)
-    with h5py.File(folder / WEIGHTS, "w") as file:
-        for index, (weight, about) in enumerate(zip(weights, described, strict=True)):
-            saved = file.create_dataset(f"weights/{index}", data=_storable(np.asarray(weight)))
-            saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
+    variables.write(folder / WEIGHTS, weights, described)
+    with h5py.File(folder / WEIGHTS, "a") as file:
         for index, (name, moments) in enumerate(statistics.items()):
             for part in MOMENTS:
                 file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))
@@ -186,14 +156,6 @@ def _write(model: Any, weights: Sequence[Any], folder: Path, epoch: int, statist
     meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
     meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
-    for name in (WEIGHTS, META):
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _storable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in a dtype that HDF5 knows; bfloat16 and its like (no builtin dtypes) fit into float32 exactly."""
-    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _write_keras(model: Any, folder: Path) -> str:
@@ -211,15 +173,6 @@ def _write_keras(model: Any, folder: Path) -> str:
     return KERAS
 
 
-def _rename(partial: Path, stem: Path, moment: datetime) -> Path:
-    """Gives the finished folder its name, a microsecond later where that is taken."""
-    while True:
-        folder = stem.with_name(f"{stem.name}_{moment.strftime(TIME_FORMAT)}")
-        if not folder.exists():
-            return partial.rename(folder)
-        moment += timedelta(microseconds=1)
-
-
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / META).read_text())
@@ -229,38 +182,3 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, came {found!r}")
     return dict(meta)
-
-
-def _read_weights(folder: Path, described: Sequence[dict[str, Any]]) -> list[NDArray[Any]]:
-    import h5py
-
-    try:
-        with h5py.File(folder / WEIGHTS, "r") as file:
-            arrays = [np.asarray(file[f"weights/{index}"]) for index in range(len(described))]
-    except (OSError, KeyError) as error:
-        raise InvalidValueError(f"{folder / WEIGHTS}: expected {len(described)} weights, but {error!r}") from error
-    for about, array in zip(described, arrays, strict=True):
-        if list(array.shape) != about["shape"]:
-            raise InvalidValueError(
-                f"{folder / WEIGHTS}: expected shape {about['shape']} at {about['name']}, came {list(array.shape)}"
-            )
-    return arrays
-
-
-def _check_same(folder: Path, saved: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> None:
-    if [_identity(weight) for weight in saved] == [_identity(weight) for weight in own]:
-        return
-    if not own:
-        raise ModelError(f"model: expected it to be built before weights are loaded from {folder}, it has none yet")
-    raise ModelError(f"{folder}: expected weights of this model ({_listed(own)}), came {_listed(saved)}")
-
-
-def _identity(weight: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Name without Keras' counters, and shape."""
-    return re.sub(r"_\d+(?=/|$)", "", weight["name"]), tuple(weight["shape"])
-
-
-def _listed(weights: Sequence[dict[str, Any]]) -> str:
-    shown = [f"{weight['name']} {weight['shape']}" for weight in weights[:8]]
-    more = [f"... {len(weights) - 8} more"] if len(weights) > 8 else []
-    return ", ".join(shown + more) or "none"

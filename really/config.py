@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from really.checks import check_count, check_mapping, check_number
 from really.environments import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.policy import canonical_sampling_type
@@ -15,39 +15,6 @@ from really.transitions import ON_POLICY, check_returns
 
 # What normalised observations and rewards are clipped to where nothing else is said, as in Stable-Baselines3.
 USUAL_CLIP = 10.0
-
-
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`; anything that is not an integer is refused."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        count = operator.index(value)
-    except TypeError:
-        raise InvalidTypeError(
-            f"{name}: expected an integer >= {least}, came {value!r} ({type(value).__name__})"
-        ) from None
-    if count < least:
-        raise InvalidValueError(f"{name}: expected an integer >= {least}, came {count}")
-    return count
-
-
-def check_number(name: str, value: Any, low: float, high: float) -> float:
-    """`value` as a finite float between `low` and `high`, both included (infinity is never accepted)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidTypeError(f"{name}: expected a number, came {value!r} ({type(value).__name__})") from None
-    if not (low <= number <= high and math.isfinite(number)):
-        raise InvalidValueError(f"{name}: expected a number from {low:g} to {high:g}, came {number!r}")
-    return number
-
-
-def check_mapping(name: str, value: Any) -> dict[str, Any]:
-    """`value` as a dict; None is an empty one."""
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidTypeError(f"{name}: expected a dict or None, came {value!r} ({type(value).__name__})")
-    return dict(value or {})
 
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:

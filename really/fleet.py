@@ -189,6 +189,22 @@ class Fleet:
         worker.version, worker.equipped, worker.started = -1, False, False
         worker.runner = self._start(worker.agents, worker.restarts)
 
+    @property
+    def restarts(self) -> int:
+        """How often the runner that was restarted most was: the last number in the keys of the streams used so far."""
+        return max(worker.restarts for worker in self.workers)
+
+    def begin_anew(self, entropy: int, restart: int) -> None:
+        """Starts every runner anew without orders, its streams keyed by this entropy and number of restarts."""
+        self._respecify(replace(self._spec, entropy=entropy))
+        for worker in self.workers:
+            worker.restarts = restart - 1
+            self.restart(worker)
+
+    def _respecify(self, spec: RunnerSpec) -> None:
+        """Makes this what runners that are started from now on are made from."""
+        self._spec = spec
+
     def info(self) -> list[dict[str, Any]]:
         """What each runner is made of, and how often it was restarted."""
         return [
@@ -346,6 +362,10 @@ class RayFleet(Fleet):
                 "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "
                 "make a new SampleManager"
             )
+
+    def _respecify(self, spec: RunnerSpec) -> None:
+        self._packed_spec = self._packed(spec)
+        super()._respecify(spec)
 
     def _share(self, thing: Any) -> Any:
         self.check()

@@ -6,22 +6,22 @@ import contextlib
 import functools
 import logging
 import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really import checkpoints, inference
+from really import checkpoints, inference, training_state
 from really.aggregator import Aggregator
 from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
 from really.batches import Batches
 from really.buffer import ReplayBuffer
+from really.checks import check_count
 from really.collector import STREAMED_ROWS, Collector
-from really.config import Kwargs, check_count, checked
+from really.config import Kwargs, checked
 from really.datasets import sampled_dataset
 from really.demand import Part
 from really.environments import EnvironmentSpec
@@ -304,6 +304,53 @@ class SampleManager:
         self.set_agent(self._agent.get_weights())
         return self._agent
 
+    def save_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: Any = None,
+        optimizer: Any = None,
+        counters: Mapping[str, Any] | None = None,
+        keep: int | None = None,
+    ) -> str:
+        """Saves all that training needs to go on in a new folder `<path>/checkpoint_<time>`; returns its path.
+
+        That is the agent's weights, the buffer, the aggregator's curves, what may be set in `kwargs`, the manager's
+        counts, random streams and statistics, and what is given here. What runners have not delivered yet is not in it.
+        The folder is there whole or not at all. A buffer on disk is flushed and referred to, not copied.
+
+        Args:
+            path: folder of all checkpoints of a run.
+            target: an agent or model besides the agent, or a dict of several.
+            optimizer: a Keras optimizer, or a dict of several.
+            counters: numbers of your own, such as steps and updates so far.
+            keep: how many checkpoints stay in `path`, this one included; by default all.
+        """
+        self._sync()
+        return str(training_state.save(self._parts(target, optimizer), path, self._standing(), counters, keep))
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], *, target: Any = None, optimizer: Any = None
+    ) -> dict[str, int | float]:
+        """Goes on from the newest checkpoint in `path`; returns the counters that were saved with it.
+
+        `target` and `optimizer` are those to be loaded into, given as they were when it was saved. What may be set in
+        `kwargs` is again as it was then, the optimizer's learning rate too. `manager.buffer` is another object
+        afterwards; but one on disk that is open already stays, with all rows that were put since. Episodes begin anew,
+        with random streams that the run has not had yet. A checkpoint that is damaged, or of another model, environment
+        or buffer, is refused, and nothing has changed then.
+        """
+        self._refuse_background("load_checkpoint()")
+        self._fleet.check()
+        self._sync()
+        restored = training_state.read(self._parts(target, optimizer), path)
+        self.buffer, self.aggregator = restored.set()
+        self._statistics.replace(restored.frozen)
+        self._go_on(restored.standing)
+        # Only now: what was measured takes effect with the next change of weights, as it would have.
+        self._statistics.add(0, restored.pending)
+        return restored.counters
+
     def test(
         self,
         max_steps: int,
@@ -424,7 +471,12 @@ class SampleManager:
         )
         # All that can be refused is done: what was given before this call holds until here.
         self._agent, self._acting, self._model_kwargs, self._given_weights = agent, acting, model_kwargs, weights
-        self._collector = Collector(
+        self._collector = self._new_collector()
+        self._fleet.equip(self._acting)
+        self.set_agent(self._agent.get_weights())
+
+    def _new_collector(self) -> Collector:
+        return Collector(
             self._fleet,
             self.kwargs["num_parallel"],
             self._statistics,
@@ -434,17 +486,35 @@ class SampleManager:
             time_out=self.kwargs["remote_time_out"],
             max_staleness=self.kwargs["max_staleness"],
         )
-        self._fleet.equip(self._acting)
+
+    def _parts(self, target: Any, optimizer: Any) -> training_state.Parts:
+        """What the run is made of, for a checkpoint."""
+        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
+        return training_state.Parts.of(self._agent, self._probe.name, target, optimizer, **own)
+
+    def _standing(self) -> training_state.Standing:
+        settings = {name: self.kwargs[name] for name in ("epsilon", "temperature", "total_steps")}
+        fleet, epoch = self._fleet, self._agent.epoch
+        return training_state.Standing(settings, fleet.version, self._evaluations, epoch, self._entropy, fleet.restarts)
+
+    def _go_on(self, standing: training_state.Standing) -> None:
+        """Takes up a run where it stood, with the agent's weights as they are now."""
+        self.kwargs.update(standing.settings)
+        self._entropy, self._evaluations, self._agent.epoch = standing.entropy, standing.evaluations, standing.epoch
+        self._fleet.begin_anew(standing.entropy, standing.restarts + 1)
+        self._collector = self._new_collector()
         self.set_agent(self._agent.get_weights())
+        self._fleet.version = standing.version
+        self._sync()
 
     def _build_agent(self) -> Agent:
-        from really.agent import Agent, build_model
+        from really.agent import Agent, build_model, seeded_initialisers
 
         given, spaces = self.kwargs, (self._probe.observation_space, self._probe.action_space)
         make_model = functools.partial(
             build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
         )
-        with _seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
+        with seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
             model = make_model(weights=given["weights"])
         rng, now = np.random.default_rng(self._stream(AGENT_STREAM)), self._frozen_normalisation()
         sampling_type = given["action_sampling_type"]
@@ -540,16 +610,3 @@ class SampleManager:
     def _stream(self, *purpose: int) -> np.random.SeedSequence:
         """The seed of one of the manager's own streams."""
         return np.random.SeedSequence(self._entropy, spawn_key=purpose)
-
-
-@contextlib.contextmanager
-def _seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
-    """Repeatable initial weights: Keras seeds its initialisers from Python's generator, which is put back after."""
-    before = random.getstate()
-    if seed is not None:
-        random.seed(int(seed.generate_state(1)[0]))
-    try:
-        yield
-    finally:
-        if seed is not None:
-            random.setstate(before)

@@ -293,6 +293,12 @@ class RunningStatistics:
             self._measured, self._replaced = [], False
         return self.frozen
 
+    def pending(self) -> Statistics:
+        """What was taken in since the current version came into being, merged by order and agent."""
+        with self._changing:
+            measured = [part for _, part in sorted(self._measured, key=lambda pair: pair[0])]
+        return {name: Moments.merge([part[name] for part in measured]) for name in self._shapes if measured}
+
     def check(self, saved: Statistics, where: str) -> None:
         """Refuses statistics that are not of what this manager normalises; those of rewards are not needed.
 

@@ -135,12 +135,12 @@ def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int, priorities: Mapping
 
     about = {"format": FORMAT, "num_rows": num_rows, "columns": list(spec), "generator": buffer.state_dict()}
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
-    text = json.dumps(about | buffer._arguments(), default=_plain).encode()
+    text = json.dumps(about | buffer._arguments(), default=plain).encode()
     fields = arrow_frames.fields(spec, buffer._sharings())
     names = {field.name for field in fields}
-    plain = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
+    rest = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
     value = [pa.field(VALUE, pa.float64(), nullable=False)] if priorities else []
-    schema = pa.schema([*plain, *value, *fields])
+    schema = pa.schema([*rest, *value, *fields])
     return schema.with_metadata({ABOUT: text, CHECK: str(_fingerprint(schema, text))})
 
 
@@ -162,7 +162,7 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
         "n_step": 1,
         "gamma": None,
     }
-    about: dict[str, Any] = older | json.loads(text, object_hook=_array_of)
+    about: dict[str, Any] = older | json.loads(text, object_hook=array_of)
     if about["format"] != FORMAT:
         raise InvalidValueError(f"{path}: expected format {FORMAT!r}, came {about['format']!r}")
     return about
@@ -260,12 +260,13 @@ def _fingerprint(schema: pa.Schema, text: bytes) -> int:
     return check
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON has no word for: arrays and numbers of NumPy."""
     if isinstance(value, np.ndarray):
         return {"array": value.tolist(), "dtype": value.dtype.str}
     return value.item()
 
 
-def _array_of(value: dict[str, Any]) -> Any:
+def array_of(value: dict[str, Any]) -> Any:
+    """An object of JSON, or the array that `plain` made it from."""
     return np.array(value["array"], value["dtype"]) if set(value) == {"array", "dtype"} else value

@@ -219,9 +219,9 @@ def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"saving_after": 0}, InvalidValueError, "saving_after: expected at least 1, came 0"),
-        ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer, came 2.5"),
-        ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected at least 0, came -1"),
+        ({"saving_after": 0}, InvalidValueError, "saving_after: expected an integer >= 1, came 0"),
+        ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer >= 1, came 2.5"),
+        ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected an integer >= 0, came -1"),
         ({"aggregator_keys": "loss"}, InvalidTypeError, "expected a list of names, came the string 'loss'"),
         (
             {"units": {"los": "nats"}},

@@ -185,9 +185,9 @@ def test_damage_is_an_error_and_not_an_older_model(tmp_path, file, content, mess
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"epoch": 1.5}, InvalidTypeError, r"epoch: expected an integer, came 1.5"),
-        ({"epoch": True}, InvalidTypeError, r"epoch: expected an integer, came True"),
-        ({"epoch": -1}, InvalidValueError, r"epoch: expected 0 or more, came -1"),
+        ({"epoch": 1.5}, InvalidTypeError, r"epoch: expected an integer >= 0, came 1.5"),
+        ({"epoch": True}, InvalidTypeError, r"epoch: expected an integer >= 0, came True"),
+        ({"epoch": -1}, InvalidValueError, r"epoch: expected an integer >= 0, came -1"),
         ({"model_name": "a/b"}, InvalidValueError, r"model_name: expected a name without path separators"),
         ({"model_name": ""}, InvalidValueError, r"model_name: expected"),
         ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, came type"),

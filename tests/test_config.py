@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from really import SampleManager
-from really.config import Kwargs, check_count, check_number, checked
+from really.checks import check_count, check_number
+from really.config import Kwargs, checked
 from really.errors import InvalidTypeError, InvalidValueError
 from tests.models import QNet
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from really.config import check_number
+from really.checks import check_number
 from really.learners import inputs
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.config import check_count, check_number
+from really.checks import check_count, check_number
 from really.errors import InvalidValueError, ModelError
 from really.learners import inputs
 from really.learners.inputs import Input
@@ -86,14 +86,13 @@ class DQNLearner:
         self._double = double
         self.target = self.agent.copy()
         self.optimizer = inputs.build_optimizer("DQNLearner", optimizer, self.agent)
-        self._updates_done = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.jit_compile = not inputs.has_convolutions(self.agent.model) if jit_compile is None else jit_compile
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
     @property
     def updates_done(self) -> int:
-        """How many updates there were so far."""
-        return int(self._updates_done)
+        """How often the optimizer was applied; it goes on where a checkpoint of the optimizer is loaded."""
+        return int(np.asarray(self.optimizer.iterations))
 
     def update(self, batch: Mapping[str, Any]) -> DQNUpdate:
         """One update for a batch `[row, ...]`, or k of them, one after the other in one call, for `[k, row, ...]`.
@@ -158,12 +157,11 @@ class DQNLearner:
         return tf.where(size <= self._delta, squared, self._delta * (size - 0.5 * self._delta))
 
     def _move_target(self) -> None:
-        self._updates_done.assign_add(1)
         pairs = list(zip(self.target.model.weights, self.agent.model.weights, strict=True))
         if self._rate is not None:
             for slow, fast in pairs:
                 slow.assign(slow + self._rate * (fast - slow) if "float" in fast.dtype else fast)
-        elif self._updates_done % self._every == 0:
+        elif self.optimizer.iterations % self._every == 0:
             for slow, fast in pairs:
                 slow.assign(fast)
 

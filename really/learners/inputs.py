@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from really.config import check_number
+from really.checks import check_number
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, one_of
 from really.inference import model_leaves
 from really.policy import VALUE_OUTPUTS

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really.config import check_count, check_number
+from really.checks import check_count, check_number
 from really.errors import InvalidValueError
 from really.learners import inputs
 

@@ -1,0 +1,49 @@
+"""A process that saves checkpoints until it is killed: `saving_process.py PATH NUMBER`. It needs no TensorFlow."""
+
+import sys
+
+import numpy as np
+
+from really import ReplayBuffer, training_state
+from really.normalisation import NormalisationOptions, RunningStatistics
+from really.variables import ModelArrays
+
+ROWS, WEIGHTS = 5_000, 200_000
+TASK = {"environment": "none"}
+STANDING = training_state.Standing({"epsilon": 0.5}, version=1, evaluations=0, epoch=0, entropy=1, restarts=0)
+
+
+class Plain:
+    """A model of one array, all of whose numbers are the same."""
+
+    def __init__(self, number):
+        self.arrays = [np.full(WEIGHTS, number, np.float32)]
+
+    def get_weights(self):
+        return self.arrays
+
+    def set_weights(self, arrays):
+        self.arrays = arrays
+
+
+def parts(model):
+    """A run whose buffer holds the model's number in every row."""
+    buffer = ReplayBuffer(ROWS, ["reward", "state"], seed=0)
+    number = model.arrays[0][0]
+    buffer.put({"reward": np.full(ROWS, number), "state": np.random.default_rng(0).normal(size=(ROWS, 8))})
+    statistics = RunningStatistics(NormalisationOptions(False, 10.0, False, 1.0, (-np.inf, np.inf)), [])
+    models = [ModelArrays("agent", model)]
+    return training_state.Parts(TASK, models, [], {}, buffer, None, statistics)
+
+
+def main():
+    path, number = sys.argv[1], int(sys.argv[2])
+    assert not {"tensorflow", "ray"} & sys.modules.keys()
+    while True:
+        number += 1
+        training_state.save(parts(Plain(number)), path, STANDING, {"number": number}, keep=3)
+        print(number, flush=True)
+
+
+if __name__ == "__main__":
+    main()
