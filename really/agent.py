@@ -284,14 +284,17 @@ class Agent:
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
         if function in self._functions:
             return self._functions[function](*leaves, *tensors)
-        compiled = _compiled(function, len(leaves))
-        try:
-            result = compiled(*leaves, *tensors)
-        except Exception:
-            # What no graph can follow may still work as Python; if not, that is the error to show.
-            result = function(leaves, *tensors)
-            self.compiled = False
-        self._functions[function] = compiled
+        # A decorated `call` that was traced while its weights came into being holds their first values, so that its
+        # Python is traced anew; one that needs AutoGraph cannot be.
+        for context in (undecorated, contextlib.nullcontext):
+            compiled = _compiled(function, len(leaves), context)
+            with contextlib.suppress(Exception):
+                result = compiled(*leaves, *tensors)
+                self._functions[function] = compiled
+                return result
+        # What no graph can follow may still work as Python; if not, that is the error to show.
+        result = function(leaves, *tensors)
+        self.compiled = False
         return result
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
@@ -368,14 +371,17 @@ def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
     return np.zeros((1, *np.ravel(input_shape).astype(int)), leaves[0].dtype)
 
 
-def _compiled(function: Callable[..., Any], num_leaves: int) -> Any:
-    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one.
+def _compiled(
+    function: Callable[..., Any], num_leaves: int, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Any:
+    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one, traced in `context`.
 
     Neither a bound method nor a list: TensorFlow looks at both in each call, which costs it a tenth of a small one.
     """
 
     def flat(*tensors: tf.Tensor) -> Any:
-        return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
+        with context():
+            return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
 
     flat.__name__ = function.__name__
     return tf.function(flat, reduce_retracing=True, autograph=False)
