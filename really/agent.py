@@ -6,8 +6,9 @@ import contextlib
 import functools
 import inspect
 import math
+import operator
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.errors import InvalidValueError, ModelError
+from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.inference import check_weights, model_leaves
 from really.normalisation import Normalisation
 from really.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
@@ -43,14 +44,16 @@ def build_model(
         weights: set if given.
 
     Raises:
-        InvalidValueError: kwargs come with a model that exists already, or a shape with a Dict or Tuple space.
-        ModelError: the output is not a dict, or the weights are another model's.
+        InvalidTypeError: the class or function does not take these kwargs.
+        InvalidValueError: kwargs come with a model that exists already, or a shape with a Dict or Tuple space, or
+            something that is no shape.
+        ModelError: making or calling the model raised; the output is not a dict; the weights are another model's.
     """
     built = _instance(model, dict(model_kwargs or {}))
     if input_shape is not False:
         # A decorated `call` that is traced while the weights come into being keeps their first values for ever.
         with undecorated():
-            _as_outputs(built(_example(observation_space, input_shape)))
+            _first_calls(built, observation_space, input_shape)
     if weights is not None:
         set_model_weights(built, weights)
     return built
@@ -298,14 +301,17 @@ class Agent:
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
         if function in self._functions:
             return self._functions[function](*leaves, *tensors)
-        compiled = _compiled(function, len(leaves))
-        try:
-            result = compiled(*leaves, *tensors)
-        except Exception:
-            # What no graph can follow may still work as Python; if not, that is the error to show.
-            result = function(leaves, *tensors)
-            self.compiled = False
-        self._functions[function] = compiled
+        # A decorated `call` that was traced while its weights came into being holds their first values, so that its
+        # Python is traced anew; one that needs AutoGraph cannot be.
+        for context in (undecorated, contextlib.nullcontext):
+            compiled = _compiled(function, len(leaves), context)
+            with contextlib.suppress(Exception):
+                result = compiled(*leaves, *tensors)
+                self._functions[function] = compiled
+                return result
+        # What no graph can follow may still work as Python; if not, that is the error to show.
+        result = function(leaves, *tensors)
+        self.compiled = False
         return result
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
@@ -354,10 +360,51 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     if makes_one or not (isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")):
         if not callable(model):
             raise InvalidValueError(f"model: expected a model, its class or a function, came {model!r}")
-        return model(**kwargs)
+        return _made(model, kwargs)
     if kwargs:
         raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, came {sorted(kwargs)}")
     return model
+
+
+def _made(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    """What a class or function returns, with errors that name it and what it was given."""
+    name = getattr(make, "__name__", type(make).__name__)
+    # A builtin may tell no signature.
+    with contextlib.suppress(ValueError):
+        signature = inspect.signature(make)
+        try:
+            signature.bind(**kwargs)
+        except TypeError as error:
+            raise InvalidTypeError(
+                f"model_kwargs: expected arguments of {name}{signature}, came {kwargs}: {error}"
+            ) from None
+    try:
+        return make(**kwargs)
+    except Exception as error:
+        raise ModelError(
+            f"model: expected a model from {name} with model_kwargs {kwargs}, came {summary(error)}"
+        ) from error
+
+
+def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None:
+    """Calls the model with `input_shape`, which creates its weights, and, where that is another, with observations."""
+    observation = _example(space, None)
+    examples, was = [observation], ""
+    if input_shape is not None and input_shape is not True:
+        given = _example(space, input_shape)
+        examples = [given] if given.shape == observation.shape else [given, observation]
+        was = f" after input_shape={input_shape!r}"
+    for example in examples:
+        try:
+            outputs = model(example)
+        except Exception as error:
+            leaves = ", ".join(
+                f"{leaf.name or 'state'} {list(leaf.shape)} {leaf.dtype}" for leaf in model_leaves(space)
+            )
+            raise ModelError(
+                f"model: expected {type(model).__name__} to take observations ({leaves}){was}, came {summary(error)}"
+            ) from error
+        _as_outputs(outputs)
 
 
 def _copied(model: Any) -> Any:
@@ -379,17 +426,31 @@ def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
         return nest(space, [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves])
     if len(leaves) > 1 or leaves[0].name:
         raise InvalidValueError(f"input_shape: expected None or False with {space}, came {input_shape!r}")
-    return np.zeros((1, *np.ravel(input_shape).astype(int)), leaves[0].dtype)
+    return np.zeros((1, *_checked_shape(input_shape)), leaves[0].dtype)
 
 
-def _compiled(function: Callable[..., Any], num_leaves: int) -> Any:
-    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one.
+def _checked_shape(input_shape: Any) -> list[int]:
+    sizes = list(input_shape) if isinstance(input_shape, Iterable) else [input_shape]
+    try:
+        if isinstance(input_shape, str) or min(map(operator.index, sizes), default=1) < 1:
+            raise TypeError
+    except TypeError:
+        message = f"input_shape: expected sizes >= 1 of one observation, None or False, came {input_shape!r}"
+        raise InvalidValueError(message) from None
+    return [operator.index(size) for size in sizes]
+
+
+def _compiled(
+    function: Callable[..., Any], num_leaves: int, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Any:
+    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one, traced in `context`.
 
     Neither a bound method nor a list: TensorFlow looks at both in each call, which costs it a tenth of a small one.
     """
 
     def flat(*tensors: tf.Tensor) -> Any:
-        return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
+        with context():
+            return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
 
     flat.__name__ = function.__name__
     return tf.function(flat, reduce_retracing=True, autograph=False)

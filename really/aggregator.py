@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ class Aggregator:
         _check_files(self.path)
         self.units = _checked_units(self.keys, units)
         self.tensorboard = tensorboard
-        self._events = _events(self.path, tensorboard)
+        self._events = _events(self.path, tensorboard, self.epoch + 1)
         header, rows = _read_csv(self.csv_path)
         self._take_over(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
 
@@ -206,9 +207,12 @@ class Aggregator:
 
 
 class _EventFiles:
-    """TensorBoard event files: `<key>/mean` and `<key>/smoothed` as scalars."""
+    """TensorBoard event files: `<key>/mean` and `<key>/smoothed` as scalars.
 
-    def __init__(self, folder: Path) -> None:
+    TensorBoard forgets what earlier files of the folder have from step `first` on: that run was gone on with before it.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
         import tensorflow as tf
 
         self._summary, self._float = tf.summary, tf.constant
@@ -216,6 +220,11 @@ class _EventFiles:
         # Written raw: `tf.summary.scalar` would need the tensorboard package only to fill this in.
         kind = tf.compat.v1.SummaryMetadata
         self._metadata = kind(plugin_data=kind.PluginData(plugin_name="scalars"))
+        log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        start = tf.compat.v1.Event(wall_time=time.time(), step=first, session_log=log)
+        # `tf.summary` has no function for whole events.
+        tf.raw_ops.ImportEvent(writer=self._writer._resource, event=start.SerializeToString())
+        self._writer.flush()
 
     def write(self, epoch: int, curves: Iterable[Curve]) -> None:
         with self._writer.as_default():
@@ -225,10 +234,11 @@ class _EventFiles:
         self._writer.flush()
 
 
-def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> _EventFiles | None:
+def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None, first: int) -> _EventFiles | None:
     if tensorboard is None or tensorboard is False:
         return None
-    return _EventFiles(writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard))
+    folder = writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard)
+    return _EventFiles(folder, first)
 
 
 def _numbers(key: str, value: Any) -> NDArray[np.float64]:

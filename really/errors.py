@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -44,3 +45,10 @@ def one_of(what: str, came: object, supported: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(came), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     return f"{what}: expected one of {', '.join(repr(name) for name in names)}, came {came!r}.{hint}"
+
+
+def summary(error: Exception) -> str:
+    """Kind and message of any error in one line, without colours."""
+    # Keras puts the place first and the cause, in bold, two lines further down.
+    lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:300] or 'no message'}"

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import itertools
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agent import undecorated
+from really.errors import summary
 from really.inference import Exported, Forward, Patch, Source, load, model_leaves
 from really.spaces import Leaf, flatten, nest
 
@@ -100,7 +100,7 @@ def _measure(
             candidate = make()
             call, setting = _verify_and_time(candidate, trials, batch_size)
         except Exception as error:  # whatever a converter raises, it only means: not this way
-            report[kind] = f"passed over: {_summary(error)}"
+            report[kind] = f"passed over: {summary(error)}"
         else:
             report[kind] = f"{call * 1e6:.1f} µs a call with {batch_size} states, {setting * 1e6:.0f} µs to set weights"
             handicap = 1.0 if kind.startswith("litert") else WORTH_TENSORFLOW
@@ -185,7 +185,7 @@ def _as_reason(what: str) -> Iterator[None]:
     except _CannotExportError:
         raise
     except Exception as error:
-        raise _CannotExportError(f"{what}: {_summary(error)}") from error
+        raise _CannotExportError(f"{what}: {summary(error)}") from error
 
 
 def _convert(function: Any) -> bytes:
@@ -331,9 +331,3 @@ def _random_like(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]
 
 def _weight_shapes(model: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(np.shape(weight)) for weight in getattr(model, "weights", ()))
-
-
-def _summary(error: Exception) -> str:
-    # Keras puts the place first and the cause, in bold, two lines further down.
-    lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2])[:300] or 'no message'}"

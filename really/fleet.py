@@ -43,7 +43,11 @@ SHARED_MEMORY = "/dev/shm"
 
 
 class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no caller sees it
-    """A runner's process died."""
+    """A runner's process died; `hopeless` where its own constructor raised, as another's would."""
+
+    def __init__(self, cause: str, hopeless: bool = False) -> None:
+        super().__init__(cause)
+        self.hopeless = hopeless
 
 
 @dataclass(eq=False)
@@ -219,6 +223,10 @@ class Fleet:
 
     def _replace(self, worker: Worker, lost: RunnerLost) -> None:
         worker.failures += 1
+        if lost.hopeless:
+            worker.failures = 0
+            self.restart(worker)
+            raise RunnerError(f"{worker} could not start:\n{lost}") from lost
         if worker.failures > MAX_RESTARTS:
             failures, worker.failures = worker.failures, 0
             self.restart(worker)
@@ -415,7 +423,7 @@ class RayFleet(Fleet):
                 raise error.cause from error
             raise RunnerError(f"a runner failed:\n{error}") from error
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
-            raise RunnerLost(str(error)) from error
+            raise RunnerLost(str(error), getattr(error, "actor_init_failed", False)) from error
 
     def _info(self, runner: Any) -> Any:
         return self._get(runner.info.remote())

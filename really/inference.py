@@ -135,18 +135,16 @@ class _LiteRT(Forward):
         for view, leaf in zip(self._views, leaves):  # noqa: B905 - a view a leaf; the check would cost a tenth of this
             view[:] = leaf
         self._invoke()
-        if self._moving:
-            self._fetch_moving()
         return self._outputs
-
-    def _fetch_moving(self) -> None:
-        for name, index in self._moving:
-            self._outputs[name] = self._get_tensor(index)[: self._batch_size]
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         check_weights(self._shapes, weights)
-        for at, view in self._weight_views:
-            view[...] = weights[at]
+        self._fill_weights(weights)
+
+    def _fill_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Writes the weights that are inputs."""
+        for at, index in self._weight_inputs:
+            self._interpreter.tensor(index)()[...] = weights[at]
 
     def _start(self, payload: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -154,33 +152,57 @@ class _LiteRT(Forward):
         interpreter = Interpreter(model_content=payload, num_threads=1)
         inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
         leaves = self._exported.leaves
-        used = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
-        for at, index in used:
+        self._leaf_inputs = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
+        for at, index in self._leaf_inputs:
             interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
         interpreter.allocate_tensors()
         self._interpreter = interpreter  # owns the flatbuffer's bytes, which the compiled part only points to
+        self._weight_inputs = [(w, inputs[f"w{w}"]) for w in range(len(self._shapes)) if f"w{w}" in inputs]
+        self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
+        self._batched = [list(detail["shape_signature"][:1]) == [-1] for detail in interpreter.get_output_details()]
+        # The public invoke() refuses to run while views are held.
+        self._invoke_only = interpreter._interpreter.Invoke
         self._views = [np.empty((self._rows, *leaf.shape), leaf.dtype) for leaf in leaves]
-        for at, index in used:
-            self._views[at] = interpreter.tensor(index)()
-        weights = range(len(self._shapes))
-        self._weight_views = [(w, interpreter.tensor(inputs[f"w{w}"])()) for w in weights if f"w{w}" in inputs]
-        self._bind_outputs(interpreter)
+        self._view_leaves()
+        self._invoke = self._first_invoke
 
-    def _bind_outputs(self, interpreter: Any) -> None:
-        # The public invoke() refuses to run while views are held. They stay right here: memory only moves on
-        # allocate_tensors(), apart from outputs of dynamic size, which are fetched anew each time.
-        self._invoke = interpreter._interpreter.Invoke
-        self._get_tensor = interpreter._interpreter.GetTensor
-        self._outputs: dict[str, NDArray[Any]] = {}
-        self._moving: list[tuple[str, int]] = []
-        details = interpreter.get_output_details()
-        for name, detail in zip(self._exported.output_names, details, strict=True):
-            try:
-                output = interpreter.tensor(detail["index"])()
-                batched = list(detail["shape_signature"][:1]) == [-1]
-                self._outputs[name] = output[: self._batch_size] if batched else output
-            except ValueError:
-                self._moving.append((name, detail["index"]))
+    def _first_invoke(self) -> None:
+        """Finds out whether this graph's memory stays where it is.
+
+        Where a shape is computed, as by Flatten for batches of any size, LiteRT plans what follows inside of
+        Invoke(), and its arena may grow and move there: views hold from one call to the next at best. Outputs of
+        such a graph have no memory before, or other memory than after.
+        """
+        before = self._addresses()
+        self._invoke_and_view()
+        stays = None not in before and self._addresses() == before
+        self._invoke = self._invoke_only if stays else self._invoke_and_view
+
+    def _invoke_and_view(self) -> None:
+        self._invoke_only()
+        self._view_leaves()
+        self._outputs = {}
+        tensors = zip(self._exported.output_names, self._output_indices, self._batched, strict=True)
+        for name, index, batched in tensors:
+            output = self._interpreter.tensor(index)()
+            self._outputs[name] = output[: self._batch_size] if batched else output
+
+    def _view_leaves(self) -> None:
+        for at, index in self._leaf_inputs:
+            self._views[at] = self._interpreter.tensor(index)()
+
+    def _addresses(self) -> list[int | None]:
+        """Where inputs and outputs lie; None for an output whose size is not known yet."""
+        return [_address(self._interpreter, index) for _, index in self._leaf_inputs + self._weight_inputs] + [
+            _address(self._interpreter, index) for index in self._output_indices
+        ]
+
+
+def _address(interpreter: Any, index: int) -> int | None:
+    try:
+        return int(interpreter.tensor(index)().ctypes.data)
+    except ValueError:
+        return None
 
 
 class _LiteRTStatic(_LiteRT):
@@ -199,8 +221,7 @@ class _LiteRTStatic(_LiteRT):
             place = np.frombuffer(self._content, np.float32, stored.size, patch.offset).reshape(stored.shape)
             np.multiply(stored, np.float32(patch.scale), out=place)
         self._start(bytes(self._content))
-        for at, view in self._weight_views:
-            view[...] = weights[at]
+        self._fill_weights(weights)
 
 
 class _Graph(Forward):

@@ -150,6 +150,7 @@ class SampleManager:
         self._fleet = self._start_fleet()
         try:
             self._equip()
+            self._collector = self._start_collector()
         except BaseException:
             self.close()
             raise
@@ -471,11 +472,11 @@ class SampleManager:
         )
         # All that can be refused is done: what was given before this call holds until here.
         self._agent, self._acting, self._model_kwargs, self._given_weights = agent, acting, model_kwargs, weights
-        self._collector = self._new_collector()
         self._fleet.equip(self._acting)
         self.set_agent(self._agent.get_weights())
 
-    def _new_collector(self) -> Collector:
+    def _start_collector(self) -> Collector:
+        """One for the manager's life: orders under way keep their numbers when `model_kwargs` change."""
         return Collector(
             self._fleet,
             self.kwargs["num_parallel"],
@@ -502,7 +503,7 @@ class SampleManager:
         self.kwargs.update(standing.settings)
         self._entropy, self._evaluations, self._agent.epoch = standing.entropy, standing.evaluations, standing.epoch
         self._fleet.begin_anew(standing.entropy, standing.restarts + 1)
-        self._collector = self._new_collector()
+        self._collector = self._start_collector()
         self.set_agent(self._agent.get_weights())
         self._fleet.version = standing.version
         self._sync()
@@ -564,8 +565,9 @@ class SampleManager:
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         self._refuse_background("collecting")
         rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
+        settings = self._sync()
         with progress_bar("collecting", rows, "step", progress) as bar:
-            return self._collector.collect(rows, self._sync(), functools.partial(advance, bar))
+            return self._collector.collect(rows, settings, functools.partial(advance, bar))
 
     def _evaluate(self, max_steps: int, episodes: int, viewer: Viewer, progress: bool | None) -> Evaluation:
         self._sync()

@@ -85,12 +85,21 @@ class Raising(Counter):
 
 
 class Fragile(Counter):
-    """Dies at every start in a runner, but not in the process that first probed it."""
+    """Raises at every start in a runner while there is no file `licence`; not in the process that first probed it."""
+
+    def __init__(self, alive: int, licence: str) -> None:
+        super().__init__()
+        if os.getpid() != alive and not os.path.exists(licence):
+            raise OSError("no licence for the simulator")
+
+
+class Exiting(Counter):
+    """Ends its process at every start, but not the one that first probed it."""
 
     def __init__(self, alive: int) -> None:
         super().__init__()
         if os.getpid() != alive:
-            raise OSError("no licence for the simulator")
+            os._exit(1)
 
 
 class RaisingOnce(SlowAlone):

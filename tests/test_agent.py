@@ -265,6 +265,32 @@ def test_a_decorated_model_built_here_follows_its_weights_for_one_state():
     np.testing.assert_array_equal(model(STATES[:1])["q_values"], [[0, 0]])
 
 
+def test_a_decorated_model_that_was_built_before_it_came_here_follows_its_weights_for_one_state():
+    """Keras builds it in its first call, which traces `call`, which then answers [1, 4] with the first weights."""
+    model = models.DecoratedCall()
+    model(STATES[:1])
+    agent = Agent(model, BOX, TWO)
+    agent.set_weights([weight * 0 for weight in agent.get_weights()])
+    np.testing.assert_array_equal(agent.max_q(STATES[:1]), [0])
+    with tf.GradientTape() as tape:
+        value = agent.q_val(STATES[:1], [0])
+    assert all(gradient is not None for gradient in tape.gradient(value, model.trainable_variables))
+
+
+def test_a_decorated_model_that_needs_autograph_is_compiled():
+    class Branching(models.DecoratedCall):
+        @tf.function
+        def call(self, x):
+            q = self.q(x)
+            if tf.reduce_sum(q) > 1e6:
+                q = q * 0.0
+            return {"q_values": q}
+
+    agent = agent_of(Branching)
+    np.testing.assert_allclose(agent.max_q(STATES), agent.model(STATES)["q_values"].numpy().max(1), rtol=1e-5)
+    assert agent.compiled
+
+
 def test_weights_epoch_and_unpacking():
     agent, other = agent_of(models.QNet), agent_of(models.QNet, seed=1)
     agent.set_weights(other.get_weights())

@@ -201,6 +201,24 @@ def test_event_files_hold_the_scalars(tmp_path, where):
     assert found == [(step, f"loss/{what}", value, "scalars") for step, what, value in expected]
 
 
+@pytest.mark.parametrize(("init_epoch", "steps"), [(3, [1, 2, 3, 4]), (0, [1])])
+def test_tensorboard_forgets_steps_that_were_gone_on_with_from_before(tmp_path, init_epoch, steps):
+    pytest.importorskip("tensorflow")
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.plugin_event_accumulator")
+    tensors = pytest.importorskip("tensorboard.util.tensor_util")
+    first = Aggregator(tmp_path, tensorboard=True)
+    for value in range(6):
+        first.update(loss=value)
+    Aggregator(tmp_path, tensorboard=True, init_epoch=init_epoch).update(loss=100.0)
+    # The accumulator of its plugins reads files in the order of names, which begin with the second they were made in.
+    old, new = sorted((tmp_path / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    new.rename(new.with_name(old.name + ".later"))
+    accumulator = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = accumulator.Tensors("loss/mean")
+    assert [event.step for event in found] == steps
+    assert float(tensors.make_ndarray(found[-1].tensor_proto)) == 100.0
+
+
 def test_an_undeclared_key_names_the_declared_ones_and_adds_nothing(tmp_path):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
     with pytest.raises(InvalidValueError, match=r"expected one of 'loss', 'reward', came 'los'. Did you mean 'loss'"):

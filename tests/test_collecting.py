@@ -16,7 +16,7 @@ import ray
 from really import EnvironmentFailedError, ModelError, ReallyError, RunnerTimeoutError, SampleManager
 from really.environment_batch import seed_of
 from really.runner import ENVIRONMENT_STREAM, agent_seed
-from tests.environments import Counter, Raising, SlowAlone
+from tests.environments import Counter, Raising, RaisingOnce, SlowAlone
 from tests.models import Policy, QNet
 
 pytestmark = pytest.mark.usefixtures("ray_runtime")
@@ -275,3 +275,19 @@ def test_nothing_is_left_in_the_object_store() -> None:
                 time.sleep(0.05)
             assert stored().startswith("Plasma memory usage 0 MiB, 0 objects")
             manager.set_agent([weight + 1 for weight in manager.get_agent().get_weights()])
+
+
+def test_orders_under_way_are_not_lost_when_model_kwargs_change(tmp_path: Path) -> None:
+    """Agent 0 raises while agent 1 has its order; what that gives is delivered before the rows of the next one."""
+    token = tmp_path / "token"
+    token.touch()
+    given = {"num_parallel": 2, "num_workers": 2, "use_ray": False, "total_steps": 40, "num_steps": 20}
+    with make(RaisingOnce, env_config={"token": str(token)}, returns=["agent"], **given) as manager:
+        with pytest.raises(EnvironmentFailedError, match="broke down"):
+            manager.get_data()
+        manager.kwargs["model_kwargs"] = {"hidden": 8}
+        data = [manager.get_data(), manager.get_data()]
+        delivered = manager.info()["delivered_rows"]
+    states = np.concatenate([part["state"][part["agent"] == 1, 0] for part in data])
+    np.testing.assert_array_equal(states, np.arange(len(states)))
+    assert delivered == sum(len(part["reward"]) for part in data)

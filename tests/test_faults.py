@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really.fleet import warn_of_small_shared_memory
-from tests.environments import Counter, Fragile, RaisingOnce
+from tests.environments import Counter, Exiting, Fragile, RaisingOnce
 from tests.models import QNet
 
 
@@ -71,12 +72,32 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.usefixtures("ray_runtime")
-def test_a_runner_that_dies_at_every_start_ends_the_call_with_its_traceback() -> None:
+def test_an_environment_whose_constructor_raises_ends_the_call_at_once(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """With its traceback and without another attempt; the next call makes one."""
+    licence = tmp_path / "licence"
+    with make(Fragile, env_config={"alive": os.getpid(), "licence": str(licence)}, num_workers=1) as manager:
+        with pytest.raises(RunnerError, match=r"(?s)runner 0 .*could not start.*OSError: no licence for the simulator"):
+            manager.get_data()
+        assert "is restarted" not in caplog.text
+        with pytest.raises(RunnerError, match=r"could not start"):
+            manager.get_data()
+        licence.touch()
+        # What was started when the second call failed had no licence either, or has one by now.
+        with contextlib.suppress(RunnerError):
+            manager.get_data()
+        check_rows(manager.get_data())
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_runner_whose_process_dies_at_every_start_ends_the_call(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        make(Fragile, env_config={"alive": os.getpid()}) as manager,
-        pytest.raises(RunnerError, match=r"(?s)died \d times in a row.*OSError: no licence for the simulator"),
+        make(Exiting, env_config={"alive": os.getpid()}, num_workers=1) as manager,
+        pytest.raises(RunnerError, match=r"died 4 times in a row"),
     ):
         manager.get_data()
+    assert caplog.text.count("was lost and is restarted") == 3
 
 
 @pytest.mark.usefixtures("ray_runtime")

@@ -283,3 +283,12 @@ print("threads", tf.config.threading.get_intra_op_parallelism_threads())
     assert kinds[2][1] == "1"
     expected = other(np.ones((2, 4), np.float32))["q_values"]
     np.testing.assert_allclose(np.array(json.loads(kinds[1][1])), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_that_the_runtime_moves_is_never_written_where_it_was():
+    """Freed memory is overwritten at once (MALLOC_PERTURB_), so that reading it shows; writing it ends a process."""
+    environment = {**os.environ, "MALLOC_PERTURB_": "165", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(Path(__file__).parent / "moving_memory.py")]
+    came = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert came.returncode == 0, came.stdout + came.stderr[-2000:]
+    assert len(came.stdout.splitlines()) == 4 * 2 * 2 * 2

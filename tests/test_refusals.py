@@ -20,7 +20,7 @@ import really
 from really import EnvironmentFailedError, ModelError, ReallyError, ReplayBuffer, SampleManager
 from really.transitions import to_record_batch
 from tests.environments import Counter, Raising
-from tests.models import NoDict, Policy, QNet
+from tests.models import NoDict, Policy, QNet, functional
 
 GIVEN: dict[str, Any] = {"model": QNet, "environment": "CartPole-v1", "num_parallel": 2, "total_steps": 20}
 
@@ -92,6 +92,25 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = 
     "no value": ({"returns": ["value_estimate"]}, ModelError, ("value_estimate", "v_estimate", "q_values")),
     "no dict": ({"model": NoDict}, ModelError, ("expected a dict", "'q_values'", "Tensor")),
     "too many actions": ({"model_kwargs": {"num_actions": 3}}, ModelError, ("'q_values'", "[1, 2]", "[1, 3]")),
+    "unknown model argument": (
+        {"model_kwargs": {"hiden": 8}},
+        TypeError,
+        ("model_kwargs", "QNet(num_actions=2, hidden=64, value=False)", "'hiden'"),
+    ),
+    "missing model argument": ({"model": lambda sizes: None}, TypeError, ("model_kwargs", "(sizes)", "{}")),
+    "model that cannot be made": ({"model_kwargs": {"hidden": "q"}}, ModelError, ("QNet", "'hidden': 'q'", "units=q")),
+    "input_shape": (
+        {"input_shape": (7,)},
+        ModelError,
+        ("QNet", "state [4] float32", "input_shape=(7,)", "have value 7, but received input with shape (1, 4)"),
+    ),
+    "input_shape that the model refuses": (
+        {"model": functional, "input_shape": [7]},
+        ModelError,
+        ("state [4] float32", "input_shape=[7]", "expected shape=(None, 4), found shape=(1, 7)"),
+    ),
+    "input_shape that is none": ({"input_shape": "four"}, ValueError, ("input_shape: expected sizes", "'four'")),
+    "input_shape below zero": ({"input_shape": (-1,)}, ValueError, ("input_shape: expected sizes", "(-1,)")),
     "no model": ({"model": "QNet"}, ValueError, ("model: expected a model, its class or a function", "'QNet'")),
     "weights of another model": ({"weights": [np.zeros((3, 3))]}, ModelError, ("weights", "(4, 64)", "(3, 3)")),
     "num_parallel": ({"num_parallel": 0}, ValueError, ("num_parallel", ">= 1", "0")),
