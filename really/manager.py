@@ -30,7 +30,7 @@ from really.evaluation import Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
 from really.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.policy import VALUE_OUTPUTS
-from really.progress import advance, progress_bar
+from really.progress import advance, progress_bar, steps_of
 from really.rate_limiter import RateLimiter
 from really.ring_arguments import checked_size
 from really.runner import Acting, RunnerSpec, Settings
@@ -143,13 +143,20 @@ class SampleManager:
         self._weights: list[NDArray[Any]] = []
         self._evaluations = 0
         self._pool = ArrayPool()
+        with steps_of("SampleManager") as now:
+            self._start(now)
+
+    def _start(self, now: Callable[[str], None]) -> None:
+        """What takes long in the constructor; `now` is told what is being done."""
+        now("looking at the environment")
         self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
         self._probe = self._environment.probe()
         self._normalisation = NormalisationOptions.of(self.kwargs)
         self._statistics = RunningStatistics(self._normalisation, observation_leaves(self._probe.observation_space))
+        now("starting runners")
         self._fleet = self._start_fleet()
         try:
-            self._equip()
+            self._equip(now)
             self._collector = self._start_collector()
         except BaseException:
             self.close()
@@ -459,10 +466,12 @@ class SampleManager:
         kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
         return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
 
-    def _equip(self) -> None:
+    def _equip(self, now: Callable[[str], None]) -> None:
         """Builds the agent and hands runners the way to act; again where `model_kwargs` changed."""
+        now("building the model")
         model_kwargs, weights = dict(self.kwargs["model_kwargs"]), self.kwargs["weights"]
         agent = self._build_agent()
+        now("choosing the fastest form of the model for runners")
         acting, policy = self._export(agent), agent.policy
         self._schema = schema(
             observation_leaves(self._probe.observation_space),
@@ -548,7 +557,8 @@ class SampleManager:
         """Applies what was changed in `kwargs` since the last call, and says what now holds."""
         if self.kwargs["model_kwargs"] != self._model_kwargs:
             self._refuse_background("a change of model_kwargs")
-            self._equip()
+            with steps_of("model_kwargs") as now:
+                self._equip(now)
         if self.kwargs["weights"] is not self._given_weights:
             self.set_agent(self.kwargs["weights"])
             self._given_weights = self.kwargs["weights"]

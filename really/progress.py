@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -27,3 +30,31 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
 def advance(bar: tqdm[Any], done: int) -> None:
     """Moves a bar to `done`, however far it was."""
     bar.update(done - bar.n)
+
+
+@contextlib.contextmanager
+def steps_of(what: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function to tell what is being done: on a terminal it is shown, with the time, after two seconds.
+
+    Nothing of it stays on the screen. A thread draws, since a step may be one long call.
+    """
+    line = tqdm(
+        desc=what, bar_format="{desc} [{elapsed}]", disable=None, leave=False, delay=PATIENCE, mininterval=0, miniters=0
+    )
+    if line.disable:
+        yield lambda step: None
+        return
+    over = threading.Event()
+
+    def draw() -> None:
+        while not over.wait(INTERVAL):
+            line.update(0)
+
+    thread = threading.Thread(target=draw, name="really-progress", daemon=True)
+    thread.start()
+    try:
+        yield lambda step: line.set_description_str(f"{what}: {step}", refresh=False)
+    finally:
+        over.set()
+        thread.join()
+        line.close()

@@ -60,18 +60,39 @@ def test_the_summary_names_the_set_up_and_the_running_figures() -> None:
     assert info["runners"][0]["restarts"] == 0
 
 
-def test_a_summary_prints_aligned() -> None:
+def test_a_summary_prints_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "41")
+    runners = [{"runner": 0, "agents": (0, 1, 2, 3), "kind": "plain"}, {"runner": 10, "agents": (4,), "kind": "x"}]
     summary = Summary(
-        {"rows": 1234567, "share": 0.5, "columns": {"a": "x"}, "runners": [{"runner": 0, "agents": (0, 1, 2, 3)}]}
+        {
+            "columns": {"a": "x", "longer": {"b": True}},
+            "rows": 1234567,
+            "share": 0.0625,
+            "rate": 1234.56,
+            "buffer_bytes": 64_000_000,
+            "space": "Box([-4.8         -inf], [4.8           inf], (2,), float32)",
+            "runners": runners,
+            "empty": {},
+        }
     )
     assert str(summary).splitlines() == [
-        "rows     1,234,567",
-        "share    0.5",
+        "rows          1,234,567",
+        "share         0.0625",
+        "rate          1,234.6",
+        "buffer_bytes  64.0 MB",
+        "space         Box([-4.8 -inf], [4.8 inf],",
+        "              (2,), float32)",
+        "empty         {}",
+        "",
         "columns",
-        "  a  x",
+        "  a       x",
+        "  longer",
+        "    b  yes",
+        "",
         "runners",
-        "  runner  agents",
-        "  0       0 to 3",
+        "  runner  agents  kind",
+        "       0  0 to 3  plain",
+        "      10  (4,)    x",
     ]
 
 
@@ -88,23 +109,53 @@ ReplayBuffer.from_parquet("rows.parquet")
 """
 
 
-@pytest.mark.parametrize("on_terminal", [True, False])
-def test_buffers_show_a_bar_on_a_terminal_only(on_terminal: bool, tmp_path: Path) -> None:
+# A step of the constructor is shown while it takes long.
+MANAGER = """
+import really.progress
+from really import SampleManager
+from tests.environments import Counter
+from tests.models import QNet
+really.progress.PATIENCE, really.progress.INTERVAL = 0.01, 0.01
+with SampleManager(QNet, Counter, 2, 5000, num_steps=10, use_ray=False, env_config={"length": 3000}) as manager:
+    manager.get_data()
+    manager.test(3000, test_episodes=5)
+"""
+
+
+def run(script: str, folder: Path, on_terminal: bool) -> str:
+    """What a script shows on stderr, which is a terminal or a pipe."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    termios.tcsetwinsize(theirs, (24, 100))
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     streams = {"stderr": theirs if on_terminal else subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", LONG], cwd=tmp_path, env=environment, **streams)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment, **streams)
     os.close(theirs)
+    shown = b""
     if on_terminal:
-        shown = b""
         # Reading fails once the other end of a terminal is closed.
         with contextlib.suppress(OSError):
             while part := os.read(ours, 4096):
                 shown += part
-        assert process.wait() == 0
-        assert [word for word in (b"saving", b"loading", b"writing", b"reading") if word not in shown] == []
     else:
-        assert process.communicate()[1] == b""
-        assert process.returncode == 0
+        shown = process.communicate()[1]
     os.close(ours)
+    assert process.wait() == 0, shown.decode()
+    return shown.decode()
+
+
+def test_buffers_show_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shown = run(LONG, tmp_path, on_terminal=True)
+    assert [word for word in ("saving", "loading", "writing", "reading") if word not in shown] == []
+    assert run(LONG, other, on_terminal=False) == ""
+
+
+def test_managers_show_what_they_do_on_a_terminal_only(tmp_path: Path) -> None:
+    words = ("SampleManager: building the model", "SampleManager: choosing", "collecting", "testing")
+    shown = run(MANAGER, tmp_path, on_terminal=True)
+    assert [word for word in words if word not in shown] == []
+    assert "Traceback" not in shown
+    quiet = run(MANAGER, tmp_path, on_terminal=False)
+    assert [word for word in words if word in quiet] == []
