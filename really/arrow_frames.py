@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from really.columns import dtype_from_json
 from really.errors import InvalidValueError
 from really.frames import FrameColumn, Sharing, Spec, frame_shape, pairs
 
@@ -99,7 +100,7 @@ def _indices_of(lists: pa.Array) -> NDArray[np.int32]:
 
 
 def _frames_of(batch: pa.RecordBatch, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
-    dtype, shape = np.dtype(np.lib.format.descr_to_dtype(about["dtype"])), tuple(about["shape"])
+    dtype, shape = dtype_from_json(about["dtype"]), tuple(about["shape"])
     if name not in batch.schema.names:
         raise InvalidValueError(f"expected column {name!r} with the frames of others, came {batch.schema.names}")
     values = batch.column(name).values

@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from really import arrow_columns
-from really.columns import Spec
+from really.columns import Spec, dtype_from_json
 from really.errors import InvalidValueError, one_of
 
 DTYPE, SHAPE = b"really.dtype", b"really.shape"
@@ -147,21 +147,11 @@ def _from_array(field: pa.Field, array: pa.Array) -> NDArray[Any]:
 
 def _described(key: str, about: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     try:
-        described = _with_tuples(json.loads(about[DTYPE]))
-        return np.dtype(np.lib.format.descr_to_dtype(described)), tuple(map(int, json.loads(about[SHAPE])))
+        return dtype_from_json(json.loads(about[DTYPE])), tuple(map(int, json.loads(about[SHAPE])))
     except (ValueError, TypeError) as error:
         raise InvalidValueError(
             f"key {key!r}: expected metadata that names dtype and shape, came {about[DTYPE]!r} and {about[SHAPE]!r}"
         ) from error
-
-
-def _with_tuples(described: Any) -> Any:
-    """A dtype's description as NumPy wants it, of JSON that has only lists."""
-    if not isinstance(described, list):
-        return described
-    if described and all(isinstance(part, list) for part in described):
-        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in described]
-    return tuple(_with_tuples(part) for part in described)
 
 
 def _from_bytes(array: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

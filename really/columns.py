@@ -96,6 +96,19 @@ def _unshared(value: Value, stack: Stack | None) -> Value:
     return Value(np.asarray(value.array), value.plain) if shared else value
 
 
+def dtype_from_json(described: Any) -> np.dtype[Any]:
+    """The dtype that `numpy.lib.format.dtype_to_descr` described, after JSON has made lists of its tuples."""
+    return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(described)))
+
+
+def _with_tuples(described: Any) -> Any:
+    if not isinstance(described, list):
+        return described
+    if described and all(isinstance(part, list) for part in described):
+        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in described]
+    return tuple(_with_tuples(part) for part in described)
+
+
 def _find(data: Mapping[str, Any], key: str) -> Value:
     for name in (key, *(other for other in data if canonical(other) == canonical(key))):
         if name in data:

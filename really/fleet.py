@@ -115,6 +115,11 @@ class Fleet:
         ]
         self._finalizer = weakref.finalize(self, self._release, self.workers)
 
+    @property
+    def most_agents(self) -> int:
+        """Agents of the runner that has the most."""
+        return max(len(worker.agents) for worker in self.workers)
+
     def close(self) -> None:
         """Releases the runners and their processes; harmless when repeated."""
         self._finalizer()

@@ -548,8 +548,7 @@ class SampleManager:
                 f"came one with {', '.join(agent.output_names)}"
             )
         source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
-        most = max(len(worker.agents) for worker in self._fleet.workers)
-        exported = export(agent.model, space, most, source, repeatable=given["seed"] is not None)
+        exported = export(agent.model, space, self._fleet.most_agents, source, repeatable=given["seed"] is not None)
         agent.compiled = exported.kind != "eager"
         return Acting(exported, agent.policy.sampling_type, value)
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from really import frame_files
 from really._ring import Ring, row_stride
-from really.columns import Spec
+from really.columns import Spec, dtype_from_json
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.frame_files import FrameFile
 from really.frames import Sharing, field_nbytes, frame_nbytes
@@ -112,7 +112,7 @@ class About(NamedTuple):
         """What `to_json` gave."""
         spec = {
             column["key"]: (
-                np.dtype(np.lib.format.descr_to_dtype(_with_tuples(column["dtype"]))),
+                dtype_from_json(column["dtype"]),
                 tuple(column["shape"]),
             )
             for column in names["columns"]
@@ -519,15 +519,6 @@ def _packed(state: Any) -> bytes:
     """The state of an SFC64 as its memory has it."""
     halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
     return bytes(state["state"]["state"].astype(np.uint64).tobytes() + halves.tobytes())
-
-
-def _with_tuples(described: Any) -> Any:
-    """A dtype's description as NumPy wants it, of JSON that has only lists."""
-    if not isinstance(described, list):
-        return described
-    if described and all(isinstance(part, list) for part in described):
-        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in described]
-    return tuple(_with_tuples(part) for part in described)
 
 
 def _after_fork() -> None:

@@ -473,3 +473,17 @@ def test_construction_counts_one_frame_a_row():
         ReplayBuffer(1_000_000_000, spec={key: SPEC[key] for key in ("state", "state_new")})
     needed = int(str(refusal.value).split("needs ")[1].split(" bytes")[0].replace(",", ""))
     assert 7.0e12 < needed < 7.6e12
+
+
+def test_frames_of_a_structured_dtype(tmp_path):
+    kind = np.dtype([("depth", np.float32), ("colour", np.uint8, (3,))])
+    frames = np.zeros((40, 20, 20), kind)
+    frames["depth"] = np.random.default_rng(0).random((40, 20, 20))
+    buffer = ReplayBuffer(39)
+    buffer.put({"obs": frames[:-1], "next_obs": frames[1:]})
+    assert buffer._sharings()
+    buffer.save(tmp_path / "b")
+    for other in (buffer, ReplayBuffer.load(tmp_path / "b")):
+        np.testing.assert_array_equal(all_rows(other)["next_obs"], frames[1:])
+    sent = from_record_batch(to_record_batch(encode({"obs": frames[:-1], "next_obs": frames[1:]})))
+    np.testing.assert_array_equal(np.asarray(sent["obs"]), frames[:-1])
