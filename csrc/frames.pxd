@@ -35,6 +35,7 @@ cdef enum:
     NUM_SPARE = 2  # blocks kept for what comes next
     PAGE = 4096
     TABLE_HEAD = 64  # bytes before the indices in a file's table
+    AHEAD = 512  # bytes of a frame that are on their way while earlier ones are copied
     START = 1024  # bytes of the next row's frames that are asked for ahead
     STREAM_FROM = 1 << 25  # bytes; a batch this long would not stay in the cache until it is used
 
@@ -54,7 +55,7 @@ cdef struct FrameFile:  # blocks that outlive the process
 
 cdef struct FrameStore:
     Py_ssize_t nbytes  # of a frame
-    Py_ssize_t stride  # from one frame to the next
+    Py_ssize_t stride  # bytes from one frame to the next
     Py_ssize_t block_nbytes
     int shift  # 1 << shift frames in a block
     int64_t num_blocks  # length of the tables, a power of two; block b is in place b % num_blocks
@@ -64,6 +65,8 @@ cdef struct FrameStore:
     int64_t oldest_block
     FrameBlock spare[NUM_SPARE]
     int num_spare
+    const char* waiting  # frames that have numbers and are yet to be copied, side by side where they come from
+    int64_t num_waiting
     FrameFile* file  # NULL where frames are kept in memory
 
 cdef struct Stack:  # of one row: where each frame is
@@ -90,6 +93,7 @@ cdef struct Sharing:  # one store with the columns that share it, and what is kn
     int64_t start  # number of the first frame of this put
     int64_t lag  # rows between two of a trajectory, last time
     int64_t reach  # how many frames back a row may share
+    bint by_address  # frames of this put are the same where they stand in one place, as in what runners send
     int64_t num_alone  # rows of this put that go on from no other
     Seen* recent  # [NUM_RECENT], row r in place r % NUM_RECENT
     Seen* opens  # [NUM_OPEN], a ring
@@ -109,7 +113,7 @@ cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_sl
     cdef FrameStore* store = &sharing.store
     # As many rows as one put commits beside those held.
     cdef int64_t most = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
-    store.stride = round_up(store.nbytes, REALLY_LINE)
+    store.stride = store.nbytes  # side by side, so that frames that follow each other are one copy
     store.shift = 4
     while (store.stride << store.shift) < BLOCK_NBYTES and (<int64_t>8 << store.shift) < capacity:
         store.shift += 1
@@ -174,12 +178,27 @@ cdef inline int64_t store_frame(FrameStore* store, const char* source, bint stre
     cdef int64_t number = store.next
     if store.blocks[place_of(store, number)].data == NULL and not add_block(store, place_of(store, number)):
         return -1
-    if streams:
-        really_stream(frame_at(store, number), source, store.nbytes, 0)
-    else:
+    if not streams:
         memcpy(frame_at(store, number), source, store.nbytes)
+    elif (
+        store.num_waiting > 0 and source == store.waiting + store.num_waiting * store.nbytes
+        and place_of(store, number) == place_of(store, number - 1)
+    ):
+        store.num_waiting += 1
+    else:
+        copy_waiting(store)
+        store.waiting, store.num_waiting = source, 1
     store.next = number + 1
     return number
+
+
+cdef inline void copy_waiting(FrameStore* store) noexcept nogil:
+    """Copies the newest frames in one stream: each by itself would write the lines between two of them in parts."""
+    if store.num_waiting > 0:
+        really_stream(
+            frame_at(store, store.next - store.num_waiting), store.waiting, store.num_waiting * store.nbytes, AHEAD
+        )
+    store.num_waiting = 0
 
 
 cdef inline bint add_block(FrameStore* store, int64_t place) noexcept nogil:
@@ -252,6 +271,7 @@ cdef inline int64_t num_blocks_needed(const FrameStore* store) noexcept nogil:
 cdef inline void take_back(Sharing* sharing) noexcept nogil:
     """Forgets the frames of the last put, and all guesses, which may name them."""
     cdef FrameStore* store = &sharing.store
+    store.num_waiting = 0
     cdef int64_t size = <int64_t>1 << store.shift
     cdef int64_t block
     for block in range((sharing.start + size - 1) >> store.shift, (store.next + size) >> store.shift):
@@ -378,6 +398,7 @@ cdef inline bint share(
     cdef Seen* seen
     sharing.put += 1
     sharing.start = sharing.store.next
+    sharing.by_address = columns[0].indices != NULL
     sharing.num_alone = 0
     for i in range(num_rows):
         find_stacks(sharing, columns, first + i, stacks)
@@ -388,6 +409,7 @@ cdef inline bint share(
             numbers[sharing.num_columns - 1] + i * sharing.stack, lows + i,
         ):
             return False
+    copy_waiting(&sharing.store)
     really_stream_end()
     return True
 
@@ -460,7 +482,7 @@ cdef inline bint share_first(Sharing* sharing, const Stack* stack, int64_t* numb
     else:
         sharing.num_alone += 1
     for j in range(from_, sharing.stack):
-        if j > 0 and is_same(sharing, stack.frames[j], stack.frames[j - 1]):
+        if j > 0 and is_same_here(sharing, stack.frames[j], stack.frames[j - 1]):
             numbers[j] = numbers[j - 1]
         else:
             numbers[j] = store_frame(&sharing.store, stack.frames[j], sharing.outer == 1)
@@ -477,11 +499,11 @@ cdef inline bint share_second(
     cdef const Seen* before = &sharing.recent[(sharing.row + NUM_RECENT - 1) % NUM_RECENT]
     cdef bint near = before.row == sharing.row - 1 and before.row > 0 and is_held(sharing, before)
     for j in range(sharing.stack):
-        if j + 1 < sharing.stack and is_same(sharing, stacks[1].frames[j], stacks[0].frames[j + 1]):
+        if j + 1 < sharing.stack and is_same_here(sharing, stacks[1].frames[j], stacks[0].frames[j + 1]):
             numbers[j] = first[j + 1]
-        elif is_same(sharing, stacks[1].frames[j], stacks[0].frames[j]):
+        elif is_same_here(sharing, stacks[1].frames[j], stacks[0].frames[j]):
             numbers[j] = first[j]
-        elif j > 0 and is_same(sharing, stacks[1].frames[j], stacks[1].frames[j - 1]):
+        elif j > 0 and is_same_here(sharing, stacks[1].frames[j], stacks[1].frames[j - 1]):
             numbers[j] = numbers[j - 1]
         elif j + 1 < sharing.stack and near and is_same(sharing, stacks[1].frames[j], seen_frame(sharing, before, j + 1)):
             numbers[j] = before.numbers[j + 1]
@@ -490,6 +512,11 @@ cdef inline bint share_second(
         if numbers[j] < 0:
             return False
     return True
+
+
+cdef inline bint is_same_here(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
+    """`is_same` of two frames of one row."""
+    return frame == other or (not sharing.by_address and memcmp(frame, other, sharing.store.nbytes) == 0)
 
 
 cdef inline bint is_same(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
@@ -540,7 +567,7 @@ cdef inline bint goes_on(const Sharing* sharing, const Seen* seen, const Stack* 
     if not is_held(sharing, seen):
         return False
     if seen.put == sharing.put and is_whole(sharing, &seen.stack) and is_whole(sharing, stack):
-        return memcmp(stack.frames[0], seen.stack.frames[on], (sharing.stack - on) * sharing.store.nbytes) == 0
+        return stack.frames[0] == seen.stack.frames[on] or memcmp(stack.frames[0], seen.stack.frames[on], (sharing.stack - on) * sharing.store.nbytes) == 0
     for j in range(sharing.stack - on):
         if not is_same(sharing, stack.frames[j], seen_frame(sharing, seen, j + on)):
             return False
@@ -666,11 +693,17 @@ cdef inline void copy_stack(
     if sharing.outer != 1:
         put_together(sharing, frames, row)
         return
-    for j in range(sharing.stack):
+    cdef int num
+    j = 0
+    while j < sharing.stack:
+        num = 1
+        while j + num < sharing.stack and frames[j + num] == frames[j] + num * nbytes:
+            num += 1
         if streams:
-            really_stream(row + j * nbytes, frames[j], nbytes, START)
+            really_stream(row + j * nbytes, frames[j], num * nbytes, START)
         else:
-            memcpy(row + j * nbytes, frames[j], nbytes)
+            memcpy(row + j * nbytes, frames[j], num * nbytes)
+        j += num
 
 
 # Stacks whose axis is not the first ----------------------------------------------------------------------------------
