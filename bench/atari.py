@@ -22,13 +22,14 @@ import numpy as np
 GAMES, STEPS, BATCH = 16, 128, 256
 PEERS = ("really", "cpprb", "sb3", "numpy")
 STATE = (4, 84, 84)
+ROW_NBYTES = 2 * 4 * 84 * 84 + 16
 RESULTS = Path(__file__).parent / "results"
 
 
 class Really:
     """This package's buffer, as a manager makes it."""
 
-    def __init__(self, rows):
+    def __init__(self, rows, budget):
         from really import ReplayBuffer
 
         self.buffer = ReplayBuffer(rows, ["state", "action", "reward", "state_new", "terminal"], seed=0)
@@ -45,7 +46,7 @@ class Really:
 class Cpprb:
     """cpprb with what it has against large images."""
 
-    def __init__(self, rows):
+    def __init__(self, rows, budget):
         import cpprb
 
         env = {"obs": {"shape": (84, 84, 4), "dtype": np.uint8}, "act": {"dtype": np.int64}, "rew": {}, "done": {}}
@@ -73,12 +74,13 @@ class Cpprb:
 class StableBaselines:
     """Stable-Baselines3's buffer with `optimize_memory_usage`."""
 
-    def __init__(self, rows):
+    def __init__(self, rows, budget):
         from gymnasium import spaces
         from stable_baselines3.common.buffers import ReplayBuffer
 
+        self.rows = min(rows, int(2 * budget / ROW_NBYTES))  # more of them the system does not even reserve
         self.buffer = ReplayBuffer(
-            rows,
+            self.rows,
             spaces.Box(0, 255, STATE, np.uint8),
             spaces.Discrete(6),
             n_envs=GAMES,
@@ -101,7 +103,8 @@ class StableBaselines:
 class NumPy:
     """Preallocated columns."""
 
-    def __init__(self, rows):
+    def __init__(self, rows, budget):
+        self.rows = rows = min(rows, int(budget / ROW_NBYTES))  # more of them the system does not even reserve
         kinds = {"state": (np.uint8, STATE), "state_new": (np.uint8, STATE), "action": (np.int64, ())}
         kinds |= {"reward": (np.float32, ()), "terminal": (np.float32, ())}
         self.columns = {key: np.zeros((rows, *shape), dtype) for key, (dtype, shape) in kinds.items()}
@@ -173,14 +176,15 @@ def fill(name: str, rows: int, every: int, budget: float) -> None:
     """Fills one buffer and prints a line of JSON at each report."""
     source = pong()
     next(source)
-    before, peer, held, due, spent = resident(), KINDS[name](rows), 0, every, 0.0
-    while held + GAMES * STEPS <= rows and resident() < budget:
+    before, peer, held, due, spent = resident(), KINDS[name](rows, budget * 1e9), 0, every, 0.0
+    fits = getattr(peer, "rows", rows)
+    while held + GAMES * STEPS <= fits and resident() < budget:
         chunk = next(source)
         began = time.perf_counter()
         peer.put(chunk)
         spent += time.perf_counter() - began
         held += GAMES * STEPS
-        if held >= due or held + GAMES * STEPS > rows:
+        if held >= due or held + GAMES * STEPS > fits:
             due += every
             report = {
                 "rows": held,
@@ -203,8 +207,10 @@ def main() -> None:
     if options.fill:
         fill(options.fill, options.rows, options.every, options.budget)
         return
-    results = {name: measure(name, options) for name in options.peers}
     RESULTS.mkdir(exist_ok=True)
+    known = json.loads((RESULTS / "atari.json").read_text()) if (RESULTS / "atari.json").exists() else {}
+    results = {name: known[name] for name in PEERS if name in known and name not in options.peers}
+    results |= {name: measure(name, options) for name in options.peers}
     (RESULTS / "atari.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     if options.figure:
