@@ -66,6 +66,19 @@ class SlowAlone(Counter):
         return True
 
 
+class HeldAlone(SlowAlone):
+    """Only the environment that takes the file named `token` away waits in that step, until `token`.held is gone."""
+
+    def __init__(self, token: str, length: int = 10**6) -> None:
+        super().__init__(token, 0.0, length)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self._take():
+            while self.token.with_suffix(".held").exists():
+                time.sleep(0.02)
+        return super().step(action)
+
+
 class Raising(Counter):
     """Raises in step `at` of an episode; in `reset` where `at` is 0."""
 

@@ -134,7 +134,7 @@ def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
 def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A script in a process and a session of its own, as a user would run it."""
     prelude = """
-        import os, signal, sys, threading, time
+        import gc, os, signal, sys, threading, time
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         import numpy as np, ray
         from really import SampleManager, ReallyError
@@ -155,6 +155,7 @@ def test_ctrl_c_stops_cleanly_and_leaves_nothing_behind() -> None:
         manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
         manager.get_data()
         print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+        gc.collect()  # Python drops an interrupt that comes while TensorFlow's __del__ of a traced function runs
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             manager.get_data(total_steps=50_000_000)

@@ -153,7 +153,7 @@ def runner_processes() -> list[int]:
     return found
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         time.sleep(0.05)

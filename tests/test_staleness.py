@@ -9,29 +9,31 @@ import numpy as np
 import pytest
 
 from really import SampleManager
-from tests.environments import SlowAlone
+from tests.environments import HeldAlone
 from tests.models import QNet
 
 pytestmark = pytest.mark.usefixtures("ray_runtime")
 
 
-def collect_with_one_slow_agent(tmp_path: Path, returns: list[str], **changes: Any) -> tuple[SampleManager, list]:
-    """Calls until the slow agent's rows have come or were dropped, with new weights before each call."""
-    token = tmp_path / "token"
-    config = {"token": str(token), "seconds": 0.08, "length": 10**6}
+def collect_with_one_late_agent(tmp_path: Path, returns: list[str], **changes: Any) -> tuple[SampleManager, list, int]:
+    """Calls until the late agent's rows have come or were dropped, with new weights before each call."""
+    token, held = tmp_path / "token", tmp_path / "token.held"
     given = {"num_parallel": 2, "num_workers": 2, "num_steps": 10, "total_steps": 40, "remote_min_returns": 1}
-    manager = SampleManager(QNet, SlowAlone, returns=["agent", *returns], env_config=config, **given, **changes)
+    config = {"token": str(token)}
+    manager = SampleManager(QNet, HeldAlone, returns=["agent", *returns], env_config=config, **given, **changes)
     calls = [manager.get_data()]
+    held.touch()
     token.touch()
-    calls.append(manager.get_data())
-    slow = calls[-1]["agent"]
-    assert len(np.unique(slow)) == 1, "one agent is late"
-    for _ in range(200):
+    while len(np.unique(calls[-1]["agent"])) == 2:  # results that were under way
+        calls.append(manager.get_data())
+    first_late = len(calls)
+    for _ in range(500):
         manager.set_agent([weight + 0.01 for weight in manager.get_agent().get_weights()])
         calls.append(manager.get_data())
+        held.unlink(missing_ok=True)
         if manager.info()["dropped_rows"] or len(np.unique(calls[-1]["agent"])) == 2:
-            return manager, calls
-    raise AssertionError("the slow agent's result never came")
+            return manager, calls, first_late
+    raise AssertionError("the late agent's result never came")
 
 
 def assert_no_row_twice(calls: list[dict[str, np.ndarray]]) -> None:
@@ -41,7 +43,7 @@ def assert_no_row_twice(calls: list[dict[str, np.ndarray]]) -> None:
 
 
 def test_late_results_are_delivered_where_the_policy_does_not_matter(tmp_path: Path) -> None:
-    manager, calls = collect_with_one_slow_agent(tmp_path, ["policy_version", "episode_end"])
+    manager, calls, _ = collect_with_one_late_agent(tmp_path, ["policy_version", "episode_end"])
     with manager:
         assert manager.info()["dropped_rows"] == 0
         versions = calls[-1]["policy_version"]
@@ -50,10 +52,11 @@ def test_late_results_are_delivered_where_the_policy_does_not_matter(tmp_path: P
 
 
 def test_late_results_are_dropped_where_learning_is_on_policy(tmp_path: Path) -> None:
-    manager, calls = collect_with_one_slow_agent(tmp_path, ["log_prob", "policy_version", "episode_end"])
+    asked = ["log_prob", "policy_version", "episode_end"]
+    manager, calls, first_late = collect_with_one_late_agent(tmp_path, asked)
     with manager:
         assert manager.info()["dropped_rows"] % 10 == 0
-        for version, call in enumerate(calls[2:], start=1):
+        for version, call in enumerate(calls[first_late:], start=1):
             assert set(call["policy_version"]) == {version}
         assert_no_row_twice(calls)
         for call in calls:
@@ -62,7 +65,7 @@ def test_late_results_are_dropped_where_learning_is_on_policy(tmp_path: Path) ->
 
 
 def test_max_staleness_is_the_limit(tmp_path: Path) -> None:
-    manager, calls = collect_with_one_slow_agent(tmp_path, ["log_prob", "policy_version"], max_staleness=1000)
+    manager, calls, _ = collect_with_one_late_agent(tmp_path, ["log_prob", "policy_version"], max_staleness=1000)
     with manager:
         assert manager.info()["dropped_rows"] == 0
         assert_no_row_twice(calls)
