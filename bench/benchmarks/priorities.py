@@ -1,8 +1,9 @@
 """Prioritized replay: drawing rows in proportion to their priorities, and setting them, beside cpprb.
 
 cpprb has no call that draws row numbers alone: its `sample` gathers the batch, too. Its columns are therefore one
-float32, so that the search is nearly all of its time; `Gathering` gives both their batch of CartPole rows. Each call
-gets row numbers and priorities that it has not had before, since both save work where nothing changes.
+float32 in `Draw`, so that the search is nearly all of its time; `Gathering` and `Update` are calls of both buffers with
+CartPole rows. Each call gets row numbers and priorities that it has not had before, since both save work where
+nothing changes.
 """
 
 import numpy as np
@@ -16,23 +17,24 @@ DIFFERENT = 100  # batches of row numbers and priorities that take turns
 
 
 class Really:
-    """This package."""
+    """This package: the sum tree alone where there are no columns, else a buffer with one."""
 
     def __init__(self, num_rows, priorities, columns=None):
-        self.priorities = Priorities(num_rows, seed=0)
-        self.priorities.add(0, num_rows)
-        self.priorities.update(np.arange(num_rows), priorities)
-        self.update, self.buffer = self.priorities.update, None
-        if columns is not None:
-            self.buffer = ReplayBuffer(num_rows, seed=0)
+        if columns is None:
+            self.priorities = Priorities(num_rows, seed=0)
+            self.priorities.add(0, num_rows)
+            self.update = self.priorities.update
+        else:
+            self.buffer = ReplayBuffer(num_rows, alpha=0.6, seed=0)
             self.buffer.put(columns)
+            self.update = self.buffer.update_priorities
+        self.update(np.arange(num_rows), priorities)
 
     def draw(self, num):
         return self.priorities.sample(num, 0.4)
 
     def batch(self, num):
-        rows, weights = self.priorities.sample(num, 0.4)
-        return self.buffer.take(rows), rows, weights
+        return self.buffer.sample(num, beta=0.4)
 
 
 class Cpprb:
@@ -94,7 +96,7 @@ class Update:
     param_names = ("peer", "order", "rows")
 
     def setup(self, peer, order, rows):
-        self.peer = PEERS[peer](HELD, priorities(HELD))
+        self.peer = PEERS[peer](HELD, priorities(HELD), CARTPOLE.rows(HELD))
         draw = np.random.default_rng(1)
         self.calls = [
             (UPDATES[order](draw, rows), draw.gamma(0.5, size=rows).astype(np.float32)) for _ in range(DIFFERENT)
