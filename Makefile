@@ -6,7 +6,7 @@ EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-compare build debug report results clean
+.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -68,6 +68,10 @@ results: setup
 
 report: setup
 	$(BIN)/python examples/report.py runs
+
+# The README's figure of `really.compare`: 15 short runs, some three minutes.
+comparison: setup
+	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 
 clean:
 	rm -rf build dist *.egg-info really/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*

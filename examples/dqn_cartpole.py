@@ -57,6 +57,11 @@ def make_manager(seed: int) -> SampleManager:
     )
 
 
+def epsilon_at(env_steps: int) -> float:
+    """It falls linearly, then stays."""
+    return float(np.interp(env_steps, [0, EPSILON_STEPS], [EPSILON_START, EPSILON_END]))
+
+
 def train(run: experiment.Run) -> None:
     manager = run.manager
     manager.initilize_buffer(TASK.env_steps)
@@ -64,7 +69,7 @@ def train(run: experiment.Run) -> None:
     rate = tf.keras.optimizers.schedules.PolynomialDecay(LEARNING_RATE_START, decay, LEARNING_RATE_END)
     learner = DQNLearner(manager, tf.keras.optimizers.Adam(rate), target_rate=TARGET_RATE, huber_delta=None)
     while run.goes_on():
-        epsilon = float(np.interp(run.env_steps, [0, EPSILON_STEPS], [EPSILON_START, EPSILON_END]))
+        epsilon = epsilon_at(run.env_steps)
         manager.set_epsilon(epsilon)
         manager.store_in_buffer(run.collect())
         update = learner.update(manager.buffer.sample((UPDATES_A_CALL, BATCH)))

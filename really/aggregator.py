@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from really.checks import check_count
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.whole_files import writable_folder
+from really.plots import check_figure, draw_progress
+from really.whole_files import naming, writable_folder
 
 CSV_NAME, PLOT_NAME, EVENTS_NAME = "progress.csv", "progress", "tensorboard"
 
@@ -140,8 +141,6 @@ class Aggregator:
 
     def plot(self) -> Path:
         """Draws the plot with all points so far, whatever `saving_after` says; returns its path."""
-        from really.plots import draw_progress
-
         draw_progress([self.curves[key] for key in self.keys], self.path / PLOT_NAME)
         return self.plot_path
 
@@ -151,7 +150,7 @@ class Aggregator:
 
     def _append_csv(self, points: Mapping[str, tuple[float, float]]) -> None:
         cells = [str(number) for key in self.keys for number in points.get(key, ("", ""))]
-        with self.csv_path.open("a", newline="") as file:
+        with naming(self.csv_path, "values"), self.csv_path.open("a", newline="") as file:
             file.write(",".join([str(self.epoch), *cells]) + "\n")
 
     def arguments(self) -> dict[str, Any]:
@@ -200,7 +199,7 @@ class Aggregator:
         self._rewrite(self.csv_path, rows)
 
     def _rewrite(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        with path.open("w", newline="") as file:
+        with naming(path, "values"), path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._header, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -285,10 +284,10 @@ def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict
 
 def _check_files(folder: Path) -> None:
     """Refuses a folder in which a file that is to be written has a name that is taken."""
-    for name in (CSV_NAME, f"{PLOT_NAME}.png", f"{PLOT_NAME}.svg"):
-        file = folder / name
-        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
-            raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
+    file = folder / CSV_NAME
+    if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+        raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
+    check_figure("path", folder / PLOT_NAME)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

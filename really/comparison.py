@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.aggregator import CSV_NAME
+from really.checks import check_count
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.plots import MAGIC, check_figure, draw_comparison
 from really.whole_files import writable_folder
 
 log = logging.getLogger("really")
@@ -93,8 +95,6 @@ class Comparison:
             x_label: text of the x-axis with its unit, by default `x`.
             y_label: text of the y-axis with its unit, by default the key.
         """
-        from really.plots import draw_comparison
-
         stem = _stem(path)
         x_name = "epoch (updates of the aggregator)" if self.x == "epoch" else self.x
         draw_comparison(self, stem, x_label or x_name, y_label or self.key)
@@ -142,8 +142,7 @@ def compare(
         raise InvalidValueError(one_of("statistic", statistic, STATISTICS))
     if not 0 < confidence < 1:
         raise InvalidValueError(f"confidence: expected a number between 0 and 1, came {confidence!r}")
-    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
-        raise InvalidValueError(f"max_size: expected an integer of at least 1, came {max_size!r}")
+    max_size = check_count("max_size", max_size)
     if path is not None:
         _stem(path)
     rng = np.random.default_rng(seed)
@@ -280,9 +279,11 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def _stem(path: str | os.PathLike[str]) -> Path:
     """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
-    stem = Path(path).with_suffix("") if Path(path).suffix in (".png", ".svg") else Path(path)
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"path: expected the path of a figure, came {path!r}")
+    stem = Path(path).with_suffix("") if Path(path).suffix in MAGIC else Path(path)
+    if not stem.name:
+        raise InvalidValueError(f"path: expected the name of a figure, came {os.fspath(path)!r}")
     writable_folder("path", stem.parent)
-    for suffix in (".png", ".svg"):
-        if (taken := stem.with_name(stem.name + suffix)).is_dir():
-            raise InvalidValueError(f"path: expected a file to write, came the folder {str(taken)!r}")
+    check_figure("path", stem)
     return stem

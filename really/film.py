@@ -65,7 +65,7 @@ class Film(Viewer, Watcher):
         self._kind = self.path.suffix.lower()
         self._ffmpeg = _ffmpeg(self._what)
         writable_folder(self._what, self.path.parent)
-        check_replaceable(self.path, MAGIC[self._kind], f"{self._what}: a film")
+        check_replaceable(self.path, MAGIC[self._kind], "a film", self._what)
         self._seen: list[NDArray[np.uint8]] = []
         self._start: NDArray[np.uint8] | None = None
         self._encoder: _Encoder | None = None

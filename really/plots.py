@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from really.whole_files import check_replaceable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 # which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, FAINT = "#333333", "#DDDDDD"
+# Endings of a figure's files, and the first bytes of each.
+MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml"}
+# More characters than these are longer than a panel is high: of progress, and of a comparison.
+LONGEST_LINE, LONGEST_ALONE = 24, 40
 # More points than this cannot be told apart at the width of a panel, and would make the vector file large.
 MOST_POINTS = 1500
 
@@ -32,6 +38,9 @@ def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel(order="C")
     for number, (panel, curve) in enumerate(zip(panels, curves, strict=False)):
         _draw_curve(panel, curve, COLOURS[number % len(COLOURS)])
+    if len(epochs := {epoch for curve in curves for epoch in curve.epochs}) == 1:
+        # Ticks at whole epochs need more than one of them.
+        panels[0].set_xlim(min(epochs) - 1, min(epochs) + 1)
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
     for panel in panels[max(0, len(curves) - columns) : len(curves)]:
@@ -42,16 +51,18 @@ def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
 
 
 def write(figure: Figure, stem: Path) -> None:
-    """Writes `<stem>.png` and `<stem>.svg`, each under a temporary name first: a reader sees a whole file only."""
-    for suffix in ("png", "svg"):
-        partial = stem.with_name(f".{stem.name}.{os.getpid()}.{suffix}")
-        try:
-            figure.savefig(partial, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
-            partial.replace(stem.with_name(f"{stem.name}.{suffix}"))
-        finally:
-            partial.unlink(missing_ok=True)
+    """Writes `<stem>.png` and `<stem>.svg`, each whole or not at all; raises FileError where that fails."""
+    for suffix, magic in MAGIC.items():
+        with replacing(stem.with_name(stem.name + suffix), magic, "a figure") as file:
+            figure.savefig(file, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)
         # The first file has settled the layout; to settle it again would take a quarter of the time.
         figure.set_layout_engine("none")
+
+
+def check_figure(argument: str, stem: Path) -> None:
+    """Raises InvalidValueError, with the `argument`, where one of a figure's files would replace something else."""
+    for suffix, magic in MAGIC.items():
+        check_replaceable(stem.with_name(stem.name + suffix), magic, "a figure", argument)
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -72,14 +83,21 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str) -> None:
     panel.plot(epochs, raw, ".", markersize=4.5, markeredgewidth=0, color=colour, alpha=0.5)
     panel.plot(epochs, smoothed, color=colour, linewidth=1.8, solid_joinstyle="round")
     _style(panel, curve.label)
-    if points:
-        _label_last(panel, curve, colour)
+    if not np.isfinite(raw).any():
+        _say_why_empty(panel, "no value is finite" if points else "no values yet")
+        return
+    _label_last(panel, curve, colour)
+
+
+def _say_why_empty(panel: Axes, reason: str) -> None:
+    panel.set_yticks([])
+    panel.text(0.5, 0.5, reason, transform=panel.transAxes, ha="center", va="center", color=INK, fontsize=9)
 
 
 def _label_last(panel: Axes, curve: Curve, colour: str) -> None:
     """Writes the newest smoothed value right of its curve's end."""
     panel.annotate(
-        f"{curve.smoothed[-1]:.3g}",
+        f"{curve.smoothed[-1]:.3g}".replace("-", "−"),  # noqa: RUF001 - the minus that the axes have
         (curve.epochs[-1], curve.smoothed[-1]),
         xytext=(5, 0),
         textcoords="offset points",
@@ -91,8 +109,8 @@ def _label_last(panel: Axes, curve: Curve, colour: str) -> None:
     )
 
 
-def _style(panel: Axes, name: str) -> None:
-    panel.set_ylabel(name, color=INK, fontsize=11, parse_math=False)
+def _style(panel: Axes, name: str, longest: int = LONGEST_LINE) -> None:
+    panel.set_ylabel(_wrapped(name, longest), color=INK, fontsize=11, parse_math=False)
     panel.grid(axis="y", color=FAINT, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.margins(x=0.01)
@@ -100,6 +118,16 @@ def _style(panel: Axes, name: str) -> None:
     panel.spines[["left", "bottom"]].set_color(INK)
     panel.tick_params(colors=INK, labelsize=9)
     panel.locator_params(axis="x", integer=True)
+
+
+def _wrapped(label: str, longest: int) -> str:
+    """A label in lines of at most so many characters, broken where a name has its joints."""
+    lines = [""]
+    for part in re.findall(rf"[^\s_/.]{{1,{longest}}}[\s_/.]*|[\s_/.]+", label):
+        if len(lines[-1] + part.rstrip()) > longest:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
 def _add_legend(figure: Figure, window: int) -> None:
@@ -112,7 +140,8 @@ def _add_legend(figure: Figure, window: int) -> None:
         Line2D([], [], color=INK, linewidth=1.8, label=f"mean of the last {updates}"),
         Patch(color=INK, alpha=0.18, linewidth=0, label="± 1 standard deviation of their values"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "columnspacing": 1.4, "handlelength": 1.6}
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, **style)
 
 
 # Besides colours, which a copier loses: what tells curves apart in black and white.
@@ -128,7 +157,7 @@ def draw_comparison(comparison: Comparison, stem: Path, x_label: str, y_label: s
         colour = COLOURS[number % len(COLOURS)]
         panel.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
         panel.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, linestyle=DASHES[number % len(DASHES)])
-    _style(panel, y_label)
+    _style(panel, y_label, LONGEST_ALONE)
     panel.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
     _name_curves(panel, comparison)
     band = f"band: {comparison.confidence:.0%} bootstrap interval over seeds"

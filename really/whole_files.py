@@ -10,11 +10,20 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from really.errors import InvalidValueError, ReallyError
+from really.errors import InvalidTypeError, InvalidValueError, ReallyError
 
 
 class FileError(ReallyError, OSError):
     """The system would not read or write a file: no space, no permission, no such folder."""
+
+
+@contextlib.contextmanager
+def naming(path: str | PathLike[str], what: str) -> Iterator[None]:
+    """Raises FileError, with the path and `what` is written to it, where the block meets an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -34,28 +43,30 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
     check_replaceable(path, magic, what)
     temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-        ) as file:
+        with (
+            naming(path, what),
+            tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+            ) as file,
+        ):
             temporary = Path(file.name)
             yield file
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        sync_folder(path.parent)
-    except OSError as error:
-        raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
+            os.replace(temporary, path)
+            temporary = None
+            sync_folder(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def check_replaceable(path: Path, magic: bytes, what: str) -> None:
-    """Raises InvalidValueError where `path` holds something that is not such a file."""
+def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -> None:
+    """Raises InvalidValueError, with the `argument` that asks for it, where `path` holds something else."""
     if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
-        raise InvalidValueError(f"{path}: expected {what} to replace, or nothing, came {described(path)}")
+        where = f"{argument}: {path}" if argument else f"{path}"
+        raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, came {described(path)}")
 
 
 def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
@@ -96,13 +107,18 @@ def sync_folder(folder: Path) -> None:
 def writable_folder(name: str, path: str | PathLike[str]) -> Path:
     """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails.
 
-    Raises InvalidValueError, with the argument's `name`, where it is none that can be written.
+    Raises InvalidTypeError or InvalidValueError, with the argument's `name`, where it is none that can be written.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"{name}: expected the path of a folder, came {path!r}")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk has room for a name, not for what is in the file.
+            file.write(b"x")
+            file.flush()
+        return folder
     except OSError as error:
         raise InvalidValueError(
             f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"

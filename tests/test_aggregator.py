@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from really.aggregator import Aggregator, Curve
 from really.errors import InvalidTypeError, InvalidValueError
 from really.plots import COLOURS, MOST_POINTS
+from really.whole_files import FileError
 
 
 def rows(path):
@@ -274,8 +275,39 @@ def test_units_stand_at_the_axes(tmp_path):
     assert ">loss<" in text or "<!-- loss -->" in text
 
 
-@pytest.mark.parametrize("name", ["progress.csv", "progress.png", "progress.svg"])
-def test_a_name_that_is_taken_is_said_at_once(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("progress.csv", "path: expected a file that can be written, came '.*progress.csv'"),
+        ("progress.png", "path: .*progress.png: expected a figure to replace, or nothing, came a folder"),
+        ("progress.svg", "path: .*progress.svg: expected a figure to replace, or nothing, came a folder"),
+    ],
+)
+def test_a_name_that_is_taken_is_said_at_once(tmp_path, name, message):
     (tmp_path / name).mkdir()
-    with pytest.raises(InvalidValueError, match=f"path: expected a file that can be written, came '.*{name}'"):
+    with pytest.raises(InvalidValueError, match=message):
         Aggregator(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["path", "tensorboard"])
+def test_something_else_than_a_path_is_said_at_once(tmp_path, name):
+    pytest.importorskip("tensorflow")
+    with pytest.raises(InvalidTypeError, match=f"{name}: expected the path of a folder, came 3"):
+        Aggregator(**{"path": tmp_path, name: 3})
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    aggregator = Aggregator(tmp_path)
+    aggregator.csv_path.unlink()
+    aggregator.csv_path.symlink_to("/dev/full")
+    with pytest.raises(FileError, match=r"progress.csv: expected to write values, but No space left on device"):
+        aggregator.update(loss=1)
+
+
+def test_a_panel_says_why_it_is_empty_and_breaks_a_long_name(tmp_path):
+    name = "mean_of_the/largest_q_values_of_all_states"
+    aggregator = Aggregator(tmp_path, aggregator_keys=["never", "lost", name])
+    aggregator.update(lost=float("nan"), **{name: -1.5})
+    text = aggregator.plot().with_suffix(".svg").read_text()
+    for shown in ("no values yet", "no value is finite", "mean_of_the/largest_q_", "values_of_all_states", "−1.5"):  # noqa: RUF001
+        assert f"<!-- {shown} -->" in text

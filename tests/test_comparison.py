@@ -162,9 +162,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         ([], {}, "expected at least one folder, came none"),
         ([folder], {"statistic": "mode"}, "statistic: expected one of 'iqm', 'mean', 'median', came 'mode'"),
         ([folder], {"confidence": 95}, "confidence: expected a number between 0 and 1, came 95"),
-        ([folder], {"max_size": 0}, "max_size: expected an integer of at least 1, came 0"),
+        ([folder], {"max_size": 0}, "max_size: expected an integer >= 1, came 0"),
         ([folder], {"path": tmp_path / "file" / "x"}, "path: expected a folder that can be written"),
-        ([folder], {"path": tmp_path / "taken"}, "path: expected a file to write, came the folder"),
+        (
+            [folder],
+            {"path": tmp_path / "taken"},
+            "path: .*taken.svg: expected a figure to replace, or nothing, came a folder",
+        ),
+        ([folder], {"path": ""}, "path: expected the name of a figure, came ''"),
     ]
     for runs, options, message in cases:
         with pytest.raises(InvalidValueError, match=message):

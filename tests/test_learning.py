@@ -56,6 +56,17 @@ def test_every_seed_reaches_what_the_task_asks_for(
     check(example, task, goal, seed, tmp_path)
 
 
+@pytest.mark.learning
+def test_several_steps_are_compared_with_one(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "compare_n_step.py"), "--seeds", "2", "--out", str(tmp_path)]
+    command += ["--figure", str(tmp_path / "comparison.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = {line[:7].strip(): float(line[7:].split()[0]) for line in done.stdout.splitlines() if "(2 seeds)" in line}
+    assert ends["3 steps"] > ends["1 step"] > 50
+    assert (tmp_path / "comparison.svg").exists()
+
+
 def test_the_best_path_through_the_gridworld_is_found_by_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Value iteration against Dijkstra's algorithm; the path of fewest steps is another one, and worse."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))

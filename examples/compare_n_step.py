@@ -1,0 +1,86 @@
+"""Compares 1, 3 and 5-step DQN on CartPole-v1 over seeds with `really.compare`: the figure of the README.
+
+`python examples/compare_n_step.py [--seeds 5] [--out DIR] [--figure PATH]` trains each for 12,000 steps, prints where
+they end, with bootstrap confidence intervals, and draws learning curves to PATH (.png and .svg). DIR (by default
+`runs/compare_n_step`) then has `<steps>/<seed>/progress/` of every run, which `compare` reads. All else is that of
+`dqn_cartpole.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import dqn_cartpole as cartpole
+import experiment
+import numpy as np
+import tensorflow as tf
+
+from really import SampleManager, compare
+from really.learners import DQNLearner
+
+# Returns while exploring are compared: no greedy episodes in between, and no early end.
+TASK = dataclasses.replace(cartpole.TASK, env_steps=12_000, solved=np.inf, evaluate_every=10**9)
+KEYS = ("state", "action", "reward", "state_new", "terminal", "episode_end")
+GAMMA, N_STEPS = 0.99, (1, 3, 5)
+
+
+def make_manager(seed: int) -> SampleManager:
+    # In this process: so short a run would be over before Ray has started.
+    return SampleManager(
+        model=cartpole.QNetwork,
+        environment=TASK.name,
+        num_parallel=cartpole.AGENTS,
+        total_steps=cartpole.STEPS_A_CALL,
+        returns=["episode_end"],
+        action_sampling_type="epsilon_greedy",
+        model_kwargs={"num_actions": 2},
+        num_steps=cartpole.STEPS_A_CALL // cartpole.AGENTS,
+        gamma=GAMMA,
+        reward_scale=cartpole.REWARD_SCALE,
+        seed=seed,
+        use_ray=False,
+    )
+
+
+def train(n_step: int, seed: int, out: Path) -> None:
+    """One run; `environment_steps` is a key of its own, so that curves can be drawn over it."""
+    tf.keras.utils.set_random_seed(seed)
+    with make_manager(seed) as manager:
+        run = experiment.Run(TASK, manager, out, keys=("environment_steps",))
+        # A buffer of single steps discounts nothing, and refuses a gamma.
+        manager.initilize_buffer(TASK.env_steps, KEYS, n_step=n_step, gamma=GAMMA if n_step > 1 else None)
+        optimizer = tf.keras.optimizers.Adam(cartpole.LEARNING_RATE_START)
+        options = {"target_rate": cartpole.TARGET_RATE, "huber_delta": None, "n_step": n_step}
+        learner = DQNLearner(manager, optimizer, **options)
+        while run.goes_on():
+            manager.set_epsilon(cartpole.epsilon_at(run.env_steps))
+            manager.store_in_buffer(run.collect())
+            learner.update(manager.buffer.sample((cartpole.UPDATES_A_CALL, cartpole.BATCH)))
+            manager.set_agent(learner.agent.get_weights())
+            run.learned(cartpole.UPDATES_A_CALL, environment_steps=run.env_steps)
+        run.finish()
+
+
+def main() -> None:
+    """Trains every variant with every seed, one after the other, and compares them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare_n_step"))
+    parser.add_argument("--figure", type=Path, default=None, help="draw learning curves to this file")
+    arguments = parser.parse_args()
+    runs: dict[str, list[Path]] = {}
+    for seed in range(arguments.seeds):
+        for n_step in N_STEPS:
+            folder = arguments.out / str(n_step) / str(seed)
+            train(n_step, seed, folder)
+            runs.setdefault("1 step" if n_step == 1 else f"{n_step} steps", []).append(folder)
+    labels = {"x_label": "environment steps", "y_label": "return of an episode (sum of rewards)"}
+    # The last calls of a run that plays well may end no episode: its last value is held.
+    options = {"x": "environment_steps", "max_size": 10, "hold_last": True}
+    print(compare(runs, "reward", path=arguments.figure, **options, **labels))
+
+
+if __name__ == "__main__":
+    main()
