@@ -104,7 +104,7 @@ class ReplayBuffer:
         self._stack = stack
         self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
         self._bit_generator = arguments.bit_generator(seed)
-        self.n_step, self.gamma = n_steps.checked(n_step, gamma)
+        self.n_step, self.gamma = n_steps.checked(n_step, gamma, self._keys)
         self._alpha, self._eps = alpha, eps
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from really import checkpoints, inference, training_state
+from really import checkpoints, inference, n_step, training_state
 from really.aggregator import Aggregator
 from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
@@ -242,8 +242,10 @@ class SampleManager:
 
         Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
         live in files in that folder, and where the folder has such a buffer already it goes on with that one. Other
-        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ...
+        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
+        `n_step` its `gamma` is the manager's.
         """
+        options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
         self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)
 
