@@ -17,6 +17,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really.compiled import Compiled, remember, signature
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.inference import check_weights, model_leaves
 from really.normalisation import Normalisation
@@ -24,6 +25,8 @@ from really.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make
 from really.spaces import flatten, nest, observation_leaves
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_Q_VALUES = ("q_values",)
+_VALUES = (*VALUE_OUTPUTS, "q_values")
 
 
 def build_model(
@@ -140,7 +143,9 @@ class Agent:
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
         self.policy.check_outputs({name: np.asarray(value) for name, value in example.items()}, 1)
-        self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._functions: dict[Callable[..., Any], Compiled] = {}
+        # Of calls that passed all checks, with tensors that the compiled function takes as they are.
+        self._traces: dict[Any, Callable[..., Any]] = {}
         self._settings_of: tuple[float, float] | None = None
         self._tensors: tuple[tf.Tensor, tf.Tensor]
 
@@ -180,18 +185,15 @@ class Agent:
 
     def max_q(self, state: Any) -> tf.Tensor:
         """The largest q-value of each state, [n] float32."""
-        self._need("max_q", "q_values")
-        return self._result(self._max_q, state)
+        return self._result(self._max_q, _Q_VALUES, state)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
         """The q-values of `action`, [n] or [n, 1] as stored (a Discrete's `start` included), [n] float32."""
-        self._need("q_val", "q_values")
-        return self._result(self._q_val, state, action)
+        return self._result(self._q_val, _Q_VALUES, state, action)
 
     def v(self, state: Any) -> tf.Tensor:
         """The value of each state, [n] float32: the model's value output, or the largest q-value without one."""
-        self._need("v", *VALUE_OUTPUTS, "q_values")
-        return self._result(self._v, state)
+        return self._result(self._v, _VALUES, state)
 
     def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False) -> Any:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
@@ -201,12 +203,8 @@ class Agent:
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, came 0, which is greedy")
-        leaves, single = self._batch(state)
         function = self._log_prob_and_entropy if return_entropy else self._log_prob
-        result = self._run(function, leaves, self._actions(action, leaves), *self._settings())
-        if not single:
-            return result
-        return (result[0][0], result[1][0]) if return_entropy else result[0]
+        return self._result(function, (), state, action, settings=self._settings())
 
     def copy(self) -> Agent:
         """An agent with a model of its own and the same weights, say for targets.
@@ -290,10 +288,27 @@ class Agent:
     # From what users give to what the compiled functions take. What can be done in those costs hardly anything, each
     # operation here costs as much as a small layer.
 
-    def _result(self, function: Callable[..., Any], state: Any, *actions: Any) -> tf.Tensor:
+    def _result(
+        self,
+        function: Callable[..., Any],
+        needed: tuple[str, ...],
+        state: Any,
+        *actions: Any,
+        settings: tuple[tf.Tensor, ...] = (),
+    ) -> Any:
+        key = signature((state, *actions))
+        trace = None if key is None else self._traces.get((function, key))
+        if trace is not None and self.compiled:
+            return trace(state, *actions, *settings)
+        self._need(function.__name__[1:], needed)
         leaves, single = self._batch(state)
-        result = self._run(function, leaves, *(self._actions(action, leaves) for action in actions))
-        return result[0] if single else result
+        tensors = *(self._actions(action, leaves) for action in actions), *settings
+        result = self._run(function, leaves, *tensors)
+        if key is not None and self.compiled and leaves[0] is state:
+            remember(self._traces, (function, key), self._functions[function].trace((*leaves, *tensors)))
+        if not single:
+            return result
+        return result[0] if isinstance(result, tf.Tensor) else tuple(part[0] for part in result)
 
     def _run(self, function: Callable[..., Any], leaves: list[tf.Tensor], *tensors: tf.Tensor) -> Any:
         if not self.compiled:
@@ -304,7 +319,7 @@ class Agent:
         # A decorated `call` that was traced while its weights came into being holds their first values, so that its
         # Python is traced anew; one that needs AutoGraph cannot be.
         for context in (undecorated, contextlib.nullcontext):
-            compiled = _compiled(function, len(leaves), context)
+            compiled = Compiled(function, len(leaves), context)
             with contextlib.suppress(Exception):
                 result = compiled(*leaves, *tensors)
                 self._functions[function] = compiled
@@ -347,8 +362,8 @@ class Agent:
                 self._settings_of, self._tensors = now, (tf.constant(now[0]), tf.constant(now[1]))
         return self._tensors
 
-    def _need(self, method: str, *names: str) -> None:
-        if not set(names) & set(self.output_names):
+    def _need(self, method: str, names: tuple[str, ...]) -> None:
+        if names and not set(names) & set(self.output_names):
             raise ModelError(
                 f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "
                 f"came one with {', '.join(map(repr, self.output_names))}"
@@ -438,22 +453,6 @@ def _checked_shape(input_shape: Any) -> list[int]:
         message = f"input_shape: expected sizes >= 1 of one observation, None or False, came {input_shape!r}"
         raise InvalidValueError(message) from None
     return [operator.index(size) for size in sizes]
-
-
-def _compiled(
-    function: Callable[..., Any], num_leaves: int, context: Callable[[], contextlib.AbstractContextManager[None]]
-) -> Any:
-    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one, traced in `context`.
-
-    Neither a bound method nor a list: TensorFlow looks at both in each call, which costs it a tenth of a small one.
-    """
-
-    def flat(*tensors: tf.Tensor) -> Any:
-        with context():
-            return function(list(tensors[:num_leaves]), *tensors[num_leaves:])
-
-    flat.__name__ = function.__name__
-    return tf.function(flat, reduce_retracing=True, autograph=False)
 
 
 def _tensor(value: Any, dtype: np.dtype[Any]) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import queue
 import threading
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from really import tensors
 from really.errors import InvalidTypeError, InvalidValueError
+from really.prioritized import Beta, checked_beta
 from really.ring_arguments import checked_size
 
 if TYPE_CHECKING:
@@ -31,25 +35,40 @@ LAST_DRAW = 5.0
 
 @dataclass
 class Drawn:
-    """A batch with the states of the buffer's generator around it, or the error that came instead."""
+    """A batch, how many were drawn with it, and the states of the buffer's generator around it; or an error instead."""
 
     batch: tensors.Tensors
     before: State
     after: State
+    num_drawn: int = 0
     error: BaseException | None = None
 
 
 class Source:
     """Draws one batch after another: the part that iterator and thread share."""
 
-    def __init__(self, buffer: ReplayBuffer, n: Any, as_: str, replace: bool, before: BeforeSample | None) -> None:
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        n: Any,
+        as_: str,
+        replace: bool,
+        before: BeforeSample | None,
+        beta: Beta | None,
+    ) -> None:
         num, num_batches = checked_size(n)
         self.buffer = buffer
         self._n, self._rows = n, num * max(num_batches, 1)
         self._as, self._replace, self._before = as_, replace, before
         self._convert = tensors.converter(as_)
         self._known = False
+        self._beta = checked_beta(beta, buffer.is_prioritized, replace)
+        self.start_at(0)
         self._check_dtypes()
+
+    def start_at(self, number: int) -> None:
+        """Makes this the number of the next batch, which `beta` is told."""
+        self._numbers = itertools.count(number)
 
     def draw(self, cancelled: Cancelled) -> Drawn | None:
         """The next batch, or the error that came instead; None where it was cancelled while it waited its turn."""
@@ -58,14 +77,15 @@ class Source:
                 self._before(self._rows, cancelled)
             return None if cancelled() else self._drawn()
         except BaseException as error:  # raised again in the thread that asks for the batch
-            return Drawn({}, {}, {}, error)
+            return Drawn({}, {}, {}, error=error)
 
     def _drawn(self) -> Drawn:
         before = self.buffer.state_dict()
-        batch = self.buffer.sample(self._n, replace=self._replace)
+        number = next(self._numbers)
+        batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
         after = self.buffer.state_dict()
         self._check_dtypes()
-        return Drawn(tensors.convert(self._convert, batch), before, after)
+        return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
 
     def _check_dtypes(self) -> None:
         if not self._known and (spec := self.buffer.spec) is not None:
@@ -145,6 +165,9 @@ class Batches:
         as_: `numpy`, or `tf`, `torch` or `jax` for tensors (`tensors.converter`) that share the batch's memory.
         replace: False to draw no row twice within a batch.
         before: what to wait for before each draw.
+        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`), or a function from a batch's number to it:
+            0 for the first batch that comes out, whatever is drawn ahead, 1 for the second, and so on. The function is
+            called in the thread that draws. Priorities that are updated after a batch is drawn are not in it.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be such a tensor.
@@ -160,11 +183,13 @@ class Batches:
         as_: str = "numpy",
         replace: bool = True,
         before: BeforeSample | None = None,
+        beta: Beta | None = None,
     ) -> None:
-        self._source = Source(buffer, n, as_, replace, before)
+        self._source = Source(buffer, n, as_, replace, before, beta)
         self._prefetch = checked_prefetch(prefetch)
         self._closed = False
         self._position: State = {}  # of the generator, had nothing been drawn ahead
+        self._num_drawn = 0  # likewise
         self._worker: Worker | None = None
         self._starting = threading.Lock()
         _iterators.add(self)
@@ -184,7 +209,7 @@ class Batches:
                 raise drawn.error
             finally:
                 del drawn  # its error's traceback leads back here
-        self._position = drawn.after
+        self._position, self._num_drawn = drawn.after, drawn.num_drawn
         return drawn.batch
 
     def close(self) -> None:
@@ -225,6 +250,7 @@ class Batches:
         worker, self._worker, self._starting = self._worker, None, threading.Lock()
         if worker is not None:
             self._rewind(worker.take_back(), [])
+            self._source.start_at(self._num_drawn)
 
 
 def checked_prefetch(prefetch: Any) -> int:
@@ -237,9 +263,10 @@ def checked_prefetch(prefetch: Any) -> int:
 
 
 def _equal(one: State, other: State) -> bool:
-    """Whether two states of an SFC64 are the same."""
+    """Whether two states of generators are the same: numbers, strings, arrays, and dicts of them."""
     return one.keys() == other.keys() and all(
-        (one[key]["state"] == other[key]["state"]).all() if key == "state" else one[key] == other[key] for key in one
+        _equal(one[key], other[key]) if isinstance(one[key], dict) else bool(np.all(one[key] == other[key]))
+        for key in one
     )
 
 

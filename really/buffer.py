@@ -20,7 +20,7 @@ from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.gate import Gate, Reader, start_anew
 from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
-from really.prioritized import PrioritizedRows, check_keys
+from really.prioritized import PrioritizedRows, check_keys, set_generator_of, with_generator_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,13 +104,11 @@ class ReplayBuffer:
         self._stack = stack
         self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
         self._bit_generator = arguments.bit_generator(seed)
-        self.n_step, self.gamma = n_steps.checked(n_step, gamma)
+        self.n_step, self.gamma = n_steps.checked(n_step, gamma, self._keys)
         self._alpha, self._eps = alpha, eps
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
-            self._prioritized = PrioritizedRows(
-                self._capacity, alpha, 1e-6 if eps is None else eps, self._bit_generator
-            )
+            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
             if path is not None:
                 raise InvalidValueError(
                     "alpha: expected a buffer in memory, came path=: priorities are not kept on disk"
@@ -244,17 +242,23 @@ class ReplayBuffer:
             )
         return self._prioritized.update(self._filled("update_priorities"), index, priorities)
 
-    def batches(self, n: Any, prefetch: int = 2, *, as_: str = "numpy", replace: bool = True) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`)."""
+    def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+
+        Options: `as_`, `replace`, and `beta` of prioritized replay.
+        """
         from really.batches import Batches
 
-        return Batches(self, n, prefetch, as_=as_, replace=replace)
+        return Batches(self, n, prefetch, **options)
 
-    def dataset(self, n: Any, prefetch: int = 2, *, replace: bool = True, batches_per_call: int | None = None) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`)."""
+    def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`).
+
+        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        """
         from really.datasets import sampled_dataset
 
-        return sampled_dataset(self, n, prefetch, replace=replace, batches_per_call=batches_per_call)
+        return sampled_dataset(self, n, prefetch, **options)
 
     def sample_indices(self, n: Any, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
@@ -414,13 +418,17 @@ class ReplayBuffer:
         return [] if self._ring is None else _shared(self._ring)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the generator that batches are drawn from: numbers, strings and arrays."""
-        return dict(self._locked(lambda: self._bit_generator.state))
+        """The state of the generator that batches are drawn from: numbers, strings and arrays.
+
+        With `alpha` its `priorities` are the state of the one that draws by priority.
+        """
+        return with_generator_of(self._prioritized, self._locked(lambda: dict(self._bit_generator.state)))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Draws from now on as the buffer did when `state_dict` gave `state`."""
         try:
             self._locked(lambda: self._set_state(state))
+            set_generator_of(self._prioritized, state)
         except (TypeError, ValueError, KeyError) as error:
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
 

@@ -15,6 +15,7 @@ from really.transitions import ON_POLICY, check_returns
 
 # What normalised observations and rewards are clipped to where nothing else is said, as in Stable-Baselines3.
 USUAL_CLIP = 10.0
+USUAL_LAMBDA = 0.95
 
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,11 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         given["max_staleness"] = check_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
         given[name] = check_number(name, given[name], 0, 1)
+    if given["gae_lambda"] != USUAL_LAMBDA and "advantage" not in given["returns"]:
+        raise InvalidValueError(
+            f"gae_lambda: expected 'advantage' in returns, which alone uses it, came gae_lambda={given['gae_lambda']} "
+            f"with returns={given['returns']}"
+        )
     if given["remote_time_out"] is not None:
         given["remote_time_out"] = check_number("remote_time_out", given["remote_time_out"], 0, math.inf)
     for name, least in (("num_workers", 1), ("seed", 0)):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from really.batches import BeforeSample, checked_prefetch
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
+from really.n_step import DISCOUNT
+from really.prioritized import INDEX, WEIGHT, checked_beta
 from really.ring_arguments import checked_size, row_nbytes, whole
 from really.tensors import check_dtypes
 
@@ -33,6 +35,7 @@ def sampled_dataset(
     replace: bool = True,
     batches_per_call: int | None = None,
     before: BeforeSample | None = None,
+    beta: float | None = None,
 ) -> Any:
     """An endless `tf.data.Dataset` of batches, a dict of tensors [n, ...] each, all shapes static.
 
@@ -49,6 +52,8 @@ def sampled_dataset(
         replace: False to draw no row twice within a batch.
         batches_per_call: batches drawn by one call; by default as many as make up 1 MiB, from 1 to 16.
         before: what to wait for before each call.
+        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`). Priorities that are updated after a call are
+            not in its batches, so that `batches` is the better choice where these matter.
 
     Raises:
         EmptyBufferError: the buffer has no schema yet.
@@ -58,7 +63,7 @@ def sampled_dataset(
 
     num, num_batches = checked_size(n)
     spec, lead = _known_spec(buffer), (num_batches, num) if num_batches else (num,)
-    calls = _Calls(buffer, spec, lead, replace, batches_per_call, before)
+    calls = _Calls(buffer, spec, lead, replace, batches_per_call, before, beta)
 
     def call(_: Any) -> dict[str, Any]:
         columns = tf.numpy_function(calls.draw, [], [tf.as_dtype(dtype) for dtype, _ in spec.values()])
@@ -86,13 +91,17 @@ class _Calls:
         replace: bool,
         num: int | None,
         before: BeforeSample | None,
+        beta: float | None,
     ) -> None:
+        if callable(beta):
+            raise InvalidTypeError(f"beta: expected a number from 0 to 1, came {beta!r}; batches() takes a function")
+        self._beta = checked_beta(beta, buffer.is_prioritized, replace)(0)
         if num is None:
             num = min(CALL_BATCHES, max(1, CALL_NBYTES // max(1, math.prod(lead) * row_nbytes(spec))))
         self.num = whole("batches_per_call", num)
         self._size = (self.num * math.prod(lead[:-1]), lead[-1])
         self._shapes = [(self.num, *lead, *shape) for _, shape in spec.values()]
-        self._replace = replace
+        self._keys, self._replace = tuple(spec), replace
         self._buffer = weakref.ref(buffer)
         self._before = weakref.WeakMethod(before) if inspect.ismethod(before) else lambda: before
 
@@ -103,22 +112,20 @@ class _Calls:
             raise ReallyError("dataset: expected its buffer to be there still, came a buffer that nobody holds")
         if before is not None:
             before(math.prod(self._size), lambda: False)
-        columns = buffer.sample(self._size, replace=self._replace).values()
-        return [column.reshape(shape) for column, shape in zip(columns, self._shapes, strict=True)]
+        batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)
+        return [batch[key].reshape(shape) for key, shape in zip(self._keys, self._shapes, strict=True)]
 
 
 def _known_spec(buffer: ReplayBuffer) -> Spec:
+    """Of the batches: the buffer's columns, and those that several steps and drawing by priority add."""
     if buffer.spec is None:
         raise EmptyBufferError(
             "dataset: expected a buffer whose schema is known, came one without; put some rows first"
         )
-    if buffer.n_step > 1 or buffer.is_prioritized:
-        raise InvalidValueError(
-            "dataset: expected a buffer of single steps that draws uniformly, came one made with alpha= or n_step=, "
-            "whose batches have columns besides; use batches()"
-        )
     check_dtypes("tf", buffer.spec)
-    return buffer.spec
+    added: dict[str, Any] = {DISCOUNT: np.float32} if buffer.n_step > 1 else {}
+    added |= {INDEX: np.int64, WEIGHT: np.float32} if buffer.is_prioritized else {}
+    return buffer.spec | {key: (np.dtype(kind), ()) for key, kind in added.items()}
 
 
 def _endless(dataset: Any, prefetch: int) -> Any:

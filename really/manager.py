@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from really import checkpoints, inference, training_state
+from really import checkpoints, inference, n_step, training_state
 from really.aggregator import Aggregator
 from really.array_pool import ArrayPool
 from really.background import BackgroundCollection
@@ -242,8 +242,10 @@ class SampleManager:
 
         Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
         live in files in that folder, and where the folder has such a buffer already it goes on with that one. Other
-        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ...
+        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
+        `n_step` its `gamma` is the manager's.
         """
+        options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
         self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)
 
@@ -263,16 +265,19 @@ class SampleManager:
         size = check_count("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 
-    def batches(self, n: Any, prefetch: int = 2, *, as_: str = "numpy", replace: bool = True) -> Batches:
+    def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
-        With `collect_in_background` a batch counts, and waits where it has to, when it is drawn.
+        With `collect_in_background` a batch counts, and waits where it has to, when it is drawn. Options: `as_`,
+        `replace`, and `beta` of prioritized replay.
         """
-        return Batches(self._buffer(), n, prefetch, as_=as_, replace=replace, before=self._before_sample)
+        return Batches(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
-    def dataset(self, n: Any, prefetch: int = 2, *, replace: bool = True, batches_per_call: int | None = None) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`); counts as `batches`."""
-        options: dict[str, Any] = {"replace": replace, "batches_per_call": batches_per_call}
+    def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`); counts as `batches`.
+
+        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        """
         return sampled_dataset(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
     # ------------------------------------------------------------------------------------------ the agent

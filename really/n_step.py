@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ AFTER = ("state_new", TERMINAL, "not_done", "truncated", END)
 """What a batch takes from the last of a row's steps, leaves of `state_new` included."""
 
 
-def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
-    """`n_step` and `gamma` of a buffer: an integer from 1 on, and from 2 on a number from 0 to 1."""
+def checked(n_step: Any, gamma: Any, keys: Sequence[str] | None) -> tuple[int, float | None]:
+    """`n_step` and `gamma` of a buffer: an integer from 1 on, and from 2 on a number from 0 to 1; checks keys."""
     num = arguments.whole("n_step", n_step)
     if num == 1 and gamma is not None:
         raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, came {gamma!r}")
@@ -28,17 +28,35 @@ def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
         raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, came {gamma!r}")
     if not 0 <= float(gamma) <= 1:
         raise InvalidValueError(f"gamma: expected a number from 0 to 1, came {gamma!r}")
+    if keys is not None:
+        check_keys(keys)
     return num, float(gamma)
+
+
+def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
+    """Options of a manager's buffer, with the manager's gamma where several steps need one; refuses another."""
+    if options.get("n_step", 1) == 1:
+        return options
+    if options.get("gamma") not in (None, gamma):
+        raise InvalidValueError(
+            f"gamma: expected {gamma}, which the manager was made with, came {options['gamma']!r} for the buffer"
+        )
+    return {**options, "gamma": gamma}
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raises InvalidValueError where a column that several steps need is missing."""
+    if not {REWARD, END, TERMINAL} <= set(keys):
+        raise InvalidValueError(
+            f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, came {list(keys)}; managers deliver "
+            f"{END!r} where `returns` asks for it"
+        )
 
 
 def check_spec(spec: Spec) -> None:
     """Raises InvalidValueError where a column that several steps need is missing or of another kind."""
+    check_keys(spec)
     for name in (REWARD, END, TERMINAL):
-        if name not in spec:
-            raise InvalidValueError(
-                f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, came {list(spec)}; managers deliver "
-                f"{END!r} where `returns` asks for it"
-            )
         dtype, shape = spec[name]
         if dtype != np.float32 or shape != ():
             raise InvalidValueError(

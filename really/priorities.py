@@ -194,6 +194,22 @@ class Priorities:
         settings = {"alpha": self._alpha, "eps": self._eps}
         return {**settings, "newest": newest, "values": values, "highest": highest, "generator": generator}
 
+    def generator_state(self) -> dict[str, Any]:
+        """The state of the generator alone."""
+        self._tree.acquire()
+        try:
+            return dict(self._bit_generator.state)
+        finally:
+            self._tree.release()
+
+    def set_generator_state(self, state: Mapping[str, Any]) -> None:
+        """Draws from now on with a generator of this state."""
+        self._tree.acquire()
+        try:
+            self._bit_generator.state = dict(state)
+        finally:
+            self._tree.release()
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on as the one did whose `state_dict` gave `state`; of more rows than there is room for, the newest stay.
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from really._ring import Ring
+from really.checks import check_number
 from really.errors import EmptyBufferError, InvalidValueError
 from really.priorities import Priorities
 
 BETA, EPS = 0.4, 1e-6
 INDEX, WEIGHT = "index", "weight"
+Beta = float | Callable[[int], float]
+"""How much the weights make good, or a function that tells it of a batch's number, from 0 on."""
 TRIES = 100
 """How often a batch is drawn again because other threads drop one of its rows meanwhile."""
 
@@ -91,6 +94,31 @@ _live: weakref.WeakSet[PrioritizedRows] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def with_generator_of(rows: PrioritizedRows | None, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a buffer's generator, and of the one that draws by priority where there is one."""
+    return state if rows is None else state | {"priorities": rows.priorities.generator_state()}
+
+
+def set_generator_of(rows: PrioritizedRows | None, state: Mapping[str, Any]) -> None:
+    """Sets the second of the two, unless the state is that of a uniform buffer."""
+    if rows is not None and "priorities" in state:
+        rows.priorities.set_generator_state(state["priorities"])
+
+
+def checked_beta(beta: Beta | None, is_prioritized: bool, replace: bool) -> Callable[[int], float | None]:
+    """What tells beta of the number of a batch; refuses options that the buffer's way of drawing would not use."""
+    if is_prioritized and replace is not True:
+        raise InvalidValueError("replace: expected True with alpha, which draws by priority, came False")
+    if callable(beta) and is_prioritized:
+        return beta
+    if beta is None:
+        return lambda number: None
+    if not is_prioritized:
+        raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+    exponent = check_number("beta", beta, 0, 1)
+    return lambda number: exponent
 
 
 def check_keys(keys: Iterable[str]) -> None:

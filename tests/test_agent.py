@@ -140,8 +140,51 @@ def test_a_shape_is_traced_once(maker, kwargs, action_space, kind):
                 agent.max_q(states)
                 agent.v(states)
                 agent.q_val(states, actions)
-    counts = {function.__name__: made.experimental_get_tracing_count() for function, made in agent._functions.items()}
+    counts = {function.__name__: made.num_traces for function, made in agent._functions.items()}
     assert set(counts.values()) == {1}, counts
+
+
+def test_any_number_of_rows_after_another_costs_two_traces_and_gives_the_models_values():
+    agent = agent_of(models.QNet, kind="epsilon_greedy")
+    for rows in (5, 3, 4, 5, 2, 3):
+        states = tf.constant(STATES[:rows])
+        q = agent.model(states)["q_values"]
+        np.testing.assert_allclose(agent.max_q(states), tf.reduce_max(q, axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(agent.q_val(states, tf.ones(rows, tf.int64)), q[:, 1], rtol=1e-5)
+    assert {made.num_traces for made in agent._functions.values()} == {2}
+
+
+def test_gradients_reach_states_and_variables_once_a_shape_has_been_seen():
+    agent, states = agent_of(models.QNet), tf.constant(STATES)
+    variables = [variable.value for variable in agent.model.trainable_variables]
+
+    def gradients(values):
+        with tf.GradientTape() as tape:
+            tape.watch(states)
+            result = values()
+        return tape.gradient(result, [states, *variables], unconnected_gradients="zero")
+
+    expected = gradients(lambda: tf.reduce_max(agent.model(states)["q_values"], axis=-1))
+    for _ in range(3):
+        for left, right in zip(gradients(lambda: agent.max_q(states)), expected, strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_seen_shape_changes_neither_what_is_refused_nor_running_as_python():
+    agent, states, actions = agent_of(models.QNet), tf.constant(STATES), tf.constant([0, 1, 0, 1, 1])
+    before = agent.q_val(states, actions)
+    with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, came \(4,\)"):
+        agent.q_val(states, actions[:4])
+    with pytest.raises(InvalidValueError, match=r"state: expected shape \[4\] or \['n', 4\], came \(5, 3\)"):
+        agent.q_val(states[:, :3], actions)
+    assert agent.q_val(states[0], actions[0]).shape == ()
+    tf.config.run_functions_eagerly(True)
+    try:
+        np.testing.assert_allclose(agent.q_val(states, actions), before, rtol=1e-5)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    agent.compiled = False
+    np.testing.assert_allclose(agent.q_val(states, actions), before, rtol=1e-5)
 
 
 def test_epsilon_and_temperature_apply_from_the_next_call():

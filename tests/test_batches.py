@@ -481,3 +481,47 @@ def test_sampling_several_batches_counts_all_their_rows() -> None:
     with manager_of() as manager, manager.collect_in_background() as background:
         assert manager.sample((3, 8))["state"].shape[:2] == (3, 8)
         assert background.info()["background_sampled"] == 24
+
+
+# By priority
+
+
+def prioritized(num: int = 200, **options: Any) -> ReplayBuffer:
+    buffer = ReplayBuffer(1000, alpha=0.7, seed=5, **options)
+    ends = (np.arange(num) % 10 == 9).astype(np.float32)
+    buffer.put({"id": np.arange(num), "reward": np.ones(num, np.float32), "terminal": ends, "episode_end": ends})
+    buffer.update_priorities(np.arange(num), 1.0 + np.arange(num) % 7)
+    return buffer
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+def test_beta_of_a_function_is_that_of_the_batchs_number_whatever_is_ahead(prefetch: int) -> None:
+    one, other = prioritized(), prioritized()
+    with one.batches(16, prefetch, beta=lambda number: number / 10) as batches:
+        for number in range(6):
+            came, expected = next(batches), other.sample(16, beta=number / 10)
+            assert all(np.array_equal(came[key], expected[key]) for key in expected)
+    assert np.array_equal(one.sample(50)["id"], other.sample(50)["id"]), "close set the generator back"
+
+
+def test_a_number_as_beta_is_that_of_every_batch() -> None:
+    one, other = prioritized(), prioritized()
+    with one.batches((2, 8), beta=1.0) as batches:
+        for _ in range(3):
+            assert np.array_equal(next(batches)["weight"], other.sample((2, 8), beta=1.0)["weight"])
+
+
+def test_a_beta_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="beta: expected none for a buffer that draws uniformly"):
+        make().batches(4, beta=0.5)
+    with pytest.raises(InvalidValueError, match="beta: expected none for a buffer that draws uniformly"):
+        make().batches(4, beta=lambda number: 0.5)
+    with pytest.raises(InvalidValueError, match=r"beta: expected a number from 0 to 1, came 1\.5"):
+        prioritized().batches(4, beta=1.5)
+    with pytest.raises(InvalidTypeError, match="beta: expected a number, came 'much'"):
+        prioritized().batches(4, beta="much")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="replace: expected True with alpha"):
+        prioritized().batches(4, replace=False)
+    batches = prioritized().batches(4, beta=lambda number: -1.0)
+    with pytest.raises(InvalidValueError, match="beta: expected a finite number >= 0, came -1"):
+        next(batches)

@@ -89,6 +89,7 @@ def test_the_environments_arguments_under_either_name(name: str) -> None:
         ({"max_staleness": "old"}, TypeError, "max_staleness: expected a number, came 'old'"),
         ({"gamma": "high"}, TypeError, r"gamma: expected a number, came 'high' \(str\)"),
         ({"gae_lambda": 1.1}, ValueError, "gae_lambda: expected a number from 0 to 1, came 1.1"),
+        ({"gae_lambda": 0.9}, ValueError, r"gae_lambda: expected 'advantage' in returns, .* came gae_lambda=0.9 with"),
         ({"vector": "nativ"}, ValueError, "vector: .* Did you mean 'native'"),
         ({"returns": "log_prob"}, TypeError, r"returns: expected a list of names, came 'log_prob' \(str\)"),
         ({"normalize_observations": "yes"}, TypeError, "normalize_observations: expected True or False, came 'yes'"),

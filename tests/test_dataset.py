@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
-from tests.test_batches import make, manager_of, rows
+from tests.test_batches import make, manager_of, prioritized, rows
 
 DTYPES = ["?", "i1", "i8", "u1", "u2", "u8", "f2", "f4", "f8", "c8", "c16"]
 
@@ -137,3 +137,25 @@ def test_a_managers_dataset_counts_what_is_drawn() -> None:
             for batch in manager.dataset(32, prefetch=0, batches_per_call=2).take(4):
                 assert np.array_equal(batch["state_new"], batch["state"].numpy() + 1)
             assert background.info()["background_sampled"] == 128
+
+
+@pytest.mark.parametrize("options", [{"n_step": 3, "gamma": 0.9}, {}])
+def test_several_steps_and_draws_by_priority_bring_their_columns(options: dict[str, Any]) -> None:
+    one, other = prioritized(**options), prioritized(**options)
+    dataset = one.dataset(16, batches_per_call=1, beta=0.6)
+    assert dataset.element_spec["weight"] == tf.TensorSpec((16,), tf.float32)
+    assert dataset.element_spec["index"] == tf.TensorSpec((16,), tf.int64)
+    assert ("discount" in dataset.element_spec) == bool(options)
+    for came, _ in zip(dataset, range(4), strict=False):
+        expected = other.sample(16, beta=0.6)
+        assert came.keys() == expected.keys()
+        assert all(np.array_equal(came[key], expected[key]) for key in expected)
+
+
+def test_options_that_would_not_be_used_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="beta: expected none for a buffer that draws uniformly"):
+        make().dataset(4, beta=0.5)
+    with pytest.raises(InvalidTypeError, match=r"beta: expected a number .* batches\(\) takes a function"):
+        prioritized().dataset(4, beta=lambda number: 0.5)
+    with pytest.raises(InvalidValueError, match="replace: expected True with alpha"):
+        prioritized().dataset(4, replace=False)

@@ -232,6 +232,68 @@ def test_a_manager_brings_agent_and_gamma():
             DQNLearner(manager, tf.keras.optimizers.Adam(), target_rate=0.01, gamma=0.9)
 
 
+def manager_of(**settings):
+    settings = {"num_steps": 20, "gamma": GAMMA, "seed": 0, "use_ray": False, "returns": ["episode_end"], **settings}
+    return SampleManager(models.QNet, "CartPole-v1", 2, 40, **settings)
+
+
+KEYS = ["state", "action", "reward", "state_new", "terminal", "episode_end"]
+
+
+@pytest.mark.parametrize(("buffers", "learners"), [(3, 1), (1, 3), (2, 3), (3, 2)])
+@pytest.mark.parametrize("buffer_first", [True, False])
+def test_steps_of_the_managers_buffer_and_the_learner_are_the_same(buffers, learners, buffer_first):
+    with manager_of() as manager:
+        make_buffer = lambda: manager.initialize_buffer(100, KEYS, n_step=buffers)  # noqa: E731
+        make = lambda: DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01, n_step=learners)  # noqa: E731
+        message = f"expected n_step={buffers}, which the manager's buffer was made with, came {learners}"
+        if buffer_first:
+            make_buffer()
+            with pytest.raises(InvalidValueError, match=message):
+                make()
+            return
+        learner = make()
+        make_buffer()
+        manager.collect()
+        with pytest.raises(InvalidValueError, match=message):
+            learner.update(manager.sample(32))
+        assert learner.updates_done == 0
+
+
+def test_several_steps_by_priority_from_the_managers_buffer_with_its_gamma():
+    with manager_of() as manager:
+        manager.initialize_buffer(100, KEYS, n_step=3, alpha=0.6)
+        assert manager.buffer.gamma == GAMMA
+        learner = DQNLearner(manager, tf.keras.optimizers.SGD(RATE), target_rate=0.01, n_step=3)
+        manager.collect()
+        with manager.batches((2, 16), beta=lambda number: 0.4) as batches:
+            batch = next(batches)
+            found = learner.update(batch)
+        assert manager.buffer.update_priorities(batch["index"], np.abs(found.td_error)) == 32
+
+
+def test_another_gamma_than_the_managers_is_refused():
+    with manager_of() as manager:
+        with pytest.raises(
+            InvalidValueError, match=r"gamma: expected 0\.9, which the manager was made with, came 0\.8"
+        ):
+            manager.initialize_buffer(100, KEYS, n_step=3, gamma=0.8)
+        manager.buffer = ReplayBuffer(100, KEYS, n_step=3, gamma=0.8)
+        with pytest.raises(
+            InvalidValueError, match=r"expected gamma=0\.8, which the manager's buffer was .* came 0\.9"
+        ):
+            DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01, n_step=3)
+
+
+def test_a_buffer_without_the_columns_is_refused_before_anything_is_collected():
+    with manager_of() as manager:
+        with pytest.raises(InvalidValueError, match=r"n_step: expected the keys .*; managers deliver 'episode_end'"):
+            manager.initialize_buffer(100, n_step=3)
+        manager.initialize_buffer(100, ["state", "action", "reward", "state_new", "not_done"])
+        with pytest.raises(InvalidValueError, match=r"expected a buffer with .* missing: 'terminal'"):
+            DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01)
+
+
 SETTINGS = [
     ({"target_rate": 0.1}, "expected one of target_every and target_rate, came 3 and 0.1"),
     ({"target_every": None}, "expected one of target_every and target_rate, came None and None"),
@@ -301,7 +363,20 @@ BATCHES = [
     ([], {}, InvalidTypeError, "DQNLearner.update: expected a dict of columns, came list"),
     (without("state_new"), {}, InvalidValueError, "missing: 'state_new'"),
     (without("terminal"), {}, InvalidValueError, "missing: 'terminal'"),
-    (batch_of(8), {"n_step": 3}, InvalidValueError, "missing: 'discount'"),
+    (batch_of(8), {"n_step": 3}, InvalidValueError, "missing: 'discount'; a buffer with n_step=3 gives"),
+    (
+        {**batch_of(8), "index": np.arange(8)},
+        {},
+        InvalidValueError,
+        "expected a column 'weight' beside 'index', as batches drawn by priority have, came none",
+    ),
+    (
+        {**batch_of(8), "weight": np.full(8, -1.0)},
+        {},
+        InvalidValueError,
+        "column 'weight': expected finite numbers >= 0, came -1.0",
+    ),
+    ({**batch_of(8), "weight": np.full(8, math.nan)}, {}, InvalidValueError, "expected finite numbers >= 0, came nan"),
     (batch_of(0), {}, InvalidValueError, "expected 'reward' of shape [row] or [update, row], not empty, came [0]"),
     (batch_of(2, 3, 4), {}, InvalidValueError, "of shape [row] or [update, row], not empty, came [2, 3, 4]"),
     (

@@ -189,10 +189,8 @@ def test_what_would_be_single_steps_without_a_word_is_refused(call, error, messa
         call()
 
 
-def test_outputs_of_the_caller_and_datasets_are_refused():
+def test_outputs_of_the_caller_are_refused():
     buffer = ReplayBuffer(5, n_step=2, gamma=0.9, spec=SPEC)
     buffer.put({key: np.zeros(5, np.float32) for key in SPEC})
     with pytest.raises(InvalidValueError, match="out: expected none with n_step=2"):
         buffer.sample(2, out={key: np.zeros(2, np.float32) for key in SPEC})
-    with pytest.raises(InvalidValueError, match="dataset: expected a buffer of single steps"):
-        buffer.dataset(2)

@@ -196,6 +196,16 @@ def test_it_takes_what_a_manager_collects(maker, advantages):
         learner.update(manager.get_data(total_steps=128))  # another number of rows
 
 
+@pytest.mark.parametrize("maker", [PPOLearner, A2CLearner])
+@pytest.mark.parametrize(("advantages", "column"), [("gae", "advantage"), ("monte_carlo", "monte_carlo")])
+def test_a_manager_that_was_not_asked_for_the_columns_is_refused_at_once(maker, advantages, column):
+    returns = [name for name in RETURNS if name != column]
+    settings = {"model_kwargs": {"num_logits": 2}, "num_steps": 32, "returns": returns, "use_ray": False}
+    refused = pytest.raises(InvalidValueError, match=f"expected a manager that delivers .* missing: '{column}'")
+    with SampleManager(models.Policy, "CartPole-v1", 2, 64, **settings) as manager, refused:
+        maker(manager, tf.keras.optimizers.Adam(), advantages=advantages)
+
+
 @pytest.mark.parametrize("rows", [30, 31])
 def test_ppo_learns_from_any_number_of_rows_without_compiling_anew(rows):
     learner = learner_of(minibatch_size=10)
@@ -238,6 +248,16 @@ def test_models_that_do_not_fit(maker):
         ModelError, match=f"{name}: expected a model with output 'v_estimate' or 'value_estimate', came"
     ):
         maker(Agent(build_model(no_value, {}, None, BOX), BOX, spaces.Discrete(2)), tf.keras.optimizers.SGD())
+
+    def two_values():
+        state = tf.keras.Input((4,))
+        heads = {"policy": tf.keras.layers.Dense(2)(state), "v_estimate": tf.keras.layers.Dense(2)(state)}
+        return tf.keras.Model(state, heads)
+
+    with pytest.raises(
+        ModelError, match=rf"{name}: expected 'v_estimate' of shape \['n'\] or \['n', 1\], came \['n', 2\]"
+    ):
+        maker(Agent(build_model(two_values, {}, None, BOX), BOX, spaces.Discrete(2)), tf.keras.optimizers.SGD())
     with pytest.raises(InvalidTypeError, match=f"{name}: expected a SampleManager or an Agent, came NoneType"):
         maker(None, tf.keras.optimizers.SGD())
     optimizer = tf.keras.optimizers.SGD()
@@ -251,6 +271,15 @@ def without(name):
 
 
 DATA = [
+    *(
+        (
+            {**data_of(), name: np.ones(30, np.float32)},
+            {},
+            InvalidValueError,
+            f"expected rows as they were collected, came columns '{name}' of a replay buffer",
+        )
+        for name in ("weight", "discount", "index")
+    ),
     ([], {}, InvalidTypeError, "PPOLearner.update: expected a dict of columns, came list"),
     (
         without("log_prob"),

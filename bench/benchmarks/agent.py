@@ -1,4 +1,4 @@
-"""The agent's methods cost what the bare TensorFlow operations cost: the same model, the same batch, one run."""
+"""The agent's methods cost no more than the bare TensorFlow functions: the same model, the same batch, one run."""
 
 import os
 
@@ -35,7 +35,7 @@ def bare_functions(model, epsilon):
 
 
 class Methods:
-    """`agent` is within a few microseconds of `bare`, for tensors and for arrays, with a gradient or without."""
+    """`agent` takes less than `bare`, for tensors and for arrays, with a gradient or without."""
 
     params = (["max_q", "q_val", "v", "flowing_log_prob"], ["tensors", "arrays"], ["bare", "agent"])
     param_names = ("method", "given", "way")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from really.checks import check_number
-from really.learners import inputs
+from really.learners import inputs, sources
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -47,7 +47,7 @@ class A2CLearner:
 
     Raises:
         ModelError: the model has no policy of these kinds, or no value.
-        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        InvalidValueError, InvalidTypeError: an argument cannot be used, or the manager was not asked for a column.
     """
 
     def __init__(
@@ -61,12 +61,13 @@ class A2CLearner:
         max_gradient_norm: float | None = 0.5,
         jit_compile: bool = True,
     ) -> None:
-        self.agent = inputs.with_policy_and_value("A2CLearner", inputs.agent_of("A2CLearner", source))
+        self.agent = sources.with_policy_and_value("A2CLearner", sources.agent_of("A2CLearner", source))
         self._estimates = inputs.estimates_of(advantages)
+        sources.check_returns("A2CLearner", source, self._estimates)
         self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
         self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
-        self.optimizer = inputs.build_optimizer("A2CLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("A2CLearner", optimizer, self.agent)
         self._compiled = tf.function(self._update, jit_compile=jit_compile or None)
 
     def update(self, data: Mapping[str, Any]) -> A2CUpdate:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.checks import check_count, check_number
-from really.errors import InvalidValueError, ModelError
-from really.learners import inputs
+from really.errors import InvalidValueError
+from really.learners import inputs, sources
 from really.learners.inputs import Input
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ class DQNLearner:
         double: False to choose a* by the target network.
         n_step: steps that rewards of a batch sum over. Batches of more than one have a column `discount`, gamma^k *
             (1 - terminal) after k <= n_step steps, and the sum as `reward` (Sutton and Barto 2018, equation 7.1).
+            The buffer of the manager has the same, whenever it is made.
         huber_delta: TD errors up to this size count squared, beyond it linearly (Huber 1964); None: all squared.
         jit_compile: whether XLA compiles the updates, anew for each shape of a batch. By default where the model has no
             convolutions: on a CPU, XLA halves the time of small networks, but takes 12 times as long for these.
@@ -76,16 +76,19 @@ class DQNLearner:
             raise InvalidValueError(
                 f"DQNLearner: expected one of target_every and target_rate, came {target_every!r} and {target_rate!r}"
             )
-        self.agent = _with_q_values(inputs.agent_of("DQNLearner", source))
+        self.agent = sources.with_q_values(sources.agent_of("DQNLearner", source))
         self._start = int(getattr(self.agent.action_space, "start", 0))
-        self.gamma = inputs.gamma_of("DQNLearner", source, gamma)
+        self.gamma = sources.gamma_of("DQNLearner", source, gamma)
         self.n_step = check_count("n_step", n_step)
+        self._buffer = sources.buffer_of(source)
+        sources.check_keys("DQNLearner", self._buffer(), [wanted.name for wanted in self._needed("terminal")])
+        self._check_steps()
         self._every = None if target_every is None else check_count("target_every", target_every)
         self._rate = None if target_rate is None else check_number("target_rate", target_rate, 1e-6, 1)
         self._delta = None if huber_delta is None else check_number("huber_delta", huber_delta, 1e-6, np.inf)
         self._double = double
         self.target = self.agent.copy()
-        self.optimizer = inputs.build_optimizer("DQNLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent)
         self.jit_compile = not inputs.has_convolutions(self.agent.model) if jit_compile is None else jit_compile
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
@@ -169,11 +172,12 @@ class DQNLearner:
 
     def _checked(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch's columns, actions counted from 0, `discount` and `weight` filled in where it has none."""
-        states = [*inputs.state_inputs(self.agent, "state"), *inputs.state_inputs(self.agent, "state_new")]
+        self._check_steps()
         ends = "terminal" if self.n_step == 1 and "discount" not in batch else "discount"
-        floats = [Input(name) for name in (ends, "weight") if name != "weight" or name in batch]
-        needed = [Input("reward"), Input("action", (), inputs.INTEGER), *states, *floats]
-        columns = inputs.checked_columns("DQNLearner", batch, needed, (1, 2))
+        needed = self._needed(ends, *({"weight"} & set(batch)))
+        hint = "" if ends == "terminal" else f"a buffer with n_step={self.n_step} gives them"
+        columns = inputs.checked_columns("DQNLearner", batch, needed, (1, 2), hint)
+        inputs.check_weights("DQNLearner", batch, columns)
         if "terminal" in columns:
             columns["discount"] = self.gamma * (1.0 - columns.pop("terminal"))
         else:
@@ -182,14 +186,9 @@ class DQNLearner:
         inputs.check_actions("DQNLearner", columns["action"], self.agent.action_space)
         return columns | {"action": columns["action"] - self._start}
 
+    def _needed(self, *floats: str) -> list[Input]:
+        states = [*inputs.state_inputs(self.agent, "state"), *inputs.state_inputs(self.agent, "state_new")]
+        return [Input("reward"), Input("action", (), inputs.INTEGER), *states, *map(Input, floats)]
 
-def _with_q_values(agent: Agent) -> Agent:
-    """The agent, if its model has one q-value for each of its actions."""
-    space: Any = agent.action_space
-    if not isinstance(space, spaces.Discrete):
-        raise ModelError(f"DQNLearner: expected a Discrete action space, came {space}")
-    outputs = inputs.outputs_of("DQNLearner", agent, ("q_values",))
-    if tuple(outputs["q_values"].shape) != (1, space.n):
-        shape = ["n", *outputs["q_values"].shape[1:]]
-        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one an action, came {shape}")
-    return agent
+    def _check_steps(self) -> None:
+        sources.check_buffer("DQNLearner", self._buffer(), self.gamma, self.n_step)

@@ -1,4 +1,4 @@
-"""What learners are given, checked before anything is compiled: an agent, an optimizer, columns of rows."""
+"""What learners are given to learn from, checked before anything is compiled: columns of rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from really.checks import check_number
-from really.errors import InvalidTypeError, InvalidValueError, ModelError, one_of
+from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.inference import model_leaves
-from really.policy import VALUE_OUTPUTS
 from really.spaces import nest
 from really.transitions import REQUESTABLE
 
 if TYPE_CHECKING:
     from really.agent import Agent
-    from really.manager import SampleManager
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 # A float32 holds gamma^k to about this, relative to 1.
@@ -27,6 +25,8 @@ DISCOUNT_TOLERANCE = 1e-5
 POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 # Ways to advantages, and the column that each takes beside `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
+# Columns of batches that say how rows count; a learner that does not read them would learn something else.
+REPLAYED = ("discount", "weight", "index")
 
 
 @dataclass(frozen=True)
@@ -36,63 +36,6 @@ class Input:
     name: str
     shape: tuple[int, ...] = ()
     dtype: np.dtype[Any] = FLOAT
-
-
-def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
-    """The agent to train: a manager's current one, or the one given."""
-    agent: Any = source.get_agent() if hasattr(source, "get_agent") else source
-    if not hasattr(agent, "output_names"):
-        raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, came {type(source).__name__}")
-    if not hasattr(agent.model, "trainable_variables"):
-        raise ModelError(f"{learner}: expected a Keras model to train, came {type(agent.model).__name__}")
-    return agent  # type: ignore[no-any-return]
-
-
-def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -> float:
-    """The one discount factor of manager and learner; InvalidValueError where they have two, or none was given."""
-    managers = getattr(source, "kwargs", {}).get("gamma")
-    if gamma is None and managers is None:
-        raise InvalidValueError(f"{learner}: expected gamma with an Agent, which has none of its own, came None")
-    given = check_number("gamma", managers if gamma is None else gamma, 0, 1)
-    if managers not in (None, given):
-        raise InvalidValueError(f"{learner}: expected gamma={managers}, which the manager was made with, came {given}")
-    return given
-
-
-def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
-    """The optimizer, with its variables for the agent's model: a compiled function must not make any."""
-    if not hasattr(optimizer, "apply"):
-        raise InvalidTypeError(f"{learner}: expected a Keras optimizer, came {type(optimizer).__name__}")
-    if optimizer.built:
-        raise InvalidValueError(
-            f"{learner}: expected an optimizer that trains nothing yet, came a {type(optimizer).__name__} in use"
-        )
-    optimizer.build(agent.model.trainable_variables)
-    return optimizer
-
-
-def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str, Any]:
-    """The model's outputs for one state of zeros; ModelError where one of `names` is not among them."""
-    if missing := [name for name in names if name not in agent.output_names]:
-        raise ModelError(
-            f"{learner}: expected a model with output {_listed(missing)}, came one with {_listed(agent.output_names)}"
-        )
-    leaves = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in model_leaves(agent.observation_space)]
-    return agent.model(nest(agent.observation_space, leaves))  # type: ignore[no-any-return]
-
-
-def with_policy_and_value(learner: str, agent: Agent) -> Agent:
-    """The agent, if it samples from a policy that its model puts out, beside a value."""
-    if agent.policy.sampling_type not in POLICY_TYPES:
-        raise ModelError(
-            f"{learner}: expected action_sampling_type {_listed(POLICY_TYPES)}, came {agent.policy.sampling_type!r}"
-        )
-    if not set(VALUE_OUTPUTS) & set(agent.output_names):
-        raise ModelError(
-            f"{learner}: expected a model with output {' or '.join(map(repr, VALUE_OUTPUTS))}, "
-            f"came one with {_listed(agent.output_names)}"
-        )
-    return agent
 
 
 def checked_norm(max_gradient_norm: float | None) -> float | None:
@@ -114,6 +57,11 @@ def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: 
     asked = [name for name in floats if name in REQUESTABLE and name not in data]
     hint = f"ask for {asked} with SampleManager(returns=...)" if asked else ""
     columns = checked_columns(learner, data, needed, hint=hint)
+    if unused := [name for name in REPLAYED if name in data]:
+        raise InvalidValueError(
+            f"{learner}.update: expected rows as they were collected, came columns {listed(unused)} of a replay "
+            f"buffer with n_step= or alpha=, which it would not use"
+        )
     check_actions(learner, columns["action"], agent.action_space)
     return columns
 
@@ -162,8 +110,8 @@ def checked_columns(
         raise InvalidTypeError(f"{learner}.update: expected a dict of columns, came {type(columns).__name__}")
     if missing := [wanted.name for wanted in inputs if wanted.name not in columns]:
         raise InvalidValueError(
-            f"{learner}.update: expected columns {_listed(wanted.name for wanted in inputs)}, "
-            f"came {_listed(columns)}; missing: {_listed(missing)}{hint and '; '}{hint}"
+            f"{learner}.update: expected columns {listed(wanted.name for wanted in inputs)}, "
+            f"came {listed(columns)}; missing: {listed(missing)}{hint and '; '}{hint}"
         )
     arrays = {wanted.name: _array(columns[wanted.name]) for wanted in inputs}
     lead = tuple(arrays[inputs[0].name].shape)
@@ -187,6 +135,20 @@ def check_actions(learner: str, actions: Any, space: Any) -> None:
         raise InvalidValueError(
             f"{learner}.update: column 'action': expected numbers from {low.tolist()} to {high.tolist()}, "
             f"came {given.min()} to {given.max()}"
+        )
+
+
+def check_weights(learner: str, batch: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+    """Refuses a prioritized batch that has lost its weights, and weights that are none."""
+    if "weight" not in batch and "index" in batch:
+        raise InvalidValueError(
+            f"{learner}.update: expected a column 'weight' beside 'index', as batches drawn by priority have, came none"
+        )
+    weight = np.asarray(columns.get("weight", 1.0))
+    good = (weight >= 0) & np.isfinite(weight)
+    if not good.all():
+        raise InvalidValueError(
+            f"{learner}.update: column 'weight': expected finite numbers >= 0, came {weight[~good].ravel()[0]}"
         )
 
 
@@ -224,5 +186,6 @@ def _array(column: Any) -> Any:
     return column if isinstance(column, tf.Tensor) else np.asarray(column)
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Names in quotes, for messages."""
     return ", ".join(repr(name) for name in names) or "none"

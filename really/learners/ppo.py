@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from really.checks import check_count, check_number
 from really.errors import InvalidValueError
-from really.learners import inputs
+from really.learners import inputs, sources
 
 if TYPE_CHECKING:
     from really.agent import Agent
@@ -64,7 +64,7 @@ class PPOLearner:
 
     Raises:
         ModelError: the model has no policy of these kinds, or no value.
-        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        InvalidValueError, InvalidTypeError: an argument cannot be used, or the manager was not asked for a column.
     """
 
     def __init__(
@@ -83,17 +83,18 @@ class PPOLearner:
         seed: int | None = None,
         jit_compile: bool = True,
     ) -> None:
-        self.agent = inputs.with_policy_and_value("PPOLearner", inputs.agent_of("PPOLearner", source))
+        self.agent = sources.with_policy_and_value("PPOLearner", sources.agent_of("PPOLearner", source))
         self.epochs = check_count("epochs", epochs)
         self.minibatch_size = check_count("minibatch_size", minibatch_size, 2 if normalize_advantages else 1)
         self._estimates = inputs.estimates_of(advantages)
+        sources.check_returns("PPOLearner", source, ["log_prob", *self._estimates])
         self._clip = check_number("clip_range", clip_range, 1e-6, 1e6)
         self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
         self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
         self._normalise = normalize_advantages
         self._rng = np.random.default_rng(seed)
-        self.optimizer = inputs.build_optimizer("PPOLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("PPOLearner", optimizer, self.agent)
         self._step = tf.function(self._update, jit_compile=jit_compile or None)
         self._compiled = tf.function(self._updates, reduce_retracing=True)
 
