@@ -6,7 +6,7 @@ before last time did, else any trajectory that was left open, found by a hash of
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from frame_store cimport (
     FrameStore,
@@ -20,7 +20,7 @@ from frame_store cimport (
     zeros,
 )
 from interleave cimport REALLY_OTHER, REALLY_STOOD, is_quick, really_compare4, take_apart
-from memory cimport really_lines_free, really_stream_end
+from memory cimport really_lines_free, really_same, really_stream_end
 
 cdef enum:
     MAX_STACK = 16  # frames of a stack
@@ -164,8 +164,7 @@ cdef inline bint share_woven(
     Sharing* sharing, const FrameColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
 ) noexcept nogil:
     """Stacks of four that go on as most do, compared as they came; False, with nothing done, where others come."""
-    cdef int j, compared = REALLY_OTHER, last = sharing.num_columns - 1
-    cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
+    cdef int j, compared, last = sharing.num_columns - 1
     cdef Seen* before = &sharing.recent[(sharing.row - sharing.lag) % NUM_RECENT]
     cdef const char* data = columns[0].data + row * columns[0].stride
     cdef const int64_t* from_ = before.numbers
@@ -179,9 +178,11 @@ cdef inline bint share_woven(
     if room == NULL:
         return False
     if last == 0:
-        compared = really_compare4(before.woven, data, room, sharing.outer)
-    elif memcmp(data, before.woven, row_nbytes) == 0:
-        compared = really_compare4(data, columns[1].data + row * columns[1].stride, room, sharing.outer)
+        compared = really_compare4(before.woven, before.woven, data, room, sharing.outer)
+    else:
+        compared = really_compare4(
+            before.woven, data, columns[1].data + row * columns[1].stride, room, sharing.outer
+        )
     if compared == REALLY_OTHER:
         return False
     before.is_open = False
@@ -272,11 +273,11 @@ cdef inline bint share_second(
 
 cdef inline bint is_same_here(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
     """`is_same` of two frames of one row."""
-    return frame == other or (not sharing.by_address and memcmp(frame, other, sharing.store.nbytes) == 0)
+    return frame == other or (not sharing.by_address and really_same(frame, other, sharing.store.nbytes))
 
 
 cdef inline bint is_same(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
-    return frame == other or memcmp(frame, other, sharing.store.nbytes) == 0
+    return frame == other or really_same(frame, other, sharing.store.nbytes)
 
 
 cdef inline Seen* find_before(Sharing* sharing, const Stack* stack) noexcept nogil:
@@ -323,7 +324,9 @@ cdef inline bint goes_on(const Sharing* sharing, const Seen* seen, const Stack* 
     if not is_held(sharing, seen):
         return False
     if seen.put == sharing.put and seen.in_place and is_whole(sharing, &seen.stack) and is_whole(sharing, stack):
-        return stack.frames[0] == seen.stack.frames[on] or memcmp(stack.frames[0], seen.stack.frames[on], (sharing.stack - on) * sharing.store.nbytes) == 0
+        return stack.frames[0] == seen.stack.frames[on] or really_same(
+            stack.frames[0], seen.stack.frames[on], (sharing.stack - on) * sharing.store.nbytes
+        )
     for j in range(sharing.stack - on):
         if not is_same(sharing, stack.frames[j], seen_frame(sharing, seen, j + on)):
             return False

@@ -14,7 +14,9 @@ cdef extern from "weave.h" nogil:
         char* row, char* after, const char** frames, size_t num, size_t ahead, bint streams
     ) noexcept
     void really_unweave4(char* frames, const char* row, size_t num) noexcept
-    int really_compare4(const char* row, const char* after, char* newest, size_t num) noexcept
+    int really_compare4(
+        const char* before, const char* row, const char* after, char* newest, size_t num
+    ) noexcept
 
 
 cdef inline bint is_quick(int stack, Py_ssize_t outer, Py_ssize_t inner) noexcept nogil:

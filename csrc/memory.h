@@ -99,6 +99,19 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
+/* Whether many bytes are the same; `one` comes from memory and is asked for ahead, past the pages at whose ends the
+   processor stops to do so by itself. */
+static inline int really_same(const char *one, const char *other, size_t nbytes) {
+    enum { PIECE = 1024, AHEAD = 2048 };
+    for (size_t at = 0; at < nbytes; at += PIECE) {
+        const size_t piece = nbytes - at < PIECE ? nbytes - at : PIECE;
+        for (size_t line = 0; line < PIECE && at + AHEAD + line < nbytes; line += REALLY_LINE)
+            really_prefetch(one + at + AHEAD + line);
+        if (memcmp(one + at, other + at, piece) != 0) return 0;
+    }
+    return 1;
+}
+
 /* A copy of a few bytes, without a call for fewer than 256. */
 static inline void really_copy(char *to, const char *from, size_t nbytes) {
     if (nbytes >= 256) {

@@ -14,6 +14,7 @@ cdef extern from "memory.h" nogil:
     void really_lines_free(void* lines) noexcept
     void really_copy(char* to, const char* source, size_t nbytes) noexcept
     void really_prefetch(const void* address) noexcept
+    bint really_same(const char* one, const char* other, size_t nbytes) noexcept
     void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_whole(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_end() noexcept

@@ -17,7 +17,7 @@
 #define REALLY_INLINE static inline
 #endif
 
-enum { REALLY_WORDS = 1008 }; /* compared before a look whether to go on; a seventh of an 84x84 frame */
+enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
 
 /* Pixels `at` to `num` of a row, as bytes: for what is left of vectors. */
 REALLY_INLINE void really_weave_bytes(char *row, const char *const *frames, size_t at, size_t num) {
@@ -135,16 +135,26 @@ static inline void really_unweave4(char *frames, const char *row, size_t num) {
 
 enum { REALLY_OTHER = 0, REALLY_MOVED = 1, REALLY_STOOD = 2 };
 
+REALLY_INLINE uint32_t really_word(const char *row, size_t at) {
+    uint32_t word;
+    memcpy(&word, row + 4 * at, 4);
+    return word;
+}
+
+REALLY_INLINE void really_ask_words(const char *row, size_t first, size_t num) {
+    for (size_t at = first; at < first + REALLY_WORDS && at < num; at += REALLY_LINE / 4) really_prefetch(row + 4 * at);
+}
+
 /* Plain words, which the compiler makes vectors of. */
-REALLY_INLINE int really_compare_words(const char *row, const char *after, char *newest, size_t num) {
+REALLY_INLINE int really_compare_words(const char *before, const char *row, const char *after, char *restrict newest, size_t num) {
     uint32_t differs = 0, moves = 0;
     for (size_t first = 0; first < num && differs == 0; first += REALLY_WORDS) {
         const size_t end = num - first < REALLY_WORDS ? num : first + REALLY_WORDS;
+        really_ask_words(row, first + REALLY_WORDS_AHEAD, num);
+        really_ask_words(after, first + REALLY_WORDS_AHEAD, num);
         for (size_t at = first; at < end; at++) {
-            uint32_t word, next;
-            memcpy(&word, row + 4 * at, 4);
-            memcpy(&next, after + 4 * at, 4);
-            differs |= (word >> 8) ^ (next & 0xffffff);
+            const uint32_t word = really_word(row, at), next = really_word(after, at);
+            differs |= (word ^ really_word(before, at)) | ((word >> 8) ^ (next & 0xffffff));
             moves |= (word ^ next) >> 24;
             newest[at] = (char)(next >> 24);
         }
@@ -153,22 +163,23 @@ REALLY_INLINE int really_compare_words(const char *row, const char *after, char 
 }
 
 #if defined(REALLY_DISPATCHES)
-REALLY_WITH("avx2") static int really_compare_avx2(const char *row, const char *after, char *newest, size_t num) {
-    return really_compare_words(row, after, newest, num);
+REALLY_WITH("avx2")
+static int really_compare_avx2(const char *before, const char *row, const char *after, char *newest, size_t num) {
+    return really_compare_words(before, row, after, newest, num);
 }
 #endif
 
-/* Whether the row `after` is `row` one frame on (REALLY_MOVED; REALLY_STOOD where the new frame is the last one again)
-   or REALLY_OTHER. Writes the frame that is new to `newest`, [num] bytes, all of it unless the answer is the last. */
-static inline int really_compare4(const char *row, const char *after, char *restrict newest, size_t num) {
+/* Whether `row` is `before` and `after` is it one frame on (REALLY_MOVED; REALLY_STOOD where the new frame is the last
+   one again) or REALLY_OTHER. Writes the frame that is new to `newest`, [num] bytes, all of it unless the answer is the last. */
+static inline int really_compare4(const char *before, const char *row, const char *after, char *newest, size_t num) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    (void)row, (void)after, (void)newest, (void)num;
+    (void)before, (void)row, (void)after, (void)newest, (void)num;
     return REALLY_OTHER;
 #else
 #if defined(REALLY_DISPATCHES)
-    if (__builtin_cpu_supports("avx2")) return really_compare_avx2(row, after, newest, num);
+    if (__builtin_cpu_supports("avx2")) return really_compare_avx2(before, row, after, newest, num);
 #endif
-    return really_compare_words(row, after, newest, num);
+    return really_compare_words(before, row, after, newest, num);
 #endif
 }
 
