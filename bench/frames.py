@@ -1,8 +1,8 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
-Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches. Of those
-also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side at random places, past
-the cache or through it, whichever is faster, and weaves nothing.
+Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches.
+Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
+at random places, past the cache or through it, whichever is faster, and weaves nothing.
 """
 
 from __future__ import annotations

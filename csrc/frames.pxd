@@ -19,8 +19,8 @@ from frame_store cimport (
     store_frame,
     zeros,
 )
-from interleave cimport REALLY_OTHER, REALLY_STOOD, is_quick, really_compare4, take_apart
-from memory cimport really_lines_free, really_same, really_stream_end
+from interleave cimport REALLY_MOVED, REALLY_OTHER, REALLY_STOOD, is_quick, really_compare4, take_apart
+from memory cimport really_lines_free, really_moves, really_same, really_stream_end
 
 cdef enum:
     MAX_STACK = 16  # frames of a stack
@@ -38,7 +38,7 @@ cdef struct Seen:  # the stack that a trajectory goes on from
     int64_t numbers[MAX_STACK]
     bint in_place  # during that put the frames are where `stack` says
     Stack stack
-    const char* woven  # where during that put the row is whose stack axis is not the first; NULL for others
+    const char* data  # the row itself during that put; NULL where it came as frames
 
 cdef struct Sharing:  # one store with the columns that share it, and what is known of their trajectories
     FrameStore store
@@ -111,7 +111,9 @@ cdef inline bint share(
     sharing.put += 1
     sharing.start = sharing.store.next
     sharing.by_address = columns[0].indices != NULL
-    sharing.in_place = sharing.by_address or sharing.outer == 1
+    sharing.in_place = sharing.outer == 1 or (
+        columns[0].indices != NULL and columns[sharing.num_columns - 1].indices != NULL
+    )
     sharing.num_alone = 0
     for i in range(num_rows):
         for c in range(sharing.num_columns):
@@ -142,58 +144,79 @@ cdef inline bint share_row(
     cdef Stack stacks[2]
     cdef int j, last = sharing.num_columns - 1
     cdef Seen* seen = next_seen(sharing)
-    cdef const char* woven = NULL
-    if not sharing.in_place:
-        woven = columns[last].data + row * columns[last].stride
-    if woven == NULL or not share_woven(sharing, columns, row, numbers):
+    cdef const char* data = NULL
+    if columns[0].indices == NULL and columns[last].indices == NULL:
+        data = columns[last].data + row * columns[last].stride
+    if data == NULL or not share_usual(sharing, columns, row, numbers):
         find_stacks(sharing, columns, row, stacks)
         if not share_first(sharing, &stacks[0], numbers[0]):
             return False
         if last == 1 and not share_second(sharing, stacks, numbers[0], numbers[1]):
             return False
         seen.stack = stacks[last]
+    elif sharing.in_place:
+        find_stack(sharing, data, &seen.stack)
     for j in range(sharing.stack):
         seen.numbers[j] = numbers[last][j]
     seen.row, seen.put, seen.hash, seen.is_open = sharing.row, sharing.put, 0, True
-    seen.in_place, seen.woven = sharing.in_place, woven
+    seen.in_place, seen.data = sharing.in_place, data
     sharing.row += 1
     return True
 
 
-cdef inline bint share_woven(
+cdef inline bint share_usual(
     Sharing* sharing, const FrameColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
 ) noexcept nogil:
-    """Stacks of four that go on as most do, compared as they came; False, with nothing done, where others come."""
-    cdef int j, compared, last = sharing.num_columns - 1
+    """A row that goes on as most do, compared as it came in one pass; False, with nothing done, where others come."""
+    cdef int j, last = sharing.num_columns - 1
     cdef Seen* before = &sharing.recent[(sharing.row - sharing.lag) % NUM_RECENT]
-    cdef const char* data = columns[0].data + row * columns[0].stride
-    cdef const int64_t* from_ = before.numbers
-    if not is_quick(sharing.stack, sharing.outer, sharing.inner) or sharing.lag >= sharing.row:
+    cdef int64_t newest = before.numbers[sharing.stack - 1]
+    if sharing.lag >= sharing.row or before.row != sharing.row - sharing.lag or not before.is_open:
         return False
-    if before.row != sharing.row - sharing.lag or before.put != sharing.put or not before.is_open:
+    if before.put != sharing.put or before.data == NULL or not is_held(sharing, before):
         return False
-    if before.woven == NULL or not is_held(sharing, before):
-        return False
-    cdef char* room = room_for_frame(&sharing.store)
-    if room == NULL:
-        return False
-    if last == 0:
-        compared = really_compare4(before.woven, before.woven, data, room, sharing.outer)
-    else:
-        compared = really_compare4(
-            before.woven, data, columns[1].data + row * columns[1].stride, room, sharing.outer
-        )
-    if compared == REALLY_OTHER:
+    if not share_newest(sharing, before.data, columns, row, &newest):
         return False
     before.is_open = False
-    for j in range(4):
+    for j in range(sharing.stack):
         if last == 1:
-            numbers[0][j] = from_[j]
-        numbers[last][j] = from_[min(j + 1, 3)]
-    if compared != REALLY_STOOD:
-        numbers[last][3] = sharing.store.next
-        sharing.store.next += 1
+            numbers[0][j] = before.numbers[j]
+        numbers[last][j] = before.numbers[j + 1] if j + 1 < sharing.stack else newest
     return True
+
+
+cdef inline bint share_newest(
+    Sharing* sharing, const char* before, const FrameColumn* columns, int64_t row, int64_t* newest
+) noexcept nogil:
+    """Stores the one frame that is new in the row, unless it is the last one again; False where more than that is new."""
+    cdef const char* data = columns[0].data + row * columns[0].stride
+    cdef const char* after = columns[1].data + row * columns[1].stride if sharing.num_columns == 2 else data
+    cdef char* room = room_for_frame(&sharing.store)
+    cdef Py_ssize_t nbytes = sharing.store.nbytes
+    cdef int compared = REALLY_OTHER
+    if room == NULL:
+        return False
+    if sharing.num_columns == 1:
+        data = before
+    if is_quick(sharing.stack, sharing.outer, sharing.inner):
+        compared = really_compare4(before, data, after, room, sharing.outer)
+        sharing.store.next += compared == REALLY_MOVED
+    elif sharing.outer == 1 and really_moves(before, data, after, sharing.stack * nbytes, nbytes):
+        compared = REALLY_STOOD
+        after += (sharing.stack - 1) * nbytes
+        if not really_same(after, data + (sharing.stack - 1) * nbytes, nbytes):
+            compared = REALLY_MOVED
+            store_frame(&sharing.store, after, True)
+    if compared == REALLY_MOVED:
+        newest[0] = sharing.store.next - 1
+    return compared != REALLY_OTHER
+
+
+cdef inline void find_stack(const Sharing* sharing, const char* data, Stack* stack) noexcept nogil:
+    """The frames of a stack that stands whole."""
+    cdef int j
+    for j in range(sharing.stack):
+        stack.frames[j] = data + j * sharing.store.nbytes
 
 
 cdef inline void find_stacks(
@@ -212,8 +235,7 @@ cdef inline void find_stacks(
         if sharing.outer != 1:
             take_apart(apart, data, sharing.stack, sharing.outer, sharing.inner)
             data = apart
-        for j in range(sharing.stack):
-            stacks[c].frames[j] = data + j * sharing.store.nbytes
+        find_stack(sharing, data, &stacks[c])
 
 
 cdef inline Seen* next_seen(Sharing* sharing) noexcept nogil:

@@ -99,15 +99,34 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
-/* Whether many bytes are the same; `one` comes from memory and is asked for ahead, past the pages at whose ends the
-   processor stops to do so by itself. */
+enum { REALLY_PIECE = 1008, REALLY_PIECES_AHEAD = 2 * REALLY_PIECE }; /* bytes that are compared at a time */
+
+/* Asks for the piece that comes after the next one: the processor by itself stops to do so at the ends of pages. */
+static inline void really_ask_piece(const char *from, size_t at, size_t nbytes) {
+    for (size_t line = at + REALLY_PIECES_AHEAD; line < at + REALLY_PIECES_AHEAD + REALLY_PIECE && line < nbytes; line += REALLY_LINE)
+        really_prefetch(from + line);
+}
+
+/* Whether many bytes are the same; `one` comes from memory. */
 static inline int really_same(const char *one, const char *other, size_t nbytes) {
-    enum { PIECE = 1024, AHEAD = 2048 };
-    for (size_t at = 0; at < nbytes; at += PIECE) {
-        const size_t piece = nbytes - at < PIECE ? nbytes - at : PIECE;
-        for (size_t line = 0; line < PIECE && at + AHEAD + line < nbytes; line += REALLY_LINE)
-            really_prefetch(one + at + AHEAD + line);
+    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
+        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
+        really_ask_piece(one, at, nbytes);
         if (memcmp(one + at, other + at, piece) != 0) return 0;
+    }
+    return 1;
+}
+
+/* Whether `row` is `before` and `after` begins with what is in it from `by` on, both from memory and `nbytes` long. */
+static inline int really_moves(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
+        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
+        really_ask_piece(row, at, nbytes);
+        really_ask_piece(after, at, nbytes);
+        if (row != before && memcmp(row + at, before + at, piece) != 0) return 0;
+        if (at + piece <= by) continue;
+        const size_t from = at < by ? by : at;
+        if (memcmp(row + from, after + from - by, at + piece - from) != 0) return 0;
     }
     return 1;
 }

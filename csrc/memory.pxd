@@ -15,6 +15,9 @@ cdef extern from "memory.h" nogil:
     void really_copy(char* to, const char* source, size_t nbytes) noexcept
     void really_prefetch(const void* address) noexcept
     bint really_same(const char* one, const char* other, size_t nbytes) noexcept
+    bint really_moves(
+        const char* before, const char* row, const char* after, size_t nbytes, size_t by
+    ) noexcept
     void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_whole(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_end() noexcept

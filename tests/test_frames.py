@@ -333,8 +333,24 @@ def test_four_frames_of_bytes_along_the_last_axis(size, keys):
     for num in (1, 30, 700 if size == (84, 84) else 50):  # many rows are written past the cache
         picks = draw.integers(0, 216, num)
         assert_equal_rows(buffer.take(picks), {key: rows[picks] for key, rows in columns.items()})
-    unaligned = {key: np.empty(rows[:7].nbytes + 1, np.uint8)[1:].reshape(rows[:7].shape) for key, rows in columns.items()}
+    unaligned = {
+        key: np.empty(rows[:7].nbytes + 1, np.uint8)[1:].reshape(rows[:7].shape) for key, rows in columns.items()
+    }
     assert_equal_rows(buffer.take(np.arange(7), out=unaligned), {key: rows[:7] for key, rows in columns.items()})
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("sent", ["state", "state_new"])
+def test_one_column_as_frames_and_one_as_rows(axis, sent):
+    rows = next(long_run(1, 60, 1, axis=axis % 3))
+    kept = {key: rows[key] for key in ("state", "state_new")}
+    spec = {key: (column.dtype, column.shape[1:]) for key, column in kept.items()}
+    encoder = ReplayBuffer(60, spec=spec, stack=(4, axis))
+    encoder.put(kept)
+    buffer = ReplayBuffer(60, spec=spec, stack=(4, axis))
+    frames = encoder.open_reader().read_shared(60)[sent]
+    buffer.put(kept | {sent: frames})
+    assert_equal_rows(all_rows(buffer), kept)
 
 
 def test_stacks_along_the_last_axis_cost_a_frame_a_row():
