@@ -2,6 +2,7 @@
 
    Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched.
    Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
+   Frames: rows are four of five frames that stand side by side, and the four from the second on, copied one behind the other.
    Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
    here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
 #define _GNU_SOURCE
@@ -13,7 +14,7 @@
 #include <time.h>
 
 #define INLINE static inline __attribute__((always_inline))
-enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25 };
+enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25, FRAME = 84 * 84, STACK = 4 * FRAME };
 
 typedef struct {
     size_t num_fields, nbytes[MAX_FIELDS], offset[MAX_FIELDS], stride;
@@ -106,6 +107,22 @@ INLINE void scatter(const Workload w, char *rows, size_t num, const char *const 
     _mm_sfence();
 }
 
+/* picks[i] is the first frame of row i; state and after are [num, 4 * FRAME]. */
+INLINE void gather_frames(const char *frames, const int64_t *picks, size_t num, char *state, char *after, int streams) {
+    for (size_t i = 0; i < num; i++) {
+        const char *row = frames + picks[i] * FRAME;
+        if (i + 1 < num) prefetch_row(frames + picks[i + 1] * FRAME, 1024);
+        if (streams) {
+            stream(state + i * STACK, row, STACK, 2048);
+            stream(after + i * STACK, row + FRAME, STACK, 2048);
+        } else {
+            memcpy(state + i * STACK, row, STACK);
+            memcpy(after + i * STACK, row + FRAME, STACK);
+        }
+    }
+    _mm_sfence();
+}
+
 void floor_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
     if (workload == 0) gather(CARTPOLE, rows, picks, num, columns);
     if (workload == 1) gather(WIDE, rows, picks, num, columns);
@@ -116,6 +133,10 @@ void floor_scatter(int workload, char *rows, size_t num, const char *const *colu
     if (workload == 0) scatter(CARTPOLE, rows, num, columns);
     if (workload == 1) scatter(WIDE, rows, num, columns);
     if (workload == 2) scatter(ATARI, rows, num, columns);
+}
+
+void floor_gather_frames(const char *frames, const int64_t *picks, size_t num, char *state, char *after, int streams) {
+    gather_frames(frames, picks, num, state, after, streams);
 }
 
 size_t floor_stride(int workload) {

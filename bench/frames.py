@@ -1,6 +1,8 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
 Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches.
+Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
+at random places, past the cache or through it, whichever is faster, and weaves nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from benchmarks.frames import GAMES, STEPS, filled
+import numpy as np
+from benchmarks.c_floor import FrameFloor
+from benchmarks.frames import CAPACITY, GAMES, STEPS, filled
 
 ROUNDS = 25
 BATCHES = (32, 256, 1024)
@@ -35,7 +39,7 @@ def medians(calls) -> dict[str, float]:
 
 
 def main() -> None:
-    print("| cell | whole rows/s | once rows/s | once / whole |\n| --- | --- | --- | --- |")
+    print("| cell | whole rows/s | once rows/s | once / whole | share of floor |\n| --- | --- | --- | --- | --- |")
     for axis, name in ((0, "stack axis first"), (-1, "stack axis last")):
         compare(name, axis)
 
@@ -47,16 +51,20 @@ def compare(name: str, axis: int) -> None:
     show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows))
     if axis == 0:
         show(f"{name}, put {num} rows from runners", num, lambda: whole.put(rows), lambda: once.put(sent))
+    floor = FrameFloor(np.random.default_rng(0).integers(0, 255, (CAPACITY, 84, 84), np.uint8))
     for batch in BATCHES:
-        show(f"{name}, sample {batch}", batch, partial(whole.sample, batch), partial(once.sample, batch))
+        floors = [floor.sampler(batch, streams) for streams in (False, True)]
+        show(f"{name}, sample {batch}", batch, partial(whole.sample, batch), partial(once.sample, batch), floors)
     nbytes = [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
-    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} |")
+    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
 
 
-def show(cell: str, rows: int, whole, once) -> None:
-    found = medians({"whole": whole, "once": once})
+def show(cell: str, rows: int, whole, once, floors=()) -> None:
+    found = medians({"whole": whole, "once": once, **dict(enumerate(floors))})
     ratio = found["whole"] / found["once"]
-    print(f"| {cell} | {rows / found['whole']:,.0f} | {rows / found['once']:,.0f} | {ratio:.2f} |", flush=True)
+    share = f"{min(found[at] for at in range(len(floors))) / found['once']:.0%}" if floors else ""
+    rates = f"{rows / found['whole']:,.0f} | {rows / found['once']:,.0f}"
+    print(f"| {cell} | {rates} | {ratio:.2f} | {share} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.c_floor import Floor, library
+from benchmarks.c_floor import Floor, FrameFloor, library
 from benchmarks.workloads import WORKLOADS
 
 
@@ -49,3 +49,14 @@ def test_timed_scatter_goes_on_where_it_left_off(name):
     floor.take(np.arange(8), columns)
     for key, column in columns.items():
         assert np.array_equal(column, np.concatenate([rows[key]] * 2))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_frames_are_gathered_to_both_columns(streams):
+    draw = np.random.default_rng(2)
+    frames = draw.integers(0, 255, (50, 84, 84), np.uint8)
+    picks = draw.integers(0, 46, 20)
+    state, after = np.empty((2, 20, 4, 84, 84), np.uint8)
+    FrameFloor(frames).take(picks, state, after, streams)
+    assert np.array_equal(state, frames[picks[:, None] + np.arange(4)])
+    assert np.array_equal(after, frames[picks[:, None] + np.arange(1, 5)])

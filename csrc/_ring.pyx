@@ -1,7 +1,7 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
-Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), frames.pxd (large rows that share frames),
-bounded_random.pxd (which rows), pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this
+Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), frame_store.pxd, frames.pxd, unshare.pxd,
+interleave.pxd and sharing.pxd (large rows that share frames), bounded_random.pxd (which rows), pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this
 file, which ties them to Python. One lock guards rows and generator; whoever
 holds it waits for nothing, the GIL included, so a holder always comes to release it.
 """
@@ -25,10 +25,8 @@ from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
-from frames cimport (
-    FrameColumn, Sharing, attach_file, find_blocks, follow_writer, frame_at, free_sharing, give_up_all, init_sharing,
-    number_frames,
-)
+from frame_store cimport attach_file, find_blocks, follow_writer, frame_at, give_up_all
+from frames cimport FrameColumn, Sharing, free_sharing, init_sharing
 from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
@@ -38,6 +36,7 @@ from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
 from sharing cimport Incoming, append_shared, bytes_needed, count_rows_held, unshare_all
+from unshare cimport number_frames
 
 cdef extern from "numpy/arrayobject.h":
     # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
@@ -433,7 +432,7 @@ cdef class Ring:
         if may:
             really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
             for s in range(self.num_sharings):
-                give_up_all(&self.sharings[s])
+                give_up_all(&self.sharings[s].store)
         let_go(self.lock)
         return may
 

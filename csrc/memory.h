@@ -99,6 +99,38 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
+enum { REALLY_PIECE = 1008, REALLY_PIECES_AHEAD = 2 * REALLY_PIECE }; /* bytes that are compared at a time */
+
+/* Asks for the piece that comes after the next one: the processor by itself stops to do so at the ends of pages. */
+static inline void really_ask_piece(const char *from, size_t at, size_t nbytes) {
+    for (size_t line = at + REALLY_PIECES_AHEAD; line < at + REALLY_PIECES_AHEAD + REALLY_PIECE && line < nbytes; line += REALLY_LINE)
+        really_prefetch(from + line);
+}
+
+/* Whether many bytes are the same; `one` comes from memory. */
+static inline int really_same(const char *one, const char *other, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
+        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
+        really_ask_piece(one, at, nbytes);
+        if (memcmp(one + at, other + at, piece) != 0) return 0;
+    }
+    return 1;
+}
+
+/* Whether `row` is `before` and `after` begins with what is in it from `by` on, both from memory and `nbytes` long. */
+static inline int really_moves(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
+        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
+        really_ask_piece(row, at, nbytes);
+        really_ask_piece(after, at, nbytes);
+        if (row != before && memcmp(row + at, before + at, piece) != 0) return 0;
+        if (at + piece <= by) continue;
+        const size_t from = at < by ? by : at;
+        if (memcmp(row + from, after + from - by, at + piece - from) != 0) return 0;
+    }
+    return 1;
+}
+
 /* A copy of a few bytes, without a call for fewer than 256. */
 static inline void really_copy(char *to, const char *from, size_t nbytes) {
     if (nbytes >= 256) {
@@ -117,14 +149,19 @@ static inline void really_copy(char *to, const char *from, size_t nbytes) {
     }
 }
 
-/* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in
-   the cache already). Call really_stream_end() before others may read. */
-static inline void really_stream(char *to, const char *from, size_t nbytes, size_t ahead) {
+#if defined(__x86_64__) && defined(__GNUC__)
+#define REALLY_AVX512 1
+__attribute__((target("avx512f"))) static void really_stream_512(char *to, const char *from, size_t nbytes, size_t ahead) {
+    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
+        if (ahead != 0) really_prefetch(from + at + ahead);
+        _mm512_stream_si512((__m512i *)(to + at), _mm512_loadu_si512((const void *)(from + at)));
+    }
+}
+#endif
+
 #if defined(REALLY_SSE2)
-    size_t at = (REALLY_LINE - (uintptr_t)to % REALLY_LINE) % REALLY_LINE;
-    at = at < nbytes ? at : nbytes;
-    if (at != 0) really_copy(to, from, at);
-    for (; at + REALLY_LINE <= nbytes; at += REALLY_LINE) {
+static inline void really_stream_sse2(char *to, const char *from, size_t nbytes, size_t ahead) {
+    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
         if (ahead != 0) really_prefetch(from + at + ahead);
         __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
         __m128i b = _mm_loadu_si128((const __m128i *)(from + at + 16));
@@ -135,30 +172,35 @@ static inline void really_stream(char *to, const char *from, size_t nbytes, size
         _mm_stream_si128((__m128i *)(to + at + 32), c);
         _mm_stream_si128((__m128i *)(to + at + 48), d);
     }
-    if (at != nbytes) really_copy(to + at, from + at, nbytes - at);
+}
+#endif
+
+/* Copies whole lines past the cache, `to` aligned: a load and a store each where there is AVX-512. */
+static inline void really_stream_whole(char *to, const char *from, size_t nbytes, size_t ahead) {
+#if defined(REALLY_AVX512)
+    if (__builtin_cpu_supports("avx512f")) {
+        really_stream_512(to, from, nbytes, ahead);
+        return;
+    }
+#endif
+#if defined(REALLY_SSE2)
+    really_stream_sse2(to, from, nbytes, ahead);
 #else
     (void)ahead;
     memcpy(to, from, nbytes);
 #endif
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx512f"))) static void really_stream_lines_512(char *to, const char *from, size_t nbytes) {
-    for (size_t at = 0; at < nbytes; at += REALLY_LINE)
-        _mm512_stream_si512((__m512i *)(to + at), _mm512_load_si512((const void *)(from + at)));
-}
-#endif
-
-/* really_stream of whole lines that are in the cache, both sides aligned: a load and a store each where there is
-   AVX-512, which leaves the processor room to put the next ones together. */
-static inline void really_stream_lines(char *to, const char *from, size_t nbytes) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    if (__builtin_cpu_supports("avx512f")) {
-        really_stream_lines_512(to, from, nbytes);
-        return;
-    }
-#endif
-    really_stream(to, from, nbytes, 0);
+/* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in
+   the cache already). Call really_stream_end() before others may read. */
+static inline void really_stream(char *to, const char *from, size_t nbytes, size_t ahead) {
+    size_t at = (REALLY_LINE - (uintptr_t)to % REALLY_LINE) % REALLY_LINE;
+    at = at < nbytes ? at : nbytes;
+    if (at != 0) really_copy(to, from, at);
+    const size_t whole = (nbytes - at) / REALLY_LINE * REALLY_LINE;
+    really_stream_whole(to + at, from + at, whole, ahead);
+    at += whole;
+    if (at != nbytes) really_copy(to + at, from + at, nbytes - at);
 }
 
 static inline void really_stream_end(void) {
@@ -167,50 +209,6 @@ static inline void really_stream_end(void) {
 #elif defined(__GNUC__)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
-}
-
-/* Four byte strings of length `num` woven into one: a0 b0 c0 d0 a1 ... */
-static inline void really_weave4(char *to, const char *a, const char *b, const char *c, const char *d, size_t num) {
-    size_t at = 0;
-#if defined(REALLY_SSE2)
-    for (; at + 16 <= num; at += 16, to += 64) {
-        const __m128i va = _mm_loadu_si128((const __m128i *)(a + at)), vb = _mm_loadu_si128((const __m128i *)(b + at));
-        const __m128i vc = _mm_loadu_si128((const __m128i *)(c + at)), vd = _mm_loadu_si128((const __m128i *)(d + at));
-        const __m128i ab_low = _mm_unpacklo_epi8(va, vb), cd_low = _mm_unpacklo_epi8(vc, vd);
-        const __m128i ab_high = _mm_unpackhi_epi8(va, vb), cd_high = _mm_unpackhi_epi8(vc, vd);
-        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(ab_low, cd_low));
-        _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi16(ab_low, cd_low));
-        _mm_storeu_si128((__m128i *)(to + 32), _mm_unpacklo_epi16(ab_high, cd_high));
-        _mm_storeu_si128((__m128i *)(to + 48), _mm_unpackhi_epi16(ab_high, cd_high));
-    }
-#endif
-    for (; at < num; at++, to += 4) {
-        to[0] = a[at];
-        to[1] = b[at];
-        to[2] = c[at];
-        to[3] = d[at];
-    }
-}
-
-/* What `really_weave4` did, undone: string j goes to to[j * num]. */
-static inline void really_unweave4(char *to, const char *from, size_t num) {
-    size_t at = 0;
-#if defined(REALLY_SSE2)
-    const __m128i low = _mm_set1_epi32(0xff);
-    for (; at + 16 <= num; at += 16, from += 64)
-        for (int j = 0; j < 4; j++) {
-            const __m128i *source = (const __m128i *)from;
-            const __m128i shift = _mm_cvtsi32_si128(8 * j);
-            const __m128i a = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source), shift), low);
-            const __m128i b = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 1), shift), low);
-            const __m128i c = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 2), shift), low);
-            const __m128i d = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 3), shift), low);
-            const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
-            _mm_storeu_si128((__m128i *)(to + j * num + at), packed);
-        }
-#endif
-    for (; at < num; at++, from += 4)
-        for (int j = 0; j < 4; j++) to[j * num + at] = from[j];
 }
 
 /* A store that no earlier one is seen after, by another process included. */

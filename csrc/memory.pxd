@@ -14,13 +14,13 @@ cdef extern from "memory.h" nogil:
     void really_lines_free(void* lines) noexcept
     void really_copy(char* to, const char* source, size_t nbytes) noexcept
     void really_prefetch(const void* address) noexcept
-    void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
-    void really_stream_lines(char* to, const char* source, size_t nbytes) noexcept
-    void really_stream_end() noexcept
-    void really_weave4(
-        char* to, const char* a, const char* b, const char* c, const char* d, size_t num
+    bint really_same(const char* one, const char* other, size_t nbytes) noexcept
+    bint really_moves(
+        const char* before, const char* row, const char* after, size_t nbytes, size_t by
     ) noexcept
-    void really_unweave4(char* to, const char* source, size_t num) noexcept
+    void really_stream(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
+    void really_stream_whole(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
+    void really_stream_end() noexcept
     void really_commit(int64_t* to, int64_t value) noexcept
     int64_t really_look(const int64_t* at) noexcept
     void really_loads_end() noexcept

@@ -6,7 +6,7 @@ REALLY_EARLY_COMMIT builds one that commits rows before they are written, on whi
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end, really_stream_lines
+from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end, really_stream_whole
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef extern from *:
@@ -84,7 +84,7 @@ cdef inline void scatter_staged(
     while done < num_rows:
         num = min(num_staged, num_rows - done)
         fill(records, columns, first + done, num, records.stage)
-        really_stream_lines(rows + done * records.stride, records.stage, num * records.stride)
+        really_stream_whole(rows + done * records.stride, records.stage, num * records.stride, 0)
         done += num
 
 
@@ -114,7 +114,7 @@ cdef inline void stream_seams(const Records* records, char* row) noexcept nogil:
     cdef Py_ssize_t k
     cdef const char* staged = records.stage
     for k in range(records.num_seams):
-        really_stream_lines(row + records.seams[k].offset, staged, records.seams[k].nbytes)
+        really_stream_whole(row + records.seams[k].offset, staged, records.seams[k].nbytes, 0)
         staged += records.seams[k].nbytes
 
 

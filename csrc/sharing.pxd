@@ -2,19 +2,11 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from frames cimport (
-    FrameColumn,
-    Sharing,
-    count_rows,
-    give_up_dropped,
-    num_blocks_needed,
-    publish_next,
-    share,
-    take_back,
-    unshare,
-)
+from frame_store cimport count_rows, give_up_dropped, num_blocks_needed, publish_next
+from frames cimport FrameColumn, Sharing, share, take_back
 from record cimport Column, Records, num_held, oldest_slot
 from scatter cimport append
+from unshare cimport unshare
 
 cdef struct Incoming:  # rows on their way in
     Column* columns  # [num_fields], of which those that share frames are filled in here

@@ -307,6 +307,61 @@ def test_a_column_alone_shares_frames_of_its_stacks():
     assert buffer.open_reader().read_shared(200)["image"].frames.shape[0] < 205
 
 
+def bytes_of_games(draw, num, size, still=0.2):
+    """[num, *size] uint8 frames, of which some are the one before again or differ from it in their last byte alone."""
+    frames = draw.integers(0, 255, (num, *size), np.uint8)
+    for at in range(1, num):
+        if draw.random() < still:
+            frames[at] = frames[at - 1]
+            frames[at].flat[-1] += draw.integers(0, 2, dtype=np.uint8)
+    return frames
+
+
+@pytest.mark.parametrize("size", [(84, 84), (33, 61), (8, 40)])  # pixels a vector, a block, and fewer at the end
+@pytest.mark.parametrize("keys", [("state", "state_new"), ("image",)])
+def test_four_frames_of_bytes_along_the_last_axis(size, keys):
+    draw = np.random.default_rng(5)
+    frames = bytes_of_games(draw, 220, size)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0)
+    columns = {key: np.ascontiguousarray(stacks[at : at + 216]) for at, key in enumerate(keys)}
+    for at in (50, 51, 120):  # another trajectory, in its last pixel alone
+        columns[keys[-1]][at, ..., -1, 1] += 1
+    buffer = ReplayBuffer(216, stack=(4, -1))
+    for part in (slice(0, 100), slice(100, 101), slice(101, 216)):
+        buffer.put({key: rows[part] for key, rows in columns.items()})
+    assert_equal_rows(all_rows(buffer), columns)
+    for num in (1, 30, 700 if size == (84, 84) else 50):  # many rows are written past the cache
+        picks = draw.integers(0, 216, num)
+        assert_equal_rows(buffer.take(picks), {key: rows[picks] for key, rows in columns.items()})
+    unaligned = {
+        key: np.empty(rows[:7].nbytes + 1, np.uint8)[1:].reshape(rows[:7].shape) for key, rows in columns.items()
+    }
+    assert_equal_rows(buffer.take(np.arange(7), out=unaligned), {key: rows[:7] for key, rows in columns.items()})
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("sent", ["state", "state_new"])
+def test_one_column_as_frames_and_one_as_rows(axis, sent):
+    rows = next(long_run(1, 60, 1, axis=axis % 3))
+    kept = {key: rows[key] for key in ("state", "state_new")}
+    spec = {key: (column.dtype, column.shape[1:]) for key, column in kept.items()}
+    encoder = ReplayBuffer(60, spec=spec, stack=(4, axis))
+    encoder.put(kept)
+    buffer = ReplayBuffer(60, spec=spec, stack=(4, axis))
+    frames = encoder.open_reader().read_shared(60)[sent]
+    buffer.put(kept | {sent: frames})
+    assert_equal_rows(all_rows(buffer), kept)
+
+
+def test_stacks_along_the_last_axis_cost_a_frame_a_row():
+    frames = bytes_of_games(np.random.default_rng(6), 305, (40, 40), still=0)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0)
+    buffer = ReplayBuffer(301, stack=(4, -1))
+    for part in (slice(0, 100), slice(100, 301)):
+        buffer.put({"state": stacks[:-1][part], "state_new": stacks[1:][part]})
+    assert frames_a_row(buffer) == 305 / 301
+
+
 def test_memory_is_constant_once_full():
     buffer, held = ReplayBuffer(2000), []
     for at, rows in enumerate(long_run(num_games=4, chunk=100, num_chunks=40)):

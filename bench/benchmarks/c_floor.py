@@ -93,6 +93,36 @@ class Floor:
         return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
+class FrameFloor:
+    """Frames of 84x84 bytes side by side, of which rows are gathered as a sampler of frames stored once has to."""
+
+    def __init__(self, frames):
+        self.frames = frames
+        self.draw = np.random.default_rng(0)
+
+    def sampler(self, num, streams):
+        """A call that gathers `num` rows, other ones each time, to the same memory, past the cache or not."""
+        state, after = (_aligned((num, 4, 84, 84), np.uint8) for _ in range(2))
+        picks = self.draw.integers(0, len(self.frames) - 4, (64, num))
+        at = iter(range(1 << 60))
+
+        def call():
+            self.take(picks[next(at) % 64], state, after, streams)
+
+        return call
+
+    def take(self, picks, state, after, streams):
+        """Copies frames picks[i] to picks[i] + 4 to row i: the first four to `state`, the last four to `after`."""
+        library().floor_gather_frames(
+            _pointer(self.frames),
+            _pointer(picks),
+            ctypes.c_size_t(len(picks)),
+            _pointer(state),
+            _pointer(after),
+            ctypes.c_int(streams),
+        )
+
+
 def _pointer(array):
     return ctypes.c_void_p(array.ctypes.data)
 

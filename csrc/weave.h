@@ -1,0 +1,186 @@
+/* Stacks of four one-byte frames whose axis is the last: woven, taken apart, compared. A pixel's four bytes are a word,
+   the oldest frame's byte the lowest, so a stack one frame on is the word shifted by a byte with a new one on top. */
+#ifndef REALLY_WEAVE_H
+#define REALLY_WEAVE_H
+
+#include "memory.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define REALLY_WITH(features) __attribute__((target(features)))
+#define REALLY_DISPATCHES 1
+#else
+#define REALLY_WITH(features)
+#endif
+#if defined(__GNUC__)
+#define REALLY_INLINE static inline __attribute__((always_inline))
+#else
+#define REALLY_INLINE static inline
+#endif
+
+enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
+
+/* Pixels `at` to `num` of a row, as bytes: for what is left of vectors. */
+REALLY_INLINE void really_weave_bytes(char *row, const char *const *frames, size_t at, size_t num) {
+    for (; at < num; at++)
+        for (int j = 0; j < 4; j++) row[4 * at + j] = frames[j][at];
+}
+
+#if defined(REALLY_SSE2)
+static inline size_t really_weave_sse2(char *row, const char *const *frames, size_t num) {
+    size_t at = 0;
+    for (; at + 16 <= num; at += 16, row += 64) {
+        const __m128i a = _mm_loadu_si128((const __m128i *)(frames[0] + at));
+        const __m128i b = _mm_loadu_si128((const __m128i *)(frames[1] + at));
+        const __m128i c = _mm_loadu_si128((const __m128i *)(frames[2] + at));
+        const __m128i d = _mm_loadu_si128((const __m128i *)(frames[3] + at));
+        const __m128i ab_low = _mm_unpacklo_epi8(a, b), cd_low = _mm_unpacklo_epi8(c, d);
+        const __m128i ab_high = _mm_unpackhi_epi8(a, b), cd_high = _mm_unpackhi_epi8(c, d);
+        _mm_storeu_si128((__m128i *)row, _mm_unpacklo_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(row + 16), _mm_unpackhi_epi16(ab_low, cd_low));
+        _mm_storeu_si128((__m128i *)(row + 32), _mm_unpacklo_epi16(ab_high, cd_high));
+        _mm_storeu_si128((__m128i *)(row + 48), _mm_unpackhi_epi16(ab_high, cd_high));
+    }
+    return at;
+}
+#endif
+
+#if defined(REALLY_DISPATCHES)
+/* 64 pixels with their groups of four in the order in which unpacking lane by lane puts them right. */
+REALLY_WITH("avx512f,avx512bw") REALLY_INLINE __m512i really_pixels(const char *frame, size_t ahead) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    if (ahead != 0) really_prefetch(frame + ahead);
+    return _mm512_permutexvar_epi32(order, _mm512_loadu_si512(frame));
+}
+
+REALLY_WITH("avx512f,avx512bw") REALLY_INLINE void really_put_words(char *to, __m512i words, int streams) {
+    if (streams) _mm512_stream_si512((__m512i *)to, words);
+    else _mm512_storeu_si512(to, words);
+}
+
+/* The row of frames 0 to 3 and, unless it is NULL, that of 1 to 4; how many pixels of them. */
+REALLY_WITH("avx512f,avx512bw")
+REALLY_INLINE size_t really_weave_512_as(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
+    const __m512i top = _mm512_set4_epi32(0x03ffffff, 0x02ffffff, 0x01ffffff, 0x00ffffff);
+    size_t at = 0;
+    for (; at + 64 <= num; at += 64) {
+        const __m512i a = really_pixels(frames[0] + at, ahead), b = really_pixels(frames[1] + at, ahead);
+        const __m512i c = really_pixels(frames[2] + at, ahead), d = really_pixels(frames[3] + at, ahead);
+        const __m512i ab_low = _mm512_unpacklo_epi8(a, b), cd_low = _mm512_unpacklo_epi8(c, d);
+        const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
+        const __m512i words[4] = {
+            _mm512_unpacklo_epi16(ab_low, cd_low), _mm512_unpackhi_epi16(ab_low, cd_low),
+            _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high),
+        };
+        for (int k = 0; k < 4; k++) really_put_words(row + 4 * at + 64 * k, words[k], streams);
+        if (after == NULL) continue;
+        const __m512i e = really_pixels(frames[4] + at, ahead);
+        for (int k = 0; k < 4; k++) {
+            const __m512i place = _mm512_add_epi8(top, _mm512_set1_epi32(0x04000000 * k));
+            const __m512i shifted = _mm512_srli_epi32(words[k], 8);
+            const __m512i moved = _mm512_mask_shuffle_epi8(shifted, 0x8888888888888888, e, place);
+            really_put_words(after + 4 * at + 64 * k, moved, streams);
+        }
+    }
+    return at;
+}
+
+REALLY_WITH("avx512f,avx512bw")
+static size_t really_weave_512(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
+    if (((uintptr_t)row | (uintptr_t)after) % REALLY_LINE != 0) streams = 0;
+    if (streams && after != NULL) return really_weave_512_as(row, after, frames, num, ahead, 1);
+    if (streams) return really_weave_512_as(row, NULL, frames, num, ahead, 1);
+    if (after != NULL) return really_weave_512_as(row, after, frames, num, ahead, 0);
+    return really_weave_512_as(row, NULL, frames, num, ahead, 0);
+}
+#endif
+
+/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4. `streams` asks for
+   stores past the cache; really_stream_end() has to follow. Frames are asked for `ahead` bytes before their turn. */
+static inline void really_weave4(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
+    size_t at = 0, at_after = 0;
+#if defined(REALLY_DISPATCHES)
+    if (__builtin_cpu_supports("avx512bw")) at = at_after = really_weave_512(row, after, frames, num, ahead, streams);
+#endif
+#if defined(REALLY_SSE2)
+    if (at == 0) {
+        at = really_weave_sse2(row, frames, num);
+        if (after != NULL) at_after = really_weave_sse2(after, frames + 1, num);
+    }
+#endif
+    (void)ahead, (void)streams;
+    really_weave_bytes(row, frames, at, num);
+    if (after != NULL) really_weave_bytes(after, frames + 1, at_after, num);
+}
+
+/* A row taken apart: frame j goes to frames[j * num]. */
+static inline void really_unweave4(char *frames, const char *row, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    const __m128i low = _mm_set1_epi32(0xff);
+    for (; at + 16 <= num; at += 16, row += 64)
+        for (int j = 0; j < 4; j++) {
+            const __m128i *source = (const __m128i *)row;
+            const __m128i shift = _mm_cvtsi32_si128(8 * j);
+            const __m128i a = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source), shift), low);
+            const __m128i b = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 1), shift), low);
+            const __m128i c = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 2), shift), low);
+            const __m128i d = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 3), shift), low);
+            const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+            _mm_storeu_si128((__m128i *)(frames + j * num + at), packed);
+        }
+#endif
+    for (; at < num; at++, row += 4)
+        for (int j = 0; j < 4; j++) frames[j * num + at] = row[j];
+}
+
+enum { REALLY_OTHER = 0, REALLY_MOVED = 1, REALLY_STOOD = 2 };
+
+REALLY_INLINE uint32_t really_word(const char *row, size_t at) {
+    uint32_t word;
+    memcpy(&word, row + 4 * at, 4);
+    return word;
+}
+
+REALLY_INLINE void really_ask_words(const char *row, size_t first, size_t num) {
+    for (size_t at = first; at < first + REALLY_WORDS && at < num; at += REALLY_LINE / 4) really_prefetch(row + 4 * at);
+}
+
+/* Plain words, which the compiler makes vectors of. */
+REALLY_INLINE int really_compare_words(const char *before, const char *row, const char *after, char *restrict newest, size_t num) {
+    uint32_t differs = 0, moves = 0;
+    for (size_t first = 0; first < num && differs == 0; first += REALLY_WORDS) {
+        const size_t end = num - first < REALLY_WORDS ? num : first + REALLY_WORDS;
+        really_ask_words(row, first + REALLY_WORDS_AHEAD, num);
+        really_ask_words(after, first + REALLY_WORDS_AHEAD, num);
+        for (size_t at = first; at < end; at++) {
+            const uint32_t word = really_word(row, at), next = really_word(after, at);
+            differs |= (word ^ really_word(before, at)) | ((word >> 8) ^ (next & 0xffffff));
+            moves |= (word ^ next) >> 24;
+            newest[at] = (char)(next >> 24);
+        }
+    }
+    return differs != 0 ? REALLY_OTHER : moves != 0 ? REALLY_MOVED : REALLY_STOOD;
+}
+
+#if defined(REALLY_DISPATCHES)
+REALLY_WITH("avx2")
+static int really_compare_avx2(const char *before, const char *row, const char *after, char *newest, size_t num) {
+    return really_compare_words(before, row, after, newest, num);
+}
+#endif
+
+/* Whether `row` is `before` and `after` is it one frame on (REALLY_MOVED; REALLY_STOOD where the new frame is the last
+   one again) or REALLY_OTHER. Writes the frame that is new to `newest`, [num] bytes, all of it unless the answer is the last. */
+static inline int really_compare4(const char *before, const char *row, const char *after, char *newest, size_t num) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    (void)before, (void)row, (void)after, (void)newest, (void)num;
+    return REALLY_OTHER;
+#else
+#if defined(REALLY_DISPATCHES)
+    if (__builtin_cpu_supports("avx2")) return really_compare_avx2(before, row, after, newest, num);
+#endif
+    return really_compare_words(before, row, after, newest, num);
+#endif
+}
+
+#endif
