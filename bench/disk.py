@@ -79,13 +79,13 @@ def seconds(call) -> float:
 
 
 def opening(folder: Path) -> float:
-    """Milliseconds that the first opening takes, with none of its pages in memory."""
+    """Milliseconds that opening takes; pages that nobody maps any more are dropped first."""
     forget_pages(folder)
     return 1e3 * seconds(lambda: ReplayBuffer.open(folder, "r+").close())
 
 
 def forget_pages(folder: Path) -> None:
-    """Has the system drop the pages of all files there, which nobody maps."""
+    """Has the system drop the pages of all files there that nobody maps."""
     for path in folder.iterdir():
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
