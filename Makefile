@@ -6,7 +6,7 @@ EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -45,6 +45,10 @@ bench-collecting: .venv/.bench
 # A million real Pong transitions in ours and the others' buffers: some 20 minutes and 9 GB.
 bench-atari: .venv/.bench
 	$(BIN)/python -m bench.frames && $(BIN)/python bench/atari.py --figure docs/atari.png
+
+# Some 5 GB of disk; the part with less memory than the buffer needs root.
+bench-disk: .venv/.bench
+	$(BIN)/python -m bench.disk
 
 # Two commits: make bench-compare BASE=main~1 HEAD=main
 bench-compare: .venv/.bench

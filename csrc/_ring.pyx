@@ -35,7 +35,7 @@ from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scatter cimport append
-from sharing cimport Incoming, append_shared, bytes_needed, count_rows_held, unshare_all
+from sharing cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_held, unshare_all
 from unshare cimport number_frames
 
 cdef extern from "numpy/arrayobject.h":
@@ -812,6 +812,8 @@ cdef class Ring:
         if block.discounts != NULL:
             self.gather_steps(block, total)
         if self.num_sharings > 0:
+            if self.asks_early:
+                ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
             unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
 
     cdef void gather_steps(self, Block block, Py_ssize_t total) noexcept nogil:

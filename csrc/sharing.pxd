@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from frame_store cimport count_rows, give_up_dropped, num_blocks_needed, publish_next
+from frame_store cimport count_rows, frame_at, give_up_dropped, num_blocks_needed, publish_next
 from frames cimport FrameColumn, Sharing, share, take_back
+from memory cimport really_ask
 from record cimport Column, Records, num_held, oldest_slot
 from scatter cimport append
 from unshare cimport unshare
@@ -127,3 +128,26 @@ cdef inline void unshare_all(
             numbers[c] = <uint32_t*>fields[sharings[s].keys[c]]
             rows[c] = columns[sharings[s].keys[c]]
         unshare(&sharings[s], numbers, num_rows, rows)
+
+
+cdef inline void ask_for_frames(
+    const Sharing* sharings, Py_ssize_t num, char** fields, Py_ssize_t num_rows
+) noexcept nogil:
+    """Asks the system for the pages of all frames of gathered numbers at once; runs of frames with one call."""
+    cdef Py_ssize_t s, first, at, total
+    cdef int c
+    cdef uint32_t* numbers
+    for s in range(num):
+        total = num_rows * sharings[s].stack
+        for c in range(sharings[s].num_columns):
+            numbers = <uint32_t*>fields[sharings[s].keys[c]]
+            first = 0
+            for at in range(1, total + 1):
+                if at == total or not follows(&sharings[s], numbers[at - 1], numbers[at]):
+                    really_ask(frame_at(&sharings[s].store, numbers[first]), (at - first) * sharings[s].store.stride)
+                    first = at
+
+
+cdef inline bint follows(const Sharing* sharing, uint32_t number, uint32_t other) noexcept nogil:
+    """Whether the other frame stands right behind this one."""
+    return frame_at(&sharing.store, other) == frame_at(&sharing.store, number) + sharing.store.stride

@@ -30,7 +30,7 @@ AGENTS, CHUNK = 8, 64
 BATCH, STEPS_AN_UPDATE, UPDATES_A_CALL = 32, 4, 16
 GAMMA, LEARNING_RATE, TARGET_EVERY = 0.99, 1e-4, 1_000
 EPSILON_START, EPSILON_END, EPSILON_PART = 1.0, 0.01, 0.1  # falls during this part of all steps
-TEST_EPISODES, MAX_STEPS = 3, 27_000
+TEST_EPISODES = 3
 KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
@@ -106,7 +106,7 @@ class Training:
             while self.counters["env_steps"] < arguments.steps:
                 self.learn(min(arguments.test_every, arguments.steps - self.counters["env_steps"]), bar)
                 self.counters["seconds"] = before + time.perf_counter() - began
-                returns = self.manager.test(MAX_STEPS, TEST_EPISODES, evaluation_measure="reward")
+                returns = self.manager.test(arguments.max_steps, TEST_EPISODES, evaluation_measure="reward")
                 self.manager.update_aggregator(reward=returns)
                 self.save()
 
@@ -146,7 +146,7 @@ def main() -> None:
         if arguments.resume:
             training.resume()
         training.run()
-        returns = manager.test(MAX_STEPS, arguments.episodes, evaluation_measure="reward", do_print=True)
+        returns = manager.test(arguments.max_steps, arguments.episodes, evaluation_measure="reward", do_print=True)
         memory = manager.buffer.memory()
     result = {
         "task": f"{arguments.game}, pixels",
@@ -171,6 +171,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-starts", type=int, default=80_000, help="steps before the first update")
     parser.add_argument("--test-every", type=int, default=25_000, help="steps from one test and checkpoint to the next")
     parser.add_argument("--episodes", type=int, default=20, help="games played at the end")
+    parser.add_argument("--max-steps", type=int, default=27_000, help="of a game that the agent is tested in")
     parser.add_argument("--path", type=Path, help="folder for the buffer's files; by default it is in memory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)

@@ -144,11 +144,9 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[variables.Described]:
 
 
 def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
-    import h5py
-
     described = _describe(model, weights)
-    variables.write(folder / WEIGHTS, weights, described)
-    with h5py.File(folder / WEIGHTS, "a") as file:
+    with variables.new_file(folder / WEIGHTS) as file:
+        variables.put_into(file, weights, described)
         for index, (name, moments) in enumerate(statistics.items()):
             for part in MOMENTS:
                 file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))

@@ -6,8 +6,10 @@ because that one depends on how a model keeps its layers. What is said of each a
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,30 @@ def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
 
 def write(path: Path, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
     """Writes the arrays to a new file; it is not yet on disk when this returns."""
+    with new_file(path) as file:
+        put_into(file, variables, described, group)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Any]:
+    """A new HDF5 file as `h5py` has it, which is put together in memory and written at the end.
+
+    HDF5 itself ends the process (a segmentation fault) when the disk is found full as it closes a file.
+    """
     import h5py
 
-    with h5py.File(path, "w") as file:
-        for at, (variable, about) in enumerate(zip(variables, described, strict=True)):
-            saved = file.create_dataset(f"{group}/{at}", data=_storable(np.asarray(variable)))
-            saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with memory.getbuffer() as image:
+        path.write_bytes(image)
+
+
+def put_into(file: Any, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
+    """Puts the arrays into an open file."""
+    for at, (variable, about) in enumerate(zip(variables, described, strict=True)):
+        saved = file.create_dataset(f"{group}/{at}", data=_storable(np.asarray(variable)))
+        saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
 
 
 def read(path: Path, described: Sequence[Described], group: str = "weights") -> list[NDArray[Any]]:

@@ -383,3 +383,24 @@ def test_a_manager_keeps_its_buffer_on_disk(tmp_path):
     held = len(manager.buffer)
     manager.buffer.close()
     assert len(make().buffer) == held >= 20
+
+
+@pytest.mark.parametrize("plan", [{"dedup": False}, {"stack": (4, 0)}, {"stack": (4, -1)}])
+def test_rows_that_the_disk_is_asked_for_early_are_the_same_rows(tmp_path, plan):
+    """As in a buffer larger than memory, whose records and frames are asked for before they are copied."""
+    draw = np.random.default_rng(0)
+    frames = draw.integers(0, 255, (301, 4, 20, 20), np.uint8)
+    for step in range(1, 301):
+        frames[step, :-1] = frames[step - 1, 1:]
+    if plan.get("stack") == (4, -1):
+        frames = np.ascontiguousarray(np.moveaxis(frames, 1, -1))
+    data = {"state": frames[:-1], "state_new": frames[1:], "number": np.arange(300)}
+    with ReplayBuffer(200, path=tmp_path / "b", spare=50, seed=0, **plan) as buffer:
+        buffer.put(data)
+        buffer._ring.asks_early = True
+        for _ in range(20):
+            batch = buffer.sample(64)
+            for key in ("state", "state_new"):
+                assert np.array_equal(batch[key], data[key][batch["number"]])
+        batch = buffer.sample((3, 5))
+        assert np.array_equal(batch["state"], data["state"][batch["number"]])

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from really import ReplayBuffer
+
 ROOT = Path(__file__).parent.parent
 KEYS = {"task", "seed", "env_steps", "updates", "mean_return", "std_return", "wall_seconds"}
 
@@ -32,6 +34,31 @@ def check(example: str, task: str, goal: float, seed: int, out: Path) -> None:
     plot = Path(last.removeprefix("learning curve: "))
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert list((out / "models").glob("model_*/model.weights.h5"))
+
+
+def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
+    sizes = {"steps": steps, "buffer": 2000, "learning-starts": 512, "test-every": 512, "episodes": 1, "max-steps": 50}
+    arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    places = ["--path", str(folder / "buffer"), "--out", str(folder / "out")]
+    command = [sys.executable, str(ROOT / "examples" / "dqn_atari.py"), *arguments, *places, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(unit in done.stderr for unit in ("frames=", "updates=", "buffer="))
+    return dict(json.loads((folder / "out" / "result.json").read_text()))
+
+
+@pytest.mark.timeout(1300)
+def test_dqn_on_pixels_goes_on_with_its_buffer_on_disk(tmp_path: Path) -> None:
+    first = run_atari(tmp_path, 1024)
+    assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, 128, 1024)
+    second = run_atari(tmp_path, 1536, "--resume")
+    assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 256, 1536)
+    assert second["wall_seconds"] > first["wall_seconds"]
+    assert (tmp_path / "out" / "progress" / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "out" / "progress" / "events").glob("events.out.tfevents.*"))) == 2
+    with ReplayBuffer.open(tmp_path / "buffer") as buffer:
+        assert len(buffer) == 1536
+        assert buffer.memory()["ratio"] > 4
 
 
 def test_dqn_learns_cartpole(tmp_path: Path) -> None:
