@@ -153,6 +153,8 @@ def main() -> None:
         "seed": arguments.seed,
         "env_steps": training.counters["env_steps"],
         "updates": training.counters["updates"],
+        "warm_up_steps": training.counters["env_steps"] - STEPS_AN_UPDATE * training.counters["updates"],
+        "tested": f"{TEST_EPISODES} greedy games a point",
         "wall_seconds": training.counters["seconds"],
         "mean_return": float(np.mean(returns)),
         "std_return": float(np.std(returns)),

@@ -25,6 +25,7 @@ HEADER = (
 # What each task asks for, drawn as a line.
 GOALS = {"CartPole-v1": 475.0, "Acrobot-v1": -90.0, "LunarLanderContinuous-v3": 230.0, "gridworld": -18.0}
 SMOOTHED, POINTS = 10, 200
+RETURNS = ("epoch", "reward.")
 
 
 def runs_by_example(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -57,16 +58,21 @@ def span(values: list[float]) -> str:
 def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Environment steps `[point]`, and the mean return of the episodes that had ended lately, `[point]`.
 
-    Each row of `progress.csv` followed as many steps as any other; one in which no episode ended has no return.
+    Each row of `progress.csv` with more than returns followed as many steps as any other such; one in which no episode
+    ended has no return.
     """
     path = run["folder"] / "progress" / "progress.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    steps = run["env_steps"] / len(rows) * np.arange(1, len(rows) + 1)
+    trained = np.cumsum([any(row[name] for name in row if not name.startswith(RETURNS)) for row in rows])
+    before = run.get("warm_up_steps", 0)
+    steps = before + (run["env_steps"] - before) * trained / trained[-1]
     returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
     steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
     if not len(returns):
         sys.exit(f"report: expected returns of episodes in {path}, came none: not one ended in training")
+    if "tested" in run:
+        return steps, returns
     sums = np.cumsum(np.insert(returns, 0, 0.0))
     starts = np.maximum(0, np.arange(1, len(sums)) - SMOOTHED)
     return steps, (sums[1:] - sums[starts]) / (np.arange(1, len(sums)) - starts)
@@ -83,7 +89,8 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, colour, (example, runs) in zip(panels, COLOURS, found.items(), strict=False):
         draw_example(panel, colour, runs)
-        panel.set_title(f"{runs[0]['task']} ({example}.py)", fontsize=11, color=INK)
+        tested = f", {runs[0]['tested']}" if "tested" in runs[0] else ""
+        panel.set_title(f"{runs[0]['task']} ({example}.py){tested}", fontsize=11, color=INK)
     for panel in panels[len(found) :]:
         panel.set_axis_off()
     figure.legend(handles=legend(), loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
@@ -120,7 +127,7 @@ def legend() -> list[Any]:
     return [
         Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, label=f"one seed, exploring (mean of {SMOOTHED} calls)"),
         Line2D([], [], color=INK, linewidth=2.2, label="mean over seeds, while all were training"),
-        Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4.5, label="100 greedy episodes in the end"),
+        Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4.5, label="greedy episodes in the end"),
         Patch(color=INK, alpha=0.18, linewidth=0, label="± 1 standard deviation over seeds"),
         Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="to reach"),
     ]
