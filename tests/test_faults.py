@@ -155,6 +155,7 @@ def test_ctrl_c_stops_cleanly_and_leaves_nothing_behind() -> None:
         manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
         manager.get_data()
         print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
         gc.collect()  # Python drops an interrupt that comes while TensorFlow's __del__ of a traced function runs
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
