@@ -247,7 +247,7 @@ class Agent:
         return tf.reduce_max(self._outputs(leaves)["q_values"], axis=-1)
 
     def _q_val(self, leaves: list[tf.Tensor], action: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self._outputs(leaves)["q_values"], self._parts(action)[:, 0], batch_dims=1)
+        return _of_actions(self._outputs(leaves)["q_values"], self._parts(action)[:, 0])
 
     def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
         outputs = self._outputs(leaves)
@@ -469,13 +469,22 @@ def _as_outputs(outputs: Any) -> Mapping[str, Any]:
     return outputs
 
 
+def _of_actions(values: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+    """What `[n, action]` values have for `[n]` actions, `[n]`.
+
+    Not by `tf.gather(batch_dims=1)`: traced for any number of rows, its gradient makes XLA compile for every batch.
+    """
+    rows = tf.range(tf.shape(actions, out_type=actions.dtype)[0], dtype=actions.dtype)
+    return tf.gather_nd(values, tf.stack([rows, actions], axis=1))
+
+
 # (log-probability [n], entropy [n]) of each kind of policy
 
 
 def _categorical(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     log_probs = tf.nn.log_softmax(logits)
     entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
-    return tf.gather(log_probs, actions, batch_dims=1), entropy
+    return _of_actions(log_probs, actions), entropy
 
 
 def _bernoulli(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -489,7 +498,7 @@ def _epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor)
     count = q_values.shape[-1]
     probabilities = (1.0 - epsilon) * tf.one_hot(tf.argmax(q_values, axis=-1), count) + epsilon / count
     entropy = -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(probabilities), probabilities), axis=-1)
-    return tf.math.log(tf.gather(probabilities, actions[:, 0], batch_dims=1)), entropy
+    return tf.math.log(_of_actions(probabilities, actions[:, 0])), entropy
 
 
 def _normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -266,7 +266,7 @@ class ReplayBuffer:
         if self._prioritized is not None:
             raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, came one made with alpha=")
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
-        return self._refuse_few(num) if ages is None else ages
+        return self._refuse_few("sample_indices", num, replace) if ages is None else ages
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
         """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest."""
@@ -506,7 +506,7 @@ class ReplayBuffer:
             refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(_spec_of(ring)))
         outputs = self._outputs(ring, num, num_batches, out)
         batch = ring.sample(num, num_batches, not replace, outputs)
-        return self._refuse_few(num) if batch is None else batch
+        return self._refuse_few("sample", num, replace) if batch is None else batch
 
     def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
         if out is not None and self.n_step > 1:
@@ -570,9 +570,8 @@ class ReplayBuffer:
         if self._storage is not None:
             self._storage.check_open(what)
 
-    def _refuse_few(self, num: int) -> NoReturn:
-        self._filled("sample")
-        raise InvalidValueError(f"n: expected at most {len(self)} rows with replace=False, came {num}")
+    def _refuse_few(self, what: str, num: int, replace: bool) -> NoReturn:
+        arguments.refuse_few(what, num, len(self._filled(what)), replace)
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._bit_generator.state = dict(state)

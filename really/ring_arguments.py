@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsIndex, cast
+from typing import Any, NoReturn, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.columns import Spec, normal_dtype
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 
 MAX_ROWS = 1 << 40
 Seed = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
@@ -48,6 +48,13 @@ def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
     """The indices that no row has, for a message."""
     wrong = ages[(ages < 0) | (ages >= num_held)]
     return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
+
+
+def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
+    """Says why no rows were drawn: more than are held, or none, which is over by now."""
+    if replace or num <= num_held:
+        raise EmptyBufferError(f"{what}: expected rows that stay meanwhile, but others dropped them; try again")
+    raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, came {num}")
 
 
 def row_nbytes(spec: Spec) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts import LongDay, run_long_day
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -30,3 +32,9 @@ def ray_runtime() -> Iterator[None]:
     while (left := set(shared.iterdir()) - before) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, f"left behind in {shared}: {left}"
+
+
+@pytest.fixture(scope="session")
+def long_day() -> LongDay:
+    """What a process of a user's printed through faults of every kind, and what it left."""
+    return run_long_day()

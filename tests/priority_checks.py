@@ -28,9 +28,13 @@ class PlainPriorities:
                 self.values[number] = self.highest
 
     def drop_before(self, oldest):
-        self.oldest = max(self.oldest, oldest)
+        before, self.oldest = self.oldest, max(self.oldest, oldest)
         self.newest = max(self.newest, self.oldest)
-        self.values = {number: value for number, value in self.values.items() if number >= self.oldest}
+        if self.oldest - before < len(self.values):
+            for number in range(before, self.oldest):
+                self.values.pop(number, None)
+        else:
+            self.values = {number: value for number, value in self.values.items() if number >= self.oldest}
 
     def update(self, numbers, priorities, *, oldest=0, newest=None):
         held = 0

@@ -215,8 +215,16 @@ def bits(buffer):
 
 
 def run(examples, steps):
+    """Runs that many examples, and counts those that made a buffer: Hypothesis says to nobody when it ends early."""
+
+    class Counted(BufferMachine):
+        made = 0
+
+        def teardown(self):
+            Counted.made += hasattr(self, "buffer")
+
     run_state_machine_as_test(
-        BufferMachine,
+        Counted,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -226,6 +234,7 @@ def run(examples, steps):
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert Counted.made >= examples
 
 
 def test_against_a_list_of_rows():

@@ -9,6 +9,7 @@ import pytest
 from really import ReplayBuffer
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
 from really.memory_limits import NotEnoughMemoryError
+from really.ring_arguments import refuse_few
 
 SPEC = {"state": (np.float32, (3,)), "action": np.int64, "reward": np.float32, "terminal": np.bool_}
 VALUE, TYPE = InvalidValueError, InvalidTypeError
@@ -281,6 +282,13 @@ def test_empty_buffers(read, make):
     with pytest.raises(EmptyBufferError, match=r"expected a buffer that holds rows, came an empty one"):
         read(buffer)
     assert bits(buffer) == before
+
+
+@pytest.mark.parametrize(("num", "held", "replace"), [(20, 5, True), (20, 200, True), (20, 200, False)])
+def test_rows_that_were_gone_for_a_moment_are_not_called_too_few(num, held, replace):
+    """Another thread cleared the buffer while it was drawn from, and put rows again before the message was made."""
+    with pytest.raises(EmptyBufferError, match="sample: expected rows that stay meanwhile"):
+        refuse_few("sample", num, held, replace)
 
 
 def test_an_empty_list_cannot_fix_a_schema():

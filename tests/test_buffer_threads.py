@@ -11,6 +11,7 @@ import pytest
 from sanitize import build, environment
 
 from really import ReplayBuffer
+from really.errors import EmptyBufferError
 
 SPEC = {"small": np.int64, "wide": (np.int64, (100,)), "flag": np.int64}
 BIG_SPEC = {"small": np.int64, "wide": (np.int64, (5000,)), "flag": np.int64}
@@ -92,6 +93,32 @@ def test_no_torn_row(spec):
 @pytest.mark.parametrize("spec", [SPEC, BIG_SPEC])
 def test_no_torn_row_at_length(spec):
     stress(ReplayBuffer(200, spec=spec, seed=1), spec["wide"][1][0], seconds=60)
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.6}], ids=["uniform", "prioritized"])
+def test_no_torn_row_while_others_clear(options):
+    buffer = ReplayBuffer(200, spec=SPEC, seed=1, **options)
+    found = [0, 0]
+
+    def put(writer, count):
+        buffer.put(rows(range((writer << 40) + count * 64, (writer << 40) + count * 64 + 64), 100))
+
+    def sample(_, count):
+        try:
+            assert_whole(buffer.sample(20))
+            found[0] += 1
+        except EmptyBufferError:
+            found[1] += 1
+
+    for _ in range(20):  # until both were met, which a busy machine may put off
+        in_threads(put, put, sample, sample, lambda *_: buffer.clear(), seconds=0.3)
+        if min(found) > 0:
+            break
+    assert min(found) > 0, "drawn from with rows, and without"
+    buffer.clear()
+    assert len(buffer) == 0
+    buffer.put(rows(range(7), 100))
+    assert buffer.take(np.arange(7))["small"].tolist() == list(range(7))
 
 
 def test_rows_of_each_writer_stay_in_order_and_together():
@@ -194,6 +221,15 @@ def _forked(check):
 @pytest.mark.slow
 def test_the_stress_fails_without_the_lock(tmp_path):
     build(tmp_path, REALLY_UNLOCKED="1")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_buffer_threads.py", "-k", "torn"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_buffer_threads.py",
+        "-k",
+        "torn and not clear",
+    ]
     run = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert "2 failed" in run.stdout

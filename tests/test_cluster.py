@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.test_faults import run_script
+from tests.scripts import run_script
 
 
 def test_runners_spread_over_nodes_and_survive_the_loss_of_one() -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from really import EnvironmentFailedError, RunnerError, SampleManager
 from really.fleet import warn_of_small_shared_memory
 from tests.environments import Counter, Exiting, Fragile, RaisingOnce
 from tests.models import QNet
+from tests.scripts import LongDay
 
 
 def make(environment: Any = Counter, **changes: Any) -> SampleManager:
@@ -131,85 +128,27 @@ def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
             assert resident < 200_000, "kB, by the issue at most 200 MB"
 
 
-def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A script in a process and a session of its own, as a user would run it."""
-    prelude = """
-        import gc, os, signal, sys, threading, time
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        import numpy as np, ray
-        from really import SampleManager, ReallyError
-        from tests.environments import Counter
-        from tests.models import QNet
-    """
-    script = textwrap.dedent(prelude) + textwrap.dedent(text)
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
-    )
+def test_ctrl_c_stops_cleanly(long_day: LongDay) -> None:
+    assert "interrupted" in long_day.done.stdout.splitlines(), long_day.done.stderr
+    assert "not interrupted" not in long_day.done.stdout
+    assert long_day.said("rows after it") == ["400"]
 
 
-def test_ctrl_c_stops_cleanly_and_leaves_nothing_behind() -> None:
-    before = set(Path("/dev/shm").iterdir())
-    done = run_script(
-        """
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
-        manager.get_data()
-        print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
-        gc.collect()  # Python drops an interrupt that comes while TensorFlow's __del__ of a traced function runs
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        try:
-            manager.get_data(total_steps=50_000_000)
-            print("not interrupted")
-        except KeyboardInterrupt:
-            print("interrupted")
-        print("rows", len(manager.get_data()["reward"]))
-        """
-    )
-    assert "interrupted\n" in done.stdout, done.stderr
-    assert "not interrupted" not in done.stdout
-    assert "rows 400" in done.stdout, done.stderr
-    pids = done.stdout.split("pids")[1].splitlines()[0].split()
-    deadline = time.monotonic() + 20
-    while (left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
-    while (files := set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not files
+def test_a_process_that_ends_leaves_nothing_behind(long_day: LongDay) -> None:
+    assert len(long_day.said("pids")) == 2, long_day.done.stderr
+    assert not long_day.processes
+    assert not long_day.files
 
 
-def test_ray_shutdown_under_a_live_manager_is_said() -> None:
-    done = run_script(
-        """
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        manager = SampleManager(QNet, Counter, 2, 100, num_steps=50)
-        manager.get_data()
-        ray.shutdown()
-        try:
-            manager.get_data()
-        except ReallyError as error:
-            print("error:", error)
-        manager.close()
-        """
-    )
-    assert "error: the Ray runtime of this manager: expected it to be running, but ray.shutdown()" in done.stdout
+def test_ray_shutdown_under_a_live_manager_is_said(long_day: LongDay) -> None:
+    (said,) = long_day.said("error:")
+    assert said.startswith("the Ray runtime of this manager: expected it to be running, but ray.shutdown()")
 
 
-def test_a_small_object_store_means_smaller_chunks_and_a_warning() -> None:
-    done = run_script(
-        """
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
-        from tests.environments import Wide
-        manager = SampleManager(QNet, Wide, 4, 4000, num_steps=1000, returns=["agent"])
-        for _ in range(2):
-            data = manager.get_data()
-            print("rows", len(data["reward"]), (data["state_new"] == data["state"] + 1).all(), data["state"].nbytes)
-        """
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Ray's object store is small" in done.stderr
-    assert done.stdout.splitlines()[-2:] == ["rows 4000 True 64000000"] * 2
+def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongDay) -> None:
+    assert long_day.done.returncode == 0, long_day.done.stderr
+    assert "Ray's object store is small" in long_day.done.stderr
+    assert long_day.said("wide") == ["4000 True 64000000"] * 2
 
 
 def test_a_small_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from really.normalisation import Moments, Normalisation, NormalisationOptions
 from really.spaces import observation_leaves
 from tests.environments import Counter, RaisingOnce
 from tests.models import ActorCritic, DictModel, Policy, QNet
-from tests.test_faults import run_script
+from tests.scripts import LongDay
 from tests.walks import Nested
 
 BOTH = {"normalize_observations": True, "normalize_rewards": True}
@@ -399,20 +399,10 @@ def test_a_runner_that_died_normalises_as_before() -> None:
         assert set(data["policy_version"]) == {1}
 
 
-def test_what_comes_in_pieces_is_measured_once() -> None:
-    done = run_script(
-        """
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
-        from tests.environments import Wide
-        manager = SampleManager(QNet, Wide, 2, 2000, num_steps=1000, normalize_observations=True)
-        print("rows", len(manager.get_data()["reward"]))
-        manager.set_agent(manager.get_agent().get_weights())
-        state = manager.info()["normalization"]["state"]
-        print(state["count"], np.allclose(state["mean"], 499.5), np.allclose(state["variance"], (1000**2 - 1) / 12))
-        """
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["rows 2000", "2000 True True"]
+def test_what_comes_in_pieces_is_measured_once(long_day: LongDay) -> None:
+    assert long_day.done.returncode == 0, long_day.done.stderr
+    assert long_day.said("normalised") == ["2000"]
+    assert long_day.said("measured") == ["2000 True True"]
 
 
 # ------------------------------------------------------------------------------------------ saved models

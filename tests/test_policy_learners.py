@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import models
 import numpy as np
 import pytest
@@ -212,6 +217,44 @@ def test_ppo_learns_from_any_number_of_rows_without_compiling_anew(rows):
     for count in (rows, rows + 17, rows + 40):
         learner.update(data_of(rows=count))
     assert learner._step.experimental_get_tracing_count() == 1
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+from tests import test_dqn_learner as dqn, test_policy_learners as policy
+
+q_agent = dqn.agent_of()
+
+@tf.function(jit_compile=True)
+def step(state, action):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(q_agent.q_val(state, action))
+    return tape.gradient(loss, q_agent.model.trainable_variables[0].value)
+
+def learn_q(seed):
+    batch = dqn.batch_of(30, seed=seed)
+    step(tf.constant(batch["state"]), tf.constant(batch["action"]))
+
+ppo, a2c = (policy.learner_of(maker, "discrete") for maker in (policy.PPOLearner, policy.A2CLearner))
+for learn in (lambda seed: ppo.update(policy.data_of("discrete", seed=seed)),
+              lambda seed: a2c.update(policy.data_of("discrete", seed=seed)), learn_q):
+    for seed in range(3):
+        learn(seed)
+    print(len(list(Path(sys.argv[1]).glob("*before_optimizations.txt"))))
+"""
+
+
+def test_discrete_actions_are_compiled_once_and_not_for_each_batch(tmp_path):
+    """By the programs that XLA writes out, each as often as it is compiled."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    environment["XLA_FLAGS"] = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "2", "3"]
 
 
 SETTINGS = [

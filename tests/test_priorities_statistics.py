@@ -17,9 +17,9 @@ def test_priorities_pass(n, seed):
     checks.check_distribution(lambda capacity, **more: Priorities(capacity, **{**more, "seed": seed}), n=n)
 
 
-@pytest.mark.parametrize("n", [1, 30])
-def test_the_oracle_passes(n):
-    checks.check_distribution(checks.PlainPriorities, n=n)
+@pytest.mark.parametrize(("n", "draws"), [(1, 6000), (30, 30_000)])
+def test_the_oracle_passes(n, draws):
+    checks.check_distribution(checks.PlainPriorities, n=n, draws=draws)
 
 
 @pytest.mark.parametrize("broken", checks.BROKEN)

@@ -1,0 +1,97 @@
+"""Scripts in a process and a session of their own, as a user would run them; one of them serves several tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PRELUDE = """
+    import gc, os, signal, sys, threading, time
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import numpy as np, ray
+    from really import SampleManager, ReallyError
+    from tests.environments import Counter, Wide
+    from tests.models import QNet
+"""
+
+# A user's long day in one process, since each takes as long to start as the rest does: Ctrl-C, Ray shut down and
+# started again with a small store, messages in pieces; and at the end nobody closes anything.
+LONG_DAY = """
+    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
+    ray.init(**options)
+    manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
+    manager.get_data()
+    print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
+    gc.collect()  # Python drops an interrupt that comes while TensorFlow's __del__ of a traced function runs
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        manager.get_data(total_steps=50_000_000)
+        print("not interrupted")
+    except KeyboardInterrupt:
+        print("interrupted")
+    print("rows after it", len(manager.get_data()["reward"]))
+
+    ray.shutdown()
+    try:
+        manager.get_data()
+    except ReallyError as error:
+        print("error:", error)
+    manager.close()
+
+    ray.init(**options, object_store_memory=80 << 20)
+    manager = SampleManager(QNet, Wide, 4, 4000, num_steps=1000, returns=["agent"])
+    for _ in range(2):
+        data = manager.get_data()
+        print("wide", len(data["reward"]), (data["state_new"] == data["state"] + 1).all(), data["state"].nbytes)
+    manager.close()
+
+    manager = SampleManager(QNet, Wide, 2, 2000, num_steps=1000, normalize_observations=True)
+    print("normalised", len(manager.get_data()["reward"]))
+    manager.set_agent(manager.get_agent().get_weights())
+    state = manager.info()["normalization"]["state"]
+    print("measured", state["count"], *(
+        np.allclose(state[name], expected) for name, expected in {"mean": 499.5, "variance": (1000**2 - 1) / 12}.items()
+    ))
+    print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+"""
+
+
+class LongDay(NamedTuple):
+    """How a LONG_DAY ended, and which of its processes and files in shared memory were left 20 seconds later."""
+
+    done: subprocess.CompletedProcess[str]
+    processes: set[str]
+    files: set[Path]
+
+    def said(self, about: str) -> list[str]:
+        """What it printed after these words, line by line."""
+        lines = self.done.stdout.splitlines()
+        return [line.removeprefix(about).strip() for line in lines if line.startswith(f"{about} ")]
+
+
+def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The script, after the imports that all of them need; killed after two minutes."""
+    script = textwrap.dedent(PRELUDE) + textwrap.dedent(text)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def run_long_day() -> LongDay:
+    """Runs it, and waits for what it leaves to go away."""
+    before = set(Path("/dev/shm").iterdir())
+    day = LongDay(run_script(LONG_DAY), set(), set())
+    pids = {pid for line in day.said("pids") for pid in line.split()}
+    deadline = time.monotonic() + 20
+    while True:
+        processes = {pid for pid in pids if os.path.exists(f"/proc/{pid}")}
+        files = set(Path("/dev/shm").iterdir()) - before
+        if not (processes or files) or time.monotonic() > deadline:
+            return LongDay(day.done, processes, files)
+        time.sleep(0.1)
