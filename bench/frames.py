@@ -1,6 +1,7 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
 Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches.
+A turn is three calls after one that is not timed, so that none finds the caches as another has left them.
 Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
 at random places, past the cache or through it, whichever is faster, and weaves nothing.
 """
@@ -19,14 +20,17 @@ import numpy as np
 from benchmarks.c_floor import FrameFloor
 from benchmarks.frames import CAPACITY, GAMES, STEPS, filled
 
-ROUNDS = 25
+ROUNDS, CALLS = 15, 3
 BATCHES = (32, 256, 1024)
 
 
 def seconds(call) -> float:
-    began = time.perf_counter()
+    """Of one call in a turn."""
     call()
-    return time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    return (time.perf_counter() - began) / CALLS
 
 
 def medians(calls) -> dict[str, float]:
