@@ -49,6 +49,13 @@ def build(copy, **mode):
     subprocess.run(command, cwd=copy, env=environment(copy, **mode), check=True, capture_output=True)
 
 
+def pytest_of(copy, name, chosen, **mode):
+    """What pytest says of those of `tests/test_<name>.py` that `-k chosen` takes, on an extension built in `mode`."""
+    build(copy, **mode)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/test_{name}.py", "-k", chosen]
+    return subprocess.run(command, cwd=copy, env=environment(copy), capture_output=True, text=True).stdout
+
+
 def environment(copy, **more):
     return {**os.environ, "PYTHONPATH": str(copy), **more}
 

@@ -1,14 +1,13 @@
 """Any number of threads, and forks: no torn row, no lost row, no row of nobody."""
 
 import os
-import subprocess
 import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from sanitize import build, environment
+from sanitize import pytest_of
 
 from really import ReplayBuffer
 from really.errors import EmptyBufferError
@@ -220,16 +219,5 @@ def _forked(check):
 
 @pytest.mark.slow
 def test_the_stress_fails_without_the_lock(tmp_path):
-    build(tmp_path, REALLY_UNLOCKED="1")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_buffer_threads.py",
-        "-k",
-        "torn and not clear",
-    ]
-    run = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert "2 failed" in run.stdout
+    said = pytest_of(tmp_path, "buffer_threads", "torn and not clear", REALLY_UNLOCKED="1")
+    assert "2 failed" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disk_writer import SPEC, torn
-from sanitize import build, environment
+from sanitize import pytest_of
 
 from really import ReplayBuffer
 
@@ -98,17 +98,6 @@ def test_killed_at_length(tmp_path):
 
 @pytest.mark.slow
 def test_a_commit_before_the_rows_is_found(tmp_path):
-    build(tmp_path, REALLY_EARLY_COMMIT="1")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_disk_kills.py",
-        "-k",
-        "any_instant",
-    ]
-    run = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert "1 failed" in run.stdout
-    assert "torn rows" in run.stdout
+    said = pytest_of(tmp_path, "disk_kills", "any_instant", REALLY_EARLY_COMMIT="1")
+    assert "1 failed" in said
+    assert "torn rows" in said
