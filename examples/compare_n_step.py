@@ -17,40 +17,22 @@ import experiment
 import numpy as np
 import tensorflow as tf
 
-from really import SampleManager, compare
+from really import compare
 from really.learners import DQNLearner
 
 # Returns while exploring are compared: no greedy episodes in between, and no early end.
 TASK = dataclasses.replace(cartpole.TASK, env_steps=12_000, solved=np.inf, evaluate_every=10**9)
 KEYS = ("state", "action", "reward", "state_new", "terminal", "episode_end")
-GAMMA, N_STEPS = 0.99, (1, 3, 5)
-
-
-def make_manager(seed: int) -> SampleManager:
-    # In this process: so short a run would be over before Ray has started.
-    return SampleManager(
-        model=cartpole.QNetwork,
-        environment=TASK.name,
-        num_parallel=cartpole.AGENTS,
-        total_steps=cartpole.STEPS_A_CALL,
-        returns=["episode_end"],
-        action_sampling_type="epsilon_greedy",
-        model_kwargs={"num_actions": 2},
-        num_steps=cartpole.STEPS_A_CALL // cartpole.AGENTS,
-        gamma=GAMMA,
-        reward_scale=cartpole.REWARD_SCALE,
-        seed=seed,
-        use_ray=False,
-    )
+N_STEPS = (1, 3, 5)
 
 
 def train(n_step: int, seed: int, out: Path) -> None:
     """One run; `environment_steps` is a key of its own, so that curves can be drawn over it."""
     tf.keras.utils.set_random_seed(seed)
-    with make_manager(seed) as manager:
+    # In this process: so short a run would be over before Ray has started.
+    with cartpole.make_manager(seed, returns=["episode_end"], use_ray=False) as manager:
         run = experiment.Run(TASK, manager, out, keys=("environment_steps",))
-        # A buffer of single steps discounts nothing, and refuses a gamma.
-        manager.initilize_buffer(TASK.env_steps, KEYS, n_step=n_step, gamma=GAMMA if n_step > 1 else None)
+        manager.initilize_buffer(TASK.env_steps, KEYS, n_step=n_step)
         optimizer = tf.keras.optimizers.Adam(cartpole.LEARNING_RATE_START)
         options = {"target_rate": cartpole.TARGET_RATE, "huber_delta": None, "n_step": n_step}
         learner = DQNLearner(manager, optimizer, **options)

@@ -12,6 +12,8 @@ values stay near 1, where a squared error and Adam's default steps are of the ri
 
 from __future__ import annotations
 
+from typing import Any
+
 import experiment
 import numpy as np
 import tensorflow as tf
@@ -41,7 +43,7 @@ class QNetwork(tf.keras.Model):
         return {"q_values": self.q(state)}
 
 
-def make_manager(seed: int) -> SampleManager:
+def make_manager(seed: int, **more: Any) -> SampleManager:
     return SampleManager(
         model=QNetwork,
         environment=TASK.name,
@@ -54,6 +56,7 @@ def make_manager(seed: int) -> SampleManager:
         reward_scale=REWARD_SCALE,
         epsilon=EPSILON_START,
         seed=seed,
+        **more,
     )
 
 
