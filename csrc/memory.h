@@ -20,6 +20,12 @@
 #define REALLY_SSE2 1
 #endif
 
+/* Functions for processors that have more than the build asks for; which one is run is decided when it runs. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define REALLY_WITH(features) __attribute__((target(features)))
+#define REALLY_DISPATCHES 1
+#endif
+
 enum { REALLY_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
 
 /* Pages: address space now, memory when first written; NULL when the system refuses. Zeroed by the system. */
@@ -149,9 +155,8 @@ static inline void really_copy(char *to, const char *from, size_t nbytes) {
     }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define REALLY_AVX512 1
-__attribute__((target("avx512f"))) static void really_stream_512(char *to, const char *from, size_t nbytes, size_t ahead) {
+#if defined(REALLY_DISPATCHES)
+REALLY_WITH("avx512f") static void really_stream_512(char *to, const char *from, size_t nbytes, size_t ahead) {
     for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
         if (ahead != 0) really_prefetch(from + at + ahead);
         _mm512_stream_si512((__m512i *)(to + at), _mm512_loadu_si512((const void *)(from + at)));
@@ -177,7 +182,7 @@ static inline void really_stream_sse2(char *to, const char *from, size_t nbytes,
 
 /* Copies whole lines past the cache, `to` aligned: a load and a store each where there is AVX-512. */
 static inline void really_stream_whole(char *to, const char *from, size_t nbytes, size_t ahead) {
-#if defined(REALLY_AVX512)
+#if defined(REALLY_DISPATCHES)
     if (__builtin_cpu_supports("avx512f")) {
         really_stream_512(to, from, nbytes, ahead);
         return;

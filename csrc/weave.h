@@ -5,12 +5,6 @@
 
 #include "memory.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define REALLY_WITH(features) __attribute__((target(features)))
-#define REALLY_DISPATCHES 1
-#else
-#define REALLY_WITH(features)
-#endif
 #if defined(__GNUC__)
 #define REALLY_INLINE static inline __attribute__((always_inline))
 #else
