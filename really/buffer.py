@@ -20,7 +20,7 @@ from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.gate import Gate, Reader, start_anew
 from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
-from really.prioritized import PrioritizedRows, check_keys, set_generator_of, with_generator_of
+from really.prioritized import PrioritizedRows, check_keys, refuse_beta, set_generator_of, with_generator_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -481,7 +481,7 @@ class ReplayBuffer:
 
     def _sample_prioritized(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
         if self._prioritized is None:
-            raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+            refuse_beta(beta)
         if replace is not True or out is not None:
             raise InvalidValueError(
                 "sample: expected neither replace=False nor out= with alpha, which draws by priority"

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,6 +107,11 @@ def set_generator_of(rows: PrioritizedRows | None, state: Mapping[str, Any]) -> 
         rows.priorities.set_generator_state(state["priorities"])
 
 
+def refuse_beta(beta: Any) -> NoReturn:
+    """Says that a buffer that draws uniformly has no weights."""
+    raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+
+
 def checked_beta(beta: Beta | None, is_prioritized: bool, replace: bool) -> Callable[[int], float | None]:
     """What tells beta of the number of a batch; refuses options that the buffer's way of drawing would not use."""
     if is_prioritized and replace is not True:
@@ -116,7 +121,7 @@ def checked_beta(beta: Beta | None, is_prioritized: bool, replace: bool) -> Call
     if beta is None:
         return lambda number: None
     if not is_prioritized:
-        raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+        refuse_beta(beta)
     exponent = check_number("beta", beta, 0, 1)
     return lambda number: exponent
 

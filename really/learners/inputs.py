@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 # A float32 holds gamma^k to about this, relative to 1.
 DISCOUNT_TOLERANCE = 1e-5
-POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 # Ways to advantages, and the column that each takes beside `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
 # Columns of batches that say how rows count; a learner that does not read them would learn something else.

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from really.checks import check_number
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.inference import model_leaves
-from really.learners.inputs import POLICY_TYPES, listed
+from really.learners.inputs import listed
 from really.policy import VALUE_OUTPUTS
 from really.spaces import nest
 from really.transitions import REQUESTABLE
@@ -20,6 +20,8 @@ from really.transitions import REQUESTABLE
 if TYPE_CHECKING:
     from really.agent import Agent
     from really.manager import SampleManager
+
+POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 
 
 def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
