@@ -1,4 +1,4 @@
-"""The README: its Python runs, its error is the real one, and it names the whole API."""
+"""README and reference: their Python runs, the error is the real one, and the reference names the whole API."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from really import ReplayBuffer, SampleManager, utils
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-QUICK_START, *API = blocks("python")
+(QUICK_START,) = blocks(README, "python")
 
 
 def public_names(thing: Any) -> set[str]:
@@ -41,14 +42,14 @@ def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_runtime")
-def test_every_other_block_runs_and_the_error_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_runs_and_the_error_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "readme"}
-    for number, block in enumerate(API):
-        exec(compile(block, f"README.md, block {number}", "exec"), names)
+    names: dict[str, Any] = {"__name__": "reference"}
+    for number, block in enumerate(blocks(REFERENCE, "python")):
+        exec(compile(block, f"reference.md, block {number}", "exec"), names)
     assert len(names["batch"]["reward"]) == 32
     assert names["epoch"] == 3
-    (session,) = blocks("pycon")
+    (session,) = blocks(REFERENCE, "pycon")
     command, said = session.removeprefix(">>> ").rstrip().split("\n")
     with pytest.raises(really.ReallyError) as caught:
         eval(command, names)
@@ -70,21 +71,32 @@ def test_the_whole_api_is_named(thing: Any) -> None:
     names = public_names(thing) if inspect.isclass(thing) else set(thing.__all__)
     if inspect.isclass(thing):
         names |= set(inspect.signature(thing).parameters) - {"keys"}
-    missing = {name for name in names if not re.search(rf"\b{name}\b", README)}
+    missing = {name for name in names if not re.search(rf"\b{name}\b", REFERENCE)}
     assert not missing
 
 
 def test_the_agents_methods_are_named() -> None:
     from really.agent import Agent
 
-    assert not {name for name in public_names(Agent) if f"{name}(" not in README}
+    assert not {name for name in public_names(Agent) if f"{name}(" not in REFERENCE}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/changelog.md"])
-def test_links_lead_to_files(document: str) -> None:
+def anchors(document: Path) -> set[str]:
+    """What a link to a heading of the document ends in, as the usual viewers make it."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+)
+def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
-    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    for link in re.findall(r"\]\(([^):]+)\)", path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_every_example_has_its_row() -> None:
