@@ -31,20 +31,25 @@ cdef inline bint walk(
     cdef const char* row
     cdef const char* after
     for i in range(num_rows):
-        age, total, gamma = ages[i], 0.0, 1.0
-        for k in range(steps.most):
-            row = records.data + slot_of(records, oldest, age) * records.stride
-            total += gamma * single(row, records.fields[steps.reward])
-            gamma *= steps.gamma
-            if k + 1 == steps.most or age + 1 == held or single(row, records.fields[steps.end]) != 0:
+        age, gamma = ages[i], steps.gamma
+        row = row_at(records, oldest, age)
+        total = single(row, records.fields[steps.reward])
+        for k in range(1, steps.most):
+            if age + 1 == held or single(row, records.fields[steps.end]) != 0:
                 break
-            after = records.data + slot_of(records, oldest, age + 1) * records.stride
+            after = row_at(records, oldest, age + 1)
             if steps.agent >= 0 and differs(row, after, records.fields[steps.agent]):
                 return False
-            age += 1
+            row, age = after, age + 1
+            total += gamma * single(row, records.fields[steps.reward])
+            gamma *= steps.gamma
         lasts[i], rewards[i] = age, <float>total
         discounts[i] = <float>(gamma * (1 - single(row, records.fields[steps.terminal])))
     return True
+
+
+cdef inline const char* row_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
+    return records.data + slot_of(records, oldest, age) * records.stride
 
 
 cdef inline float single(const char* row, Field field) noexcept nogil:
