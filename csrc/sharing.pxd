@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from frame_store cimport count_rows, frame_at, give_up_dropped, num_blocks_needed, publish_next
+from frame_store cimport FrameStore, count_rows, frame_at, give_up_dropped, num_blocks_needed, publish_next
 from frames cimport FrameColumn, Sharing, share, take_back
 from memory cimport really_ask
 from record cimport Column, Records, num_held, oldest_slot
@@ -133,21 +133,28 @@ cdef inline void unshare_all(
 cdef inline void ask_for_frames(
     const Sharing* sharings, Py_ssize_t num, char** fields, Py_ssize_t num_rows
 ) noexcept nogil:
-    """Asks the system for the pages of all frames of gathered numbers at once; runs of frames with one call."""
-    cdef Py_ssize_t s, first, at, total
-    cdef int c
-    cdef uint32_t* numbers
+    """Asks the system for the pages of all frames of gathered numbers at once."""
+    cdef Py_ssize_t s, i
     for s in range(num):
-        total = num_rows * sharings[s].stack
-        for c in range(sharings[s].num_columns):
-            numbers = <uint32_t*>fields[sharings[s].keys[c]]
-            first = 0
-            for at in range(1, total + 1):
-                if at == total or not follows(&sharings[s], numbers[at - 1], numbers[at]):
-                    really_ask(frame_at(&sharings[s].store, numbers[first]), (at - first) * sharings[s].store.stride)
-                    first = at
+        for i in range(num_rows):
+            ask_for_row(&sharings[s], fields, i)
 
 
-cdef inline bint follows(const Sharing* sharing, uint32_t number, uint32_t other) noexcept nogil:
-    """Whether the other frame stands right behind this one."""
-    return frame_at(&sharing.store, other) == frame_at(&sharing.store, number) + sharing.store.stride
+cdef inline void ask_for_row(const Sharing* sharing, char** fields, Py_ssize_t i) noexcept nogil:
+    """Asks for each frame of row i once; for those that stand side by side, of one column or both, with one call."""
+    cdef const FrameStore* store = &sharing.store
+    cdef const uint32_t* numbers = <const uint32_t*>fields[sharing.keys[0]] + i * sharing.stack
+    cdef const char* frame = frame_at(store, numbers[0])
+    cdef const char* start = frame
+    cdef const char* end = frame
+    cdef int c, j
+    for c in range(sharing.num_columns):
+        numbers = <const uint32_t*>fields[sharing.keys[c]] + i * sharing.stack
+        for j in range(sharing.stack):
+            frame = frame_at(store, numbers[j])
+            if frame == end:
+                end += store.stride
+            elif frame < start or frame > end:
+                really_ask(start, end - start)
+                start, end = frame, frame + store.stride
+    really_ask(start, end - start)

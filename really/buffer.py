@@ -109,10 +109,6 @@ class ReplayBuffer:
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
             self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
-            if path is not None:
-                raise InvalidValueError(
-                    "alpha: expected a buffer in memory, came path=: priorities are not kept on disk"
-                )
         elif eps is not None:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
         self._schema_lock = threading.Lock()
@@ -316,10 +312,14 @@ class ReplayBuffer:
         from really import storage
 
         folder = storage.open_folder(path, mode)
-        return cls(folder.capacity, path=folder, seed=seed)
+        alpha, eps = folder.priority_settings()
+        return cls(folder.capacity, path=folder, seed=seed, alpha=alpha, eps=eps)
 
     def flush(self) -> None:
-        """Returns when the rows put so far are on the disk, safe from a loss of power (`storage.Storage.flush`)."""
+        """Returns when the rows put so far are on the disk, safe from a loss of power (`storage.Storage.flush`).
+
+        So are priorities, which only this, `close` and a process's ordinary end write.
+        """
         if self._storage is not None:
             self._storage.flush()
 
@@ -449,13 +449,15 @@ class ReplayBuffer:
         plan = self._plan if self._stack is not None or not self._dedup else None
         self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, plan)
         try:
-            if self._storage.about is not None:
+            if self._storage.about is None:
+                self._storage.adopt(self._prioritized, 0)
+                self._ring = None if spec is None else self._new_ring(spec)
+            else:
                 if self.n_step > 1:
                     n_steps.check_spec(self._storage.about.spec)
                 self._ring = self._made(self._storage.ring(self._bit_generator))
+                self._storage.adopt(self._prioritized, self._ring.num_put)
                 self._dedup, self._stack = True, frames.stacks(_spec_of(self._ring), _shared(self._ring)) or None
-            elif spec is not None:
-                self._ring = self._new_ring(spec)
         except BaseException:
             self._storage.abandon()
             raise
@@ -527,8 +529,10 @@ class ReplayBuffer:
     def _new_ring(self, spec: Spec) -> Ring:
         if self.n_step > 1:
             n_steps.check_spec(spec)
+        if self._prioritized is not None:
+            check_keys(spec)
         if self._storage is not None:
-            from really.storage import About
+            from really.folder_schema import About
 
             about = About.new(self._capacity, spec, self._spare, self._plan(spec))
             ring = self._storage.create(about, self._bit_generator, self._overcommit)
@@ -536,8 +540,6 @@ class ReplayBuffer:
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
         shared = self._plan(spec)
-        if self._prioritized is not None:
-            check_keys(names)
         needed = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
         needed += int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
         available = None if self._overcommit else available_bytes()

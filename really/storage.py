@@ -3,6 +3,7 @@
     schema.json   what the buffer is; it is written last, under another name, and renamed: it makes a folder a buffer
     records       [slots, stride] the rows, mapped shared and sparse; row number r is in slot r % slots
     frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
+    priorities    of rows that are drawn by priority (priority_files.py)
     cursor        one page, mapped shared (csrc/page.pxd): which rows are held, and the generator's state
     lock          locked (flock) by the one process that writes, and let go by the system when that one dies
 
@@ -13,45 +14,41 @@ mapping outlives the process; to outlive the machine's power it takes `flush`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import sys
-import uuid
 import weakref
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really import frame_files
-from really._ring import Ring, row_stride
-from really.columns import Spec, dtype_from_json
+from really import folder_schema, frame_files, priority_files
+from really._ring import Ring
+from really.columns import Spec
 from really.errors import InvalidValueError, ReallyError, one_of
+from really.folder_schema import GENERATOR, PARTIAL, SCHEMA, VERSION, WHAT, About
 from really.frame_files import FrameFile
-from really.frames import Sharing, field_nbytes, frame_nbytes
+from really.frames import Sharing
 from really.mapped_files import DiskFullError, MappedFile, existing, free_bytes
 from really.memory_limits import available_bytes
+from really.prioritized import PrioritizedRows
 from really.whole_files import FileError, described, sync_folder
 
-FORMAT, VERSION = "really-buffer-folder", 1
-SCHEMA, RECORDS, CURSOR, LOCK, PARTIAL = "schema.json", "records", "cursor", "lock", "schema.json.partial"
-OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, *frame_files.NAMES)
-WHAT = "the folder of a buffer"
+RECORDS, CURSOR, LOCK = "records", "cursor", "lock"
+OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, *frame_files.NAMES)
 MAGIC = b"REALLYRB"
 HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
 HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
 MODES = ("r", "r+")
-LEAST_SPARE = 8192
 ENDLESS = (1 << 63) - 1
-GENERATOR = "SFC64"
 
 
 class LockedError(ReallyError, RuntimeError):
@@ -64,61 +61,6 @@ class ReadOnlyError(ReallyError, RuntimeError):
 
 class ClosedError(ReallyError, ValueError):
     """The buffer has been closed."""
-
-
-class About(NamedTuple):
-    """What a buffer on disk is, from its first row to its last."""
-
-    capacity: int
-    spare: int
-    spec: Spec
-    shared: tuple[Sharing, ...]
-    identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
-
-    @classmethod
-    def new(cls, capacity: int, spec: Spec, spare: int | None, shared: Sequence[Sharing] = ()) -> About:
-        """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
-        spare = max(LEAST_SPARE, capacity // 64) if spare is None else spare
-        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex)
-
-    @property
-    def stride(self) -> int:
-        """Bytes from one row to the next."""
-        return row_stride(field_nbytes(self.spec, self.shared))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files when the buffer is full; of frames, those of rows that share as they may."""
-        return int(self.num_slots * (self.stride + frame_nbytes(self.spec, self.shared)))
-
-    @property
-    def num_slots(self) -> int:
-        """Places for rows."""
-        return self.capacity + self.spare
-
-    def to_json(self, offsets: list[int]) -> dict[str, Any]:
-        """All of it in words that JSON has."""
-        columns = [
-            {"key": key, "dtype": np.lib.format.dtype_to_descr(dtype), "shape": list(shape), "offset": offset}
-            for (key, (dtype, shape)), offset in zip(self.spec.items(), offsets, strict=True)
-        ]
-        names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
-        names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
-        names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
-        return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
-
-    @classmethod
-    def from_json(cls, names: dict[str, Any]) -> About:
-        """What `to_json` gave."""
-        spec = {
-            column["key"]: (
-                dtype_from_json(column["dtype"]),
-                tuple(column["shape"]),
-            )
-            for column in names["columns"]
-        }
-        shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
-        return cls(names["capacity"], names["spare"], spec, shared, names["identity"])
 
 
 class Storage:
@@ -143,6 +85,7 @@ class Storage:
         self._files: list[MappedFile] = []
         self._frames: list[FrameFile] = []
         self._ring: weakref.ref[Ring] | None = None
+        self._priorities: PrioritizedRows | None = None
         _check_folder(self.path)
         try:
             if writable:
@@ -151,7 +94,9 @@ class Storage:
                 self._refusal = ReadOnlyError(
                     f"{self.path}: expected a buffer opened for writing, came one of mode 'r'"
                 )
-            self._names = read_names(self.path)
+            self._names = folder_schema.read(self.path)
+            if self._names is None and writable:
+                (self.path / priority_files.NAME).unlink(missing_ok=True)
             if self._names is not None:
                 self.about = About.from_json(self._names)
                 self._map(self.about, new=False)
@@ -173,7 +118,7 @@ class Storage:
         ring = self._new_ring(about, bit_generator, new=True)
         ring.store_generator()
         self._names = about.to_json(ring.offsets)
-        self._write_names(self._names)
+        folder_schema.write(self.path, self._names)
         self.about = about
         return ring
 
@@ -191,6 +136,22 @@ class Storage:
             self._files[0].check_allocated(used)
             ring.set_room(self._room(ring))
         return ring
+
+    def priority_settings(self) -> tuple[float, float] | tuple[None, None]:
+        """`alpha` and `eps` of the buffer there; None where its rows are drawn uniformly."""
+        return priority_files.settings(self.path)
+
+    def adopt(self, priorities: PrioritizedRows | None, num_put: int) -> None:
+        """Writes these from now on; they go on from those that the folder has (`priority_files.go_on`)."""
+        found = priority_files.go_on(self.path, priorities, num_put, with_generator=self.writable)
+        self._priorities = priorities
+        if not found:
+            self.keep_priorities()
+
+    def keep_priorities(self) -> None:
+        """Writes the priorities, where there are any and the files are this buffer's to write."""
+        if self._priorities is not None and self.writable and not sys.is_finalizing():
+            priority_files.keep(self.path, self._priorities)
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
         """Called by the ring before it writes rows for which the disk has not set blocks aside yet.
@@ -236,6 +197,7 @@ class Storage:
             frames.sync()
         for file in self._files:
             file.sync()
+        self.keep_priorities()
         sync_folder(self.path)
 
     def refuse_frames(self, number: int, key: str, num_in: int) -> DiskFullError:
@@ -248,10 +210,14 @@ class Storage:
 
     def close(self) -> None:
         """Ends writing and lets the folder go to whoever opens it next; mappings go with the last array over them."""
-        self._leave(ClosedError(f"{self.path}: expected an open buffer, came one that has been closed"))
+        try:
+            self.keep_priorities()
+        finally:
+            self._leave(ClosedError(f"{self.path}: expected an open buffer, came one that has been closed"))
 
     def abandon(self) -> None:
         """Closes a folder in which no buffer could be made, and leaves nothing of it."""
+        self._priorities = None
         if self.about is None and self._lock >= 0:
             for name in OWN_FILES:
                 for file in self.path.glob(name):
@@ -361,19 +327,6 @@ class Storage:
         state = {"state": words[:32].view(np.uint64).copy()}
         return {"bit_generator": GENERATOR, "state": state, "has_uint32": has_half, "uinteger": half}
 
-    def _write_names(self, names: dict[str, Any]) -> None:
-        """Writes schema.json under another name and renames it: from then on the folder is a buffer."""
-        text = json.dumps({"format": FORMAT, "version": VERSION, "crc32": _crc32(names), "buffer": names}, indent=1)
-        try:
-            with open(self.path / PARTIAL, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(self.path / PARTIAL, self.path / SCHEMA)
-            sync_folder(self.path)
-        except OSError as error:
-            raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
-
 
 def opened(
     path: str | os.PathLike[str] | Storage,
@@ -394,7 +347,7 @@ def opened(
     storage = Storage(path, writable=True)
     try:
         if storage.about is not None:
-            for what, expected, came in _differences(storage.about, capacity, keys, spec, spare):
+            for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
             if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
                 raise InvalidValueError(
@@ -416,30 +369,6 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Storage:
     return Storage(path, writable=mode == "r+")
 
 
-def read_names(folder: Path) -> dict[str, Any] | None:
-    """What schema.json says, checked; None where there is none."""
-    path = folder / SCHEMA
-    try:
-        text = json.loads(path.read_bytes())
-        found = text["format"], text["version"], text["crc32"], text["buffer"]
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise FileError(error.errno, f"{path}: expected to read it, but {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidValueError(f"{path}: expected what a buffer is, came a damaged file: {error}") from error
-    if found[:2] != (FORMAT, VERSION):
-        raise InvalidValueError(
-            f"{path}: expected {FORMAT} of version {VERSION}, came {found[0]} of version {found[1]}"
-        )
-    names: dict[str, Any] = found[3]
-    if found[2] != _crc32(names):
-        raise InvalidValueError(f"{path}: expected the checksum {_crc32(names)}, came {found[2]}: it is damaged")
-    if names["byteorder"] != sys.byteorder:
-        raise InvalidValueError(f"{path}: expected rows of a {sys.byteorder}-endian machine, came {names['byteorder']}")
-    return names
-
-
 def _locked_file(path: Path) -> int:
     """A handle of the file, locked; BlockingIOError if another has it."""
     while True:
@@ -453,22 +382,6 @@ def _locked_file(path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
-
-
-def _differences(
-    about: About, capacity: int, keys: tuple[str, ...] | None, spec: Spec | None, spare: int | None
-) -> Iterator[tuple[str, Any, Any]]:
-    if capacity != about.capacity:
-        yield "capacity", f"{about.capacity:,}", f"{capacity:,}"
-    if spare is not None and spare != about.spare:
-        yield "spare", f"{about.spare:,}", f"{spare:,}"
-    if keys is not None and set(keys) != set(about.spec):
-        yield "keys", list(about.spec), list(keys)
-    if spec is not None and set(spec) != set(about.spec):
-        yield "spec", f"the keys {list(about.spec)}", list(spec)
-    for key, kind in (spec or {}).items():
-        if kind != about.spec[key]:
-            yield f"spec: key {key!r}", "{} of shape {}".format(*about.spec[key]), "{} of shape {}".format(*kind)
 
 
 def _check_folder(path: Path) -> None:
@@ -511,10 +424,6 @@ def _parts(head: bytes) -> tuple[bytes, bytes, bytes]:
     return head[:8], head[8:16], head[16:]
 
 
-def _crc32(names: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(names, sort_keys=True).encode())
-
-
 def _packed(state: Any) -> bytes:
     """The state of an SFC64 as its memory has it."""
     halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
@@ -524,6 +433,13 @@ def _packed(state: Any) -> bytes:
 def _after_fork() -> None:
     for storage in _storages:
         storage.leave_to_parent()
+
+
+@atexit.register
+def _at_exit() -> None:
+    with contextlib.ExitStack() as all_of_them:
+        for storage in _storages:
+            all_of_them.callback(storage.keep_priorities)
 
 
 _storages: weakref.WeakSet[Storage] = weakref.WeakSet()

@@ -14,8 +14,9 @@ import pytest
 
 from really import ReplayBuffer
 from really.errors import InvalidValueError
+from really.folder_schema import SCHEMA
 from really.mapped_files import DiskFullError, MappedFile
-from really.storage import CURSOR, RECORDS, SCHEMA
+from really.storage import CURSOR, RECORDS
 from really.whole_files import FileError
 
 SPEC = {"x": ("float32", (1000,)), "y": "int64"}

@@ -199,8 +199,3 @@ def test_refusals_change_nothing(call, error, message):
         call(buffer)
     after = buffer._prioritized.priorities.state_dict()
     np.testing.assert_array_equal(before["values"], after["values"])
-
-
-def test_priorities_are_not_kept_on_disk(tmp_path):
-    with pytest.raises(InvalidValueError, match="priorities are not kept on disk"):
-        ReplayBuffer(5, alpha=0.5, path=tmp_path / "b")

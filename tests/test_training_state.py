@@ -387,6 +387,24 @@ def test_a_buffer_on_disk_is_referred_to_and_not_copied(tmp_path):
     refused(in_memory, tmp_path / "other", InvalidValueError, message)
 
 
+def test_the_priorities_of_a_buffer_on_disk_are_those_of_the_checkpoint(tmp_path):
+    manager, fresh = make(capacity=0), make(capacity=0)
+    manager.initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring", alpha=1.0, eps=0.0)
+    manager.store_in_buffer(rows(12))
+    manager.buffer.update_priorities(range(12), [0.0] * 11 + [2.0])
+    manager.save_checkpoint(tmp_path / "checkpoints")
+    drawn = manager.sample(32)["index"]
+    assert set(drawn) == {11}
+    shutil.copytree(tmp_path / "ring", tmp_path / "as a kill leaves it")
+    manager.buffer.update_priorities([3], [100.0])
+    manager.buffer.close()
+    shutil.rmtree(tmp_path / "ring")
+    shutil.move(tmp_path / "as a kill leaves it", tmp_path / "ring")
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+    assert set(fresh.sample(32)["index"]) == {11}
+    fresh.buffer.close()
+
+
 def test_a_buffer_on_disk_that_is_gone_is_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring")

@@ -1,0 +1,88 @@
+"""The priorities of a buffer on disk, in a file of its folder; `flush`, `close` and a process's ordinary end write it.
+
+An Arrow IPC file with one column, the values (priority + eps)^alpha of the newest rows; the schema's metadata has the
+rest as JSON, and a CRC-32 of both. A kill leaves the priorities written last; rows put later have the largest.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidValueError
+from really.prioritized import PrioritizedRows
+from really.saving import MAGIC, VALUE, array_of, plain
+from really.whole_files import described, replacing, starts_with
+
+NAME = "priorities"
+ABOUT, CHECK = b"really.priorities", b"really.crc32"
+WHAT = "the priorities of a buffer"
+
+
+def keep(folder: Path, rows: PrioritizedRows) -> None:
+    """Writes them to the buffer's folder; raises FileError where that fails, with those from before still there."""
+    import pyarrow as pa
+
+    state = rows.priorities.state_dict()
+    values = state.pop("values")
+    text = json.dumps(state, default=plain).encode()
+    metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
+    batch = pa.record_batch({VALUE: values}).replace_schema_metadata(metadata)
+    with replacing(folder / NAME, MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def settings(folder: Path) -> tuple[float, float] | tuple[None, None]:
+    """`alpha` and `eps` of the buffer there; None where its rows are drawn uniformly."""
+    state = _read(folder)
+    return (None, None) if state is None else (state["alpha"], state["eps"])
+
+
+def go_on(folder: Path, rows: PrioritizedRows | None, num_put: int, with_generator: bool) -> bool:
+    """Has rows that were put before number `num_put` take the priorities that the folder has; whether it has any.
+
+    Raises InvalidValueError where they are of another alpha or eps, or are there and `rows` is None.
+    """
+    state = _read(folder)
+    if state is None:
+        return False
+    came = None if rows is None else rows.priorities
+    for name in ("alpha", "eps"):
+        if (given := getattr(came, name, None)) != state[name]:
+            raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, came {given}")
+    if came is not None:
+        num_lost = max(0, state["newest"] - num_put)  # rows that went with the machine's power
+        state["newest"] -= num_lost
+        state["values"] = state["values"][: max(0, len(state["values"]) - num_lost)]
+        came.load_state_dict(state if with_generator else state | {"generator": came.generator_state()})
+    return True
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none."""
+    import pyarrow as pa
+
+    path = folder / NAME
+    if not path.exists():
+        return None
+    if not starts_with(path, MAGIC):
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+    try:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+            metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
+            text, check = metadata[ABOUT], metadata[CHECK]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
+    if check != str(_crc32(text, values)).encode():
+        raise InvalidValueError(f"{path}: expected {WHAT} as they were written, came damaged ones")
+    state: dict[str, Any] = json.loads(text, object_hook=array_of)
+    return state | {"values": values}
+
+
+def _crc32(text: bytes, values: NDArray[np.float64]) -> int:
+    return zlib.crc32(values.tobytes(), zlib.crc32(text))
