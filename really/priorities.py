@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from really import ring_arguments as arguments
 from really._sum_tree import SumTree
+from really.checks import check_number
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
 
@@ -129,7 +130,7 @@ class Priorities:
 
         Args:
             n: how many rows, or (k, n) for k batches.
-            beta: how much of the bias is made good: 0 nothing, all weights are 1; 1 all of it.
+            beta: how much of the bias is made good, 0 to 1: 0 nothing, all weights are 1; 1 all of it.
             oldest: no row before this number is drawn; those are dropped for good.
             newest: no row from this number on is drawn this time.
 
@@ -141,7 +142,7 @@ class Priorities:
             InvalidValueError, InvalidTypeError: an argument cannot be used.
         """
         num, num_batches = (n, 0) if type(n) is int and 0 < n <= QUICK else _checked_size(n)
-        exponent = beta if type(beta) is float and 0.0 <= beta <= 1.0 else _not_negative("beta", beta)
+        exponent = beta if type(beta) is float and 0.0 <= beta <= 1.0 else check_number("beta", beta, 0, 1)
         drawn = self._tree.sample(num, num_batches, exponent, oldest, NO_END if newest is None else newest)
         if drawn is None:
             raise EmptyBufferError(

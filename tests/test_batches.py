@@ -523,5 +523,5 @@ def test_a_beta_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="replace: expected True with alpha"):
         prioritized().batches(4, replace=False)
     batches = prioritized().batches(4, beta=lambda number: -1.0)
-    with pytest.raises(InvalidValueError, match="beta: expected a finite number >= 0, came -1"):
+    with pytest.raises(InvalidValueError, match="beta: expected a number from 0 to 1, came -1"):
         next(batches)
