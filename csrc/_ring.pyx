@@ -1,9 +1,12 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
-Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), frame_store.pxd, frames.pxd, unshare.pxd,
-interleave.pxd and sharing.pxd (large rows that share frames), bounded_random.pxd (which rows), pool.pxd (where batches live), page.pxd (what outlives the process), lock.pxd, then this
-file, which ties them to Python. One lock guards rows and generator; whoever
-holds it waits for nothing, the GIL included, so a holder always comes to release it.
+Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows), pool.pxd
+(where batches live), lock.pxd (who may), then this file, which ties them to Python. What not every ring has, after it:
+n_step.pxd (batches of several steps), page.pxd (what outlives the process), and for large rows that share frames
+frame_store.pxd, frames.pxd, interleave.pxd, unshare.pxd and sharing.pxd.
+
+One lock guards rows and generator; whoever holds it waits for nothing, the GIL included, so a holder always comes to
+release it.
 """
 
 import numpy as np
@@ -11,8 +14,6 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
-from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
@@ -20,7 +21,6 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
-from libc.math cimport isinf
 from libc.string cimport memcmp, memcpy, memset
 from numpy.random cimport bitgen_t
 
@@ -34,6 +34,7 @@ from n_step cimport Steps, walk
 from page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
+from scalars cimport store_scalar
 from scatter cimport append
 from sharing cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_held, unshare_all
 from unshare cimport number_frames
@@ -621,7 +622,7 @@ cdef class Ring:
             if num_lead == 1:
                 num = cnp.PyArray_DIM(array, 0)
                 column.stride = cnp.PyArray_STRIDE(array, 0)
-        elif self.row_shapes[i].num_dims == 0 and self.store_scalar(value, i, scalar):
+        elif self.row_shapes[i].num_dims == 0 and store_scalar(value, <cnp.dtype>self.dtypes[i], scalar):
             column.data = scalar
             column.stride = 0
         else:
@@ -649,25 +650,6 @@ cdef class Ring:
             if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, num_lead + axis) != stride:
                 return False
             stride *= shape.dims[axis]
-        return True
-
-    cdef bint store_scalar(self, value, Py_ssize_t i, char* to) except -1:
-        """Writes a number as field `i` holds it if that loses nothing; False if it would or cannot be told."""
-        cdef int kind = (<cnp.dtype>self.dtypes[i]).type_num
-        cdef int overflow = 0
-        cdef long long whole
-        if PyFloat_Check(value):
-            return store_float(to, kind, PyFloat_AS_DOUBLE(value))
-        if PyLong_CheckExact(value):
-            whole = PyLong_AsLongLongAndOverflow(value, &overflow)
-            return overflow == 0 and store_whole(to, kind, whole)
-        if value is True or value is False:
-            return store_bool(to, kind, value is True)
-        if not cnp.PyArray_CheckScalar(value) or cnp.PyArray_Check(value) or not (cnp.PyTypeNum_ISNUMBER(kind) or kind == cnp.NPY_BOOL):
-            return False
-        if not cnp.PyArray_EquivTypes(cnp.PyArray_DescrFromScalar(value), <cnp.dtype>self.dtypes[i]):
-            return False
-        cnp.PyArray_ScalarAsCtype(value, to)
         return True
 
     cdef bint may_drop(self, int64_t num_rows) noexcept:
@@ -1020,28 +1002,3 @@ cdef inline bint none_below(const int64_t* ages, Py_ssize_t num, int64_t first) 
         if ages[i] < first:
             return False
     return True
-
-
-cdef inline bint store_float(char* to, int kind, double value) noexcept:
-    cdef float single = <float>value
-    if kind == cnp.NPY_FLOAT64:
-        memcpy(to, &value, sizeof(double))
-    elif kind == cnp.NPY_FLOAT32 and isinf(single) == isinf(value):
-        memcpy(to, &single, sizeof(float))
-    else:
-        return False
-    return True
-
-
-cdef inline bint store_whole(char* to, int kind, int64_t value) noexcept:
-    if kind == cnp.NPY_INT64:
-        memcpy(to, &value, sizeof(int64_t))
-        return True
-    return -(1 << 24) <= value <= 1 << 24 and store_float(to, kind, <double>value)
-
-
-cdef inline bint store_bool(char* to, int kind, bint value) noexcept:
-    if kind == cnp.NPY_BOOL:
-        to[0] = value
-        return True
-    return store_float(to, kind, <double>value)
