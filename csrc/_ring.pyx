@@ -36,7 +36,7 @@ from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scalars cimport store_scalar
 from scatter cimport append
-from sharing cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_held, unshare_all
+from sharing cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_anew, count_rows_held, unshare_all
 from unshare cimport number_frames
 
 cdef extern from "numpy/arrayobject.h":
@@ -362,7 +362,11 @@ cdef class Ring:
     @property
     def frames_nbytes(self):
         """Bytes that frames take at the moment."""
+        cdef Py_ssize_t s
         hold(self.lock)
+        if not self.writes and self.look():
+            for s in range(self.num_sharings):
+                count_rows_anew(&self.rows, &self.sharings[s])
         cdef int64_t nbytes = bytes_needed(self.sharings, self.num_sharings)
         let_go(self.lock)
         return nbytes
@@ -830,6 +834,38 @@ cdef class Ring:
         finally:
             let_go(self.lock)
         return rows
+
+    def read_keys(self, int64_t first, Py_ssize_t num, dict out):
+        """Copies rows `first` to `first + num` by number to an array for each of some keys that share no frames.
+
+        The caller has checked the arrays. False if one of the rows is not held.
+        """
+        cdef Block block = self.new_batch(num, 0, {})
+        cdef Records some
+        cdef Field* fields = <Field*>PyMem_Malloc(len(out) * sizeof(Field) + 1)
+        cdef Py_ssize_t i
+        cdef bint held
+        if fields == NULL:
+            raise MemoryError("the fields of a few keys: the system gave no memory")
+        hold(self.lock)
+        held = self.look()
+        some = self.rows
+        some.fields, some.num_fields = fields, 0
+        for i in range(self.num_keys):
+            if self.names[i] in out:
+                fields[some.num_fields] = self.rows.fields[i]
+                block.columns[some.num_fields] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
+                some.num_fields += 1
+        for i in range(num):
+            block.ages[i] = first - oldest_row(&some) + i
+        held = held and all_held(&some, block.ages, num)
+        if held:
+            with nogil:
+                gather(&some, block.ages, num, block.columns)
+            held = self.writes or first >= self.first_whole()
+        let_go(self.lock)
+        PyMem_Free(fields)
+        return held
 
     cdef int read_frames(self, Sharing* sharing, Block block, Py_ssize_t num, dict rows) except -1:
         """Puts the columns that share frames into `rows`, frames numbered in the order in which rows need them."""

@@ -1,6 +1,7 @@
 """Rows that share frames, in and out of a ring: frames.pxd finds and keeps the frames, records keep their numbers."""
 
 from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memset
 
 from frame_store cimport FrameStore, count_rows, frame_at, give_up_dropped, num_blocks_needed, publish_next
 from frames cimport FrameColumn, Sharing, share, take_back
@@ -89,6 +90,12 @@ cdef inline void count_held(
 cdef inline void count_rows_held(const Records* records, Sharing* sharing) noexcept nogil:
     """Counts all rows held in, in a store that has counted none yet."""
     count_held(records, sharing, num_held(records), 1)
+
+
+cdef inline void count_rows_anew(const Records* records, Sharing* sharing) noexcept nogil:
+    """In a process that only reads, for which nobody counts."""
+    memset(sharing.store.num_rows, 0, sharing.store.num_blocks * sizeof(int64_t))
+    count_rows_held(records, sharing)
 
 
 cdef inline void take_all_back(Sharing* sharings, Py_ssize_t num) noexcept nogil:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -62,28 +62,28 @@ class Reader:
         """Rows not read yet."""
         return self._end - self.next_row
 
-    @property
-    def row_nbytes(self) -> int:
-        """Bytes of a row without padding, at least 1."""
-        kinds = zip(self.ring.dtypes, self.ring.shapes, strict=True)
-        return max(1, sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds))
+    def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
+        """Bytes of a row of these keys, by default of all, without padding; at least 1."""
+        return max(1, sum(dtype.itemsize * math.prod(shape) for dtype, shape in self._kinds(keys).values()))
 
-    def read(self, num: int) -> dict[str, NDArray[Any]]:
+    def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """The next `num` rows (fewer at the end), key -> [n, ...] of new memory.
 
         Which rows there are to read is fixed by the first call, unless the reader `keeps` them from the beginning.
+        With `keys` there may be more columns than those: one that shares frames comes with all others.
 
         Raises:
             OvertakenError: puts or `clear` have dropped one of them.
         """
         self.thread = threading.get_ident()
+        kinds = self._kinds(keys)
         for _ in range(STARTS if self.num_read == 0 and not self.keeps else 0):
             self.restart()
             try:
-                return self._copied(num)
+                return self._copied(num, kinds)
             except OvertakenError:
                 continue
-        return self._copied(num)
+        return self._copied(num, kinds)
 
     def read_shared(self, num: int) -> dict[str, Any]:
         """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
@@ -106,22 +106,31 @@ class Reader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _copied(self, num: int) -> dict[str, NDArray[Any]]:
-        num = min(num, self.num_left)
+    def _kinds(self, keys: Iterable[str] | None) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of what is read for these keys."""
         ring = self.ring
-        columns = {
-            key: np.empty((num, *shape), dtype)
-            for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)
-        }
-        step = max(1, PIECE // ring.stride)
+        kinds = {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
+        chosen = set(kinds if keys is None else keys)
+        if any(ring.names[at] in chosen for sharing in ring.shared for at in sharing[0]):
+            return kinds
+        return {key: kind for key, kind in kinds.items() if key in chosen}
+
+    def _copied(self, num: int, kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> dict[str, NDArray[Any]]:
+        num = min(num, self.num_left)
+        columns = {key: np.empty((num, *shape), dtype) for key, (dtype, shape) in kinds.items()}
+        step = max(1, PIECE // self.row_nbytes(kinds))
         for start in range(0, num, step):
             self._read_piece({key: column[start : start + step] for key, column in columns.items()})
         return columns
 
     def _read_piece(self, piece: dict[str, NDArray[Any]]) -> None:
-        num = len(next(iter(piece.values())))
-        numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
-        if self.ring.take(numbers, num, 0, piece, by_number=True) is None:
+        num, ring = len(next(iter(piece.values()))), self.ring
+        if len(piece) < len(ring.names):
+            read = ring.read_keys(self.next_row, num, piece)
+        else:
+            numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
+            read = ring.take(numbers, num, 0, piece, by_number=True) is not None
+        if not read:
             raise self._overtaken()
         self._advance(num)
 

@@ -142,11 +142,11 @@ def batches(
     if chunk_bytes < 1:
         raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, came {chunk_bytes}")
     with buffer.open_reader(keeps=keeps) as reader:
-        num = max(1, chunk_bytes // reader.row_nbytes)
+        num = max(1, chunk_bytes // reader.row_nbytes(schema.names))
         # A stream is read at its reader's leisure: no bar of ours.
         with progress_bar("writing", reader.num_rows, "row", None if keeps else False) as bar:
             while reader.num_left:
-                yield arrow_types.to_batch(reader.read(num), schema)
+                yield arrow_types.to_batch(reader.read(num, schema.names), schema)
                 advance(bar, reader.num_rows - reader.num_left)
 
 

@@ -223,7 +223,7 @@ class _Chunks:
         reader = self._reader
         with progress_bar("writing", reader.num_rows, "row") as bar:
             while reader.num_left:
-                rows = reader.read(max(1, CHUNK // reader.row_nbytes))
+                rows = reader.read(max(1, CHUNK // reader.row_nbytes()))
                 action = rows["action"]
                 if action.dtype.kind in "iu":
                     self._low, self._high = min(self._low, int(action.min())), max(self._high, int(action.max()))

@@ -182,7 +182,7 @@ def _write_rows(
 
 
 def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:
-    row_nbytes = buffer.nbytes // buffer.capacity if reader.ring.num_sharings else reader.row_nbytes
+    row_nbytes = buffer.nbytes // buffer.capacity if reader.ring.num_sharings else reader.row_nbytes()
     return max(1, chunk_bytes // row_nbytes)
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.frames import FrameColumn, Sharing, encode, is_after, joined, owned, plan
+from really.interchange import to_arrow
 from really.memory_limits import NotEnoughMemoryError
 from really.storage import ReadOnlyError
 from really.transitions import from_record_batch, to_record_batch
@@ -201,8 +202,21 @@ def test_a_reader_in_this_process_follows_the_writer(tmp_path):
                 buffer.put(rows)
                 assert_equal_rows(all_rows(reader), all_rows(buffer))
                 assert len(reader.sample(50)["row"]) == 50
+                assert reader.memory() == buffer.memory()
                 with pytest.raises(ReadOnlyError):
                     reader.put(rows)
+
+
+@pytest.mark.parametrize("keys", [["row"], ["state"], ["row", "state_new"]], ids=str)
+def test_a_stream_of_some_keys_of_a_buffer_that_shares_frames(keys):
+    buffer = ReplayBuffer(150)
+    for rows in long_run(2, 70, 3):
+        buffer.put(rows)
+    whole, some = buffer.to_arrow().read_all(), to_arrow(buffer, keys, chunk_bytes=20_000).read_all()
+    assert some.column_names == keys
+    assert len(some) == 150
+    for key in keys:
+        assert some[key].combine_chunks().equals(whole[key].combine_chunks())
 
 
 def test_files_do_not_grow_once_the_buffer_is_full(tmp_path):

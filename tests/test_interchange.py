@@ -60,6 +60,25 @@ def test_chosen_keys_and_a_capacity_of_its_own(tmp_path):
     assert ReplayBuffer.from_parquet(tmp_path / "rows").capacity == 10
 
 
+@pytest.mark.parametrize("num", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize("keys", [["reward"], ["wave", "flag"], ["image", "state", "reward"]], ids=str)
+def test_a_stream_of_some_keys_has_them_as_all_have(num, keys):
+    buffer = filled(num)
+    whole, some = buffer.to_arrow().read_all(), to_arrow(buffer, keys, chunk_bytes=100).read_all()
+    assert some.column_names == keys
+    for key in keys:
+        assert some[key].combine_chunks().equals(whole[key].combine_chunks())
+
+
+def test_a_stream_of_some_keys_that_is_overtaken_says_so():
+    buffer = numbered(1000, 1000)
+    stream = to_arrow(buffer, ["number"], chunk_bytes=800)
+    assert stream.read_next_batch()["number"].to_pylist() == list(range(100))
+    buffer.put(wide(1000, 150))
+    with pytest.raises(OvertakenError, match="at row 100 the next 50 had been dropped for newer ones"):
+        stream.read_next_batch()
+
+
 def test_opening_a_stream_is_free_and_fixes_nothing():
     buffer = numbered(100, 1000)
     stream = buffer.to_arrow()
