@@ -230,7 +230,8 @@ class ReplayBuffer:
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
 
-        Returns how many are still held: those of rows that have fallen out meanwhile are ignored.
+        Returns how many are still held: those of rows that have fallen out meanwhile are ignored. A buffer that is open
+        for reading takes them for itself alone.
         """
         if self._prioritized is None:
             raise InvalidValueError(
