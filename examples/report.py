@@ -111,7 +111,7 @@ def draw_example(panel: Any, colour: str, runs: list[dict[str, Any]]) -> None:
     panel.plot(grid, mean, color=colour, linewidth=2.2)
     panel.axhline(GOALS.get(runs[0]["task"], np.nan), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     panel.set_xlabel("environment steps", color=INK)
-    panel.set_ylabel("return of an episode (sum of rewards)", color=INK)
+    panel.set_ylabel("return of an episode (sum of rewards)", color=INK, fontsize=9)
     panel.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k" if steps else "0")
     panel.grid(axis="y", color=FAINT, linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
