@@ -26,6 +26,12 @@
 #define REALLY_DISPATCHES 1
 #endif
 
+#if defined(__GNUC__)
+#define REALLY_INLINE static inline __attribute__((always_inline))
+#else
+#define REALLY_INLINE static inline
+#endif
+
 enum { REALLY_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
 
 /* Pages: address space now, memory when first written; NULL when the system refuses. Zeroed by the system. */
@@ -123,18 +129,55 @@ static inline int really_same(const char *one, const char *other, size_t nbytes)
     return 1;
 }
 
-/* Whether `row` is `before` and `after` begins with what is in it from `by` on, both from memory and `nbytes` long. */
-static inline int really_moves(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
-    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
-        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
-        really_ask_piece(row, at, nbytes);
-        really_ask_piece(after, at, nbytes);
-        if (row != before && memcmp(row + at, before + at, piece) != 0) return 0;
-        if (at + piece <= by) continue;
-        const size_t from = at < by ? by : at;
-        if (memcmp(row + from, after + from - by, at + piece - from) != 0) return 0;
+enum { REALLY_COMPARED = 1024, REALLY_COMPARED_AHEAD = 2048 }; /* bytes compared before a look whether to go on; asked for before that */
+
+/* Asks for what is compared after the next bytes from `at` on; behind a row's end most arrays have the next one. */
+static inline void really_ask_compared(const char *from, size_t at) {
+    for (size_t line = at + REALLY_COMPARED_AHEAD; line < at + REALLY_COMPARED_AHEAD + REALLY_COMPARED; line += REALLY_LINE)
+        really_prefetch(from + line);
+}
+
+static inline uint64_t really_long_word(const char *from, size_t at) {
+    uint64_t word;
+    memcpy(&word, from + at, 8);
+    return word;
+}
+
+/* Plain words, which the compiler makes vectors of. */
+REALLY_INLINE int really_moves_words(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    for (size_t at = 0; at < nbytes;) {
+        const char *next = at < by ? row : after - by; /* the first frame is in no stack after it */
+        const size_t limit = at < by ? by : nbytes, end = limit - at < REALLY_COMPARED ? limit : at + REALLY_COMPARED;
+        const size_t words_end = end - (end - at) % 8;
+        uint64_t differs = 0;
+        really_ask_compared(row, at);
+        if (at + REALLY_COMPARED_AHEAD >= by) really_ask_compared(after, at - by);
+        for (size_t word = at; word < words_end; word += 8) {
+            const uint64_t here = really_long_word(row, word);
+            differs |= (here ^ really_long_word(before, word)) | (here ^ really_long_word(next, word));
+        }
+        for (at = words_end; at < end; at++) differs |= (row[at] != before[at]) | (row[at] != next[at]);
+        if (differs != 0) return 0;
     }
     return 1;
+}
+
+#if defined(REALLY_DISPATCHES)
+REALLY_WITH("avx512f")
+static int really_moves_512(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    return really_moves_words(before, row, after, nbytes, by);
+}
+#endif
+
+/* Whether `row` is `before` and `after` begins with what is in it from `by` on, both from memory and `nbytes` long.
+   What stands in one place is the same without a look. */
+static inline int really_moves(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    if (row + by == after) return row == before || really_same(row, before, nbytes);
+    if (row == before) return really_same(after, row + by, nbytes - by);
+#if defined(REALLY_DISPATCHES)
+    if (__builtin_cpu_supports("avx512f")) return really_moves_512(before, row, after, nbytes, by);
+#endif
+    return really_moves_words(before, row, after, nbytes, by);
 }
 
 /* A copy of a few bytes, without a call for fewer than 256. */

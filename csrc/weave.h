@@ -5,12 +5,6 @@
 
 #include "memory.h"
 
-#if defined(__GNUC__)
-#define REALLY_INLINE static inline __attribute__((always_inline))
-#else
-#define REALLY_INLINE static inline
-#endif
-
 enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
 
 /* Pixels `at` to `num` of a row, as bytes: for what is left of vectors. */
