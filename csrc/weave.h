@@ -155,6 +155,30 @@ REALLY_WITH("avx2")
 static int really_compare_avx2(const char *before, const char *row, const char *after, char *newest, size_t num) {
     return really_compare_words(before, row, after, newest, num);
 }
+
+/* A line of each at a time, asked for line by line. */
+REALLY_WITH("avx512f,avx512bw")
+static int really_compare_512(const char *before, const char *row, const char *after, char *newest, size_t num) {
+    const __m512i lasts = _mm512_set1_epi32((int)0xffffff00);
+    __m512i differs = _mm512_setzero_si512(), differs_on = differs, moves = differs;
+    size_t at = 0;
+    while (at + 16 <= num) {
+        const size_t end = num - at < REALLY_WORDS ? num - num % 16 : at + REALLY_WORDS;
+        for (; at < end; at += 16) {
+            really_prefetch(row + 4 * (at + REALLY_WORDS_AHEAD));
+            really_prefetch(after + 4 * (at + REALLY_WORDS_AHEAD));
+            const __m512i words = _mm512_loadu_si512(row + 4 * at), next = _mm512_loadu_si512(after + 4 * at);
+            differs = _mm512_or_si512(differs, _mm512_xor_si512(words, _mm512_loadu_si512(before + 4 * at)));
+            differs_on = _mm512_or_si512(differs_on, _mm512_xor_si512(words, _mm512_slli_epi32(next, 8)));
+            moves = _mm512_or_si512(moves, _mm512_xor_si512(words, next));
+            _mm_storeu_si128((__m128i *)(newest + at), _mm512_cvtepi32_epi8(_mm512_srli_epi32(next, 24)));
+        }
+        if (_mm512_test_epi32_mask(differs, differs) | _mm512_test_epi32_mask(differs_on, lasts)) return REALLY_OTHER;
+    }
+    const int rest = really_compare_words(before + 4 * at, row + 4 * at, after + 4 * at, newest + at, num - at);
+    if (rest != REALLY_STOOD) return rest;
+    return _mm512_test_epi32_mask(moves, _mm512_set1_epi32((int)0xff000000)) ? REALLY_MOVED : REALLY_STOOD;
+}
 #endif
 
 /* Whether `row` is `before` and `after` is it one frame on (REALLY_MOVED; REALLY_STOOD where the new frame is the last
@@ -165,6 +189,7 @@ static inline int really_compare4(const char *before, const char *row, const cha
     return REALLY_OTHER;
 #else
 #if defined(REALLY_DISPATCHES)
+    if (__builtin_cpu_supports("avx512bw")) return really_compare_512(before, row, after, newest, num);
     if (__builtin_cpu_supports("avx2")) return really_compare_avx2(before, row, after, newest, num);
 #endif
     return really_compare_words(before, row, after, newest, num);
