@@ -353,6 +353,35 @@ def test_four_frames_of_bytes_along_the_last_axis(size, keys):
     assert_equal_rows(buffer.take(np.arange(7), out=unaligned), {key: rows[:7] for key, rows in columns.items()})
 
 
+@pytest.mark.parametrize("size", [(84, 84), (33, 61), (8, 40)])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_rows_that_differ_in_one_byte_from_their_trajectory(size, axis):
+    draw = np.random.default_rng(6)
+    stacks = np.lib.stride_tricks.sliding_window_view(draw.integers(0, 255, (104, *size), np.uint8), 4, axis=0)
+    stacks = stacks if axis == -1 else stacks.transpose(0, 3, 1, 2)
+    columns = {"state": stacks[:100].copy(), "state_new": stacks[1:].copy()}
+    for at in range(2, 100, 3):
+        columns[("state", "state_new")[at % 2]][at].flat[draw.integers(0, stacks[0].size)] += 1
+    buffer = ReplayBuffer(100, stack=(4, axis))
+    buffer.put(columns)
+    assert_equal_rows(all_rows(buffer), columns)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_views_of_one_array_share_and_are_not_followed(axis):
+    draw = np.random.default_rng(7)
+    frames = draw.integers(0, 255, (104, 84, 84), np.uint8)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0)
+    stacks = stacks if axis == -1 else stacks.transpose(0, 3, 1, 2)
+    for rows in (stacks, stacks.copy()):
+        expected = {"state": rows[:100].copy(), "state_new": rows[1:].copy()}
+        buffer = ReplayBuffer(100, stack=(4, axis))
+        buffer.put({"state": rows[:100], "state_new": rows[1:]})
+        (rows if rows.flags.writeable else frames)[...] += 1
+        assert_equal_rows(all_rows(buffer), expected)
+        assert buffer.memory()["held"] < 1.2 * 100 * 84 * 84
+
+
 @pytest.mark.parametrize("axis", [0, -1])
 @pytest.mark.parametrize("sent", ["state", "state_new"])
 def test_one_column_as_frames_and_one_as_rows(axis, sent):
