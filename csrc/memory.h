@@ -163,6 +163,11 @@ REALLY_INLINE int really_moves_words(const char *before, const char *row, const 
 }
 
 #if defined(REALLY_DISPATCHES)
+REALLY_WITH("avx2")
+static int really_moves_avx2(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+    return really_moves_words(before, row, after, nbytes, by);
+}
+
 REALLY_WITH("avx512f")
 static int really_moves_512(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
     return really_moves_words(before, row, after, nbytes, by);
@@ -176,6 +181,7 @@ static inline int really_moves(const char *before, const char *row, const char *
     if (row == before) return really_same(after, row + by, nbytes - by);
 #if defined(REALLY_DISPATCHES)
     if (__builtin_cpu_supports("avx512f")) return really_moves_512(before, row, after, nbytes, by);
+    if (__builtin_cpu_supports("avx2")) return really_moves_avx2(before, row, after, nbytes, by);
 #endif
     return really_moves_words(before, row, after, nbytes, by);
 }

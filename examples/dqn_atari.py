@@ -1,9 +1,10 @@
 """DQN learns an Atari game from pixels, with a replay buffer of a million transitions that outlives the process.
 
-`python examples/dqn_atari.py [--game pong] [--steps N] [--path DIR] [--resume] [--seed N] [--out DIR]`. Preprocessing
-and constants are those of the published DQN (Mnih et al. 2015, Methods and table 1), optimizer, its rate and the
-target's period those of CleanRL's dqn_atari.py. There are four steps to an update of 32 rows. With `--path` the buffer
-lives in files there. A run that was ended, by whatever, goes on with `--resume`.
+`python examples/dqn_atari.py [--game pong] [--steps N] [--path DIR] [--resume] [--seed N] [--out DIR]`. Preprocessing,
+network, buffer, batch and steps an update are those of the published DQN (Mnih et al. 2015, Methods and table 1);
+optimizer, its rate, exploration and warm-up those of CleanRL's dqn_atari.py. The target network is renewed every 1,000
+updates, that is 4,000 steps (published: 10,000 updates; CleanRL: 1,000 steps). With `--path` the buffer lives in files
+there. A run that was ended, by whatever, goes on with `--resume`.
 
 DIR (by default `runs/dqn_atari_<seed>`) has `result.json`, `checkpoints/`, and `progress/` with curves, CSV and
 TensorBoard events.

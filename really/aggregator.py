@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import os
 import time
@@ -99,7 +100,8 @@ class Aggregator:
         _check_files(self.path)
         self.units = _checked_units(self.keys, units)
         self.tensorboard = tensorboard
-        self._events = _events(self.path, tensorboard, self.epoch + 1)
+        self._event_folder = _event_folder(self.path, tensorboard)
+        self._events: _EventFiles | None = None
         header, rows = _read_csv(self.csv_path)
         self._take_over(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
 
@@ -124,7 +126,8 @@ class Aggregator:
         for key, (mean, spread) in points.items():
             self.curves[key].add(self.epoch, mean, spread)
         self._append_csv(points)
-        if self._events is not None:
+        if self._event_folder is not None:
+            self._events = self._events or _EventFiles(self._event_folder, self.epoch)
             self._events.write(self.epoch, [self.curves[key] for key in points])
         if self.epoch % self.saving_after == 0:
             self.plot()
@@ -150,8 +153,12 @@ class Aggregator:
 
     def _append_csv(self, points: Mapping[str, tuple[float, float]]) -> None:
         cells = [str(number) for key in self.keys for number in points.get(key, ("", ""))]
-        with naming(self.csv_path, "values"), self.csv_path.open("a", newline="") as file:
-            file.write(",".join([str(self.epoch), *cells]) + "\n")
+        line = (",".join([str(self.epoch), *cells]) + "\n").encode()
+        with naming(self.csv_path, "values"), self.csv_path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            if file.write(line) < len(line):  # a full disk takes a part, into which the next line would run
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def arguments(self) -> dict[str, Any]:
         """What makes an aggregator like this one, `init_epoch` being the epoch that it is at; fit for JSON."""
@@ -181,7 +188,7 @@ class Aggregator:
         What `progress.csv` holds is set aside where it is something else.
         """
         rows = _read_csv(path)[1]
-        self.epoch = epoch
+        self.epoch, self._events = epoch, None
         header, found = _read_csv(self.csv_path)
         self._take_over(header, [row for row in found if any(list(row.values())[1:])], rows)
 
@@ -233,11 +240,10 @@ class _EventFiles:
         self._writer.flush()
 
 
-def _events(path: Path, tensorboard: str | os.PathLike[str] | bool | None, first: int) -> _EventFiles | None:
+def _event_folder(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> Path | None:
     if tensorboard is None or tensorboard is False:
         return None
-    folder = writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard)
-    return _EventFiles(folder, first)
+    return writable_folder("tensorboard", path / EVENTS_NAME if tensorboard is True else tensorboard)
 
 
 def _numbers(key: str, value: Any) -> NDArray[np.float64]:
@@ -287,6 +293,8 @@ def _check_files(folder: Path) -> None:
     file = folder / CSV_NAME
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
+    if file.exists() and not b"epoch".startswith(file.read_bytes()[:5]):
+        raise InvalidValueError(f"path: expected an aggregator's file, or none, came another's {str(file)!r}")
     check_figure("path", folder / PLOT_NAME)
 
 

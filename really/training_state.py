@@ -157,6 +157,11 @@ class Restored:
             return aggregator
         if aggregator is None:
             aggregator = Aggregator(**arguments)
+        if set(aggregator.keys) != set(arguments["aggregator_keys"]):
+            raise InvalidValueError(
+                f"{self.folder}: expected an aggregator of {list(aggregator.keys)}, as there is, came one of "
+                f"{arguments['aggregator_keys']}"
+            )
         aggregator.go_on(self.folder / CSV_NAME, arguments["init_epoch"])
         return aggregator
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -311,3 +312,42 @@ def test_a_panel_says_why_it_is_empty_and_breaks_a_long_name(tmp_path):
     text = aggregator.plot().with_suffix(".svg").read_text()
     for shown in ("no values yet", "no value is finite", "mean_of_the/largest_q_", "values_of_all_states", "−1.5"):  # noqa: RUF001
         assert f"<!-- {shown} -->" in text
+
+
+def test_the_file_of_another_program_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "progress.csv").write_text("time/iterations,rollout/ep_rew_mean\n1,20.5\n")
+    with pytest.raises(InvalidValueError, match="path: expected an aggregator's file, or none, came another's"):
+        Aggregator(tmp_path)
+    assert (tmp_path / "progress.csv").read_text().endswith("1,20.5\n")
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_events(tmp_path):
+    pytest.importorskip("tensorflow")
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.plugin_event_accumulator")
+    first = Aggregator(tmp_path / "run", tensorboard=True)
+    for _ in range(5):
+        first.update(loss=1.0)
+    first.write_csv(tmp_path / "saved.csv")
+    again = Aggregator(tmp_path / "run", tensorboard=True)
+    again.go_on(tmp_path / "saved.csv", 5)
+    again.update(loss=2.0)
+    folder = tmp_path / "run" / "tensorboard"
+    old, new = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    new.rename(new.with_name(old.name + ".later"))
+    found = accumulators.EventAccumulator(str(folder)).Reload().Tensors("loss/mean")
+    assert [event.step for event in found] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_line_that_a_full_disk_cuts_is_taken_back(tmp_path):
+    aggregator = Aggregator(tmp_path)
+    aggregator.update(loss=1)
+    whole, limits = aggregator.csv_path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 3, limits[1]))
+    try:
+        with pytest.raises(FileError, match=r"progress.csv: expected to write values"):
+            aggregator.update(loss=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert aggregator.csv_path.read_bytes() == whole
+    aggregator.update(loss=3)
+    assert aggregator.csv_path.read_bytes() == whole + b"3,3.0,0.0\n"

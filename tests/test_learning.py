@@ -47,6 +47,7 @@ def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
     return dict(json.loads((folder / "out" / "result.json").read_text()))
 
 
+@pytest.mark.learning
 @pytest.mark.timeout(1300)
 def test_dqn_on_pixels_goes_on_with_its_buffer_on_disk(tmp_path: Path) -> None:
     first = run_atari(tmp_path, 1024)

@@ -405,6 +405,18 @@ def test_the_priorities_of_a_buffer_on_disk_are_those_of_the_checkpoint(tmp_path
     fresh.buffer.close()
 
 
+def test_the_curves_of_other_keys_are_refused(tmp_path):
+    manager, fresh = make(capacity=0), make(capacity=0)
+    manager.initialize_aggregator(tmp_path / "progress", 100, ["loss", "reward"])
+    manager.update_aggregator(loss=1.0, reward=2.0)
+    manager.save_checkpoint(tmp_path / "checkpoints")
+    fresh.initialize_aggregator(tmp_path / "other", 100, ["los"])
+    fresh.update_aggregator(los=3.0)
+    message = r"expected an aggregator of \['los'\], as there is, came one of \['loss', 'reward'\]"
+    refused(fresh, tmp_path / "checkpoints", InvalidValueError, message)
+    assert (tmp_path / "other" / "progress.csv").read_text().endswith("1,3.0,0.0\n")
+
+
 def test_a_buffer_on_disk_that_is_gone_is_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring")
