@@ -92,7 +92,7 @@ INLINE void scatter_streamed(const Workload w, char *rows, size_t num, const cha
             char *to = rows + i * w.stride + w.offset[k];
             const char *from = columns[k] + i * w.nbytes[k];
             if (w.nbytes[k] >= BIG)
-                stream(to, from, w.nbytes[k], 512);
+                stream(to, from, w.nbytes[k], 1024);
             else
                 memcpy(to, from, w.nbytes[k]);
         }

@@ -21,7 +21,7 @@ cdef extern from *:
         REALLY_COMMITS_EARLY
 
 cdef enum:
-    AHEAD = 256  # bytes of a big field that are on their way while earlier ones are copied
+    AHEAD = 1024  # bytes of a big field that are on their way while earlier ones are copied
     STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
 
 
