@@ -40,7 +40,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--turn", type=float, default=0.04, help="seconds")
     parser.add_argument("--only", nargs="+", help="these peers and nobody else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

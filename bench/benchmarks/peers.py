@@ -52,6 +52,19 @@ class NumPy:
         self.size = min(self.size + num, self.capacity)
 
 
+class NumPyIndices(NumPy):
+    """The same with fancy indexing to put, too, as many buffers in NumPy do; slices, where they serve, are faster."""
+
+    name = "indices"
+
+    def put(self, rows):
+        num = len(next(iter(rows.values())))
+        places = (self.next + np.arange(num)) % self.capacity
+        for name, column in self.columns.items():
+            column[places] = rows[name]
+        self._advance(num)
+
+
 class PythonList:
     """A list of transitions as course code has it; kept to 100,000 rows, for its memory."""
 
@@ -135,7 +148,7 @@ class Rlox:
         return flat["state"], flat["state_new"], flat["action"], flat["reward"], *flags
 
 
-PEERS = {peer.name: peer for peer in (Really, NumPy, PythonList, Cpprb, Rlox)}
+PEERS = {peer.name: peer for peer in (Really, NumPy, NumPyIndices, PythonList, Cpprb, Rlox)}
 
 
 def peers_for(workload):
