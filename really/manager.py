@@ -212,8 +212,7 @@ class SampleManager:
             max_rows: end after about so many rows.
         """
         self._refuse_background("collect_in_background()")
-        if error_buffer is None:
-            error_buffer = 2.0 * STREAMED_ROWS * (samples_per_insert or 1.0)
+        error_buffer = 2.0 * STREAMED_ROWS * (samples_per_insert or 1.0) if error_buffer is None else error_buffer
         limiter = RateLimiter(samples_per_insert, check_count("min_rows", min_rows, 0), error_buffer)
         self._sync()
         self._background = BackgroundCollection(
@@ -245,6 +244,7 @@ class SampleManager:
         options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
         `n_step` its `gamma` is the manager's.
         """
+        self._refuse_background("initialize_buffer()")
         options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
         self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)

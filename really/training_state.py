@@ -32,6 +32,7 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.normalisation import Moments, RunningStatistics, Statistics
 from really.variables import ModelArrays, OptimizerArrays
 
+DRAWN_BY = ("alpha", "n_step", "gamma")  # arguments of a buffer that decide what its batches are
 FORMAT = "really-training-1"
 STEM, META, BUFFER = "checkpoint", "meta.json", "buffer.arrow"
 PIECE = 4 << 20
@@ -221,7 +222,7 @@ def _write_buffer(folder: Path, buffer: ReplayBuffer | None) -> dict[str, Any] |
     return {
         "capacity": buffer.capacity,
         "columns": _columns(buffer),
-        "alpha": buffer._arguments()["alpha"],
+        **{name: buffer._arguments()[name] for name in DRAWN_BY},
         "path": path,
         # One on disk goes on changing; a saved one has the generator's state in its file.
         "generator": None if path is None else buffer.state_dict(),
@@ -364,11 +365,12 @@ def _check_buffer(folder: Path, saved: Mapping[str, Any] | None, buffer: ReplayB
         raise InvalidValueError(
             f"{folder}: expected a buffer of {buffer.capacity:,} rows, as there is, came one of {saved['capacity']:,}"
         )
-    if saved["alpha"] != (alpha := buffer._arguments()["alpha"]):
-        raise InvalidValueError(f"{folder}: expected a buffer with alpha={alpha}, came one with {saved['alpha']}")
-    own = _columns(buffer)
-    for key in {**own, **saved["columns"]}:
-        expected, came = (columns.get(key, "no such column") for columns in (own, saved["columns"]))
+    for name in DRAWN_BY:
+        if name in saved and saved[name] != (own := buffer._arguments()[name]):
+            raise InvalidValueError(f"{folder}: expected a buffer with {name}={own}, came one with {saved[name]}")
+    columns_there = _columns(buffer)
+    for key in {**columns_there, **saved["columns"]}:
+        expected, came = (columns.get(key, "no such column") for columns in (columns_there, saved["columns"]))
         # None: no data have come yet that would say of what kind it is.
         if expected != came and (None not in (expected, came) or "no such column" in (expected, came)):
             raise InvalidValueError(

@@ -405,6 +405,15 @@ def test_the_priorities_of_a_buffer_on_disk_are_those_of_the_checkpoint(tmp_path
     fresh.buffer.close()
 
 
+def test_a_buffer_of_other_steps_is_refused(tmp_path):
+    keys = [*KEYS, "episode_end"] if "episode_end" not in KEYS else KEYS
+    manager, fresh = make(capacity=0), make(capacity=0)
+    manager.initialize_buffer(CAPACITY, keys)
+    manager.save_checkpoint(tmp_path / "checkpoints")
+    fresh.initialize_buffer(CAPACITY, keys, n_step=3)
+    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, came one with 1")
+
+
 def test_the_curves_of_other_keys_are_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_aggregator(tmp_path / "progress", 100, ["loss", "reward"])
