@@ -726,7 +726,9 @@ cdef class Ring:
         """In a process that only reads, number of the first row that has not been written over by now."""
         cdef int64_t first = first_untouched(self.page, self.rows.num_slots)
         # Frames of rows that have been dropped may be written over at once, their records are not yet.
-        return first if self.num_sharings == 0 else max(first, self.page.cursor.num_put - self.rows.capacity)
+        if self.num_sharings == 0:
+            return first
+        return max(first, max(self.page.cursor.first, self.page.cursor.num_put - self.rows.capacity))
 
     def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
         """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
@@ -798,6 +800,8 @@ cdef class Ring:
         if block.discounts != NULL:
             self.gather_steps(block, total)
         if self.num_sharings > 0:
+            if not (self.writes or none_below(block.ages, total, self.first_whole() - oldest_row(&self.rows))):
+                return  # numbers written over name no frames; copy_rows sees it again
             if self.asks_early:
                 ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
             unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
@@ -827,6 +831,8 @@ cdef class Ring:
             if held:
                 gather(&self.rows, block.ages, num, block.fields)
                 rows = self.arrays(block, num, 0)
+                if not self.writes and first < self.first_whole():
+                    return None
                 for i in range(self.num_sharings):
                     self.read_frames(&self.sharings[i], block, num, rows)
                 if not self.writes and first < self.first_whole():

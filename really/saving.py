@@ -64,6 +64,7 @@ def save(
     if compression not in COMPRESSIONS:
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
+    buffer._check_open("save")
     with replacing(path, MAGIC, WHAT) as file:
         if buffer.spec is None:
             pa.ipc.new_file(file, _schema(buffer, {}, 0)).close()
