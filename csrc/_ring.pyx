@@ -720,6 +720,10 @@ cdef class Ring:
         if self.asks_early:
             ask_for_rows(&self.rows, block.ages, total)
         self.gather_rows(block, total)
+        return self.are_whole(block, total)
+
+    cdef bint are_whole(self, Block block, Py_ssize_t total) noexcept nogil:
+        """Whether no other process has begun to write over one of the rows of the block's ages."""
         return self.writes or none_below(block.ages, total, self.first_whole() - oldest_row(&self.rows))
 
     cdef int64_t first_whole(self) noexcept nogil:
@@ -800,7 +804,7 @@ cdef class Ring:
         if block.discounts != NULL:
             self.gather_steps(block, total)
         if self.num_sharings > 0:
-            if not (self.writes or none_below(block.ages, total, self.first_whole() - oldest_row(&self.rows))):
+            if not self.are_whole(block, total):
                 return  # numbers written over name no frames; copy_rows sees it again
             if self.asks_early:
                 ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
@@ -819,27 +823,29 @@ cdef class Ring:
         """Rows `first` to `first + num` by number, those that share frames as FrameColumns; None if one is not held."""
         cdef Block block = self.new_batch(num, 0, None, whole=False)
         cdef Py_ssize_t i
-        cdef bint held
-        cdef dict rows = None
+        cdef dict rows
         hold(self.lock)
         try:
-            if not self.look():
+            if not self.find_ages(block, first, num):
                 return None
-            for i in range(num):
-                block.ages[i] = first - oldest_row(&self.rows) + i
-            held = all_held(&self.rows, block.ages, num)
-            if held:
-                gather(&self.rows, block.ages, num, block.fields)
-                rows = self.arrays(block, num, 0)
-                if not self.writes and first < self.first_whole():
-                    return None
-                for i in range(self.num_sharings):
-                    self.read_frames(&self.sharings[i], block, num, rows)
-                if not self.writes and first < self.first_whole():
-                    return None
+            gather(&self.rows, block.ages, num, block.fields)
+            rows = self.arrays(block, num, 0)
+            if not self.are_whole(block, num):
+                return None  # numbers written over name no frames
+            for i in range(self.num_sharings):
+                self.read_frames(&self.sharings[i], block, num, rows)
+            return rows if self.are_whole(block, num) else None
         finally:
             let_go(self.lock)
-        return rows
+
+    cdef bint find_ages(self, Block block, int64_t first, Py_ssize_t num) noexcept nogil:
+        """Sets the block's ages to those of rows `first` to `first + num` by number; False if one is not held."""
+        cdef Py_ssize_t i
+        if not self.look():
+            return False
+        for i in range(num):
+            block.ages[i] = first - oldest_row(&self.rows) + i
+        return all_held(&self.rows, block.ages, num)
 
     def read_keys(self, int64_t first, Py_ssize_t num, dict out):
         """Copies rows `first` to `first + num` by number to an array for each of some keys that share no frames.
@@ -854,7 +860,7 @@ cdef class Ring:
         if fields == NULL:
             raise MemoryError("the fields of a few keys: the system gave no memory")
         hold(self.lock)
-        held = self.look()
+        held = self.find_ages(block, first, num)
         some = self.rows
         some.fields, some.num_fields = fields, 0
         for i in range(self.num_keys):
@@ -862,13 +868,10 @@ cdef class Ring:
                 fields[some.num_fields] = self.rows.fields[i]
                 block.columns[some.num_fields] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
                 some.num_fields += 1
-        for i in range(num):
-            block.ages[i] = first - oldest_row(&some) + i
-        held = held and all_held(&some, block.ages, num)
         if held:
             with nogil:
                 gather(&some, block.ages, num, block.columns)
-            held = self.writes or first >= self.first_whole()
+            held = self.are_whole(block, num)
         let_go(self.lock)
         PyMem_Free(fields)
         return held

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from memory cimport REALLY_LINE, really_ask, really_prefetch, really_stream, really_stream_end
-from record cimport BIG_FIELD, Field, Records, oldest_slot, slot_of
+from record cimport BIG_FIELD, Field, Records, oldest_slot, row_at
 
 cdef enum:
     BLOCK = 64  # rows whose cache lines are under way at a time
@@ -30,7 +30,7 @@ cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ss
     cdef int64_t oldest = oldest_slot(records)
     cdef Py_ssize_t i
     for i in range(num_rows):
-        really_ask(records.data + slot_of(records, oldest, ages[i]) * records.stride, records.stride)
+        really_ask(row_at(records, oldest, ages[i]), records.stride)
 
 
 cdef inline void prefetch_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
@@ -64,7 +64,7 @@ cdef inline Py_ssize_t find_rows(
     """Addresses of the next block's rows, whose lines are asked for; returns how many they are."""
     cdef Py_ssize_t i, at, num = min(num_left, <Py_ssize_t>BLOCK)
     for i in range(num):
-        rows[i] = records.data + slot_of(records, oldest, ages[i]) * records.stride
+        rows[i] = row_at(records, oldest, ages[i])
         at = 0
         while at < records.stride:
             really_prefetch(rows[i] + at)
@@ -105,11 +105,11 @@ cdef inline void gather_wide(
 ) noexcept nogil:
     cdef int64_t oldest = oldest_slot(records)
     cdef bint streams = num_rows * records.stride >= STREAM_FROM
-    cdef const char* row = records.data + slot_of(records, oldest, ages[0]) * records.stride
+    cdef const char* row = row_at(records, oldest, ages[0])
     cdef const char* row_ahead
     cdef Py_ssize_t i
     for i in range(num_rows):
-        row_ahead = records.data + slot_of(records, oldest, ages[min(i + 1, num_rows - 1)]) * records.stride
+        row_ahead = row_at(records, oldest, ages[min(i + 1, num_rows - 1)])
         prefetch_start(row_ahead, records.stride)
         copy_row(records, row, i, columns, streams)
         row = row_ahead

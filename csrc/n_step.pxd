@@ -7,7 +7,7 @@ terminal of the last row): Sutton and Barto 2018, equation 7.1, with a truncatio
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
-from record cimport Field, Records, num_held, oldest_slot, slot_of
+from record cimport Field, Records, num_held, oldest_slot, row_at
 
 cdef struct Steps:
     int most  # n; 0 where batches are of single steps
@@ -46,10 +46,6 @@ cdef inline bint walk(
         lasts[i], rewards[i] = age, <float>total
         discounts[i] = <float>(gamma * (1 - single(row, records.fields[steps.terminal])))
     return True
-
-
-cdef inline const char* row_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
-    return records.data + slot_of(records, oldest, age) * records.stride
 
 
 cdef inline float single(const char* row, Field field) noexcept nogil:

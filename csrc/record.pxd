@@ -60,6 +60,11 @@ cdef inline int64_t slot_of(const Records* records, int64_t oldest, int64_t age)
     return slot if slot < records.num_slots else slot - records.num_slots
 
 
+cdef inline const char* row_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
+    """Where the row of this age stands; `oldest` is the slot of age 0."""
+    return records.data + slot_of(records, oldest, age) * records.stride
+
+
 cdef inline Py_ssize_t round_up(Py_ssize_t nbytes, Py_ssize_t multiple) noexcept nogil:
     return (nbytes + multiple - 1) // multiple * multiple
 
