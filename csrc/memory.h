@@ -111,30 +111,23 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
-enum { REALLY_PIECE = 1008, REALLY_PIECES_AHEAD = 2 * REALLY_PIECE }; /* bytes that are compared at a time */
+enum { REALLY_COMPARED = 1024, REALLY_COMPARED_AHEAD = 2048 }; /* bytes compared before a look whether to go on; asked for before that */
 
-/* Asks for the piece that comes after the next one: the processor by itself stops to do so at the ends of pages. */
-static inline void really_ask_piece(const char *from, size_t at, size_t nbytes) {
-    for (size_t line = at + REALLY_PIECES_AHEAD; line < at + REALLY_PIECES_AHEAD + REALLY_PIECE && line < nbytes; line += REALLY_LINE)
+/* Asks for what is compared after the next bytes from `at` on: the processor by itself stops to do so at the ends of
+   pages. Behind a row's end most arrays have the next one. */
+static inline void really_ask_compared(const char *from, size_t at) {
+    for (size_t line = at + REALLY_COMPARED_AHEAD; line < at + REALLY_COMPARED_AHEAD + REALLY_COMPARED; line += REALLY_LINE)
         really_prefetch(from + line);
 }
 
 /* Whether many bytes are the same; `one` comes from memory. */
 static inline int really_same(const char *one, const char *other, size_t nbytes) {
-    for (size_t at = 0; at < nbytes; at += REALLY_PIECE) {
-        const size_t piece = nbytes - at < REALLY_PIECE ? nbytes - at : REALLY_PIECE;
-        really_ask_piece(one, at, nbytes);
+    for (size_t at = 0; at < nbytes; at += REALLY_COMPARED) {
+        const size_t piece = nbytes - at < REALLY_COMPARED ? nbytes - at : REALLY_COMPARED;
+        really_ask_compared(one, at);
         if (memcmp(one + at, other + at, piece) != 0) return 0;
     }
     return 1;
-}
-
-enum { REALLY_COMPARED = 1024, REALLY_COMPARED_AHEAD = 2048 }; /* bytes compared before a look whether to go on; asked for before that */
-
-/* Asks for what is compared after the next bytes from `at` on; behind a row's end most arrays have the next one. */
-static inline void really_ask_compared(const char *from, size_t at) {
-    for (size_t line = at + REALLY_COMPARED_AHEAD; line < at + REALLY_COMPARED_AHEAD + REALLY_COMPARED; line += REALLY_LINE)
-        really_prefetch(from + line);
 }
 
 static inline uint64_t really_long_word(const char *from, size_t at) {
