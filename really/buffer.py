@@ -16,7 +16,7 @@ from really import columns, frames
 from really import n_step as n_steps
 from really import ring_arguments as arguments
 from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
-from really.columns import Spec
+from really.columns import Spec, spec_of
 from really.errors import EmptyBufferError, InvalidValueError
 from really.gate import Gate, Reader, start_anew
 from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
@@ -135,7 +135,7 @@ class ReplayBuffer:
     @property
     def spec(self) -> Spec | None:
         """Key -> (dtype, shape of one row); None before the first put."""
-        return None if self._ring is None else _spec_of(self._ring)
+        return None if self._ring is None else spec_of(self._ring)
 
     @property
     def nbytes(self) -> int:
@@ -152,7 +152,7 @@ class ReplayBuffer:
         ring = self._ring
         if ring is None:
             return {"held": 0, "naive": 0, "ratio": 1.0}
-        naive = len(ring) * arguments.row_nbytes(_spec_of(ring))
+        naive = len(ring) * arguments.row_nbytes(spec_of(ring))
         held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
         return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
@@ -458,7 +458,7 @@ class ReplayBuffer:
                     n_steps.check_spec(self._storage.about.spec)
                 self._ring = self._made(self._storage.ring(self._bit_generator))
                 self._storage.adopt(self._prioritized, self._ring.num_put)
-                self._dedup, self._stack = True, frames.stacks(_spec_of(self._ring), _shared(self._ring)) or None
+                self._dedup, self._stack = True, frames.stacks(spec_of(self._ring), _shared(self._ring)) or None
         except BaseException:
             self._storage.abandon()
             raise
@@ -468,7 +468,7 @@ class ReplayBuffer:
             self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
-        spec = _spec_of(ring)
+        spec = spec_of(ring)
         stacks = frames.stacks(spec, _shared(ring))
         self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
 
@@ -506,7 +506,7 @@ class ReplayBuffer:
         num, num_batches = arguments.checked_size(n)
         ring = self._filled("sample")
         if num * max(num_batches, 1) > ring.quick_rows:
-            refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(_spec_of(ring)))
+            refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(spec_of(ring)))
         outputs = self._outputs(ring, num, num_batches, out)
         batch = ring.sample(num, num_batches, not replace, outputs)
         return self._refuse_few("sample", num, replace) if batch is None else batch
@@ -518,7 +518,7 @@ class ReplayBuffer:
             )
         if out is None or ring.fits(out, num, num_batches):
             return out
-        return arguments.checked_out(out, _spec_of(ring), (num_batches, num) if num_batches else (num,))
+        return arguments.checked_out(out, spec_of(ring), (num_batches, num) if num_batches else (num,))
 
     def _made(self, ring: Ring) -> Ring:
         """The ring as this buffer uses it."""
@@ -601,7 +601,7 @@ def _stride(what: str, spec: Spec, shared: Sequence[frames.Sharing]) -> int:
 
 
 def _nbytes(num_rows: int, stride: int, ring: Ring) -> int:
-    return int(num_rows * (stride + frames.frame_nbytes(_spec_of(ring), _shared(ring))))
+    return int(num_rows * (stride + frames.frame_nbytes(spec_of(ring), _shared(ring))))
 
 
 def _promised(ring: Ring) -> int:
@@ -611,10 +611,6 @@ def _promised(ring: Ring) -> int:
 
 def _shared(ring: Ring) -> list[frames.Sharing]:
     return [frames.Sharing(*sharing) for sharing in ring.shared]
-
-
-def _spec_of(ring: Ring) -> Spec:
-    return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
 
 
 def _before_fork() -> None:

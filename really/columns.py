@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from really.errors import InvalidTypeError, InvalidValueError
 from really.frames import FrameColumn, Stack
 
+if TYPE_CHECKING:
+    from really._ring import Ring
+
 Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Key -> (dtype, shape of one row)."""
 
 _OPPOSITES = {"not_done": "terminal", "terminal": "not_done"}
 _PYTHON_NUMBERS = (bool, int, float, complex)
+
+
+def spec_of(ring: Ring) -> Spec:
+    """The schema of a ring."""
+    return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
 
 
 class Value(NamedTuple):

@@ -7,7 +7,6 @@ own lock, the put that would drop it, which then waits here. Without such reader
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ring import Ring
+from really.columns import Spec, spec_of
 from really.errors import InvalidValueError, ReallyError
+from really.ring_arguments import row_nbytes
 
 PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
@@ -64,7 +65,7 @@ class Reader:
 
     def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
         """Bytes of a row of these keys, by default of all, without padding; at least 1."""
-        return max(1, sum(dtype.itemsize * math.prod(shape) for dtype, shape in self._kinds(keys).values()))
+        return max(1, row_nbytes(self._spec(keys)))
 
     def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """The next `num` rows (fewer at the end), key -> [n, ...] of new memory.
@@ -76,14 +77,14 @@ class Reader:
             OvertakenError: puts or `clear` have dropped one of them.
         """
         self.thread = threading.get_ident()
-        kinds = self._kinds(keys)
+        spec = self._spec(keys)
         for _ in range(STARTS if self.num_read == 0 and not self.keeps else 0):
             self.restart()
             try:
-                return self._copied(num, kinds)
+                return self._copied(num, spec)
             except OvertakenError:
                 continue
-        return self._copied(num, kinds)
+        return self._copied(num, spec)
 
     def read_shared(self, num: int) -> dict[str, Any]:
         """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
@@ -106,19 +107,19 @@ class Reader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _kinds(self, keys: Iterable[str] | None) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Dtype and shape of what is read for these keys."""
+    def _spec(self, keys: Iterable[str] | None) -> Spec:
+        """The schema of what is read for these keys."""
         ring = self.ring
-        kinds = {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
-        chosen = set(kinds if keys is None else keys)
+        spec = spec_of(ring)
+        chosen = set(spec if keys is None else keys)
         if any(ring.names[at] in chosen for sharing in ring.shared for at in sharing[0]):
-            return kinds
-        return {key: kind for key, kind in kinds.items() if key in chosen}
+            return spec
+        return {key: kind for key, kind in spec.items() if key in chosen}
 
-    def _copied(self, num: int, kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> dict[str, NDArray[Any]]:
+    def _copied(self, num: int, spec: Spec) -> dict[str, NDArray[Any]]:
         num = min(num, self.num_left)
-        columns = {key: np.empty((num, *shape), dtype) for key, (dtype, shape) in kinds.items()}
-        step = max(1, PIECE // self.row_nbytes(kinds))
+        columns = {key: np.empty((num, *shape), dtype) for key, (dtype, shape) in spec.items()}
+        step = max(1, PIECE // max(1, row_nbytes(spec)))
         for start in range(0, num, step):
             self._read_piece({key: column[start : start + step] for key, column in columns.items()})
         return columns
