@@ -37,39 +37,31 @@ def keep(folder: Path, rows: PrioritizedRows) -> None:
         writer.write_batch(batch)
 
 
-def settings(folder: Path) -> tuple[float, float] | tuple[None, None]:
-    """`alpha` and `eps` of the buffer there; None where its rows are drawn uniformly."""
-    state = _read(folder)
-    return (None, None) if state is None else (state["alpha"], state["eps"])
+def go_on(
+    rows: PrioritizedRows | None, state: dict[str, Any], folder: Path, num_put: int, with_generator: bool
+) -> None:
+    """Has rows that were put before number `num_put` take the priorities that `read` found in the folder.
 
-
-def go_on(folder: Path, rows: PrioritizedRows | None, num_put: int, with_generator: bool) -> bool:
-    """Has rows that were put before number `num_put` take the priorities that the folder has; whether it has any.
-
-    Raises InvalidValueError where they are of another alpha or eps, or are there and `rows` is None.
+    Raises InvalidValueError where they are of another alpha or eps, or `rows` is None.
     """
-    state = _read(folder)
-    if state is None:
-        return False
     came = None if rows is None else rows.priorities
     for name in ("alpha", "eps"):
         if (given := getattr(came, name, None)) != state[name]:
             raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, came {given}")
     if came is not None:
         num_lost = max(0, state["newest"] - num_put)  # rows that went with the machine's power
-        state["newest"] -= num_lost
-        state["values"] = state["values"][: max(0, len(state["values"]) - num_lost)]
-        came.load_state_dict(state if with_generator else state | {"generator": came.generator_state()})
-    return True
+        values = state["values"][: max(0, len(state["values"]) - num_lost)]
+        generator = state["generator"] if with_generator else came.generator_state()
+        came.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path) -> dict[str, Any] | None:
     """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none."""
-    import pyarrow as pa
-
     path = folder / NAME
     if not path.exists():
         return None
+    import pyarrow as pa
+
     if not starts_with(path, MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
     try:

@@ -86,6 +86,7 @@ class Storage:
         self._frames: list[FrameFile] = []
         self._ring: weakref.ref[Ring] | None = None
         self._priorities: PrioritizedRows | None = None
+        self._kept: dict[str, Any] | None = None
         _check_folder(self.path)
         try:
             if writable:
@@ -99,6 +100,7 @@ class Storage:
                 (self.path / priority_files.NAME).unlink(missing_ok=True)
             if self._names is not None:
                 self.about = About.from_json(self._names)
+                self._kept = priority_files.read(self.path)
                 self._map(self.about, new=False)
         except BaseException:
             self.close()
@@ -139,13 +141,15 @@ class Storage:
 
     def priority_settings(self) -> tuple[float, float] | tuple[None, None]:
         """`alpha` and `eps` of the buffer there; None where its rows are drawn uniformly."""
-        return priority_files.settings(self.path)
+        return (None, None) if self._kept is None else (self._kept["alpha"], self._kept["eps"])
 
     def adopt(self, priorities: PrioritizedRows | None, num_put: int) -> None:
-        """Writes these from now on; they go on from those that the folder has (`priority_files.go_on`)."""
-        found = priority_files.go_on(self.path, priorities, num_put, with_generator=self.writable)
+        """Writes these from now on; they go on from those that the folder had (`priority_files.go_on`)."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            priority_files.go_on(priorities, kept, self.path, num_put, with_generator=self.writable)
         self._priorities = priorities
-        if not found:
+        if kept is None:
             self.keep_priorities()
 
     def keep_priorities(self) -> None:
