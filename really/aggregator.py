@@ -293,8 +293,11 @@ def _check_files(folder: Path) -> None:
     file = folder / CSV_NAME
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
-    if file.exists() and not b"epoch".startswith(file.read_bytes()[:5]):
-        raise InvalidValueError(f"path: expected an aggregator's file, or none, came another's {str(file)!r}")
+    if file.exists():
+        with file.open("rb") as opened:
+            start = opened.read(5)
+        if not b"epoch".startswith(start):
+            raise InvalidValueError(f"path: expected an aggregator's file, or none, came another's {str(file)!r}")
     check_figure("path", folder / PLOT_NAME)
 
 

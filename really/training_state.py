@@ -366,11 +366,11 @@ def _check_buffer(folder: Path, saved: Mapping[str, Any] | None, buffer: ReplayB
             f"{folder}: expected a buffer of {buffer.capacity:,} rows, as there is, came one of {saved['capacity']:,}"
         )
     for name in DRAWN_BY:
-        if name in saved and saved[name] != (own := buffer._arguments()[name]):
-            raise InvalidValueError(f"{folder}: expected a buffer with {name}={own}, came one with {saved[name]}")
-    columns_there = _columns(buffer)
-    for key in {**columns_there, **saved["columns"]}:
-        expected, came = (columns.get(key, "no such column") for columns in (columns_there, saved["columns"]))
+        if name in saved and saved[name] != (there := buffer._arguments()[name]):
+            raise InvalidValueError(f"{folder}: expected a buffer with {name}={there}, came one with {saved[name]}")
+    own = _columns(buffer)
+    for key in {**own, **saved["columns"]}:
+        expected, came = (columns.get(key, "no such column") for columns in (own, saved["columns"]))
         # None: no data have come yet that would say of what kind it is.
         if expected != came and (None not in (expected, came) or "no such column" in (expected, came)):
             raise InvalidValueError(
