@@ -89,6 +89,14 @@ def test_only_one_at_a_time_collects() -> None:
                 use()
 
 
+def test_the_buffer_that_is_filled_stays_the_managers() -> None:
+    with make() as manager, manager.collect_in_background():
+        buffer = manager.buffer
+        with pytest.raises(ReallyError, match=r"initialize_buffer\(\): expected no collection in the background"):
+            manager.initialize_buffer(10, ["state"])
+        assert manager.buffer is buffer
+
+
 def test_an_error_reaches_the_learner() -> None:
     with make(Raising, env_config={"at": 3}) as manager:
         background = manager.collect_in_background(min_rows=100_000)

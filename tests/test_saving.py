@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from really import EmptyBufferError, InvalidValueError, ReplayBuffer
+from really import EmptyBufferError, InvalidValueError, ReallyError, ReplayBuffer
 from really.gate import OvertakenError
 from really.saving import describe, save
 from really.whole_files import FileError
@@ -473,3 +473,12 @@ def test_a_full_buffer_is_read_while_others_put():
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_closed_buffer_is_no_empty_one(tmp_path):
+    with ReplayBuffer(50, path=tmp_path / "b") as buffer:
+        buffer.put({"reward": np.arange(20.0)})
+        buffer.save(tmp_path / "saved")
+    with pytest.raises(ReallyError, match=r"save: .*expected an open buffer, came one that has been closed"):
+        buffer.save(tmp_path / "saved")
+    assert len(ReplayBuffer.load(tmp_path / "saved")) == 20
