@@ -12,6 +12,7 @@ from really.environments import EnvironmentBatch
 from really.errors import ModelError
 from really.policy import Policy, check_finite
 
+MEASURES = ("time", "reward", "time_and_reward")
 Forward = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
 
 
@@ -31,6 +32,18 @@ class Evaluation:
         self.finished = 0
         self._playing = np.arange(envs.num_envs)
         self._active = np.flatnonzero(self._playing < episodes)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.steps)} episodes: mean {self.steps.mean():.1f} steps, "
+            f"reward {self.rewards.mean():.2f} ± {self.rewards.std():.2f}"
+        )
+
+    def measured(self, measure: str) -> list[int] | list[float] | tuple[list[int], list[float]]:
+        """One of `MEASURES` of each episode, as lists: steps taken, sum of rewards, or both."""
+        steps, rewards = self.steps.tolist(), self.rewards.tolist()
+        found: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
+        return found[measure]  # type: ignore[no-any-return]
 
     def run(self, each_step: Callable[[Evaluation], None] | None = None) -> None:
         """Plays all episodes; `each_step` is called after every step of the batch (a progress bar, a frame)."""

@@ -26,7 +26,7 @@ from really.datasets import sampled_dataset
 from really.demand import Part
 from really.environments import EnvironmentSpec
 from really.errors import InvalidValueError, ModelError, ReallyError, one_of
-from really.evaluation import Evaluation
+from really.evaluation import MEASURES, Evaluation
 from really.fleet import Fleet, LocalFleet, RayFleet
 from really.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.policy import VALUE_OUTPUTS
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("really")
 
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
-MEASURES = ("time", "reward", "time_and_reward")
 # What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
 MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
 
@@ -396,14 +395,9 @@ class SampleManager:
         max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
         viewer = viewer_of(render, self._environment.name)
         evaluation = self._evaluate(max_steps, test_episodes, viewer, progress)
-        steps, rewards = evaluation.steps.tolist(), evaluation.rewards.tolist()
         if do_print:
-            print(
-                f"{test_episodes} episodes: mean {np.mean(steps):.1f} steps, "
-                f"reward {np.mean(rewards):.2f} ± {np.std(rewards):.2f}"
-            )
-        found: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
-        return found[evaluation_measure]  # type: ignore[no-any-return]
+            print(evaluation)
+        return evaluation.measured(evaluation_measure)
 
     # ------------------------------------------------------------------------------------------ the aggregator
 
