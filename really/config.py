@@ -7,6 +7,8 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from really.checks import check_count, check_mapping, check_number
 from really.environments import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -48,6 +50,15 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
     return given
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values that a model may be made with are equal: dicts, lists and tuples of anything, arrays too."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return one is other or bool(np.array_equal(one, other))
 
 
 def _first_given(given: dict[str, Any], name: str, other: str) -> Any:

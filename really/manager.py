@@ -21,7 +21,7 @@ from really.batches import Batches
 from really.buffer import ReplayBuffer
 from really.checks import check_count
 from really.collector import STREAMED_ROWS, Collector
-from really.config import Kwargs, checked
+from really.config import Kwargs, checked, same
 from really.datasets import sampled_dataset
 from really.demand import Part
 from really.environments import EnvironmentSpec
@@ -553,7 +553,7 @@ class SampleManager:
 
     def _sync(self) -> Settings:
         """Applies what was changed in `kwargs` since the last call, and says what now holds."""
-        if self.kwargs["model_kwargs"] != self._model_kwargs:
+        if not same(self.kwargs["model_kwargs"], self._model_kwargs):
             self._refuse_background("a change of model_kwargs")
             with steps_of("model_kwargs") as now:
                 self._equip(now)

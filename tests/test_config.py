@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from really import SampleManager
 from really.checks import check_count, check_number
-from really.config import Kwargs, checked
+from really.config import Kwargs, checked, same
 from really.errors import InvalidTypeError, InvalidValueError
 from tests.models import QNet
 
@@ -152,3 +154,35 @@ def test_model_kwargs_may_be_changed_in_place() -> None:
         manager.kwargs["model_kwargs"]["hidden"] = 16
         assert len(manager.get_data()["reward"]) == 10
         assert manager.get_agent().get_weights()[0].shape == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": np.arange(3)}, {"a": np.arange(4)}),
+        ({"a": np.arange(3)}, {"b": np.arange(3)}),
+        ({"a": [np.arange(3), 1]}, {"a": [np.arange(3), 2]}),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+        ({"a": "relu"}, {"a": None}),
+    ],
+)
+def test_what_a_model_is_made_with_is_compared_whatever_it_is(one: Any, other: Any) -> None:
+    assert same(one, copy.deepcopy(one))
+    assert same(other, copy.deepcopy(other))
+    assert not same(one, other)
+    assert not same(other, one)
+
+
+def test_model_kwargs_may_hold_arrays() -> None:
+    given = {"bias": np.zeros(2)}
+    with SampleManager(biased_net, "CartPole-v1", 1, 10, num_steps=10, use_ray=False, model_kwargs=given) as manager:
+        agent = manager.get_agent()
+        assert manager.get_agent() is agent
+        manager.kwargs["model_kwargs"] = {"bias": np.ones(2)}
+        np.testing.assert_array_equal(manager.get_agent().get_weights()[-1], [1, 1])
+
+
+def biased_net(bias: np.ndarray) -> keras.Model:
+    inputs = keras.Input((4,))
+    values = keras.layers.Dense(2, bias_initializer=lambda shape, dtype: keras.ops.convert_to_tensor(bias, dtype))
+    return keras.Model(inputs, {"q_values": values(inputs)})
