@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from really.buffer import ReplayBuffer
-from really.collector import Collector
-from really.errors import ReallyError
+from really.checks import check_count, check_positive
+from really.collector import STREAMED_ROWS, Collector
+from really.errors import InvalidValueError, ReallyError
 from really.rate_limiter import RateLimiter
 from really.runner import Settings
+
+log = logging.getLogger("really")
 
 
 class BackgroundCollection:
@@ -26,11 +30,15 @@ class BackgroundCollection:
         collector: Collector,
         buffer: ReplayBuffer,
         settings: Callable[[], Settings],
-        limiter: RateLimiter,
+        *,
+        samples_per_insert: float | None = None,
+        min_rows: int = 1,
+        error_buffer: float | None = None,
         max_rows: int | None = None,
     ) -> None:
+        self._limiter = _limiter(samples_per_insert, min_rows, error_buffer)
+        self._max_rows = None if max_rows is None else check_count("max_rows", max_rows)
         self._collector, self._buffer, self._settings = collector, buffer, settings
-        self._limiter, self._max_rows = limiter, max_rows
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="really-background", daemon=True)
@@ -63,10 +71,20 @@ class BackgroundCollection:
         self._limiter.sample(rows, pointless=lambda: not self.running or cancelled())
         self._raise()
 
-    def stop(self) -> None:
-        """Ends collecting; chunks under way are still stored. Raises what ended it, where that was an error."""
+    def end(self) -> None:
+        """Lets collecting end, and does not wait for it."""
         self._stopping.set()
-        self._thread.join()
+
+    def stop(self, patience: float | None = None) -> None:
+        """Ends collecting; chunks under way are still stored. Raises what ended it, where that was an error.
+
+        They are given up, with a warning, where they take longer than `remote_time_out`, or where all that is left to
+        be stored takes longer than `patience` seconds.
+        """
+        self.end()
+        self._thread.join(patience)
+        if self.running:
+            log.warning("background collection: what is under way did not come within %g s and is given up", patience)
         self._raise()
 
     def __enter__(self) -> Self:
@@ -93,3 +111,16 @@ class BackgroundCollection:
                 self._limiter.insert(part.rows)
         except BaseException as error:  # raised again in the thread that stops or samples
             self._error = error
+
+
+def _limiter(samples_per_insert: float | None, min_rows: int, error_buffer: float | None) -> RateLimiter:
+    min_rows = check_count("min_rows", min_rows, 0)
+    if samples_per_insert is not None:
+        # Ahead by what two chunks are worth, where nothing else is said.
+        slack = 2.0 * STREAMED_ROWS * check_positive("samples_per_insert", samples_per_insert)
+        return RateLimiter(samples_per_insert, min_rows, slack if error_buffer is None else error_buffer)
+    if error_buffer is not None:
+        raise InvalidValueError(
+            f"error_buffer: expected samples_per_insert with it, which alone uses it, came {error_buffer!r} alone"
+        )
+    return RateLimiter(None, min_rows)

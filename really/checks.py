@@ -27,13 +27,25 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as a finite float between `low` and `high`, both included (infinity is never accepted)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidTypeError(f"{name}: expected a number, came {value!r} ({type(value).__name__})") from None
+    number = _number(name, value)
     if not (low <= number <= high and math.isfinite(number)):
         raise InvalidValueError(f"{name}: expected a number from {low:g} to {high:g}, came {number!r}")
     return number
+
+
+def check_positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    number = _number(name, value)
+    if not 0 < number < math.inf:
+        raise InvalidValueError(f"{name}: expected a number > 0, came {value!r}")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"{name}: expected a number, came {value!r} ({type(value).__name__})") from None
 
 
 def check_mapping(name: str, value: Any) -> dict[str, Any]:

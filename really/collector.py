@@ -100,6 +100,10 @@ class Collector:
         """Chunks as they come, each runner with one more order queued, until `enough`; then what is under way.
 
         Settings are asked for anew with each order. Whoever takes the chunks slows the runners down by taking his time.
+        Where it is enough, what does not come within `remote_time_out` seconds is given up, with a warning.
+
+        Raises:
+            RunnerTimeoutError: it is not enough, and nothing came within `remote_time_out` seconds.
         """
         self._fleet.check()
         while True:
@@ -108,7 +112,13 @@ class Collector:
             busy = [worker for worker in self._fleet.workers if worker.tickets]
             if not busy:
                 return
-            for worker in self._fleet.wait(busy, None):
+            patience = self._deadline(busy) - time.monotonic()
+            ready = self._fleet.wait(busy, None if patience == math.inf else patience)
+            if not ready and not enough():
+                raise self._none_came(busy)
+            if not ready:
+                self._give_up(busy)
+            for worker in ready:
                 if fetched := self._fleet.fetch(worker):
                     self._take(*fetched)
             yield from self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
@@ -223,15 +233,26 @@ class Collector:
     def _timed_out(self, demand: Demand, busy: list[Worker]) -> Demand:
         for worker in busy:
             worker.tickets[0].late = True
-        if self._ready:
-            late = "; ".join(f"{worker}: in {self._fleet.where(worker)}" for worker in busy)
-            log.warning("remote_time_out: going on without what does not come: %s", late)
-            rows = min(demand.rows, sum(part.rows for part in self._ready.values()))
-            return Demand(rows if len(busy) == len(self._fleet.workers) else demand.rows, 1)
+        if not self._ready:
+            raise self._none_came(busy)
+        log.warning("remote_time_out: going on without what does not come: %s", self._whereabouts(busy))
+        rows = min(demand.rows, sum(part.rows for part in self._ready.values()))
+        return Demand(rows if len(busy) == len(self._fleet.workers) else demand.rows, 1)
+
+    def _give_up(self, busy: list[Worker]) -> None:
+        log.warning("remote_time_out: ending without what does not come: %s", self._whereabouts(busy))
+        for worker in busy:
+            self._fleet.restart(worker)
+
+    def _whereabouts(self, busy: list[Worker]) -> str:
+        return "; ".join(f"{worker}: in {self._fleet.where(worker)}" for worker in busy)
+
+    def _none_came(self, busy: list[Worker]) -> RunnerTimeoutError:
+        """What is raised where nothing came from these in time; the slowest is restarted."""
         slowest = min(busy, key=lambda worker: worker.tickets[0].begun)
         where = self._fleet.where(slowest)
         self._fleet.restart(slowest)
-        raise RunnerTimeoutError(
+        return RunnerTimeoutError(
             f"remote_time_out: expected a result within {self._time_out} s, none came; the slowest is {slowest}, "
             f"which was restarted. It was in {where}"
         )

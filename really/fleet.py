@@ -97,9 +97,11 @@ class Fleet:
         workers: the runners with their orders.
         version: of the weights that the next order will be carried out with: how often they have changed.
         message_bytes: about how much one chunk may hold.
+        end_patience: seconds that an order under way is waited for where all is to end; None where it cannot be cut.
     """
 
     message_bytes: float = MESSAGE_BYTES
+    end_patience: float | None = None
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
@@ -227,6 +229,7 @@ class Fleet:
             return {"agents": worker.agents, "environments": "lost", "pid": None, "tensorflow": None}
 
     def _replace(self, worker: Worker, lost: RunnerLost) -> None:
+        self.check()
         worker.failures += 1
         if lost.hopeless:
             worker.failures = 0
@@ -348,6 +351,8 @@ class RayRunner(Runner):
 
 class RayFleet(Fleet):
     """Runners in Ray actors, one process each, on the CPUs that are free when the manager starts."""
+
+    end_patience = 30.0
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
         import ray

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ from really.background import BackgroundCollection
 from really.batches import Batches
 from really.buffer import ReplayBuffer
 from really.checks import check_count
-from really.collector import STREAMED_ROWS, Collector
+from really.collector import Collector
 from really.config import Kwargs, checked, same
 from really.datasets import sampled_dataset
 from really.demand import Part
@@ -31,7 +32,6 @@ from really.fleet import Fleet, LocalFleet, RayFleet
 from really.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.policy import VALUE_OUTPUTS
 from really.progress import advance, progress_bar, steps_of
-from really.rate_limiter import RateLimiter
 from really.ring_arguments import checked_size
 from really.runner import Acting, RunnerSpec, Settings
 from really.spaces import observation_leaves
@@ -209,14 +209,23 @@ class SampleManager:
             min_rows: rows to collect before `sample` goes on.
             error_buffer: samples by which either side may be ahead; by default those for two chunks of all runners.
             max_rows: end after about so many rows.
+
+        Raises:
+            ReallyError: an argument cannot be used. What ends collecting later is raised by `sample` and by the end of
+                the `with` block: nothing came within `remote_time_out` seconds, an environment failed, ...
         """
         self._refuse_background("collect_in_background()")
-        error_buffer = 2.0 * STREAMED_ROWS * (samples_per_insert or 1.0) if error_buffer is None else error_buffer
-        limiter = RateLimiter(samples_per_insert, check_count("min_rows", min_rows, 0), error_buffer)
         self._sync()
         self._background = BackgroundCollection(
-            self._collector, self._buffer(), self._settings, limiter, max_rows and check_count("max_rows", max_rows)
+            self._collector,
+            self._buffer(),
+            functools.partial(Settings.of, self.kwargs),
+            samples_per_insert=samples_per_insert,
+            min_rows=min_rows,
+            error_buffer=error_buffer,
+            max_rows=max_rows,
         )
+        weakref.finalize(self, self._background.end)
         return self._background
 
     def set_epsilon(self, epsilon: float) -> None:
@@ -447,10 +456,16 @@ class SampleManager:
     # ------------------------------------------------------------------------------------------ its life
 
     def close(self) -> None:
-        """Releases the runners and their processes; the buffer and the agent stay usable."""
-        if self._background is not None and self._background.running:
-            self._background.stop()
-        self._fleet.close()
+        """Releases the runners and their processes; the buffer and the agent stay usable.
+
+        Collection in the background ends first, as its `stop()` does; but what takes longer than half a minute to come
+        from the runners' processes is given up.
+        """
+        try:
+            if self._background is not None and self._background.running:
+                self._background.stop(self._fleet.end_patience)
+        finally:
+            self._fleet.close()
 
     def __enter__(self) -> Self:
         return self
@@ -562,10 +577,7 @@ class SampleManager:
             self._given_weights = self.kwargs["weights"]
         policy = self._agent.policy
         policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
-        return self._settings()
-
-    def _settings(self) -> Settings:
-        return Settings(self.kwargs["epsilon"], self.kwargs["temperature"])
+        return Settings.of(self.kwargs)
 
     def _refuse_background(self, what: str) -> None:
         if self._background is not None and self._background.running:

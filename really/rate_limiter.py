@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
 
-from really.errors import InvalidValueError
+from really.checks import check_positive
 
 # Seconds between two looks at whether a wait has become pointless.
 LOOK_AROUND = 0.1
@@ -26,16 +25,14 @@ class RateLimiter:
         error_buffer: samples by which either side may be ahead.
 
     Raises:
-        InvalidValueError: a number is not positive.
+        InvalidTypeError, InvalidValueError: what is no number, or not a positive one.
     """
 
-    def __init__(self, samples_per_insert: float | None, min_rows: int, error_buffer: float) -> None:
-        for name, value in (("samples_per_insert", samples_per_insert), ("error_buffer", error_buffer)):
-            if value is not None and not (0 < value < math.inf):
-                raise InvalidValueError(f"{name}: expected a number > 0, came {value!r}")
+    def __init__(self, samples_per_insert: float | None, min_rows: int, error_buffer: float = 1.0) -> None:
+        self._ratio = None if samples_per_insert is None else check_positive("samples_per_insert", samples_per_insert)
+        self._min_rows, self._slack = min_rows, check_positive("error_buffer", error_buffer)
         self.inserted = self.sampled = 0
         self.blocked_seconds = {"insert": 0.0, "sample": 0.0}
-        self._ratio, self._min_rows, self._slack = samples_per_insert, min_rows, error_buffer
         self._changed = threading.Condition()
 
     @property

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,11 @@ class Settings:
 
     epsilon: float
     temperature: float
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Those that a manager's `kwargs` say now."""
+        return cls(given["epsilon"], given["temperature"])
 
 
 @dataclass(frozen=True)

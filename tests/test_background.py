@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from really import ReallyError, SampleManager
-from tests.environments import Counter, Raising
+from tests.environments import Counter, Raising, SlowAlone
 from tests.models import QNet
 
 pytestmark = pytest.mark.usefixtures("ray_runtime")
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def make(environment: Any = Counter, **changes: Any) -> SampleManager:
@@ -110,3 +122,72 @@ def test_closing_the_manager_stops_it() -> None:
     background = manager.collect_in_background()
     manager.close()
     assert not background.running
+
+
+@pytest.mark.parametrize("use_ray", [True, False])
+def test_a_manager_that_nobody_has_any_more_stops_it(use_ray: bool) -> None:
+    manager = make(use_ray=use_ray, num_workers=1)
+    manager.collect_in_background()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "really-background"]
+    manager.sample(10)
+    fleet = weakref.ref(manager._fleet)
+    del manager
+    wait_until(lambda: gc.collect() >= 0 and fleet() is None)
+    assert not thread.is_alive()
+
+
+def test_an_environment_that_hangs_is_said_to_the_learner(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    config = {"token": str(token), "seconds": 120}
+    with make(SlowAlone, env_config=config, num_workers=1, remote_time_out=1.0) as manager:
+        background = manager.collect_in_background()
+        manager.sample(10)
+        token.touch()
+        wait_until(lambda: not background.running)
+        with pytest.raises(ReallyError, match=r"(?s)RunnerTimeoutError: .* within 1.0 s, .*runner 0 .*'SlowAlone'"):
+            manager.sample(10)
+
+
+def test_what_hangs_when_it_is_to_end_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    token = tmp_path / "token"
+    config = {"token": str(token), "seconds": 120}
+    with make(SlowAlone, env_config=config, num_workers=1, remote_time_out=3.0) as manager:
+        with manager.collect_in_background():
+            manager.sample(10)
+            token.touch()
+            time.sleep(1.0)
+        assert "remote_time_out: ending without what does not come: runner 0 (agents 0 to 3)" in caplog.text
+        rows = len(manager.buffer)
+        assert rows > 0
+
+
+def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("really.fleet.RayFleet.end_patience", 1.0)
+    token = tmp_path / "token"
+    manager = make(SlowAlone, env_config={"token": str(token), "seconds": 120}, num_workers=1)
+    background = manager.collect_in_background()
+    manager.sample(10)
+    token.touch()
+    time.sleep(1.0)
+    began = time.monotonic()
+    manager.close()
+    assert time.monotonic() - began < 60
+    wait_until(lambda: not background.running)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"samples_per_insert": "two"}, "samples_per_insert: expected a number, came 'two'"),
+        ({"samples_per_insert": 0}, "samples_per_insert: expected a number > 0, came 0"),
+        ({"error_buffer": 10}, "error_buffer: expected samples_per_insert with it, .* came 10 alone"),
+        ({"samples_per_insert": 1, "error_buffer": -1}, "error_buffer: expected a number > 0, came -1"),
+        ({"max_rows": 0}, "max_rows: expected an integer >= 1, came 0"),
+        ({"min_rows": -1}, "min_rows: expected an integer >= 0, came -1"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(given: dict[str, Any], message: str) -> None:
+    with make(use_ray=False) as manager:
+        with pytest.raises(ReallyError, match=message):
+            manager.collect_in_background(**given)
+        assert len(manager.get_data()["reward"]) >= 100, "nothing collects in the background"
