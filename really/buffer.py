@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from really import columns, frames
+from really import columns, frames, living_rings
 from really import n_step as n_steps
 from really import ring_arguments as arguments
 from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
 from really.columns import Spec, spec_of
 from really.errors import EmptyBufferError, InvalidValueError
-from really.gate import Gate, Reader, start_anew
+from really.gate import Gate, Reader
 from really.memory_limits import NotEnoughMemoryError, available_bytes, refuse_if_too_big
 from really.prioritized import PrioritizedRows, check_keys, refuse_beta, set_generator_of, with_generator_of
 
@@ -34,10 +33,6 @@ Batch = dict[str, NDArray[Any]]
 FRAMES_SHARE = 0.8
 """Of the memory that is left, what the frames of a buffer may take."""
 NO_LIMIT = int(np.iinfo(np.int64).max)
-
-# Every live ring: a fork waits for their locks, a new one leaves room for the pages they have yet to take.
-_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
-_held_for_fork: list[Ring] = []
 
 
 class ReplayBuffer:
@@ -145,7 +140,7 @@ class ReplayBuffer:
         `alpha`, the priorities too.
         """
         priorities = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
-        return 0 if self._ring is None else _nbytes(self._capacity, self._ring.stride, self._ring) + priorities
+        return 0 if self._ring is None else living_rings.nbytes(self._ring, self._capacity) + priorities
 
     def memory(self) -> dict[str, float]:
         """What the rows take now: `held` bytes, the `naive` bytes of all rows stored whole, and how many times more."""
@@ -416,7 +411,7 @@ class ReplayBuffer:
 
     def _sharings(self) -> list[frames.Sharing]:
         """Which columns share frames."""
-        return [] if self._ring is None else _shared(self._ring)
+        return [] if self._ring is None else frames.sharings_of(self._ring)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator that batches are drawn from: numbers, strings and arrays.
@@ -458,7 +453,7 @@ class ReplayBuffer:
                     n_steps.check_spec(self._storage.about.spec)
                 self._ring = self._made(self._storage.ring(self._bit_generator))
                 self._storage.adopt(self._prioritized, self._ring.num_put)
-                self._dedup, self._stack = True, frames.stacks(spec_of(self._ring), _shared(self._ring)) or None
+                self._dedup, self._stack = True, frames.stacks_of(self._ring) or None
         except BaseException:
             self._storage.abandon()
             raise
@@ -469,7 +464,7 @@ class ReplayBuffer:
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         ring = self._first_ring(parts) if self._ring is None else self._ring
         spec = spec_of(ring)
-        stacks = frames.stacks(spec, _shared(ring))
+        stacks = frames.stacks_of(ring)
         self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
 
     def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
@@ -524,7 +519,7 @@ class ReplayBuffer:
         """The ring as this buffer uses it."""
         if self.gamma is not None:
             n_steps.prepare(ring, self.n_step, self.gamma)
-        _rings.add(ring)
+        living_rings.add(ring)
         return ring
 
     def _new_ring(self, spec: Spec) -> Ring:
@@ -545,7 +540,7 @@ class ReplayBuffer:
         needed += int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
         available = None if self._overcommit else available_bytes()
         if not self._overcommit:
-            refuse_if_too_big(what, needed, sum(_promised(ring) for ring in _rings if ring.storage is None))
+            refuse_if_too_big(what, needed, living_rings.promised())
         most = self._max_bytes or (NO_LIMIT if available is None else int(FRAMES_SHARE * available))
         try:
             ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
@@ -598,40 +593,3 @@ def _stride(what: str, spec: Spec, shared: Sequence[frames.Sharing]) -> int:
             f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
         )
     return row_stride(frames.field_nbytes(spec, shared))
-
-
-def _nbytes(num_rows: int, stride: int, ring: Ring) -> int:
-    return int(num_rows * (stride + frames.frame_nbytes(spec_of(ring), _shared(ring))))
-
-
-def _promised(ring: Ring) -> int:
-    """Bytes that a ring has yet to take."""
-    return max(0, _nbytes(ring.capacity - len(ring), ring.stride, ring))
-
-
-def _shared(ring: Ring) -> list[frames.Sharing]:
-    return [frames.Sharing(*sharing) for sharing in ring.shared]
-
-
-def _before_fork() -> None:
-    _held_for_fork.extend(_rings)
-    for ring in _held_for_fork:
-        ring.acquire()
-
-
-def _after_fork() -> None:
-    for ring in _held_for_fork:
-        ring.release()
-    _held_for_fork.clear()
-
-
-def _begin_in_child() -> None:
-    start_anew()
-    rings = list(_held_for_fork)
-    _after_fork()
-    for ring in rings:
-        ring.keep_from()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_in_child)

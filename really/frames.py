@@ -6,12 +6,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from really._ring import Ring
 
 Spec = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 Stack = tuple[int, int]
@@ -154,6 +157,11 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     return found
 
 
+def sharings_of(ring: Ring) -> list[Sharing]:
+    """Which columns of a ring share frames."""
+    return [Sharing(*sharing) for sharing in ring.shared]
+
+
 def is_after(key: str, other: str) -> bool:
     """Whether the name says that `other` holds what comes after `key`."""
     if key == other:
@@ -177,10 +185,9 @@ def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
     return nbytes + [FRAME_NUMBER] * len(sharings)
 
 
-def stacks(spec: Spec, sharings: Sequence[Sharing]) -> dict[str, Stack]:
-    """Key -> stack of the columns that share frames."""
-    keys = list(spec)
-    return {keys[at]: (sharing.stack, sharing.axis) for sharing in sharings for at in sharing.columns}
+def stacks_of(ring: Ring) -> dict[str, Stack]:
+    """Key -> stack of the columns of a ring that share frames."""
+    return {ring.names[at]: (sharing.stack, sharing.axis) for sharing in sharings_of(ring) for at in sharing.columns}
 
 
 def encode(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ own lock, the put that would drop it, which then waits here. Without such reader
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -239,10 +240,13 @@ def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
     return len(next(iter(columns.values())))
 
 
-def start_anew() -> None:
+def _begin_in_child() -> None:
     """In a forked process: no reader of the other one is waited for, no lock of its threads is held."""
     for gate in _gates:
         gate.start_anew()
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
