@@ -292,24 +292,42 @@ class ReplayBuffer:
         return self._gate.open(self._ring, keeps)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], mode: str = "r", *, seed: arguments.Seed = None) -> Self:
-        """The buffer on disk at `path`, whatever its schema.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        mode: str = "r",
+        *,
+        seed: arguments.Seed = None,
+        n_step: SupportsIndex | None = None,
+        gamma: float | None = None,
+    ) -> Self:
+        """The buffer on disk at `path`, whatever its schema; it draws by priority if it was made so.
 
         Args:
             path: its folder.
             mode: "r" to sample what it holds while another process may write it, with a generator of its own; "r+" to
                 go on with it.
             seed: what batches are drawn from in mode "r".
+            n_step, gamma: of this object's batches; by default those that the buffer was made with.
 
         Raises:
-            InvalidValueError: no buffer is there, or one that is damaged or of another version.
+            InvalidValueError: no buffer is there, or one that is damaged or of another version; or `n_step` and `gamma`
+                cannot be used.
             LockedError: mode is "r+", and another process writes it.
         """
         from really import storage
 
         folder = storage.open_folder(path, mode)
-        alpha, eps = folder.priority_settings()
-        return cls(folder.capacity, path=folder, seed=seed, alpha=alpha, eps=eps)
+        drawn_by = folder.drawn_by()
+        if n_step is not None:
+            drawn_by["n_step"] = n_step
+        if gamma is not None or n_step == 1:
+            drawn_by["gamma"] = gamma
+        try:
+            return cls(folder.capacity, path=folder, seed=seed, **drawn_by)
+        except BaseException:
+            folder.close()
+            raise
 
     def flush(self) -> None:
         """Returns when the rows put so far are on the disk, safe from a loss of power (`storage.Storage.flush`).
@@ -443,7 +461,8 @@ class ReplayBuffer:
         from really import storage
 
         plan = self._plan if self._stack is not None or not self._dedup else None
-        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, plan)
+        steps = (self.n_step, self.gamma)
+        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, steps, plan)
         try:
             if self._storage.about is None:
                 self._storage.adopt(self._prioritized, 0)
@@ -453,7 +472,7 @@ class ReplayBuffer:
                     n_steps.check_spec(self._storage.about.spec)
                 self._ring = self._made(self._storage.ring(self._bit_generator))
                 self._storage.adopt(self._prioritized, self._ring.num_put)
-                self._dedup, self._stack = True, frames.stacks_of(self._ring) or None
+                self._dedup, self._stack = bool(self._ring.shared), frames.stacks_of(self._ring) or None
         except BaseException:
             self._storage.abandon()
             raise
@@ -530,7 +549,7 @@ class ReplayBuffer:
         if self._storage is not None:
             from really.folder_schema import About
 
-            about = About.new(self._capacity, spec, self._spare, self._plan(spec))
+            about = About.new(self._capacity, spec, self._spare, self._plan(spec), (self.n_step, self.gamma))
             ring = self._storage.create(about, self._bit_generator, self._overcommit)
             return self._made(ring)
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]

@@ -19,7 +19,7 @@ from really.errors import InvalidValueError
 from really.frames import Sharing, field_nbytes, frame_nbytes
 from really.whole_files import FileError, sync_folder
 
-FORMAT, VERSION = "really-buffer-folder", 1
+FORMAT, VERSION = "really-buffer-folder", 2
 SCHEMA, PARTIAL = "schema.json", "schema.json.partial"
 WHAT = "the folder of a buffer"
 LEAST_SPARE = 8192
@@ -34,12 +34,16 @@ class About(NamedTuple):
     spec: Spec
     shared: tuple[Sharing, ...]
     identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
+    n_step: int = 1
+    gamma: float | None = None
 
     @classmethod
-    def new(cls, capacity: int, spec: Spec, spare: int | None, shared: Sequence[Sharing] = ()) -> About:
+    def new(
+        cls, capacity: int, spec: Spec, spare: int | None, shared: Sequence[Sharing], steps: tuple[int, float | None]
+    ) -> About:
         """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
         spare = max(LEAST_SPARE, capacity // 64) if spare is None else spare
-        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex)
+        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex, *steps)
 
     @property
     def stride(self) -> int:
@@ -64,6 +68,7 @@ class About(NamedTuple):
         ]
         names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
         names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
+        names |= {"n_step": self.n_step, "gamma": self.gamma}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
         return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
 
@@ -78,7 +83,8 @@ class About(NamedTuple):
             for column in names["columns"]
         }
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
-        return cls(names["capacity"], names["spare"], spec, shared, names["identity"])
+        given = (names[name] for name in ("identity", "n_step", "gamma"))
+        return cls(names["capacity"], names["spare"], spec, shared, *given)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -21,9 +21,10 @@ SHARED_ROWS = 4096
 
 def taken_apart(buffer: ReplayBuffer, protocol: int) -> tuple[Any, ...]:
     """What `__reduce_ex__` is to return: rows, oldest first, schema, generator, priorities."""
+    buffer._check_open("pickling")
     storage, ring = buffer._storage, buffer._ring
     if storage is not None and not storage.writable:
-        return _reopened, (type(buffer), storage.path, buffer.state_dict())
+        return _reopened, (type(buffer), storage.path, buffer.state_dict(), buffer.n_step, buffer.gamma)
     if ring is None:
         return _restored, (type(buffer), buffer._arguments(), buffer.state_dict(), None, [], None)
     layout = (buffer.spec, ring.offsets, ring.stride)
@@ -45,8 +46,10 @@ def _rows(buffer: ReplayBuffer, ring: Ring, protocol: int) -> list[Any]:
     return [pickle.PickleBuffer(cast(Any, part)) if protocol >= 5 else part.tobytes() for part in ring.records()]
 
 
-def _reopened(buffer_type: type[ReplayBuffer], path: Path, state: Mapping[str, Any]) -> ReplayBuffer:
-    buffer = buffer_type.open(path)
+def _reopened(
+    buffer_type: type[ReplayBuffer], path: Path, state: Mapping[str, Any], n_step: int, gamma: float | None
+) -> ReplayBuffer:
+    buffer = buffer_type.open(path, n_step=n_step, gamma=gamma)
     buffer.load_state_dict(state)
     return buffer
 

@@ -139,9 +139,11 @@ class Storage:
             ring.set_room(self._room(ring))
         return ring
 
-    def priority_settings(self) -> tuple[float, float] | tuple[None, None]:
-        """`alpha` and `eps` of the buffer there; None where its rows are drawn uniformly."""
-        return (None, None) if self._kept is None else (self._kept["alpha"], self._kept["eps"])
+    def drawn_by(self) -> dict[str, Any]:
+        """Arguments of the buffer there that say what its batches are."""
+        assert self.about is not None
+        found = {"n_step": self.about.n_step, "gamma": self.about.gamma}
+        return found if self._kept is None else found | {name: self._kept[name] for name in ("alpha", "eps")}
 
     def adopt(self, priorities: PrioritizedRows | None, num_put: int) -> None:
         """Writes these from now on; they go on from those that the folder had (`priority_files.go_on`)."""
@@ -338,11 +340,12 @@ def opened(
     keys: tuple[str, ...] | None,
     spec: Spec | None,
     spare: int | None,
+    steps: tuple[int, float | None],
     plan: Callable[[Spec], list[Sharing]] | None = None,
 ) -> Storage:
-    """The folder at `path` for writing, if it has no buffer yet or one of this capacity, keys, schema and spare.
+    """The folder at `path` for writing, if it has no buffer yet or one of this capacity, keys, schema, spare and steps.
 
-    With `plan`, its columns have to share frames as that says of its schema.
+    With `plan`, its columns have to share frames as that says of its schema. `steps` are `n_step` and `gamma`.
 
     Raises InvalidValueError where it has another, saying what differs; else as `Storage` does.
     """
@@ -353,6 +356,11 @@ def opened(
         if storage.about is not None:
             for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
+            if steps != (own := (storage.about.n_step, storage.about.gamma)):
+                raise InvalidValueError(
+                    f"n_step, gamma: expected {own}, as the buffer at {path} was made with, came {steps}; "
+                    f"ReplayBuffer.open takes others"
+                )
             if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
                 raise InvalidValueError(
                     f"dedup, stack: expected {[*map(tuple, storage.about.shared)]}, as the buffer at {path} has, "

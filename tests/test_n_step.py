@@ -145,6 +145,44 @@ def test_rows_go_out_and_in_as_single_steps(tmp_path, way):
         assert_steps(other.take(np.arange(40)), held, np.arange(40), 3, 0.9)
 
 
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, (3, 0.9)),
+        ({"n_step": 5, "gamma": 0.5}, (5, 0.5)),
+        ({"n_step": 5}, (5, 0.9)),
+        ({"gamma": 0.5}, (3, 0.5)),
+        ({"n_step": 1}, (1, None)),
+    ],
+)
+def test_a_buffer_on_disk_is_opened_with_its_steps_or_others(tmp_path, mode, given, steps):
+    rows = experience(40)
+    with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as buffer:
+        buffer.put(rows)
+    with ReplayBuffer.open(tmp_path / "b", mode, **given) as opened:
+        copy = pickle.loads(pickle.dumps(opened))
+        for other in (opened, copy):
+            assert (other.n_step, other.gamma) == steps
+            batch = other.take(np.arange(40))
+            if steps[0] == 1:
+                np.testing.assert_array_equal(batch["reward"], rows["reward"])
+            else:
+                assert_steps(batch, rows, np.arange(40), *steps)
+
+
+def test_other_steps_of_a_buffer_on_disk_are_refused_not_taken_silently(tmp_path):
+    with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as buffer:
+        buffer.put(experience(40))
+    for steps in ({}, {"n_step": 2, "gamma": 0.9}, {"n_step": 3, "gamma": 0.8}):
+        with pytest.raises(InvalidValueError, match=r"n_step, gamma: expected \(3, 0.9\), as the buffer at .*, came"):
+            ReplayBuffer(40, path=tmp_path / "b", **steps)
+    with pytest.raises(InvalidTypeError, match="gamma: expected a number from 0 to 1 with n_step=3, came 'x'"):
+        ReplayBuffer.open(tmp_path / "b", "r+", gamma="x")
+    with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as again:
+        assert len(again) == 40
+
+
 def test_agents_one_after_the_other_and_mixed():
     rows = experience(20, end_probability=0) | {"agent": np.repeat([0, 1], 10).astype(np.int32)}
     rows["episode_end"][[9, 19]] = 1
@@ -166,6 +204,7 @@ SPEC = dict.fromkeys(("reward", "terminal", "episode_end"), np.float32)
         (lambda: ReplayBuffer(5, n_step=3, gamma=1.5), InvalidValueError, "gamma: expected a number from 0 to 1, came"),
         (lambda: ReplayBuffer(5, gamma=0.9), InvalidValueError, "expected none with n_step=1"),
         (lambda: ReplayBuffer(5, n_step=0, gamma=0.9), InvalidValueError, "n_step"),
+        (lambda: ReplayBuffer(5, n_step=2**31, gamma=0.9), InvalidValueError, "n_step: .* 2147483647, came 2147483648"),
         (lambda: ReplayBuffer(5, n_step=2, gamma=0.9, spec={"reward": np.float32}), InvalidValueError, "'episode_end'"),
         (
             lambda: ReplayBuffer(5, n_step=2, gamma=0.9, spec=SPEC | {"reward": np.float64}),
