@@ -105,7 +105,7 @@ cdef class Block:
 
 class FramesTooManyError(MemoryError):
     """The frames of a put do not fit in what they may take; the arguments say which key's, of how many rows alone,
-    and of how many rows."""
+    of how many rows, and how many rows of the put are in already."""
 
 
 class FrameDiskError(Exception):
@@ -573,9 +573,9 @@ cdef class Ring:
 
     cdef bint append_sharing(self, Incoming* rows, int64_t num_rows) except -1:
         """`append_columns` of rows of which some share frames."""
-        cdef int64_t start = max(num_rows - self.rows.capacity, <int64_t>0)
-        cdef int64_t num, spare = self.rows.num_slots - self.rows.capacity
-        cdef int64_t piece = min(num_rows, spare) if spare > 0 else num_rows - start
+        cdef int64_t first = max(num_rows - self.rows.capacity, <int64_t>0)
+        cdef int64_t num, start = first, spare = self.rows.num_slots - self.rows.capacity
+        cdef int64_t piece = min(num_rows, spare) if spare > 0 else num_rows - first
         cdef Py_ssize_t i, failed = -1
         cdef bint may
         rows.numbers = <uint32_t*>PyMem_Malloc((piece + 1) * self.rows.num_fields * self.max_stack * sizeof(uint32_t))
@@ -597,14 +597,14 @@ cdef class Ring:
         let_go(self.lock)
         PyMem_Free(rows.numbers)
         if failed >= 0:
-            self.refuse(&self.sharings[failed], num, start - num)
+            self.refuse(&self.sharings[failed], num, start - num - first)
         return may
 
     cdef int refuse(self, const Sharing* sharing, int64_t num_rows, int64_t num_in) except -1:
         """Says why there is no room for the frames of a put, of which rows may be in already."""
         if sharing.store.file != NULL and sharing.store.file.error != 0:
             raise FrameDiskError(sharing.store.file.error, self.names[sharing.keys[0]], num_in)
-        raise FramesTooManyError(sharing.keys[0], sharing.num_alone, num_rows)
+        raise FramesTooManyError(sharing.keys[0], sharing.num_alone, num_rows, num_in)
 
     cdef bint find_column(
         self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows

@@ -58,7 +58,8 @@ class ReplayBuffer:
             frames in place of their bytes. What comes out is exactly what was put. False stores every row whole.
         stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis of
             up to 16 where others follow (`frames.plan`).
-        max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction.
+        max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction, with `path`
+            what the disk has.
         alpha: makes it a prioritized buffer (Schaul et al. 2016): rows are drawn in proportion to
             (priority + eps)^alpha, and batches have `index` and `weight` as well. None draws uniformly.
         eps: added to every priority of such a buffer, by default 1e-6.
@@ -177,7 +178,8 @@ class ReplayBuffer:
             InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
             NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much; or the
                 rows share so few frames that those would take more than `max_bytes`.
-            DiskFullError: the buffer is on disk, which has no room for the rows; none of them is in.
+            DiskFullError: the buffer is on disk, which has no room for the rows. None of them is in; but of rows that
+                share frames and are more than `spare` whole pieces may be, and the message says how many.
             ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
         """
         ring = self._ring
@@ -538,6 +540,8 @@ class ReplayBuffer:
         """The ring as this buffer uses it."""
         if self.gamma is not None:
             n_steps.prepare(ring, self.n_step, self.gamma)
+        if self._max_bytes is not None:
+            ring.max_bytes = self._max_bytes
         living_rings.add(ring)
         return ring
 
@@ -570,11 +574,12 @@ class ReplayBuffer:
     def _plan(self, spec: Spec) -> list[frames.Sharing]:
         return frames.plan(spec, self._stack) if self._dedup else []
 
-    def _frames_too_many(self, key: int, num_alone: int, num_rows: int) -> NotEnoughMemoryError:
+    def _frames_too_many(self, key: int, num_alone: int, num_rows: int, num_in: int) -> NotEnoughMemoryError:
         ring = cast(Ring, self._ring)
         return NotEnoughMemoryError(
             f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
-            f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one"
+            f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one; "
+            f"{f'{num_in:,} rows before them are' if num_in else 'none is'} in"
         )
 
     def _filled(self, what: str) -> Ring:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tempfile
 
 import numpy as np
@@ -438,6 +439,38 @@ def test_what_shares_nothing_is_refused_at_max_bytes_and_nothing_is_lost():
     assert_equal_rows(all_rows(buffer), before)
     buffer.put(shared[0])
     assert_equal_rows(buffer.take(np.arange(len(buffer) - 60, len(buffer))), shared[0])
+
+
+def test_max_bytes_holds_on_disk_and_says_what_is_in(tmp_path):
+    rng = np.random.default_rng(5)
+    noise = rng.integers(0, 9999, (2, 900, 4, *FRAME)).astype(np.uint16)
+    rows = {"state": noise[0], "state_new": noise[1], "row": np.arange(900)}
+    with ReplayBuffer(2000, path=tmp_path / "b", spare=100, max_bytes=1 << 20) as buffer:
+        buffer.put({key: column[:1] for key, column in rows.items()})
+        with pytest.raises(
+            NotEnoughMemoryError, match=r"max_bytes=1,048,576.*but 100 of 100 rows.*; (\d+) rows"
+        ) as said:
+            buffer.put(rows)
+        num_in = int(re.search(r"; (\d+) rows before them are in", str(said.value))[1])
+        assert num_in > 0
+        assert len(buffer) == 1 + num_in
+        assert_equal_rows(buffer.take(np.arange(1, 1 + num_in)), {key: column[:num_in] for key, column in rows.items()})
+    with ReplayBuffer(700, path=tmp_path / "c", spare=100, max_bytes=1 << 20) as buffer:
+        with pytest.raises(NotEnoughMemoryError, match="rows before them are in") as said:
+            buffer.put(rows)  # of which the first 200 fall out at once
+        num_in = int(re.search(r"; (\d+) rows before them are in", str(said.value))[1])
+        assert len(buffer) == num_in
+        assert buffer.take([0])["row"] == 200
+
+
+def test_a_buffer_on_disk_without_sharing_stays_one(tmp_path):
+    rows = next(long_run(1, 50, 1))
+    with ReplayBuffer(50, path=tmp_path / "b", dedup=False) as buffer:
+        buffer.put(rows)
+    with ReplayBuffer.open(tmp_path / "b", "r+") as buffer:
+        assert pickle.loads(pickle.dumps(buffer))._sharings() == []
+        buffer.save(tmp_path / "saved")
+    assert ReplayBuffer.load(tmp_path / "saved")._sharings() == []
 
 
 def test_what_shares_nothing_is_stored_where_there_is_room():
