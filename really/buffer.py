@@ -442,10 +442,11 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Draws from now on as the buffer did when `state_dict` gave `state`."""
+        before = self.state_dict()
         try:
-            self._locked(lambda: self._set_state(state))
-            set_generator_of(self._prioritized, state)
+            self._set_states(state)
         except (TypeError, ValueError, KeyError) as error:
+            self._set_states(before)
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
@@ -563,8 +564,8 @@ class ReplayBuffer:
         needed += int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
         available = None if self._overcommit else available_bytes()
         if not self._overcommit:
-            refuse_if_too_big(what, needed, living_rings.promised())
-        most = self._max_bytes or (NO_LIMIT if available is None else int(FRAMES_SHARE * available))
+            refuse_if_too_big(what, needed, living_rings.promised(), " (overcommit=True goes on)")
+        most = NO_LIMIT if available is None else int(FRAMES_SHARE * available)
         try:
             ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
         except MemoryError as error:
@@ -594,6 +595,10 @@ class ReplayBuffer:
 
     def _refuse_few(self, what: str, num: int, replace: bool) -> NoReturn:
         arguments.refuse_few(what, num, len(self._filled(what)), replace)
+
+    def _set_states(self, state: Mapping[str, Any]) -> None:
+        self._locked(lambda: self._set_state(state))
+        set_generator_of(self._prioritized, state)
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._bit_generator.state = dict(state)

@@ -151,6 +151,7 @@ def batches(
 
 
 def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
+    buffer._check_open("to_arrow")
     spec = buffer.spec
     if spec is None:
         raise EmptyBufferError("expected a buffer whose schema is known, came one without; put some rows first")

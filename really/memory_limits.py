@@ -12,14 +12,12 @@ class NotEnoughMemoryError(ReallyError, MemoryError):
     """What was asked for does not fit in the memory that is left."""
 
 
-def refuse_if_too_big(what: str, needed: int, promised: int = 0) -> None:
+def refuse_if_too_big(what: str, needed: int, promised: int = 0, advice: str = "") -> None:
     """Raises NotEnoughMemoryError where `needed` bytes are more than `available_bytes()` less those `promised`."""
     left = available_bytes()
     available = None if left is None else max(0, left - promised)
     if available is not None and needed > available:
-        raise NotEnoughMemoryError(
-            f"{what}: needs {needed:,} bytes, available are {available:,} (overcommit=True goes on)"
-        )
+        raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, available are {available:,}{advice}")
 
 
 def available_bytes() -> int | None:

@@ -13,13 +13,14 @@ from really.columns import Spec
 from really.errors import InvalidTypeError, InvalidValueError
 
 REWARD, END, TERMINAL, AGENT, DISCOUNT = "reward", "episode_end", "terminal", "agent", "discount"
+MOST_STEPS = 2**31 - 1
 AFTER = ("state_new", TERMINAL, "not_done", "truncated", END)
 """What a batch takes from the last of a row's steps, leaves of `state_new` included."""
 
 
 def checked(n_step: Any, gamma: Any, keys: Sequence[str] | None) -> tuple[int, float | None]:
     """`n_step` and `gamma` of a buffer: an integer from 1 on, and from 2 on a number from 0 to 1; checks keys."""
-    num = arguments.whole("n_step", n_step)
+    num = arguments.whole("n_step", n_step, MOST_STEPS)
     if num == 1 and gamma is not None:
         raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, came {gamma!r}")
     if num == 1:

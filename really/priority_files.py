@@ -68,7 +68,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
             metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
             text, check = metadata[ABOUT], metadata[CHECK]
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
     if check != str(_crc32(text, values)).encode():
         raise InvalidValueError(f"{path}: expected {WHAT} as they were written, came damaged ones")

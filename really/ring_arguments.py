@@ -62,16 +62,16 @@ def row_nbytes(spec: Spec) -> int:
     return sum(dtype.itemsize * math.prod(shape) for dtype, shape in spec.values())
 
 
-def whole(name: str, number: SupportsIndex) -> int:
-    """An integer from 1 to MAX_ROWS - 1."""
+def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
+    """An integer from 1 to `most`."""
     if isinstance(number, bool | np.bool_):
         raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}")
     try:
         whole = operator.index(number)
     except TypeError as error:
         raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}") from error
-    if not 1 <= whole < MAX_ROWS:
-        raise InvalidValueError(f"{name}: expected an integer from 1 to {MAX_ROWS - 1}, came {whole}")
+    if not 1 <= whole <= most:
+        raise InvalidValueError(f"{name}: expected an integer from 1 to {most}, came {whole}")
     return whole
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import EmptyBufferError
+from really.errors import EmptyBufferError, InvalidValueError
 
 
 def transitions(first, num):
@@ -104,3 +104,14 @@ def test_same_seed_same_batches_and_state():
     assert np.array_equal(first, other.sample(9)["action"])
     one.load_state_dict(state)
     assert np.array_equal(first, one.sample(9)["action"])
+
+
+@pytest.mark.parametrize("change", [{"bit_generator": "PCG64"}, {"priorities": {}}, {"priorities": "x"}])
+def test_a_state_that_cannot_be_set_leaves_both_generators_alone(change):
+    buffer = ReplayBuffer(50, alpha=0.6, seed=7)
+    buffer.put(transitions(0, 50))
+    other = ReplayBuffer(50, alpha=0.6, seed=8).state_dict()
+    before = repr(buffer.state_dict())
+    with pytest.raises(InvalidValueError, match="state: expected what a buffer's state_dict gave"):
+        buffer.load_state_dict(other | change)
+    assert repr(buffer.state_dict()) == before

@@ -282,6 +282,8 @@ def test_closing_ends_it_and_leaves_batches_alone(tmp_path):
         "clear": buffer.clear,
         "flush": buffer.flush,
         "open_reader": buffer.open_reader,
+        "to_arrow": buffer.to_arrow,
+        "pickling": lambda: pickle.dumps(buffer),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name}: .*expected an open buffer, came one that has been closed"):
