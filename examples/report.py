@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from really.comparison import smoothed
+
 HEADER = (
     "| example | task | seeds | mean return of each | environment steps | updates | wall seconds |",
     "| --- | --- | --- | --- | --- | --- | --- |",
@@ -73,9 +75,7 @@ def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         sys.exit(f"report: expected returns of episodes in {path}, came none: not one ended in training")
     if "tested" in run:
         return steps, returns
-    sums = np.cumsum(np.insert(returns, 0, 0.0))
-    starts = np.maximum(0, np.arange(1, len(sums)) - SMOOTHED)
-    return steps, (sums[1:] - sums[starts]) / (np.arange(1, len(sums)) - starts)
+    return steps, smoothed(returns, SMOOTHED)
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:

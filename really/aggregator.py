@@ -102,7 +102,7 @@ class Aggregator:
         self.tensorboard = tensorboard
         self._event_folder = _event_folder(self.path, tensorboard)
         self._events: _EventFiles | None = None
-        header, rows = _read_csv(self.csv_path)
+        header, rows = self._found()
         self._take_over(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
 
     def update(self, /, **values: Any) -> None:
@@ -187,10 +187,17 @@ class Aggregator:
 
         What `progress.csv` holds is set aside where it is something else.
         """
-        rows = _read_csv(path)[1]
+        rows = read_csv(path)[1]
         self.epoch, self._events = epoch, None
-        header, found = _read_csv(self.csv_path)
+        header, found = self._found()
         self._take_over(header, [row for row in found if any(list(row.values())[1:])], rows)
+
+    def _found(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Header and rows of the file that is there; no header where none is there, or its last line is torn."""
+        if not self.csv_path.exists():
+            return [], []
+        header, rows, is_torn = read_csv(self.csv_path)
+        return [] if is_torn else header, rows
 
     def _take_over(self, header: Sequence[str], found: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
         """Starts the curves with rows; a file found with other ones is set aside."""
@@ -267,8 +274,8 @@ def _flat(values: Sequence[Any]) -> bool:
 
 
 def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(keys, str):
-        raise InvalidTypeError(f"aggregator_keys: expected a list of names, came the string {keys!r}")
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise InvalidTypeError(f"aggregator_keys: expected a list of names, came {keys!r} ({type(keys).__name__})")
     names = tuple(dict.fromkeys(keys))
     if not names:
         raise InvalidValueError("aggregator_keys: expected at least one name, came none")
@@ -301,16 +308,14 @@ def _check_files(folder: Path) -> None:
     check_figure("path", folder / PLOT_NAME)
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and complete rows of a CSV file; nothing where there is none, no header where its last line is torn."""
-    if not path.exists():
-        return [], []
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
+    """Header and complete rows of a file that an aggregator wrote, and whether its last line is torn."""
     lines = path.read_text().splitlines(keepends=True)
     # A line without its end was being written when the process ended: its numbers may be cut short.
-    torn = bool(lines) and not lines[-1].endswith("\n")
-    reader = csv.DictReader(lines[:-1] if torn else lines)
+    is_torn = bool(lines) and not lines[-1].endswith("\n")
+    reader = csv.DictReader(lines[:-1] if is_torn else lines)
     rows = [row for row in reader if (row.get("epoch") or "").isdigit()]
-    return [] if torn else list(reader.fieldnames or []), rows
+    return list(reader.fieldnames or []), rows, is_torn
 
 
 def _free_name(path: Path) -> Path:

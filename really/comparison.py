@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.aggregator import CSV_NAME
+from really.aggregator import CSV_NAME, read_csv
 from really.checks import check_count
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.plots import MAGIC, check_figure, draw_comparison
@@ -27,6 +26,12 @@ Array = NDArray[np.float64]
 # Points of a curve: more cannot be told apart in a figure.
 POINTS = 400
 RESAMPLES = 2000
+# Of fewer seeds no quarter can be left out.
+LEAST_FOR_IQM = 4
+# Seeds that end within this part of the longest are not spoken of: steps of whole episodes never end alike.
+WHOLE = 0.95
+# Endings of figures that are not written.
+OTHER_FIGURES = (".pdf", ".eps", ".ps", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp")
 
 
 def _mean(values: Array) -> Array:
@@ -56,6 +61,7 @@ class ComparedCurve:
         mean: `[point]` float64, the statistic over the seeds.
         low, high: `[point]` float64, its confidence interval; NaN where there is one seed only.
         seeds: `[seed, point]` float64, each seed's own curve.
+        ends: `[seed]` float64, where each seed's values end, whatever the curve shows.
     """
 
     epochs: Array
@@ -63,6 +69,16 @@ class ComparedCurve:
     low: Array
     high: Array
     seeds: Array
+    ends: Array
+
+    @property
+    def seeds_shown(self) -> str:
+        """How many seeds there are, and where the curve is cut or held if one of them ends much before another."""
+        number = "1 seed, no interval" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        shown, first, last = self.epochs[-1], self.ends.min(), self.ends.max()
+        if first >= WHOLE * last:
+            return number
+        return f"{number}, to {shown:g} of {last:g}" if shown < last else f"{number}, the shortest held from {first:g}"
 
 
 @dataclass(frozen=True)
@@ -83,8 +99,7 @@ class Comparison:
         lines = [f"{self.statistic} of {self.key} at the end, with its {self.confidence:.0%} interval"]
         for name, curve in self.curves.items():
             interval = "" if len(curve.seeds) == 1 else f"  [{curve.low[-1]:.4g}, {curve.high[-1]:.4g}]"
-            seeds = "1 seed, no interval" if len(curve.seeds) == 1 else f"{len(curve.seeds)} seeds"
-            lines.append(f"{name:<{width}}  {curve.mean[-1]:.4g}{interval}  ({seeds})")
+            lines.append(f"{name:<{width}}  {curve.mean[-1]:.4g}{interval}  ({curve.seeds_shown})")
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str], x_label: str | None = None, y_label: str | None = None) -> Path:
@@ -138,6 +153,8 @@ def compare(
         InvalidValueError, InvalidTypeError: a folder without values, a key that it does not have, an `x` that does not
             grow, a figure that cannot be written.
     """
+    if not isinstance(key, str):
+        raise InvalidTypeError(f"key: expected the name of one key, came {key!r} ({type(key).__name__})")
     if statistic not in STATISTICS:
         raise InvalidValueError(one_of("statistic", statistic, STATISTICS))
     if not 0 < confidence < 1:
@@ -149,6 +166,10 @@ def compare(
     curves = {}
     for name, folders in _named(runs).items():
         seeds = [_read(folder, key, x, max_size) for folder in folders]
+        if statistic == "iqm" and len(seeds) < LEAST_FOR_IQM:
+            log.warning(
+                "%s: expected %d seeds or more for iqm, came %d: it is the mean", name, LEAST_FOR_IQM, len(seeds)
+            )
         curves[name] = _curve(name, seeds, STATISTICS[statistic], confidence, hold_last, rng)
     comparison = Comparison(curves, key, x, statistic, confidence)
     if path is not None:
@@ -184,8 +205,8 @@ def _curve(
     end = max(last) if hold_last else min(last)
     if end < first:
         raise InvalidValueError(f"runs: expected seeds of {name!r} that overlap, came one that ends before one begins")
-    if end < max(last):
-        log.info("%s: shown up to %g, where its shortest seed ends; others go on to %g", name, end, max(last))
+    if end < WHOLE * max(last):
+        log.warning("%s: shown up to %g, where its shortest seed ends; others go on to %g", name, end, max(last))
     inside = np.unique(np.concatenate([x[(x >= first) & (x <= end)] for x, _ in seeds]))
     epochs = inside if len(inside) <= POINTS else np.linspace(first, end, POINTS)
     values = np.stack([np.interp(epochs, x, y) for x, y in seeds])
@@ -194,27 +215,25 @@ def _curve(
         low = high = np.full(len(epochs), np.nan)
     else:
         low, high = bootstrap(values, statistic, confidence, rng)
-    return ComparedCurve(epochs, statistic(values), low, high, values)
+    return ComparedCurve(epochs, statistic(values), low, high, values, np.array(last))
 
 
 def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
     """x and smoothed values of one seed, `[point]` each."""
     file = _csv_in(folder)
-    # A line without its end was being written when the process ended: its numbers may be cut short.
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    reader = csv.DictReader(lines)
-    keys = [name.removesuffix(".mean") for name in reader.fieldnames or () if name.endswith(".mean")]
+    header, rows, _ = read_csv(file)
+    keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
     for wanted in {key, x} - {"epoch"}:
         if wanted not in keys:
             raise InvalidValueError(one_of(f"{file}", wanted, keys))
     columns = ("epoch" if x == "epoch" else f"{x}.mean", f"{key}.mean")
-    found = [pair for row in reader if (pair := _numbers(row, columns)) is not None]
+    found = [pair for row in rows if (pair := _numbers(row, columns)) is not None]
     points = np.array(found, np.float64).reshape(-1, 2)
     if not len(points):
         raise InvalidValueError(f"{file}: expected values of {key!r}, came none that is finite")
     if (np.diff(points[:, 0]) <= 0).any():
         raise InvalidValueError(f"{file}: expected an x-axis that grows with each update, came {x!r}, which does not")
-    return points[:, 0], _smoothed(points[:, 1], max_size)
+    return points[:, 0], smoothed(points[:, 1], max_size)
 
 
 def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[float] | None:
@@ -226,11 +245,12 @@ def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[floa
     return None
 
 
-def _smoothed(values: Array, window: int) -> Array:
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - window)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+def smoothed(values: Array, window: int) -> Array:
+    """The mean of the last `window` values, at the beginning of those there are, `[point]`."""
+    window = min(window, len(values))
+    first = np.cumsum(values[: window - 1]) / np.arange(1, window)
+    # Not by differences of one running sum: a huge value would take the small ones after it along.
+    return np.concatenate([first, np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=-1)])
 
 
 def _csv_in(folder: Path) -> Path:
@@ -260,6 +280,8 @@ def _named(runs: Any) -> dict[str, list[Path]]:
         ):
             raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, came {folders!r}")
         named[str(name)] = [Path(folder) for folder in folders]
+        if len({path.resolve() for path in named[str(name)]}) < len(folders):
+            raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, came one twice: {folders}")
     return named
 
 
@@ -281,7 +303,12 @@ def _stem(path: str | os.PathLike[str]) -> Path:
     """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
     if not isinstance(path, str | os.PathLike):
         raise InvalidTypeError(f"path: expected the path of a figure, came {path!r}")
-    stem = Path(path).with_suffix("") if Path(path).suffix in MAGIC else Path(path)
+    ending = Path(path).suffix
+    if ending.lower() in OTHER_FIGURES:
+        raise InvalidValueError(
+            f"path: expected .png, .svg or no ending, as both are written, came {os.fspath(path)!r}"
+        )
+    stem = Path(path).with_suffix("") if ending in MAGIC else Path(path)
     if not stem.name:
         raise InvalidValueError(f"path: expected the name of a figure, came {os.fspath(path)!r}")
     writable_folder("path", stem.parent)

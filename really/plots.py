@@ -156,7 +156,10 @@ def draw_comparison(comparison: Comparison, stem: Path, x_label: str, y_label: s
     for number, curve in enumerate(comparison.curves.values()):
         colour = COLOURS[number % len(COLOURS)]
         panel.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        panel.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, linestyle=DASHES[number % len(DASHES)])
+        # A line through one point could not be seen.
+        marker = "o" if len(curve.epochs) == 1 else None
+        dashes = DASHES[number % len(DASHES)]
+        panel.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, linestyle=dashes, marker=marker)
     _style(panel, y_label, LONGEST_ALONE)
     panel.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
     _name_curves(panel, comparison)
@@ -172,14 +175,13 @@ def _name_curves(panel: Axes, comparison: Comparison) -> None:
     numbers = {name: number for number, name in enumerate(comparison.curves)}
     places = _spread([end for end, _ in sorted(ends)])
     for place, (end, name) in zip(places, sorted(ends), strict=True):
-        colour, seeds = COLOURS[numbers[name] % len(COLOURS)], len(comparison.curves[name].seeds)
-        number = f"{seeds} seeds" if seeds > 1 else "1 seed: no interval"
-        x = panel.transLimits.transform((comparison.curves[name].epochs[-1], 0))[0]
+        colour, curve = COLOURS[numbers[name] % len(COLOURS)], comparison.curves[name]
+        x = panel.transLimits.transform((curve.epochs[-1], 0))[0]
         panel.plot([x, 1.015], [end, place], transform=panel.transAxes, color=colour, linewidth=0.6, clip_on=False)
         panel.text(
             1.02,
             place,
-            f"{name} ({number})",
+            f"{name} ({curve.seeds_shown})",
             transform=panel.transAxes,
             va="center",
             color=colour,

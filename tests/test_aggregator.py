@@ -242,7 +242,8 @@ def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
         ({"saving_after": 0}, InvalidValueError, "saving_after: expected an integer >= 1, came 0"),
         ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer >= 1, came 2.5"),
         ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected an integer >= 0, came -1"),
-        ({"aggregator_keys": "loss"}, InvalidTypeError, "expected a list of names, came the string 'loss'"),
+        ({"aggregator_keys": "loss"}, InvalidTypeError, r"expected a list of names, came 'loss' \(str\)"),
+        ({"aggregator_keys": None}, InvalidTypeError, r"expected a list of names, came None \(NoneType\)"),
         (
             {"units": {"los": "nats"}},
             InvalidValueError,

@@ -14,7 +14,7 @@ import scipy.stats
 
 from really import InvalidTypeError, InvalidValueError, compare
 from really.aggregator import Aggregator
-from really.comparison import STATISTICS, bootstrap
+from really.comparison import STATISTICS, bootstrap, smoothed
 from really.plots import COLOURS, LABEL_HEIGHT, _spread
 
 
@@ -77,12 +77,37 @@ def test_the_same_seed_gives_the_same_interval(runs: dict[str, list[Path]]) -> N
     assert text.count("(5 seeds)") == 2
 
 
-def test_seeds_of_unlike_length_end_with_the_shortest_or_hold_their_last(tmp_path: Path) -> None:
+def test_seeds_of_unlike_length_end_with_the_shortest_or_hold_their_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folders = [record(tmp_path / "short", reward=[1, 1]), record(tmp_path / "long", reward=[3, 3, 3, 3])]
-    np.testing.assert_array_equal(compare({"a": folders})["a"].epochs, [1, 2])
-    held = compare({"a": folders}, hold_last=True)["a"]
-    np.testing.assert_array_equal(held.epochs, [1, 2, 3, 4])
-    np.testing.assert_array_equal(held.mean, [2, 2, 2, 2])
+    cut = compare({"a": folders}, path=tmp_path / "figure")
+    np.testing.assert_array_equal(cut["a"].epochs, [1, 2])
+    np.testing.assert_array_equal(cut["a"].ends, [2, 4])
+    assert "a: shown up to 2, where its shortest seed ends; others go on to 4" in caplog.text
+    assert "(2 seeds, to 2 of 4)" in str(cut)
+    assert "2 seeds, to 2 of 4" in (tmp_path / "figure.svg").read_text()
+    held = compare({"a": folders}, hold_last=True)
+    np.testing.assert_array_equal(held["a"].epochs, [1, 2, 3, 4])
+    np.testing.assert_array_equal(held["a"].mean, [2, 2, 2, 2])
+    assert "(2 seeds, the shortest held from 2)" in str(held)
+
+
+def test_a_middle_half_of_few_seeds_is_said_to_be_their_mean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = [record(tmp_path / str(seed), reward=[seed, seed]) for seed in range(4)]
+    compare({"a": folders}, statistic="iqm")
+    assert "iqm" not in caplog.text
+    found = compare({"a": folders[:3]}, statistic="iqm")
+    np.testing.assert_array_equal(found["a"].mean, [1, 1])
+    assert "a: expected 4 seeds or more for iqm, came 3: it is the mean" in caplog.text
+
+
+def test_a_huge_value_leaves_the_curve_after_it_alone() -> None:
+    values = np.array([1e20, 1.0, 2.0, 3.0, 4.0, 5.0])
+    np.testing.assert_array_equal(smoothed(values, 2)[2:], [1.5, 2.5, 3.5, 4.5])
+    for window in (1, 2, 6, 100):
+        expected = [values[max(0, at + 1 - window) : at + 1].mean() for at in range(len(values))]
+        np.testing.assert_allclose(smoothed(values, window), expected)
 
 
 def test_another_key_can_be_the_x_axis(tmp_path: Path) -> None:
@@ -114,7 +139,13 @@ def test_a_single_seed_is_drawn_without_interval_and_that_is_said(
     assert np.isnan(curve.high).all()
     assert "expected several seeds for an interval, came 1" in caplog.text
     assert "1 seed, no interval" in str(found)
-    assert "1 seed: no interval" in (tmp_path / "figure.svg").read_text()
+    assert "1 seed, no interval" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_single_point_can_be_seen(tmp_path: Path) -> None:
+    compare({"a": [record(tmp_path / str(seed), reward=[seed]) for seed in range(2)]}, path=tmp_path / "figure")
+    drawn = ET.parse(tmp_path / "figure.svg").getroot().iterfind(".//{http://www.w3.org/2000/svg}use")
+    assert any(COLOURS[0].lower() in use.get("style", "") for use in drawn), "a marker"
 
 
 def test_the_figure_is_there_twice_with_names_and_colours(runs: dict[str, list[Path]], tmp_path: Path) -> None:
@@ -169,10 +200,13 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
             {"path": tmp_path / "taken"},
             "path: .*taken.svg: expected a figure to replace, or nothing, came a folder",
         ),
+        ({"a": [folder, tmp_path / "b" / ".." / "a"]}, {}, "runs: expected a folder a seed of 'a', came one twice"),
+        ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending, .* came '.*figure.pdf'"),
+        ([folder], {"key": ["reward"]}, r"key: expected the name of one key, came \['reward'\]"),
         ([folder], {"path": ""}, "path: expected the name of a figure, came ''"),
     ]
     for runs, options, message in cases:
-        with pytest.raises(InvalidValueError, match=message):
+        with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
             compare(runs, **options)
     for bad in ([], [3], 3):
         with pytest.raises(InvalidTypeError, match="expected a folder or a list of folders for 'a', came"):
