@@ -6,11 +6,18 @@ from really.atari_games import atari
 from really.buffer import ReplayBuffer
 from really.comparison import compare
 from really.errors import (
+    ClosedError,
+    DiskFullError,
     EmptyBufferError,
     EnvironmentFailedError,
+    FileError,
     InvalidTypeError,
     InvalidValueError,
+    LockedError,
     ModelError,
+    NotEnoughMemoryError,
+    OvertakenError,
+    ReadOnlyError,
     ReallyError,
     RunnerError,
     RunnerTimeoutError,
@@ -20,11 +27,18 @@ from really.manager import SampleManager
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClosedError",
+    "DiskFullError",
     "EmptyBufferError",
     "EnvironmentFailedError",
+    "FileError",
     "InvalidTypeError",
     "InvalidValueError",
+    "LockedError",
     "ModelError",
+    "NotEnoughMemoryError",
+    "OvertakenError",
+    "ReadOnlyError",
     "ReallyError",
     "ReplayBuffer",
     "RunnerError",

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from really import variables, whole_folders
-from really.checks import check_count
+from really.checks import check_count, check_path
 from really.errors import InvalidTypeError, InvalidValueError
 from really.normalisation import Moments, Statistics
+from really.whole_files import described
 
 log = logging.getLogger("really")
 
@@ -54,10 +55,11 @@ def save_model(
         FileError: the system would not write a file.
     """
     epoch = check_count("epoch", epoch, 0)
+    parent = check_path("path", path)
     _check_model_name(model_name)
     weights = _weights_of(model)
     fill = functools.partial(_write, model, weights, epoch, statistics or {})
-    return whole_folders.write(Path(path), f"{model_name}_{epoch}", fill)
+    return whole_folders.write(parent, f"{model_name}_{epoch}", fill)
 
 
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:
@@ -110,7 +112,7 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidValueError: `path` is no folder, or holds no saved model; says what it holds instead.
     """
-    parent = Path(path)
+    parent = check_path("path", path)
     if not parent.is_dir():
         raise InvalidValueError(f"path: expected a folder that save_model() wrote into, came {str(path)!r}: no folder")
     if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
@@ -124,8 +126,11 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
-    """Paths of the folders directly in `b`, sorted by name."""
-    return sorted(entry.path for entry in os.scandir(os.fspath(b)) if entry.is_dir())
+    """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError where `b` is no folder."""
+    folder = check_path("b", b)
+    if not folder.is_dir():
+        raise InvalidValueError(f"b: expected a folder, came {str(folder)!r}, {described(folder)}")
+    return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
 
 
 def _check_model_name(model_name: Any) -> None:

@@ -1,10 +1,12 @@
-"""Numbers and mappings that callers hand over, checked the same way wherever they come in."""
+"""Numbers, mappings and paths that callers hand over, checked the same way wherever they come in."""
 
 from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from really.errors import InvalidTypeError, InvalidValueError
@@ -53,3 +55,12 @@ def check_mapping(name: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise InvalidTypeError(f"{name}: expected a dict or None, came {value!r} ({type(value).__name__})")
     return dict(value or {})
+
+
+def check_path(name: str, value: Any) -> Path:
+    """`value` as a path that a system may have; whether something is there is for others to say."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise InvalidTypeError(f"{name}: expected a path, came {value!r} ({type(value).__name__})")
+    if "\0" in os.fspath(value):
+        raise InvalidValueError(f"{name}: expected a path, came {os.fspath(value)!r}, which has a zero in it")
+    return Path(value)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.aggregator import CSV_NAME, read_csv
-from really.checks import check_count
+from really.checks import check_count, check_path
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.plots import MAGIC, check_figure, draw_comparison
 from really.whole_files import writable_folder
@@ -266,7 +266,7 @@ def _named(runs: Any) -> dict[str, list[Path]]:
     if isinstance(runs, str | os.PathLike):
         runs = [runs]
     if not isinstance(runs, Mapping):
-        paths = [Path(run) for run in runs]
+        paths = [check_path("runs", run) for run in runs]
         runs = dict(zip(_distinct_names(paths), ([path] for path in paths), strict=True))
     if not runs:
         raise InvalidValueError("runs: expected at least one folder, came none")
@@ -279,7 +279,7 @@ def _named(runs: Any) -> dict[str, list[Path]]:
             or not all(isinstance(folder, str | os.PathLike) for folder in folders)
         ):
             raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, came {folders!r}")
-        named[str(name)] = [Path(folder) for folder in folders]
+        named[str(name)] = [check_path("runs", folder) for folder in folders]
         if len({path.resolve() for path in named[str(name)]}) < len(folders):
             raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, came one twice: {folders}")
     return named
@@ -301,14 +301,13 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def _stem(path: str | os.PathLike[str]) -> Path:
     """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"path: expected the path of a figure, came {path!r}")
-    ending = Path(path).suffix
+    path = check_path("path", path)
+    ending = path.suffix
     if ending.lower() in OTHER_FIGURES:
         raise InvalidValueError(
             f"path: expected .png, .svg or no ending, as both are written, came {os.fspath(path)!r}"
         )
-    stem = Path(path).with_suffix("") if ending in MAGIC else Path(path)
+    stem = path.with_suffix("") if ending in MAGIC else path
     if not stem.name:
         raise InvalidValueError(f"path: expected the name of a figure, came {os.fspath(path)!r}")
     writable_folder("path", stem.parent)

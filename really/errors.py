@@ -39,6 +39,34 @@ class RunnerTimeoutError(RunnerError, TimeoutError):
     """Runners did not return enough results within `remote_time_out`."""
 
 
+class NotEnoughMemoryError(ReallyError, MemoryError):
+    """What was asked for does not fit in the memory that is left."""
+
+
+class OvertakenError(ReallyError, RuntimeError):
+    """Rows that were being read have meanwhile been dropped for newer ones."""
+
+
+class FileError(ReallyError, OSError):
+    """The system would not read or write a file: no space, no permission, no such folder."""
+
+
+class DiskFullError(FileError):
+    """The disk has no room for what was to be written; nothing of it has been."""
+
+
+class LockedError(ReallyError, RuntimeError):
+    """Another process, or another buffer of this one, has the folder open for writing."""
+
+
+class ReadOnlyError(ReallyError, RuntimeError):
+    """The buffer's files are not this one's to write."""
+
+
+class ClosedError(ReallyError, ValueError):
+    """The buffer has been closed."""
+
+
 def one_of(what: str, came: object, supported: Iterable[str]) -> str:
     """Text for an unknown name: what was expected, what came, and the nearest supported names."""
     names = sorted(supported)

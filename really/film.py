@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from really.checks import check_path
 from really.environment_batch import EnvironmentBatch
 from really.environment_spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidValueError
@@ -166,7 +167,7 @@ def _filters(kind: str, side: int, fps: float) -> str:
 
 
 def _path_of(render: str | os.PathLike[str], name: str) -> Path:
-    path = Path(render)
+    path = check_path("render", render)
     if os.fspath(render) in ("gif", "mp4"):
         return Path.cwd() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
     if path.suffix.lower() not in MAGIC or not path.stem:

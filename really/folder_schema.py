@@ -15,9 +15,9 @@ import numpy as np
 
 from really._ring import row_stride
 from really.columns import Spec, dtype_from_json
-from really.errors import InvalidValueError
+from really.errors import FileError, InvalidValueError
 from really.frames import Sharing, field_nbytes, frame_nbytes
-from really.whole_files import FileError, sync_folder
+from really.whole_files import sync_folder
 
 FORMAT, VERSION = "really-buffer-folder", 2
 SCHEMA, PARTIAL = "schema.json", "schema.json.partial"

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ring import Ring
-from really.errors import InvalidValueError
+from really.errors import FileError, InvalidValueError
 from really.mapped_files import MappedFile
-from really.whole_files import FileError
 
 NAME, TABLE = "frames.{}", "frames.{}.table"
 NAMES = ("frames.[0-9]*", "frames.[0-9]*.table")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from really._ring import Ring
 from really.columns import Spec, spec_of
-from really.errors import InvalidValueError, ReallyError
+from really.errors import InvalidValueError, OvertakenError
 from really.ring_arguments import row_nbytes
 
 PIECE = 1 << 20
@@ -28,10 +28,6 @@ STARTS = 20
 """How often a reader begins again if it is overtaken before it has read anything: the oldest rows go first."""
 NO_ROW = np.iinfo(np.int64).max
 """A row number that is never reached."""
-
-
-class OvertakenError(ReallyError, RuntimeError):
-    """Rows that were being read have meanwhile been dropped for newer ones."""
 
 
 class Reader:

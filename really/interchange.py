@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from really.checks import check_path
 from really.columns import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
 from really.progress import advance, progress_bar
@@ -79,7 +80,7 @@ def to_parquet(
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     schema = arrow_types.schema_of(_chosen(buffer, keys), float16)
     with (
-        replacing(path, PARQUET, "a Parquet file") as file,
+        replacing(check_path("path", path), PARQUET, "a Parquet file") as file,
         pq.ParquetWriter(file, schema, compression=compression) as writer,
     ):
         # A chunk is dropped before the next one is made: a loop's variable would keep it.
@@ -123,7 +124,7 @@ def from_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not starts_with(path, PARQUET):
+    if not starts_with(check_path("path", path), PARQUET):
         raise InvalidValueError(f"{path}: expected a Parquet file, came {described(path)}")
     try:
         with pq.ParquetFile(Path(path)) as file:

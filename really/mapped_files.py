@@ -12,17 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import InvalidValueError
-from really.whole_files import FileError
+from really.errors import DiskFullError, FileError, InvalidValueError
 
 STEP = 64 << 20
 """Bytes that a file gets at a time: seldom enough to cost nothing, little enough to leave the disk to others."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class DiskFullError(FileError):
-    """The disk has no room for what was to be written; nothing of it has been."""
 
 
 class MappedFile:

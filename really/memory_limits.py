@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from really.errors import ReallyError
-
-
-class NotEnoughMemoryError(ReallyError, MemoryError):
-    """What was asked for does not fit in the memory that is left."""
+from really.errors import NotEnoughMemoryError
 
 
 def refuse_if_too_big(what: str, needed: int, promised: int = 0, advice: str = "") -> None:

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.columns import Spec
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
 from really.progress import advance, progress_bar
-from really.whole_files import FileError
 
 if TYPE_CHECKING:
     from gymnasium import Env, Space

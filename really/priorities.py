@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from really import ring_arguments as arguments
 from really._sum_tree import SumTree
 from really.checks import check_number
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
-from really.memory_limits import NotEnoughMemoryError, refuse_if_too_big
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError
+from really.memory_limits import refuse_if_too_big
 
 NO_END = 1 << 62
 """Number of a row that will never come."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from really.errors import InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -106,8 +106,12 @@ def discount_cumsum(x: ArrayLike, discount: float) -> NDArray[np.float32]:
 
     Raises:
         InvalidValueError: `x` has another number of axes than one.
+        InvalidTypeError: `x` holds something else than numbers.
     """
-    gains = np.array(x, dtype=np.float64)
+    try:
+        gains = np.array(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"x: expected numbers, came {x!r}: {error}") from error
     if gains.ndim != 1:
         raise InvalidValueError(f"x: expected one axis [time], came shape {gains.shape}")
     factors = np.full(gains.shape, float(discount))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ring import Ring
+from really.checks import check_path
 from really.columns import Spec
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.frames import FrameColumn
@@ -65,7 +66,7 @@ def save(
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
     buffer._check_open("save")
-    with replacing(path, MAGIC, WHAT) as file:
+    with replacing(check_path("path", path), MAGIC, WHAT) as file:
         if buffer.spec is None:
             pa.ipc.new_file(file, _schema(buffer, {}, 0)).close()
             return
@@ -87,7 +88,7 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
 
     from really import arrow_types
 
-    if not starts_with(path, MAGIC):
+    if not starts_with(check_path("path", path), MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -120,7 +121,7 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    if not starts_with(path, MAGIC):
+    if not starts_with(check_path("path", path), MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:

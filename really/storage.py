@@ -31,15 +31,25 @@ from numpy.typing import NDArray
 
 from really import folder_schema, frame_files, priority_files
 from really._ring import Ring
+from really.checks import check_path
 from really.columns import Spec
-from really.errors import InvalidValueError, ReallyError, one_of
+from really.errors import (
+    ClosedError,
+    DiskFullError,
+    FileError,
+    InvalidValueError,
+    LockedError,
+    ReadOnlyError,
+    ReallyError,
+    one_of,
+)
 from really.folder_schema import GENERATOR, PARTIAL, SCHEMA, VERSION, WHAT, About
 from really.frame_files import FrameFile
 from really.frames import Sharing
-from really.mapped_files import DiskFullError, MappedFile, existing, free_bytes
+from really.mapped_files import MappedFile, existing, free_bytes
 from really.memory_limits import available_bytes
 from really.prioritized import PrioritizedRows
-from really.whole_files import FileError, described, sync_folder
+from really.whole_files import described, sync_folder
 
 RECORDS, CURSOR, LOCK = "records", "cursor", "lock"
 OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, *frame_files.NAMES)
@@ -49,18 +59,6 @@ PAGE = 4096
 HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
 MODES = ("r", "r+")
 ENDLESS = (1 << 63) - 1
-
-
-class LockedError(ReallyError, RuntimeError):
-    """Another process, or another buffer of this one, has the folder open for writing."""
-
-
-class ReadOnlyError(ReallyError, RuntimeError):
-    """The buffer's files are not this one's to write."""
-
-
-class ClosedError(ReallyError, ValueError):
-    """The buffer has been closed."""
 
 
 class Storage:
@@ -77,8 +75,8 @@ class Storage:
     records: NDArray[np.uint8]
     page: NDArray[np.uint8]
 
-    def __init__(self, path: str | os.PathLike[str], *, writable: bool) -> None:
-        self.path, self.writable = Path(path).absolute(), writable
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path, self.writable = path.absolute(), writable
         self.about: About | None = None
         self._refusal: ReallyError | None = None
         self._lock, self._made_folder, self._process = -1, False, os.getpid()
@@ -351,7 +349,7 @@ def opened(
     """
     if isinstance(path, Storage):
         return path
-    storage = Storage(path, writable=True)
+    storage = Storage(check_path("path", path), writable=True)
     try:
         if storage.about is not None:
             for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare):
@@ -376,9 +374,10 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Storage:
     """The buffer at `path`, in mode "r" to read while others may write or "r+" to write as well."""
     if mode not in MODES:
         raise InvalidValueError(one_of("mode", mode, MODES))
-    if not (Path(path) / SCHEMA).exists():
-        raise InvalidValueError(f"{path}: expected {WHAT}, came {_contents(Path(path))}")
-    return Storage(path, writable=mode == "r+")
+    folder = check_path("path", path)
+    if not (folder / SCHEMA).exists():
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {_contents(folder)}")
+    return Storage(folder, writable=mode == "r+")
 
 
 def _locked_file(path: Path) -> int:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from really import saving, whole_folders
 from really.aggregator import CSV_NAME, Aggregator
 from really.buffer import ReplayBuffer
-from really.checks import check_count
+from really.checks import check_count, check_path
 from really.errors import InvalidTypeError, InvalidValueError
 from really.normalisation import Moments, RunningStatistics, Statistics
 from really.variables import ModelArrays, OptimizerArrays
@@ -105,7 +105,7 @@ def save(
     """
     keep = keep if keep is None else check_count("keep", keep)
     numbers = {"counters": _checked_counters(counters), "standing": asdict(standing)}
-    return whole_folders.write(Path(path), STEM, partial(_fill, parts, numbers), keep)
+    return whole_folders.write(check_path("path", path), STEM, partial(_fill, parts, numbers), keep)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def read(parts: Parts, path: str | os.PathLike[str]) -> Restored:
         ModelError: it is of another model or optimizer.
         NotEnoughMemoryError: its buffer does not fit into memory beside the one that there is.
     """
-    folder = whole_folders.newest(Path(path), STEM)
+    folder = whole_folders.newest(check_path("path", path), STEM)
     about = _read_about(folder)
     _check_task(folder, about["task"], parts)
     _check_parts(folder, about, parts)

@@ -10,11 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from really.errors import InvalidTypeError, InvalidValueError, ReallyError
-
-
-class FileError(ReallyError, OSError):
-    """The system would not read or write a file: no space, no permission, no such folder."""
+from really.checks import check_path
+from really.errors import FileError, InvalidValueError
 
 
 @contextlib.contextmanager
@@ -109,9 +106,7 @@ def writable_folder(name: str, path: str | PathLike[str]) -> Path:
 
     Raises InvalidTypeError or InvalidValueError, with the argument's `name`, where it is none that can be written.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"{name}: expected the path of a folder, came {path!r}")
-    folder = Path(path)
+    folder = check_path(name, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from really.errors import InvalidValueError
-from really.whole_files import FileError, described, sync_folder
+from really.errors import FileError, InvalidValueError
+from really.whole_files import described, sync_folder
 
 log = logging.getLogger("really")
 

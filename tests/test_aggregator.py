@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really.aggregator import Aggregator, Curve
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import FileError, InvalidTypeError, InvalidValueError
 from really.plots import COLOURS, MOST_POINTS
-from really.whole_files import FileError
 
 
 def rows(path):

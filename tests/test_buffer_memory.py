@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer, memory_limits
-from really.memory_limits import NotEnoughMemoryError, available_bytes
+from really.errors import NotEnoughMemoryError
+from really.memory_limits import available_bytes
 
 CARTPOLE = {
     "state": (np.float32, (4,)),
@@ -161,7 +162,6 @@ def test_a_process_limit_counts():
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from really import ReplayBuffer
-from really.memory_limits import NotEnoughMemoryError
 for overcommit in (False, True):
     try:
         ReplayBuffer(10**9, spec={"x": "f8"}, overcommit=overcommit)

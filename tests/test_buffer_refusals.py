@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from really import ReplayBuffer
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
-from really.memory_limits import NotEnoughMemoryError
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReallyError
 from really.ring_arguments import refuse_few
 
 SPEC = {"state": (np.float32, (3,)), "action": np.int64, "reward": np.float32, "terminal": np.bool_}

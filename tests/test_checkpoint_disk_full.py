@@ -9,7 +9,7 @@ from test_disk_refusals import mounted
 from test_training_state import make, rows
 
 from really import ReplayBuffer
-from really.whole_files import FileError
+from really.errors import FileError
 
 
 def files(folder):

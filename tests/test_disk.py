@@ -15,7 +15,7 @@ import pytest
 from rows import CAPACITY, FILLS, assert_same_rows, rows
 
 from really import ReplayBuffer, SampleManager
-from really.storage import LockedError, ReadOnlyError
+from really.errors import LockedError, ReadOnlyError
 
 WIDE = {"number": np.int64, "wide": (np.int64, (100,)), "flag": np.int64}
 
@@ -139,7 +139,6 @@ def test_one_writes_and_others_read(tmp_path):
     code = """
 import sys
 from really import ReplayBuffer
-from really.storage import LockedError
 try:
     ReplayBuffer.open(sys.argv[1], "r+")
 except LockedError as error:

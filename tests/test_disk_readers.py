@@ -17,8 +17,7 @@ CAPACITY, SIZE = 1000, 32
 READER = """
 import resource, sys, time
 import numpy as np
-from really import EmptyBufferError, ReplayBuffer
-from really.gate import OvertakenError
+from really import EmptyBufferError, OvertakenError, ReplayBuffer
 
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # numbers written over seem to span 16 GB of frames
 

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import InvalidValueError
+from really.errors import DiskFullError, FileError, InvalidValueError
 from really.folder_schema import SCHEMA
-from really.mapped_files import DiskFullError, MappedFile
+from really.mapped_files import MappedFile
 from really.storage import CURSOR, RECORDS
-from really.whole_files import FileError
 
 SPEC = {"x": ("float32", (1000,)), "y": "int64"}
 STRIDE = 4032

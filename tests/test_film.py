@@ -20,8 +20,8 @@ from really import EnvironmentFailedError, InvalidTypeError, InvalidValueError, 
 from really.atari_games import AtariInColour
 from really.environment_spec import EnvironmentSpec
 from really.environments import make_batch
+from really.errors import FileError
 from really.viewing import viewer_of
-from really.whole_files import FileError
 from tests.environments import Counter, Raising
 from tests.models import QNet
 

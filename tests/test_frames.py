@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.errors import NotEnoughMemoryError, ReadOnlyError
 from really.frames import FrameColumn, Sharing, encode, is_after, joined, owned, plan
 from really.interchange import to_arrow
-from really.memory_limits import NotEnoughMemoryError
-from really.storage import ReadOnlyError
 from really.transitions import from_record_batch, to_record_batch
 from tests.trajectories import FRAME, Game, rows_of
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.gate import OvertakenError
+from really.errors import OvertakenError
 from really.interchange import to_arrow
 from tests.rows import CAPACITY, FILLS, assert_same_rows, filled, numbered, rows, wide
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import InvalidValueError
-from really.whole_files import FileError
+from really.errors import FileError, InvalidValueError
 
 ALPHA = 0.7
 WRITER = """

@@ -19,6 +19,7 @@ import tensorflow as tf
 import really
 from really import EnvironmentFailedError, ModelError, ReallyError, ReplayBuffer, SampleManager
 from really.transitions import to_record_batch
+from really.utils import all_subdirs_of, discount_cumsum
 from tests.environments import Counter, Raising
 from tests.models import NoDict, Policy, QNet, functional
 
@@ -504,4 +505,42 @@ def test_an_environment_that_raises(
 def test_errors_are_of_one_family() -> None:
     names = [name for name in really.__all__ if name.endswith("Error")]
     assert all(issubclass(getattr(really, name), ReallyError) for name in names)
-    assert {"ReallyError", "ModelError", "EnvironmentFailedError"} <= set(names)
+    defined = {name for name in vars(really.errors) if name.endswith("Error")}
+    assert defined == set(names), "all that can be caught can be imported"
+
+
+# ------------------------------------------------------------------------------------------ paths
+
+PATHS: dict[str, Callable[[SampleManager, ReplayBuffer, Any], Any]] = {
+    "ReplayBuffer(path=)": lambda manager, buffer, path: ReplayBuffer(5, path=path),
+    "open": lambda manager, buffer, path: ReplayBuffer.open(path),
+    "save": lambda manager, buffer, path: buffer.save(path),
+    "load": lambda manager, buffer, path: ReplayBuffer.load(path),
+    "to_parquet": lambda manager, buffer, path: buffer.to_parquet(path),
+    "from_parquet": lambda manager, buffer, path: ReplayBuffer.from_parquet(path),
+    "save_model": lambda manager, buffer, path: manager.save_model(path, 1),
+    "load_model": lambda manager, buffer, path: manager.load_model(path),
+    "save_checkpoint": lambda manager, buffer, path: manager.save_checkpoint(path),
+    "load_checkpoint": lambda manager, buffer, path: manager.load_checkpoint(path),
+    "initialize_aggregator": lambda manager, buffer, path: manager.initialize_aggregator(path),
+    "initialize_buffer": lambda manager, buffer, path: manager.initialize_buffer(10, path=path),
+    "compare": lambda manager, buffer, path: really.compare([path]),
+    "all_subdirs_of": lambda manager, buffer, path: all_subdirs_of(path),
+}
+
+
+@pytest.mark.parametrize("path", [3, b"bytes", "zero\0"], ids=repr)
+@pytest.mark.parametrize("use", PATHS.values(), ids=PATHS)
+def test_what_is_no_path_is_refused(manager: SampleManager, use: Callable[..., Any], path: Any) -> None:
+    buffer = ReplayBuffer(5)
+    buffer.put({"x": np.arange(3.0)})
+    kept = manager.buffer
+    refused(lambda: use(manager, buffer, path), "expected a path, came", repr(path))
+    assert manager.buffer is kept
+
+
+def test_other_helpers_say_what_they_expected(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused(lambda: all_subdirs_of(tmp_path / "no"), "b: expected a folder, came", "no', nothing", error=ValueError)
+    refused(lambda: all_subdirs_of(tmp_path / "file"), "file', a file that starts with b'x'", error=ValueError)
+    refused(lambda: discount_cumsum(["a"], 0.5), "x: expected numbers, came ['a']", error=TypeError)

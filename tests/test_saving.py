@@ -14,9 +14,8 @@ import pyarrow as pa
 import pytest
 
 from really import EmptyBufferError, InvalidValueError, ReallyError, ReplayBuffer
-from really.gate import OvertakenError
+from really.errors import FileError, OvertakenError
 from really.saving import describe, save
-from really.whole_files import FileError
 from tests.rows import CAPACITY, FILLS, assert_same_rows, filled, numbered, rows, wide
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +135,6 @@ def test_a_thread_that_would_wait_for_itself_is_told():
 def test_a_fork_neither_waits_for_readers_of_its_parent_nor_reads_for_them():
     code = """
 import os, threading
-from really.gate import OvertakenError
 from tests.rows import numbered, wide
 buffer, held, done = numbered(100, 100), threading.Event(), threading.Event()
 reader = buffer.open_reader(keeps=True)
@@ -396,7 +394,6 @@ import resource, signal
 from pathlib import Path
 from tests.rows import numbered, wide, assert_same_rows
 from really import ReplayBuffer
-from really.whole_files import FileError
 folder = Path({str(tmp_path)!r})
 numbered(10, 10).save(folder / "buffer")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
