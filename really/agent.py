@@ -22,7 +22,7 @@ from really.errors import InvalidTypeError, InvalidValueError, ModelError, summa
 from really.inference import check_weights, model_leaves
 from really.normalisation import Normalisation
 from really.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
-from really.spaces import flatten, nest, observation_leaves
+from really.spaces import action_bounds, flatten, nest, observation_leaves
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _Q_VALUES = ("q_values",)
@@ -136,6 +136,7 @@ class Agent:
         self._make_model = make_model
         self.compiled = isinstance(model, keras.layers.Layer)
         self._leaves = model_leaves(observation_space)
+        self._bounds = action_bounds(action_space)
         self._rng = np.random.default_rng() if rng is None else rng
         with undecorated():
             example = _as_outputs(model(_example(observation_space, None)))
@@ -188,7 +189,10 @@ class Agent:
         return self._result(self._max_q, _Q_VALUES, state)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
-        """The q-values of `action`, [n] or [n, 1] as stored (a Discrete's `start` included), [n] float32."""
+        """The q-values of `action`, [n] or [n, 1] as stored (a Discrete's `start` included), [n] float32.
+
+        Actions that there are not are refused, as far as they can be seen: not while a `tf.function` is traced.
+        """
         return self._result(self._q_val, _Q_VALUES, state, action)
 
     def v(self, state: Any) -> tf.Tensor:
@@ -199,7 +203,8 @@ class Agent:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
 
         With `return_entropy` a pair: the policy's entropy too, [n] float32. Under `epsilon_greedy` both are constant
-        in the weights nearly everywhere: their gradient is zero.
+        in the weights nearly everywhere: their gradient is zero. A `tf.function` of yours keeps the epsilon and
+        temperature that held when it was traced.
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, came 0, which is greedy")
@@ -304,7 +309,9 @@ class Agent:
         leaves, single = self._batch(state)
         tensors = *(self._actions(action, leaves) for action in actions), *settings
         result = self._run(function, leaves, *tensors)
-        if key is not None and self.compiled and leaves[0] is state:
+        # Of actions only whole numbers go unchecked from now on: TensorFlow itself refuses those that there are not.
+        whole = self._bounds is None or all(action.dtype.is_integer for action in tensors[: len(actions)])
+        if key is not None and self.compiled and whole and leaves[0] is state:
             remember(self._traces, (function, key), self._functions[function].trace((*leaves, *tensors)))
         if not single:
             return result
@@ -352,7 +359,18 @@ class Agent:
             raise InvalidValueError(
                 f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, came {actions.shape}"
             )
+        if self._bounds is not None and not tf.is_symbolic_tensor(actions):
+            self._check_numbers(np.asarray(actions), *self._bounds)
         return actions
+
+    @staticmethod
+    def _check_numbers(actions: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
+        actions = actions.reshape(-1, *low.shape)
+        good = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
+        if not good.all():
+            raise InvalidValueError(
+                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, came {actions[~good][0]}"
+            )
 
     def _settings(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Epsilon and temperature as tensors, made anew only when one of them changes."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError
 
@@ -48,6 +49,16 @@ def shape_of(space: spaces.Space[Any]) -> tuple[int, ...]:
 def dtype_of(space: spaces.Space[Any]) -> np.dtype[Any]:
     """Dtype of one element; int64 for a Discrete."""
     return np.dtype(np.int64) if isinstance(space, spaces.Discrete) else np.dtype(space.dtype)
+
+
+def action_bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Lowest and highest number of each part of a discrete action, both included; None for a Box."""
+    if isinstance(space, spaces.Box):
+        return None
+    sizes = {spaces.MultiDiscrete: "nvec", spaces.Discrete: "n"}
+    size = getattr(space, sizes[type(space)]) if type(space) in sizes else np.full(shape_of(space), 2)
+    low = np.broadcast_to(np.asarray(getattr(space, "start", 0), np.int64), np.shape(size))
+    return low, low + np.asarray(size, np.int64) - 1
 
 
 def to_gymnasium(space: Any) -> spaces.Space[Any]:

@@ -202,6 +202,36 @@ def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
     np.testing.assert_allclose(agent.flowing_log_prob(STATES, [1] * 5), traced, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("actions", "came"),
+    [
+        ([0, 1, 2, 0, 1], "2"),
+        ([0, -1, 1, 0, 1], "-1"),
+        ([0.5, 1, 0, 0, 1], "0.5"),
+        ([math.nan, 1, 0, 0, 1], "nan"),
+        (np.array([0, 1, 0, 3, 1], np.int8), "3"),
+        (tf.constant([0.0, 1.0, 0.0, 0.0, 0.25]), "0.25"),
+    ],
+    ids=str,
+)
+def test_actions_that_there_are_not_are_refused(actions, came):
+    agent = agent_of(models.QNet)
+    states = tf.constant(STATES)
+    fine = tf.cast([0, 1, 0, 0, 1], tf.convert_to_tensor(actions).dtype)
+    for method in (agent.q_val, agent.flowing_log_prob):
+        for _ in range(2):
+            method(states, fine)  # what has been called with such tensors before is found faster
+            with pytest.raises(InvalidValueError, match=f"action: expected whole numbers from 0 to 1, came {came}"):
+                method(states, actions)
+
+
+def test_parts_of_actions_that_there_are_not_are_refused():
+    agent = agent_of(models.Policy, spaces.MultiDiscrete([2, 3]), "discrete_policy", num_logits=5)
+    agent.flowing_log_prob(STATES, [[1, 2]] * 5)
+    with pytest.raises(InvalidValueError, match=r"whole numbers from \[0, 0\] to \[1, 2\], came 3"):
+        agent.flowing_log_prob(STATES, [[1, 2]] * 4 + [[1, 3]])
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
 def test_q_val_takes_actions_as_stored(shape):
     agent = agent_of(models.QNet, spaces.Discrete(2, start=-3))

@@ -348,6 +348,12 @@ DATA = [
         "column 'action': expected shape [30, 2], as 'log_prob' has [30], came [30, 3]",
     ),
     (
+        {**data_of(), "log_prob": np.full(30, np.nan, np.float32)},
+        {},
+        InvalidValueError,
+        "column 'log_prob': expected finite numbers, came nan",
+    ),
+    (
         {**data_of("discrete"), "action": np.arange(30)},
         {"kind": "discrete"},
         InvalidValueError,

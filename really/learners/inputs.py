@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from gymnasium import spaces
+from numpy.typing import NDArray
 
 from really.checks import check_number
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.inference import model_leaves
-from really.spaces import nest
+from really.spaces import action_bounds, nest
 from really.transitions import REQUESTABLE
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def checked_columns(
 
     Raises:
         InvalidTypeError: no dict of columns, or a dtype that would lose what it holds.
-        InvalidValueError: a column is missing, empty, or not of the expected shape.
+        InvalidValueError: a column is missing, empty, or not of the expected shape; a number of a row, such as its
+            reward, is not finite, or its `terminal` not from 0 to 1.
     """
     if not isinstance(columns, Mapping):
         raise InvalidTypeError(f"{learner}.update: expected a dict of columns, came {type(columns).__name__}")
@@ -119,17 +120,18 @@ def checked_columns(
         raise InvalidValueError(
             f"{learner}.update: expected {inputs[0].name!r} of shape {wanted_axes}, not empty, came {list(lead)}"
         )
-    return {wanted.name: _fitted(learner, wanted, arrays[wanted.name], lead, inputs[0].name) for wanted in inputs}
+    fitted = {wanted.name: _fitted(learner, wanted, arrays[wanted.name], lead, inputs[0].name) for wanted in inputs}
+    for wanted in inputs:
+        if wanted.shape == () and wanted.dtype == FLOAT:
+            _check_numbers(learner, wanted.name, np.asarray(fitted[wanted.name]))
+    return fitted
 
 
 def check_actions(learner: str, actions: Any, space: Any) -> None:
     """Refuses numbers of actions that there are not: XLA would take the nearest that there is."""
-    if isinstance(space, spaces.Box):
+    if (bounds := action_bounds(space)) is None:
         return
-    sizes = {spaces.MultiDiscrete: "nvec", spaces.Discrete: "n"}
-    size = np.asarray(getattr(space, sizes[type(space)]) if type(space) in sizes else 2)
-    low = np.asarray(getattr(space, "start", 0))
-    given, high = np.asarray(actions), low + size - 1
+    given, (low, high) = np.asarray(actions), bounds
     if (given < low).any() or (given > high).any():
         raise InvalidValueError(
             f"{learner}.update: column 'action': expected numbers from {low.tolist()} to {high.tolist()}, "
@@ -144,11 +146,8 @@ def check_weights(learner: str, batch: Mapping[str, Any], columns: Mapping[str, 
             f"{learner}.update: expected a column 'weight' beside 'index', as batches drawn by priority have, came none"
         )
     weight = np.asarray(columns.get("weight", 1.0))
-    good = (weight >= 0) & np.isfinite(weight)
-    if not good.all():
-        raise InvalidValueError(
-            f"{learner}.update: column 'weight': expected finite numbers >= 0, came {weight[~good].ravel()[0]}"
-        )
+    if (weight < 0).any():
+        raise InvalidValueError(f"{learner}.update: column 'weight': expected numbers >= 0, came {weight.min()}")
 
 
 def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> None:
@@ -161,6 +160,17 @@ def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> No
             f"{learner}.update: column 'discount': expected 0 or gamma^k with gamma={gamma} and k from 1 to "
             f"n_step={n_step}, came {given.ravel()[distance.argmax()]:.6g}; "
             f"were the batches made with another gamma or n_step?"
+        )
+
+
+def _check_numbers(learner: str, name: str, numbers: NDArray[np.float32]) -> None:
+    """Refuses what would make all weights NaN at once, and ends that are none."""
+    good, expected = np.isfinite(numbers), "finite numbers"
+    if name == "terminal":
+        good, expected = (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"
+    if not good.all():
+        raise InvalidValueError(
+            f"{learner}.update: column {name!r}: expected {expected}, came {numbers[~good].ravel()[0]}"
         )
 
 
