@@ -3,6 +3,8 @@
 Seconds of a call with all its updates; `DQNLearner` chooses the faster of the two by itself.
 """
 
+import contextlib
+
 import numpy as np
 
 PARTS = {"cartpole": ((4,), np.float32, 128, 64), "atari": ((84, 84, 4), np.uint8, 4, 32)}
@@ -22,7 +24,8 @@ class DQNUpdates:
         from really.agent import Agent, build_model
         from really.learners import DQNLearner
 
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+        with contextlib.suppress(RuntimeError):  # of `pytest bench`, where others have used TensorFlow before
+            tf.config.threading.set_intra_op_parallelism_threads(1)
         shape, dtype, updates, rows = PARTS[task]
         space = spaces.Box(0, 255, shape, dtype)
 

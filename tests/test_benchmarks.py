@@ -1,0 +1,18 @@
+"""The benchmarks run: each once, shortly, as `make bench` does first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "pytest", "bench"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
