@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from really import compare
+from really.comparison import figure_stem
 from really.learners import DQNLearner
 
 # Returns while exploring are compared: no greedy episodes in between, and no early end.
@@ -52,6 +53,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compare_n_step"))
     parser.add_argument("--figure", type=Path, default=None, help="draw learning curves to this file")
     arguments = parser.parse_args()
+    if arguments.figure is not None:
+        figure_stem(arguments.figure)  # now, not after an hour
     runs: dict[str, list[Path]] = {}
     for seed in range(arguments.seeds):
         for n_step in N_STEPS:

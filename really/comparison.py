@@ -110,7 +110,7 @@ class Comparison:
             x_label: text of the x-axis with its unit, by default `x`.
             y_label: text of the y-axis with its unit, by default the key.
         """
-        stem = _stem(path)
+        stem = figure_stem(path)
         x_name = "epoch (updates of the aggregator)" if self.x == "epoch" else self.x
         draw_comparison(self, stem, x_label or x_name, y_label or self.key)
         return stem.with_name(f"{stem.name}.png")
@@ -161,7 +161,7 @@ def compare(
         raise InvalidValueError(f"confidence: expected a number between 0 and 1, came {confidence!r}")
     max_size = check_count("max_size", max_size)
     if path is not None:
-        _stem(path)
+        figure_stem(path)
     rng = np.random.default_rng(seed)
     curves = {}
     for name, folders in _named(runs).items():
@@ -299,7 +299,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(own) for own in parts]
 
 
-def _stem(path: str | os.PathLike[str]) -> Path:
+def figure_stem(path: str | os.PathLike[str]) -> Path:
     """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
     path = check_path("path", path)
     ending = path.suffix

@@ -203,7 +203,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         ({"a": [folder, tmp_path / "b" / ".." / "a"]}, {}, "runs: expected a folder a seed of 'a', came one twice"),
         ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending, .* came '.*figure.pdf'"),
         ([folder], {"key": ["reward"]}, r"key: expected the name of one key, came \['reward'\]"),
-        ([folder], {"path": ""}, "path: expected the name of a figure, came ''"),
+        ([folder], {"path": ""}, "path: expected the name of a figure, came '.'"),
     ]
     for runs, options, message in cases:
         with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
