@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from colours import COLOURS
 
 GAMES, STEPS, BATCH = 16, 128, 256
 PEERS = ("really", "cpprb", "sb3", "numpy")
@@ -253,8 +254,8 @@ def draw(results: dict[str, list[dict[str, float]]], options: argparse.Namespace
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    # Okabe and Ito's colours, told apart by markers in print, too.
-    style = {"really": ("#d55e00", "o"), "cpprb": ("#0072b2", "s"), "sb3": ("#009e73", "^"), "numpy": ("#555555", "D")}
+    # What tells them apart in print.
+    markers = {"really": "o", "cpprb": "s", "sb3": "^", "numpy": "D"}
     label = {
         "really": "really",
         "cpprb": "cpprb, next_of + stack_compress",
@@ -262,9 +263,13 @@ def draw(results: dict[str, list[dict[str, float]]], options: argparse.Namespace
     }
     canvas, (memory, speed) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, reports in results.items():
-        colour, marker = style[name]
         rows = [report["rows"] / 1e6 for report in reports]
-        kind = {"color": colour, "marker": marker, "markersize": 4, "label": label.get(name, "NumPy arrays")}
+        kind = {
+            "color": COLOURS[name],
+            "marker": markers[name],
+            "markersize": 4,
+            "label": label.get(name, "NumPy arrays"),
+        }
         memory.plot(rows, [report["gigabytes"] for report in reports], **kind)
         speed.plot(rows, [report["rows_per_second"] / 1e3 for report in reports], **kind)
     memory.axhline(options.budget, color="#999999", linewidth=0.8, linestyle="--")

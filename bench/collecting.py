@@ -142,14 +142,16 @@ def figure(results: dict[str, dict[str, float]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from bench.colours import COLOURS
+
     numbers = [number for number in CARTPOLE if f"CartPole-v1 {number}" in results]
     drawing = Figure(figsize=(6.4, 3.8), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots()
     styles = {
-        "bare": ("bare loop", "#999999", "--"),
-        "ours": ("really", "#0072B2", "-"),
-        "sb3": ("SB3", "#D55E00", "-"),
+        "bare": ("bare loop", COLOURS["bare"], "--"),
+        "ours": ("really", COLOURS["really"], "-"),
+        "sb3": ("SB3", COLOURS["sb3"], "-"),
     }
     for name, (label, colour, line) in styles.items():
         rates = [results[f"CartPole-v1 {number}"].get(name) for number in numbers]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.peers import filled, filled_floor, peers_for
 from benchmarks.workloads import WORKLOADS
+from colours import COLOURS
 
 BATCHES = (32, 256, 1024)
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
@@ -182,9 +183,8 @@ def figure(results, path):
     canvas, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     for at, peer in enumerate(peers):
         heights = [results[cell].get(peer, 0) / results[cell]["numpy"] for cell in cells]
-        colour = {"really": "#c0392b", "floor": "#bbbbbb"}.get(peer, plt.cm.Blues(0.35 + 0.15 * at))
         label = "C floor" if peer == "floor" else peer
-        axes.bar(np.arange(len(cells)) + 0.13 * (at - 2.5), heights, 0.12, label=label, color=colour)
+        axes.bar(np.arange(len(cells)) + 0.13 * (at - 2.5), heights, 0.12, label=label, color=COLOURS[peer])
     axes.set_xticks(np.arange(len(cells)), [cell.replace(" sample ", "\nsample ") for cell in cells])
     axes.set_ylabel("rows a second, NumPy = 1")
     axes.legend(ncols=6, frameon=False)

@@ -36,6 +36,9 @@ READ_NBYTES = {"wide": 3136, "frames": 5 * 7056}  # that a batch needs of a row
 
 def main() -> None:
     arguments = parse()
+    if arguments.open:
+        there_already(arguments.open)
+        return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.inside:
             larger_than_memory(arguments.inside, Path(folder), arguments.limit)
@@ -82,6 +85,21 @@ def opening(folder: Path) -> float:
     """Milliseconds that opening takes; pages that nobody maps any more are dropped first."""
     forget_pages(folder)
     return 1e3 * seconds(lambda: ReplayBuffer.open(folder, "r+").close())
+
+
+def there_already(folder: Path) -> None:
+    """What it takes to open a buffer that a run has left, and to average two of its columns with DuckDB."""
+    import duckdb
+
+    cold = opening(folder)
+    with ReplayBuffer.open(folder) as buffer:
+        warm = 1e3 * seconds(lambda: ReplayBuffer.open(folder).close())
+        held, ratio = buffer.memory()["held"], buffer.memory()["ratio"]
+        print(f"{len(buffer):,} rows, {held / 1e9:.2f} GB, {ratio:.1f} times less than whole rows")
+        print(f"opened in {cold:.0f} ms after its files had been dropped from memory, in {warm:.0f} ms the next time")
+        columns = duckdb.from_arrow(buffer.to_arrow(["reward", "action"]))
+        took = seconds(lambda: columns.aggregate("avg(reward), avg(action)").fetchall())
+        print(f"DuckDB averages two columns in {took:.2f} s")
 
 
 def forget_pages(folder: Path) -> None:
@@ -169,6 +187,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where files are made (default: the system's temporary one)")
     parser.add_argument("--limit", type=int, default=1024, help="MB of memory in the second part")
+    parser.add_argument("--open", type=Path, help="only this: how long a buffer that is there takes to open")
     parser.add_argument("--inside", choices=ROW_NBYTES, help="only the second part, of this kind of experience")
     return parser.parse_args()
 

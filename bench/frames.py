@@ -1,6 +1,7 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
-Prints rows a second of both kinds of storage and their ratio: puts of raw rows and of what runners send, batches.
+Prints rows a second of both kinds of storage and their ratio: puts of raw rows, of what runners send and of rows that
+are views of one array, batches.
 A turn is three calls after one that is not timed, so that none finds the caches as another has left them.
 Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
 at random places, past the cache or through it, whichever is faster, and weaves nothing.
@@ -55,12 +56,24 @@ def compare(name: str, axis: int) -> None:
     show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows))
     if axis == 0:
         show(f"{name}, put {num} rows from runners", num, lambda: whole.put(rows), lambda: once.put(sent))
+        for what, views in views_of(rows):
+            show(f"{name}, put {num} rows: {what}", num, partial(whole.put, views), partial(once.put, views))
     floor = FrameFloor(np.random.default_rng(0).integers(0, 255, (CAPACITY, 84, 84), np.uint8))
     for batch in BATCHES:
         floors = [floor.sampler(batch, streams) for streams in (False, True)]
         show(f"{name}, sample {batch}", batch, partial(whole.sample, batch), partial(once.sample, batch), floors)
     nbytes = [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
     print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
+
+
+def views_of(rows):
+    """The same rows where those of a trajectory share their memory."""
+    num = len(rows["reward"])
+    frames = np.concatenate([rows["state"][0, :3], rows["state"][:, 3], rows["state_new"][-1:, 3]])
+    windows = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0).transpose(0, 3, 1, 2)
+    stacks = np.ascontiguousarray(windows)
+    for what, array in (("`obs[:-1]` and `obs[1:]`", stacks), ("sliding windows", windows)):
+        yield what, rows | {"state": array[:num], "state_new": array[1:]}
 
 
 def show(cell: str, rows: int, whole, once, floors=()) -> None:
