@@ -38,6 +38,7 @@ def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    assert len(re.findall(r"^collected 1\d\d\d steps, mean reward 1\.000$", ran.stdout, re.MULTILINE)) == 10
     assert len([line for line in QUICK_START.splitlines() if line.strip()]) <= 20
 
 
@@ -117,6 +118,10 @@ def test_architecture_names_every_module() -> None:
 
 def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "error", str(ROOT / "docs" / "figures.py"), str(tmp_path)], check=True)
-    text = (tmp_path / "architecture.svg").read_text()
-    assert text.startswith("<?xml")
-    assert len(text) == pytest.approx(len((ROOT / "docs" / "architecture.svg").read_text()), rel=0.1)
+    drawn, shown = ((folder / "architecture.svg").read_text() for folder in (tmp_path, ROOT / "docs"))
+    labels, other = (re.findall(r"<!-- (.+) -->", text) for text in (drawn, shown))
+    assert "SampleManager" in labels
+    assert labels == other
+    by = re.search(r"Matplotlib v[\d.]+", shown)
+    if by and by[0] in drawn:  # another version places the same texts a little otherwise
+        assert drawn == shown
