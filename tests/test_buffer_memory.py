@@ -161,7 +161,7 @@ def test_a_process_limit_counts():
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-from really import ReplayBuffer
+from really import NotEnoughMemoryError, ReplayBuffer
 for overcommit in (False, True):
     try:
         ReplayBuffer(10**9, spec={"x": "f8"}, overcommit=overcommit)

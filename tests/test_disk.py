@@ -138,7 +138,7 @@ def test_one_writes_and_others_read(tmp_path):
     writer = on_disk(tmp_path / "b", 5)
     code = """
 import sys
-from really import ReplayBuffer
+from really import LockedError, ReplayBuffer
 try:
     ReplayBuffer.open(sys.argv[1], "r+")
 except LockedError as error:

@@ -135,6 +135,7 @@ def test_a_thread_that_would_wait_for_itself_is_told():
 def test_a_fork_neither_waits_for_readers_of_its_parent_nor_reads_for_them():
     code = """
 import os, threading
+from really import OvertakenError
 from tests.rows import numbered, wide
 buffer, held, done = numbered(100, 100), threading.Event(), threading.Event()
 reader = buffer.open_reader(keeps=True)
@@ -393,7 +394,7 @@ def test_a_disk_that_is_full_leaves_old_file_and_buffer_as_they_were(tmp_path):
 import resource, signal
 from pathlib import Path
 from tests.rows import numbered, wide, assert_same_rows
-from really import ReplayBuffer
+from really import FileError, ReplayBuffer
 folder = Path({str(tmp_path)!r})
 numbered(10, 10).save(folder / "buffer")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
