@@ -109,6 +109,7 @@ class ReplayBuffer:
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
             self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
+            self._eps = self._prioritized.priorities.eps
         elif eps is not None:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
         self._schema_lock = threading.Lock()

@@ -32,7 +32,7 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.normalisation import Moments, RunningStatistics, Statistics
 from really.variables import ModelArrays, OptimizerArrays
 
-DRAWN_BY = ("alpha", "n_step", "gamma")  # arguments of a buffer that decide what its batches are
+DRAWN_BY = ("alpha", "eps", "n_step", "gamma")  # arguments of a buffer that decide what its batches are
 FORMAT = "really-training-1"
 STEM, META, BUFFER = "checkpoint", "meta.json", "buffer.arrow"
 PIECE = 4 << 20

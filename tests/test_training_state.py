@@ -414,6 +414,16 @@ def test_a_buffer_of_other_steps_is_refused(tmp_path):
     refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, came one with 1")
 
 
+def test_a_buffer_of_another_eps_is_refused(tmp_path):
+    manager, fresh = make(capacity=0), make(capacity=0)
+    manager.initialize_buffer(CAPACITY, KEYS, alpha=0.6)
+    manager.save_checkpoint(tmp_path / "checkpoints")
+    fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=0.01)
+    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with eps=0.01, came one with 1e-06")
+    fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=1e-6)
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+
+
 def test_the_curves_of_other_keys_are_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_aggregator(tmp_path / "progress", 100, ["loss", "reward"])
