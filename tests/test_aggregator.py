@@ -293,7 +293,7 @@ def test_a_name_that_is_taken_is_said_at_once(tmp_path, name, message):
 @pytest.mark.parametrize("name", ["path", "tensorboard"])
 def test_something_else_than_a_path_is_said_at_once(tmp_path, name):
     pytest.importorskip("tensorflow")
-    with pytest.raises(InvalidTypeError, match=f"{name}: expected the path of a folder, came 3"):
+    with pytest.raises(InvalidTypeError, match=f"{name}: expected a path, came 3"):
         Aggregator(**{"path": tmp_path, name: 3})
 
 
