@@ -54,7 +54,7 @@ class Run:
         self._best_weights = manager.get_agent().get_weights()
         self._open_returns = np.zeros(manager.kwargs["num_parallel"])
         self._returns: list[float] = []
-        self._bar = tqdm(total=task.env_steps, unit="step")
+        self._bar = tqdm(total=task.env_steps, unit="step", disable=None)  # quiet where nobody looks
         units = {"reward": "sum of an episode"}
         manager.initialize_aggregator(out / "progress", 100, aggregator_keys=[*keys, "reward"], units=units)
 
