@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
-import weakref
 from collections.abc import Mapping
 from typing import Any, NoReturn, SupportsFloat, SupportsIndex
 
@@ -16,6 +14,7 @@ from really import ring_arguments as arguments
 from really._sum_tree import SumTree
 from really.checks import check_number
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError
+from really.forks import HeldWhileForking
 from really.memory_limits import refuse_if_too_big
 
 NO_END = 1 << 62
@@ -25,9 +24,7 @@ QUICK = 1 << 20
 LARGEST = 2.0**960
 """Of (priority + eps) ** alpha: the sum of as many as a buffer can have is still finite."""
 
-# Every live tree: a fork waits for their locks.
-_trees: weakref.WeakSet[SumTree] = weakref.WeakSet()
-_held_for_fork: list[SumTree] = []
+_trees: HeldWhileForking[SumTree] = HeldWhileForking()
 
 
 class Priorities:
@@ -318,19 +315,3 @@ def _restore(capacity: int, alpha: float, eps: float, state: Mapping[str, Any]) 
     priorities = Priorities(capacity, alpha=alpha, eps=eps)
     priorities.load_state_dict(state)
     return priorities
-
-
-def _before_fork() -> None:
-    _held_for_fork.extend(_trees)
-    for tree in _held_for_fork:
-        tree.acquire()
-
-
-def _after_fork() -> None:
-    for tree in _held_for_fork:
-        tree.release()
-    _held_for_fork.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
