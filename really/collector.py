@@ -112,8 +112,7 @@ class Collector:
             busy = [worker for worker in self._fleet.workers if worker.tickets]
             if not busy:
                 return
-            patience = self._deadline(busy) - time.monotonic()
-            ready = self._fleet.wait(busy, None if patience == math.inf else patience)
+            ready = self._fleet.wait(busy, _seconds_until(self._deadline(busy)))
             if not ready and not enough():
                 raise self._none_came(busy)
             if not ready:
@@ -213,8 +212,7 @@ class Collector:
 
     def _patience(self, busy: list[Worker], deadline: float) -> float | None:
         """Seconds until someone has to be called late, or None where nobody ever is."""
-        soonest = min([deadline, *map(self._due, busy)])
-        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+        return _seconds_until(min([deadline, *map(self._due, busy)]))
 
     def _due(self, worker: Worker) -> float:
         """When its order is late; never for a runner that is still starting, or where all are waited for anyway."""
@@ -272,3 +270,8 @@ class Collector:
             if self._fleet.version - part.chunk.results[part.first].version > self._max_staleness:
                 self.dropped_rows += part.rows
                 del self._ready[number]
+
+
+def _seconds_until(moment: float) -> float | None:
+    """How long to wait until then, at least 0; None for ever."""
+    return None if moment == math.inf else max(0.0, moment - time.monotonic())
