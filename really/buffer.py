@@ -16,11 +16,7 @@ from really import n_step as n_steps
 from really import ring_arguments as arguments
 from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
 from really.columns import Spec, spec_of
-from really.errors import (
-    EmptyBufferError,
-    InvalidValueError,
-    NotEnoughMemoryError,
-)
+from really.errors import EmptyBufferError, InvalidValueError, NotEnoughMemoryError
 from really.gate import Gate, Reader
 from really.memory_limits import available_bytes, refuse_if_too_big
 from really.prioritized import PrioritizedRows, check_keys, refuse_beta, set_generator_of, with_generator_of

@@ -126,7 +126,12 @@ def write(folder: Path, names: dict[str, Any]) -> None:
 
 
 def differences(
-    about: About, capacity: int, keys: tuple[str, ...] | None, spec: Spec | None, spare: int | None
+    about: About,
+    capacity: int,
+    keys: tuple[str, ...] | None,
+    spec: Spec | None,
+    spare: int | None,
+    steps: tuple[int, float | None],
 ) -> Iterator[tuple[str, Any, Any]]:
     """What of a buffer to be opened is not as that of `about`: name, expected, came."""
     if capacity != about.capacity:
@@ -140,6 +145,8 @@ def differences(
     for key, kind in (spec or {}).items():
         if kind != about.spec[key]:
             yield f"spec: key {key!r}", "{} of shape {}".format(*about.spec[key]), "{} of shape {}".format(*kind)
+    if steps != (about.n_step, about.gamma):
+        yield "n_step, gamma", (about.n_step, about.gamma), f"{steps}; ReplayBuffer.open takes others"
 
 
 def _crc32(names: dict[str, Any]) -> int:

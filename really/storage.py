@@ -352,13 +352,8 @@ def opened(
     storage = Storage(check_path("path", path), writable=True)
     try:
         if storage.about is not None:
-            for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare):
+            for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare, steps):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
-            if steps != (own := (storage.about.n_step, storage.about.gamma)):
-                raise InvalidValueError(
-                    f"n_step, gamma: expected {own}, as the buffer at {path} was made with, came {steps}; "
-                    f"ReplayBuffer.open takes others"
-                )
             if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
                 raise InvalidValueError(
                     f"dedup, stack: expected {[*map(tuple, storage.about.shared)]}, as the buffer at {path} has, "
