@@ -1,8 +1,8 @@
 """Frames stored once: large rows are stacks of frames, and a record keeps the frames' numbers instead of their bytes.
 
 Whether two frames are the same is always decided by their bytes (or by their address, in data that a runner sends);
-where to look is a guess that costs nothing but memory when it is wrong: the row that came `lag` rows before, as the row
-before last time did, else any trajectory that was left open, found by a hash of its last frame.
+where to look is a guess that costs nothing but memory when it is wrong: as many rows back as one of the last two
+trajectories that went on, else any trajectory that was left open, found by a hash of its last frame.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -19,12 +19,22 @@ from frame_store cimport (
     store_frame,
     zeros,
 )
-from interleave cimport REALLY_MOVED, REALLY_OTHER, REALLY_STOOD, is_quick, really_compare4, take_apart
+from interleave cimport (
+    REALLY_MOVED,
+    REALLY_OTHER,
+    REALLY_STOOD,
+    is_quick,
+    really_compare4,
+    really_weave4,
+    take_apart,
+)
 from memory cimport really_lines_free, really_moves, really_same, really_stream_end
 
 cdef enum:
     MAX_STACK = 16  # frames of a stack
     NUM_RECENT = 256  # rows that may lie between two of one trajectory in one interleaved stream
+    NUM_LAGS = 2  # one within a put and one to the put before
+    AHEAD = 512  # bytes of a frame that are on their way while earlier ones are woven
     NUM_OPEN = 512  # trajectories whose next row is waited for longer than that
 
 cdef struct Stack:  # of one row: where each frame is
@@ -51,7 +61,7 @@ cdef struct Sharing:  # one store with the columns that share it, and what is kn
     int64_t row  # the next one, counted from 1
     int64_t put  # puts seen
     int64_t start  # number of the first frame of this put
-    int64_t lag  # rows between two of a trajectory, last time
+    int64_t lags[NUM_LAGS]  # rows between two of a trajectory, the last two that there were
     int64_t reach  # how many frames back a row may share
     bint by_address  # frames of this put are the same where they stand in one place, as in what runners send
     bint in_place  # frames of this put stay where they are until it is over, they were not taken apart
@@ -72,7 +82,7 @@ cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_sl
     # As many rows as one put commits beside those held.
     cdef int64_t most = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
     sharing.reach = 4096 + capacity // 16
-    sharing.lag = sharing.row = 1
+    sharing.row = sharing.lags[0] = sharing.lags[1] = 1
     sharing.recent = <Seen*>zeros(NUM_RECENT * sizeof(Seen))
     sharing.opens = <Seen*>zeros(NUM_OPEN * sizeof(Seen))
     sharing.scratch = <char*>zeros(2 * sharing.stack * sharing.store.nbytes)
@@ -168,15 +178,19 @@ cdef inline bint share_usual(
     Sharing* sharing, const FrameColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
 ) noexcept nogil:
     """A row that goes on as most do, compared as it came in one pass; False, with nothing done, where others come."""
-    cdef int j, last = sharing.num_columns - 1
-    cdef Seen* before = &sharing.recent[(sharing.row - sharing.lag) % NUM_RECENT]
-    cdef int64_t newest = before.numbers[sharing.stack - 1]
-    if sharing.lag >= sharing.row or before.row != sharing.row - sharing.lag or not before.is_open:
+    cdef int i, j, last = sharing.num_columns - 1
+    cdef Seen* before
+    cdef int64_t newest = 0
+    for i in range(NUM_LAGS):
+        before = seen_before(sharing, sharing.lags[i])
+        if before == NULL or not is_held(sharing, before):
+            continue
+        newest = before.numbers[sharing.stack - 1]
+        if share_newest(sharing, before, columns, row, &newest):
+            break
+    else:
         return False
-    if before.put != sharing.put or before.data == NULL or not is_held(sharing, before):
-        return False
-    if not share_newest(sharing, before.data, columns, row, &newest):
-        return False
+    use_lag(sharing, sharing.lags[i])
     before.is_open = False
     for j in range(sharing.stack):
         if last == 1:
@@ -186,30 +200,67 @@ cdef inline bint share_usual(
 
 
 cdef inline bint share_newest(
-    Sharing* sharing, const char* before, const FrameColumn* columns, int64_t row, int64_t* newest
+    Sharing* sharing, const Seen* before, const FrameColumn* columns, int64_t row, int64_t* newest
 ) noexcept nogil:
     """Stores the one frame that is new in the row, unless it is the last one again; False where more than that is new."""
-    cdef const char* data = columns[0].data + row * columns[0].stride
-    cdef const char* after = columns[1].data + row * columns[1].stride if sharing.num_columns == 2 else data
+    cdef int last = sharing.num_columns - 1
+    cdef const char* data = NULL  # of a single column the row before is the state, this one the state after it
+    cdef const char* after = columns[last].data + row * columns[last].stride
+    cdef const char* whole
     cdef char* room = room_for_frame(&sharing.store)
-    cdef Py_ssize_t nbytes = sharing.store.nbytes
     cdef int compared = REALLY_OTHER
     if room == NULL:
         return False
-    if sharing.num_columns == 1:
-        data = before
+    if last == 1:
+        data = columns[0].data + row * columns[0].stride
     if is_quick(sharing.stack, sharing.outer, sharing.inner):
-        compared = really_compare4(before, data, after, room, sharing.outer)
+        whole = whole_stack(sharing, before)
+        compared = really_compare4(whole, whole if data == NULL else data, after, room, sharing.outer)
         sharing.store.next += compared == REALLY_MOVED
-    elif sharing.outer == 1 and really_moves(before, data, after, sharing.stack * nbytes, nbytes):
-        compared = REALLY_STOOD
-        after += (sharing.stack - 1) * nbytes
-        if not really_same(after, data + (sharing.stack - 1) * nbytes, nbytes):
-            compared = REALLY_MOVED
-            store_frame(&sharing.store, after, True)
+    elif sharing.outer == 1 and moves_on(sharing, before, data, after):
+        compared = REALLY_STOOD if stands(sharing, before, data, after) else REALLY_MOVED
+        if compared == REALLY_MOVED:
+            store_frame(&sharing.store, after + (sharing.stack - 1) * sharing.store.nbytes, True)
     if compared == REALLY_MOVED:
         newest[0] = sharing.store.next - 1
     return compared != REALLY_OTHER
+
+
+cdef inline const char* whole_stack(Sharing* sharing, const Seen* seen) noexcept nogil:
+    """Four woven frames: as they came in this put, else woven again, to where the next ones are as well."""
+    cdef const char* frames[4]
+    cdef int j
+    if seen.put == sharing.put:
+        return seen.data
+    for j in range(4):
+        frames[j] = frame_at(&sharing.store, seen.numbers[j])
+    really_weave4(sharing.scratch, NULL, frames, sharing.outer, AHEAD, False)
+    return sharing.scratch
+
+
+cdef inline bint moves_on(Sharing* sharing, const Seen* before, const char* data, const char* after) noexcept nogil:
+    """Whether `data`, unless it is NULL, is the stack before, and `after` begins as that goes on."""
+    cdef Py_ssize_t nbytes = sharing.store.nbytes
+    cdef const char* frame
+    cdef const char* here
+    cdef int j
+    if before.put == sharing.put:
+        return really_moves(
+            before.data, before.data if data == NULL else data, after, sharing.stack * nbytes, nbytes
+        )
+    for j in range(sharing.stack):
+        frame = frame_at(&sharing.store, before.numbers[j])
+        here = frame if data == NULL else data + j * nbytes
+        if not really_moves(frame, here, here if j == 0 else after + (j - 1) * nbytes, nbytes, 0):
+            return False
+    return True
+
+
+cdef inline bint stands(const Sharing* sharing, const Seen* before, const char* data, const char* after) noexcept nogil:
+    """Whether the last frame came once more."""
+    cdef Py_ssize_t last = (sharing.stack - 1) * sharing.store.nbytes
+    cdef const char* frame = data + last if data != NULL else seen_frame(sharing, before, sharing.stack - 1)
+    return really_same(after + last, frame, sharing.store.nbytes)
 
 
 cdef inline void find_stack(const Sharing* sharing, const char* data, Stack* stack) noexcept nogil:
@@ -309,24 +360,38 @@ cdef inline Seen* find_before(Sharing* sharing, const Stack* stack) noexcept nog
     cdef int at = sharing.stack - (1 if sharing.num_columns == 2 else 2)
     if at < 0:
         return NULL
-    if sharing.lag < sharing.row:
-        seen = &sharing.recent[(sharing.row - sharing.lag) % NUM_RECENT]
-        if seen.is_open and seen.row == sharing.row - sharing.lag and goes_on(sharing, seen, stack):
+    for i in range(NUM_LAGS):
+        seen = seen_before(sharing, sharing.lags[i])
+        if seen != NULL and goes_on(sharing, seen, stack):
+            use_lag(sharing, sharing.lags[i])
             return seen
     cdef uint64_t hash = hash_frame(stack.frames[at], sharing.store.nbytes)
     num = min(sharing.row, <int64_t>NUM_RECENT) - 1
     for i in range(1, num + 1):
         seen = &sharing.recent[(sharing.row - i) % NUM_RECENT]
         if seen.is_open and hash_of(sharing, seen) == hash and goes_on(sharing, seen, stack):
-            sharing.lag = i
+            use_lag(sharing, i)
             return seen
     num = min(sharing.num_opened, <int64_t>NUM_OPEN)
     for i in range(1, num + 1):
         seen = &sharing.opens[(sharing.num_opened - i) % NUM_OPEN]
         if seen.is_open and seen.hash == hash and goes_on(sharing, seen, stack):
-            sharing.lag = 1
+            use_lag(sharing, 1)
             return seen
     return NULL
+
+
+cdef inline Seen* seen_before(const Sharing* sharing, int64_t lag) noexcept nogil:
+    """The row `lag` rows before the next one, if its trajectory is open; else NULL."""
+    cdef Seen* seen = &sharing.recent[(sharing.row - lag) % NUM_RECENT]
+    return seen if lag < sharing.row and seen.is_open and seen.row == sharing.row - lag else NULL
+
+
+cdef inline void use_lag(Sharing* sharing, int64_t lag) noexcept nogil:
+    """Looks there first from now on, then where it looked first before."""
+    if lag != sharing.lags[0]:
+        sharing.lags[1] = sharing.lags[0]
+        sharing.lags[0] = lag
 
 
 cdef inline bint is_held(const Sharing* sharing, const Seen* seen) noexcept nogil:

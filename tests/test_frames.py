@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 import tempfile
@@ -355,16 +356,44 @@ def test_four_frames_of_bytes_along_the_last_axis(size, keys):
 
 @pytest.mark.parametrize("size", [(84, 84), (33, 61), (8, 40)])
 @pytest.mark.parametrize("axis", [0, -1])
-def test_rows_that_differ_in_one_byte_from_their_trajectory(size, axis):
+@pytest.mark.parametrize("num", [1, 3, 100])  # rows a put: the trajectory goes on from this one or from an earlier one
+@pytest.mark.parametrize("keys", [("state", "state_new"), ("state_new",)])
+def test_rows_that_differ_in_one_byte_from_their_trajectory(size, axis, num, keys):
     draw = np.random.default_rng(6)
     stacks = np.lib.stride_tricks.sliding_window_view(draw.integers(0, 255, (104, *size), np.uint8), 4, axis=0)
     stacks = stacks if axis == -1 else stacks.transpose(0, 3, 1, 2)
     columns = {"state": stacks[:100].copy(), "state_new": stacks[1:].copy()}
+    columns = {key: columns[key] for key in keys}
     for at in range(2, 100, 3):
-        columns[("state", "state_new")[at % 2]][at].flat[draw.integers(0, stacks[0].size)] += 1
+        columns[keys[at % len(keys)]][at].flat[draw.integers(0, stacks[0].size)] += 1
     buffer = ReplayBuffer(100, stack=(4, axis))
-    buffer.put(columns)
+    for first in range(0, 100, num):
+        buffer.put({key: rows[first : first + num] for key, rows in columns.items()})
     assert_equal_rows(all_rows(buffer), columns)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("keys", [("state", "state_new"), ("image",)])
+def test_a_few_steps_of_each_game_at_a_time_share(axis, steps, keys):
+    draw, num_games, num_steps = np.random.default_rng(8), 6, 30
+    games = [bytes_of_games(draw, num_steps + 4, (40, 40)) for _ in range(num_games)]
+    stacks = np.stack([np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0) for frames in games])
+    stacks = stacks if axis == -1 else np.moveaxis(stacks, -1, 2)
+    columns = {key: stacks[:, at : at + num_steps] for at, key in enumerate(keys)}
+    buffer, parts = ReplayBuffer(num_games * num_steps, stack=(4, axis)), []
+    for first in range(0, num_steps, steps):
+        rows = {key: column[:, first : first + steps] for key, column in columns.items()}
+        parts.append({key: np.concatenate(list(column)) for key, column in rows.items()})
+        buffer.put(parts[-1])
+    assert_equal_rows(all_rows(buffer), {key: np.concatenate([part[key] for part in parts]) for key in keys})
+    kept = buffer.open_reader().read_shared(len(buffer))[keys[0]].frames
+    assert len(kept) <= sum(num_different(frames) for frames in games)
+
+
+def num_different(frames):
+    """How many frames are left of a game's without those that are the one before again."""
+    return 1 + sum(not np.array_equal(one, other) for one, other in itertools.pairwise(frames))
 
 
 @pytest.mark.parametrize("axis", [0, -1])
