@@ -28,7 +28,7 @@ from interleave cimport (
     really_weave4,
     take_apart,
 )
-from memory cimport really_lines_free, really_moves, really_same, really_stream_end
+from memory cimport really_lines_free, really_moves, really_prefetch, really_same, really_stream_end
 
 cdef enum:
     MAX_STACK = 16  # frames of a stack
@@ -211,6 +211,8 @@ cdef inline bint share_newest(
     cdef int compared = REALLY_OTHER
     if room == NULL:
         return False
+    # The line that two frames share is written in parts: have it here by then.
+    really_prefetch(room + sharing.store.nbytes)
     if last == 1:
         data = columns[0].data + row * columns[0].stride
     if is_quick(sharing.stack, sharing.outer, sharing.inner):
@@ -221,6 +223,8 @@ cdef inline bint share_newest(
         compared = REALLY_STOOD if stands(sharing, before, data, after) else REALLY_MOVED
         if compared == REALLY_MOVED:
             store_frame(&sharing.store, after + (sharing.stack - 1) * sharing.store.nbytes, True)
+            if columns[last].stride != sharing.store.nbytes:
+                copy_waiting(&sharing.store)  # as no other stands beside it, now that reading is here
     if compared == REALLY_MOVED:
         newest[0] = sharing.store.next - 1
     return compared != REALLY_OTHER
