@@ -114,6 +114,13 @@ cdef inline void set_range(Sums* tree, int64_t first, int64_t end, double value)
         refresh_upwards(tree, 0, first, end - 1)
 
 
+cdef inline void put_range(Sums* tree, int64_t first, int64_t end, const double* values) noexcept nogil:
+    """Sets the slots from `first` to before `end` to a value each."""
+    if first < end:
+        memcpy(tree.sums[0] + first, values, (end - first) * sizeof(double))
+        refresh_upwards(tree, 0, first, end - 1)
+
+
 cdef inline void refresh_upwards(Sums* tree, int level, int64_t first, int64_t last) noexcept nogil:
     """Makes anew what depends on the entries of a level from `first` to `last`."""
     cdef int64_t node

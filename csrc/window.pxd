@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from sums cimport Sums, refresh_upwards, set_range
+from sums cimport Sums, put_range, set_range
 
 cdef struct Window:
     int64_t capacity
@@ -71,13 +71,9 @@ cdef inline void set_rows(Window* window, Sums* tree, int64_t first, int64_t end
 
 cdef inline void put_rows(Window* window, Sums* tree, int64_t first, int64_t end, const double* values) noexcept nogil:
     """Sets the rows from `first` to before `end` to a value each."""
-    cdef int64_t number
-    if first >= end:
-        return
-    for number in range(first, end):
-        tree.sums[0][slot_of_row(window, number)] = values[number - first]
-    if slot_of_row(window, first) <= slot_of_row(window, end - 1):
-        refresh_upwards(tree, 0, slot_of_row(window, first), slot_of_row(window, end - 1))
-    else:
-        refresh_upwards(tree, 0, slot_of_row(window, first), window.capacity - 1)
-        refresh_upwards(tree, 0, 0, slot_of_row(window, end - 1))
+    cdef int64_t slot, num_behind
+    if first < end:
+        slot = slot_of_row(window, first)
+        num_behind = min(end - first, window.capacity - slot)
+        put_range(tree, slot, slot + num_behind, values)
+        put_range(tree, 0, end - first - num_behind, values + num_behind)

@@ -238,7 +238,9 @@ class Priorities:
             raise InvalidValueError(f"{expected}, came one of which {error!r}") from error
         if settings != (self._alpha, self._eps):
             raise InvalidValueError(f"state: expected (alpha, eps) {(self._alpha, self._eps)}, came {settings}")
-        sound = values.ndim == 1 and bool(((values >= 0.0) & (values <= LARGEST)).all()) and 0.0 <= highest <= LARGEST
+        # A NaN is the smallest and the largest of its array, and in no range.
+        all_sound = len(values) == 0 or (values.min() >= 0.0 and values.max() <= LARGEST)
+        sound = values.ndim == 1 and all_sound and 0.0 <= highest <= LARGEST
         if not sound or not len(values) <= newest < NO_END:
             raise InvalidValueError(f"{expected}, came values of shape {list(values.shape)} before row {newest}")
         return newest, values, highest

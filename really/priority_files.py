@@ -65,7 +65,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not starts_with(path, MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
     try:
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
             metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
             text, check = metadata[ABOUT], metadata[CHECK]
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -77,4 +77,4 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def _crc32(text: bytes, values: NDArray[np.float64]) -> int:
-    return zlib.crc32(values.tobytes(), zlib.crc32(text))
+    return zlib.crc32(values.data, zlib.crc32(text))
