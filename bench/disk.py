@@ -1,8 +1,9 @@
 """A buffer in files against one in memory, in turns of one run: `python -m bench.disk [--limit MB] [--folder DIR]`.
 
-Prints rows a second of both and their ratio while the files fit in memory; how long a buffer takes to open; then, in a
-control group that may take `--limit` MB of memory (root), what a buffer of four times as much does, with the rows of a
-batch asked for before they are copied and without, and what the disk itself gives. Needs some 5 GB of disk meanwhile.
+Prints rows a second of both and their ratio while the files fit in memory; how long a buffer takes to open, with
+priorities, too; then, in a control group that may take `--limit` MB of memory (root), what a buffer of four times as
+much does, with the rows of a batch asked for before they are copied and without, and what the disk itself gives. Needs
+some 5 GB of disk meanwhile.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from really import ReplayBuffer
 
 BATCHES = (32, 256, 1024)
 SECONDS, LEAST_ROUNDS, WARM_UP = 3.0, 40, 5
+PRIORITIES = (1_000_000, 10_000_000, 100_000_000)  # rows
 COLD_BATCH, COLD_ROUNDS, TIMES_LARGER = 256, 12, 4
 ROW_NBYTES = {"wide": 3136, "frames": 7200}  # that a row adds
 READ_NBYTES = {"wide": 3136, "frames": 5 * 7056}  # that a batch needs of a row
@@ -46,6 +48,8 @@ def main() -> None:
         print("| files in memory | memory rows/s | disk rows/s | disk / memory |\n| --- | --- | --- | --- |")
         for workload in HELD:
             compare(workload, Path(folder) / workload)
+        for num in PRIORITIES:
+            open_prioritized(num, Path(folder) / "prioritized")
     for workload in ROW_NBYTES:
         command = [sys.executable, "-m", "bench.disk", "--inside", workload, "--limit", str(arguments.limit)]
         subprocess.run([*command, "--folder", arguments.folder or tempfile.gettempdir()], check=True)
@@ -60,6 +64,24 @@ def compare(workload: str, folder: Path) -> None:
         show(f"{workload}, sample {batch}", batch, partial(memory.sample, batch), partial(disk.sample, batch))
     disk.close()
     print(f"{workload}: {opening(folder):.1f} ms to open", file=sys.stderr, flush=True)
+    shutil.rmtree(folder)
+
+
+def open_prioritized(num: int, folder: Path) -> None:
+    """What opening takes where each row has a priority, which a file of its own keeps."""
+    rows = {"reward": np.zeros(num // 10, np.float32)}
+    buffer = ReplayBuffer(num, spec={"reward": (np.float32, ())}, path=folder, alpha=0.6, seed=0)
+    for _ in range(10):
+        buffer.put(rows)
+    buffer.sample(1)  # rows get their priorities when somebody draws
+    buffer.close()
+    cold = opening(folder)
+    warm = 1e3 * seconds(lambda: ReplayBuffer.open(folder).close())
+    print(
+        f"{num / 1e6:.0f}M rows with priorities: {cold:.0f} ms to open, {warm:.0f} ms with its files in memory",
+        file=sys.stderr,
+        flush=True,
+    )
     shutil.rmtree(folder)
 
 
@@ -84,7 +106,11 @@ def seconds(call) -> float:
 def opening(folder: Path) -> float:
     """Milliseconds that opening takes; pages that nobody maps any more are dropped first."""
     forget_pages(folder)
-    return 1e3 * seconds(lambda: ReplayBuffer.open(folder, "r+").close())
+    began = time.perf_counter()
+    buffer = ReplayBuffer.open(folder, "r+")
+    took = time.perf_counter() - began
+    buffer.close()
+    return 1e3 * took
 
 
 def there_already(folder: Path) -> None:
@@ -133,20 +159,23 @@ def larger_than_memory(workload: str, folder: Path, limit_mb: int) -> None:
 
 
 def sample_and_put(buffer: ReplayBuffer, rows) -> None:
-    """Batches with rows asked for and without, in turns; then puts and batches, one after the other."""
+    """Batches with rows asked for, then puts and batches in turns, then batches without asking.
+
+    Those without come last, not in turns: what the system reads ahead for them drives out what others left in memory.
+    """
     ring = buffer._ring
     print(f"  rows are asked for early: {bool(ring.asks_early)}")
-    times: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(COLD_ROUNDS):
-        for asks in times:
-            ring.asks_early = asks
-            times[asks].append(seconds(partial(buffer.sample, COLD_BATCH)))
-    for asks, part in times.items():
-        rate = COLD_BATCH / statistics.median(part)
-        print(f"  sample {COLD_BATCH}, {'' if asks else 'not '}asked for: {rate:,.0f} rows/s")
-    ring.asks_early = True
+    buffer.flush()  # what filling left to be written would take turns with what is read
+    show_cold(buffer, "asked for")
     both = [seconds(lambda: (buffer.put(rows), buffer.sample(COLD_BATCH))) for _ in range(COLD_ROUNDS)]
     print(f"  put {len(rows['reward'])} and sample {COLD_BATCH}: {1e3 * statistics.median(both):.1f} ms")
+    ring.asks_early = False
+    show_cold(buffer, "not asked for")
+
+
+def show_cold(buffer: ReplayBuffer, what: str) -> None:
+    part = [seconds(partial(buffer.sample, COLD_BATCH)) for _ in range(WARM_UP + COLD_ROUNDS)][WARM_UP:]
+    print(f"  sample {COLD_BATCH}, {what}: {COLD_BATCH / statistics.median(part):,.0f} rows/s")
 
 
 @contextlib.contextmanager

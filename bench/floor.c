@@ -3,6 +3,7 @@
    Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched.
    Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
    Frames: rows are four of five frames that stand side by side, and the four from the second on, copied one behind the other.
+   Read: every byte of two columns, which is what a put has to know at least to find what they share.
    Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
    here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
 #define _GNU_SOURCE
@@ -121,6 +122,16 @@ INLINE void gather_frames(const char *frames, const int64_t *picks, size_t num, 
         }
     }
     _mm_sfence();
+}
+
+/* All words of two columns, read side by side, in one: nothing that has to know their bytes does with less. */
+uint64_t floor_read(const uint64_t *one, const uint64_t *other, size_t num) {
+    uint64_t words[8] = {0};
+    size_t at = 0;
+    for (; at + 8 <= num; at += 8)
+        for (size_t k = 0; k < 8; k++) words[k] ^= one[at + k] ^ other[at + k];
+    for (; at < num; at++) words[0] ^= one[at] ^ other[at];
+    return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
 void floor_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns) {

@@ -1,10 +1,11 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
-Prints rows a second of both kinds of storage and their ratio: puts of raw rows, of what runners send and of rows that
-are views of one array, batches.
+Prints rows a second of both kinds of storage and their ratio: puts of raw rows, a few steps of each game or many, of
+what runners send and of rows that are views of one array, while a new buffer fills; batches.
 A turn is three calls after one that is not timed, so that none finds the caches as another has left them.
 Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
-at random places, past the cache or through it, whichever is faster, and weaves nothing.
+at random places, past the cache or through it, whichever is faster, and weaves nothing. Of a put of raw rows the share
+is that of reading each of their bytes once, and doing nothing with them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from benchmarks.c_floor import FrameFloor
-from benchmarks.frames import CAPACITY, GAMES, STEPS, filled
+from benchmarks.c_floor import FrameFloor, read_all
+from benchmarks.frames import CAPACITY, GAMES, OPTIONS, STEPS, filled
 
-ROUNDS, CALLS = 15, 3
+from really import ReplayBuffer
+
+ROUNDS, CALLS, FILLINGS = 15, 3, 5
+FEW_STEPS = (1, 4)
 BATCHES = (32, 256, 1024)
 
 
@@ -52,8 +56,13 @@ def main() -> None:
 def compare(name: str, axis: int) -> None:
     """The rows of the table for stacks along this axis."""
     (whole, rows), (once, _), (_, sent) = (filled(kind, axis) for kind in ("whole", "once", "runners"))
-    num = GAMES * STEPS
-    show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows))
+    num, nbytes = GAMES * STEPS, [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
+    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
+    read = partial(read_all, rows["state"], rows["state_new"])
+    show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows), [read])
+    for steps in FEW_STEPS:
+        show_few_steps(f"{name}, put {GAMES * steps} raw rows", steps, rows, whole, once)
+    show_filling(f"{name}, put {num} raw rows to a buffer that fills", rows, axis)
     if axis == 0:
         show(f"{name}, put {num} rows from runners", num, lambda: whole.put(rows), lambda: once.put(sent))
         for what, views in views_of(rows):
@@ -62,8 +71,6 @@ def compare(name: str, axis: int) -> None:
     for batch in BATCHES:
         floors = [floor.sampler(batch, streams) for streams in (False, True)]
         show(f"{name}, sample {batch}", batch, partial(whole.sample, batch), partial(once.sample, batch), floors)
-    nbytes = [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
-    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
 
 
 def views_of(rows):
@@ -76,10 +83,45 @@ def views_of(rows):
         yield what, rows | {"state": array[:num], "state_new": array[1:]}
 
 
+def show_few_steps(cell: str, steps: int, rows, whole, once) -> None:
+    """Puts of a few steps of each game, just written, after as many untimed that bring both buffers' games to them."""
+    at = np.arange(GAMES * STEPS).reshape(GAMES, STEPS)
+    batches = [at[:, first : first + steps].ravel() for first in range(0, STEPS, steps)]
+    times = {"whole": [], "once": []}
+    for timed in (False, True):
+        for batch in batches:
+            for name, buffer in (("whole", whole), ("once", once)):
+                part = {key: column[batch] for key, column in rows.items()}
+                began = time.perf_counter()
+                buffer.put(part)
+                if timed:
+                    times[name].append(time.perf_counter() - began)
+    show_rates(cell, GAMES * steps, {name: statistics.median(part) for name, part in times.items()})
+
+
+def show_filling(cell: str, rows, axis: int) -> None:
+    """Puts until a new buffer is full, whose memory comes from the system meanwhile."""
+    num, num_puts = len(rows["reward"]), CAPACITY // len(rows["reward"])
+    times = {"whole": [], "once": []}
+    for _ in range(FILLINGS):
+        for name in times:
+            buffer = ReplayBuffer(CAPACITY, seed=0, **OPTIONS[name](axis))
+            began = time.perf_counter()
+            for _ in range(num_puts):
+                buffer.put(rows)
+            times[name].append((time.perf_counter() - began) / num_puts)
+            del buffer
+    show_rates(cell, num, {name: statistics.median(part) for name, part in times.items()})
+
+
 def show(cell: str, rows: int, whole, once, floors=()) -> None:
     found = medians({"whole": whole, "once": once, **dict(enumerate(floors))})
-    ratio = found["whole"] / found["once"]
     share = f"{min(found[at] for at in range(len(floors))) / found['once']:.0%}" if floors else ""
+    show_rates(cell, rows, found, share)
+
+
+def show_rates(cell: str, rows: int, found, share: str = "") -> None:
+    ratio = found["whole"] / found["once"]
     rates = f"{rows / found['whole']:,.0f} | {rows / found['once']:,.0f}"
     print(f"| {cell} | {rates} | {ratio:.2f} | {share} |", flush=True)
 

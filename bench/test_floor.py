@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.c_floor import Floor, FrameFloor, library
+from benchmarks.c_floor import Floor, FrameFloor, library, read_all
 from benchmarks.workloads import WORKLOADS
 
 
@@ -60,3 +60,9 @@ def test_frames_are_gathered_to_both_columns(streams):
     FrameFloor(frames).take(picks, state, after, streams)
     assert np.array_equal(state, frames[picks[:, None] + np.arange(4)])
     assert np.array_equal(after, frames[picks[:, None] + np.arange(1, 5)])
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 1003])
+def test_every_word_is_read(num):
+    columns = np.random.default_rng(3).integers(0, 1 << 63, (2, num), np.uint64)
+    assert read_all(*columns) == np.bitwise_xor.reduce(columns, None)

@@ -25,7 +25,7 @@ def library():
         partial.rename(built)
     floor = ctypes.CDLL(str(built))
     floor.floor_stride.restype = floor.floor_gather.restype = ctypes.c_size_t
-    floor.floor_reserve.restype = ctypes.c_void_p
+    floor.floor_reserve.restype, floor.floor_read.restype = ctypes.c_void_p, ctypes.c_uint64
     floor.floor_time_gather.restype = floor.floor_time_scatter.restype = ctypes.c_double
     return floor
 
@@ -121,6 +121,11 @@ class FrameFloor:
             _pointer(after),
             ctypes.c_int(streams),
         )
+
+
+def read_all(one, other):
+    """All words of two arrays of as many bytes, exclusive-ored: reads each byte and does nothing else with it."""
+    return library().floor_read(_pointer(one), _pointer(other), ctypes.c_size_t(one.nbytes // 8))
 
 
 def _pointer(array):

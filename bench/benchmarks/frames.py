@@ -32,10 +32,13 @@ def chunks(num, seed=0, axis=0):
         yield columns | {"action": np.zeros(GAMES * STEPS, np.int64), "reward": np.zeros(GAMES * STEPS, np.float32)}
 
 
+OPTIONS = {"whole": lambda axis: {"dedup": False}, "once": lambda axis: {"stack": (4, axis)}}
+"""Of a buffer of either kind, by the stack's axis."""
+
+
 def filled(kind, axis=0):
     """A full buffer, and the chunk to put into it."""
-    options = {"dedup": False} if kind == "whole" else {"stack": (4, axis)}
-    buffer = ReplayBuffer(CAPACITY, seed=0, **options)
+    buffer = ReplayBuffer(CAPACITY, seed=0, **OPTIONS["whole" if kind == "whole" else "once"](axis))
     for chunk in chunks(CAPACITY // (GAMES * STEPS) + 1, axis=axis):
         buffer.put(chunk)
     return buffer, encode(chunk) if kind == "runners" else chunk
