@@ -578,7 +578,8 @@ cdef class Ring:
         cdef int64_t piece = min(num_rows, spare) if spare > 0 else num_rows - first
         cdef Py_ssize_t i, failed = -1
         cdef bint may
-        rows.numbers = <uint32_t*>PyMem_Malloc((piece + 1) * self.rows.num_fields * self.max_stack * sizeof(uint32_t))
+        rows.room = (piece + 1) * self.max_stack
+        rows.numbers = <uint32_t*>PyMem_Malloc(rows.room * self.rows.num_fields * sizeof(uint32_t))
         if rows.numbers == NULL:
             raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
         try:

@@ -14,7 +14,8 @@ cdef struct Incoming:  # rows on their way in
     Column* columns  # [num_fields], of which those that share frames are filled in here
     FrameColumn* frames  # [num_fields], of the keys that share
     Column* piece  # [num_fields], room for a part of the columns
-    uint32_t* numbers  # [num_fields, rows of a piece, stack], room for the frames' numbers
+    uint32_t* numbers  # [num_fields, room], the frames' numbers
+    Py_ssize_t room  # of a field: rows of a piece times the largest stack of all that share
 
 
 cdef inline Py_ssize_t append_shared(
@@ -53,11 +54,11 @@ cdef inline bint share_keys(
     cdef FrameColumn columns[2]
     cdef uint32_t* numbers[2]
     cdef int c
-    cdef Py_ssize_t key, room = num_rows * sharing.stack
-    cdef uint32_t* lows = rows.numbers + sharing.low_field * room
+    cdef Py_ssize_t key
+    cdef uint32_t* lows = rows.numbers + sharing.low_field * rows.room
     for c in range(sharing.num_columns):
         key = sharing.keys[c]
-        columns[c], numbers[c] = rows.frames[key], rows.numbers + key * room
+        columns[c], numbers[c] = rows.frames[key], rows.numbers + key * rows.room
         rows.piece[key].data, rows.piece[key].stride = <char*>numbers[c], sharing.stack * sizeof(uint32_t)
     rows.piece[sharing.low_field].data, rows.piece[sharing.low_field].stride = <char*>lows, sizeof(uint32_t)
     return share(sharing, columns, first, num_rows, numbers, lows)

@@ -391,6 +391,26 @@ def test_a_few_steps_of_each_game_at_a_time_share(axis, steps, keys):
     assert len(kept) <= sum(num_different(frames) for frames in games)
 
 
+@pytest.mark.parametrize("num", [1, 7, 60])  # rows a put
+@pytest.mark.parametrize("names", [("camera", "depth"), ("depth", "camera")])
+@pytest.mark.parametrize("pair", [True, False])
+def test_observations_of_several_parts_with_stacks_of_their_own(tmp_path, num, names, pair):
+    draw = np.random.default_rng(9)
+    shapes, columns = {"camera": (4, 40, 40), "depth": (3, 40, 40), "lidar": (360,)}, {}
+    for name in (*names, "lidar"):
+        rows = draw.integers(0, 255, (61, *shapes[name])).astype(np.float32 if name == "lidar" else np.uint8)
+        columns[f"state.{name}"] = rows[:-1]
+        if pair:
+            columns[f"state_new.{name}"] = rows[1:]
+    for place in ({}, {"path": tmp_path / "buffer", "spare": 20}):
+        buffer = ReplayBuffer(60, **place)
+        for first in range(0, 60, num):
+            buffer.put({key: rows[first : first + num] for key, rows in columns.items()})
+        assert_equal_rows(all_rows(buffer), columns)
+        buffer.close()
+    assert_equal_rows(encode(columns), columns)
+
+
 def num_different(frames):
     """How many frames are left of a game's without those that are the one before again."""
     return 1 + sum(not np.array_equal(one, other) for one, other in itertools.pairwise(frames))
