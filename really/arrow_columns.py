@@ -21,6 +21,8 @@ class Columns(dict[str, Any]):
         from really import arrow_frames
 
         shared = arrow_frames.columns_of(batch)
+        if len(set(batch.schema.names)) < len(batch.schema.names):
+            raise InvalidValueError(f"put: expected columns of different names, came {batch.schema.names}")
         names = zip(batch.schema.names, batch.columns, strict=True)
         super().__init__({name: array for name, array in names if not name.startswith(arrow_frames.PREFIX)} | shared)
 
@@ -36,7 +38,7 @@ def chunks(data: Any) -> list[Any]:
     if isinstance(data, pa.RecordBatch):
         return [Columns(data)]
     if isinstance(data, pa.Table):
-        batches = data.to_batches() or [pa.RecordBatch.from_pylist([], schema=data.schema)]
+        batches = data.to_batches() or [empty_batch(data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]
     raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
 
@@ -60,9 +62,28 @@ def as_rows(key: str, array: Any) -> NDArray[Any]:
         return values.reshape(len(array), width, *values.shape[1:])
     if pa.types.is_boolean(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
-    if pa.types.is_primitive(array.type):
+    if pa.types.is_date(array.type):  # days are int32 there and int64 in NumPy
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=True))
     raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came Arrow type {array.type}")
+
+
+def empty_batch(schema: Any) -> Any:
+    """A record batch of no rows."""
+    import pyarrow as pa
+
+    return pa.record_batch([_empty(field.type) for field in schema], schema=schema)
+
+
+def _empty(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([_empty(part.type) for part in kind], fields=list(kind))
+    return pa.array([], kind)
 
 
 def _tensor_rows(key: str, array: Any) -> NDArray[Any]:

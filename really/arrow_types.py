@@ -78,12 +78,7 @@ class Columns(dict[str, Any]):
 
 def no_rows(schema: pa.Schema) -> Columns:
     """Columns [0, ...] that say which dtypes and row shapes those of `schema` have."""
-    return Columns(empty_batch(schema))
-
-
-def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """A record batch of no rows."""
-    return pa.record_batch([_empty(field.type) for field in schema], schema=schema)
+    return Columns(arrow_columns.empty_batch(schema))
 
 
 def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> pa.DataType:
@@ -167,11 +162,3 @@ def _from_struct(key: str, array: pa.StructArray) -> NDArray[Any]:
     rows = np.empty(re.shape, np.result_type(re.dtype, np.complex64))
     rows.real, rows.imag = re, im
     return rows
-
-
-def _empty(kind: pa.DataType) -> pa.Array:
-    if isinstance(kind, pa.ExtensionType):
-        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
-    if pa.types.is_struct(kind):
-        return pa.StructArray.from_arrays([_empty(part.type) for part in kind], fields=list(kind))
-    return pa.array([], kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from really import columns, frames, living_rings
 from really import n_step as n_steps
 from really import ring_arguments as arguments
-from really._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
+from really._ring import FrameDiskError, FramesTooManyError, Ring
 from really.columns import Spec, spec_of
 from really.errors import EmptyBufferError, InvalidValueError, NotEnoughMemoryError
 from really.gate import Gate, Reader
 from really.memory_limits import available_bytes, refuse_if_too_big
 from really.prioritized import PrioritizedRows, check_keys, refuse_beta, set_generator_of, with_generator_of
+from really.refusals import no_room
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,8 @@ class ReplayBuffer:
 
     The schema (dtype and shape of a row per key) is `spec`, or what the first put brings: arrays keep their dtype,
     Python floats become float32, ints int64, bools bool. Address space for all `capacity` rows is reserved when
-    the schema is known; memory is taken as rows arrive, and never more than `nbytes`. A forked process goes on with
+    the schema is known; memory is taken as rows arrive, and never more than `nbytes`, unless rows that could share
+    frames do not (then up to `max_bytes` for those). A forked process goes on with
     a copy of its own, generator included.
 
     Args:
@@ -85,7 +86,7 @@ class ReplayBuffer:
         overcommit: bool = False,
         dedup: bool = True,
         stack: frames.Stack | Mapping[str, frames.Stack] | None = None,
-        max_bytes: int | None = None,
+        max_bytes: SupportsIndex | None = None,
         alpha: float | None = None,
         eps: float | None = None,
         n_step: SupportsIndex = 1,
@@ -98,7 +99,7 @@ class ReplayBuffer:
         self._overcommit = bool(overcommit)
         self._dedup = bool(dedup)
         self._stack = stack
-        self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes)
+        self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes, arguments.MAX_BYTES)
         self._bit_generator = arguments.bit_generator(seed)
         self.n_step, self.gamma = n_steps.checked(n_step, gamma, self._keys)
         self._alpha, self._eps = alpha, eps
@@ -108,7 +109,6 @@ class ReplayBuffer:
             self._eps = self._prioritized.priorities.eps
         elif eps is not None:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
-        self._schema_lock = threading.Lock()
         self._ring: Ring | None = None
         self._gate = Gate()
         self._storage: Storage | None = None
@@ -178,21 +178,24 @@ class ReplayBuffer:
                 null or do not fit the dtype.
             InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
             NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much; or the
-                rows share so few frames that those would take more than `max_bytes`.
+                rows share so few frames that those would take more than `max_bytes`. None of them is in; but of an
+                Arrow table of several chunks those before may be, and the message says how many rows.
             DiskFullError: the buffer is on disk, which has no room for the rows. None of them is in; but of rows that
                 share frames and are more than `spare` whole pieces may be, and the message says how many.
             ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
         """
         ring = self._ring
-        try:
-            if ring is None or type(data) is not dict or not ring.put(data):
-                self._put_converted(data)
-        except FramesTooManyError as error:
-            raise self._frames_too_many(*error.args) from None
-        except FrameDiskError as error:
-            raise cast("Storage", self._storage).refuse_frames(*error.args) from None
+        if ring is not None and type(data) is dict:
+            try:
+                if ring.put(data):
+                    return
+            except (FramesTooManyError, FrameDiskError) as error:
+                raise no_room(ring, error) from None
+        self._put_converted(data)
 
-    def sample(self, n: Any, *, replace: bool = True, out: Batch | None = None, beta: float | None = None) -> Batch:
+    def sample(
+        self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
+    ) -> Batch:
         """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
 
         With `alpha` they are drawn by priority (`Priorities.sample`); the batch then also has `index`, int64 numbers of
@@ -207,6 +210,7 @@ class ReplayBuffer:
         Raises:
             EmptyBufferError: no rows are held.
             InvalidValueError, InvalidTypeError: an argument cannot be used.
+            NotEnoughMemoryError: the batch would not fit in the memory that is left.
         """
         ring = self._ring
         if (
@@ -237,7 +241,7 @@ class ReplayBuffer:
             )
         return self._prioritized.update(self._filled("update_priorities"), index, priorities)
 
-    def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
+    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
         Options: `as_`, `replace`, and `beta` of prioritized replay.
@@ -246,7 +250,7 @@ class ReplayBuffer:
 
         return Batches(self, n, prefetch, **options)
 
-    def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
+    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
         """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`).
 
         Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
@@ -255,18 +259,27 @@ class ReplayBuffer:
 
         return sampled_dataset(self, n, prefetch, **options)
 
-    def sample_indices(self, n: Any, *, replace: bool = True) -> NDArray[np.int64]:
+    def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         num, num_batches = arguments.checked_size(n)
         if self._prioritized is not None:
             raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, came one made with alpha=")
+        arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
         return self._refuse_few("sample_indices", num, replace) if ages is None else ages
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
-        """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest."""
+        """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest.
+
+        Raises:
+            EmptyBufferError: no rows are held.
+            InvalidValueError, InvalidTypeError: an index has no row, or they are no integers; `out` cannot be used.
+            NotEnoughMemoryError: the batch would not fit in the memory that is left.
+        """
         ages = arguments.checked_indices(indices)
         ring = self._filled("take")
+        if ages.size > ring.quick_rows:
+            arguments.refuse_big_batch("take: a batch", ages.size, spec_of(ring))
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
         outputs = self._outputs(ring, num, num_batches, out)
         batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
@@ -341,7 +354,10 @@ class ReplayBuffer:
             self._storage.flush()
 
     def close(self) -> None:
-        """Lets go of rows and, on disk, of files and lock, as dropping the buffer does; batches stay as they are."""
+        """On disk, lets go of rows, files and lock, as dropping the buffer does; batches stay as they are.
+
+        A buffer in memory has nothing to let go of: it stays as it is.
+        """
         if self._storage is not None:
             self._storage.close()
             self._ring = None
@@ -442,11 +458,11 @@ class ReplayBuffer:
         return with_generator_of(self._prioritized, self._locked(lambda: dict(self._bit_generator.state)))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Draws from now on as the buffer did when `state_dict` gave `state`."""
+        """Draws from now on as the buffer did when `state_dict` gave `state`; InvalidValueError where none did."""
         before = self.state_dict()
         try:
             self._set_states(state)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             self._set_states(before)
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
 
@@ -485,20 +501,31 @@ class ReplayBuffer:
         if self._storage is not None:
             self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
-        ring = self._first_ring(parts) if self._ring is None else self._ring
-        spec = spec_of(ring)
-        stacks = frames.stacks_of(ring)
-        self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
+        if self._ring is None and self._put_first(parts):
+            return
+        self._put_parts(cast(Ring, self._ring), parts)
 
-    def _first_ring(self, parts: list[dict[str, columns.Value]]) -> Ring:
-        """The ring for the schema of these rows, unless they do not fit it or another thread was first."""
-        with self._schema_lock:
-            if self._ring is None:
-                spec = columns.infer_spec(parts[0])
-                for part in parts:
-                    columns.fit(part, spec)
-                self._ring = self._new_ring(spec)
-            return self._ring
+    def _put_first(self, parts: list[dict[str, columns.Value]]) -> bool:
+        """Puts rows that fix the schema, in memory only once they are in; False where another thread was first."""
+        with self._gate.changed:
+            if self._ring is not None:
+                return False
+            spec = columns.infer_spec(parts[0])
+            for part in parts:
+                columns.fit(part, spec)
+            ring = self._new_ring(spec)
+            if self._storage is not None:
+                self._ring = ring
+            self._put_parts(ring, parts)
+            self._ring = ring
+            return True
+
+    def _put_parts(self, ring: Ring, parts: list[dict[str, columns.Value]]) -> None:
+        spec, stacks = spec_of(ring), frames.stacks_of(ring)
+        try:
+            self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
+        except (FramesTooManyError, FrameDiskError) as error:
+            raise no_room(ring, error) from None
 
     def _sample_prioritized(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
         if self._prioritized is None:
@@ -524,7 +551,7 @@ class ReplayBuffer:
         num, num_batches = arguments.checked_size(n)
         ring = self._filled("sample")
         if num * max(num_batches, 1) > ring.quick_rows:
-            refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * arguments.row_nbytes(spec_of(ring)))
+            arguments.refuse_big_batch("a batch", num * max(num_batches, 1), spec_of(ring))
         outputs = self._outputs(ring, num, num_batches, out)
         batch = ring.sample(num, num_batches, not replace, outputs)
         return self._refuse_few("sample", num, replace) if batch is None else batch
@@ -561,8 +588,8 @@ class ReplayBuffer:
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         what = f"a buffer of {self._capacity:,} rows"
         shared = self._plan(spec)
-        needed = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
-        needed += int(self._capacity * (_stride(what, spec, shared) + frames.frame_nbytes(spec, shared)))
+        needed = living_rings.needed(what, self._capacity, spec, shared)
+        needed += 0 if self._prioritized is None else self._prioritized.priorities.nbytes
         available = None if self._overcommit else available_bytes()
         if not self._overcommit:
             refuse_if_too_big(what, needed, living_rings.promised(), " (overcommit=True goes on)")
@@ -570,19 +597,13 @@ class ReplayBuffer:
         try:
             ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
         except MemoryError as error:
-            raise NotEnoughMemoryError(f"{what}: needs {needed:,} bytes, the system reserves no such many") from error
+            raise NotEnoughMemoryError(
+                f"{what}: needs {needed:,} bytes, for which the system has no addresses left"
+            ) from error
         return self._made(ring)
 
     def _plan(self, spec: Spec) -> list[frames.Sharing]:
         return frames.plan(spec, self._stack) if self._dedup else []
-
-    def _frames_too_many(self, key: int, num_alone: int, num_rows: int, num_in: int) -> NotEnoughMemoryError:
-        ring = cast(Ring, self._ring)
-        return NotEnoughMemoryError(
-            f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
-            f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one; "
-            f"{f'{num_in:,} rows before them are' if num_in else 'none is'} in"
-        )
 
     def _filled(self, what: str) -> Ring:
         self._check_open(what)
@@ -615,11 +636,3 @@ class ReplayBuffer:
             return action()
         finally:
             ring.release()
-
-
-def _stride(what: str, spec: Spec, shared: Sequence[frames.Sharing]) -> int:
-    if arguments.row_nbytes(spec) > arguments.MAX_ROWS:
-        raise NotEnoughMemoryError(
-            f"{what}: rows of {arguments.row_nbytes(spec):,} bytes are more than an address can tell"
-        )
-    return row_stride(frames.field_nbytes(spec, shared))

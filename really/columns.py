@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Key -> (dtype, shape of one row)."""
 
+MAX_AXES = 60
+"""Of a row; NumPy's arrays may have 64, and batches have up to two before those of a row."""
 _OPPOSITES = {"not_done": "terminal", "terminal": "not_done"}
 _PYTHON_NUMBERS = (bool, int, float, complex)
 
@@ -99,6 +101,12 @@ def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
     return found if found.isnative else found.newbyteorder("=")
 
 
+def check_axes(what: str, key: str, shape: tuple[int, ...]) -> None:
+    """Refuses rows of more axes than an array has room for behind those of a batch."""
+    if len(shape) > MAX_AXES:
+        raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, came {len(shape)}")
+
+
 def _unshared(value: Value, stack: Stack | None) -> Value:
     shared = isinstance(value.array, FrameColumn) and value.array.stack != stack
     return Value(np.asarray(value.array), value.plain) if shared else value
@@ -123,14 +131,18 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
             return _as_value(name, data[name])
     opposite = _OPPOSITES.get(key, "")
     if opposite in data:
-        return _opposite(_as_value(opposite, data[opposite]))
+        return _opposite(key, opposite, _as_value(opposite, data[opposite]))
     names = [str(name) for name in data]
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise InvalidValueError(f"put: expected key {key!r}, came {', '.join(map(repr, names)) or 'none'}.{hint}")
 
 
-def _opposite(value: Value) -> Value:
+def _opposite(key: str, name: str, value: Value) -> Value:
+    if value.array.dtype.kind not in "biuf":
+        raise InvalidTypeError(
+            f"put: key {key!r}: expected {name!r} to be numbers, of which it is 1 less, came {value.array.dtype}"
+        )
     if value.array.dtype == np.bool_:
         return Value(~value.array, value.plain)
     return Value(np.subtract(1, value.array, dtype=value.array.dtype), value.plain)
@@ -139,8 +151,10 @@ def _opposite(value: Value) -> Value:
 def _as_value(key: str, value: Any) -> Value:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, came a masked array")
-    if getattr(value, "null_count", 0):  # an Arrow array, which would become NaN without a word
-        raise InvalidValueError(f"put: key {key!r}: expected no missing values, came {value.null_count} nulls")
+    num_nulls = getattr(value, "null_count", 0)  # of an Arrow array (or Polars', which calls it): NaN without a word
+    num_nulls = num_nulls() if callable(num_nulls) else num_nulls
+    if num_nulls:
+        raise InvalidValueError(f"put: key {key!r}: expected no missing values, came {num_nulls} nulls")
     if isinstance(value, FrameColumn):
         return Value(value, plain=False)
     plain = _is_plain(value)
@@ -150,7 +164,7 @@ def _as_value(key: str, value: Any) -> Value:
         raise InvalidValueError(
             f"put: key {key!r}: expected rows of one shape, came {type(value).__name__}: {error}"
         ) from error
-    if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray)):
+    if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray | np.generic)):
         came = f"{type(value).__name__} of {_leaf_names(value, array)}"
         raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came {came}")
     return Value(array, plain)
@@ -191,7 +205,9 @@ def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[
         raise InvalidValueError(f"put: key {key!r}: expected rows that tell dtype and shape, came none")
     if value.plain and dtype == np.float64:
         dtype = np.dtype(np.float32)
-    return normal_dtype(key, dtype), array.shape if one_row else array.shape[1:]
+    shape = array.shape if one_row else array.shape[1:]
+    check_axes("put", key, shape)
+    return normal_dtype(key, dtype), shape
 
 
 def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
@@ -223,11 +239,25 @@ def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> N
             raise InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, came {wrong}")
     try:
         with np.errstate(over="raise"):
-            return array.astype(dtype)
+            cast = array.astype(dtype)
     except FloatingPointError as error:
-        raise InvalidValueError(
-            f"put: key {key!r}: expected values that fit {dtype}, came {array.dtype} beyond its range"
-        ) from error
+        raise _beyond(key, dtype, array) from error
+    if dtype.kind in "mM" and not _is_same_time(cast, array):
+        raise _beyond(key, dtype, array)
+    return cast
+
+
+def _is_same_time(cast: NDArray[Any], array: NDArray[Any]) -> bool:
+    """Whether no time left the range of its new unit, which NumPy does not tell; a coarser one has them all."""
+    if array.dtype.kind == "u":
+        return array.size == 0 or int(array.max()) <= np.iinfo(np.int64).max
+    if array.dtype.kind not in "mM" or not np.can_cast(array.dtype, cast.dtype, "safe"):
+        return True
+    return bool(np.array_equal(cast.astype(array.dtype).view(np.int64), array.view(np.int64)))
+
+
+def _beyond(key: str, dtype: np.dtype[Any], array: NDArray[Any]) -> InvalidValueError:
+    return InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, came {array.dtype} beyond its range")
 
 
 def _with_whole_rows(array: NDArray[Any]) -> NDArray[Any]:

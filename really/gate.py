@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really._ring import Ring
+from really._ring import FrameDiskError, FramesTooManyError, Ring
 from really.columns import Spec, spec_of
 from really.errors import InvalidValueError, OvertakenError
 from really.ring_arguments import row_nbytes
@@ -184,12 +184,21 @@ class Gate:
     def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
         """`ring.put` of whole columns, part by part, each as soon as no reader needs what it drops.
 
-        Raises InvalidValueError, with nothing put, where the thread would wait for a reader of its own.
+        Raises InvalidValueError, with nothing put, where the thread would wait for a reader of its own; and what
+        `ring.put` does where there is no room for the frames of a part, with those before it put and counted.
         """
+        total, num_in = sum(_num_rows(part) for part in parts), 0
         with self.changed:
-            self._blocked(ring, sum(_num_rows(part) for part in parts))
+            self._blocked(ring, total)
+            if ring.storage is not None and len(parts) > 1:
+                ring.storage.make_room(ring, total)
             for part in parts:
-                self._pass(partial(ring.put, part), ring, _num_rows(part))
+                try:
+                    self._pass(partial(ring.put, part), ring, _num_rows(part))
+                except (FramesTooManyError, FrameDiskError) as error:
+                    error.args = (*error.args[:-1], error.args[-1] + num_in)
+                    raise
+                num_in += _num_rows(part)
 
     def clear(self, ring: Ring) -> None:
         """`ring.clear`, as soon as no reader needs the rows."""

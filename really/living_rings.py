@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from really._ring import Ring
-from really.columns import spec_of
+from collections.abc import Sequence
+
+from really._ring import Ring, row_stride
+from really.columns import Spec, spec_of
+from really.errors import NotEnoughMemoryError
 from really.forks import HeldWhileForking
-from really.frames import frame_nbytes, sharings_of
+from really.frames import Sharing, field_nbytes, frame_nbytes, sharings_of
+from really.ring_arguments import MAX_BYTES, MAX_ROWS, row_nbytes
 
 # A child has none of the readers that puts would have to wait for.
 _rings: HeldWhileForking[Ring] = HeldWhileForking(in_child=Ring.keep_from)
@@ -19,6 +23,15 @@ def add(ring: Ring) -> None:
 def nbytes(ring: Ring, num_rows: int) -> int:
     """Bytes that so many rows of the ring take; of frames, those of rows that share as they may."""
     return int(num_rows * (ring.stride + frame_nbytes(spec_of(ring), sharings_of(ring))))
+
+
+def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> int:
+    """`nbytes` of a ring yet to be made; raises NotEnoughMemoryError, naming `what`, where no address tells so many."""
+    stride = MAX_BYTES if row_nbytes(spec) > MAX_ROWS else row_stride(field_nbytes(spec, shared))
+    total = int(num_rows * (stride + frame_nbytes(spec, shared)))
+    if total >= MAX_BYTES:
+        raise NotEnoughMemoryError(f"{what}: rows of {row_nbytes(spec):,} bytes are more than an address can tell")
+    return total
 
 
 def promised() -> int:

@@ -10,11 +10,18 @@ from typing import Any, NoReturn, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from really.columns import Spec, normal_dtype
+from really.columns import Spec, check_axes, normal_dtype
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.memory_limits import refuse_if_too_big
 
 MAX_ROWS = 1 << 40
-Seed = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+MAX_BYTES = 1 << 62
+INDEX_NBYTES = 8
+QUICK_NBYTES = 1 << 20
+"""Bytes that a batch may have without a look at the memory that is left."""
+Size = SupportsIndex | tuple[SupportsIndex, SupportsIndex]
+"""How many rows a batch has, or (batches, rows of each)."""
+Seed = SupportsIndex | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 SEEDS = "an integer >= 0, a SeedSequence or a generator"
 
 
@@ -41,7 +48,10 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
         )
     if ages.ndim == 2 and ages.size == 0:
         raise InvalidValueError(f"take: expected indices [n] or [k, n], came none of shape {list(ages.shape)}")
-    return np.ascontiguousarray(np.minimum(ages, MAX_ROWS), dtype=np.int64)
+    refuse_big_batch("take: indices", ages.size)
+    if ages.dtype == np.uint64:
+        ages = np.minimum(ages, np.uint64(MAX_BYTES))  # no row has such an index, and int64 has it
+    return np.ascontiguousarray(ages, dtype=np.int64)
 
 
 def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
@@ -108,15 +118,26 @@ def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ..
         axes = tuple(operator.index(axis) for axis in shape)
     except TypeError as error:
         raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}") from error
-    if any(axis < 0 for axis in axes) or len(axes) > 60:
-        raise InvalidValueError(f"spec: key {key!r}: expected up to 60 axes >= 0, came {shape!r}")
+    if dtype is None:
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}")
     found = normal_dtype(key, dtype)
-    return found.base, axes + found.shape
+    axes += found.shape
+    if any(not 0 <= axis < MAX_BYTES for axis in axes):
+        raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, came {list(axes)}")
+    check_axes("spec", key, axes)
+    return found.base, axes
+
+
+def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None:
+    """Refuses rows of a batch, or indices alone where there is no `spec`, that memory has no room for."""
+    needed = num_rows * (INDEX_NBYTES + (0 if spec is None else row_nbytes(spec)))
+    if needed > QUICK_NBYTES:
+        refuse_if_too_big(f"{what} of {num_rows:,} rows", needed)
 
 
 def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
-    if not isinstance(out, dict):
+    if type(out) is not dict:
         raise InvalidTypeError(f"out: expected a dict of arrays, came {type(out).__name__}")
     for name, (dtype, shape) in spec.items():
         array = out.get(name)
@@ -135,10 +156,13 @@ def bit_generator(seed: Seed) -> np.random.BitGenerator:
     if isinstance(seed, np.random.Generator):
         seed = seed.bit_generator
     if isinstance(seed, np.random.BitGenerator):
-        seed = cast(np.random.SeedSequence, seed.seed_seq).spawn(1)[0]
+        sequence = getattr(seed, "seed_seq", None)
+        if sequence is None:
+            raise InvalidValueError(f"seed: expected {SEEDS}, came a generator made without a SeedSequence, {seed!r}")
+        seed = cast(np.random.SeedSequence, sequence).spawn(1)[0]
     if isinstance(seed, bool):
         raise InvalidTypeError(f"seed: expected {SEEDS}, came {seed!r}")
     try:
-        return np.random.SFC64(seed)
+        return np.random.SFC64(cast(int | np.random.SeedSequence | None, seed))
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"seed: expected {SEEDS}, came {seed!r}") from error

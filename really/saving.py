@@ -86,7 +86,7 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
     """
     import pyarrow as pa
 
-    from really import arrow_types
+    from really import arrow_columns
 
     if not starts_with(check_path("path", path), MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
@@ -95,7 +95,7 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
             about = _about(path, file.schema)
             buffer = buffer_type(**{name: about[name] for name in MADE_WITH if name != "stack"}, stack=_stack(about))
             if len(file.schema):
-                buffer.put(_columns(arrow_types.empty_batch(file.schema), about["columns"]))
+                buffer.put(_columns(arrow_columns.empty_batch(file.schema), about["columns"]))
             with progress_bar("loading", about["num_rows"], "row") as bar:
                 values = [np.zeros(0)]
                 if about["priorities"]:

@@ -58,6 +58,8 @@ HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
 HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
 MODES = ("r", "r+")
+LONGEST = 1 << 62
+"""Bytes of a file."""
 ENDLESS = (1 << 63) - 1
 
 
@@ -110,7 +112,10 @@ class Storage:
 
         Raises:
             DiskFullError: the full buffer would not fit on the disk, unless `overcommit`.
+            FileError: no file can be so long.
         """
+        if about.nbytes >= LONGEST:
+            raise FileError(errno.EFBIG, f"{self.path}: needs {about.nbytes:,} bytes, more than a file can have")
         if not overcommit:
             _refuse_if_too_big(self.path, about)
         self._map(about, new=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from really import ReplayBuffer
+from really import InvalidValueError, ReplayBuffer
 
 DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -252,3 +252,62 @@ def test_the_input_is_left_as_it_was():
     data = {"new_state": [[1.0]], "not_done": [1.0]}
     ReplayBuffer(3, ["state_new", "terminal"]).put(data)
     assert data == {"new_state": [[1.0]], "not_done": [1.0]}
+
+
+@pytest.mark.parametrize("dtype", [f"{sign}{width}" for sign in "iu" for width in (1, 2, 4, 8)])
+def test_indices_of_every_integer(dtype):
+    buffer = ReplayBuffer(10)
+    buffer.put({"x": np.arange(10.0)})
+    assert buffer.take(np.array([9, 0, 3], dtype))["x"].tolist() == [9, 0, 3]
+
+
+def test_indices_as_tensors():
+    tf = pytest.importorskip("tensorflow")
+    buffer = ReplayBuffer(10)
+    buffer.put({"x": np.arange(10.0)})
+    assert buffer.take(tf.constant([[1], [2]]))["x"].tolist() == [[1], [2]]
+
+
+def test_polars_series():
+    pl = pytest.importorskip("polars")
+    buffer = ReplayBuffer(10)
+    buffer.put({"x": pl.Series([1.0, 2.0])})
+    assert buffer.take([0, 1])["x"].tolist() == [1, 2]
+    with pytest.raises(InvalidValueError, match="'x': expected no missing values, came 1 nulls"):
+        buffer.put({"x": pl.Series([1.0, None])})
+
+
+def test_one_row_with_text():
+    buffer = ReplayBuffer(10, spec={"name": "U2", "code": "S3", "y": "f4"})
+    buffer.put({"name": np.str_("ab"), "code": np.bytes_(b"xyz"), "y": 1})
+    batch = buffer.take([0])
+    assert (batch["name"][0], batch["code"][0], batch["y"][0]) == ("ab", b"xyz", 1)
+
+
+def test_empty_arrow_tables_of_tensors_fix_the_schema():
+    table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((4, 2, 3)))})
+    buffer = ReplayBuffer(10)
+    buffer.put(table.slice(0, 0))
+    assert buffer.spec == {"x": (np.dtype(np.float64), (2, 3))}
+    buffer.put(table)
+    assert len(buffer) == 4
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(pa.date32(), "M8[D]"), (pa.date64(), "M8[ms]")])
+def test_arrow_dates(kind, dtype):
+    days = np.array(["2026-11-26", "1969-12-31"], "M8[D]")
+    buffer = ReplayBuffer(10)
+    buffer.put(pa.table({"day": pa.array(days.astype(object), kind)}))
+    assert buffer.spec["day"][0] == np.dtype(dtype)
+    assert np.array_equal(buffer.take([0, 1])["day"], days.astype(dtype))
+
+
+def test_times_in_finer_and_coarser_units():
+    buffer = ReplayBuffer(10, spec={"x": "M8[ms]"})
+    buffer.put({"x": np.array(["2026-11-26", "NaT"], "M8[s]")})
+    buffer.put({"x": np.array(["2026-11-26T00:00:00.001999"], "M8[us]")})
+    assert buffer.take([0, 1, 2])["x"].astype(str).tolist() == [
+        "2026-11-26T00:00:00.000",
+        "NaT",
+        "2026-11-26T00:00:00.001",
+    ]

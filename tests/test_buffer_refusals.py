@@ -1,6 +1,7 @@
 """Bad input is refused with what was expected, what came and where; the buffer stays as it was, bit for bit."""
 
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +112,13 @@ PUTS = {
         r"'state': expected shape \[n, 3\]",
     ),
     "arrow of another dtype": (arrow(action=pa.array([1.5, 2.5])), TYPE, "'action': expected int64 .*came float64"),
+    "arrow times of day": (arrow(reward=pa.array([1, 2], pa.time32("s"))), TYPE, "'reward': .*came Arrow type time32"),
+    "arrow columns of one name": (
+        pa.Table.from_arrays([*arrow().columns, pa.array([3, 4])], [*arrow().column_names, "action"]),
+        VALUE,
+        "expected columns of different names, came .*'action'",
+    ),
+    "text for the opposite": (good(terminal=MISSING, not_done=np.array(["a", "b"])), TYPE, "'not_done' to be numbers"),
     "arrow without a column": (arrow().drop_columns(["reward"]), VALUE, "expected key 'reward', came 'state'"),
 }  # fmt: skip
 
@@ -125,7 +133,7 @@ READS = {
     "sample of three axes": (lambda b: b.sample((1, 2, 3)), VALUE, r"\(batches, rows\), came \(1, 2, 3\)"),
     "sample of no batches": (lambda b: b.sample((0, 2)), VALUE, r"n\[0\]: expected an integer from 1"),
     "sample of half batches": (lambda b: b.sample((2, 0.5)), TYPE, r"n\[1\]: expected an integer"),
-    "sample of far too many": (lambda b: b.sample(2**39), NotEnoughMemoryError, "a batch of 549755813888 rows: needs"),
+    "sample of far too many": (lambda b: b.sample(2**39), NotEnoughMemoryError, "549,755,813,888 rows: needs"),
     "sample beyond counting": (lambda b: b.sample(2**70), VALUE, "n: expected an integer from 1 to"),
     "more than held, each once": (lambda b: b.sample(6, replace=False), VALUE, "at most 5 rows .*, came 6"),
     "indices, each once": (lambda b: b.sample_indices(6, replace=False), VALUE, "at most 5 rows with replace=False"),
@@ -133,6 +141,14 @@ READS = {
     "take beyond the newest": (lambda b: b.take([0, 5]), VALUE, "expected indices from 0 to 4, came 5, one of 1"),
     "take before the oldest": (lambda b: b.take([-1]), VALUE, "expected indices from 0 to 4, came -1"),
     "take far beyond": (lambda b: b.take(np.array([2**64 - 1], np.uint64)), VALUE, "expected indices from 0 to 4"),
+    "take far before": (lambda b: b.take([-(2**60)]), VALUE, "from 0 to 4, came -1152921504606846976"),
+    "take beyond counting": (lambda b: b.take([2**50]), VALUE, "from 0 to 4, came 1125899906842624, one of 1"),
+    "take of far too many": (
+        lambda b: b.take(np.broadcast_to(np.int64(0), 2**40)),
+        NotEnoughMemoryError,
+        "indices of 1,099,511,627,776 rows: needs 8,796,093,022,208 bytes",
+    ),
+    "indices of far too many": (lambda b: b.sample_indices(2**39), NotEnoughMemoryError, "rows: needs [0-9,]+ bytes"),
     "take of floats": (lambda b: b.take([0.0]), TYPE, r"expected indices \[n\] or \[k, n\] of integers, came float64"),
     "take of one number": (lambda b: b.take(0), TYPE, r"came int64 of shape \[\]"),
     "take of booleans": (lambda b: b.take([True]), TYPE, "came bool of shape"),
@@ -140,6 +156,7 @@ READS = {
     "take of empty batches": (lambda b: b.take(np.zeros((0, 3), int)), VALUE, r"came none of shape \[0, 3\]"),
     "out without a key": (lambda b: b.sample(1, out={}), TYPE, r"out\['state'\]: expected a writable .*came NoneType"),
     "out that is no dict": (lambda b: b.sample(1, out=[1]), TYPE, "out: expected a dict of arrays, came list"),
+    "out of another kind": (lambda b: b.sample(1, out=OrderedDict(b.sample(1))), TYPE, "of arrays, came OrderedDict"),
     "out too short": (lambda b: b.sample(2, out=b.sample(1)), VALUE, r"out\['state'\]: .*\[2, 3\], came .*\[1, 3\]"),
     "out without the batch axis": (lambda b: b.sample((1, 2), out=b.sample(2)), VALUE, r"shape \[1, 2, 3\], came"),
     "out of another dtype": (
@@ -159,6 +176,11 @@ READS = {
     ),
     "the state of another generator": (
         lambda b: b.load_state_dict(np.random.PCG64(1).state),
+        VALUE,
+        "state: expected what a buffer's state_dict gave",
+    ),
+    "a state beyond its words": (
+        lambda b: b.load_state_dict({**b.state_dict(), "uinteger": 2**40}),
         VALUE,
         "state: expected what a buffer's state_dict gave",
     ),
@@ -182,9 +204,21 @@ CONSTRUCTIONS = {
     "a spec of no dtype": (lambda: ReplayBuffer(5, spec={"a": "colour"}), TYPE, "key 'a': expected a NumPy dtype"),
     "a spec of objects": (lambda: ReplayBuffer(5, spec={"a": object}), TYPE, "key 'a': .*fixed width, came object"),
     "a spec of text of any width": (lambda: ReplayBuffer(5, spec={"a": str}), TYPE, "'a': .*fixed width, came <U0"),
-    "a negative axis": (lambda: ReplayBuffer(5, spec={"a": ("f4", (-1,))}), VALUE, "'a': expected up to 60 axes"),
+    "a negative axis": (lambda: ReplayBuffer(5, spec={"a": ("f4", (-1,))}), VALUE, "'a': expected axes from 0"),
     "an axis of floats": (lambda: ReplayBuffer(5, spec={"a": ("f4", (1.5,))}), TYPE, r"'a': expected \(dtype, shape\)"),
-    "too many axes": (lambda: ReplayBuffer(5, spec={"a": ("f4", (1,) * 61)}), VALUE, "'a': expected up to 60 axes"),
+    "too many axes": (lambda: ReplayBuffer(5, spec={"a": ("f4", (1,) * 61)}), VALUE, "rows of up to 60 axes, came 61"),
+    "too many axes with the dtype's own": (
+        lambda: ReplayBuffer(5, spec={"a": (np.dtype(("f4", (1,) * 20)), (1,) * 50)}),
+        VALUE,
+        "rows of up to 60 axes, came 70",
+    ),
+    "an axis beyond counting": (lambda: ReplayBuffer(5, spec={"a": ("f4", (2**70, 0))}), VALUE, "'a': expected axes"),
+    "a spec of None": (lambda: ReplayBuffer(5, spec={"a": None}), TYPE, r"'a': expected \(dtype, shape\), came None"),
+    "a generator without a seed": (
+        lambda: ReplayBuffer(5, seed=np.random.RandomState(0)._bit_generator),
+        VALUE,
+        "seed: expected .*came a generator made without a SeedSequence",
+    ),
     "a negative seed": (lambda: ReplayBuffer(5, seed=-1), VALUE, "seed: expected an integer >= 0"),
     "a seed of text": (lambda: ReplayBuffer(5, seed="x"), VALUE, "seed: expected .*came 'x'"),
     "a seed of True": (lambda: ReplayBuffer(5, seed=True), TYPE, "seed: expected .*came True"),
@@ -195,6 +229,11 @@ CONSTRUCTIONS = {
     ),
     "more than an address": (
         lambda: ReplayBuffer(10**9, spec={"a": ("f8", (2**40,))}, overcommit=True),
+        NotEnoughMemoryError,
+        "more than an address can tell",
+    ),
+    "more rows than addresses": (
+        lambda: ReplayBuffer(2**39 + 1, spec={"a": ("u1", (2**25,))}, overcommit=True, dedup=False),
         NotEnoughMemoryError,
         "more than an address can tell",
     ),
@@ -307,3 +346,48 @@ def test_a_first_put_that_would_not_fit_in_memory_fixes_no_schema():
     with pytest.raises(NotEnoughMemoryError, match="a buffer of 549,755,813,888 rows: needs"):
         buffer.put({"x": np.zeros((1, 1000))})
     assert buffer.spec is None
+
+
+@pytest.mark.parametrize("value", [np.ones((2,) + (1,) * 63), np.ones((1,) * 64)])
+def test_a_first_put_of_too_many_axes(value):
+    buffer = ReplayBuffer(5)
+    with pytest.raises(VALUE, match=r"put: key 'x': expected rows of up to 60 axes, came 6[34]"):
+        buffer.put({"x": value} if len(value) == 2 else {"x": value, "y": 1.0})
+    assert buffer.spec is None
+
+
+def test_a_first_put_without_room_fixes_no_schema():
+    buffer = ReplayBuffer(100, max_bytes=50_000)
+    rows = np.random.default_rng(0).integers(0, 255, (2, 40, 4, 40, 40), np.uint8)
+    with pytest.raises(NotEnoughMemoryError, match="none is in"):
+        buffer.put({"state": rows[0], "state_new": rows[1]})
+    assert buffer.spec is None
+    buffer.put({"z": [1.0]})
+    assert len(buffer) == 1
+
+
+def test_how_many_rows_of_the_chunks_before_are_in():
+    rows = np.random.default_rng(0).integers(0, 255, (40, 4, 40, 40), np.uint8)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray
+    chunks = [pa.record_batch([tensors(rows[at : at + 5])], ["state"]) for at in range(0, 40, 5)]
+    buffer = ReplayBuffer(100, max_bytes=200_000)
+    buffer.put({"state": rows[:1]})
+    with pytest.raises(NotEnoughMemoryError, match=r"; 20 rows before them are in"):
+        buffer.put(pa.Table.from_batches(chunks))
+    assert np.array_equal(buffer.take(np.arange(1, 21))["state"], rows[:20])
+    assert len(buffer) == 21
+
+
+@pytest.mark.parametrize(
+    ("came", "dtype"),
+    [
+        (np.array(["9999-01-01"], "M8[s]"), "M8[ns]"),
+        (np.array([10**12], "m8[s]"), "m8[ns]"),
+        (np.array([2**63], np.uint64), "m8[s]"),
+    ],
+)
+def test_times_that_do_not_fit(came, dtype):
+    buffer = ReplayBuffer(5, spec={"x": dtype})
+    with pytest.raises(VALUE, match=r"'x': expected values that fit (datetime|timedelta)64\[.*beyond its range"):
+        buffer.put({"x": came})
+    assert len(buffer) == 0

@@ -193,6 +193,19 @@ def test_a_fork_amid_puts_leaves_the_child_whole_rows_and_no_held_lock():
     assert codes == [0] * 10
 
 
+def test_a_fork_amid_the_first_put_leaves_the_child_no_held_lock():
+    codes = []
+    for _ in range(4):
+        buffer = ReplayBuffer(10, dedup=False)
+        rows = {"x": np.zeros((1_000_000, 10), ">f8")}  # has to be converted, which takes a while
+        thread = threading.Thread(target=buffer.put, args=(rows,))
+        thread.start()
+        time.sleep(0.01)
+        codes.append(_forked(lambda buffer=buffer: buffer.put({"x": np.zeros((1, 10))})))
+        thread.join()
+    assert codes == [0] * 4
+
+
 def _forked(check):
     import warnings
 

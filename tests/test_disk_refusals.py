@@ -369,3 +369,9 @@ def test_frames_for_which_the_disk_has_no_room_are_refused_and_nothing_is_lost(t
             again.put(parts[-1])
             held = again.take(np.arange(len(again)))
             assert np.array_equal(held["state"], np.concatenate([part["state"] for part in parts]))
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path):
+    spec = {"x": (np.uint8, (1 << 25,))}
+    with pytest.raises(FileError, match=r"needs [0-9,]+ bytes, more than a file can have"):
+        ReplayBuffer((1 << 39) + 1, spec=spec, path=tmp_path / "buffer", overcommit=True, dedup=False)

@@ -1,0 +1,19 @@
+"""What a buffer says when its ring has no room for the frames of the rows that were put."""
+
+from __future__ import annotations
+
+from really._ring import FrameDiskError, FramesTooManyError, Ring
+from really.errors import DiskFullError, NotEnoughMemoryError
+
+
+def no_room(ring: Ring, error: FramesTooManyError | FrameDiskError) -> NotEnoughMemoryError | DiskFullError:
+    """The error that names the column, how many of its rows share nothing, and how many rows are in."""
+    if isinstance(error, FrameDiskError):
+        refused: DiskFullError = ring.storage.refuse_frames(*error.args)
+        return refused
+    key, num_alone, num_rows, num_in = error.args
+    return NotEnoughMemoryError(
+        f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
+        f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one; "
+        f"{f'{num_in:,} rows before them are' if num_in else 'none is'} in"
+    )
