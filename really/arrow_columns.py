@@ -43,8 +43,11 @@ def chunks(data: Any) -> list[Any]:
     raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
 
 
-def as_rows(key: str, array: Any) -> NDArray[Any]:
-    """[n, ...] rows of a primitive, boolean, fixed-size-list (nested too) or fixed-shape-tensor array."""
+def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
+    """[n, ...] rows of a primitive, boolean, fixed-size-list (nested too) or fixed-shape-tensor array.
+
+    `row_length`: how many elements of it are one row of the column, for messages.
+    """
     import pyarrow as pa
 
     if isinstance(array, pa.ExtensionArray):
@@ -54,11 +57,11 @@ def as_rows(key: str, array: Any) -> NDArray[Any]:
     if array.null_count:
         raise InvalidValueError(
             f"put: key {key!r}: expected no missing values, came {array.null_count} nulls, the first at "
-            f"row {array.is_null().index(True).as_py()}"
+            f"row {array.is_null().index(True).as_py() // row_length}"
         )
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
-        values = as_rows(key, array.values.slice(array.offset * width, len(array) * width))
+        values = as_rows(key, array.values.slice(array.offset * width, len(array) * width), row_length * width)
         return values.reshape(len(array), width, *values.shape[1:])
     if pa.types.is_boolean(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)

@@ -170,8 +170,9 @@ class ReplayBuffer:
 
         Args:
             data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, or
-                one transition: a mapping whose values all lack the row axis. Keys that the buffer does not have
-                are ignored; `new_state` is `state_new`; of `terminal` and `not_done` one gives the other as 1 - x.
+                one transition: a mapping whose values all lack the row axis (of a first put without `spec`, one of
+                them has to be a number: arrays alone are taken for rows). Keys that the buffer does not have are
+                ignored; `new_state` is `state_new`; of `terminal` and `not_done` one gives the other as 1 - x.
 
         Raises:
             InvalidValueError: a key is missing; rows are ragged, of another shape, unequal in number; values are

@@ -95,9 +95,9 @@ PUTS = {
     ),
     "an arrow null in a later chunk": (nulls_in_the_second_chunk(), VALUE, "'action': expected no missing values"),
     "an arrow null inside a list": (
-        arrow(state=pa.FixedSizeListArray.from_arrays(pa.array([1.0, None, 1, 1, 1, 1], pa.float32()), 3)),
+        arrow(state=pa.FixedSizeListArray.from_arrays(pa.array([1.0, 1, 1, 1, None, 1], pa.float32()), 3)),
         VALUE,
-        "'state': expected no missing values",
+        "'state': expected no missing values, came 1 nulls, the first at row 1",
     ),
     "arrow text": (arrow(reward=pa.array(["a", "b"])), TYPE, "'reward': .*came Arrow type string"),
     "arrow lists of no fixed size": (arrow(state=pa.array([[1.0], [2.0]])), TYPE, "'state': .*came Arrow type list"),
