@@ -109,6 +109,8 @@ cdef inline int64_t whole_number(const FrameStore* store, uint32_t number) noexc
 
 cdef inline char* room_for_frame(FrameStore* store) noexcept nogil:
     """Where the next frame goes, or NULL when there is no memory; whoever writes it there adds 1 to `next`."""
+    if (store.next >> store.shift) - store.oldest_block >= store.num_blocks:
+        return NULL  # the place is that of a block which is held
     if store.blocks[place_of(store, store.next)].data == NULL and not add_block(store, place_of(store, store.next)):
         return NULL
     return frame_at(store, store.next)
@@ -149,8 +151,6 @@ cdef inline void copy_waiting(FrameStore* store) noexcept nogil:
 cdef inline bint add_block(FrameStore* store, int64_t place) noexcept nogil:
     """Puts a block into an empty place; False when there is no memory for it, or no room in the file."""
     cdef FrameBlock* block = &store.blocks[place]
-    if (store.next >> store.shift) - store.oldest_block >= store.num_blocks:
-        return False
     if store.num_spare > 0:
         store.num_spare -= 1
         block[0] = store.spare[store.num_spare]
@@ -216,8 +216,9 @@ cdef inline int64_t num_blocks_needed(const FrameStore* store) noexcept nogil:
 cdef inline void give_up_from(FrameStore* store, int64_t number) noexcept nogil:
     """Forgets the frames from this number on, which no row needs."""
     cdef int64_t block, size = <int64_t>1 << store.shift
+    cdef int64_t end = min((store.next + size) >> store.shift, store.oldest_block + store.num_blocks)
     store.num_waiting = 0
-    for block in range((number + size - 1) >> store.shift, (store.next + size) >> store.shift):
+    for block in range((number + size - 1) >> store.shift, end):
         give_up_block(store, block)
     store.next = number
 

@@ -79,9 +79,10 @@ cdef struct FrameColumn:  # rows [num, stack] of frames, or whole rows where `in
 
 cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_slots) noexcept nogil:
     """Makes the tables of a sharing whose sizes are set; False when there is no memory."""
-    # As many rows as one put commits beside those held.
-    cdef int64_t most = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
+    # The frames of as many rows as one put commits beside those held, and as far back as the oldest of them may share.
     sharing.reach = 4096 + capacity // 16
+    cdef int64_t most = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
+    most += sharing.reach
     sharing.row = sharing.lags[0] = sharing.lags[1] = 1
     sharing.recent = <Seen*>zeros(NUM_RECENT * sizeof(Seen))
     sharing.opens = <Seen*>zeros(NUM_OPEN * sizeof(Seen))

@@ -105,7 +105,7 @@ class ReplayBuffer:
         self._alpha, self._eps = alpha, eps
         self._prioritized: PrioritizedRows | None = None
         if alpha is not None:
-            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator)
+            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator, self._overcommit)
             self._eps = self._prioritized.priorities.eps
         elif eps is not None:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
@@ -583,7 +583,8 @@ class ReplayBuffer:
         if self._storage is not None:
             from really.folder_schema import About
 
-            about = About.new(self._capacity, spec, self._spare, self._plan(spec), (self.n_step, self.gamma))
+            drawn_by = (self.n_step, self.gamma, self._prioritized is not None)
+            about = About.new(self._capacity, spec, self._spare, self._plan(spec), drawn_by)
             ring = self._storage.create(about, self._bit_generator, self._overcommit)
             return self._made(ring)
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]

@@ -19,7 +19,7 @@ from really.errors import FileError, InvalidValueError
 from really.frames import Sharing, field_nbytes, frame_nbytes
 from really.whole_files import sync_folder
 
-FORMAT, VERSION = "really-buffer-folder", 2
+FORMAT, VERSION = "really-buffer-folder", 3
 SCHEMA, PARTIAL = "schema.json", "schema.json.partial"
 WHAT = "the folder of a buffer"
 LEAST_SPARE = 8192
@@ -36,14 +36,20 @@ class About(NamedTuple):
     identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
     n_step: int = 1
     gamma: float | None = None
+    prioritized: bool = False  # it was made with priorities, so that a file of theirs has to be there
 
     @classmethod
     def new(
-        cls, capacity: int, spec: Spec, spare: int | None, shared: Sequence[Sharing], steps: tuple[int, float | None]
+        cls,
+        capacity: int,
+        spec: Spec,
+        spare: int | None,
+        shared: Sequence[Sharing],
+        drawn_by: tuple[int, float | None, bool],
     ) -> About:
         """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
         spare = max(LEAST_SPARE, capacity // 64) if spare is None else spare
-        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex, *steps)
+        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex, *drawn_by)
 
     @property
     def stride(self) -> int:
@@ -68,7 +74,7 @@ class About(NamedTuple):
         ]
         names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
         names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
-        names |= {"n_step": self.n_step, "gamma": self.gamma}
+        names |= {"n_step": self.n_step, "gamma": self.gamma, "prioritized": self.prioritized}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
         return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
 
@@ -83,7 +89,7 @@ class About(NamedTuple):
             for column in names["columns"]
         }
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
-        given = (names[name] for name in ("identity", "n_step", "gamma"))
+        given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
         return cls(names["capacity"], names["spare"], spec, shared, *given)
 
 

@@ -147,14 +147,13 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     _refuse_unused(stack, stacks)
     found, used = [], set[str]()
     for key in large:
-        if key in used:
-            continue
         after = [other for other in large if other not in used and is_after(key, other)]
         pair = [key, *(other for other in after[:1] if spec[other] == spec[key] and stacks[other] == stacks[key])]
-        if len(pair) == 2 or stacks[key][0] > 1:
+        if key not in used and len(pair) == 2:
             found.append(Sharing(tuple(keys.index(name) for name in pair), *stacks[key]))
             used.update(pair)
-    return found
+    alone = [key for key in large if key not in used and stacks[key][0] > 1]
+    return sorted(found + [Sharing((keys.index(key),), *stacks[key]) for key in alone])
 
 
 def sharings_of(ring: Ring) -> list[Sharing]:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from really._ring import Ring
 from really.checks import check_number
 from really.errors import EmptyBufferError, InvalidValueError
+from really.memory_limits import refuse_if_too_big
 from really.priorities import Priorities
 
 BETA, EPS = 0.4, 1e-6
@@ -36,11 +37,22 @@ class PrioritizedRows:
         alpha: exponent of priorities.
         eps: added to every priority; None: 1e-6.
         bit_generator: the buffer's; rows are drawn from a child of its seed.
+        overcommit: True to reserve even what does not fit in the memory that is left.
     """
 
-    def __init__(self, capacity: int, alpha: float, eps: float | None, bit_generator: np.random.BitGenerator) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        alpha: float,
+        eps: float | None,
+        bit_generator: np.random.BitGenerator,
+        overcommit: bool = False,
+    ) -> None:
         seed = np.random.Generator(bit_generator)
         self.priorities = Priorities(capacity, alpha=alpha, eps=EPS if eps is None else eps, seed=seed)
+        if not overcommit:
+            needed = self.priorities.nbytes
+            refuse_if_too_big(f"priorities of {capacity:,} rows", needed, advice=" (overcommit=True goes on)")
         self._catching_up = threading.Lock()
         _live.add(self)
 

@@ -20,6 +20,8 @@ from really.saving import MAGIC, VALUE, array_of, plain
 from really.whole_files import described, replacing, starts_with
 
 NAME = "priorities"
+PARTIAL = f".{NAME}.*.partial"
+"""What a kill leaves of one that was being written."""
 ABOUT, CHECK = b"really.priorities", b"really.crc32"
 WHAT = "the priorities of a buffer"
 
@@ -55,10 +57,19 @@ def go_on(
         came.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none."""
+def remove_left(folder: Path, all_of_it: bool) -> None:
+    """Removes what kills have left of files that were being written; with `all_of_it` one that is whole, too."""
+    for name in (PARTIAL, NAME) if all_of_it else (PARTIAL,):
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
+
+
+def read(folder: Path, expected: bool) -> dict[str, Any] | None:
+    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none and none is expected."""
     path = folder / NAME
     if not path.exists():
+        if expected:
+            raise InvalidValueError(f"{path}: expected {WHAT} that was made with alpha, came no such file")
         return None
     import pyarrow as pa
 

@@ -12,8 +12,9 @@ def no_room(ring: Ring, error: FramesTooManyError | FrameDiskError) -> NotEnough
         refused: DiskFullError = ring.storage.refuse_frames(*error.args)
         return refused
     key, num_alone, num_rows, num_in = error.args
+    block = next(ring.frame_tables[at][0] for at, sharing in enumerate(ring.shared) if key in sharing[0])
     return NotEnoughMemoryError(
         f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
-        f"{ring.frames_nbytes:,} are taken, but {num_alone:,} of {num_rows:,} rows go on from no earlier one; "
-        f"{f'{num_in:,} rows before them are' if num_in else 'none is'} in"
+        f"{ring.frames_nbytes:,} are taken (in blocks of {block:,}), but {num_alone:,} of {num_rows:,} rows go on from "
+        f"no earlier one; {f'{num_in:,} rows before them are' if num_in else 'none is'} in"
     )

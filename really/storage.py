@@ -52,7 +52,7 @@ from really.prioritized import PrioritizedRows
 from really.whole_files import described, sync_folder
 
 RECORDS, CURSOR, LOCK = "records", "cursor", "lock"
-OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, *frame_files.NAMES)
+OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, priority_files.PARTIAL, *frame_files.NAMES)
 MAGIC = b"REALLYRB"
 HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
@@ -96,11 +96,11 @@ class Storage:
                     f"{self.path}: expected a buffer opened for writing, came one of mode 'r'"
                 )
             self._names = folder_schema.read(self.path)
-            if self._names is None and writable:
-                (self.path / priority_files.NAME).unlink(missing_ok=True)
+            if writable:
+                priority_files.remove_left(self.path, all_of_it=self._names is None)
             if self._names is not None:
                 self.about = About.from_json(self._names)
-                self._kept = priority_files.read(self.path)
+                self._kept = priority_files.read(self.path, expected=self.about.prioritized)
                 self._map(self.about, new=False)
         except BaseException:
             self.close()

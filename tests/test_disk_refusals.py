@@ -100,7 +100,7 @@ DAMAGES = {
     ),
     "version": (
         lambda at: changed(at / CURSOR, 8),
-        r"cursor: expected as version 02[0]{14}, came 03[0]{14}: damaged or",
+        r"cursor: expected as version 03[0]{14}, came 04[0]{14}: damaged or",
     ),
     "another's cursor": (
         lambda at: changed(at / CURSOR, 20),
@@ -133,11 +133,11 @@ DAMAGES = {
     ),
     "another version": (
         lambda at: renamed(at, version=1),
-        r"expected really-buffer-folder of version 2, came .* version 1",
+        r"expected really-buffer-folder of version 3, came .* version 1",
     ),
     "another format": (
         lambda at: renamed(at, format="x"),
-        r"expected really-buffer-folder of version 2, came x of version",
+        r"expected really-buffer-folder of version 3, came x of version",
     ),
     "byte order": (lambda at: renamed(at, byteorder="big"), r"expected rows of a little-endian machine, came big"),
     "layout": (lambda at: renamed(at, generator="MT"), r"schema.json: expected rows laid out as this version does"),

@@ -411,6 +411,37 @@ def test_observations_of_several_parts_with_stacks_of_their_own(tmp_path, num, n
     assert_equal_rows(encode(columns), columns)
 
 
+@pytest.mark.parametrize(("stack", "capacity"), [(1, 64), (1, 2), (2, 64), (4, 32), (16, 8)])
+def test_a_screen_that_stands_still_beside_a_game(stack, capacity):
+    """Its rows share frames that are older than those of all other rows."""
+    draw = np.random.default_rng(10)
+    frames = draw.integers(0, 255, (2500, 32, 32), np.uint8)
+    game = np.lib.stride_tricks.sliding_window_view(frames, stack, axis=0).transpose(0, 3, 1, 2)
+    still = np.broadcast_to(draw.integers(0, 255, (stack, 32, 32), np.uint8), game[0].shape)
+    buffer, num_held = ReplayBuffer(capacity, stack=(stack, 0)), capacity // 2
+    for at in range(len(game) - 1):
+        rows = {"state": np.stack([still, game[at]]), "state_new": np.stack([still, game[at + 1]])}
+        buffer.put(rows)
+        if at % 50 == 49:
+            held = buffer.take(np.arange(len(buffer)))["state"]
+            assert (held[::2] == still).all()
+            assert np.array_equal(held[1::2], game[at + 1 - num_held : at + 1])
+
+
+@pytest.mark.parametrize(("stack", "capacity", "num_games"), [(4, 100, 600), (3, 257, 520), (4, 500, 600)])
+def test_more_games_than_rows(stack, capacity, num_games):
+    draw = np.random.default_rng(11)
+    games = draw.integers(0, 255, (num_games, stack, 20, 20), np.uint8)
+    buffer, rows = ReplayBuffer(capacity, stack=(stack, 0)), games[:0]
+    for at in range(12):
+        new = draw.integers(0, 255, (num_games, 1, 20, 20), np.uint8)
+        games = np.concatenate([games[:, 1:], new], axis=1)
+        order = np.arange(num_games) if at % 2 else draw.permutation(num_games)
+        buffer.put({"image": games[order]})
+        rows = np.concatenate([rows, games[order]])[-capacity:]
+        assert np.array_equal(buffer.take(np.arange(len(rows)))["image"], rows)
+
+
 def num_different(frames):
     """How many frames are left of a game's without those that are the one before again."""
     return 1 + sum(not np.array_equal(one, other) for one, other in itertools.pairwise(frames))
@@ -596,6 +627,7 @@ def test_plan():
         Sharing((0,), 4, 0),
         Sharing((1, 2), 4, 0),
     ]
+    assert plan({"state_new": SPEC["state"], "state": SPEC["state"]}) == [Sharing((1, 0), 4, 0)]
     last = {"state": (np.dtype(np.uint8), (84, 84, 4))}
     assert plan(last) == []
     assert plan(last, stack=(4, -1)) == [Sharing((0,), 4, 2)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import FileError, InvalidValueError
+from really.errors import FileError, InvalidValueError, NotEnoughMemoryError
 
 ALPHA = 0.7
 WRITER = """
@@ -135,6 +135,36 @@ def test_what_is_left_of_a_buffer_that_was_not_made_is_nothing(tmp_path):
     assert not ReplayBuffer.open(tmp_path / "buffer").is_prioritized
 
 
+def test_a_kill_that_cuts_the_writing_of_them_leaves_nothing_for_long(tmp_path):
+    folder, part = tmp_path / "buffer", ".priorities.abc.partial"
+    folder.mkdir()
+    (folder / part).write_bytes(b"ARROW1")  # the folder's creation was cut there
+    filled(folder).close()
+    assert not (folder / part).exists()
+    (folder / part).write_bytes(b"ARROW1")
+    assert ReplayBuffer.open(folder).is_prioritized
+    assert (folder / part).exists()  # it may be the one that another process is writing
+    ReplayBuffer.open(folder, "r+").close()
+    assert not (folder / part).exists()
+
+
+def test_a_file_that_is_gone_is_missed(tmp_path):
+    filled(tmp_path / "buffer").close()
+    (tmp_path / "buffer" / "priorities").unlink()
+    for opening in (made, ReplayBuffer.open, lambda path: ReplayBuffer.open(path, "r+")):
+        with pytest.raises(InvalidValueError, match=r"priorities: expected the priorities .* came no such file"):
+            opening(tmp_path / "buffer")
+
+
+def test_their_memory_counts_on_disk_too(tmp_path):
+    spec = {"x": np.bool_}
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"priorities of 400,000,000,000 rows: needs [0-9,]+ bytes, available"
+    ):
+        ReplayBuffer(4 * 10**11, spec=spec, alpha=ALPHA, path=tmp_path / "buffer")
+    assert not (tmp_path / "buffer").exists()
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
@@ -187,9 +217,10 @@ def test_where_they_cannot_be_written_it_is_said_and_the_folder_is_let_go(tmp_pa
     buffer = filled(tmp_path / "buffer")
     buffer.flush()
     file = tmp_path / "buffer" / "priorities"
-    file.unlink()
+    file.rename(tmp_path / "kept")
     file.mkdir()
     with pytest.raises((FileError, InvalidValueError), match="priorities"):
         buffer.close()
     file.rmdir()
+    (tmp_path / "kept").rename(file)
     assert len(made(tmp_path / "buffer")) == 40
