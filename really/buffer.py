@@ -336,10 +336,8 @@ class ReplayBuffer:
 
         folder = storage.open_folder(path, mode)
         drawn_by = folder.drawn_by()
-        if n_step is not None:
-            drawn_by["n_step"] = n_step
-        if gamma is not None or n_step == 1:
-            drawn_by["gamma"] = gamma
+        drawn_by |= {} if n_step is None else {"n_step": n_step}
+        drawn_by |= {} if gamma is None and n_step != 1 else {"gamma": gamma}
         try:
             return cls(folder.capacity, path=folder, seed=seed, **drawn_by)
         except BaseException:
@@ -502,9 +500,8 @@ class ReplayBuffer:
         if self._storage is not None:
             self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
-        if self._ring is None and self._put_first(parts):
-            return
-        self._put_parts(cast(Ring, self._ring), parts)
+        if self._ring is not None or not self._put_first(parts):
+            self._put_parts(cast(Ring, self._ring), parts)
 
     def _put_first(self, parts: list[dict[str, columns.Value]]) -> bool:
         """Puts rows that fix the schema, in memory only once they are in; False where another thread was first."""
@@ -515,10 +512,14 @@ class ReplayBuffer:
             for part in parts:
                 columns.fit(part, spec)
             ring = self._new_ring(spec)
-            if self._storage is not None:
+            try:
+                self._put_parts(ring, parts)
                 self._ring = ring
-            self._put_parts(ring, parts)
-            self._ring = ring
+            finally:
+                if (
+                    self._storage is not None or len(ring) > 0
+                ):  # files are made, or chunks before the refused one are in
+                    self._ring = ring
             return True
 
     def _put_parts(self, ring: Ring, parts: list[dict[str, columns.Value]]) -> None:

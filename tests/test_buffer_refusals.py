@@ -366,16 +366,18 @@ def test_a_first_put_without_room_fixes_no_schema():
     assert len(buffer) == 1
 
 
-def test_how_many_rows_of_the_chunks_before_are_in():
+@pytest.mark.parametrize("num_there", [0, 1])
+def test_how_many_rows_of_the_chunks_before_are_in(num_there):
     rows = np.random.default_rng(0).integers(0, 255, (40, 4, 40, 40), np.uint8)
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray
     chunks = [pa.record_batch([tensors(rows[at : at + 5])], ["state"]) for at in range(0, 40, 5)]
     buffer = ReplayBuffer(100, max_bytes=200_000)
-    buffer.put({"state": rows[:1]})
+    if num_there > 0:
+        buffer.put({"state": rows[:num_there]})
     with pytest.raises(NotEnoughMemoryError, match=r"; 20 rows before them are in"):
         buffer.put(pa.Table.from_batches(chunks))
-    assert np.array_equal(buffer.take(np.arange(1, 21))["state"], rows[:20])
-    assert len(buffer) == 21
+    assert np.array_equal(buffer.take(np.arange(num_there, num_there + 20))["state"], rows[:20])
+    assert len(buffer) == num_there + 20
 
 
 @pytest.mark.parametrize(
