@@ -4,6 +4,7 @@ A sampler has `put(rows)` and `sample(n)` like ReplayBuffer, with rows {"id": in
 docs/performance.md ("How uniformity is shown"); each broken sampler is a defect that a replay buffer has had.
 """
 
+import itertools
 import random
 
 import numpy as np
@@ -27,11 +28,12 @@ def filled(make, capacity, num):
     return sampler
 
 
-def assert_uniform(observed):
-    """Pearson's chi-square over equally likely cells."""
+def assert_uniform(observed, lengths=None):
+    """Pearson's chi-square over cells that are equally likely, or as likely as they are long."""
     assert np.sum(observed) >= 20 * len(observed), "too few draws to tell"
     if len(observed) > 1:
-        p = stats.chisquare(observed).pvalue
+        shares = np.full(len(observed), 1.0) if lengths is None else np.array(lengths, float)
+        p = stats.chisquare(observed, shares / shares.sum() * np.sum(observed)).pvalue
         assert p >= LEAST_P, f"not uniform: p = {p:.2g}"
 
 
@@ -86,8 +88,9 @@ def check_bound(draw, num=300_000):
         numbers = np.asarray(draw(bound, num))
         assert numbers.min() >= 0
         assert numbers.max() < bound
-        edges = [bound * at // 3 for at in range(1, 3)]
-        assert_uniform(np.bincount(np.searchsorted(edges, numbers, side="right"), minlength=3))
+        edges = [bound * at // 3 for at in range(4)]
+        thirds = np.bincount(np.searchsorted(edges[1:3], numbers, side="right"), minlength=3)
+        assert_uniform(thirds, [end - start for start, end in itertools.pairwise(edges)])
         if bound % 3 == 0:
             assert_uniform(np.bincount((numbers % 3).astype(np.int64), minlength=3))
 
