@@ -240,7 +240,7 @@ class ReplayBuffer:
             raise InvalidValueError(
                 "update_priorities: expected a buffer made with alpha=, came one that draws uniformly"
             )
-        return self._prioritized.update(self._filled("update_priorities"), index, priorities)
+        return self._prioritized.update(self._filled("update_priorities", 0), index, priorities)
 
     def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
@@ -589,8 +589,7 @@ class ReplayBuffer:
             ring = self._storage.create(about, self._bit_generator, self._overcommit)
             return self._made(ring)
         names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
-        what = f"a buffer of {self._capacity:,} rows"
-        shared = self._plan(spec)
+        what, shared = f"a buffer of {self._capacity:,} rows", self._plan(spec)
         needed = living_rings.needed(what, self._capacity, spec, shared)
         needed += 0 if self._prioritized is None else self._prioritized.priorities.nbytes
         available = None if self._overcommit else available_bytes()
@@ -608,9 +607,9 @@ class ReplayBuffer:
     def _plan(self, spec: Spec) -> list[frames.Sharing]:
         return frames.plan(spec, self._stack) if self._dedup else []
 
-    def _filled(self, what: str) -> Ring:
+    def _filled(self, what: str, num_rows: int = 1) -> Ring:
         self._check_open(what)
-        if self._ring is None or len(self._ring) == 0:
+        if self._ring is None or len(self._ring) < num_rows:
             raise EmptyBufferError(f"{what}: expected a buffer that holds rows, came an empty one; put some first")
         return self._ring
 

@@ -14,6 +14,7 @@ from really.columns import Spec
 
 if TYPE_CHECKING:
     from really.buffer import ReplayBuffer
+    from really.gate import Reader
 
 SHARED_ROWS = 4096
 """Rows that are pickled together where they share frames."""
@@ -28,22 +29,20 @@ def taken_apart(buffer: ReplayBuffer, protocol: int) -> tuple[Any, ...]:
     if ring is None:
         return _restored, (type(buffer), buffer._arguments(), buffer.state_dict(), None, [], None)
     layout = (buffer.spec, ring.offsets, ring.stride)
-    priorities = buffer._priorities_of(*ring.held_rows())
-    return _restored, (
-        type(buffer),
-        buffer._arguments(),
-        buffer.state_dict(),
-        layout,
-        _rows(buffer, ring, protocol),
-        priorities,
-    )
+    with buffer.open_reader(keeps=True) as reader:  # rows and their priorities are those of one moment
+        priorities = buffer._priorities_of(reader.next_row, reader.next_row + reader.num_left)
+        rows = _rows(reader, protocol)
+    return _restored, (type(buffer), buffer._arguments(), buffer.state_dict(), layout, rows, priorities)
 
 
-def _rows(buffer: ReplayBuffer, ring: Ring, protocol: int) -> list[Any]:
+def _rows(reader: Reader, protocol: int) -> list[Any]:
+    ring, num = reader.ring, reader.num_rows
     if ring.num_sharings:
-        with buffer.open_reader() as reader:
-            return [reader.read_shared(SHARED_ROWS) for _ in range(0, reader.num_rows, SHARED_ROWS)]
-    return [pickle.PickleBuffer(cast(Any, part)) if protocol >= 5 else part.tobytes() for part in ring.records()]
+        return [reader.read_shared(SHARED_ROWS) for _ in range(0, num, SHARED_ROWS)]
+    parts: list[Any] = []
+    for part in ring.records():  # rows that have been put since then may stand behind those of the reader
+        parts.append(part[: num - sum(len(before) for before in parts)])
+    return [pickle.PickleBuffer(cast(Any, part)) if protocol >= 5 else part.tobytes() for part in parts if len(part)]
 
 
 def _reopened(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 
@@ -199,3 +201,44 @@ def test_refusals_change_nothing(call, error, message):
         call(buffer)
     after = buffer._prioritized.priorities.state_dict()
     np.testing.assert_array_equal(before["values"], after["values"])
+
+
+def test_updates_of_rows_that_have_been_cleared_are_ignored():
+    buffer = ReplayBuffer(4, alpha=0.6)
+    with pytest.raises(EmptyBufferError):
+        buffer.update_priorities([0], [1.0])
+    buffer.put({"a": np.arange(4)})
+    index = buffer.sample(2)["index"]
+    buffer.clear()
+    assert buffer.update_priorities(index, [1.0, 2.0]) == 0
+    buffer.put({"a": np.arange(4)})
+    assert buffer.update_priorities(index, [1.0, 2.0]) == 0
+
+
+@pytest.mark.parametrize("size", [10, 2000])
+@pytest.mark.parametrize("alpha", [None, 1.0])
+def test_a_pickle_is_of_one_moment_while_others_put(size, alpha):
+    """Row r has priority r: neither rows nor priorities of another moment come with it."""
+    options = {} if alpha is None else {"alpha": alpha, "eps": 0.0}
+    buffer, stop, number = ReplayBuffer(size, **options), threading.Event(), itertools.count(1)
+
+    def put():
+        while not stop.is_set():
+            rows = [next(number) for _ in range(7)]
+            buffer.put({"a": np.array(rows)})
+
+    buffer.put({"a": np.array([next(number)])})
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=put)
+    thread.start()
+    try:
+        copies = [pickle.loads(pickle.dumps(buffer, protocol)) for protocol in (2, 4) for _ in range(100)]
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    for copy in copies:
+        assert (np.diff(copy.take(np.arange(len(copy)))["a"]) == 1).all()
+        if alpha is not None:
+            assert len(copy._priorities_of(*copy._ring.held_rows())["values"]) == len(copy)
