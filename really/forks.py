@@ -36,10 +36,14 @@ class HeldWhileForking(Generic[Thing]):
         self._things.add(thing)
 
     def __iter__(self) -> Iterator[Thing]:
-        return iter(self._things)
+        while True:
+            try:
+                return iter(list(self._things))
+            except RuntimeError:  # another thread has added one meanwhile
+                continue
 
     def _before(self) -> None:
-        self._held.extend(self._things)
+        self._held.extend(self)
         for thing in self._held:
             thing.acquire()
 

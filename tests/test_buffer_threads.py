@@ -134,6 +134,25 @@ def test_rows_of_each_writer_stay_in_order_and_together():
         assert np.array_equal(own, np.arange(len(own)) + (own[0] if len(own) else 0))
 
 
+def test_buffers_made_in_several_threads():
+    kept, errors = [ReplayBuffer(8, spec={"a": np.int64}) for _ in range(300)], []
+
+    def make():
+        try:
+            for _ in range(300):
+                ReplayBuffer(8, spec={"a": np.int64})
+        except RuntimeError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(kept) == 300
+
+
 def test_first_puts_at_once_agree_on_one_schema():
     for _ in range(50):
         buffer, barrier = ReplayBuffer(1000), threading.Barrier(4)
