@@ -21,9 +21,7 @@ class Columns(dict[str, Any]):
         from really import arrow_frames
 
         shared = arrow_frames.columns_of(batch)
-        if len(set(batch.schema.names)) < len(batch.schema.names):
-            raise InvalidValueError(f"put: expected columns of different names, came {batch.schema.names}")
-        names = zip(batch.schema.names, batch.columns, strict=True)
+        names = zip(different_names(batch.schema), batch.columns, strict=True)
         super().__init__({name: array for name, array in names if not name.startswith(arrow_frames.PREFIX)} | shared)
 
     def __getitem__(self, key: str) -> Any:
@@ -41,6 +39,14 @@ def chunks(data: Any) -> list[Any]:
         batches = data.to_batches() or [empty_batch(data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]
     raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
+
+
+def different_names(schema: Any) -> list[str]:
+    """The names of its columns, none of which comes twice."""
+    names: list[str] = schema.names
+    if len(set(names)) < len(names):
+        raise InvalidValueError(f"put: expected columns of different names, came {names}")
+    return names
 
 
 def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:

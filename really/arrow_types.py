@@ -70,7 +70,9 @@ class Columns(dict[str, Any]):
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        super().__init__(zip(batch.schema.names, zip(batch.schema, batch.columns, strict=True), strict=True))
+        super().__init__(
+            zip(arrow_columns.different_names(batch.schema), zip(batch.schema, batch.columns, strict=True), strict=True)
+        )
 
     def __getitem__(self, key: str) -> NDArray[Any]:
         return _from_array(*super().__getitem__(key))

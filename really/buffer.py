@@ -41,8 +41,8 @@ class ReplayBuffer:
     The schema (dtype and shape of a row per key) is `spec`, or what the first put brings: arrays keep their dtype,
     Python floats become float32, ints int64, bools bool. Address space for all `capacity` rows is reserved when
     the schema is known; memory is taken as rows arrive, and never more than `nbytes`, unless rows that could share
-    frames do not (then up to `max_bytes` for those). A forked process goes on with
-    a copy of its own, generator included.
+    frames do not (then up to `max_bytes` for those). A forked process goes on with a copy of its own, generator
+    included.
 
     Args:
         capacity: how many rows are kept.
@@ -336,8 +336,10 @@ class ReplayBuffer:
 
         folder = storage.open_folder(path, mode)
         drawn_by = folder.drawn_by()
-        drawn_by |= {} if n_step is None else {"n_step": n_step}
-        drawn_by |= {} if gamma is None and n_step != 1 else {"gamma": gamma}
+        if n_step is not None:
+            drawn_by["n_step"] = n_step
+        if gamma is not None or n_step == 1:
+            drawn_by["gamma"] = gamma
         try:
             return cls(folder.capacity, path=folder, seed=seed, **drawn_by)
         except BaseException:
@@ -491,7 +493,7 @@ class ReplayBuffer:
                     n_steps.check_spec(self._storage.about.spec)
                 self._ring = self._made(self._storage.ring(self._bit_generator))
                 self._storage.adopt(self._prioritized, self._ring.num_put)
-                self._dedup, self._stack = bool(self._ring.shared), frames.stacks_of(self._ring) or None
+                self._dedup, self._stack = bool(self._ring.shared), frames.stacks_of(*_layout(self._ring)) or None
         except BaseException:
             self._storage.abandon()
             raise
@@ -501,7 +503,8 @@ class ReplayBuffer:
             self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         if self._ring is not None or not self._put_first(parts):
-            self._put_parts(cast(Ring, self._ring), parts)
+            ring = cast(Ring, self._ring)
+            self._put_fitted(ring, columns.fit_all(parts, *_layout(ring)))
 
     def _put_first(self, parts: list[dict[str, columns.Value]]) -> bool:
         """Puts rows that fix the schema, in memory only once they are in; False where another thread was first."""
@@ -509,23 +512,20 @@ class ReplayBuffer:
             if self._ring is not None:
                 return False
             spec = columns.infer_spec(parts[0])
-            for part in parts:
-                columns.fit(part, spec)
+            fitted = columns.fit_all(parts, spec, self._plan(spec))
             ring = self._new_ring(spec)
             try:
-                self._put_parts(ring, parts)
-                self._ring = ring
-            finally:
-                if (
-                    self._storage is not None or len(ring) > 0
-                ):  # files are made, or chunks before the refused one are in
-                    self._ring = ring
+                self._put_fitted(ring, fitted)
+            except BaseException:
+                # Its files are made, or chunks before the one that is refused are in.
+                self._ring = ring if self._storage is not None or len(ring) > 0 else None
+                raise
+            self._ring = ring
             return True
 
-    def _put_parts(self, ring: Ring, parts: list[dict[str, columns.Value]]) -> None:
-        spec, stacks = spec_of(ring), frames.stacks_of(ring)
+    def _put_fitted(self, ring: Ring, parts: list[dict[str, Any]]) -> None:
         try:
-            self._gate.put(ring, [columns.fit(part, spec, stacks) for part in parts])
+            self._gate.put(ring, parts)
         except (FramesTooManyError, FrameDiskError) as error:
             raise no_room(ring, error) from None
 
@@ -638,3 +638,7 @@ class ReplayBuffer:
             return action()
         finally:
             ring.release()
+
+
+def _layout(ring: Ring) -> tuple[Spec, list[frames.Sharing]]:
+    return spec_of(ring), frames.sharings_of(ring)

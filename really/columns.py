@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
-from really.frames import FrameColumn, Stack
+from really.frames import FrameColumn, Sharing, Stack, stacks_of
 
 if TYPE_CHECKING:
     from really._ring import Ring
@@ -71,6 +71,12 @@ def infer_spec(values: Mapping[str, Value]) -> Spec:
     """The schema that a first put fixes: arrays keep their dtype; Python floats become float32."""
     one_row = any(value.array.ndim == 0 for value in values.values())
     return {key: _infer(key, value, one_row) for key, value in values.items()}
+
+
+def fit_all(parts: Iterable[Mapping[str, Value]], spec: Spec, sharings: Sequence[Sharing] = ()) -> list[dict[str, Any]]:
+    """`fit` of each part, for a ring whose columns share frames so."""
+    stacks = stacks_of(spec, sharings)
+    return [fit(part, spec, stacks) for part in parts]
 
 
 def fit(values: Mapping[str, Value], spec: Spec, stacks: Mapping[str, Stack] | None = None) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
 def _opposite(key: str, name: str, value: Value) -> Value:
     if value.array.dtype.kind not in "biuf":
         raise InvalidTypeError(
-            f"put: key {key!r}: expected {name!r} to be numbers, of which it is 1 less, came {value.array.dtype}"
+            f"put: key {key!r}: expected {name!r} to be numbers, as it is 1 less those, came {value.array.dtype}"
         )
     if value.array.dtype == np.bool_:
         return Value(~value.array, value.plain)

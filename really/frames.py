@@ -184,9 +184,10 @@ def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
     return nbytes + [FRAME_NUMBER] * len(sharings)
 
 
-def stacks_of(ring: Ring) -> dict[str, Stack]:
-    """Key -> stack of the columns of a ring that share frames."""
-    return {ring.names[at]: (sharing.stack, sharing.axis) for sharing in sharings_of(ring) for at in sharing.columns}
+def stacks_of(spec: Spec, sharings: Sequence[Sharing]) -> dict[str, Stack]:
+    """Key -> stack of the columns that share frames."""
+    keys = list(spec)
+    return {keys[at]: (sharing.stack, sharing.axis) for sharing in sharings for at in sharing.columns}
 
 
 def encode(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

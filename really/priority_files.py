@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from really.errors import InvalidValueError
 from really.prioritized import PrioritizedRows
 from really.saving import MAGIC, VALUE, array_of, plain
-from really.whole_files import described, replacing, starts_with
+from really.whole_files import described, left_of, replacing, starts_with
 
 NAME = "priorities"
-PARTIAL = f".{NAME}.*.partial"
+PARTIAL = left_of(NAME)
 """What a kill leaves of one that was being written."""
 ABOUT, CHECK = b"really.priorities", b"really.crc32"
 WHAT = "the priorities of a buffer"

@@ -16,6 +16,7 @@ from really.memory_limits import refuse_if_too_big
 
 MAX_ROWS = 1 << 40
 MAX_BYTES = 1 << 62
+"""Of a buffer, in memory or in a file."""
 INDEX_NBYTES = 8
 QUICK_NBYTES = 1 << 20
 """Bytes that a batch may have without a look at the memory that is left."""

@@ -49,6 +49,7 @@ from really.frames import Sharing
 from really.mapped_files import MappedFile, existing, free_bytes
 from really.memory_limits import available_bytes
 from really.prioritized import PrioritizedRows
+from really.ring_arguments import MAX_BYTES
 from really.whole_files import described, sync_folder
 
 RECORDS, CURSOR, LOCK = "records", "cursor", "lock"
@@ -58,8 +59,6 @@ HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
 HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
 MODES = ("r", "r+")
-LONGEST = 1 << 62
-"""Bytes of a file."""
 ENDLESS = (1 << 63) - 1
 
 
@@ -114,7 +113,7 @@ class Storage:
             DiskFullError: the full buffer would not fit on the disk, unless `overcommit`.
             FileError: no file can be so long.
         """
-        if about.nbytes >= LONGEST:
+        if about.nbytes >= MAX_BYTES:
             raise FileError(errno.EFBIG, f"{self.path}: needs {about.nbytes:,} bytes, more than a file can have")
         if not overcommit:
             _refuse_if_too_big(self.path, about)

@@ -13,6 +13,13 @@ from typing import IO
 from really.checks import check_path
 from really.errors import FileError, InvalidValueError
 
+PARTIAL = ".partial"
+
+
+def left_of(name: str) -> str:
+    """Glob of what kills leave of files that were to replace `name`."""
+    return f".{name}.*{PARTIAL}"
+
 
 @contextlib.contextmanager
 def naming(path: str | PathLike[str], what: str) -> Iterator[None]:
@@ -42,9 +49,7 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
     try:
         with (
             naming(path, what),
-            tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-            ) as file,
+            tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file,
         ):
             temporary = Path(file.name)
             yield file
