@@ -277,3 +277,9 @@ def test_a_put_that_the_schema_refuses_still_leaves_the_buffer_alone_while_it_is
     assert sum(len(batch) for batch in stream) == 9
     buffer.put(rows(10, 1))
     assert buffer.take([9])["reward"] == 10
+
+
+def test_columns_of_one_name_are_refused():
+    table = pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["a", "a"])
+    with pytest.raises(InvalidValueError, match=r"expected columns of different names, came \['a', 'a'\]"):
+        ReplayBuffer.from_arrow(table)
