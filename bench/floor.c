@@ -3,6 +3,7 @@
    Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched.
    Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
    Frames: rows are four of five frames that stand side by side, and the four from the second on, copied one behind the other.
+   Long rows are copied eight side by side, a line of each in turns.
    Read: every byte of two columns, which is what a put has to know at least to find what they share.
    Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
    here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
@@ -15,19 +16,32 @@
 #include <time.h>
 
 #define INLINE static inline __attribute__((always_inline))
-enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25, FRAME = 84 * 84, STACK = 4 * FRAME };
+/* Where there is AVX-512 a line is a load and a store. */
+#define WITH_AVX512 __attribute__((target_clones("avx512f", "default")))
+enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 23, FRAME = 84 * 84, STACK = 4 * FRAME };
+enum { AHEAD = 16, SIDE_BY_SIDE = 8, START = 128 }; /* short and long rows asked for and copied at a time; bytes of long ones */
 
 typedef struct {
     size_t num_fields, nbytes[MAX_FIELDS], offset[MAX_FIELDS], stride;
-    size_t ahead;  /* rows */
 } Workload;
 
-static const Workload CARTPOLE = {5, {16, 8, 4, 16, 4}, {0, 16, 24, 28, 44}, 64, 16};
-static const Workload WIDE = {5, {1504, 68, 4, 1504, 4}, {0, 1504, 1572, 1600, 3104}, 3136, 1};
-static const Workload ATARI = {2, {28224, 28224}, {0, 28224}, 56448, 1};
+static const Workload CARTPOLE = {5, {16, 8, 4, 16, 4}, {0, 16, 24, 28, 44}, 64};
+static const Workload WIDE = {5, {1504, 68, 4, 1504, 4}, {0, 1504, 1572, 1600, 3104}, 3136};
+static const Workload ATARI = {2, {28224, 28224}, {0, 28224}, 56448};
 
 INLINE void prefetch_row(const char *row, size_t nbytes) {
     for (size_t at = 0; at < nbytes; at += LINE) _mm_prefetch(row + at, _MM_HINT_T0);
+}
+
+INLINE void stream_line(char *to, const char *from) {
+    const __m128i a = _mm_loadu_si128((const __m128i *)from);
+    const __m128i b = _mm_loadu_si128((const __m128i *)(from + 16));
+    const __m128i c = _mm_loadu_si128((const __m128i *)(from + 32));
+    const __m128i d = _mm_loadu_si128((const __m128i *)(from + 48));
+    _mm_stream_si128((__m128i *)to, a);
+    _mm_stream_si128((__m128i *)(to + 16), b);
+    _mm_stream_si128((__m128i *)(to + 32), c);
+    _mm_stream_si128((__m128i *)(to + 48), d);
 }
 
 /* Past the cache, from the first whole line on, the source asked for `ahead` bytes before its turn. */
@@ -37,33 +51,63 @@ INLINE void stream(char *to, const char *from, size_t nbytes, size_t ahead) {
     memcpy(to, from, at);
     for (; at + LINE <= nbytes; at += LINE) {
         if (ahead) _mm_prefetch(from + at + ahead, _MM_HINT_T0);
-        const __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
-        const __m128i b = _mm_loadu_si128((const __m128i *)(from + at + 16));
-        const __m128i c = _mm_loadu_si128((const __m128i *)(from + at + 32));
-        const __m128i d = _mm_loadu_si128((const __m128i *)(from + at + 48));
-        _mm_stream_si128((__m128i *)(to + at), a);
-        _mm_stream_si128((__m128i *)(to + at + 16), b);
-        _mm_stream_si128((__m128i *)(to + at + 32), c);
-        _mm_stream_si128((__m128i *)(to + at + 48), d);
+        stream_line(to + at, from + at);
     }
     memcpy(to + at, from + at, nbytes - at);
 }
 
-INLINE void gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
-    const size_t reach = w.stride < 1024 ? w.stride : 1024;
-    const int streams = num * w.stride >= OUT_OF_CACHE;
-    for (size_t i = 0; i < num && i < w.ahead; i++) prefetch_row(rows + picks[i] * w.stride, reach);
-    for (size_t i = 0; i < num; i++) {
-        const char *row = rows + picks[i] * w.stride;
-        if (i + w.ahead < num) prefetch_row(rows + picks[i + w.ahead] * w.stride, reach);
+/* Eight rows, a line of each in turns: more of them are on their way at a time than of one. */
+INLINE void copy_side_by_side(char *to, const char *const *rows, size_t offset, size_t nbytes, int streams) {
+    const size_t whole = nbytes / LINE * LINE;
+    for (size_t at = 0; at < whole; at += LINE)
 #pragma GCC unroll 8
-        for (size_t k = 0; k < w.num_fields; k++)
-            if (streams && w.nbytes[k] >= BIG)
-                stream(columns[k] + i * w.nbytes[k], row + w.offset[k], w.nbytes[k], 1024);
+        for (size_t i = 0; i < SIDE_BY_SIDE; i++) {
+            _mm_prefetch(rows[i] + offset + at + START, _MM_HINT_T0);
+            if (streams)
+                stream_line(to + i * nbytes + at, rows[i] + offset + at);
             else
-                memcpy(columns[k] + i * w.nbytes[k], row + w.offset[k], w.nbytes[k]);
+                memcpy(to + i * nbytes + at, rows[i] + offset + at, LINE);
+        }
+    for (size_t i = 0; i < SIDE_BY_SIDE; i++)
+        memcpy(to + i * nbytes + whole, rows[i] + offset + whole, nbytes - whole);
+}
+
+INLINE void gather_long(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+    const int streams = num * w.stride >= OUT_OF_CACHE;
+    for (size_t i = 0; i < num && i < SIDE_BY_SIDE; i++) prefetch_row(rows + picks[i] * w.stride, START);
+    for (size_t first = 0; first < num; first += SIDE_BY_SIDE) {
+        const char *row[SIDE_BY_SIDE];
+        const size_t count = num - first < SIDE_BY_SIDE ? num - first : SIDE_BY_SIDE;
+        for (size_t i = 0; i < count; i++) row[i] = rows + picks[first + i] * w.stride;
+        for (size_t i = first + SIDE_BY_SIDE; i < num && i < first + 2 * SIDE_BY_SIDE; i++)
+            prefetch_row(rows + picks[i] * w.stride, START);
+#pragma GCC unroll 8
+        for (size_t k = 0; k < w.num_fields; k++) {
+            char *to = columns[k] + first * w.nbytes[k];
+            if (count == SIDE_BY_SIDE && w.nbytes[k] >= BIG)
+                copy_side_by_side(to, row, w.offset[k], w.nbytes[k], streams && w.nbytes[k] % LINE == 0);
+            else
+                for (size_t i = 0; i < count; i++) memcpy(to + i * w.nbytes[k], row[i] + w.offset[k], w.nbytes[k]);
+        }
     }
     _mm_sfence();
+}
+
+INLINE void gather_short(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+    for (size_t i = 0; i < num && i < AHEAD; i++) prefetch_row(rows + picks[i] * w.stride, w.stride);
+    for (size_t i = 0; i < num; i++) {
+        const char *row = rows + picks[i] * w.stride;
+        if (i + AHEAD < num) prefetch_row(rows + picks[i + AHEAD] * w.stride, w.stride);
+#pragma GCC unroll 8
+        for (size_t k = 0; k < w.num_fields; k++) memcpy(columns[k] + i * w.nbytes[k], row + w.offset[k], w.nbytes[k]);
+    }
+}
+
+INLINE void gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+    if (w.stride < BIG)
+        gather_short(w, rows, picks, num, columns);
+    else
+        gather_long(w, rows, picks, num, columns);
 }
 
 INLINE void scatter_staged(const Workload w, char *rows, size_t num, const char *const *columns) {
@@ -110,16 +154,19 @@ INLINE void scatter(const Workload w, char *rows, size_t num, const char *const 
 
 /* picks[i] is the first frame of row i; state and after are [num, 4 * FRAME]. */
 INLINE void gather_frames(const char *frames, const int64_t *picks, size_t num, char *state, char *after, int streams) {
-    for (size_t i = 0; i < num; i++) {
-        const char *row = frames + picks[i] * FRAME;
-        if (i + 1 < num) prefetch_row(frames + picks[i + 1] * FRAME, 1024);
-        if (streams) {
-            stream(state + i * STACK, row, STACK, 2048);
-            stream(after + i * STACK, row + FRAME, STACK, 2048);
-        } else {
-            memcpy(state + i * STACK, row, STACK);
-            memcpy(after + i * STACK, row + FRAME, STACK);
+    for (size_t first = 0; first < num; first += SIDE_BY_SIDE) {
+        const char *row[SIDE_BY_SIDE];
+        const size_t count = num - first < SIDE_BY_SIDE ? num - first : SIDE_BY_SIDE;
+        for (size_t i = 0; i < count; i++) row[i] = frames + picks[first + i] * FRAME;
+        for (size_t i = first + SIDE_BY_SIDE; i < num && i < first + 2 * SIDE_BY_SIDE; i++)
+            prefetch_row(frames + picks[i] * FRAME, START);
+        for (size_t i = 0; i < count && count < SIDE_BY_SIDE; i++) {
+            memcpy(state + (first + i) * STACK, row[i], STACK);
+            memcpy(after + (first + i) * STACK, row[i] + FRAME, STACK);
         }
+        if (count < SIDE_BY_SIDE) continue;
+        copy_side_by_side(state + first * STACK, row, 0, STACK, streams);
+        copy_side_by_side(after + first * STACK, row, FRAME, STACK, streams);
     }
     _mm_sfence();
 }
@@ -134,6 +181,7 @@ uint64_t floor_read(const uint64_t *one, const uint64_t *other, size_t num) {
     return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
+WITH_AVX512
 void floor_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
     if (workload == 0) gather(CARTPOLE, rows, picks, num, columns);
     if (workload == 1) gather(WIDE, rows, picks, num, columns);
@@ -146,6 +194,7 @@ void floor_scatter(int workload, char *rows, size_t num, const char *const *colu
     if (workload == 2) scatter(ATARI, rows, num, columns);
 }
 
+WITH_AVX512
 void floor_gather_frames(const char *frames, const int64_t *picks, size_t num, char *state, char *after, int streams) {
     gather_frames(frames, picks, num, state, after, streams);
 }

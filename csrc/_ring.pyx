@@ -1,7 +1,7 @@
 """The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
 
-Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd (out), bounded_random.pxd (which rows), pool.pxd
-(where batches live), lock.pxd (who may), then this file, which ties them to Python. What not every ring has, after it:
+Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd over side_by_side.h (out), bounded_random.pxd (which
+rows), pool.pxd (where batches live), lock.pxd (who may), then this file, which ties them to Python. What not every ring has, after it:
 n_step.pxd (batches of several steps), page.pxd (what outlives the process), and for large rows that share frames
 frame_store.pxd, frames.pxd, interleave.pxd, unshare.pxd and sharing.pxd.
 

@@ -3,13 +3,12 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_ask, really_prefetch, really_stream, really_stream_end
+from memory cimport REALLY_LINE, really_ask, really_prefetch, really_stream_end
 from record cimport BIG_FIELD, Field, Records, oldest_slot, row_at
+from side_by_side cimport OUT_OF_CACHE, REALLY_ROWS, prefetch_start, really_copy_rows
 
 cdef enum:
     BLOCK = 64  # rows whose cache lines are under way at a time
-    START = 1024  # bytes at the start of the next long row that are asked for ahead
-    STREAM_FROM = 1 << 25  # bytes; a batch this long would not stay in the cache until it is used
     NARROW = 256  # bytes; records up to here are copied key by key, longer ones row by row
 
 
@@ -103,36 +102,44 @@ cdef inline void copy_sized(
 cdef inline void gather_wide(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
+    cdef const char* rows[2][REALLY_ROWS]
     cdef int64_t oldest = oldest_slot(records)
-    cdef bint streams = num_rows * records.stride >= STREAM_FROM
-    cdef const char* row = row_at(records, oldest, ages[0])
-    cdef const char* row_ahead
-    cdef Py_ssize_t i
-    for i in range(num_rows):
-        row_ahead = row_at(records, oldest, ages[min(i + 1, num_rows - 1)])
-        prefetch_start(row_ahead, records.stride)
-        copy_row(records, row, i, columns, streams)
-        row = row_ahead
+    cdef bint streams = num_rows * records.stride >= OUT_OF_CACHE
+    cdef Py_ssize_t first = 0, num = find_long_rows(records, oldest, ages, num_rows, rows[0])
+    cdef Py_ssize_t num_ahead, half = 0
+    while num > 0:
+        num_ahead = find_long_rows(records, oldest, ages + first + num, num_rows - first - num, rows[1 - half])
+        copy_rows(records, rows[half], <int>num, first, columns, streams)
+        first += num
+        num = num_ahead
+        half = 1 - half
     if streams:
         really_stream_end()
 
 
-cdef inline void prefetch_start(const char* row, Py_ssize_t nbytes) noexcept nogil:
-    # The processor sees by itself how a row goes on, not which comes next.
-    cdef Py_ssize_t at = 0
-    while at < min(nbytes, <Py_ssize_t>START):
-        really_prefetch(row + at)
-        at += REALLY_LINE
-
-
-cdef inline void copy_row(
-    const Records* records, const char* row, Py_ssize_t i, char** columns, bint streams
+cdef inline Py_ssize_t find_long_rows(
+    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num_left, const char** rows
 ) noexcept nogil:
-    cdef Py_ssize_t k
+    """Addresses of the next few rows, whose starts are asked for; returns how many they are."""
+    cdef Py_ssize_t i, num = min(num_left, <Py_ssize_t>REALLY_ROWS)
+    for i in range(num):
+        rows[i] = row_at(records, oldest, ages[i])
+        prefetch_start(rows[i], records.stride)
+    return num
+
+
+cdef inline void copy_rows(
+    const Records* records, const char** rows, int num, Py_ssize_t first, char** columns, bint streams
+) noexcept nogil:
+    """Key by key, the rows side by side; leaves `rows` behind the last key."""
+    cdef Py_ssize_t k, done = 0
     cdef Field field
+    cdef int i
     for k in range(records.num_fields):
         field = records.fields[k]
-        if streams and field.nbytes >= BIG_FIELD:
-            really_stream(columns[k] + i * field.nbytes, row + field.offset, field.nbytes, START)
-        else:
-            memcpy(columns[k] + i * field.nbytes, row + field.offset, field.nbytes)
+        for i in range(num):
+            rows[i] += field.offset - done
+        done = field.offset
+        really_copy_rows(
+            columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num, streams and field.nbytes >= BIG_FIELD
+        )

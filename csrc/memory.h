@@ -206,21 +206,21 @@ REALLY_WITH("avx512f") static void really_stream_512(char *to, const char *from,
 }
 #endif
 
+/* A line past the cache, `to` aligned. */
+REALLY_INLINE void really_stream_line(char *to, const char *from) {
 #if defined(REALLY_SSE2)
-static inline void really_stream_sse2(char *to, const char *from, size_t nbytes, size_t ahead) {
-    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
-        if (ahead != 0) really_prefetch(from + at + ahead);
-        __m128i a = _mm_loadu_si128((const __m128i *)(from + at));
-        __m128i b = _mm_loadu_si128((const __m128i *)(from + at + 16));
-        __m128i c = _mm_loadu_si128((const __m128i *)(from + at + 32));
-        __m128i d = _mm_loadu_si128((const __m128i *)(from + at + 48));
-        _mm_stream_si128((__m128i *)(to + at), a);
-        _mm_stream_si128((__m128i *)(to + at + 16), b);
-        _mm_stream_si128((__m128i *)(to + at + 32), c);
-        _mm_stream_si128((__m128i *)(to + at + 48), d);
-    }
-}
+    const __m128i a = _mm_loadu_si128((const __m128i *)from);
+    const __m128i b = _mm_loadu_si128((const __m128i *)(from + 16));
+    const __m128i c = _mm_loadu_si128((const __m128i *)(from + 32));
+    const __m128i d = _mm_loadu_si128((const __m128i *)(from + 48));
+    _mm_stream_si128((__m128i *)to, a);
+    _mm_stream_si128((__m128i *)(to + 16), b);
+    _mm_stream_si128((__m128i *)(to + 32), c);
+    _mm_stream_si128((__m128i *)(to + 48), d);
+#else
+    memcpy(to, from, REALLY_LINE);
 #endif
+}
 
 /* Copies whole lines past the cache, `to` aligned: a load and a store each where there is AVX-512. */
 static inline void really_stream_whole(char *to, const char *from, size_t nbytes, size_t ahead) {
@@ -230,12 +230,10 @@ static inline void really_stream_whole(char *to, const char *from, size_t nbytes
         return;
     }
 #endif
-#if defined(REALLY_SSE2)
-    really_stream_sse2(to, from, nbytes, ahead);
-#else
-    (void)ahead;
-    memcpy(to, from, nbytes);
-#endif
+    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
+        if (ahead != 0) really_prefetch(from + at + ahead);
+        really_stream_line(to + at, from + at);
+    }
 }
 
 /* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in

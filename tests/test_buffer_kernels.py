@@ -34,7 +34,7 @@ def test_no_python_in_the_kernels(tmp_path, name):
     (tmp_path / "kernel.pyx").write_text(source)
     shutil.copy(CSRC / "memory.h", tmp_path)
     lines = annotated(tmp_path, tmp_path / "kernel.pyx")
-    assert sum("cdef inline" in text for _, text in lines) >= 2
+    assert sum("cdef inline" in text for _, text in lines) >= 1
     assert [text for score, text in lines if score > 0 and "import" not in text and '"""' not in text] == []
 
 
