@@ -34,7 +34,6 @@ cdef enum:
     MAX_STACK = 16  # frames of a stack
     NUM_RECENT = 256  # rows that may lie between two of one trajectory in one interleaved stream
     NUM_LAGS = 2  # one within a put and one to the put before
-    AHEAD = 512  # bytes of a frame that are on their way while earlier ones are woven
     NUM_OPEN = 512  # trajectories whose next row is waited for longer than that
 
 cdef struct Stack:  # of one row: where each frame is
@@ -239,7 +238,7 @@ cdef inline const char* whole_stack(Sharing* sharing, const Seen* seen) noexcept
         return seen.data
     for j in range(4):
         frames[j] = frame_at(&sharing.store, seen.numbers[j])
-    really_weave4(sharing.scratch, NULL, frames, sharing.outer, AHEAD, False)
+    really_weave4(sharing.scratch, NULL, frames, 1, sharing.outer, False)
     return sharing.scratch
 
 

@@ -11,7 +11,7 @@ cdef extern from "weave.h" nogil:
         REALLY_MOVED
         REALLY_STOOD
     void really_weave4(
-        char* row, char* after, const char** frames, size_t num, size_t ahead, bint streams
+        char* row, char* after, const char** frames, int many, size_t num, bint streams
     ) noexcept
     void really_unweave4(char* frames, const char* row, size_t num) noexcept
     int really_compare4(

@@ -6,13 +6,15 @@ from libc.string cimport memcpy
 from frame_store cimport FrameStore, frame_at, whole_number, zeros
 from frames cimport MAX_STACK, Sharing
 from interleave cimport is_quick, put_together, really_weave4
-from memory cimport REALLY_LINE, really_lines_free, really_prefetch, really_stream, really_stream_end
+from memory cimport really_lines_free, really_stream_end
+from side_by_side cimport OUT_OF_CACHE, REALLY_ROWS, prefetch_start, really_copy_rows
 
 cdef enum:
-    START = 1024  # bytes of the next row's frames that are asked for ahead
-    AHEAD = 2048  # bytes of a frame that are on their way while earlier ones are copied
-    WOVEN_AHEAD = 1024  # the same of each of four or five frames that are read in turns
-    STREAM_FROM = 1 << 23  # bytes; a batch this long leaves other data their place in the cache
+    GROUP = 1 << 19  # bytes; frames of rows side by side, which the second column finds in the second cache
+
+
+cdef struct Stacks:
+    const char* frames[2 * MAX_STACK]  # of a row, [column, stack]
 
 
 cdef inline void unshare(
@@ -20,88 +22,121 @@ cdef inline void unshare(
 ) noexcept nogil:
     """Copies the frames of each row to `columns[column]` [num_rows, ...]."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
-    cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= STREAM_FROM
-    cdef const char* frames[2][2 * MAX_STACK]
-    cdef char* rows[2]
-    cdef Py_ssize_t i
-    cdef int c, half = 0
-    rows[1] = NULL
-    if num_rows > 0:
-        find_frames(sharing, numbers, 0, frames[0])
-    for i in range(num_rows):
-        if i + 1 < num_rows:
-            find_frames(sharing, numbers, i + 1, frames[1 - half])
-        for c in range(sharing.num_columns):
-            rows[c] = columns[c] + i * row_nbytes
-        copy_row(sharing, frames[half], rows, streams)
+    cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= OUT_OF_CACHE
+    cdef Stacks stacks[2][REALLY_ROWS]
+    cdef Py_ssize_t group = rows_side_by_side(sharing)
+    cdef Py_ssize_t first = 0, num = find_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])
+    cdef Py_ssize_t num_ahead
+    cdef int half = 0
+    while num > 0:
+        num_ahead = min(group, num_rows - first - num)
+        find_frames(sharing, numbers, first + num, num_ahead, stacks[1 - half])
+        copy_rows(sharing, stacks[half], first, <int>num, columns, streams)
+        first += num
+        num = num_ahead
         half = 1 - half
     if streams:
         really_stream_end()
 
 
-cdef inline void find_frames(
-    const Sharing* sharing, uint32_t** numbers, Py_ssize_t i, const char** frames
-) noexcept nogil:
-    """Where the frames of row i are, [column, stack]; asks for their starts."""
-    cdef int c, j
-    for c in range(sharing.num_columns):
-        for j in range(sharing.stack):
-            frames[j] = frame_at(&sharing.store, numbers[c][i * sharing.stack + j])
-            # The processor sees by itself how frames that stand side by side go on, unless they are read in turns.
-            if c == 1 and j + 1 < sharing.stack and frames[j] == frames[j + 1 - sharing.stack]:
-                continue
-            if sharing.outer != 1 or j == 0 or frames[j] != frames[j - 1] + sharing.store.nbytes:
-                prefetch(frames[j], min(sharing.store.nbytes, <Py_ssize_t>START))
-        frames += sharing.stack
-
-
-cdef inline void prefetch(const char* start, Py_ssize_t nbytes) noexcept nogil:
-    cdef Py_ssize_t at = 0
-    while at < nbytes:
-        really_prefetch(start + at)
-        at += REALLY_LINE
-
-
-cdef inline void copy_row(const Sharing* sharing, const char** frames, char** rows, bint streams) noexcept nogil:
-    """A row of each column, one behind the other: what they share comes from memory once."""
-    cdef int c
+cdef inline Py_ssize_t rows_side_by_side(const Sharing* sharing) noexcept nogil:
+    # Where frames are woven, those of one row are read side by side already.
     if is_quick(sharing.stack, sharing.outer, sharing.inner):
-        weave_row(sharing, frames, rows, streams)
+        return 2
+    if sharing.outer != 1:
+        return 1
+    return max(min(GROUP // ((sharing.stack + 1) * sharing.store.nbytes), <Py_ssize_t>REALLY_ROWS), <Py_ssize_t>1)
+
+
+cdef inline Py_ssize_t find_frames(
+    const Sharing* sharing, uint32_t** numbers, Py_ssize_t first, Py_ssize_t num, Stacks* stacks
+) noexcept nogil:
+    """Where the frames of rows `first` to `first + num` are; asks for their starts. Returns `num`."""
+    cdef const char** row
+    cdef Py_ssize_t i
+    cdef int c, j
+    for i in range(num):
+        row = stacks[i].frames
+        for c in range(sharing.num_columns):
+            for j in range(sharing.stack):
+                row[j] = frame_at(&sharing.store, numbers[c][(first + i) * sharing.stack + j])
+                # The processor sees by itself how frames that stand side by side go on, unless they are read in turns.
+                if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
+                    continue
+                if sharing.outer != 1 or j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
+                    prefetch_start(row[j], sharing.store.nbytes)
+            row += sharing.stack
+    return num
+
+
+cdef inline void copy_rows(
+    const Sharing* sharing, Stacks* stacks, Py_ssize_t first, int num, char** columns, bint streams
+) noexcept nogil:
+    """The first column of a few rows, then the second: what they share comes from memory once."""
+    cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
+    cdef char* rows[2]
+    cdef int c
+    rows[0] = rows[1] = NULL
+    for c in range(sharing.num_columns):
+        rows[c] = columns[c] + first * row_nbytes
+    if is_quick(sharing.stack, sharing.outer, sharing.inner):
+        weave_rows(sharing, stacks, num, rows, streams)
         return
     for c in range(sharing.num_columns):
         if sharing.outer == 1:
-            copy_stack(sharing, frames + c * sharing.stack, rows[c], streams)
+            copy_stacks(sharing, stacks, c * sharing.stack, num, rows[c], streams)
         else:
-            put_together(rows[c], frames + c * sharing.stack, sharing.stack, sharing.outer, sharing.inner)
+            put_together(rows[c], stacks[0].frames + c * sharing.stack, sharing.stack, sharing.outer, sharing.inner)
 
 
-cdef inline void copy_stack(const Sharing* sharing, const char** frames, char* row, bint streams) noexcept nogil:
-    cdef int num, j = 0
+cdef inline void copy_stacks(
+    const Sharing* sharing, Stacks* stacks, int at, int num, char* rows, bint streams
+) noexcept nogil:
+    """The stacks of a few rows side by side, from frame `at` of each on; what is one piece in all of them at once."""
+    cdef const char* pieces[REALLY_ROWS]
     cdef Py_ssize_t nbytes = sharing.store.nbytes
+    cdef int i, length, j = 0
     while j < sharing.stack:
-        num = 1
-        while j + num < sharing.stack and frames[j + num] == frames[j] + num * nbytes:
-            num += 1
-        if streams:
-            really_stream(row + j * nbytes, frames[j], num * nbytes, AHEAD)
-        else:
-            memcpy(row + j * nbytes, frames[j], num * nbytes)
-        j += num
+        length = 1
+        while j + length < sharing.stack and all_go_on(sharing, stacks, at + j + length, num):
+            length += 1
+        for i in range(num):
+            pieces[i] = stacks[i].frames[at + j]
+        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, length * nbytes, num, streams)
+        j += length
 
 
-cdef inline void weave_row(const Sharing* sharing, const char** frames, char** rows, bint streams) noexcept nogil:
-    """Stacks of four; the second column's is put together with the first's where it is one frame on."""
-    cdef const char* five[5]
-    cdef Py_ssize_t num = sharing.outer
-    if sharing.num_columns == 1:
-        really_weave4(rows[0], NULL, frames, num, WOVEN_AHEAD, streams)
-    elif frames[4] == frames[1] and frames[5] == frames[2] and frames[6] == frames[3]:
-        memcpy(five, frames, 4 * sizeof(char*))
-        five[4] = frames[7]
-        really_weave4(rows[0], rows[1], five, num, WOVEN_AHEAD, streams)
-    else:
-        really_weave4(rows[0], NULL, frames, num, WOVEN_AHEAD, streams)
-        really_weave4(rows[1], NULL, frames + 4, num, WOVEN_AHEAD, streams)
+cdef inline bint all_go_on(const Sharing* sharing, Stacks* stacks, int at, int num) noexcept nogil:
+    """Whether frame `at` of each row stands behind the one before."""
+    cdef int i
+    for i in range(num):
+        if stacks[i].frames[at] != stacks[i].frames[at - 1] + sharing.store.nbytes:
+            return False
+    return True
+
+
+cdef inline void weave_rows(
+    const Sharing* sharing, Stacks* stacks, int num, char** rows, bint streams
+) noexcept nogil:
+    """Stacks of four of a row or two; the second column's are put together with the first's where they are one frame on."""
+    cdef const char* fives[2][5]
+    cdef Py_ssize_t nbytes = 4 * sharing.store.nbytes
+    cdef int c, i, num_fives = 0
+    for i in range(num if sharing.num_columns == 2 else 0):
+        num_fives += are_five(stacks[i].frames, fives[i])
+    if num_fives == num:
+        really_weave4(rows[0], rows[1], &fives[0][0], num, sharing.outer, streams)
+        return
+    for i in range(num):
+        for c in range(sharing.num_columns):
+            really_weave4(rows[c] + i * nbytes, NULL, stacks[i].frames + 4 * c, 1, sharing.outer, streams)
+
+
+cdef inline bint are_five(const char** frames, const char** five) noexcept nogil:
+    """Whether frames [column, 4] are five, the second column's one on; if so `five` has them."""
+    memcpy(five, frames, 4 * sizeof(char*))
+    five[4] = frames[7]
+    return frames[4] == frames[1] and frames[5] == frames[2] and frames[6] == frames[3]
 
 
 cdef inline Py_ssize_t number_frames(

@@ -6,37 +6,34 @@
 #include "memory.h"
 
 enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
+enum { REALLY_PIXELS_AHEAD = 128 }; /* of each of the frames in turns, asked for before they are woven */
 
-/* Pixels `at` to `num` of a row, as bytes: for what is left of vectors. */
-REALLY_INLINE void really_weave_bytes(char *row, const char *const *frames, size_t at, size_t num) {
-    for (; at < num; at++)
-        for (int j = 0; j < 4; j++) row[4 * at + j] = frames[j][at];
-}
-
+/* Pixels `at` to `num` of a row. */
+static inline void really_weave_rest(char *row, const char *const *frames, size_t at, size_t num) {
 #if defined(REALLY_SSE2)
-static inline size_t really_weave_sse2(char *row, const char *const *frames, size_t num) {
-    size_t at = 0;
-    for (; at + 16 <= num; at += 16, row += 64) {
+    for (; at + 16 <= num; at += 16) {
         const __m128i a = _mm_loadu_si128((const __m128i *)(frames[0] + at));
         const __m128i b = _mm_loadu_si128((const __m128i *)(frames[1] + at));
         const __m128i c = _mm_loadu_si128((const __m128i *)(frames[2] + at));
         const __m128i d = _mm_loadu_si128((const __m128i *)(frames[3] + at));
         const __m128i ab_low = _mm_unpacklo_epi8(a, b), cd_low = _mm_unpacklo_epi8(c, d);
         const __m128i ab_high = _mm_unpackhi_epi8(a, b), cd_high = _mm_unpackhi_epi8(c, d);
-        _mm_storeu_si128((__m128i *)row, _mm_unpacklo_epi16(ab_low, cd_low));
-        _mm_storeu_si128((__m128i *)(row + 16), _mm_unpackhi_epi16(ab_low, cd_low));
-        _mm_storeu_si128((__m128i *)(row + 32), _mm_unpacklo_epi16(ab_high, cd_high));
-        _mm_storeu_si128((__m128i *)(row + 48), _mm_unpackhi_epi16(ab_high, cd_high));
+        __m128i *to = (__m128i *)(row + 4 * at);
+        _mm_storeu_si128(to, _mm_unpacklo_epi16(ab_low, cd_low));
+        _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(ab_low, cd_low));
+        _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(ab_high, cd_high));
+        _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(ab_high, cd_high));
     }
-    return at;
-}
 #endif
+    for (; at < num; at++)
+        for (int j = 0; j < 4; j++) row[4 * at + j] = frames[j][at];
+}
 
 #if defined(REALLY_DISPATCHES)
 /* 64 pixels with their groups of four in the order in which unpacking lane by lane puts them right. */
-REALLY_WITH("avx512f,avx512bw") REALLY_INLINE __m512i really_pixels(const char *frame, size_t ahead) {
+REALLY_WITH("avx512f,avx512bw") REALLY_INLINE __m512i really_pixels(const char *frame) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    if (ahead != 0) really_prefetch(frame + ahead);
+    really_prefetch(frame + REALLY_PIXELS_AHEAD);
     return _mm512_permutexvar_epi32(order, _mm512_loadu_si512(frame));
 }
 
@@ -45,59 +42,70 @@ REALLY_WITH("avx512f,avx512bw") REALLY_INLINE void really_put_words(char *to, __
     else _mm512_storeu_si512(to, words);
 }
 
-/* The row of frames 0 to 3 and, unless it is NULL, that of 1 to 4; how many pixels of them. */
+/* 64 pixels from `at` on of the row of frames 0 to 3 and, unless it is NULL, of that of 1 to 4. */
 REALLY_WITH("avx512f,avx512bw")
-REALLY_INLINE size_t really_weave_512_as(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
+REALLY_INLINE void really_weave_64(char *row, char *after, const char *const *frames, size_t at, int streams) {
     const __m512i top = _mm512_set4_epi32(0x03ffffff, 0x02ffffff, 0x01ffffff, 0x00ffffff);
+    const __m512i a = really_pixels(frames[0] + at), b = really_pixels(frames[1] + at);
+    const __m512i c = really_pixels(frames[2] + at), d = really_pixels(frames[3] + at);
+    const __m512i ab_low = _mm512_unpacklo_epi8(a, b), cd_low = _mm512_unpacklo_epi8(c, d);
+    const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
+    const __m512i words[4] = {
+        _mm512_unpacklo_epi16(ab_low, cd_low), _mm512_unpackhi_epi16(ab_low, cd_low),
+        _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high),
+    };
+    for (int k = 0; k < 4; k++) really_put_words(row + 4 * at + 64 * k, words[k], streams);
+    if (after == NULL) return;
+    const __m512i e = really_pixels(frames[4] + at);
+    for (int k = 0; k < 4; k++) {
+        const __m512i place = _mm512_add_epi8(top, _mm512_set1_epi32(0x04000000 * k));
+        const __m512i shifted = _mm512_srli_epi32(words[k], 8);
+        const __m512i moved = _mm512_mask_shuffle_epi8(shifted, 0x8888888888888888, e, place);
+        really_put_words(after + 4 * at + 64 * k, moved, streams);
+    }
+}
+
+/* Both rows of one stack, or of two, whose frames are then read side by side; how many pixels of them. */
+REALLY_WITH("avx512f,avx512bw")
+REALLY_INLINE size_t really_weave_512_as(
+    char *row, char *after, const char *const *frames, int many, size_t num, int streams
+) {
+    const size_t stacked = after == NULL ? 4 : 5;
     size_t at = 0;
     for (; at + 64 <= num; at += 64) {
-        const __m512i a = really_pixels(frames[0] + at, ahead), b = really_pixels(frames[1] + at, ahead);
-        const __m512i c = really_pixels(frames[2] + at, ahead), d = really_pixels(frames[3] + at, ahead);
-        const __m512i ab_low = _mm512_unpacklo_epi8(a, b), cd_low = _mm512_unpacklo_epi8(c, d);
-        const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
-        const __m512i words[4] = {
-            _mm512_unpacklo_epi16(ab_low, cd_low), _mm512_unpackhi_epi16(ab_low, cd_low),
-            _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high),
-        };
-        for (int k = 0; k < 4; k++) really_put_words(row + 4 * at + 64 * k, words[k], streams);
-        if (after == NULL) continue;
-        const __m512i e = really_pixels(frames[4] + at, ahead);
-        for (int k = 0; k < 4; k++) {
-            const __m512i place = _mm512_add_epi8(top, _mm512_set1_epi32(0x04000000 * k));
-            const __m512i shifted = _mm512_srli_epi32(words[k], 8);
-            const __m512i moved = _mm512_mask_shuffle_epi8(shifted, 0x8888888888888888, e, place);
-            really_put_words(after + 4 * at + 64 * k, moved, streams);
-        }
+        really_weave_64(row, after, frames, at, streams);
+        if (many == 2) really_weave_64(row + 4 * num, after == NULL ? NULL : after + 4 * num, frames + stacked, at, streams);
     }
     return at;
 }
 
 REALLY_WITH("avx512f,avx512bw")
-static size_t really_weave_512(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
-    if (((uintptr_t)row | (uintptr_t)after) % REALLY_LINE != 0) streams = 0;
-    if (streams && after != NULL) return really_weave_512_as(row, after, frames, num, ahead, 1);
-    if (streams) return really_weave_512_as(row, NULL, frames, num, ahead, 1);
-    if (after != NULL) return really_weave_512_as(row, after, frames, num, ahead, 0);
-    return really_weave_512_as(row, NULL, frames, num, ahead, 0);
+static size_t really_weave_512(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
+    if (((uintptr_t)row | (uintptr_t)after | (many == 2 ? 4 * num : 0)) % REALLY_LINE != 0) streams = 0;
+    if (after == NULL && many == 1)
+        return streams ? really_weave_512_as(row, NULL, frames, 1, num, 1) : really_weave_512_as(row, NULL, frames, 1, num, 0);
+    if (after == NULL) return really_weave_512_as(row, NULL, frames, 2, num, streams);
+    if (many == 1) return really_weave_512_as(row, after, frames, 1, num, streams);
+    return streams ? really_weave_512_as(row, after, frames, 2, num, 1) : really_weave_512_as(row, after, frames, 2, num, 0);
 }
 #endif
 
-/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4. `streams` asks for
-   stores past the cache; really_stream_end() has to follow. Frames are asked for `ahead` bytes before their turn. */
-static inline void really_weave4(char *row, char *after, const char *const *frames, size_t num, size_t ahead, int streams) {
-    size_t at = 0, at_after = 0;
+/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4; where `many` is 2
+   also those of the next four or five frames, behind the first. `streams` asks for stores past the cache;
+   really_stream_end() has to follow. */
+static inline void really_weave4(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
+    const size_t stacked = after == NULL ? 4 : 5;
+    size_t at = 0;
 #if defined(REALLY_DISPATCHES)
-    if (__builtin_cpu_supports("avx512bw")) at = at_after = really_weave_512(row, after, frames, num, ahead, streams);
+    if (__builtin_cpu_supports("avx512bw")) at = really_weave_512(row, after, frames, many, num, streams);
 #endif
-#if defined(REALLY_SSE2)
-    if (at == 0) {
-        at = really_weave_sse2(row, frames, num);
-        if (after != NULL) at_after = really_weave_sse2(after, frames + 1, num);
+    (void)streams;
+    for (int k = 0; k < many; k++, frames += stacked, row += 4 * num) {
+        really_weave_rest(row, frames, at, num);
+        if (after == NULL) continue;
+        really_weave_rest(after, frames + 1, at, num);
+        after += 4 * num;
     }
-#endif
-    (void)ahead, (void)streams;
-    really_weave_bytes(row, frames, at, num);
-    if (after != NULL) really_weave_bytes(after, frames + 1, at_after, num);
 }
 
 /* A row taken apart: frame j goes to frames[j * num]. */
