@@ -59,7 +59,8 @@ cdef inline Memory new_block(size_t nbytes) noexcept nogil:
     cdef Memory block
     block.nbytes = nbytes
     if nbytes >= REALLY_HUGE_PAGE:
-        block.data = <char*>really_pages_reserve(nbytes)
+        block.nbytes = (nbytes + REALLY_HUGE_PAGE - 1) // REALLY_HUGE_PAGE * REALLY_HUGE_PAGE
+        block.data = <char*>really_pages_reserve(block.nbytes)
     else:
         block.data = <char*>really_lines_new(nbytes)
     return block
