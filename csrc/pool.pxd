@@ -11,6 +11,7 @@ from memory cimport (
 cdef enum:
     MAX_BLOCKS = 8
     MAX_BYTES = 1 << 28  # kept in all; a block that does not fit goes back to the system
+    IN_PAGES = REALLY_HUGE_PAGE // 2  # bytes; blocks from here on are whole huge pages
 
 cdef struct Memory:
     char* data
@@ -58,7 +59,7 @@ cdef inline void remove_block(FreeBlocks* free, int at) noexcept nogil:
 cdef inline Memory new_block(size_t nbytes) noexcept nogil:
     cdef Memory block
     block.nbytes = nbytes
-    if nbytes >= REALLY_HUGE_PAGE:
+    if nbytes >= IN_PAGES:
         block.nbytes = (nbytes + REALLY_HUGE_PAGE - 1) // REALLY_HUGE_PAGE * REALLY_HUGE_PAGE
         block.data = <char*>really_pages_reserve(block.nbytes)
     else:
@@ -67,7 +68,7 @@ cdef inline Memory new_block(size_t nbytes) noexcept nogil:
 
 
 cdef inline void release_block(Memory block) noexcept nogil:
-    if block.nbytes >= REALLY_HUGE_PAGE:
+    if block.nbytes >= IN_PAGES:
         really_pages_release(block.data, block.nbytes)
     else:
         really_lines_free(block.data)
