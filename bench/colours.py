@@ -9,4 +9,5 @@ COLOURS = {
     "list": "#E69F00",
     "bare": "#999999",
     "floor": "#BBBBBB",
+    "best C": "#56B4E9",
 }

@@ -19,6 +19,7 @@ from benchmarks.workloads import WORKLOADS
 from colours import COLOURS
 
 BATCHES = (32, 256, 1024)
+FLOORS = ("floor", "best C")  # of puts the one is the other
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
 
 
@@ -50,12 +51,13 @@ def parse():
 
 
 def measure(workload, arguments):
-    """Yields (cell, {peer: rows a second}) with the C floor as one of the peers."""
+    """Yields (cell, {peer: rows a second}) with the C floor and the best C among the peers."""
     names = [name for name in peers_for(workload) if not arguments.only or name in arguments.only]
-    workers = {name: Worker(name, workload, arguments.turn) for name in [*names, "floor"]}
+    workers = {name: Worker(name, workload, arguments.turn) for name in [*names, *FLOORS]}
     cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.name]] + [("put one", 1)]
     for verb, num in cells:
-        able = {name: worker for name, worker in workers.items() if (name, verb) != ("floor", "put one")}
+        unable = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}[verb]
+        able = {name: worker for name, worker in workers.items() if name not in unable}
         yield verb if verb == "put one" else f"{verb} {num}", rates(able, verb, num, arguments.rounds)
     for worker in workers.values():
         worker.close()
@@ -98,11 +100,12 @@ class Worker:
 def work(name, workload_name, seconds, pipe):
     """Fills a peer, then prepares and takes turns as asked."""
     workload = WORKLOADS[workload_name]
-    peer = filled_floor(workload) if name == "floor" else filled(name, workload)
+    is_floor = name in FLOORS
+    peer = filled_floor(workload, best=name == "best C") if is_floor else filled(name, workload)
     turn = None
     while (what := pipe.recv()) is not None:
         if what[0] == "prepare":
-            make = floor_turn if name == "floor" else peer_turn
+            make = floor_turn if is_floor else peer_turn
             turn = make(peer, workload, seconds, *what[1:])
         pipe.send(turn() if what[0] == "turn" else None)
 
@@ -179,15 +182,15 @@ def figure(results, path):
     import matplotlib.pyplot as plt
 
     cells = [cell for cell in results if "sample" in cell]
-    peers = ["list", "numpy", "cpprb", "rlox", "really", "floor"]
+    peers = ["list", "numpy", "cpprb", "rlox", "really", "floor", "best C"]
     canvas, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     for at, peer in enumerate(peers):
         heights = [results[cell].get(peer, 0) / results[cell]["numpy"] for cell in cells]
         label = "C floor" if peer == "floor" else peer
-        axes.bar(np.arange(len(cells)) + 0.13 * (at - 2.5), heights, 0.12, label=label, color=COLOURS[peer])
+        axes.bar(np.arange(len(cells)) + 0.115 * (at - 3), heights, 0.105, label=label, color=COLOURS[peer])
     axes.set_xticks(np.arange(len(cells)), [cell.replace(" sample ", "\nsample ") for cell in cells])
     axes.set_ylabel("rows a second, NumPy = 1")
-    axes.legend(ncols=6, frameon=False)
+    axes.legend(ncols=7, frameon=False)
     canvas.savefig(path, dpi=120)
 
 

@@ -1,9 +1,9 @@
 /* The floor that the buffer is held against: what plain C, with nothing but the copies, reaches on this machine.
 
-   Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched.
+   Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched. The best gather
+   asks for rows in the second cache and copies long ones eight side by side, a line of each in turns.
    Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
    Frames: rows are four of five frames that stand side by side, and the four from the second on, copied one behind the other.
-   Long rows are copied eight side by side, a line of each in turns.
    Read: every byte of two columns, which is what a put has to know at least to find what they share.
    Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
    here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
@@ -18,8 +18,9 @@
 #define INLINE static inline __attribute__((always_inline))
 /* Where there is AVX-512 a line is a load and a store. */
 #define WITH_AVX512 __attribute__((target_clones("avx512f", "default")))
-enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 23, FRAME = 84 * 84, STACK = 4 * FRAME };
-enum { AHEAD = 16, SIDE_BY_SIDE = 8, START = 128 }; /* short and long rows asked for and copied at a time; bytes of long ones */
+enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25, FRAME = 84 * 84, STACK = 4 * FRAME };
+/* Of the best gather: short rows asked for ahead, long ones copied at a time, bytes of theirs asked for ahead, of a batch past the cache. */
+enum { AHEAD = 64, SIDE_BY_SIDE = 8, START = 256, PAST_THE_CACHE = 1 << 23 };
 
 typedef struct {
     size_t num_fields, nbytes[MAX_FIELDS], offset[MAX_FIELDS], stride;
@@ -29,8 +30,13 @@ static const Workload CARTPOLE = {5, {16, 8, 4, 16, 4}, {0, 16, 24, 28, 44}, 64}
 static const Workload WIDE = {5, {1504, 68, 4, 1504, 4}, {0, 1504, 1572, 1600, 3104}, 3136};
 static const Workload ATARI = {2, {28224, 28224}, {0, 28224}, 56448};
 
-INLINE void prefetch_row(const char *row, size_t nbytes) {
+INLINE void prefetch_near(const char *row, size_t nbytes) {
     for (size_t at = 0; at < nbytes; at += LINE) _mm_prefetch(row + at, _MM_HINT_T0);
+}
+
+/* To the second cache, which can have many more lines on their way than the first. */
+INLINE void prefetch_row(const char *row, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += LINE) _mm_prefetch(row + at, _MM_HINT_T1);
 }
 
 INLINE void stream_line(char *to, const char *from) {
@@ -62,7 +68,7 @@ INLINE void copy_side_by_side(char *to, const char *const *rows, size_t offset, 
     for (size_t at = 0; at < whole; at += LINE)
 #pragma GCC unroll 8
         for (size_t i = 0; i < SIDE_BY_SIDE; i++) {
-            _mm_prefetch(rows[i] + offset + at + START, _MM_HINT_T0);
+            _mm_prefetch(rows[i] + offset + at + START, _MM_HINT_T1);
             if (streams)
                 stream_line(to + i * nbytes + at, rows[i] + offset + at);
             else
@@ -73,7 +79,7 @@ INLINE void copy_side_by_side(char *to, const char *const *rows, size_t offset, 
 }
 
 INLINE void gather_long(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
-    const int streams = num * w.stride >= OUT_OF_CACHE;
+    const int streams = num * w.stride >= PAST_THE_CACHE;
     for (size_t i = 0; i < num && i < SIDE_BY_SIDE; i++) prefetch_row(rows + picks[i] * w.stride, START);
     for (size_t first = 0; first < num; first += SIDE_BY_SIDE) {
         const char *row[SIDE_BY_SIDE];
@@ -103,11 +109,30 @@ INLINE void gather_short(const Workload w, const char *rows, const int64_t *pick
     }
 }
 
-INLINE void gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+INLINE void best_gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
     if (w.stride < BIG)
         gather_short(w, rows, picks, num, columns);
     else
         gather_long(w, rows, picks, num, columns);
+}
+
+/* A row after another, the next ones asked for: what one would write first. */
+INLINE void gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+    const size_t ahead = w.stride < BIG ? 16 : 1;
+    const size_t reach = w.stride < 1024 ? w.stride : 1024;
+    const int streams = num * w.stride >= OUT_OF_CACHE;
+    for (size_t i = 0; i < num && i < ahead; i++) prefetch_near(rows + picks[i] * w.stride, reach);
+    for (size_t i = 0; i < num; i++) {
+        const char *row = rows + picks[i] * w.stride;
+        if (i + ahead < num) prefetch_near(rows + picks[i + ahead] * w.stride, reach);
+#pragma GCC unroll 8
+        for (size_t k = 0; k < w.num_fields; k++)
+            if (streams && w.nbytes[k] >= BIG)
+                stream(columns[k] + i * w.nbytes[k], row + w.offset[k], w.nbytes[k], 1024);
+            else
+                memcpy(columns[k] + i * w.nbytes[k], row + w.offset[k], w.nbytes[k]);
+    }
+    _mm_sfence();
 }
 
 INLINE void scatter_staged(const Workload w, char *rows, size_t num, const char *const *columns) {
@@ -181,11 +206,17 @@ uint64_t floor_read(const uint64_t *one, const uint64_t *other, size_t num) {
     return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
-WITH_AVX512
 void floor_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
     if (workload == 0) gather(CARTPOLE, rows, picks, num, columns);
     if (workload == 1) gather(WIDE, rows, picks, num, columns);
     if (workload == 2) gather(ATARI, rows, picks, num, columns);
+}
+
+WITH_AVX512
+void floor_best_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
+    if (workload == 0) best_gather(CARTPOLE, rows, picks, num, columns);
+    if (workload == 1) best_gather(WIDE, rows, picks, num, columns);
+    if (workload == 2) best_gather(ATARI, rows, picks, num, columns);
 }
 
 void floor_scatter(int workload, char *rows, size_t num, const char *const *columns) {
@@ -221,9 +252,10 @@ static double now(void) {
 
 /* Seconds for `repeats` batches; batch r takes picks[r * num .. (r + 1) * num). */
 double floor_time_gather(int workload, const char *rows, const int64_t *picks, size_t num, char *const *columns,
-                         size_t repeats) {
+                         size_t repeats, int best) {
     const double start = now();
-    for (size_t r = 0; r < repeats; r++) floor_gather(workload, rows, picks + r * num, num, columns);
+    for (size_t r = 0; r < repeats; r++)
+        (best ? floor_best_gather : floor_gather)(workload, rows, picks + r * num, num, columns);
     return now() - start;
 }
 

@@ -8,9 +8,10 @@ from benchmarks.workloads import WORKLOADS
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("num", [1, 2, 5, 63, 300])
-def test_scatter_and_gather_give_the_rows_back(name, num):
+@pytest.mark.parametrize("best", [False, True])
+def test_scatter_and_gather_give_the_rows_back(name, num, best):
     workload = WORKLOADS[name]
-    floor = Floor(workload, 350)
+    floor = Floor(workload, 350, best)
     rows = workload.rows(num)
     floor.put(50, rows)
     picks = np.random.default_rng(1).integers(0, num, num)
@@ -27,9 +28,10 @@ def test_a_record_is_no_longer_than_the_buffers(name):
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_timed_gather_uses_every_pick(name):
+@pytest.mark.parametrize("best", [False, True])
+def test_timed_gather_uses_every_pick(name, best):
     workload = WORKLOADS[name]
-    floor = Floor(workload, 64)
+    floor = Floor(workload, 64, best)
     rows = workload.rows(64)
     floor.put(0, rows)
     picks = np.arange(64)

@@ -167,9 +167,9 @@ def filled(name, workload, capacity=None):
     return peer
 
 
-def filled_floor(workload, capacity=None):
-    """The C floor with as many rows."""
-    floor = Floor(workload, capacity)
+def filled_floor(workload, capacity=None, best=False):
+    """The C floor, or the best C, with as many rows."""
+    floor = Floor(workload, capacity, best)
     rows = workload.rows(min(floor.capacity, 32 if workload.name == "atari" else 10_000))
     num = len(next(iter(rows.values())))
     for first in range(0, floor.capacity - num + 1, num):
