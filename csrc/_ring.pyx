@@ -27,7 +27,7 @@ from numpy.random cimport bitgen_t
 from bounded_random cimport draw, draw_distinct, table_nbytes
 from frame_store cimport attach_file, find_blocks, follow_writer, frame_at, give_up_all
 from frames cimport FrameColumn, Sharing, free_sharing, init_sharing
-from gather cimport BLOCK, ask_for_rows, gather, prefetch_rows
+from gather cimport ask_for_rows, gather
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
 from n_step cimport Steps, walk
@@ -710,17 +710,25 @@ cdef class Ring:
         for i in range(TRIES):
             if not self.look() or num_held(&self.rows) < (num if distinct else 1):
                 return False
-            self.draw_ages(block, total, num, distinct)
-            if self.copy_rows(block, total):
+            if self.copy_drawn(block, total, num, distinct):
                 return True
         return False
+
+    cdef bint copy_drawn(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        """As copy_rows does, rows that are drawn: where nothing has to know all of them first, while they are copied."""
+        if distinct or self.asks_early:
+            self.draw_ages(block, total, num, distinct)
+            return self.copy_rows(block, total)
+        self.gather_rows(block, total, self.source)
+        self.keep_state()
+        return self.are_whole(block, total)
 
     cdef bint copy_rows(self, Block block, Py_ssize_t total) noexcept nogil:
         """Copies the rows of the block's ages; False if another process has begun to write over one of them."""
         cdef int64_t first
         if self.asks_early:
             ask_for_rows(&self.rows, block.ages, total)
-        self.gather_rows(block, total)
+        self.gather_rows(block, total, NULL)
         return self.are_whole(block, total)
 
     cdef bint are_whole(self, Block block, Py_ssize_t total) noexcept nogil:
@@ -800,8 +808,8 @@ cdef class Ring:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
-    cdef void gather_rows(self, Block block, Py_ssize_t total) noexcept nogil:
-        gather(&self.rows, block.ages, total, block.fields)
+    cdef void gather_rows(self, Block block, Py_ssize_t total, bitgen_t* source) noexcept nogil:
+        gather(&self.rows, block.ages, total, block.fields, source)
         if block.discounts != NULL:
             self.gather_steps(block, total)
         if self.num_sharings > 0:
@@ -818,7 +826,7 @@ cdef class Ring:
         )
         self.steps.after.cursor = self.rows.cursor
         if not block.is_broken:
-            gather(&self.steps.after, block.lasts, total, block.after)
+            gather(&self.steps.after, block.lasts, total, block.after, NULL)
 
     def read(self, int64_t first, Py_ssize_t num):
         """Rows `first` to `first + num` by number, those that share frames as FrameColumns; None if one is not held."""
@@ -829,7 +837,7 @@ cdef class Ring:
         try:
             if not self.find_ages(block, first, num):
                 return None
-            gather(&self.rows, block.ages, num, block.fields)
+            gather(&self.rows, block.ages, num, block.fields, NULL)
             rows = self.arrays(block, num, 0)
             if not self.are_whole(block, num):
                 return None  # numbers written over name no frames
@@ -871,7 +879,7 @@ cdef class Ring:
                 some.num_fields += 1
         if held:
             with nogil:
-                gather(&some, block.ages, num, block.columns)
+                gather(&some, block.ages, num, block.columns, NULL)
             held = self.are_whole(block, num)
         let_go(self.lock)
         PyMem_Free(fields)
@@ -912,15 +920,15 @@ cdef class Ring:
         cdef Py_ssize_t first = 0
         cdef int64_t held = num_held(&self.rows)
         if not distinct:
-            # Memory begins to bring the first rows while the others are drawn.
-            first = min(total, <Py_ssize_t>BLOCK)
-            draw(self.source, held, block.ages, first)
-            prefetch_rows(&self.rows, block.ages, first)
-            draw(self.source, held, block.ages + first, total - first)
+            draw(self.source, held, block.ages, total)
             first = total
         while first < total:
             draw_distinct(self.source, held, block.ages + first, num, block.table)
             first += num
+        self.keep_state()
+
+    cdef void keep_state(self) noexcept nogil:
+        """On disk, the generator's."""
         if self.page != NULL and self.writes:
             store_state(self.page, self.source.state)
 

@@ -6,12 +6,22 @@ from numpy.random cimport bitgen_t
 from memory cimport really_multiply
 
 
+cdef enum:
+    DRAWN = 64  # numbers at a time
+
+
 cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num) noexcept nogil:
-    """Fills `numbers` with independent uniform integers from [0, bound), bound >= 1."""
-    if bound <= <int64_t>0xFFFFFFFF:
-        draw_narrow(source, <uint64_t>bound, numbers, num)
-    else:
-        draw_wide(source, <uint64_t>bound, numbers, num)
+    """Fills `numbers` with independent uniform integers from [0, bound), bound >= 1.
+
+    They are the same if so many are drawn in blocks of DRAWN.
+    """
+    cdef Py_ssize_t first = 0
+    while first < num:
+        if bound <= <int64_t>0xFFFFFFFF:
+            draw_narrow(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAWN))
+        else:
+            draw_wide(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAWN))
+        first += DRAWN
 
 
 cdef inline void draw_narrow(

@@ -3,25 +3,27 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_ask, really_prefetch, really_stream_end
-from record cimport BIG_FIELD, Field, Records, oldest_slot, row_at
+from bounded_random cimport DRAWN, draw
+from memory cimport REALLY_LINE, really_ask, really_prefetch_far, really_stream_end
+from numpy.random cimport bitgen_t
+from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
 from side_by_side cimport OUT_OF_CACHE, REALLY_ROWS, prefetch_start, really_copy_rows
 
 cdef enum:
-    BLOCK = 64  # rows whose cache lines are under way at a time
-    NARROW = 256  # bytes; records up to here are copied key by key, longer ones row by row
+    BLOCK = DRAWN  # rows whose cache lines are under way at a time
+    NARROW = 2048  # bytes; records up to here are asked for whole and copied key by key, longer ones a few side by side
 
 
 cdef inline void gather(
-    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
-    """Copies the rows of `ages` into contiguous columns, `columns[field][row]`."""
-    if num_rows == 0:
-        return
+    """Copies the rows of `ages`, which `source` draws unless it is NULL, into contiguous columns, `columns[field][row]`."""
     if records.stride <= NARROW:
-        gather_narrow(records, ages, num_rows, columns)
-    else:
-        gather_wide(records, ages, num_rows, columns)
+        gather_narrow(records, ages, num_rows, columns, source)
+        return
+    if source != NULL:
+        draw(source, num_held(records), ages, num_rows)
+    gather_wide(records, ages, num_rows, columns)
 
 
 cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
@@ -32,23 +34,17 @@ cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ss
         really_ask(row_at(records, oldest, ages[i]), records.stride)
 
 
-cdef inline void prefetch_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
-    """Asks for the rows of `ages`, a block at most, that `gather` will begin with; long ones it asks for itself."""
-    cdef const char* rows[BLOCK]
-    if records.stride <= NARROW:
-        find_rows(records, oldest_slot(records), ages, num_rows, rows)
-
-
 cdef inline void gather_narrow(
-    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
+    # A block is on its way from memory while the next is drawn and the one before copied.
     cdef const char* rows[2][BLOCK]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, num_rows, rows[0])
+    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, num_rows, rows[0], source)
     cdef Py_ssize_t i, num_ahead, half = 0
     while num > 0:
         num_ahead = find_rows(
-            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half]
+            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source
         )
         for i in range(records.num_fields):
             copy_field(records.fields[i], rows[half], num, columns[i] + first * records.fields[i].nbytes)
@@ -58,15 +54,17 @@ cdef inline void gather_narrow(
 
 
 cdef inline Py_ssize_t find_rows(
-    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num_left, const char** rows
+    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
 ) noexcept nogil:
     """Addresses of the next block's rows, whose lines are asked for; returns how many they are."""
     cdef Py_ssize_t i, at, num = min(num_left, <Py_ssize_t>BLOCK)
+    if source != NULL:
+        draw(source, num_held(records), ages, num)
     for i in range(num):
         rows[i] = row_at(records, oldest, ages[i])
         at = 0
         while at < records.stride:
-            really_prefetch(rows[i] + at)
+            really_prefetch_far(rows[i] + at)
             at += REALLY_LINE
     return num
 

@@ -101,11 +101,23 @@ static inline void really_lines_free(void *lines) {
 #endif
 }
 
+/* Asks for a line: to the first cache where its turn comes at once; to the second for many lines at random places, of which
+   the first can have far fewer on their way. */
 static inline void really_prefetch(const void *address) {
 #if defined(REALLY_SSE2)
     _mm_prefetch((const char *)address, _MM_HINT_T0);
 #elif defined(__GNUC__)
     __builtin_prefetch(address, 0, 3);
+#else
+    (void)address;
+#endif
+}
+
+static inline void really_prefetch_far(const void *address) {
+#if defined(REALLY_SSE2)
+    _mm_prefetch((const char *)address, _MM_HINT_T1);
+#elif defined(__GNUC__)
+    __builtin_prefetch(address, 0, 2);
 #else
     (void)address;
 #endif

@@ -14,6 +14,7 @@ cdef extern from "memory.h" nogil:
     void really_lines_free(void* lines) noexcept
     void really_copy(char* to, const char* source, size_t nbytes) noexcept
     void really_prefetch(const void* address) noexcept
+    void really_prefetch_far(const void* address) noexcept
     bint really_same(const char* one, const char* other, size_t nbytes) noexcept
     bint really_moves(
         const char* before, const char* row, const char* after, size_t nbytes, size_t by

@@ -9,7 +9,7 @@ bit, what stands in the entry that it came from.
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch
+from memory cimport REALLY_LINE, really_prefetch_far
 
 cdef enum:
     WIDTH = 8  # float64 in a cache line
@@ -78,7 +78,7 @@ cdef inline void set_one_by_one(
     cdef double before
     cdef int level
     for i in range(num):
-        really_prefetch(tree.sums[0] + slots[i])
+        really_prefetch_far(tree.sums[0] + slots[i])
     for i in range(num):
         before = tree.sums[0][slots[i]]
         tree.sums[0][slots[i]] = values[i]
@@ -199,7 +199,7 @@ cdef inline void find(const Sums* tree, double* targets, int64_t* slots, Py_ssiz
         for level in range(tree.depth - 1, 0, -1):
             for i in range(first, last):
                 slots[i] = slots[i] * WIDTH + step(tree.sums[level] + slots[i] * WIDTH, &targets[i])
-                really_prefetch(tree.sums[level - 1] + slots[i] * WIDTH)
+                really_prefetch_far(tree.sums[level - 1] + slots[i] * WIDTH)
         for i in range(first, last):
             slots[i] = slots[i] * WIDTH + step(tree.sums[0] + slots[i] * WIDTH, &targets[i])
         first = last

@@ -33,7 +33,7 @@ static inline void really_weave_rest(char *row, const char *const *frames, size_
 /* 64 pixels with their groups of four in the order in which unpacking lane by lane puts them right. */
 REALLY_WITH("avx512f,avx512bw") REALLY_INLINE __m512i really_pixels(const char *frame) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    really_prefetch(frame + REALLY_PIXELS_AHEAD);
+    really_prefetch_far(frame + REALLY_PIXELS_AHEAD);
     return _mm512_permutexvar_epi32(order, _mm512_loadu_si512(frame));
 }
 
