@@ -9,7 +9,7 @@ bit, what stands in the entry that it came from.
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch_far
+from memory cimport REALLY_LINE, really_prefetch, really_prefetch_far
 
 cdef enum:
     WIDTH = 8  # float64 in a cache line
@@ -17,6 +17,7 @@ cdef enum:
     MAX_LEVELS = 16
     INFINITE = 0x7FF0000000000000  # bits of the double
     SEARCHES = 64  # that go down side by side, so that their cache misses overlap
+    FEW = 32  # nodes that the first cache can have on their way
 
 cdef struct Sums:
     int depth  # number of the level that is the total alone
@@ -78,7 +79,7 @@ cdef inline void set_one_by_one(
     cdef double before
     cdef int level
     for i in range(num):
-        really_prefetch_far(tree.sums[0] + slots[i])
+        ask(tree.sums[0] + slots[i], num)
     for i in range(num):
         before = tree.sums[0][slots[i]]
         tree.sums[0][slots[i]] = values[i]
@@ -199,10 +200,18 @@ cdef inline void find(const Sums* tree, double* targets, int64_t* slots, Py_ssiz
         for level in range(tree.depth - 1, 0, -1):
             for i in range(first, last):
                 slots[i] = slots[i] * WIDTH + step(tree.sums[level] + slots[i] * WIDTH, &targets[i])
-                really_prefetch_far(tree.sums[level - 1] + slots[i] * WIDTH)
+                ask(tree.sums[level - 1] + slots[i] * WIDTH, num)
         for i in range(first, last):
             slots[i] = slots[i] * WIDTH + step(tree.sums[0] + slots[i] * WIDTH, &targets[i])
         first = last
+
+
+cdef inline void ask(const double* entries, Py_ssize_t num) noexcept nogil:
+    """Asks for one of `num` nodes: the first cache has room for the lines of a few on their way, the second of many."""
+    if num <= FEW:
+        really_prefetch(entries)
+    else:
+        really_prefetch_far(entries)
 
 
 cdef inline int64_t step(const double* entries, double* target) noexcept nogil:
