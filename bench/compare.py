@@ -190,6 +190,7 @@ def figure(results, path):
         axes.bar(np.arange(len(cells)) + 0.115 * (at - 3), heights, 0.105, label=label, color=COLOURS[peer])
     axes.set_xticks(np.arange(len(cells)), [cell.replace(" sample ", "\nsample ") for cell in cells])
     axes.set_ylabel("rows a second, NumPy = 1")
+    axes.margins(y=0.12)  # room for the legend
     axes.legend(ncols=7, frameon=False)
     canvas.savefig(path, dpi=120)
 
