@@ -3,7 +3,7 @@
    Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched. The best gather
    asks for rows in the second cache and copies long ones eight side by side, a line of each in turns.
    Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
-   Frames: rows are four of five frames that stand side by side, and the four from the second on, copied one behind the other.
+   Frames: rows are four of five frames that stand side by side, and the four from the second on; eight rows side by side, one column after the other.
    Read: every byte of two columns, which is what a put has to know at least to find what they share.
    Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
    here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
@@ -16,7 +16,7 @@
 #include <time.h>
 
 #define INLINE static inline __attribute__((always_inline))
-/* Where there is AVX-512 a line is a load and a store. */
+/* Where there is AVX-512 a line is a load and a store, unless it is streamed. */
 #define WITH_AVX512 __attribute__((target_clones("avx512f", "default")))
 enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25, FRAME = 84 * 84, STACK = 4 * FRAME };
 /* Of the best gather: short rows asked for ahead, long ones copied at a time, bytes of theirs asked for ahead, of a batch past the cache. */

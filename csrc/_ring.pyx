@@ -485,6 +485,9 @@ cdef class Ring:
 
     def store_generator(self):
         """Keeps the generator's state where it outlives the process; the lock is held, or nobody else draws."""
+        self.keep_state()
+
+    cdef void keep_state(self) noexcept nogil:
         if self.page != NULL and self.writes:
             store_state(self.page, self.source.state)
 
@@ -725,7 +728,6 @@ cdef class Ring:
 
     cdef bint copy_rows(self, Block block, Py_ssize_t total) noexcept nogil:
         """Copies the rows of the block's ages; False if another process has begun to write over one of them."""
-        cdef int64_t first
         if self.asks_early:
             ask_for_rows(&self.rows, block.ages, total)
         self.gather_rows(block, total, NULL)
@@ -814,7 +816,7 @@ cdef class Ring:
             self.gather_steps(block, total)
         if self.num_sharings > 0:
             if not self.are_whole(block, total):
-                return  # numbers written over name no frames; copy_rows sees it again
+                return  # numbers written over name no frames; are_whole sees it again
             if self.asks_early:
                 ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
             unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
@@ -921,16 +923,10 @@ cdef class Ring:
         cdef int64_t held = num_held(&self.rows)
         if not distinct:
             draw(self.source, held, block.ages, total)
-            first = total
-        while first < total:
+        while distinct and first < total:
             draw_distinct(self.source, held, block.ages + first, num, block.table)
             first += num
         self.keep_state()
-
-    cdef void keep_state(self) noexcept nogil:
-        """On disk, the generator's."""
-        if self.page != NULL and self.writes:
-            store_state(self.page, self.source.state)
 
     cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True, bint steps=False):
         """A block with room for `total` rows; where `out` is given its arrays are the columns instead.

@@ -13,7 +13,7 @@ cdef enum:
 cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num) noexcept nogil:
     """Fills `numbers` with independent uniform integers from [0, bound), bound >= 1.
 
-    They are the same if so many are drawn in blocks of DRAWN.
+    Drawing them in calls of DRAWN each gives the same numbers.
     """
     cdef Py_ssize_t first = 0
     while first < num:

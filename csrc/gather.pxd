@@ -18,12 +18,20 @@ cdef inline void gather(
     const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
     """Copies the rows of `ages`, which `source` draws unless it is NULL, into contiguous columns, `columns[field][row]`."""
-    if records.stride <= NARROW:
+    cdef bint streams = batch_nbytes(records, num_rows) >= OUT_OF_CACHE
+    if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
         gather_narrow(records, ages, num_rows, columns, source)
         return
     if source != NULL:
         draw(source, num_held(records), ages, num_rows)
-    gather_wide(records, ages, num_rows, columns)
+    gather_wide(records, ages, num_rows, columns, streams)
+
+
+cdef inline Py_ssize_t batch_nbytes(const Records* records, Py_ssize_t num_rows) noexcept nogil:
+    cdef Py_ssize_t k, nbytes = 0
+    for k in range(records.num_fields):
+        nbytes += records.fields[k].nbytes
+    return num_rows * nbytes
 
 
 cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
@@ -98,16 +106,15 @@ cdef inline void copy_sized(
 
 
 cdef inline void gather_wide(
-    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns, bint streams
 ) noexcept nogil:
     cdef const char* rows[2][REALLY_ROWS]
     cdef int64_t oldest = oldest_slot(records)
-    cdef bint streams = num_rows * records.stride >= OUT_OF_CACHE
     cdef Py_ssize_t first = 0, num = find_long_rows(records, oldest, ages, num_rows, rows[0])
     cdef Py_ssize_t num_ahead, half = 0
     while num > 0:
         num_ahead = find_long_rows(records, oldest, ages + first + num, num_rows - first - num, rows[1 - half])
-        copy_rows(records, rows[half], <int>num, first, columns, streams)
+        copy_few(records, rows[half], <int>num, first, columns, streams)
         first += num
         num = num_ahead
         half = 1 - half
@@ -126,7 +133,7 @@ cdef inline Py_ssize_t find_long_rows(
     return num
 
 
-cdef inline void copy_rows(
+cdef inline void copy_few(
     const Records* records, const char** rows, int num, Py_ssize_t first, char** columns, bint streams
 ) noexcept nogil:
     """Key by key, the rows side by side; leaves `rows` behind the last key."""

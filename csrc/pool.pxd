@@ -11,7 +11,7 @@ from memory cimport (
 cdef enum:
     MAX_BLOCKS = 8
     MAX_BYTES = 1 << 28  # kept in all; a block that does not fit goes back to the system
-    IN_PAGES = REALLY_HUGE_PAGE // 2  # bytes; blocks from here on are whole huge pages
+    IN_PAGES = REALLY_HUGE_PAGE // 2  # bytes; blocks from here on are as long as whole huge pages
 
 cdef struct Memory:
     char* data

@@ -6,7 +6,7 @@
 #include "memory.h"
 
 enum { REALLY_ROWS = 8 }; /* side by side; of more, lines push each other out of a first cache of 8 or 12 ways */
-enum { REALLY_ROWS_AHEAD = 256 }; /* bytes of each asked for before their turn */
+enum { REALLY_ASKED = 256 }; /* bytes of each that are asked for before their turn; of the next rows, by whoever calls */
 
 #if defined(__GNUC__)
 #define REALLY_UNROLL_ROWS _Pragma("GCC unroll 8")
@@ -32,7 +32,7 @@ REALLY_INLINE void really_copy_rows_cached(char *to, size_t stride, const char *
     for (size_t at = 0; at < whole; at += REALLY_LINE)
         REALLY_UNROLL_ROWS
         for (int k = 0; k < num; k++) {
-            really_prefetch_far(rows[k] + at + REALLY_ROWS_AHEAD);
+            really_prefetch_far(rows[k] + at + REALLY_ASKED);
             memcpy(to + k * stride + at, rows[k] + at, REALLY_LINE);
         }
     if (rest >= 32) really_copy_ends(to, stride, rows, whole, nbytes, num, 32);
@@ -55,7 +55,7 @@ REALLY_INLINE void really_copy_rows_streamed(char *to, size_t stride, const char
     for (size_t at = 0; at < whole; at += REALLY_LINE)
         REALLY_UNROLL_ROWS
         for (int k = 0; k < num; k++) {
-            really_prefetch_far(rows[k] + at + REALLY_ROWS_AHEAD);
+            really_prefetch_far(rows[k] + at + REALLY_ASKED);
             really_stream_line(to + k * stride + start[k] + at, rows[k] + start[k] + at);
         }
     for (int k = 0; k < num; k++) {

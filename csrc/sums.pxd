@@ -17,7 +17,7 @@ cdef enum:
     MAX_LEVELS = 16
     INFINITE = 0x7FF0000000000000  # bits of the double
     SEARCHES = 64  # that go down side by side, so that their cache misses overlap
-    FEW = 32  # nodes that the first cache can have on their way
+    FEW = 32  # nodes; more than that are asked for in the second cache
 
 cdef struct Sums:
     int depth  # number of the level that is the total alone
@@ -207,7 +207,7 @@ cdef inline void find(const Sums* tree, double* targets, int64_t* slots, Py_ssiz
 
 
 cdef inline void ask(const double* entries, Py_ssize_t num) noexcept nogil:
-    """Asks for one of `num` nodes: the first cache has room for the lines of a few on their way, the second of many."""
+    """Asks for one of `num` nodes: the first cache can have the lines of a few on their way, the second of many."""
     if num <= FEW:
         really_prefetch(entries)
     else:

@@ -13,7 +13,7 @@ cdef enum:
     GROUP = 1 << 19  # bytes; frames of rows side by side, which the second column finds in the second cache
 
 
-cdef struct Stacks:
+cdef struct RowFrames:
     const char* frames[2 * MAX_STACK]  # of a row, [column, stack]
 
 
@@ -23,7 +23,7 @@ cdef inline void unshare(
     """Copies the frames of each row to `columns[column]` [num_rows, ...]."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
     cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= OUT_OF_CACHE
-    cdef Stacks stacks[2][REALLY_ROWS]
+    cdef RowFrames stacks[2][REALLY_ROWS]
     cdef Py_ssize_t group = rows_side_by_side(sharing)
     cdef Py_ssize_t first = 0, num = find_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])
     cdef Py_ssize_t num_ahead
@@ -49,7 +49,7 @@ cdef inline Py_ssize_t rows_side_by_side(const Sharing* sharing) noexcept nogil:
 
 
 cdef inline Py_ssize_t find_frames(
-    const Sharing* sharing, uint32_t** numbers, Py_ssize_t first, Py_ssize_t num, Stacks* stacks
+    const Sharing* sharing, uint32_t** numbers, Py_ssize_t first, Py_ssize_t num, RowFrames* stacks
 ) noexcept nogil:
     """Where the frames of rows `first` to `first + num` are; asks for their starts. Returns `num`."""
     cdef const char** row
@@ -70,7 +70,7 @@ cdef inline Py_ssize_t find_frames(
 
 
 cdef inline void copy_rows(
-    const Sharing* sharing, Stacks* stacks, Py_ssize_t first, int num, char** columns, bint streams
+    const Sharing* sharing, RowFrames* stacks, Py_ssize_t first, int num, char** columns, bint streams
 ) noexcept nogil:
     """The first column of a few rows, then the second: what they share comes from memory once."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
@@ -90,7 +90,7 @@ cdef inline void copy_rows(
 
 
 cdef inline void copy_stacks(
-    const Sharing* sharing, Stacks* stacks, int at, int num, char* rows, bint streams
+    const Sharing* sharing, RowFrames* stacks, int at, int num, char* rows, bint streams
 ) noexcept nogil:
     """The stacks of a few rows side by side, from frame `at` of each on; what is one piece in all of them at once."""
     cdef const char* pieces[REALLY_ROWS]
@@ -106,7 +106,7 @@ cdef inline void copy_stacks(
         j += length
 
 
-cdef inline bint all_go_on(const Sharing* sharing, Stacks* stacks, int at, int num) noexcept nogil:
+cdef inline bint all_go_on(const Sharing* sharing, RowFrames* stacks, int at, int num) noexcept nogil:
     """Whether frame `at` of each row stands behind the one before."""
     cdef int i
     for i in range(num):
@@ -116,9 +116,9 @@ cdef inline bint all_go_on(const Sharing* sharing, Stacks* stacks, int at, int n
 
 
 cdef inline void weave_rows(
-    const Sharing* sharing, Stacks* stacks, int num, char** rows, bint streams
+    const Sharing* sharing, RowFrames* stacks, int num, char** rows, bint streams
 ) noexcept nogil:
-    """Stacks of four of a row or two; the second column's are put together with the first's where they are one frame on."""
+    """RowFrames of four of a row or two; the second column's are put together with the first's where they are one frame on."""
     cdef const char* fives[2][5]
     cdef Py_ssize_t nbytes = 4 * sharing.store.nbytes
     cdef int c, i, num_fives = 0

@@ -70,11 +70,10 @@ REALLY_WITH("avx512f,avx512bw")
 REALLY_INLINE size_t really_weave_512_as(
     char *row, char *after, const char *const *frames, int many, size_t num, int streams
 ) {
-    const size_t stacked = after == NULL ? 4 : 5;
     size_t at = 0;
     for (; at + 64 <= num; at += 64) {
         really_weave_64(row, after, frames, at, streams);
-        if (many == 2) really_weave_64(row + 4 * num, after == NULL ? NULL : after + 4 * num, frames + stacked, at, streams);
+        if (many == 2) really_weave_64(row + 4 * num, after + 4 * num, frames + 5, at, streams);
     }
     return at;
 }
@@ -82,25 +81,23 @@ REALLY_INLINE size_t really_weave_512_as(
 REALLY_WITH("avx512f,avx512bw")
 static size_t really_weave_512(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
     if (((uintptr_t)row | (uintptr_t)after | (many == 2 ? 4 * num : 0)) % REALLY_LINE != 0) streams = 0;
-    if (after == NULL && many == 1)
+    if (after == NULL)
         return streams ? really_weave_512_as(row, NULL, frames, 1, num, 1) : really_weave_512_as(row, NULL, frames, 1, num, 0);
-    if (after == NULL) return really_weave_512_as(row, NULL, frames, 2, num, streams);
     if (many == 1) return really_weave_512_as(row, after, frames, 1, num, streams);
     return streams ? really_weave_512_as(row, after, frames, 2, num, 1) : really_weave_512_as(row, after, frames, 2, num, 0);
 }
 #endif
 
-/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4; where `many` is 2
-   also those of the next four or five frames, behind the first. `streams` asks for stores past the cache;
+/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4; where `many` is 2 (and
+   `after` not NULL) also those of the next five frames, behind the first. `streams` asks for stores past the cache;
    really_stream_end() has to follow. */
 static inline void really_weave4(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
-    const size_t stacked = after == NULL ? 4 : 5;
     size_t at = 0;
 #if defined(REALLY_DISPATCHES)
     if (__builtin_cpu_supports("avx512bw")) at = really_weave_512(row, after, frames, many, num, streams);
 #endif
     (void)streams;
-    for (int k = 0; k < many; k++, frames += stacked, row += 4 * num) {
+    for (int k = 0; k < many; k++, frames += 5, row += 4 * num) {
         really_weave_rest(row, frames, at, num);
         if (after == NULL) continue;
         really_weave_rest(after, frames + 1, at, num);

@@ -5,15 +5,15 @@ import pytest
 
 from really import ReplayBuffer
 
-SHORT = [1, 2, 3, 4, 7, 8, 15, 16, 31, 33, 63, 64, 65, 100, 127, 200, 255, 511, 512, 513, 575, 576, 1000]
+SHORT = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 31, 33, 63, 64, 65, 100, 127, 200, 255, 511, 512, 513, 575, 576, 1000]
 LONG = [4096, 4097, 7056, 28_223, 28_224]
 PAST_THE_CACHE = 8 << 20  # bytes of a batch
 
 
-def rows_of(nbytes, num):
+def rows_of(nbytes, num, more=300):
     draw = np.random.default_rng(nbytes)
     return {
-        "long": draw.integers(0, 256, (num, 300 + nbytes), np.uint8),
+        "long": draw.integers(0, 256, (num, more + nbytes), np.uint8),
         "any": draw.integers(0, 256, (num, nbytes), np.uint8),
         "last": draw.integers(0, 256, num, np.uint8),
     }
@@ -40,21 +40,22 @@ def check_take(buffer, rows, picks):
 
 
 @pytest.mark.parametrize("nbytes", SHORT + LONG)
-def test_rows_of_any_length(nbytes):
-    rows = rows_of(nbytes, 40)
+@pytest.mark.parametrize("more", [300, 2200])
+def test_rows_of_any_length(nbytes, more):
+    rows = rows_of(nbytes, 40, more)
     buffer = ReplayBuffer(40, dedup=False)
     buffer.put(rows)
     for num in (1, 2, 7, 8, 9, 16, 37):
         check_take(buffer, rows, np.random.default_rng(num).integers(0, 40, num))
 
 
-@pytest.mark.parametrize("nbytes", [513, *LONG])
-@pytest.mark.parametrize("more", [0, 3])
-def test_batches_past_the_cache(nbytes, more):
+@pytest.mark.parametrize("nbytes", [513, 575, 640, *LONG])
+@pytest.mark.parametrize("left", [0, 3])
+def test_batches_past_the_cache(nbytes, left):
     rows = rows_of(nbytes, 40)
     buffer = ReplayBuffer(40, dedup=False)
     buffer.put(rows)
-    num = PAST_THE_CACHE // nbytes // 8 * 8 + 8 + more
+    num = PAST_THE_CACHE // nbytes // 8 * 8 + 8 + left
     check_take(buffer, rows, np.random.default_rng(num).integers(0, 40, num))
 
 
