@@ -6,7 +6,7 @@
 #include "memory.h"
 
 enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
-enum { REALLY_PIXELS_AHEAD = 128 }; /* of each of the frames in turns, asked for before they are woven */
+enum { REALLY_PIXELS_AHEAD = 512 }; /* of each of the frames in turns, asked for before they are woven */
 
 /* Pixels `at` to `num` of a row. */
 static inline void really_weave_rest(char *row, const char *const *frames, size_t at, size_t num) {
