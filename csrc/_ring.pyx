@@ -467,12 +467,13 @@ cdef class Ring:
         ]
 
     def attach_frames(self, Py_ssize_t at, int descriptor, cnp.ndarray table, unsigned int num_blocks):
-        """Keeps a sharing's frames in a file of `num_blocks` blocks, before the ring is used; `table` is theirs, mapped.
+        """Keeps a sharing's frames in a file of `num_blocks` blocks, before the ring is used and after
+        `asks_early` is set; `table` is theirs, mapped.
 
         False if the table names a block that the file has not.
         """
         cdef Sharing* sharing = &self.sharings[at]
-        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes):
+        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes, not self.asks_early):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         if not self.writes:
             return follow_writer(&sharing.store)

@@ -33,6 +33,7 @@ cdef struct FrameBlock:
 cdef struct FrameFile:  # blocks that outlive the process
     int descriptor
     bint writable
+    bint huge  # pages; not where memory has no room for all of it, as each comes from the disk whole
     int64_t* next  # shared: number of the frame to come, never behind that of a row committed
     uint32_t* places  # [num_blocks], shared: block index + 1 of each place in the table
     uint32_t num_indices  # blocks that the file has
@@ -157,7 +158,7 @@ cdef inline bint add_block(FrameStore* store, int64_t place) noexcept nogil:
     elif store.file == NULL:
         block.data = <char*>really_pages_reserve(store.block_nbytes)
     elif find_free_index(store, &block.index):
-        block.data = <char*>really_block_map(store.file.descriptor, block.index, store.block_nbytes, True)
+        block.data = <char*>really_block_map(store.file.descriptor, block.index, store.block_nbytes, True, store.file.huge)
     if block.data != NULL and store.file != NULL:
         store.file.places[place] = block.index + 1
     return block.data != NULL
@@ -243,7 +244,7 @@ cdef inline void count_rows(
 # In a file -----------------------------------------------------------------------------------------------------------
 
 cdef inline bint attach_file(
-    FrameStore* store, int descriptor, char* table, uint32_t num_indices, bint writable
+    FrameStore* store, int descriptor, char* table, uint32_t num_indices, bint writable, bint huge
 ) noexcept nogil:
     """Keeps frames in a file of `num_indices` blocks; `table` is TABLE_HEAD bytes, then a place's index for each.
 
@@ -254,7 +255,7 @@ cdef inline bint attach_file(
         return False
     store.file = file
     file.free = <uint32_t*>zeros((store.num_blocks + NUM_SPARE + num_indices) * sizeof(uint32_t))
-    file.descriptor, file.writable, file.num_indices = descriptor, writable, num_indices
+    file.descriptor, file.writable, file.huge, file.num_indices = descriptor, writable, huge, num_indices
     file.next = <int64_t*>table
     file.places = <uint32_t*>(table + TABLE_HEAD)
     store.next = file.next[0]
@@ -290,7 +291,7 @@ cdef inline bint map_block(FrameStore* store, int64_t place) noexcept nogil:
     if index >= store.file.num_indices and store.file.writable:
         return False
     block.index = index
-    block.data = <char*>really_block_map(store.file.descriptor, index, store.block_nbytes, store.file.writable)
+    block.data = <char*>really_block_map(store.file.descriptor, index, store.block_nbytes, store.file.writable, store.file.huge)
     return block.data != NULL
 
 

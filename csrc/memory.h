@@ -62,7 +62,8 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
 #endif
 }
 
-/* Block `index` of a file of blocks: room on the disk (an errno, or 0), and its pages, NULL when the system refuses. */
+/* Block `index` of a file of blocks: room on the disk (an errno, or 0), and its pages, huge ones where the file system has
+   them and they are asked for; NULL when the system refuses. */
 static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
 #if defined(_WIN32)
     (void)file, (void)index, (void)nbytes;
@@ -72,14 +73,18 @@ static inline int really_block_allocate(int file, uint32_t index, size_t nbytes)
 #endif
 }
 
-static inline void *really_block_map(int file, uint32_t index, size_t nbytes, int writable) {
+static inline void *really_block_map(int file, uint32_t index, size_t nbytes, int writable, int huge) {
 #if defined(_WIN32)
-    (void)file, (void)index, (void)nbytes, (void)writable;
+    (void)file, (void)index, (void)nbytes, (void)writable, (void)huge;
     return NULL;
 #else
     int rights = writable ? PROT_READ | PROT_WRITE : PROT_READ;
     void *pages = mmap(NULL, nbytes, rights, MAP_SHARED, file, (off_t)index * (off_t)nbytes);
-    return pages == MAP_FAILED ? NULL : pages;
+    if (pages == MAP_FAILED) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (huge) (void)madvise(pages, nbytes, MADV_HUGEPAGE);
+#endif
+    return pages;
 #endif
 }
 

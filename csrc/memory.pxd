@@ -9,7 +9,7 @@ cdef extern from "memory.h" nogil:
     void* really_pages_reserve(size_t nbytes) noexcept
     void really_pages_release(void* pages, size_t nbytes) noexcept
     int really_block_allocate(int file, uint32_t index, size_t nbytes) noexcept
-    void* really_block_map(int file, uint32_t index, size_t nbytes, bint writable) noexcept
+    void* really_block_map(int file, uint32_t index, size_t nbytes, bint writable, bint huge) noexcept
     void* really_lines_new(size_t nbytes) noexcept
     void really_lines_free(void* lines) noexcept
     void really_copy(char* to, const char* source, size_t nbytes) noexcept

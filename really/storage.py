@@ -295,14 +295,14 @@ class Storage:
         kinds = about.spec.values()
         names, dtypes, shapes = list(about.spec), [dtype for dtype, _ in kinds], [shape for _, shape in kinds]
         ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, list(about.shared), storage=self)
+        available = available_bytes()
+        ring.asks_early = available is not None and about.nbytes > available
         mode = {"writable": self.writable, "new": new}
         self._frames = [FrameFile(self.path, at, ring, **mode) for at in range(len(about.shared))]
+        # A huge page comes from the disk whole, which is too much for one row.
+        self._files[0].advise("RANDOM" if ring.asks_early else "HUGEPAGE")
         if ring.generator_bytes() != _packed(bit_generator.state):
             raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, came another layout")
-        available = available_bytes()
-        if available is not None and about.nbytes > available:
-            ring.asks_early = True
-            self._files[0].advise("RANDOM")
         self._ring = weakref.ref(ring)
         return ring
 
