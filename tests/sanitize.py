@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TESTS = (
     *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
-    *("frames", "priorities", "priorities_statistics", "prioritized", "n_step", "known_defects"),
+    *("long_rows", "frames", "priorities", "priorities_statistics", "prioritized", "n_step", "known_defects"),
 )
 # Python's own leaks at exit are none of ours; its allocator would hide what is next to a block.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
