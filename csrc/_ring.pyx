@@ -922,11 +922,12 @@ cdef class Ring:
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef Py_ssize_t first = 0
         cdef int64_t held = num_held(&self.rows)
-        if not distinct:
+        if distinct:
+            while first < total:
+                draw_distinct(self.source, held, block.ages + first, num, block.table)
+                first += num
+        else:
             draw(self.source, held, block.ages, total)
-        while distinct and first < total:
-            draw_distinct(self.source, held, block.ages + first, num, block.table)
-            first += num
         self.keep_state()
 
     cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True, bint steps=False):

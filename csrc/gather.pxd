@@ -4,10 +4,10 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from bounded_random cimport DRAWN, draw
-from memory cimport REALLY_LINE, really_ask, really_prefetch_far, really_stream_end
+from memory cimport really_ask, really_stream_end
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
-from side_by_side cimport OUT_OF_CACHE, REALLY_ROWS, prefetch_start, really_copy_rows
+from side_by_side cimport OUT_OF_CACHE, REALLY_ASKED, REALLY_ROWS, prefetch_lines, really_copy_rows
 
 cdef enum:
     BLOCK = DRAWN  # rows whose cache lines are under way at a time
@@ -48,10 +48,10 @@ cdef inline void gather_narrow(
     # A block is on its way from memory while the next is drawn and the one before copied.
     cdef const char* rows[2][BLOCK]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, num_rows, rows[0], source)
+    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source)
     cdef Py_ssize_t i, num_ahead, half = 0
     while num > 0:
-        num_ahead = find_rows(
+        num_ahead = next_block(
             records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source
         )
         for i in range(records.num_fields):
@@ -61,19 +61,24 @@ cdef inline void gather_narrow(
         half = 1 - half
 
 
-cdef inline Py_ssize_t find_rows(
+cdef inline Py_ssize_t next_block(
     const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
 ) noexcept nogil:
-    """Addresses of the next block's rows, whose lines are asked for; returns how many they are."""
-    cdef Py_ssize_t i, at, num = min(num_left, <Py_ssize_t>BLOCK)
+    """Draws the next block's rows, if they are to be, and finds them; returns how many they are."""
+    cdef Py_ssize_t num = min(num_left, <Py_ssize_t>BLOCK)
     if source != NULL:
         draw(source, num_held(records), ages, num)
+    return find_rows(records, oldest, ages, num, rows, records.stride)
+
+
+cdef inline Py_ssize_t find_rows(
+    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num, const char** rows, Py_ssize_t reach
+) noexcept nogil:
+    """Addresses of `num` rows, whose first `reach` bytes are asked for; returns `num`."""
+    cdef Py_ssize_t i
     for i in range(num):
         rows[i] = row_at(records, oldest, ages[i])
-        at = 0
-        while at < records.stride:
-            really_prefetch_far(rows[i] + at)
-            at += REALLY_LINE
+        prefetch_lines(rows[i], reach)
     return num
 
 
@@ -110,27 +115,18 @@ cdef inline void gather_wide(
 ) noexcept nogil:
     cdef const char* rows[2][REALLY_ROWS]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t first = 0, num = find_long_rows(records, oldest, ages, num_rows, rows[0])
+    cdef Py_ssize_t most = REALLY_ROWS, reach = min(records.stride, <Py_ssize_t>REALLY_ASKED)
+    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, min(num_rows, most), rows[0], reach)
     cdef Py_ssize_t num_ahead, half = 0
     while num > 0:
-        num_ahead = find_long_rows(records, oldest, ages + first + num, num_rows - first - num, rows[1 - half])
+        num_ahead = min(num_rows - first - num, most)
+        find_rows(records, oldest, ages + first + num, num_ahead, rows[1 - half], reach)
         copy_few(records, rows[half], <int>num, first, columns, streams)
         first += num
         num = num_ahead
         half = 1 - half
     if streams:
         really_stream_end()
-
-
-cdef inline Py_ssize_t find_long_rows(
-    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num_left, const char** rows
-) noexcept nogil:
-    """Addresses of the next few rows, whose starts are asked for; returns how many they are."""
-    cdef Py_ssize_t i, num = min(num_left, <Py_ssize_t>REALLY_ROWS)
-    for i in range(num):
-        rows[i] = row_at(records, oldest, ages[i])
-        prefetch_start(rows[i], records.stride)
-    return num
 
 
 cdef inline void copy_few(

@@ -14,9 +14,9 @@ cdef enum:
     OUT_OF_CACHE = 1 << 23  # bytes; a batch this long goes past the cache, which leaves other data their place there
 
 
-cdef inline void prefetch_start(const char* row, Py_ssize_t nbytes) noexcept nogil:
-    """Asks for the start of a row of `nbytes` whose copy asks for the rest."""
+cdef inline void prefetch_lines(const char* row, Py_ssize_t nbytes) noexcept nogil:
+    """Asks for the first `nbytes` of a row; its copy side by side asks for what follows REALLY_ASKED."""
     cdef Py_ssize_t at = 0
-    while at < min(nbytes, <Py_ssize_t>REALLY_ASKED):
+    while at < nbytes:
         really_prefetch_far(row + at)
         at += REALLY_LINE

@@ -7,7 +7,7 @@ from frame_store cimport FrameStore, frame_at, whole_number, zeros
 from frames cimport MAX_STACK, Sharing
 from interleave cimport is_quick, put_together, really_weave4
 from memory cimport really_lines_free, really_stream_end
-from side_by_side cimport OUT_OF_CACHE, REALLY_ROWS, prefetch_start, really_copy_rows
+from side_by_side cimport OUT_OF_CACHE, REALLY_ASKED, REALLY_ROWS, prefetch_lines, really_copy_rows
 
 cdef enum:
     GROUP = 1 << 19  # bytes; frames of rows side by side, which the second column finds in the second cache
@@ -53,7 +53,7 @@ cdef inline Py_ssize_t find_frames(
 ) noexcept nogil:
     """Where the frames of rows `first` to `first + num` are; asks for their starts. Returns `num`."""
     cdef const char** row
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ASKED)
     cdef int c, j
     for i in range(num):
         row = stacks[i].frames
@@ -64,7 +64,7 @@ cdef inline Py_ssize_t find_frames(
                 if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
                     continue
                 if sharing.outer != 1 or j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
-                    prefetch_start(row[j], sharing.store.nbytes)
+                    prefetch_lines(row[j], reach)
             row += sharing.stack
     return num
 
