@@ -14,7 +14,7 @@ setup: $(BUILT)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' && touch $@
 
-$(BUILT): .venv/.installed setup.py $(wildcard csrc/*.pyx csrc/*.pxd csrc/*.h)
+$(BUILT): .venv/.installed setup.py $(wildcard csrc/*.pyx csrc/*/*.pxd csrc/*/*.h)
 	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(wildcard .venv/.built*),--force)
 	rm -f .venv/.built* && touch $@
 
@@ -31,7 +31,7 @@ test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really._ring really._sum_tree
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree
 
 sanitize: setup
 	$(BIN)/python tests/sanitize.py
@@ -78,4 +78,4 @@ comparison: setup
 	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 
 clean:
-	rm -rf build dist *.egg-info really/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*
+	rm -rf build dist *.egg-info really/replay/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*

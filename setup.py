@@ -1,4 +1,4 @@
-"""Builds the extensions `really._ring` and `really._sum_tree` from csrc/; everything else stands in pyproject.toml.
+"""Builds the extensions `_ring` and `_sum_tree` of `really.replay` from csrc/; pyproject.toml has everything else.
 
 `REALLY_DEBUG=1` builds them with bounds checks, C assertions and line tracing, without optimisation;
 `REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without their locks,
@@ -22,9 +22,11 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
+FOLDERS = [f"csrc/{name}" for name in ("common", "rows", "frames", "priorities")]
+
 SETTINGS = {
-    "include_dirs": ["csrc", np.get_include()],
-    "depends": glob("csrc/*.pxd") + glob("csrc/*.h"),
+    "include_dirs": [*FOLDERS, np.get_include()],
+    "depends": [path for folder in FOLDERS for path in glob(f"{folder}/*.pxd") + glob(f"{folder}/*.h")],
     "define_macros": [
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
         *(TRACE if DEBUG else []),
@@ -34,7 +36,7 @@ SETTINGS = {
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 
-extensions = [Extension(f"really.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in ("_ring", "_sum_tree")]
+extensions = [Extension(f"really.replay.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in ("_ring", "_sum_tree")]
 
 directives = {
     "language_level": "3",
@@ -49,6 +51,6 @@ directives = {
 # A folder a mode: C code is made anew only where its source is newer, so one mode would compile the other's.
 setup(
     ext_modules=cythonize(
-        extensions, include_path=["csrc"], compiler_directives=directives, build_dir=f"build/cython-{MODE}"
+        extensions, include_path=FOLDERS, compiler_directives=directives, build_dir=f"build/cython-{MODE}"
     )
 )

@@ -40,9 +40,9 @@ def actor() -> Any:
 
 def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
     """The forward pass that a runner would use for this model."""
-    from really.environments import EnvironmentSpec
-    from really.export import export
-    from really.inference import Source, load
+    from really.agents.export import export
+    from really.envs.make import EnvironmentSpec
+    from really.policies.inference import Source, load
 
     space = EnvironmentSpec(environment).probe().observation_space
     forward = load(export(model, space, batch_size, Source(lambda: model, {}, None, space)), batch_size)

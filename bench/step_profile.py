@@ -9,8 +9,8 @@ import numpy as np
 
 from bench.models import q_network
 from really import SampleManager
-from really.policy import check_finite
-from really.rollout import Rollout
+from really.collectors.rollout import Rollout
+from really.policies.policy import check_finite
 
 STEPS, ROUNDS = 4096, 7
 

@@ -26,18 +26,18 @@ from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw, draw_distinct, table_nbytes
 from frame_store cimport attach_file, find_blocks, follow_writer, frame_at, give_up_all
-from frames cimport FrameColumn, Sharing, free_sharing, init_sharing
+from matching cimport FrameColumn, Sharing, free_sharing, init_sharing
 from gather cimport ask_for_rows, gather
 from lock cimport hold, let_go
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
 from n_step cimport Steps, walk
-from page cimport STATE, Page, first_untouched, read_cursor, store_state
+from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
 from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
 from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
 from scalars cimport store_scalar
 from scatter cimport append
-from sharing cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_anew, count_rows_held, unshare_all
-from unshare cimport number_frames
+from shared_rows cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_anew, count_rows_held, unshare_all
+from reconstruct cimport number_frames
 
 cdef extern from "numpy/arrayobject.h":
     # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
@@ -49,7 +49,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cnp.import_array()
 
-from really.frames import FrameColumn as FramesOnTheirWay, Sharing as Shared, frame_shape
+from really.data.frames import FrameColumn as FramesOnTheirWay, Sharing as Shared, frame_shape
 
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
@@ -986,7 +986,7 @@ cdef class Ring:
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
         if block.is_broken:
-            from really.n_step import alternating
+            from really.replay.n_step import alternating
 
             raise alternating()
         if block.discounts != NULL:

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from really import compare
-from really.comparison import figure_stem
 from really.learners import DQNLearner
+from really.metrics.comparison import figure_stem
 
 # Returns while exploring are compared: no greedy episodes in between, and no early end.
 TASK = dataclasses.replace(cartpole.TASK, env_steps=12_000, solved=np.inf, evaluate_every=10**9)

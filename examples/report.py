@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from really.comparison import smoothed
+from really.metrics.comparison import smoothed
 
 HEADER = (
     "| example | task | seeds | mean return of each | environment steps | updates | wall seconds |",
@@ -82,7 +82,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """One panel an example: every seed's curve, their mean and spread while all were training, and what came of it."""
     from matplotlib.figure import Figure
 
-    from really.plots import COLOURS, INK
+    from really.metrics.plots import COLOURS, INK
 
     rows, columns = -(-len(found) // 2), min(2, len(found))
     figure = Figure(figsize=(4.8 * columns, 0.9 + 2.8 * rows), dpi=150, layout="constrained", facecolor="white")
@@ -98,7 +98,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def draw_example(panel: Any, colour: str, runs: list[dict[str, Any]]) -> None:
-    from really.plots import FAINT, INK
+    from really.metrics.plots import FAINT, INK
 
     curves = [learning_curve(run) for run in runs]
     grid = np.linspace(max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves), POINTS)
@@ -122,7 +122,7 @@ def legend() -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from really.plots import INK
+    from really.metrics.plots import INK
 
     return [
         Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, label=f"one seed, exploring (mean of {SMOOTHED} calls)"),

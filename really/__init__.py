@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from really.atari_games import atari
-from really.buffer import ReplayBuffer
-from really.comparison import compare
+from really.envs.atari import atari
 from really.errors import (
     ClosedError,
     DiskFullError,
@@ -22,7 +20,9 @@ from really.errors import (
     RunnerError,
     RunnerTimeoutError,
 )
-from really.manager import SampleManager
+from really.manager.sample_manager import SampleManager
+from really.metrics.comparison import compare
+from really.replay.buffer import ReplayBuffer
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 
-from really import ReplayBuffer, storage
+from really import ReplayBuffer
+from really.replay.disk import folder as storage
 
 SPEC = {"number": np.int64, "wide": (np.int64, (120,)), "image": (np.uint8, (700,)), "flag": np.float64}
 STACK = (np.int64, (4, 8, 9))

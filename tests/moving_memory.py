@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from really import export as exporting
-from really.inference import load
+from really.agents import export as exporting
+from really.policies.inference import load
 
 
 class CountedLarge(keras.layers.Layer):

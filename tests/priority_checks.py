@@ -4,8 +4,9 @@ A sampler has `add`, `update` and `sample` like Priorities. The checks raise Ass
 """
 
 import numpy as np
-from sampling_checks import LEAST_P
 from scipy import stats
+
+from tests.sampling_checks import LEAST_P
 
 
 class PlainPriorities:

@@ -32,7 +32,7 @@ def run(sanitize, libraries, settings, chosen, *options):
         copy = Path(folder)
         build(copy, REALLY_SANITIZE=sanitize)
         preload = " ".join(printed("gcc", f"-print-file-name=lib{name}.so") for name in libraries)
-        tests = [f"tests/test_{name}.py" for name in chosen]
+        tests = [test_file(copy, name) for name in chosen]
         # -s: a report that pytest captures is lost with the process.
         command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--timeout=1800", *tests, *options]
         return subprocess.run(command, cwd=copy, env=environment(copy, LD_PRELOAD=preload, **settings)).returncode
@@ -50,10 +50,15 @@ def build(copy, **mode):
 
 
 def pytest_of(copy, name, chosen, **mode):
-    """What pytest says of those of `tests/test_<name>.py` that `-k chosen` takes, on an extension built in `mode`."""
+    """What pytest says of those of `test_<name>.py` that `-k chosen` takes, on an extension built in `mode`."""
     build(copy, **mode)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/test_{name}.py", "-k", chosen]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test_file(copy, name), "-k", chosen]
     return subprocess.run(command, cwd=copy, env=environment(copy), capture_output=True, text=True).stdout
+
+
+def test_file(copy, name):
+    (path,) = (copy / "tests").rglob(f"test_{name}.py")
+    return str(path)
 
 
 def environment(copy, **more):

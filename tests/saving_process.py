@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 
-from really import ReplayBuffer, training_state
-from really.normalisation import NormalisationOptions, RunningStatistics
-from really.variables import ModelArrays
+from really import ReplayBuffer
+from really.checkpoints import training_state
+from really.checkpoints.variables import ModelArrays
+from really.data.normalisation import NormalisationOptions, RunningStatistics
 
 ROWS, WEIGHTS = 5_000, 200_000
 TASK = {"environment": "none"}

@@ -68,7 +68,7 @@ def test_the_import_is_light(tmp_path: Path) -> None:
     heavy = ("tensorflow", "keras", "ray", "matplotlib", "pyarrow", "ai_edge_litert", "ale_py", "gym")
     code = "import sys, really; from really import SampleManager, ReplayBuffer; print(*sys.modules)"
     imported = set(run(code, tmp_path, PYTHONPATH=str(ROOT)).split())
-    assert "really.manager" in imported
+    assert "really.manager.sample_manager" in imported
     assert not imported & set(heavy)
 
 
@@ -124,8 +124,11 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {f"csrc/{path.name}" for path in (ROOT / "csrc").iterdir() if path.suffix in {".pyx", ".pxd", ".h"}}
-    assert sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml", "really/_ring.pyi"} <= names
+    paths = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".pyx", ".pxd", ".h"}]
+    sources = {str(path.relative_to(ROOT)) for path in paths}
+    assert (
+        sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml", "really/replay/_ring.pyi"} <= names
+    )
     assert not {name for name in names if name.endswith((".c", ".so", ".pyc")) or name.startswith(("build/", "runs/"))}
 
 
@@ -135,8 +138,8 @@ def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> N
     assert modules | {"really/py.typed"} <= names
     assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
     for extension in ("_ring", "_sum_tree"):
-        assert f"really/{extension}.pyi" in names
-        assert any(name.startswith(f"really/{extension}.") and name.endswith(".so") for name in names)
+        assert f"really/replay/{extension}.pyi" in names
+        assert any(name.startswith(f"really/replay/{extension}.") and name.endswith(".so") for name in names)
 
 
 def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:

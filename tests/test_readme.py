@@ -77,7 +77,7 @@ def test_the_whole_api_is_named(thing: Any) -> None:
 
 
 def test_the_agents_methods_are_named() -> None:
-    from really.agent import Agent
+    from really.agents.agent import Agent
 
     assert not {name for name in public_names(Agent) if f"{name}(" not in REFERENCE}
 
@@ -112,7 +112,7 @@ def test_every_example_has_its_row() -> None:
 
 def test_architecture_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    modules = {path.name for path in (ROOT / "really").rglob("*.py")} | {path.name for path in ROOT.glob("csrc/*.p*")}
+    modules = {path.name for path in [*ROOT.glob("really/**/*.py"), *ROOT.glob("csrc/**/*.p*")]}
     assert not {name for name in modules - {"__init__.py"} if f"`{name}`" not in text}
 
 

@@ -44,7 +44,7 @@ class Methods:
         import tensorflow as tf
         from gymnasium import spaces
 
-        from really.agent import Agent
+        from really.agents.agent import Agent
 
         draw = np.random.default_rng(0)
         self.model, box = network(), spaces.Box(-np.inf, np.inf, (4,))

@@ -7,7 +7,7 @@ every row as it is, `runners` puts what runners send.
 import numpy as np
 
 from really import ReplayBuffer
-from really.frames import encode
+from really.data.frames import encode
 
 CAPACITY, GAMES, STEPS = 20_000, 16, 128
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.workloads import CARTPOLE
 from really import ReplayBuffer
-from really.priorities import Priorities
+from really.replay.priorities import Priorities
 
 HELD = 1_000_000
 DIFFERENT = 100  # batches of row numbers and priorities that take turns

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from really.checks import check_number
+from really._utils.checks import check_number
 from really.learners import inputs, sources
 
 if TYPE_CHECKING:
-    from really.agent import Agent
-    from really.manager import SampleManager
+    from really.agents.agent import Agent
+    from really.manager.sample_manager import SampleManager
 
 
 class A2CUpdate(NamedTuple):

@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really.checks import check_number
+from really._utils.checks import check_number
+from really.data.spaces import action_bounds, nest
+from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.inference import model_leaves
-from really.spaces import action_bounds, nest
-from really.transitions import REQUESTABLE
+from really.policies.inference import model_leaves
 
 if TYPE_CHECKING:
-    from really.agent import Agent
+    from really.agents.agent import Agent
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 # A float32 holds gamma^k to about this, relative to 1.

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really.checks import check_count, check_number
+from really._utils.checks import check_count, check_number
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
 
 if TYPE_CHECKING:
-    from really.agent import Agent
-    from really.manager import SampleManager
+    from really.agents.agent import Agent
+    from really.manager.sample_manager import SampleManager
 
 TINY = 1e-8
 

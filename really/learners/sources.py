@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from really.checks import check_number
+from really._utils.checks import check_number
+from really.data.spaces import nest
+from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
-from really.inference import model_leaves
 from really.learners.inputs import listed
-from really.policy import VALUE_OUTPUTS
-from really.spaces import nest
-from really.transitions import REQUESTABLE
+from really.policies.inference import model_leaves
+from really.policies.policy import VALUE_OUTPUTS
 
 if TYPE_CHECKING:
-    from really.agent import Agent
-    from really.manager import SampleManager
+    from really.agents.agent import Agent
+    from really.manager.sample_manager import SampleManager
 
 POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 

@@ -1,0 +1,146 @@
+"""Records to columns: rows picked by age are copied out, their cache lines asked for ahead of the copy."""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from bounded_random cimport DRAWN, draw
+from memory cimport really_ask, really_stream_end
+from numpy.random cimport bitgen_t
+from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
+from row_copy cimport OUT_OF_CACHE, REALLY_ASKED, REALLY_ROWS, prefetch_lines, really_copy_rows
+
+cdef enum:
+    BLOCK = DRAWN  # rows whose cache lines are under way at a time
+    NARROW = 2048  # bytes; records up to here are asked for whole and copied key by key, longer ones a few side by side
+
+
+cdef inline void gather(
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
+) noexcept nogil:
+    """Copies the rows of `ages`, which `source` draws unless it is NULL, into contiguous columns, `columns[field][row]`."""
+    cdef bint streams = batch_nbytes(records, num_rows) >= OUT_OF_CACHE
+    if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
+        gather_narrow(records, ages, num_rows, columns, source)
+        return
+    if source != NULL:
+        draw(source, num_held(records), ages, num_rows)
+    gather_wide(records, ages, num_rows, columns, streams)
+
+
+cdef inline Py_ssize_t batch_nbytes(const Records* records, Py_ssize_t num_rows) noexcept nogil:
+    cdef Py_ssize_t k, nbytes = 0
+    for k in range(records.num_fields):
+        nbytes += records.fields[k].nbytes
+    return num_rows * nbytes
+
+
+cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
+    """Asks the system for the pages of all these rows at once, so that the disk has more than one to do at a time."""
+    cdef int64_t oldest = oldest_slot(records)
+    cdef Py_ssize_t i
+    for i in range(num_rows):
+        really_ask(row_at(records, oldest, ages[i]), records.stride)
+
+
+cdef inline void gather_narrow(
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
+) noexcept nogil:
+    # A block is on its way from memory while the next is drawn and the one before copied.
+    cdef const char* rows[2][BLOCK]
+    cdef int64_t oldest = oldest_slot(records)
+    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source)
+    cdef Py_ssize_t i, num_ahead, half = 0
+    while num > 0:
+        num_ahead = next_block(
+            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source
+        )
+        for i in range(records.num_fields):
+            copy_field(records.fields[i], rows[half], num, columns[i] + first * records.fields[i].nbytes)
+        first += num
+        num = num_ahead
+        half = 1 - half
+
+
+cdef inline Py_ssize_t next_block(
+    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
+) noexcept nogil:
+    """Draws the next block's rows, if they are to be, and finds them; returns how many they are."""
+    cdef Py_ssize_t num = min(num_left, <Py_ssize_t>BLOCK)
+    if source != NULL:
+        draw(source, num_held(records), ages, num)
+    return find_rows(records, oldest, ages, num, rows, records.stride)
+
+
+cdef inline Py_ssize_t find_rows(
+    const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num, const char** rows, Py_ssize_t reach
+) noexcept nogil:
+    """Addresses of `num` rows, whose first `reach` bytes are asked for; returns `num`."""
+    cdef Py_ssize_t i
+    for i in range(num):
+        rows[i] = row_at(records, oldest, ages[i])
+        prefetch_lines(rows[i], reach)
+    return num
+
+
+cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char* column) noexcept nogil:
+    # A size that is known when compiling makes the copy one load and one store.
+    if field.nbytes == 4:
+        copy_sized(field, rows, num, column, 4)
+    elif field.nbytes == 8:
+        copy_sized(field, rows, num, column, 8)
+    elif field.nbytes == 16:
+        copy_sized(field, rows, num, column, 16)
+    elif field.nbytes == 1:
+        copy_sized(field, rows, num, column, 1)
+    elif field.nbytes == 2:
+        copy_sized(field, rows, num, column, 2)
+    elif field.nbytes == 12:
+        copy_sized(field, rows, num, column, 12)
+    elif field.nbytes == 32:
+        copy_sized(field, rows, num, column, 32)
+    else:
+        copy_sized(field, rows, num, column, field.nbytes)
+
+
+cdef inline void copy_sized(
+    Field field, const char** rows, Py_ssize_t num, char* column, Py_ssize_t nbytes
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        memcpy(column + i * nbytes, rows[i] + field.offset, nbytes)
+
+
+cdef inline void gather_wide(
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns, bint streams
+) noexcept nogil:
+    cdef const char* rows[2][REALLY_ROWS]
+    cdef int64_t oldest = oldest_slot(records)
+    cdef Py_ssize_t most = REALLY_ROWS, reach = min(records.stride, <Py_ssize_t>REALLY_ASKED)
+    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, min(num_rows, most), rows[0], reach)
+    cdef Py_ssize_t num_ahead, half = 0
+    while num > 0:
+        num_ahead = min(num_rows - first - num, most)
+        find_rows(records, oldest, ages + first + num, num_ahead, rows[1 - half], reach)
+        copy_few(records, rows[half], <int>num, first, columns, streams)
+        first += num
+        num = num_ahead
+        half = 1 - half
+    if streams:
+        really_stream_end()
+
+
+cdef inline void copy_few(
+    const Records* records, const char** rows, int num, Py_ssize_t first, char** columns, bint streams
+) noexcept nogil:
+    """Key by key, the rows side by side; leaves `rows` behind the last key."""
+    cdef Py_ssize_t k, done = 0
+    cdef Field field
+    cdef int i
+    for k in range(records.num_fields):
+        field = records.fields[k]
+        for i in range(num):
+            rows[i] += field.offset - done
+        done = field.offset
+        really_copy_rows(
+            columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num, streams and field.nbytes >= BIG_FIELD
+        )

@@ -1,0 +1,1 @@
+"""What every wing may use: checks of arguments, files that appear whole or not at all, memory, forks, progress."""

@@ -1,0 +1,131 @@
+"""Files that are there whole or not at all: written under a temporary name, made durable, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+from really._utils.checks import check_path
+from really.errors import FileError, InvalidValueError
+
+PARTIAL = ".partial"
+
+
+def left_of(name: str) -> str:
+    """Glob of what kills leave of files that were to replace `name`."""
+    return f".{name}.*{PARTIAL}"
+
+
+@contextlib.contextmanager
+def naming(path: str | PathLike[str], what: str) -> Iterator[None]:
+    """Raises FileError, with the path and `what` is written to it, where the block meets an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` once the block has ended well; else nothing is left of it.
+
+    Args:
+        path: where it goes; what is there already is replaced if it is such a file itself, or empty.
+        magic: the first bytes of such a file.
+        what: such a file in words, for messages.
+
+    Raises:
+        InvalidValueError: `path` holds something else.
+        FileError: the file cannot be written.
+    """
+    path = Path(path)
+    check_replaceable(path, magic, what)
+    temporary: Path | None = None
+    try:
+        with (
+            naming(path, what),
+            tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file,
+        ):
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+            temporary = None
+            sync_folder(path.parent)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -> None:
+    """Raises InvalidValueError, with the `argument` that asks for it, where `path` holds something else."""
+    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
+        where = f"{argument}: {path}" if argument else f"{path}"
+        raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, came {described(path)}")
+
+
+def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
+    """Whether a file is there that begins with `magic`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def described(path: str | PathLike[str]) -> str:
+    """What is at `path`, in words."""
+    path = Path(path)
+    if path.is_dir():
+        return "a folder"
+    if not path.exists():
+        return "nothing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})"
+    return f"a file that starts with {start!r}" if start else "an empty file"
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def writable_folder(name: str, path: str | PathLike[str]) -> Path:
+    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails.
+
+    Raises InvalidTypeError or InvalidValueError, with the argument's `name`, where it is none that can be written.
+    """
+    folder = check_path(name, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk has room for a name, not for what is in the file.
+            file.write(b"x")
+            file.flush()
+        return folder
+    except OSError as error:
+        raise InvalidValueError(
+            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The learner's model: the Agent, its compiled functions, and its export for runners."""

@@ -1,0 +1,351 @@
+"""Driver side of inference: trace a Keras model with its weights as arguments, convert, verify, time, choose.
+
+A candidate counts only if it agrees with the model on random observations, under the model's own weights and
+under two random sets that give different outputs: one that ignores its weight arguments cannot. The model is
+read, never written: weights, decorators and random state stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.agents.agent import undecorated
+from really.data.spaces import Leaf, flatten, nest
+from really.errors import summary
+from really.policies.inference import Exported, Forward, Patch, Source, load, model_leaves
+
+# Seconds a call. Below the first, what is left to gain is less than a step costs elsewhere; below the second,
+# TensorFlow's own compilers are not tried, which cost a runner 500 MB and some seconds to start.
+NOTHING_TO_GAIN = 10e-6
+GOOD_WITHOUT_TENSORFLOW = 100e-6
+# For those 500 MB a candidate that needs TensorFlow has to be this much faster.
+WORTH_TENSORFLOW = 1.25
+# Candidates are compared by the time of a call and its share in setting weights, once in so many calls.
+CALLS_A_SET_OF_WEIGHTS = 200
+
+# Bytes of weights from which packing them once is worth more than it takes to set them.
+LARGE_MODEL = 1 << 20
+
+Arrays = Sequence[NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class _CannotExportError(Exception):
+    """Why an export is passed over; ends up in the report."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Weights, observations, and what the model itself makes of them."""
+
+    weights: Arrays
+    leaves: Arrays
+    expected: Outputs
+
+
+def export(
+    model: Any, observation_space: spaces.Space[Any], batch_size: int, source: Source, repeatable: bool = False
+) -> Exported:
+    """The fastest form of `model` that agrees with it, timed for runners with `batch_size` environments.
+
+    It can be loaded for any other number too. Where the model has to run as Python (side effects, state, dropout
+    at acting time, weights that are not floats, inputs that cannot be traced) the runner builds it from `source`.
+
+    Args:
+        model: a built Keras model; any other callable is called as it is.
+        observation_space: random elements of it are what candidates are verified with.
+        batch_size: number of states at which candidates are timed.
+        source: how a runner builds the model.
+        repeatable: True takes the first that agrees, in an order that the model's size decides. What is the fastest may
+            differ from run to run, and the last bit of outputs with it.
+    """
+    base = Exported("eager", b"", model_leaves(observation_space), (), _weight_shapes(model))
+    try:
+        _expect_float_weights(model)
+        function = _trace(model, observation_space, base.leaves)
+        trials = _trials(model, observation_space, batch_size)
+    except _CannotExportError as reason:
+        return replace(base, source=source, report={"eager": f"the model is called as it is: {reason}"})
+    base = replace(base, output_names=tuple(trials[0].expected))
+    found, report = _measure(function, base, trials, batch_size, repeatable)
+    if not found:
+        return replace(base, source=source, report={**report, "eager": "the model is called as it is"})
+    return replace(min(found, key=lambda candidate: found[candidate]), report=report)
+
+
+def _measure(
+    function: Any, base: Exported, trials: Sequence[_Trial], batch_size: int, repeatable: bool = False
+) -> tuple[dict[Exported, float], dict[str, str]]:
+    """The cost of each candidate that agrees with the model, and for each kind what became of it."""
+    makers: dict[str, Callable[[], Exported]] = {
+        "litert": lambda: replace(base, kind="litert", payload=_convert(function)),
+        "litert_static": lambda: _static(function, base, trials[1].weights),
+        "xla": lambda: _graph(function, base, "xla"),
+        "tf.function": lambda: _graph(function, base, "tf.function"),
+    }
+    found: dict[Exported, float] = {}
+    report: dict[str, str] = {}
+    for kind in _order(trials[0].weights, repeatable):
+        make = makers[kind]
+        if repeatable and found:
+            report[kind] = "not tried: with a seed the first kind that agrees is taken, whatever the time"
+            continue
+        best = min(found.values(), default=np.inf)
+        if best < (NOTHING_TO_GAIN if kind == "litert_static" else GOOD_WITHOUT_TENSORFLOW):
+            report[kind] = f"not tried: a call takes {best * 1e6:.1f} µs without it"
+            continue
+        try:
+            candidate = make()
+            call, setting = _verify_and_time(candidate, trials, batch_size)
+        except Exception as error:  # whatever a converter raises, it only means: not this way
+            report[kind] = f"passed over: {summary(error)}"
+        else:
+            report[kind] = f"{call * 1e6:.1f} µs a call with {batch_size} states, {setting * 1e6:.0f} µs to set weights"
+            handicap = 1.0 if kind.startswith("litert") else WORTH_TENSORFLOW
+            found[candidate] = (call + setting / CALLS_A_SET_OF_WEIGHTS) * handicap
+    return found, report
+
+
+def _order(weights: Arrays, repeatable: bool) -> tuple[str, ...]:
+    """The kinds in the order in which they are tried."""
+    large = repeatable and sum(weight.nbytes for weight in weights) > LARGE_MODEL
+    first = ("litert_static", "litert") if large else ("litert", "litert_static")
+    return (*first, "xla", "tf.function")
+
+
+def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: int) -> tuple[float, float]:
+    """Seconds a call and seconds to set weights; _CannotExportError where an output is not the model's."""
+    forward = load(candidate, batch_size)
+    setting = np.inf
+    for trial in trials:
+        started = time.perf_counter()
+        forward.set_weights(trial.weights)
+        setting = min(setting, time.perf_counter() - started)
+        came = forward(trial.leaves)
+        for name, expected in trial.expected.items():
+            _expect_close(name, came[name], expected)
+    return _seconds_a_call(forward, trials[0].leaves), setting
+
+
+def _expect_close(name: str, came: NDArray[Any], expected: NDArray[Any]) -> None:
+    if came.shape != expected.shape:
+        raise _CannotExportError(f"output {name!r} is {list(came.shape)}, the model's {list(expected.shape)}")
+    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if not np.allclose(came, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
+        difference = float(np.abs(np.subtract(came, expected, dtype=np.float64)).max())
+        raise _CannotExportError(f"output {name!r} differs from the model's by {difference:.3g}")
+
+
+def _seconds_a_call(forward: Forward, leaves: Arrays) -> float:
+    """The best of three rounds; CPU seconds where several threads work, since a runner has one."""
+    forward(leaves)
+    started = time.perf_counter()
+    forward(leaves)
+    calls = int(np.clip(0.005 / (time.perf_counter() - started), 2, 500))
+    rounds = []
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(calls):
+            forward(leaves)
+        rounds.append(max(time.perf_counter() - wall, time.process_time() - cpu) / calls)
+    return min(rounds)
+
+
+# The model as a function of its weights
+
+
+def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:
+    """The model's output, names sorted, under `weights` in place of its own; `__call__` may be overridden."""
+    mapping = list(zip(model.weights, weights, strict=True))
+    with undecorated(), keras.StatelessScope(state_mapping=mapping) as scope:
+        outputs = model(inputs)
+    if len(scope.state_mapping) > len(mapping):
+        raise _CannotExportError("it changes its state while acting, as dropout and running averages do")
+    return {name: tf.convert_to_tensor(outputs[name]) for name in sorted(outputs)}
+
+
+def _trace(model: Any, space: spaces.Space[Any], leaves: tuple[Leaf, ...]) -> Any:
+    """The concrete function (leaves [None, ...], weights) -> outputs in the order of their names."""
+    specs = [tf.TensorSpec((None, *leaf.shape), leaf.dtype, f"x{at}") for at, leaf in enumerate(leaves)]
+    specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(model.weights)]
+
+    def function(*arguments: Any) -> list[Any]:
+        inputs, weights = arguments[: len(leaves)], arguments[len(leaves) :]
+        return list(_call_with(model, weights, nest(space, inputs)).values())
+
+    with _as_reason("it cannot be traced"):
+        traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    if traced.captured_inputs:
+        raise _CannotExportError("it reads variables that are not among its weights")
+    stateful = sorted({op.type for op in traced.graph.get_operations() if op.op_def.is_stateful})
+    if stateful:
+        raise _CannotExportError(f"its graph has side effects or randomness ({', '.join(stateful)})")
+    return traced
+
+
+@contextlib.contextmanager
+def _as_reason(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _CannotExportError:
+        raise
+    except Exception as error:
+        raise _CannotExportError(f"{what}: {summary(error)}") from error
+
+
+def _convert(function: Any) -> bytes:
+    # Without a trackable object the converter takes the way that keeps argument names and does not write files.
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_about_trackable)
+    try:
+        return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    finally:
+        logger.removeFilter(_not_about_trackable)
+
+
+def _not_about_trackable(record: logging.LogRecord) -> bool:
+    return "trackable_obj" not in record.getMessage()
+
+
+def _graph(function: Any, base: Exported, kind: str) -> Exported:
+    payload = function.graph.as_graph_def().SerializeToString()
+    return replace(base, kind=kind, payload=payload, fetches=tuple(out.name for out in function.outputs))
+
+
+# Weights as constants in the flatbuffer
+
+
+def _static(function: Any, base: Exported, weights: Arrays) -> Exported:
+    """A flatbuffer with random weights as constants, and where each of them stands in it.
+
+    XNNPACK packs constants once: 2 to 5 times faster than weights that are inputs. A converter may transpose a
+    weight or fold a constant factor into it; one that it does more to is not found, and stays an input.
+    """
+    payload = _convert_closed(function, len(base.leaves), dict(enumerate(weights)))
+    found = {patch.weight: weights[patch.weight] for patch in _patches(payload, weights)}
+    if len(found) < len(weights):
+        payload = _convert_closed(function, len(base.leaves), found)
+    patches = _patches(payload, weights)
+    if not patches:
+        raise _CannotExportError("no weight stands in the flatbuffer as a constant")
+    return replace(base, kind="litert_static", payload=payload, patches=patches)
+
+
+def _convert_closed(function: Any, leaves: int, constants: Mapping[int, NDArray[Any]]) -> bytes:
+    """The flatbuffer of `function` with these of its weights as constants."""
+    specs = function.structured_input_signature[0]
+    inputs = [at for at in range(len(specs)) if at - leaves not in constants]
+
+    def closed(*given: Any) -> Any:
+        values = dict(zip(inputs, given, strict=True))
+        values |= {leaves + at: tf.constant(weight) for at, weight in constants.items()}
+        return function(*(values[at] for at in range(len(specs))))
+
+    return _convert(tf.function(closed, autograph=False).get_concrete_function(*(specs[at] for at in inputs)))
+
+
+def _patches(payload: bytes, weights: Arrays) -> tuple[Patch, ...]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(payload, 0)
+    whole = np.frombuffer(payload, np.uint8)
+    found = []
+    for at in range(model.BuffersLength()):
+        data = model.Buffers(at).DataAsNumpy()
+        if isinstance(data, np.ndarray) and data.size and data.size % 4 == 0:
+            offset = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            found += [patch for w, weight in enumerate(weights) for patch in _match(data, offset, w, weight)]
+    return tuple(found)
+
+
+def _match(data: NDArray[np.uint8], offset: int, at: int, weight: NDArray[Any]) -> list[Patch]:
+    """The Patch that turns `weight` into `data`, if there is one: a permutation of axes and a factor."""
+    stored = data.view(np.float32)
+    if weight.size != stored.size or weight.ndim > 4:
+        return []
+    for permutation in itertools.permutations(range(weight.ndim)):
+        flat = np.transpose(weight, permutation).ravel()
+        scale = float(stored[0]) / float(flat[0])
+        # With few elements a factor can make anything fit.
+        scale = 1.0 if abs(scale - 1.0) < 1e-6 or flat.size < 4 else scale
+        if np.allclose(stored[:8], flat[:8] * scale, rtol=1e-5) and np.allclose(stored, flat * scale, rtol=1e-5):
+            return [Patch(at, offset, permutation, scale)]
+    return []
+
+
+# What candidates are verified with
+
+
+def _expect_float_weights(model: Any) -> None:
+    if not isinstance(model, keras.layers.Layer):
+        raise _CannotExportError("it is not a Keras model")
+    odd = sorted({str(w.dtype) for w in model.weights if w.dtype != "float32"})
+    if odd:
+        raise _CannotExportError(f"it has weights of dtype {', '.join(odd)}")
+
+
+def _trials(model: Any, space: spaces.Space[Any], batch_size: int) -> list[_Trial]:
+    """The model under its own weights and under two random sets; _CannotExportError where that says nothing."""
+    rng = np.random.default_rng(0)
+    leaves = _random_leaves(space, batch_size, rng)
+    sets = [model.get_weights(), _random_weights(model, rng), _random_weights(model, rng)]
+    with _as_reason("it cannot be called with weights as arguments"):
+        trials = [_Trial(weights, leaves, _expected(model, weights, nest(space, leaves))) for weights in sets]
+        plain = {name: np.asarray(value) for name, value in model(nest(space, leaves)).items()}
+    for name, expected in trials[0].expected.items():
+        _expect_close(name, plain[name], expected)
+    first, second = trials[1].expected, trials[2].expected
+    if model.weights and all(np.array_equal(first[name], second[name]) for name in first):
+        raise _CannotExportError("its outputs do not depend on its weights, so that an export cannot be checked")
+    return trials
+
+
+def _expected(model: Any, weights: Arrays, inputs: Any) -> Outputs:
+    tensors = [tf.constant(weight) for weight in weights]
+    return {name: value.numpy() for name, value in _call_with(model, tensors, inputs).items()}
+
+
+def _random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Arrays:
+    """Leaves [rows, ...] of random observations; the user's space keeps its random state."""
+    own = copy.deepcopy(space)
+    own.seed(int(rng.integers(2**31)))
+    samples = [flatten(own, own.sample()) for _ in range(rows)]
+    stacked = [np.stack(column) for column in zip(*samples, strict=True)]
+    return [_moderate(column, rng) for column in stacked]
+
+
+def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """float32 for floats; a space without real bounds samples 1e38, which no network survives."""
+    if not np.issubdtype(column.dtype, np.floating):
+        return column
+    moderate = np.where(np.abs(column) < 1e3, column, rng.standard_normal(column.shape))
+    return moderate.astype(np.float32)
+
+
+def _random_weights(model: Any, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Weights of a size that keeps outputs moderate; all-positive ones, a variance say, stay positive."""
+    return [_random_like(np.asarray(weight), rng) for weight in model.get_weights()]
+
+
+def _random_like(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    if weight.size and (weight > 0).all():
+        return np.asarray(weight * rng.uniform(0.5, 1.5, weight.shape), weight.dtype)
+    fan_in = max(1, int(np.prod(weight.shape[:-1])))
+    return np.asarray(rng.standard_normal(weight.shape) / np.sqrt(fan_in), weight.dtype)
+
+
+def _weight_shapes(model: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(np.shape(weight)) for weight in getattr(model, "weights", ()))

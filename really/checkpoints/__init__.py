@@ -1,0 +1,7 @@
+"""Saved models and whole training runs."""
+
+from __future__ import annotations
+
+from really.checkpoints.saved_models import all_subdirs_of, load_model, newest_checkpoint, save_model
+
+__all__ = ["all_subdirs_of", "load_model", "newest_checkpoint", "save_model"]

@@ -1,0 +1,188 @@
+"""Saved models: one folder a model, written whole or not at all, and the newest of them found again by its name.
+
+A folder `<path>/<model_name>_<epoch>_<time>/` holds
+    model.weights.h5   the arrays of `model.weights`, as `variables.py` writes them,
+                       and what observations and rewards are normalised with: `statistics/0/count`, `mean`, `squares`
+    meta.json          format, epoch, name, shape and dtype of each weight, and names and shapes of the statistics
+    model.keras        what Keras itself saves, where it can (it cannot for every subclass); never read here
+Keras' whole-model format cannot load many subclasses back. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from really._utils import atomic_folders as whole_folders
+from really._utils.atomic_files import described
+from really._utils.checks import check_count, check_path
+from really.checkpoints import variables
+from really.data.normalisation import Moments, Statistics
+from really.errors import InvalidTypeError, InvalidValueError
+
+log = logging.getLogger("really")
+
+FORMAT = "really-checkpoint-1"
+WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
+# Parts of the statistics of one column, as `Moments` takes them.
+MOMENTS = ("count", "mean", "squares")
+FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{whole_folders.TIME})")
+
+
+def save_model(
+    model: Any,
+    path: str | os.PathLike[str],
+    epoch: int,
+    model_name: str = "model",
+    statistics: Statistics | None = None,
+) -> Path:
+    """Saves a model in a new folder under `path`, which is made where it is missing; returns the new folder.
+
+    The folder appears complete or not at all: it is written under a temporary name and then renamed. `statistics` are
+    those of the observations and rewards that the model was given, where these were normalised.
+
+    Raises:
+        InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
+        InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` not written.
+        FileError: the system would not write a file.
+    """
+    epoch = check_count("epoch", epoch, 0)
+    parent = check_path("path", path)
+    _check_model_name(model_name)
+    weights = _weights_of(model)
+    fill = functools.partial(_write, model, weights, epoch, statistics or {})
+    return whole_folders.write(parent, f"{model_name}_{epoch}", fill)
+
+
+def load_model(model: Any, path: str | os.PathLike[str]) -> int:
+    """Loads the newest weights saved in `path` into a built model of the same class; returns their epoch.
+
+    `path` may also be the folder of one saved model. Names are compared without Keras' counters (`dense_3` and
+    `dense` are the same). All is checked first: a refused model keeps the weights that it has.
+
+    Raises:
+        InvalidValueError: nothing was saved in `path`, or what was saved is damaged.
+        ModelError: the saved weights are those of another model.
+    """
+    folder = newest_checkpoint(path)
+    meta = _read_meta(folder)
+    own = _weights_of(model)
+    variables.check_same(folder, meta["weights"], _describe(model, own))
+    model.set_weights(variables.read(folder / WEIGHTS, meta["weights"]))
+    return int(meta["epoch"])
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """The statistics in the folder of one saved model; none where nothing was normalised, or by an older version.
+
+    Raises:
+        InvalidValueError: what was saved is damaged.
+    """
+    import h5py
+
+    described = _read_meta(folder).get("statistics", [])
+    if not described:
+        return {}
+    try:
+        with h5py.File(folder / WEIGHTS, "r") as file:
+            groups = [file[f"statistics/{index}"] for index in range(len(described))]
+            found = [Moments(*(np.asarray(group[part]) for part in MOMENTS)) for group in groups]
+    except (OSError, KeyError) as error:
+        raise InvalidValueError(f"{folder / WEIGHTS}: expected {len(described)} statistics, but {error!r}") from error
+    for about, moments in zip(described, found, strict=True):
+        if not list(moments.mean.shape) == list(moments.squares.shape) == about["shape"]:
+            raise InvalidValueError(
+                f"{folder / WEIGHTS}: expected statistics of shape {about['shape']} of {about['name']!r}, "
+                f"came {list(moments.mean.shape)} and {list(moments.squares.shape)}"
+            )
+    return {about["name"]: moments for about, moments in zip(described, found, strict=True)}
+
+
+def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The folder saved last in `path` by the time in its name; entries with other names are ignored.
+
+    Raises:
+        InvalidValueError: `path` is no folder, or holds no saved model; says what it holds instead.
+    """
+    parent = check_path("path", path)
+    if not parent.is_dir():
+        raise InvalidValueError(f"path: expected a folder that save_model() wrote into, came {str(path)!r}: no folder")
+    if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
+        return parent
+    names = sorted(entry.name for entry in parent.iterdir())
+    matches = [match for name in names if (match := FOLDER_NAME.fullmatch(name)) and (parent / name).is_dir()]
+    if not matches:
+        there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
+        raise InvalidValueError(f"path: expected folders <model_name>_<epoch>_<time> in {str(path)!r}, but {there}")
+    return parent / max(matches, key=lambda match: match["time"]).string
+
+
+def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
+    """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError where `b` is no folder."""
+    folder = check_path("b", b)
+    if not folder.is_dir():
+        raise InvalidValueError(f"b: expected a folder, came {str(folder)!r}, {described(folder)}")
+    return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _check_model_name(model_name: Any) -> None:
+    if not isinstance(model_name, str) or not model_name or set(model_name) & {"/", "\\", "\0"}:
+        raise InvalidValueError(f"model_name: expected a name without path separators, came {model_name!r}")
+
+
+def _weights_of(model: Any) -> list[Any]:
+    if not hasattr(model, "weights") or not hasattr(model, "set_weights"):
+        raise InvalidTypeError(f"model: expected a tf.keras.Model, came {type(model).__name__}")
+    return list(model.weights)
+
+
+def _describe(model: Any, weights: Sequence[Any]) -> list[variables.Described]:
+    return variables.describe(weights, f"{getattr(model, 'name', '')}/")
+
+
+def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
+    described = _describe(model, weights)
+    with variables.new_file(folder / WEIGHTS) as file:
+        variables.put_into(file, weights, described)
+        for index, (name, moments) in enumerate(statistics.items()):
+            for part in MOMENTS:
+                file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))
+            file[f"statistics/{index}"].attrs["name"] = name
+    meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
+    meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+
+
+def _write_keras(model: Any, folder: Path) -> str:
+    """Lets Keras save the model where it can; returns the file's name, or why there is none."""
+    try:
+        with warnings.catch_warnings():
+            # The weights are saved either way: what Keras warns of concerns this file only.
+            warnings.simplefilter("ignore")
+            model.save(folder / KERAS)
+    except Exception as error:
+        # Any class of error can come out of a user's `get_config`; the reason is kept in meta.json.
+        (folder / KERAS).unlink(missing_ok=True)
+        log.debug("no %s for %s: %s", KERAS, type(model).__name__, error)
+        return f"not written: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return KERAS
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / META).read_text())
+        found = meta["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidValueError(f"{folder / META}: expected the description of a saved model, but {error!r}") from error
+    if found != FORMAT:
+        raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, came {found!r}")
+    return dict(meta)

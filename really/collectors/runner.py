@@ -1,0 +1,327 @@
+"""A runner: steps its agents' environments with a policy and hands their transitions over as record batches.
+
+A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the driver's process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.array_pool import ArrayPool
+from really.collectors.delivery import Delivery
+from really.collectors.rollout import Result, Rollout
+from really.data.frames import encode
+from really.data.normalisation import NormalisationOptions, Normaliser, Statistics
+from really.data.transitions import Column, Columns, schema, to_record_batch
+from really.envs.make import EnvironmentSpec, make_batch
+from really.errors import EnvironmentFailedError, ModelError
+from really.policies import inference
+from really.policies.policy import check_finite, make_policy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from really.policies.inference import Exported
+
+# Steps for which random numbers are drawn at a time: enough to make the drawing cheap, few enough to stay in cache.
+NOISE_STEPS = 256
+# What a seed's streams are for: the second number of a spawn key, after the agent's.
+ENVIRONMENT_STREAM, ACTION_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """What every runner of a manager is made from; picklable."""
+
+    environment: EnvironmentSpec
+    returns: tuple[str, ...]
+    num_steps: int | None
+    num_episodes: int | None
+    gamma: float
+    gae_lambda: float
+    entropy: int
+    normalisation: NormalisationOptions
+    vector: str = "auto"
+    message_bytes: float = math.inf
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How a runner chooses actions: the exported model and the way its outputs are sampled; picklable.
+
+    `value_output` is the name of the model's state values, None where it has none.
+    """
+
+    exported: Exported
+    sampling_type: str
+    value_output: str | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What makes a policy version: the model's weights, and the statistics that were frozen with them; picklable."""
+
+    arrays: list[NDArray[Any]]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How actions are sampled: what may change between two calls, besides the weights."""
+
+    epsilon: float
+    temperature: float
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Those that a manager's `kwargs` say now."""
+        return cls(given["epsilon"], given["temperature"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """How many results each of a runner's agents is to collect, in the order of its agents, and how.
+
+    `version` is that of the weights to act with; the fleet fills it in when it sends the order.
+    """
+
+    results: tuple[int, ...]
+    settings: Settings
+    version: int = -1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One message of a runner: rows of whole results, one agent after the other, and how long they took.
+
+    Where something is normalised, `measured` are statistics `[agent, ...]` of these rows as environments gave them.
+    Where `more`, the rest of the rows has to be asked for with `Runner.rest`.
+    """
+
+    batch: pa.RecordBatch
+    results: tuple[Result, ...]
+    seconds: float
+    more: bool = False
+    measured: Statistics = field(default_factory=dict)
+
+
+def agent_seed(entropy: int, agent: int, stream: int, restart: int = 0) -> np.random.SeedSequence:
+    """The seed of one agent's stream, the same in whatever process the agent lives."""
+    return np.random.SeedSequence(entropy, spawn_key=(agent, stream, restart))
+
+
+class Runner:
+    """Steps the environments of its agents together and collects results of them."""
+
+    def __init__(self, spec: RunnerSpec, agents: Sequence[int], restart: int = 0) -> None:
+        self._spec = spec
+        self._agents = tuple(agents)
+        seeds = [agent_seed(spec.entropy, agent, ENVIRONMENT_STREAM, restart) for agent in agents]
+        self._envs = make_batch(spec.environment, seeds, vector=spec.vector)
+        self._rngs = [
+            np.random.default_rng(agent_seed(spec.entropy, agent, ACTION_STREAM, restart)) for agent in agents
+        ]
+        self._pool = ArrayPool()
+        normalisation, size = spec.normalisation, len(self._agents)
+        self._normaliser = (
+            Normaliser(normalisation, self._envs.leaves, size, spec.gamma) if normalisation.changes_anything else None
+        )
+        self._version = -1
+        self._started = False
+        self._rest: deque[tuple[Columns, int]] = deque()
+        self._thread, self._step = 0, 0
+
+    def info(self) -> dict[str, Any]:
+        """What this runner is made of: its agents, its kind of environment batch, its process."""
+        return {
+            "agents": self._agents,
+            "environments": self._envs.kind,
+            "pid": os.getpid(),
+            "tensorflow": "tensorflow" in sys.modules,
+        }
+
+    def where(self) -> str:
+        """What the runner is at right now: the step of its rollout and the stack; asked from another thread."""
+        frame = sys._current_frames().get(self._thread)
+        stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
+        return f"environment {self._envs.name!r}, step {self._step} of the rollout, at\n{stack}"
+
+    def equip(self, acting: Acting) -> None:
+        """Takes over the way to act; called before the first order, and when the model changes."""
+        self._acting = acting
+        self._policy = make_policy(acting.sampling_type, self._envs.action_space)
+        self._model = inference.load(acting.exported, batch_size=len(self._agents))
+        self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
+        self._columns = self._working_columns()
+        self._delivery = Delivery(
+            self._envs.name,
+            self._schema(self._spec.returns),
+            self._spec.gamma,
+            self._spec.gae_lambda,
+            self._values_after if acting.value_output else None,
+            self._normaliser,
+        )
+
+    def collect(self, order: Order, weights: Weights | None = None, acting: Acting | None = None) -> Chunk:
+        """Collects the results ordered; weights and the way to act come along where they changed."""
+        if acting is not None:
+            self.equip(acting)
+        if weights is not None:
+            self._set_weights(weights)
+        self._thread = threading.get_ident()
+        self._apply(order)
+        began, quota = time.perf_counter(), np.asarray(order.results)
+        try:
+            rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
+        except EnvironmentFailedError:
+            # Some environments have been stepped and some not: the next order begins with new episodes.
+            self._started = False
+            raise
+        results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
+        columns = self._delivery.rows(rollout, results)
+        chunk = self._chunk(columns, 0, results, time.perf_counter() - began)
+        return chunk if self._normaliser is None else replace(chunk, measured=self._normaliser.measured)
+
+    def rest(self) -> Chunk:
+        """The next rows of the oldest chunk that was too large for one message."""
+        columns, start = self._rest.popleft()
+        return self._chunk(columns, start, (), 0.0)
+
+    def _chunk(self, columns: Columns, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
+        """The rows from `start` on as far as they fit into a message; what does not fit is kept for `rest`."""
+        rows = len(columns["reward"])
+        row_bytes = sum(column.nbytes for column in columns.values()) / rows
+        stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
+        if stop < rows:
+            self._rest.appendleft((columns, stop)) if start else self._rest.append((columns, stop))
+        batch = to_record_batch(encode({name: column[start:stop] for name, column in columns.items()}))
+        return Chunk(batch, results, seconds, more=stop < rows)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+    def _set_weights(self, weights: Weights) -> None:
+        self._model.set_weights(weights.arrays)
+        self._forward: Callable[..., Mapping[str, NDArray[Any]]] = self._model
+        if self._normaliser is not None:
+            self._forward = self._normaliser.freeze(weights.statistics).before(self._model)
+
+    def _apply(self, order: Order) -> None:
+        self._version = order.version
+        self._policy.epsilon = order.settings.epsilon
+        self._policy.temperature = order.settings.temperature
+        if not self._started:
+            self._envs.reset()
+            self._started = True
+            if self._normaliser is not None:
+                self._normaliser.begin_episodes()
+
+    def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
+        assert self._spec.num_steps is not None
+        lengths = quota * self._spec.num_steps
+        rollout = Rollout(self._columns, len(self._agents), int(lengths.max()), self._pool)
+        start = 0
+        for stop in np.unique(lengths):
+            active = np.flatnonzero(lengths >= stop)
+            for step in range(start, stop):
+                if step % NOISE_STEPS == 0:
+                    self._draw(active, lengths - step)
+                self._advance(rollout, step, active)
+            start = int(stop)
+        for env, results in enumerate(quota):
+            for result in range(results):
+                rollout.close_result(env, (result + 1) * self._spec.num_steps)
+        return rollout
+
+    def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
+        assert self._spec.num_episodes is not None
+        missing = quota * self._spec.num_episodes
+        rollout = Rollout(self._columns, len(self._agents), NOISE_STEPS, self._pool)
+        active, step = np.flatnonzero(missing), 0
+        while active.size:
+            if step == rollout.time:
+                rollout.grow()
+            if step % NOISE_STEPS == 0:
+                self._draw(active, np.full(len(quota), NOISE_STEPS))
+            self._advance(rollout, step, active)
+            step += 1
+            ended = active[(self._envs.terminated | self._envs.truncated)[active]]
+            if ended.size:
+                missing[ended] -= 1
+                for env in ended[missing[ended] % self._spec.num_episodes == 0]:
+                    rollout.close_result(env, step)
+                active = np.flatnonzero(missing)
+        return rollout
+
+    def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
+        """One step of the active environments, written to column `step`; no Python object a transition."""
+        envs, policy, self._step = self._envs, self._policy, step
+        outputs = self._forward(envs.observations)
+        try:
+            check_finite(outputs, policy.required_outputs)
+        except ModelError:
+            self._envs.check_observations(self._agents)
+            raise
+        actions = self._sample(outputs, step % NOISE_STEPS)
+        rollout.write_action(step, envs.observations, actions)
+        if rollout.estimates:
+            self._estimate(rollout, step, outputs, actions)
+        envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
+        rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
+
+    def _estimate(
+        self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
+    ) -> None:
+        if "log_prob" in rollout.estimates:
+            rollout.estimates["log_prob"][step] = self._policy.log_prob(outputs, actions)
+        if "value_estimate" in rollout.estimates:
+            rollout.estimates["value_estimate"][step] = self._values(outputs)
+
+    def _draw(self, active: NDArray[np.intp], left: NDArray[np.int_]) -> None:
+        """Draws each active agent's numbers for the next steps from its own stream, none for steps it will not take."""
+        for env in active:
+            steps = min(NOISE_STEPS, int(left[env]))
+            self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
+        self._sample = self._policy.sampler(self._noise)
+
+    def _working_columns(self) -> tuple[Column, ...]:
+        """What is written at each step; the rest of the delivered columns follows from it at the end."""
+        bools = np.dtype(np.bool_)
+        asked, wanted = set(self._spec.returns), []
+        if "log_prob" in asked:
+            wanted.append("log_prob")
+        if self._acting.value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
+            wanted.append("value_estimate")
+        kept = tuple(column for column in self._schema(wanted) if column.name not in {"not_done", "terminal"})
+        return (*kept, Column("terminated", (), bools), Column("truncated", (), bools))
+
+    def _schema(self, returns: Sequence[str]) -> tuple[Column, ...]:
+        return schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns)
+
+    def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Values of the states that the given rows led to, a batch of the runner's size at a time."""
+        size, found = self._envs.num_envs, np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), size):
+            part = np.resize(rows[start : start + size], size)
+            outputs = self._forward([flat["state_new" + leaf.name][part] for leaf in self._envs.leaves])
+            count = min(size, len(rows) - start)
+            found[start : start + count] = self._values(outputs)[:count]
+        return found
+
+    def _values(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """The model's state values `[env]`."""
+        assert self._acting.value_output is not None
+        return outputs[self._acting.value_output].reshape(-1)

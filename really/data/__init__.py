@@ -1,0 +1,1 @@
+"""Transitions as columns: spaces, schema, frames stored once, returns, normalisation, Arrow."""

@@ -1,0 +1,102 @@
+"""Arrow record batches and tables as NumPy columns that view Arrow's own memory (booleans are unpacked)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.frames import FrameColumn
+from really.errors import InvalidTypeError, InvalidValueError
+
+
+class Columns(dict[str, Any]):
+    """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for.
+
+    Columns that share frames are `FrameColumn`s from the beginning.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        from really.data import arrow_frames
+
+        shared = arrow_frames.columns_of(batch)
+        names = zip(different_names(batch.schema), batch.columns, strict=True)
+        super().__init__({name: array for name, array in names if not name.startswith(arrow_frames.PREFIX)} | shared)
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value if isinstance(value, FrameColumn) else as_rows(key, value)
+
+
+def chunks(data: Any) -> list[Any]:
+    """`data`, a RecordBatch or Table, as one `Columns` a chunk; at least one, so that the schema is known."""
+    import pyarrow as pa
+
+    if isinstance(data, pa.RecordBatch):
+        return [Columns(data)]
+    if isinstance(data, pa.Table):
+        batches = data.to_batches() or [empty_batch(data.schema)]
+        return [chunk for batch in batches for chunk in chunks(batch)]
+    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
+
+
+def different_names(schema: Any) -> list[str]:
+    """The names of its columns, none of which comes twice."""
+    names: list[str] = schema.names
+    if len(set(names)) < len(names):
+        raise InvalidValueError(f"put: expected columns of different names, came {names}")
+    return names
+
+
+def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
+    """[n, ...] rows of a primitive, boolean, fixed-size-list (nested too) or fixed-shape-tensor array.
+
+    `row_length`: how many elements of it are one row of the column, for messages.
+    """
+    import pyarrow as pa
+
+    if isinstance(array, pa.ExtensionArray):
+        if not isinstance(array, pa.FixedShapeTensorArray):
+            raise InvalidTypeError(f"put: key {key!r}: expected numbers, came Arrow type {array.type}")
+        return _tensor_rows(key, array)
+    if array.null_count:
+        raise InvalidValueError(
+            f"put: key {key!r}: expected no missing values, came {array.null_count} nulls, the first at "
+            f"row {array.is_null().index(True).as_py() // row_length}"
+        )
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        values = as_rows(key, array.values.slice(array.offset * width, len(array) * width), row_length * width)
+        return values.reshape(len(array), width, *values.shape[1:])
+    if pa.types.is_boolean(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
+    if pa.types.is_date(array.type):  # days are int32 there and int64 in NumPy
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=True))
+    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came Arrow type {array.type}")
+
+
+def empty_batch(schema: Any) -> Any:
+    """A record batch of no rows."""
+    import pyarrow as pa
+
+    return pa.record_batch([_empty(field.type) for field in schema], schema=schema)
+
+
+def _empty(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([_empty(part.type) for part in kind], fields=list(kind))
+    return pa.array([], kind)
+
+
+def _tensor_rows(key: str, array: Any) -> NDArray[Any]:
+    flat = as_rows(key, array.storage)
+    order = array.type.permutation or range(len(array.type.shape))
+    rows = flat.reshape(len(array), *array.type.shape)
+    return rows.transpose(0, *(1 + axis for axis in order))

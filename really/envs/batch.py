@@ -1,0 +1,216 @@
+"""Environments stepped together: the interface of every batch, and the batch of plain instances."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.data.spaces import Leaf, flatten, observation_leaves
+from really.envs.environment import failure
+from really.envs.spec import EnvironmentSpec, Probe
+from really.errors import EnvironmentFailedError
+
+
+class EnvironmentBatch(ABC):
+    """Environments stepped together; begin with `reset()`.
+
+    The arrays may be overwritten or replaced by the next call: read them from the attributes and copy.
+
+    Attributes:
+        kind: 'plain' or 'native'
+        can_idle: whether environments that are not active stay as they are; else they are stepped too, with
+            what comes of it discarded
+        observations: per leaf `[env, ...]`: what each environment shows now
+        final_observations: per leaf `[env, ...]`: where the last step led; at an episode's end the episode's
+            own last observation
+        rewards: `[env] float32`
+        terminated, truncated: `[env] bool`; both may be true
+    """
+
+    kind: str
+    can_idle = True
+
+    def __init__(self, probe: Probe, num_envs: int) -> None:
+        self.name = probe.name
+        self.num_envs = num_envs
+        self.observation_space = probe.observation_space
+        self.action_space = probe.action_space
+        self.leaves: tuple[Leaf, ...] = observation_leaves(probe.observation_space)
+        self.observations = self._empty()
+        self.final_observations = self.observations
+        self.rewards = np.zeros(num_envs, np.float32)
+        self.terminated = np.zeros(num_envs, np.bool_)
+        self.truncated = np.zeros(num_envs, np.bool_)
+
+    @abstractmethod
+    def reset(self, which: NDArray[np.intp] | None = None) -> None:
+        """Begins new episodes in all environments, or in those with the given numbers."""
+
+    @abstractmethod
+    def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
+        """Steps all environments, or the active ones; an episode that ends is followed by the next at once.
+
+        Entries of environments that are not active mean nothing afterwards, except in `observations`.
+
+        Args:
+            actions: `[env, ...]`, as the environment takes them (a Discrete's `start` included)
+            active: numbers of the environments to step
+
+        Raises:
+            EnvironmentFailedError: an environment raised or returned what its spaces do not allow; `reset()`
+                all before the next step, some may have been stepped and some not.
+        """
+
+    def check_observations(self, names: Sequence[int]) -> None:
+        """Refuses NaN in what the environments show, which is not the model's fault if it says NaN in turn.
+
+        `names[i]` is the agent that environment `i` is called after in the message.
+        """
+        for leaf, values in zip(self.leaves, self.observations, strict=True):
+            bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
+            if bad.any():
+                raise EnvironmentFailedError(
+                    f"environment {self.name!r} of agent {names[int(bad.argmax())]}: expected numbers in "
+                    f"'state{leaf.name}', came NaN"
+                )
+
+    @abstractmethod
+    def render(self) -> Any:
+        """What environment 0 renders: a frame `[height, width, 3] uint8` with render mode 'rgb_array'."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the environments."""
+
+    def _empty(self) -> list[NDArray[Any]]:
+        return [np.zeros((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self.leaves]
+
+
+class PlainBatch(EnvironmentBatch):
+    """Plain instances, stepped one after the other in one tight loop."""
+
+    kind = "plain"
+
+    def __init__(
+        self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], render_mode: str | None = None
+    ) -> None:
+        super().__init__(spec.probe(), len(seeds))
+        self._environments = [spec.make(render_mode) for _ in seeds]
+        self._limit = self._environments[0].limit
+        self._render_mode = render_mode
+        # A seed is used once: later resets continue the environment's own generator.
+        self._seeds: list[int | None] = [seed_of(seed) for seed in seeds]
+        self._steps = [environment.step for environment in self._environments]
+        self._elapsed = [0] * self.num_envs
+        self._all = range(self.num_envs)
+        self._finals = self._empty()
+        self._flags_set = False
+        self._actions_as_ints = isinstance(self.action_space, spaces.Discrete)
+        nested = isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
+        self._single = None if nested else self.observations[0]
+        self._shape = None if nested else self.leaves[0].shape
+        self._settled = False
+
+    def reset(self, which: NDArray[np.intp] | None = None) -> None:
+        """Begins new episodes; an environment's first reset is with its seed."""
+        for i in self._all if which is None else which.tolist():
+            self._begin(i)
+        self._clear_flags()
+        self.final_observations = self.observations
+
+    def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
+        """Steps the environments one after the other; resets those whose episode ended."""
+        given = actions.tolist() if self._actions_as_ints else actions
+        if self._flags_set:
+            self._clear_flags()
+        ended = []
+        # Locals: this loop is all that a step costs beyond the environments' own.
+        steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
+        single, shape, array = self._single, self._shape, np.ndarray
+        i = -1
+        try:
+            for i in self._all if active is None else active.tolist():
+                observation, rewards[i], terminated, truncated, _ = steps[i](given[i])
+                count = elapsed[i] + 1
+                if count >= limit:
+                    truncated = True
+                if single is not None and type(observation) is array and observation.shape == shape:
+                    single[i] = observation
+                else:
+                    self._store(i, observation)
+                elapsed[i] = count
+                if terminated or truncated:
+                    self.terminated[i] = terminated
+                    self.truncated[i] = truncated
+                    ended.append(i)
+        except Exception as error:
+            raise self._failed("step", i, error) from error
+        self.final_observations = self.observations
+        if not self._settled:
+            self._settle()
+        if ended:
+            self._end(ended)
+
+    def render(self) -> Any:
+        """What environment 0 renders."""
+        return self._environments[0].render(self._render_mode)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for environment in self._environments:
+            environment.close()
+
+    def _settle(self) -> None:
+        """Takes the environments' own steps, once the first has told their flavour."""
+        self._steps = [environment.step for environment in self._environments]
+        self._settled = all(environment.is_known for environment in self._environments)
+
+    def _clear_flags(self) -> None:
+        self.terminated[:] = False
+        self.truncated[:] = False
+        self._flags_set = False
+
+    def _end(self, ended: list[int]) -> None:
+        self._flags_set = True
+        for final, shown in zip(self._finals, self.observations, strict=True):
+            np.copyto(final, shown)
+        self.final_observations = self._finals
+        for i in ended:
+            self._begin(i)
+
+    def _begin(self, i: int) -> None:
+        seed, self._seeds[i] = self._seeds[i], None
+        self._elapsed[i] = 0
+        try:
+            self._store(i, self._environments[i].reset(seed))
+        except Exception as error:
+            raise self._failed("reset", i, error) from error
+
+    def _store(self, i: int, observation: Any) -> None:
+        """Writes any observation, leaf by leaf, refusing shapes that NumPy would broadcast."""
+        if type(observation) is int and self._shape == ():
+            self.observations[0][i] = observation
+            return
+        for leaf, shown, part in zip(
+            self.leaves, self.observations, flatten(self.observation_space, observation), strict=True
+        ):
+            came = np.asarray(part)
+            if came.shape != leaf.shape:
+                raise ValueError(
+                    f"observation{leaf.name}: expected shape {leaf.shape}, came {came.shape} of dtype {came.dtype}"
+                )
+            shown[i] = came
+
+    def _failed(self, verb: str, i: int, error: Exception) -> Exception:
+        where = f"environment {self.name!r}, number {i} of the batch, step {self._elapsed[i]} of its episode: {verb}"
+        return failure(where, error)
+
+
+def seed_of(sequence: np.random.SeedSequence) -> int:
+    """The integer seed of an environment: 31 bits, which every flavour (ALE among them) takes."""
+    return int(sequence.generate_state(1)[0] >> 1)

@@ -1,0 +1,119 @@
+"""What the user gave as an environment: enough to make any number of instances, and what one of them looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gymnasium import spaces
+
+from really.data.spaces import infer_space, observation_leaves, to_gymnasium
+from really.envs.environment import NO_LIMIT, Environment, InstanceSource, Source, failure, source_of
+from really.errors import InvalidTypeError, ReallyError
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one instance of an environment says about all of them.
+
+    Attributes:
+        name: the id, or the name of the class
+        observation_space: gymnasium's; inferred from `observation` where the environment has none
+        action_space: gymnasium's Discrete, Box, MultiDiscrete or MultiBinary
+        max_episode_steps: the time limit, None where there is none or it is not known
+        observation: one observation after a reset, in the structure of the space
+    """
+
+    name: str
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    max_episode_steps: int | None
+    observation: Any
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What the user gave; enough to make any number of instances in any process (pickled by cloudpickle).
+
+    Args:
+        environment: an id of gymnasium or gym, a class, a factory, an instance, or what `really.atari` returns
+        env_config: arguments of the class or factory; for ids those of `gymnasium.make`
+    """
+
+    environment: Any
+    env_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The id, also an instance's, or the name of the class or factory."""
+        if isinstance(self.environment, str):
+            return self.environment
+        made_from = getattr(getattr(self.environment, "spec", None), "id", None)
+        if isinstance(made_from, str):
+            return made_from
+        # functools.partial keeps the function it calls there.
+        named = getattr(self.environment, "func", self.environment)
+        return str(getattr(named, "__name__", type(named).__name__))
+
+    @cached_property
+    def source(self) -> Source:
+        """What makes the instances. Raises as `probe` does."""
+        return source_of(self.environment)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        environment = self.source.lend() if isinstance(self.source, InstanceSource) else self.make()
+        try:
+            return _look_at(self.name, environment)
+        finally:
+            environment.close()
+
+    def probe(self) -> Probe:
+        """Makes one instance, looks at it and closes it; the second call remembers the first.
+
+        Raises:
+            InvalidValueError: an unknown id, with near matches.
+            InvalidTypeError: not an environment, or spaces that are missing or not supported.
+            EnvironmentFailedError: its constructor or its reset raised, or an observation is not of its space.
+        """
+        return self._probe
+
+    def make(self, render_mode: str | None = None) -> Environment:
+        """One new instance."""
+        try:
+            return self.source.make(self.env_config, render_mode)
+        except ReallyError:
+            raise
+        except Exception as error:
+            where = f"environment {self.name!r} could not be made with env_config {dict(self.env_config)}"
+            raise failure(where, error) from error
+
+
+def _look_at(name: str, environment: Environment) -> Probe:
+    action_space = _action_space(name, environment.env)
+    try:
+        observation = environment.reset(0)
+    except Exception as error:
+        raise failure(f"environment {name!r}: reset raised", error) from error
+    given = getattr(environment.env, "observation_space", None)
+    observation_space = infer_space(observation) if given is None else to_gymnasium(given)
+    observation_leaves(observation_space)
+    limit: int | None = environment.limit
+    if limit == NO_LIMIT:
+        limit = getattr(getattr(environment.env, "spec", None), "max_episode_steps", None)
+    return Probe(name, observation_space, action_space, limit, observation)
+
+
+def _action_space(name: str, env: Any) -> spaces.Space[Any]:
+    given = getattr(env, "action_space", None)
+    if given is None:
+        raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, came {env!r} without")
+    space = to_gymnasium(given)
+    if isinstance(space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        return space
+    raise InvalidTypeError(
+        f"environment {name!r}: expected an action_space that is Discrete, Box, MultiDiscrete or MultiBinary, "
+        f"came {space}"
+    )

@@ -1,0 +1,7 @@
+"""Greedy episodes: measured, shown in a window, or filmed."""
+
+from __future__ import annotations
+
+from really.evaluation.evaluation import Evaluation
+
+__all__ = ["Evaluation"]

@@ -1,0 +1,79 @@
+"""Evaluation: greedy episodes stepped as one batch, with seed streams of their own; training is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.envs.make import EnvironmentBatch
+from really.errors import ModelError
+from really.policies.policy import Policy, check_finite
+
+MEASURES = ("time", "reward", "time_and_reward")
+Forward = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
+
+
+class Evaluation:
+    """Plays `episodes` greedy episodes of at most `max_steps` steps; environment `i` plays every n-th from `i` on.
+
+    Attributes:
+        steps: int64 `[episode]`, steps taken in each episode.
+        rewards: float64 `[episode]`, undiscounted sum of rewards of each.
+        finished: how many episodes have ended.
+    """
+
+    def __init__(self, envs: EnvironmentBatch, forward: Forward, policy: Policy, episodes: int, max_steps: int) -> None:
+        self._envs, self._forward, self._policy, self._max_steps = envs, forward, policy, max_steps
+        self.steps = np.zeros(episodes, np.int64)
+        self.rewards = np.zeros(episodes)
+        self.finished = 0
+        self._playing = np.arange(envs.num_envs)
+        self._active = np.flatnonzero(self._playing < episodes)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.steps)} episodes: mean {self.steps.mean():.1f} steps, "
+            f"reward {self.rewards.mean():.2f} ± {self.rewards.std():.2f}"
+        )
+
+    def measured(self, measure: str) -> list[int] | list[float] | tuple[list[int], list[float]]:
+        """One of `MEASURES` of each episode, as lists: steps taken, sum of rewards, or both."""
+        steps, rewards = self.steps.tolist(), self.rewards.tolist()
+        found: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
+        return found[measure]  # type: ignore[no-any-return]
+
+    def run(self, each_step: Callable[[Evaluation], None] | None = None) -> None:
+        """Plays all episodes; `each_step` is called after every step of the batch (a progress bar, a frame)."""
+        self._envs.reset()
+        while self._active.size:
+            self._step()
+            if each_step is not None:
+                each_step(self)
+
+    def _step(self) -> None:
+        envs, active = self._envs, self._active
+        outputs = self._forward(envs.observations)
+        try:
+            check_finite(outputs, self._policy.required_outputs)
+        except ModelError:
+            envs.check_observations(range(envs.num_envs))
+            raise
+        actions = self._policy.to_environment(self._policy.greedy(outputs))
+        envs.step(actions, None if active.size == envs.num_envs else active)
+        episodes = self._playing[active]
+        self.steps[episodes] += 1
+        self.rewards[episodes] += envs.rewards[active]
+        ended = (envs.terminated | envs.truncated)[active]
+        too_long = ~ended & (self.steps[episodes] >= self._max_steps)
+        if ended.any() or too_long.any():
+            self._next_episodes(active, ended | too_long, active[too_long])
+
+    def _next_episodes(self, active: NDArray[np.intp], over: NDArray[np.bool_], unfinished: NDArray[np.intp]) -> None:
+        if unfinished.size:
+            self._envs.reset(unfinished)
+        self._playing[active[over]] += self._envs.num_envs
+        self.finished += int(over.sum())
+        self._active = np.flatnonzero(self._playing < len(self.steps))

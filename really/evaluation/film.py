@@ -1,0 +1,194 @@
+"""Films of episodes: frames go to ffmpeg as they are rendered, and the file is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.atomic_files import check_replaceable, replacing, writable_folder
+from really._utils.checks import check_path
+from really.envs.batch import EnvironmentBatch
+from really.envs.environment import Environment
+from really.envs.spec import EnvironmentSpec
+from really.errors import EnvironmentFailedError, InvalidValueError
+from really.evaluation.rendering import (
+    EXPECTED,
+    Viewer,
+    Watcher,
+    frame_of,
+    frames_per_second,
+    watched_batch,
+    with_frames,
+)
+
+# Browsers play a GIF whose frames last less than 0.02 s at a tenth of that speed.
+MOST_GIF_FPS = 50
+# Smaller frames are enlarged, by a whole number: a gridworld's may be a pixel a field.
+LEAST_SIDE = 320
+# A file's first bytes. An MP4 begins with the length of its first box, which is short.
+MAGIC = {".gif": b"GIF8", ".mp4": b"\0\0\0"}
+ENCODERS = {
+    # One palette a frame: one for all would need every frame in memory first.
+    ".gif": "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1",
+    # H.264 with colours that every player knows needs even sides.
+    ".mp4": "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p",
+}
+# What ffmpeg leaves out of a GIF's frame it compares by numbers of colours, though each frame has its own: wrong here.
+OPTIONS = {
+    ".gif": ["-gifflags", "0", "-global_palette", "0", "-f", "gif"],
+    ".mp4": ["-c:v", "libx264", "-movflags", "+faststart", "-f", "mp4"],
+}
+
+
+class Film(Viewer, Watcher):
+    """Films episodes one after the other: each begins with its first state and ends with its last.
+
+    Args:
+        render: a path that ends in .gif or .mp4, whose folder is made where it is missing; or 'gif' or 'mp4' for
+            `<name>.gif` in the current folder. A film that is there is replaced.
+        name: of the environment.
+
+    Attributes:
+        path: where the film is, once the episodes have ended.
+        frames: how many were written.
+
+    Raises:
+        InvalidValueError: another kind of file, one that cannot be written there, or the extra `video` is missing.
+    """
+
+    at_once = 1
+
+    def __init__(self, render: str | os.PathLike[str], name: str) -> None:
+        self.path: Path = _path_of(render, name)
+        self.frames = 0
+        self._what, self._name = f"render={os.fspath(render)!r}", name
+        self._kind = self.path.suffix.lower()
+        self._ffmpeg = _ffmpeg(self._what)
+        writable_folder(self._what, self.path.parent)
+        check_replaceable(self.path, MAGIC[self._kind], "a film", self._what)
+        self._seen: list[NDArray[np.uint8]] = []
+        self._start: NDArray[np.uint8] | None = None
+        self._encoder: _Encoder | None = None
+        self._first: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+        self._fps = 0.0
+
+    def batch(
+        self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
+    ) -> EnvironmentBatch:
+        """One plain instance; raises InvalidValueError where it renders no frames."""
+        environment, self._first = with_frames(spec, self._what)
+        self._fps = frames_per_second(environment)
+        return watched_batch(spec, seeds[0], environment, self)
+
+    def see(self, environment: Environment, is_start: bool) -> None:
+        """Keeps the frame until the step is over; that of a start until an episode really begins with it."""
+        frame = frame_of(environment, self._name, self._what)
+        if frame.shape != self._first.shape:
+            raise EnvironmentFailedError(
+                f"{self._what}: expected frames {list(self._first.shape)} as before, came {list(frame.shape)}"
+            )
+        if is_start:
+            self._start = frame
+            return
+        self._seen += [frame] if self._start is None else [self._start, frame]
+        self._start = None
+
+    def after_step(self) -> None:
+        """Hands the frames of this step to the encoder."""
+        for frame in self._seen:
+            self._encoder.write(frame)  # type: ignore[union-attr]
+        self.frames += len(self._seen)
+        self._seen.clear()
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[None]:
+        """Films what is played meanwhile; raises FileError where it cannot be written."""
+        with replacing(self.path, MAGIC[self._kind], "a film") as file:
+            self._encoder = _Encoder(self._ffmpeg, file.name, self._kind, self._first.shape, self._fps)
+            try:
+                yield
+                self._encoder.finish()
+            finally:
+                self._encoder.end()
+        print(f"film of {self.frames:,} frames: {self.path}")
+
+
+class _Encoder:
+    """An ffmpeg process that is fed frames through a pipe: what is encoded is on disk, and not in memory."""
+
+    def __init__(self, ffmpeg: str, path: str, kind: str, shape: Sequence[int], fps: float) -> None:
+        height, width = shape[:2]
+        command = [ffmpeg, "-y", "-loglevel", "error", "-nostats"]
+        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "pipe:0"]
+        command += ["-filter_complex", _filters(kind, max(height, width), fps), *OPTIONS[kind], path]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        # A process group of its own: Ctrl-C is for us, who end it.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0
+        )
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Takes one frame `[height, width, 3]`; waits where encoding is slower than playing."""
+        try:
+            self._process.stdin.write(frame.data)  # type: ignore[union-attr]
+        except BrokenPipeError:
+            raise self._failed() from None
+
+    def finish(self) -> None:
+        """Writes what is left; raises OSError with ffmpeg's own words where that fails."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        if self._process.wait():
+            raise self._failed()
+
+    def end(self) -> None:
+        """Ends the process, whatever it was doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait()
+        self._log.close()
+
+    def _failed(self) -> OSError:
+        self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip().splitlines()
+        return OSError(errno.EIO, f"ffmpeg ended with {self._process.returncode}: {' / '.join(said[-3:])}")
+
+
+def _filters(kind: str, side: int, fps: float) -> str:
+    scale = max(1, LEAST_SIDE // side)
+    before = [f"scale=iw*{scale}:ih*{scale}:flags=neighbor"] if scale > 1 else []
+    if kind == ".gif" and fps > MOST_GIF_FPS:
+        before.append(f"fps={MOST_GIF_FPS}")
+    return ",".join([*before, ENCODERS[kind]])
+
+
+def _path_of(render: str | os.PathLike[str], name: str) -> Path:
+    path = check_path("render", render)
+    if os.fspath(render) in ("gif", "mp4"):
+        return Path.cwd() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
+    if path.suffix.lower() not in MAGIC or not path.stem:
+        raise InvalidValueError(f"render: {EXPECTED}, came {os.fspath(render)!r}")
+    return path.absolute()
+
+
+def _ffmpeg(what: str) -> str:
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise InvalidValueError(
+            f"{what}: expected imageio-ffmpeg to be installed, came {error}; pip install 'really[video]'"
+        ) from error

@@ -1,0 +1,7 @@
+"""SampleManager: the seed's verbs in front of collectors, buffer, agent, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+from really.manager.sample_manager import SampleManager
+
+__all__ = ["SampleManager"]

@@ -1,0 +1,158 @@
+"""What a SampleManager is told: checks of its arguments, and the settings that may change between two calls."""
+
+from __future__ import annotations
+
+import math
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from really._utils.checks import check_count, check_mapping, check_number
+from really.data.transitions import ON_POLICY, check_returns
+from really.envs.make import VECTOR_CHOICES
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.policies.policy import canonical_sampling_type
+
+# What normalised observations and rewards are clipped to where nothing else is said, as in Stable-Baselines3.
+USUAL_CLIP = 10.0
+USUAL_LAMBDA = 0.95
+
+
+def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a SampleManager with spellings merged, defaults filled in, and every value checked."""
+    given = dict(arguments)
+    sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
+    given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
+    given["env_config"] = check_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
+    given["num_parallel"] = check_count("num_parallel", given["num_parallel"])
+    given["returns"] = list(check_returns(given["returns"]))
+    given |= _rollout_length(given["num_episodes"], given["num_steps"])
+    given["remote_min_returns"] = _min_returns(given)
+    if given["max_staleness"] is None:
+        given["max_staleness"] = 0.0 if ON_POLICY & set(given["returns"]) else math.inf
+    elif given["max_staleness"] != math.inf:
+        given["max_staleness"] = check_number("max_staleness", given["max_staleness"], 0, math.inf)
+    for name in ("gamma", "gae_lambda"):
+        given[name] = check_number(name, given[name], 0, 1)
+    if given["gae_lambda"] != USUAL_LAMBDA and "advantage" not in given["returns"]:
+        raise InvalidValueError(
+            f"gae_lambda: expected 'advantage' in returns, which alone uses it, came gae_lambda={given['gae_lambda']} "
+            f"with returns={given['returns']}"
+        )
+    if given["remote_time_out"] is not None:
+        given["remote_time_out"] = check_number("remote_time_out", given["remote_time_out"], 0, math.inf)
+    for name, least in (("num_workers", 1), ("seed", 0)):
+        if given[name] is not None:
+            given[name] = check_count(name, given[name], least)
+    given |= _normalisation(given)
+    if given["vector"] not in VECTOR_CHOICES:
+        raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
+    return given
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values that a model may be made with are equal: dicts, lists and tuples of anything, arrays too."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return one is other or bool(np.array_equal(one, other))
+
+
+def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
+    """The one of two spellings that was given; the second is forgotten, both at once are refused."""
+    values = [given.get(name), given.pop(other, None)]
+    if None not in values:
+        raise InvalidValueError(f"{name} and {other}: expected one of these spellings, came both")
+    return next((value for value in values if value is not None), None)
+
+
+def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str, int | None]:
+    """`num_episodes` and `num_steps`, of which exactly one is set; one episode where neither was given."""
+    if num_episodes is not None and num_steps is not None:
+        raise InvalidValueError(
+            f"num_episodes and num_steps: expected one of them, came both ({num_episodes!r} and {num_steps!r})"
+        )
+    if num_steps is not None:
+        return {"num_steps": check_count("num_steps", num_steps), "num_episodes": None}
+    episodes = check_count("num_episodes", 1 if num_episodes is None else num_episodes)
+    return {"num_steps": None, "num_episodes": episodes}
+
+
+def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
+    """How observations and rewards are normalised, scaled and clipped; clips are infinite where there are none."""
+    for name in ("normalize_observations", "normalize_rewards"):
+        if not isinstance(given[name], bool):
+            raise InvalidTypeError(f"{name}: expected True or False, came {given[name]!r}")
+    clip, scale = given["observation_clip"], given["reward_scale"]
+    if clip is not None and not given["normalize_observations"]:
+        raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, came {clip!r} alone")
+    if not check_number("reward_scale", scale, 0, math.inf):
+        raise InvalidValueError("reward_scale: expected a number > 0, came 0, which leaves nothing to learn from")
+    rewards = given["reward_clip"]
+    if rewards is None:
+        rewards = USUAL_CLIP if given["normalize_rewards"] else math.inf
+    return {
+        "observation_clip": _clip("observation_clip", USUAL_CLIP if clip is None else clip)[1],
+        "reward_scale": float(scale),
+        "reward_clip": _clip("reward_clip", rewards, pair=isinstance(rewards, tuple | list)),
+    }
+
+
+def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
+    """(low, high) of a pair, or of one number > 0 on both sides; infinity is no limit."""
+    expected = f"{name}: expected a number > 0{' or a pair (low, high) with low < high' * (name == 'reward_clip')}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        low, high = map(float, value) if pair else (-float(value), float(value))
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"{expected}, came {value!r} ({type(value).__name__})") from None
+    if not low < high:
+        raise InvalidValueError(f"{expected}, came {value!r}")
+    return low, high
+
+
+def _min_returns(given: Mapping[str, Any]) -> int:
+    """Agents to wait for: 10 % of them, at least one; all of them where a seed asks for repeatable data."""
+    agents = given["num_parallel"]
+    if given["remote_min_returns"] is None:
+        return int(agents) if given["seed"] is not None else max(1, agents // 10)
+    least = check_count("remote_min_returns", given["remote_min_returns"])
+    if least > agents:
+        raise InvalidValueError(
+            f"remote_min_returns: expected at most num_parallel={agents}, as it counts agents, came {least}"
+        )
+    return least
+
+
+_CHANGEABLE: dict[str, Callable[[str, Any], Any]] = {
+    "epsilon": lambda name, value: check_number(name, value, 0, 1),
+    "temperature": lambda name, value: check_number(name, value, 0, math.inf),
+    "total_steps": check_count,
+    "weights": lambda name, value: value,
+    "model_kwargs": check_mapping,
+}
+
+
+class Kwargs(UserDict[str, Any]):
+    """The manager's arguments by name; epsilon, temperature, total_steps, weights and model_kwargs may be set.
+
+    A new value applies from the next row collected. Setting any other argument is an error: it would do nothing.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.data.update(arguments)
+        for name in _CHANGEABLE:
+            self[name] = arguments[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in _CHANGEABLE:
+            raise InvalidValueError(one_of("manager.kwargs, set between calls", name, _CHANGEABLE))
+        self.data[name] = _CHANGEABLE[name](name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise InvalidValueError(f"manager.kwargs: {name!r} can be changed, not removed")

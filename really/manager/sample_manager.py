@@ -1,0 +1,638 @@
+"""SampleManager: the seed's verbs. It checks what it is told, and hands the work to the module whose noun it is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.array_pool import ArrayPool
+from really._utils.checks import check_count
+from really._utils.progress import advance, progress_bar, steps_of
+from really.checkpoints import saved_models as checkpoints
+from really.checkpoints import training_state
+from really.collectors.background import BackgroundCollection
+from really.collectors.collector import Collector
+from really.collectors.demand import Part
+from really.collectors.fleet import Fleet, LocalFleet, RayFleet
+from really.collectors.runner import Acting, RunnerSpec, Settings
+from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics
+from really.data.spaces import observation_leaves
+from really.data.transitions import Columns, concatenate, from_record_batch, schema
+from really.envs.make import EnvironmentSpec
+from really.errors import InvalidValueError, ModelError, ReallyError, one_of
+from really.evaluation.evaluation import MEASURES, Evaluation
+from really.evaluation.rendering import Viewer, viewer_of
+from really.manager.arguments import Kwargs, checked, same
+from really.manager.summary import Summary
+from really.metrics.aggregator import Aggregator
+from really.policies import inference
+from really.policies.policy import VALUE_OUTPUTS
+from really.replay import n_step
+from really.replay.arguments import checked_size
+from really.replay.batches import Batches
+from really.replay.buffer import ReplayBuffer
+from really.replay.tf_datasets import sampled_dataset
+
+if TYPE_CHECKING:
+    from really.agents.agent import Agent
+
+log = logging.getLogger("really")
+
+DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
+# What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
+MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
+
+
+class SampleManager:
+    """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
+
+    Args:
+        model: `tf.keras.Model` class (or function returning a model, or a model); its call returns a dict with
+            `q_values`, `policy` (unnormalised logits), or `mu` and `sigma`, optionally `v_estimate`.
+        environment: gymnasium id, id that real `gym` knows, class, factory, or instance of an environment.
+        num_parallel: number of agents that are run in parallel.
+        total_steps: least number of rows that `get_data` delivers.
+        returns: extra columns: `value_estimate`, `log_prob`, `monte_carlo`, `advantage` (float32 [n]); `truncated`,
+            `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`.
+        action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy` or `continuous_normal_diagonal`
+            (`continous_normal_diagonal` too); by default what fits the model's outputs. `actin_sampling_type` is
+            the same.
+        model_kwargs: arguments of the model.
+        weights: weights to start from, as `model.get_weights()` gives them.
+        input_shape: shape of one observation with which the model is called first; False for a model that needs
+            no such call; by default that of the environment's observations.
+        env_config: arguments of the environment; `env_kwargs` is the same.
+        num_episodes: whole episodes of one result of an agent, by default 1.
+        num_steps: steps of one result of an agent; its episode goes on in the next result. Not with `num_episodes`.
+        gamma: discount of `monte_carlo` and `advantage`.
+        gae_lambda: lambda of generalised advantage estimation (`advantage`).
+        temperature: of `thompson`, i.e. Boltzmann sampling: softmax(q / temperature).
+        epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
+        remote_min_returns: least number of agents whose results a call waits for; by default 10 % of
+            `num_parallel`, at least 1, or all of them where `seed` is given.
+        remote_time_out: seconds without any result after which the call goes on with what it has, or fails where
+            it has nothing.
+        max_staleness: how many changes of weights a late result may be behind to be delivered; by default 0 where
+            `returns` has `log_prob`, `monte_carlo` or `advantage`, else unlimited.
+        seed: with it data and batches repeat, run after run, for any number of processes.
+        num_workers: number of processes; by default min(num_parallel, CPUs of the Ray cluster).
+        use_ray: False steps the environments in this process.
+        vector: `auto` uses an id's own vector implementation where it gives the same transitions and is faster,
+            `plain` never, `native` wherever there is one.
+        normalize_observations: runners act on, and deliver, observations less their running mean and divided by their
+            running deviation: floating-point leaves, each number by its own. What was measured takes effect with the
+            next change of weights.
+        observation_clip: what normalised observations are clipped to, on both sides; by default 10.
+        normalize_rewards: delivered rewards are divided by the running deviation of an episode's discounted return.
+        reward_scale: factor of delivered rewards, normalised or not.
+        reward_clip: what these are clipped to in the end: c for (-c, c), or (low, high); by default 10 where rewards
+            are normalised, else nothing.
+
+    Raises:
+        ReallyError: an argument cannot be used; the message says what was expected, what came and where.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        environment: Any,
+        num_parallel: int,
+        total_steps: int,
+        returns: Sequence[str] = (),
+        action_sampling_type: str | None = None,
+        *,
+        actin_sampling_type: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        weights: Sequence[NDArray[Any]] | None = None,
+        input_shape: Sequence[int] | bool | None = None,
+        env_config: Mapping[str, Any] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        num_episodes: int | None = None,
+        num_steps: int | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        temperature: float = 1.0,
+        epsilon: float = 0.95,
+        remote_min_returns: int | None = None,
+        remote_time_out: float | None = None,
+        max_staleness: float | None = None,
+        seed: int | None = None,
+        num_workers: int | None = None,
+        use_ray: bool = True,
+        vector: str = "auto",
+        normalize_observations: bool = False,
+        observation_clip: float | None = None,
+        normalize_rewards: bool = False,
+        reward_scale: float = 1.0,
+        reward_clip: float | tuple[float, float] | None = None,
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        self.kwargs = Kwargs(checked(arguments))
+        self.buffer: ReplayBuffer | None = None
+        self._background: BackgroundCollection | None = None
+        self.aggregator: Aggregator | None = None
+        self.film: Path | None = None
+        self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
+        self._weights: list[NDArray[Any]] = []
+        self._evaluations = 0
+        self._pool = ArrayPool()
+        with steps_of("SampleManager") as now:
+            self._start(now)
+
+    def _start(self, now: Callable[[str], None]) -> None:
+        """What takes long in the constructor; `now` is told what is being done."""
+        now("looking at the environment")
+        self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
+        self._probe = self._environment.probe()
+        self._normalisation = NormalisationOptions.of(self.kwargs)
+        self._statistics = RunningStatistics(self._normalisation, observation_leaves(self._probe.observation_space))
+        now("starting runners")
+        self._fleet = self._start_fleet()
+        try:
+            self._equip(now)
+            self._collector = self._start_collector()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------------------------------ collecting
+
+    def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
+        """Collects at least `total_steps` rows with the current weights and settings; blocks until they are there.
+
+        Args:
+            do_print: print how many rows came, and their mean reward.
+            total_steps: rows for this call; by default the manager's.
+            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
+
+        Returns:
+            A dict of arrays `[row, ...]` that belong to the caller. Each agent's results stand together, in time
+            order: `state`, `state_new` (the observation space's dtype and shape; `state.<name>` for each leaf of a
+            Dict or Tuple), `action`, `reward`, `not_done` (0 at the end of an episode, whatever ended it),
+            `terminal` (1 at true termination only), and the columns asked for with `returns`.
+        """
+        parts = self._collect(total_steps, progress)
+        data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts], self._pool)
+        if do_print:
+            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
+        return data
+
+    def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
+        """Collects at least `steps` rows straight into the buffer, with no array in between; returns how many."""
+        buffer = self._buffer()
+        parts = self._collect(steps, progress)
+        for part in parts:
+            buffer.put(part.batch)
+        return sum(part.rows for part in parts)
+
+    def collect_in_background(
+        self,
+        samples_per_insert: float | None = None,
+        *,
+        min_rows: int = 1,
+        error_buffer: float | None = None,
+        max_rows: int | None = None,
+    ) -> BackgroundCollection:
+        """Lets the runners fill the buffer while the learner trains: `with manager.collect_in_background(): ...`.
+
+        Weights and settings apply from the next chunk begun. What is under way is bounded: two chunks a runner.
+
+        Args:
+            samples_per_insert: rows that `sample` may draw for each row collected; the faster side waits for the other.
+                None limits neither.
+            min_rows: rows to collect before `sample` goes on.
+            error_buffer: samples by which either side may be ahead; by default those for two chunks of all runners.
+            max_rows: end after about so many rows.
+
+        Raises:
+            ReallyError: an argument cannot be used. What ends collecting later is raised by `sample` and by the end of
+                the `with` block: nothing came within `remote_time_out` seconds, an environment failed, ...
+        """
+        self._refuse_background("collect_in_background()")
+        self._sync()
+        self._background = BackgroundCollection(
+            self._collector,
+            self._buffer(),
+            functools.partial(Settings.of, self.kwargs),
+            samples_per_insert=samples_per_insert,
+            min_rows=min_rows,
+            error_buffer=error_buffer,
+            max_rows=max_rows,
+        )
+        weakref.finalize(self, self._background.end)
+        return self._background
+
+    def set_epsilon(self, epsilon: float) -> None:
+        """Sets the probability of a random action, in [0, 1], from the next row collected."""
+        self.kwargs["epsilon"] = epsilon
+
+    def set_temperature(self, temperature: float) -> None:
+        """Sets the temperature of `thompson` from the next row collected; 0 is greedy."""
+        self.kwargs["temperature"] = temperature
+
+    # ------------------------------------------------------------------------------------------ the buffer
+
+    def initilize_buffer(
+        self,
+        buffer_size: int,
+        optim_keys: Sequence[str] = DEFAULT_KEYS,
+        path: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
+
+        Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
+        live in files in that folder, and where the folder has such a buffer already it goes on with that one. Other
+        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
+        `n_step` its `gamma` is the manager's.
+        """
+        self._refuse_background("initialize_buffer()")
+        options = n_step.with_gamma(options, self.kwargs["gamma"])
+        keys = [name for key in optim_keys for name in self._column_names(key)]
+        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)
+
+    initialize_buffer = initilize_buffer
+
+    def store_in_buffer(self, data: Mapping[str, Any]) -> None:
+        """Stores rows: a dict of lists, arrays or tensors `[row, ...]`, or an Arrow record batch or table."""
+        self._buffer().put(data)
+
+    def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
+        """`sample_size` rows: drawn from the buffer (`ReplayBuffer.sample`), or collected anew with the agent."""
+        if from_buffer:
+            self._before_sample(sample_size)
+            return self._buffer().sample(sample_size, beta=beta)
+        if beta is not None:
+            raise InvalidValueError(f"beta: expected none with from_buffer=False, came {beta!r}")
+        size = check_count("sample_size", sample_size)
+        return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
+
+    def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+
+        With `collect_in_background` a batch counts, and waits where it has to, when it is drawn. Options: `as_`,
+        `replace`, and `beta` of prioritized replay.
+        """
+        return Batches(self._buffer(), n, prefetch, before=self._before_sample, **options)
+
+    def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`); counts as `batches`.
+
+        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        """
+        return sampled_dataset(self._buffer(), n, prefetch, before=self._before_sample, **options)
+
+    # ------------------------------------------------------------------------------------------ the agent
+
+    def get_agent(self) -> Agent:
+        """The current agent, the same object at each call; `agent.copy()` gives one of its own, say for targets."""
+        self._sync()
+        return self._agent
+
+    def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Makes these the agent's weights; runners act with them from the next row collected.
+
+        Where observations or rewards are normalised, what was measured so far takes effect with them.
+        """
+        self._agent.set_weights(weights)
+        current = self._agent.get_weights()
+        if self._weights and not self._statistics.changed and all(map(np.array_equal, current, self._weights)):
+            return
+        self._weights = current
+        self._fleet.set_weights(current, self._statistics.freeze())
+        self._agent.normalization = self._frozen_normalisation()
+
+    def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
+        """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
+        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name, self._statistics.frozen))
+
+    def load_model(self, path: str | os.PathLike[str]) -> Agent:
+        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch.
+
+        The statistics of a manager that normalises go on from those that were saved with the model.
+        """
+        folder = checkpoints.newest_checkpoint(path)
+        statistics = checkpoints.load_statistics(folder)
+        self._statistics.check(statistics, str(folder))
+        self._agent.epoch = checkpoints.load_model(self._agent.model, folder)
+        self._statistics.replace(statistics)
+        self.set_agent(self._agent.get_weights())
+        return self._agent
+
+    def save_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: Any = None,
+        optimizer: Any = None,
+        counters: Mapping[str, Any] | None = None,
+        keep: int | None = None,
+    ) -> str:
+        """Saves all that training needs to go on in a new folder `<path>/checkpoint_<time>`; returns its path.
+
+        That is the agent's weights, the buffer, the aggregator's curves, what may be set in `kwargs`, the manager's
+        counts, random streams and statistics, and what is given here. What runners have not delivered yet is not in it.
+        The folder is there whole or not at all. A buffer on disk is flushed and referred to, not copied.
+
+        Args:
+            path: folder of all checkpoints of a run.
+            target: an agent or model besides the agent, or a dict of several.
+            optimizer: a Keras optimizer, or a dict of several.
+            counters: numbers of your own, such as steps and updates so far.
+            keep: how many checkpoints stay in `path`, this one included; by default all.
+        """
+        self._sync()
+        return str(training_state.save(self._parts(target, optimizer), path, self._standing(), counters, keep))
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], *, target: Any = None, optimizer: Any = None
+    ) -> dict[str, int | float]:
+        """Goes on from the newest checkpoint in `path`; returns the counters that were saved with it.
+
+        `target` and `optimizer` are those to be loaded into, given as they were when it was saved. What may be set in
+        `kwargs` is again as it was then, the optimizer's learning rate too. `manager.buffer` is another object
+        afterwards; but one on disk that is open already stays, with all rows that were put since. Episodes begin anew,
+        with random streams that the run has not had yet. A checkpoint that is damaged, or of another model, environment
+        or buffer, is refused, and nothing has changed then.
+        """
+        self._refuse_background("load_checkpoint()")
+        self._fleet.check()
+        self._sync()
+        restored = training_state.read(self._parts(target, optimizer), path)
+        self.buffer, self.aggregator = restored.set()
+        self._statistics.replace(restored.frozen)
+        self._go_on(restored.standing)
+        # Only now: what was measured takes effect with the next change of weights, as it would have.
+        self._statistics.add(0, restored.pending)
+        return restored.counters
+
+    def test(
+        self,
+        max_steps: int,
+        test_episodes: int = 100,
+        evaluation_measure: str = "time",
+        render: bool | str | os.PathLike[str] = False,
+        do_print: bool = False,
+        progress: bool | None = None,
+    ) -> list[int] | list[float] | tuple[list[int], list[float]]:
+        """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
+
+        Rewards are the environment's own, also where those delivered are normalised, scaled or clipped.
+
+        Args:
+            max_steps: steps after which an episode is ended.
+            test_episodes: how many episodes.
+            evaluation_measure: `time`, `reward` or `time_and_reward`.
+            render: True shows a window, where there is a display. A path that ends in .gif or .mp4 is a film of all
+                episodes one after the other, `gif` and `mp4` are one called after the environment in the current
+                folder; `manager.film` says where it is. What is watched is stepped alone, not as one batch, so its
+                episodes are others than those of a test that nobody watches.
+            do_print: print mean and spread.
+            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
+
+        Returns:
+            A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
+        """
+        if evaluation_measure not in MEASURES:
+            raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
+        max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
+        viewer = viewer_of(render, self._environment.name)
+        evaluation = self._evaluate(max_steps, test_episodes, viewer, progress)
+        if do_print:
+            print(evaluation)
+        return evaluation.measured(evaluation_measure)
+
+    # ------------------------------------------------------------------------------------------ the aggregator
+
+    def initialize_aggregator(
+        self,
+        path: str | os.PathLike[str],
+        saving_after: int = 10,
+        aggregator_keys: Sequence[str] = ("loss",),
+        max_size: int = 5,
+        init_epoch: int = 0,
+        tensorboard: str | os.PathLike[str] | bool | None = None,
+        units: Mapping[str, str] | None = None,
+    ) -> None:
+        """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
+
+        With `tensorboard` (a folder, or True for one below `path`) every value also goes into event files there;
+        `units`, as in `{"reward": "points"}`, stand at the axes.
+        """
+        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
+
+    def update_aggregator(self, **kwargs: Any) -> None:
+        """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""
+        if self.aggregator is None:
+            raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
+        self.aggregator.update(**kwargs)
+
+    def info(self) -> Summary:
+        """What the manager is made of and how it runs, a dict that prints well; asks the runners, so not for a loop."""
+        return Summary(
+            {
+                "environment": self._probe.name,
+                "observation_space": str(self._probe.observation_space),
+                "action_space": str(self._probe.action_space),
+                "action_sampling_type": self._acting.sampling_type,
+                "inference": self._acting.exported.kind,
+                "inference_report": self._acting.exported.report,
+                "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
+                "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
+                "policy_version": self._fleet.version,
+                **self._statistics.info(),
+                "runners": self._fleet.info(),
+                **self._collector.info(),
+                **(self._background.info() if self._background else {}),
+            }
+        )
+
+    # ------------------------------------------------------------------------------------------ its life
+
+    def close(self) -> None:
+        """Releases the runners and their processes; the buffer and the agent stay usable.
+
+        Collection in the background ends first, as its `stop()` does; but what takes longer than half a minute to come
+        from the runners' processes is given up.
+        """
+        try:
+            if self._background is not None and self._background.running:
+                self._background.stop(self._fleet.end_patience)
+        finally:
+            self._fleet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _start_fleet(self) -> Fleet:
+        names = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
+        options = {name: self.kwargs[name] for name in names}
+        spec = RunnerSpec(self._environment, entropy=self._entropy, normalisation=self._normalisation, **options)
+        kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
+        return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
+
+    def _equip(self, now: Callable[[str], None]) -> None:
+        """Builds the agent and hands runners the way to act; again where `model_kwargs` changed."""
+        now("building the model")
+        model_kwargs, weights = dict(self.kwargs["model_kwargs"]), self.kwargs["weights"]
+        agent = self._build_agent()
+        now("choosing the fastest form of the model for runners")
+        acting, policy = self._export(agent), agent.policy
+        self._schema = schema(
+            observation_leaves(self._probe.observation_space),
+            policy.action_shape,
+            policy.action_dtype,
+            self.kwargs["returns"],
+        )
+        # All that can be refused is done: what was given before this call holds until here.
+        self._agent, self._acting, self._model_kwargs, self._given_weights = agent, acting, model_kwargs, weights
+        self._fleet.equip(self._acting)
+        self.set_agent(self._agent.get_weights())
+
+    def _start_collector(self) -> Collector:
+        """One for the manager's life: orders under way keep their numbers when `model_kwargs` change."""
+        return Collector(
+            self._fleet,
+            self.kwargs["num_parallel"],
+            self._statistics,
+            num_steps=self.kwargs["num_steps"],
+            row_bytes=sum(column.row_bytes for column in self._schema),
+            min_agents=self.kwargs["remote_min_returns"],
+            time_out=self.kwargs["remote_time_out"],
+            max_staleness=self.kwargs["max_staleness"],
+        )
+
+    def _parts(self, target: Any, optimizer: Any) -> training_state.Parts:
+        """What the run is made of, for a checkpoint."""
+        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
+        return training_state.Parts.of(self._agent, self._probe.name, target, optimizer, **own)
+
+    def _standing(self) -> training_state.Standing:
+        settings = {name: self.kwargs[name] for name in ("epsilon", "temperature", "total_steps")}
+        fleet, epoch = self._fleet, self._agent.epoch
+        return training_state.Standing(settings, fleet.version, self._evaluations, epoch, self._entropy, fleet.restarts)
+
+    def _go_on(self, standing: training_state.Standing) -> None:
+        """Takes up a run where it stood, with the agent's weights as they are now."""
+        self.kwargs.update(standing.settings)
+        self._entropy, self._evaluations, self._agent.epoch = standing.entropy, standing.evaluations, standing.epoch
+        self._fleet.begin_anew(standing.entropy, standing.restarts + 1)
+        self._collector = self._start_collector()
+        self.set_agent(self._agent.get_weights())
+        self._fleet.version = standing.version
+        self._sync()
+
+    def _build_agent(self) -> Agent:
+        from really.agents.agent import Agent, build_model, seeded_initialisers
+
+        given, spaces = self.kwargs, (self._probe.observation_space, self._probe.action_space)
+        make_model = functools.partial(
+            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
+        )
+        with seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
+            model = make_model(weights=given["weights"])
+        rng, now = np.random.default_rng(self._stream(AGENT_STREAM)), self._frozen_normalisation()
+        sampling_type = given["action_sampling_type"]
+        return Agent(model, *spaces, sampling_type, rng=rng, make_model=make_model, normalization=now)
+
+    def _frozen_normalisation(self) -> Normalisation | None:
+        """How the current version sees observations; None where it sees them as they are."""
+        if not self._normalisation.normalize_observations:
+            return None
+        leaves = observation_leaves(self._probe.observation_space)
+        return Normalisation(self._normalisation, leaves, self._statistics.frozen)
+
+    def _export(self, agent: Agent) -> Acting:
+        from really.agents.export import export
+
+        space, given = self._probe.observation_space, self.kwargs
+        value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
+        if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
+            raise ModelError(
+                f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
+                f"came one with {', '.join(agent.output_names)}"
+            )
+        source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
+        exported = export(agent.model, space, self._fleet.most_agents, source, repeatable=given["seed"] is not None)
+        agent.compiled = exported.kind != "eager"
+        return Acting(exported, agent.policy.sampling_type, value)
+
+    def _sync(self) -> Settings:
+        """Applies what was changed in `kwargs` since the last call, and says what now holds."""
+        if not same(self.kwargs["model_kwargs"], self._model_kwargs):
+            self._refuse_background("a change of model_kwargs")
+            with steps_of("model_kwargs") as now:
+                self._equip(now)
+        if self.kwargs["weights"] is not self._given_weights:
+            self.set_agent(self.kwargs["weights"])
+            self._given_weights = self.kwargs["weights"]
+        policy = self._agent.policy
+        policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
+        return Settings.of(self.kwargs)
+
+    def _refuse_background(self, what: str) -> None:
+        if self._background is not None and self._background.running:
+            raise ReallyError(f"{what}: expected no collection in the background; stop() the one that runs")
+
+    def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
+        self._refuse_background("collecting")
+        rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
+        settings = self._sync()
+        with progress_bar("collecting", rows, "step", progress) as bar:
+            return self._collector.collect(rows, settings, functools.partial(advance, bar))
+
+    def _evaluate(self, max_steps: int, episodes: int, viewer: Viewer, progress: bool | None) -> Evaluation:
+        self._sync()
+        self._evaluations += 1
+        size = min(episodes, viewer.at_once)
+        seeds = self._stream(EVALUATION_STREAM, self._evaluations).spawn(size)
+        with (
+            contextlib.closing(viewer.batch(self._environment, seeds, self.kwargs["vector"])) as envs,
+            viewer.showing(),
+            progress_bar("testing", episodes, "episode", progress) as bar,
+        ):
+            forward = inference.load(self._acting.exported, size)
+            forward.set_weights(self._weights)
+            normalisation = self._agent.normalization
+            shown = forward if normalisation is None else normalisation.before(forward)
+            evaluation = Evaluation(envs, shown, self._agent.policy, episodes, max_steps)
+
+            def after_step(run: Evaluation) -> None:
+                advance(bar, run.finished)
+                viewer.after_step()
+
+            evaluation.run(after_step)
+        self.film = viewer.path or self.film
+        return evaluation
+
+    def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
+        if self._background is not None:
+            num, num_batches = checked_size(n)
+            self._background.before_sample(num * max(num_batches, 1), cancelled)
+
+    def _buffer(self) -> ReplayBuffer:
+        if self.buffer is None:
+            raise ReallyError("the buffer: expected initialize_buffer() to be called first")
+        return self.buffer
+
+    def _column_names(self, key: str) -> list[str]:
+        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation."""
+        key = "state_new" if key == "new_state" else key
+        leaves = [column.name for column in self._schema if column.name.startswith(f"{key}.")]
+        return leaves or [key]
+
+    def _stream(self, *purpose: int) -> np.random.SeedSequence:
+        """The seed of one of the manager's own streams."""
+        return np.random.SeedSequence(self._entropy, spawn_key=purpose)

@@ -1,0 +1,315 @@
+"""Learning curves of several experiments, each over its seeds, with bootstrap confidence intervals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.atomic_files import writable_folder
+from really._utils.checks import check_count, check_path
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.metrics.aggregator import CSV_NAME, read_csv
+from really.metrics.plots import MAGIC, check_figure, draw_comparison
+
+log = logging.getLogger("really")
+
+Array = NDArray[np.float64]
+# Points of a curve: more cannot be told apart in a figure.
+POINTS = 400
+RESAMPLES = 2000
+# Of fewer seeds no quarter can be left out.
+LEAST_FOR_IQM = 4
+# Seeds that end within this part of the longest are not spoken of: steps of whole episodes never end alike.
+WHOLE = 0.95
+# Endings of figures that are not written.
+OTHER_FIGURES = (".pdf", ".eps", ".ps", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp")
+
+
+def _mean(values: Array) -> Array:
+    return values.mean(axis=-2)  # type: ignore[no-any-return]
+
+
+def _median(values: Array) -> Array:
+    return np.asarray(np.median(values, axis=-2))
+
+
+def _interquartile_mean(values: Array) -> Array:
+    """The mean of the middle half, as `scipy.stats.trim_mean(values, 0.25)`; Agarwal et al. 2021, NeurIPS."""
+    seeds = values.shape[-2]
+    cut = seeds // 4
+    return np.sort(values, axis=-2)[..., cut : seeds - cut, :].mean(axis=-2)  # type: ignore[no-any-return]
+
+
+STATISTICS: Mapping[str, Callable[[Array], Array]] = {"mean": _mean, "iqm": _interquartile_mean, "median": _median}
+
+
+@dataclass(frozen=True)
+class ComparedCurve:
+    """One experiment.
+
+    Attributes:
+        epochs: `[point]` float64, or the values of the key that is the x-axis.
+        mean: `[point]` float64, the statistic over the seeds.
+        low, high: `[point]` float64, its confidence interval; NaN where there is one seed only.
+        seeds: `[seed, point]` float64, each seed's own curve.
+        ends: `[seed]` float64, where each seed's values end, whatever the curve shows.
+    """
+
+    epochs: Array
+    mean: Array
+    low: Array
+    high: Array
+    seeds: Array
+    ends: Array
+
+    @property
+    def seeds_shown(self) -> str:
+        """How many seeds there are, and where the curve is cut or held if one of them ends much before another."""
+        number = "1 seed, no interval" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        shown, first, last = self.epochs[-1], self.ends.min(), self.ends.max()
+        if first >= WHOLE * last:
+            return number
+        return f"{number}, to {shown:g} of {last:g}" if shown < last else f"{number}, the shortest held from {first:g}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Experiments compared: `curves` by name, and what they are curves of. `print` shows where each ends."""
+
+    curves: Mapping[str, ComparedCurve]
+    key: str
+    x: str
+    statistic: str
+    confidence: float
+
+    def __getitem__(self, name: str) -> ComparedCurve:
+        return self.curves[name]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.curves))
+        lines = [f"{self.statistic} of {self.key} at the end, with its {self.confidence:.0%} interval"]
+        for name, curve in self.curves.items():
+            interval = "" if len(curve.seeds) == 1 else f"  [{curve.low[-1]:.4g}, {curve.high[-1]:.4g}]"
+            lines.append(f"{name:<{width}}  {curve.mean[-1]:.4g}{interval}  ({curve.seeds_shown})")
+        return "\n".join(lines)
+
+    def plot(self, path: str | os.PathLike[str], x_label: str | None = None, y_label: str | None = None) -> Path:
+        """Writes `<path>.png` and `<path>.svg`, each whole or not at all; returns the first.
+
+        Args:
+            path: where to, without the ending (which is taken off); its folder is made where it is missing.
+            x_label: text of the x-axis with its unit, by default `x`.
+            y_label: text of the y-axis with its unit, by default the key.
+        """
+        stem = figure_stem(path)
+        x_name = "epoch (updates of the aggregator)" if self.x == "epoch" else self.x
+        draw_comparison(self, stem, x_label or x_name, y_label or self.key)
+        return stem.with_name(f"{stem.name}.png")
+
+
+def compare(
+    runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]],
+    key: str = "reward",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    x: str = "epoch",
+    statistic: str = "mean",
+    confidence: float = 0.95,
+    max_size: int = 5,
+    hold_last: bool = False,
+    seed: int = 0,
+    x_label: str | None = None,
+    y_label: str | None = None,
+) -> Comparison:
+    """Learning curves of several experiments over their seeds, read from what aggregators wrote.
+
+    Each seed's curve is smoothed as the aggregator does and interpolated linearly onto common points. The interval is
+    the percentile bootstrap (Efron and Tibshirani 1993, ch. 13): whole seeds are drawn anew, 2,000 times. With few
+    seeds it is too narrow rather than too wide.
+
+    Args:
+        runs: aggregators' folders by name, a list of folders where an experiment has several seeds; or only a list of
+            folders, one seed each, called after what distinguishes them. A folder's `progress` is looked into as well.
+        key: which of the aggregator's keys.
+        path: writes the figure to `<path>.png` and `<path>.svg`.
+        x: `epoch`, or a key that grows with each update, such as a count of environment steps.
+        statistic: over the seeds: `mean`, `median` or `iqm`, the mean of the middle half.
+        confidence: of the interval, between 0 and 1.
+        max_size: updates that each seed's curve is averaged over first.
+        hold_last: a run that ended early keeps its last value; by default a curve ends where its shortest seed does.
+        seed: of the bootstrap.
+        x_label, y_label: texts of the axes with their units.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: a folder without values, a key that it does not have, an `x` that does not
+            grow, a figure that cannot be written.
+    """
+    if not isinstance(key, str):
+        raise InvalidTypeError(f"key: expected the name of one key, came {key!r} ({type(key).__name__})")
+    if statistic not in STATISTICS:
+        raise InvalidValueError(one_of("statistic", statistic, STATISTICS))
+    if not 0 < confidence < 1:
+        raise InvalidValueError(f"confidence: expected a number between 0 and 1, came {confidence!r}")
+    max_size = check_count("max_size", max_size)
+    if path is not None:
+        figure_stem(path)
+    rng = np.random.default_rng(seed)
+    curves = {}
+    for name, folders in _named(runs).items():
+        seeds = [_read(folder, key, x, max_size) for folder in folders]
+        if statistic == "iqm" and len(seeds) < LEAST_FOR_IQM:
+            log.warning(
+                "%s: expected %d seeds or more for iqm, came %d: it is the mean", name, LEAST_FOR_IQM, len(seeds)
+            )
+        curves[name] = _curve(name, seeds, STATISTICS[statistic], confidence, hold_last, rng)
+    comparison = Comparison(curves, key, x, statistic, confidence)
+    if path is not None:
+        comparison.plot(path, x_label, y_label)
+    return comparison
+
+
+def bootstrap(
+    seeds: Array, statistic: Callable[[Array], Array], confidence: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Percentile interval of a statistic over the first axis of `[seed, point]`: its two ends, `[point]` each."""
+    drawn = rng.integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    tail = (1 - confidence) / 2
+    # Some points at a time: all at once would take 2,000 times the curves' memory.
+    parts = [np.quantile(statistic(part[drawn]), (tail, 1 - tail), axis=0) for part in _slices(seeds)]
+    low, high = np.concatenate(parts, axis=1)
+    return low, high
+
+
+def _slices(seeds: Array) -> Iterable[Array]:
+    return (seeds[:, at : at + 50] for at in range(0, seeds.shape[1], 50))
+
+
+def _curve(
+    name: str,
+    seeds: Sequence[tuple[Array, Array]],
+    statistic: Callable[[Array], Array],
+    confidence: float,
+    hold_last: bool,
+    rng: np.random.Generator,
+) -> ComparedCurve:
+    first, last = max(x[0] for x, _ in seeds), [x[-1] for x, _ in seeds]
+    end = max(last) if hold_last else min(last)
+    if end < first:
+        raise InvalidValueError(f"runs: expected seeds of {name!r} that overlap, came one that ends before one begins")
+    if end < WHOLE * max(last):
+        log.warning("%s: shown up to %g, where its shortest seed ends; others go on to %g", name, end, max(last))
+    inside = np.unique(np.concatenate([x[(x >= first) & (x <= end)] for x, _ in seeds]))
+    epochs = inside if len(inside) <= POINTS else np.linspace(first, end, POINTS)
+    values = np.stack([np.interp(epochs, x, y) for x, y in seeds])
+    if len(seeds) == 1:
+        log.warning("%s: expected several seeds for an interval, came 1; its curve is drawn without", name)
+        low = high = np.full(len(epochs), np.nan)
+    else:
+        low, high = bootstrap(values, statistic, confidence, rng)
+    return ComparedCurve(epochs, statistic(values), low, high, values, np.array(last))
+
+
+def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
+    """x and smoothed values of one seed, `[point]` each."""
+    file = _csv_in(folder)
+    header, rows, _ = read_csv(file)
+    keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
+    for wanted in {key, x} - {"epoch"}:
+        if wanted not in keys:
+            raise InvalidValueError(one_of(f"{file}", wanted, keys))
+    columns = ("epoch" if x == "epoch" else f"{x}.mean", f"{key}.mean")
+    found = [pair for row in rows if (pair := _numbers(row, columns)) is not None]
+    points = np.array(found, np.float64).reshape(-1, 2)
+    if not len(points):
+        raise InvalidValueError(f"{file}: expected values of {key!r}, came none that is finite")
+    if (np.diff(points[:, 0]) <= 0).any():
+        raise InvalidValueError(f"{file}: expected an x-axis that grows with each update, came {x!r}, which does not")
+    return points[:, 0], smoothed(points[:, 1], max_size)
+
+
+def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[float] | None:
+    """A row's numbers; None where one is missing or not finite."""
+    with contextlib.suppress(TypeError, ValueError):
+        numbers = [float(row[name]) for name in columns]  # type: ignore[arg-type]
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    return None
+
+
+def smoothed(values: Array, window: int) -> Array:
+    """The mean of the last `window` values, at the beginning of those there are, `[point]`."""
+    window = min(window, len(values))
+    first = np.cumsum(values[: window - 1]) / np.arange(1, window)
+    # Not by differences of one running sum: a huge value would take the small ones after it along.
+    return np.concatenate([first, np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=-1)])
+
+
+def _csv_in(folder: Path) -> Path:
+    tried = [folder / CSV_NAME, folder / "progress" / CSV_NAME]
+    for file in tried:
+        if file.is_file():
+            return file
+    state = "a folder without" if folder.is_dir() else "no folder"
+    raise InvalidValueError(f"runs: expected a folder with an aggregator's {CSV_NAME}, came {str(folder)!r}: {state}")
+
+
+def _named(runs: Any) -> dict[str, list[Path]]:
+    if isinstance(runs, str | os.PathLike):
+        runs = [runs]
+    if not isinstance(runs, Mapping):
+        paths = [check_path("runs", run) for run in runs]
+        runs = dict(zip(_distinct_names(paths), ([path] for path in paths), strict=True))
+    if not runs:
+        raise InvalidValueError("runs: expected at least one folder, came none")
+    named = {}
+    for name, folders in runs.items():
+        folders = [folders] if isinstance(folders, str | os.PathLike) else folders
+        if (
+            not isinstance(folders, list | tuple)
+            or not folders
+            or not all(isinstance(folder, str | os.PathLike) for folder in folders)
+        ):
+            raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, came {folders!r}")
+        named[str(name)] = [check_path("runs", folder) for folder in folders]
+        if len({path.resolve() for path in named[str(name)]}) < len(folders):
+            raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, came one twice: {folders}")
+    return named
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """What distinguishes the paths: without the parts that all begin or all end with."""
+    parts = [list(path.parts) for path in paths]
+    if len(paths) == 1:
+        return [paths[0].name or str(paths[0])]
+    if len(set(map(tuple, parts))) < len(parts):
+        raise InvalidValueError(f"runs: expected different folders, came {[str(path) for path in paths]}")
+    for at in (0, -1):
+        while all(len(own) > 1 for own in parts) and len({own[at] for own in parts}) == 1:
+            for own in parts:
+                own.pop(at)
+    return ["/".join(own) for own in parts]
+
+
+def figure_stem(path: str | os.PathLike[str]) -> Path:
+    """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
+    path = check_path("path", path)
+    ending = path.suffix
+    if ending.lower() in OTHER_FIGURES:
+        raise InvalidValueError(
+            f"path: expected .png, .svg or no ending, as both are written, came {os.fspath(path)!r}"
+        )
+    stem = path.with_suffix("") if ending in MAGIC else path
+    if not stem.name:
+        raise InvalidValueError(f"path: expected the name of a figure, came {os.fspath(path)!r}")
+    writable_folder("path", stem.parent)
+    check_figure("path", stem)
+    return stem

@@ -1,0 +1,1 @@
+"""Acting with NumPy alone: sampling types, exact log-probabilities, the forward pass of an exported model."""

@@ -1,0 +1,307 @@
+"""A model's forward pass inside a runner: LiteRT without TensorFlow, else a TensorFlow graph, else the model.
+
+`export.py` makes an `Exported`, `load` turns it into a `Forward` in whatever process the runner lives. Through
+LiteRT the result for a state does not depend, to the bit, on how many other states are in the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.spaces import Leaf, nest, observation_leaves
+from really.errors import ModelError
+
+Leaves = Sequence[NDArray[Any]]
+
+# XNNPACK computes a single row with another kernel, whose last bit may differ: one row is computed as two alike.
+LEAST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a runner needs to build the model itself, where no export of it is right."""
+
+    model: Any
+    model_kwargs: Mapping[str, Any]
+    input_shape: Any
+    observation_space: Any
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Where a weight stands in a flatbuffer: `stored = transpose(weight, permutation) * scale` at byte `offset`."""
+
+    weight: int
+    offset: int
+    permutation: tuple[int, ...]
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A model as runners load it; picklable.
+
+    Attributes:
+        kind: 'litert' (weights are inputs), 'litert_static' (constants, patched in place), 'xla',
+            'tf.function' or 'eager' (the runner builds and calls the model itself).
+        payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
+        leaves: the arrays of an observation, as `Forward` takes them.
+        output_names: keys of the model's output, in the order of `fetches`.
+        weight_shapes: of each array that `set_weights` takes.
+        fetches: names of the output tensors in a GraphDef.
+        patches: where the weights stand in a 'litert_static' flatbuffer.
+        report: for each kind, how long a call takes or why it was passed over.
+    """
+
+    kind: str
+    payload: bytes
+    leaves: tuple[Leaf, ...]
+    output_names: tuple[str, ...]
+    weight_shapes: tuple[tuple[int, ...], ...]
+    fetches: tuple[str, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    source: Source | None = None
+    report: dict[str, str] = field(default_factory=dict)
+
+
+class Forward:
+    """One batched forward pass. `set_weights` comes before the first call."""
+
+    kind: str
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        """Outputs [env, ...] for the observations' leaves [env, ...]; may be views, valid until the next call."""
+        raise NotImplementedError
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Use these weights, in the order of the model's `get_weights()`, from the next call on.
+
+        Raises:
+            ModelError: number or shapes are not the model's.
+        """
+        raise NotImplementedError
+
+
+def load(exported: Exported, batch_size: int) -> Forward:
+    """The forward pass for batches of `batch_size` states; imports TensorFlow for kinds that need it alone."""
+    return _LOADERS[exported.kind](exported, batch_size)
+
+
+def model_leaves(space: Any) -> tuple[Leaf, ...]:
+    """The leaves of an observation space as models take them: floats of any width as float32, as Keras would."""
+    float32 = np.dtype(np.float32)
+    return tuple(
+        replace(leaf, dtype=float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
+        for leaf in observation_leaves(space)
+    )
+
+
+def check_weights(
+    shapes: Sequence[tuple[int, ...]], weights: Sequence[NDArray[Any]], names: Sequence[str] | None = None
+) -> None:
+    """ModelError that names expected and received shapes, unless `weights` have exactly `shapes`."""
+    if not isinstance(weights, Sequence | np.ndarray):
+        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, came {type(weights).__name__}")
+    came = [tuple(np.shape(weight)) for weight in weights]
+    if len(came) != len(shapes):
+        raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, came {len(came)} of {came}")
+    for at, (expected, shape) in enumerate(zip(shapes, came, strict=True)):
+        if tuple(expected) != shape:
+            name = f" ({names[at]})" if names else ""
+            raise ModelError(
+                f"weights[{at}]{name}: expected shape {list(expected)}, came {list(shape)}; are these the "
+                f"weights of another model?"
+            )
+
+
+class _LiteRT(Forward):
+    """A flatbuffer with the weights as inputs: setting them is a copy each."""
+
+    kind = "litert"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        self._exported, self._batch_size = exported, batch_size
+        self._rows = max(batch_size, LEAST_ROWS)
+        self._shapes = exported.weight_shapes
+        self._start(exported.payload)
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        for view, leaf in zip(self._views, leaves):  # noqa: B905 - a view a leaf; the check would cost a tenth of this
+            view[:] = leaf
+        self._invoke()
+        return self._outputs
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        self._fill_weights(weights)
+
+    def _fill_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Writes the weights that are inputs."""
+        for at, index in self._weight_inputs:
+            self._interpreter.tensor(index)()[...] = weights[at]
+
+    def _start(self, payload: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=payload, num_threads=1)
+        inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+        leaves = self._exported.leaves
+        self._leaf_inputs = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
+        for at, index in self._leaf_inputs:
+            interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
+        interpreter.allocate_tensors()
+        self._interpreter = interpreter  # owns the flatbuffer's bytes, which the compiled part only points to
+        self._weight_inputs = [(w, inputs[f"w{w}"]) for w in range(len(self._shapes)) if f"w{w}" in inputs]
+        self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
+        self._batched = [list(detail["shape_signature"][:1]) == [-1] for detail in interpreter.get_output_details()]
+        # The public invoke() refuses to run while views are held.
+        self._invoke_only = interpreter._interpreter.Invoke
+        self._views = [np.empty((self._rows, *leaf.shape), leaf.dtype) for leaf in leaves]
+        self._view_leaves()
+        self._invoke = self._first_invoke
+
+    def _first_invoke(self) -> None:
+        """Finds out whether this graph's memory stays where it is.
+
+        Where a shape is computed, as by Flatten for batches of any size, LiteRT plans what follows inside of
+        Invoke(), and its arena may grow and move there: views hold from one call to the next at best. Outputs of
+        such a graph have no memory before, or other memory than after.
+        """
+        before = self._addresses()
+        self._invoke_and_view()
+        stays = None not in before and self._addresses() == before
+        self._invoke = self._invoke_only if stays else self._invoke_and_view
+
+    def _invoke_and_view(self) -> None:
+        self._invoke_only()
+        self._view_leaves()
+        self._outputs = {}
+        tensors = zip(self._exported.output_names, self._output_indices, self._batched, strict=True)
+        for name, index, batched in tensors:
+            output = self._interpreter.tensor(index)()
+            self._outputs[name] = output[: self._batch_size] if batched else output
+
+    def _view_leaves(self) -> None:
+        for at, index in self._leaf_inputs:
+            self._views[at] = self._interpreter.tensor(index)()
+
+    def _addresses(self) -> list[int | None]:
+        """Where inputs and outputs lie; None for an output whose size is not known yet."""
+        return [_address(self._interpreter, index) for _, index in self._leaf_inputs + self._weight_inputs] + [
+            _address(self._interpreter, index) for index in self._output_indices
+        ]
+
+
+def _address(interpreter: Any, index: int) -> int | None:
+    try:
+        return int(interpreter.tensor(index)().ctypes.data)
+    except ValueError:
+        return None
+
+
+class _LiteRTStatic(_LiteRT):
+    """A flatbuffer with weights as constants, which XNNPACK packs once: faster, but setting them restarts it."""
+
+    kind = "litert_static"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        self._content = bytearray(exported.payload)
+        super().__init__(exported, batch_size)
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        for patch in self._exported.patches:
+            stored = np.transpose(np.asarray(weights[patch.weight], np.float32), patch.permutation)
+            place = np.frombuffer(self._content, np.float32, stored.size, patch.offset).reshape(stored.shape)
+            np.multiply(stored, np.float32(patch.scale), out=place)
+        self._start(bytes(self._content))
+        self._fill_weights(weights)
+
+
+class _Graph(Forward):
+    """A GraphDef with the weights as arguments, called through `tf.function`, compiled by XLA for kind 'xla'."""
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        tf = _tensorflow()
+        definition = tf.compat.v1.GraphDef.FromString(exported.payload)
+        wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
+        feeds = [f"x{at}:0" for at in range(len(exported.leaves))]
+        feeds += [f"w{at}:0" for at in range(len(exported.weight_shapes))]
+        elements = wrapped.graph.as_graph_element
+        pruned = wrapped.prune([elements(name) for name in feeds], [elements(n) for n in exported.fetches])
+        self.kind = exported.kind
+        self._call = tf.function(lambda *arguments: pruned(*arguments), jit_compile=self.kind == "xla")
+        self._tensor = tf.constant
+        self._exported = exported
+        self._weights: list[Any] = []
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        dtypes = [leaf.dtype for leaf in self._exported.leaves]
+        tensors = [self._tensor(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+        outputs = self._call(*tensors, *self._weights)
+        return {name: out.numpy() for name, out in zip(self._exported.output_names, outputs, strict=True)}
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._exported.weight_shapes, weights)
+        self._weights = [self._tensor(weight) for weight in weights]
+
+
+class _Eager(Forward):
+    """The model itself, built in this process: for models that must run as Python."""
+
+    kind = "eager"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        _tensorflow()
+        from really.agents.agent import build_model, set_model_weights
+
+        if exported.source is None:
+            raise ModelError("inference: expected an Exported with its source for kind 'eager', came one without")
+        source = exported.source
+        self._space, self._batch_size = source.observation_space, batch_size
+        self._dtypes = [leaf.dtype for leaf in exported.leaves]
+        self._model = build_model(source.model, source.model_kwargs, source.input_shape, source.observation_space)
+        self._set = set_model_weights
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
+        outputs = self._outputs(self._model, leaves)
+        # A model written for one state at a time (a table, say) answers a batch with one row.
+        if self._batch_size > 1 and all(value.shape[:1] == (1,) for value in outputs.values()):
+            rows = [
+                self._outputs(self._model, [leaf[at : at + 1] for leaf in leaves]) for at in range(self._batch_size)
+            ]
+            return {name: np.concatenate([row[name] for row in rows]) for name in outputs}
+        return outputs
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        self._set(self._model, weights)
+
+    def _outputs(self, model: Callable[[Any], Mapping[str, Any]], leaves: Leaves) -> dict[str, NDArray[Any]]:
+        return {name: np.asarray(value) for name, value in model(nest(self._space, leaves)).items()}
+
+
+def _tensorflow() -> Any:
+    """TensorFlow, with one thread where nothing has run in this process yet, which is to say in a runner's."""
+    import tensorflow as tf
+
+    # On the driver a model was built before: its threads are the learner's, and cannot be changed any more.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf
+
+
+_LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
+    "litert": _LiteRT,
+    "litert_static": _LiteRTStatic,
+    "xla": _Graph,
+    "tf.function": _Graph,
+    "eager": _Eager,
+}

@@ -1,0 +1,169 @@
+"""What callers hand to a ReplayBuffer besides data, checked: sizes, keys, schema, outputs, indices, seeds."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, SupportsIndex, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.memory_limits import refuse_if_too_big
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.replay.columns import Spec, check_axes, normal_dtype
+
+MAX_ROWS = 1 << 40
+MAX_BYTES = 1 << 62
+"""Of a buffer, in memory or in a file."""
+INDEX_NBYTES = 8
+QUICK_NBYTES = 1 << 20
+"""Bytes that a batch may have without a look at the memory that is left."""
+Size = SupportsIndex | tuple[SupportsIndex, SupportsIndex]
+"""How many rows a batch has, or (batches, rows of each)."""
+Seed = SupportsIndex | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+SEEDS = "an integer >= 0, a SeedSequence or a generator"
+
+
+def checked_size(n: Any) -> tuple[int, int]:
+    """(rows, batches) of `n` rows or of (batches, rows); 0 batches where there is no such axis."""
+    if not isinstance(n, tuple):
+        return whole("n", n), 0
+    if len(n) != 2:
+        raise InvalidValueError(f"n: expected a number of rows or (batches, rows), came {n!r}")
+    return whole("n[1]", n[1]), whole("n[0]", n[0])
+
+
+def checked_indices(indices: Any) -> NDArray[np.int64]:
+    """[n] or [k, n] integers as int64."""
+    try:
+        ages = np.asarray(indices)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"take: expected indices [n] or [k, n] of integers, came ragged ones: {error}"
+        ) from error
+    if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
+        raise InvalidTypeError(
+            f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
+        )
+    if ages.ndim == 2 and ages.size == 0:
+        raise InvalidValueError(f"take: expected indices [n] or [k, n], came none of shape {list(ages.shape)}")
+    refuse_big_batch("take: indices", ages.size)
+    if ages.dtype == np.uint64:
+        ages = np.minimum(ages, np.uint64(MAX_BYTES))  # no row has such an index, and int64 has it
+    return np.ascontiguousarray(ages, dtype=np.int64)
+
+
+def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
+    """The indices that no row has, for a message."""
+    wrong = ages[(ages < 0) | (ages >= num_held)]
+    return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
+
+
+def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
+    """Says why no rows were drawn: more than are held, or none, which is over by now."""
+    if replace or num <= num_held:
+        raise EmptyBufferError(f"{what}: expected rows that stay meanwhile, but others dropped them; try again")
+    raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, came {num}")
+
+
+def row_nbytes(spec: Spec) -> int:
+    """Bytes of a row without padding."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in spec.values())
+
+
+def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
+    """An integer from 1 to `most`."""
+    if isinstance(number, bool | np.bool_):
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}")
+    try:
+        whole = operator.index(number)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}") from error
+    if not 1 <= whole <= most:
+        raise InvalidValueError(f"{name}: expected an integer from 1 to {most}, came {whole}")
+    return whole
+
+
+def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Names, at least one, each once."""
+    if isinstance(keys, str | bytes):
+        raise InvalidTypeError(f"keys: expected several names, came the one name {keys!r}; write [{keys!r}]")
+    try:
+        names = tuple(keys)
+    except TypeError as error:
+        raise InvalidTypeError(f"keys: expected several names, came {keys!r}") from error
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"keys: expected names of type str, came {name!r}")
+    if not names or len(set(names)) != len(names):
+        raise InvalidValueError(f"keys: expected one name or more, each once, came {list(names)}")
+    return names
+
+
+def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
+    """Key -> (dtype, shape) from key -> (dtype, shape), dtype, or dtype with a shape of its own."""
+    if not isinstance(spec, Mapping):
+        raise InvalidTypeError(f"spec: expected a mapping from key to (dtype, shape), came {spec!r}")
+    names = checked_keys(spec)
+    if keys is not None and set(names) != set(keys):
+        raise InvalidValueError(f"spec: expected the keys {list(keys)}, came {list(names)}")
+    return {key: _checked_column(key, spec[key]) for key in keys or names}
+
+
+def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    dtype, shape = column if isinstance(column, tuple) and len(column) == 2 else (column, ())
+    shape = (shape,) if isinstance(shape, int | np.integer) else shape
+    try:
+        axes = tuple(operator.index(axis) for axis in shape)
+    except TypeError as error:
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}") from error
+    if dtype is None:
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}")
+    found = normal_dtype(key, dtype)
+    axes += found.shape
+    if any(not 0 <= axis < MAX_BYTES for axis in axes):
+        raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, came {list(axes)}")
+    check_axes("spec", key, axes)
+    return found.base, axes
+
+
+def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None:
+    """Refuses rows of a batch, or indices alone where there is no `spec`, that memory has no room for."""
+    needed = num_rows * (INDEX_NBYTES + (0 if spec is None else row_nbytes(spec)))
+    if needed > QUICK_NBYTES:
+        refuse_if_too_big(f"{what} of {num_rows:,} rows", needed)
+
+
+def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
+    if type(out) is not dict:
+        raise InvalidTypeError(f"out: expected a dict of arrays, came {type(out).__name__}")
+    for name, (dtype, shape) in spec.items():
+        array = out.get(name)
+        expected = f"out[{name!r}]: expected a writable C-contiguous {dtype} array of shape {[*lead, *shape]}"
+        if not isinstance(array, np.ndarray):
+            raise InvalidTypeError(f"{expected}, came {type(array).__name__}")
+        if array.dtype != dtype or array.shape != (*lead, *shape):
+            raise InvalidValueError(f"{expected}, came {array.dtype} of shape {list(array.shape)}")
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise InvalidValueError(f"{expected}, came one that is read-only or not contiguous")
+    return out
+
+
+def bit_generator(seed: Seed) -> np.random.BitGenerator:
+    """A generator of its own for the buffer; of another generator, a child of its seed."""
+    if isinstance(seed, np.random.Generator):
+        seed = seed.bit_generator
+    if isinstance(seed, np.random.BitGenerator):
+        sequence = getattr(seed, "seed_seq", None)
+        if sequence is None:
+            raise InvalidValueError(f"seed: expected {SEEDS}, came a generator made without a SeedSequence, {seed!r}")
+        seed = cast(np.random.SeedSequence, sequence).spawn(1)[0]
+    if isinstance(seed, bool):
+        raise InvalidTypeError(f"seed: expected {SEEDS}, came {seed!r}")
+    try:
+        return np.random.SFC64(cast(int | np.random.SeedSequence | None, seed))
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"seed: expected {SEEDS}, came {seed!r}") from error

@@ -1,0 +1,289 @@
+"""Training batches sampled ahead: a thread draws the next ones while the learner works on this one."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from really.errors import InvalidTypeError, InvalidValueError
+from really.replay import tensors
+from really.replay.arguments import checked_size
+from really.replay.samplers import Beta, checked_beta
+
+if TYPE_CHECKING:
+    from really.replay.buffer import ReplayBuffer
+
+State = dict[str, Any]
+Cancelled = Callable[[], bool]
+BeforeSample = Callable[[int, Cancelled], None]
+"""Called with the number of rows before they are drawn; may wait, but no longer than until it is cancelled."""
+
+# Seconds that the end of the interpreter waits for a draw; the thread must not run on while memory is taken down.
+LAST_DRAW = 5.0
+
+
+@dataclass
+class Drawn:
+    """A batch, how many were drawn with it, and the states of the buffer's generator around it; or an error instead."""
+
+    batch: tensors.Tensors
+    before: State
+    after: State
+    num_drawn: int = 0
+    error: BaseException | None = None
+
+
+class Source:
+    """Draws one batch after another: the part that iterator and thread share."""
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        n: Any,
+        as_: str,
+        replace: bool,
+        before: BeforeSample | None,
+        beta: Beta | None,
+    ) -> None:
+        num, num_batches = checked_size(n)
+        self.buffer = buffer
+        self._n, self._rows = n, num * max(num_batches, 1)
+        self._as, self._replace, self._before = as_, replace, before
+        self._convert = tensors.converter(as_)
+        self._known = False
+        self._beta = checked_beta(beta, buffer.is_prioritized, replace)
+        self.start_at(0)
+        self._check_dtypes()
+
+    def start_at(self, number: int) -> None:
+        """Makes this the number of the next batch, which `beta` is told."""
+        self._numbers = itertools.count(number)
+
+    def draw(self, cancelled: Cancelled) -> Drawn | None:
+        """The next batch, or the error that came instead; None where it was cancelled while it waited its turn."""
+        try:
+            if self._before is not None:
+                self._before(self._rows, cancelled)
+            return None if cancelled() else self._drawn()
+        except BaseException as error:  # raised again in the thread that asks for the batch
+            return Drawn({}, {}, {}, error=error)
+
+    def _drawn(self) -> Drawn:
+        before = self.buffer.state_dict()
+        number = next(self._numbers)
+        batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
+        after = self.buffer.state_dict()
+        self._check_dtypes()
+        return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
+
+    def _check_dtypes(self) -> None:
+        if not self._known and (spec := self.buffer.spec) is not None:
+            tensors.check_dtypes(self._as, spec)
+            self._known = True
+
+
+class Worker:
+    """The thread. It knows the source but not the iterator, so that an iterator that nobody holds can end it."""
+
+    def __init__(self, source: Source, prefetch: int) -> None:
+        self._source = source
+        self._ready: queue.SimpleQueue[Drawn | None] = queue.SimpleQueue()
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each batch that may be drawn ahead
+        self._stopping = False
+        for _ in range(prefetch):
+            self._slots.put(None)
+        self._thread = threading.Thread(target=self._run, name="really-batches", daemon=True)
+        self._thread.start()
+        _workers.add(self)
+
+    def next(self) -> Drawn | None:
+        """The next batch, waiting for it; None after the end, for every thread that asks."""
+        drawn = self._ready.get()
+        (self._ready if drawn is None else self._slots).put(None)
+        return drawn
+
+    def stop(self) -> None:
+        """Ends the thread after the draw that is under way; takes no lock, so that a finaliser may call it."""
+        self._stopping = True
+        self._slots.put(None)
+
+    def join(self, seconds: float | None = None) -> None:
+        """Waits until the thread has ended."""
+        self._thread.join(seconds)
+
+    def take_back(self) -> list[Drawn]:
+        """What was drawn ahead, in order."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._ready.get_nowait())
+        self._ready.put(None)
+        return [drawn for drawn in found if drawn is not None and drawn.error is None]
+
+    def _run(self) -> None:
+        while self._step():
+            pass
+        self._ready.put(None)
+
+    def _step(self) -> bool:
+        self._slots.get()
+        if self._stopping:
+            return False
+        drawn = self._source.draw(lambda: self._stopping)
+        if drawn is not None:
+            self._ready.put(drawn)
+        return drawn is not None and drawn.error is None
+
+
+class Batches:
+    """An endless iterator over training batches, each what `buffer.sample(n)` gives, drawn up to `prefetch` ahead.
+
+    Drawing begins with the first `next`. Rows that are put after a batch is drawn are not in it: up to `prefetch`
+    batches come out that know nothing of them. As long as nobody else puts or draws, the batches are those that as
+    many calls of `sample` would have given, and `close` sets the generator back to where these calls would have left
+    it; before that its state is some batches ahead. With `prefetch=0` there is no thread and nothing is ahead.
+
+    An error of a draw, such as that for an empty buffer, comes out of `next` and ends the iterator. Any number of
+    threads may call `next`. A forked process goes on by itself, with the batches that come next here. An iterator
+    that nobody holds ends its thread, but sets no generator back.
+
+    Args:
+        buffer: what is drawn from.
+        n: rows of a batch, or (k, n) for k batches at once, [k, n, ...].
+        prefetch: batches that may be drawn ahead, 0 or more.
+        as_: `numpy`, or `tf`, `torch` or `jax` for tensors (`tensors.converter`) that share the batch's memory.
+        replace: False to draw no row twice within a batch.
+        before: what to wait for before each draw.
+        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`), or a function from a batch's number to it:
+            0 for the first batch that comes out, whatever is drawn ahead, 1 for the second, and so on. The function is
+            called in the thread that draws. Priorities that are updated after a batch is drawn are not in it.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be such a tensor.
+        ImportError: the library is not installed.
+    """
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        n: Any,
+        prefetch: int = 2,
+        *,
+        as_: str = "numpy",
+        replace: bool = True,
+        before: BeforeSample | None = None,
+        beta: Beta | None = None,
+    ) -> None:
+        self._source = Source(buffer, n, as_, replace, before, beta)
+        self._prefetch = checked_prefetch(prefetch)
+        self._closed = False
+        self._position: State = {}  # of the generator, had nothing been drawn ahead
+        self._num_drawn = 0  # likewise
+        self._worker: Worker | None = None
+        self._starting = threading.Lock()
+        _iterators.add(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tensors.Tensors:
+        if self._closed:
+            raise StopIteration
+        drawn = self._started().next() if self._prefetch else self._source.draw(lambda: False)
+        if drawn is None:
+            raise StopIteration
+        if drawn.error is not None:
+            self.close()
+            try:
+                raise drawn.error
+            finally:
+                del drawn  # its error's traceback leads back here
+        self._position, self._num_drawn = drawn.after, drawn.num_drawn
+        return drawn.batch
+
+    def close(self) -> None:
+        """Ends drawing, and sets the generator back to before the batches that nobody got, if it was left alone."""
+        self._closed = True
+        with self._starting:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
+            worker.join()
+            self._rewind(worker.take_back(), [self._source.buffer.state_dict()])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _started(self) -> Worker:
+        with self._starting:
+            if self._worker is None:
+                self._position = self._position or self._source.buffer.state_dict()
+                self._worker = Worker(self._source, self._prefetch)
+                weakref.finalize(self, self._worker.stop).atexit = False
+            return self._worker
+
+    def _rewind(self, ahead: list[Drawn], now: list[State]) -> None:
+        """To the position, if the states from there over each batch drawn ahead to `now` are one chain."""
+        ends = [self._position, *(drawn.after for drawn in ahead)]
+        begins = [*(drawn.before for drawn in ahead), *now]
+        if all(_equal(end, begin) for end, begin in zip(ends, begins, strict=False)):
+            self._source.buffer.load_state_dict(self._position)
+
+    def _start_anew(self) -> None:
+        """In a forked process, which has no thread: draws again what was ahead there, a draw under way included."""
+        worker, self._worker, self._starting = self._worker, None, threading.Lock()
+        if worker is not None:
+            self._rewind(worker.take_back(), [])
+            self._source.start_at(self._num_drawn)
+
+
+def checked_prefetch(prefetch: Any) -> int:
+    """A number of batches, 0 or more."""
+    if isinstance(prefetch, bool) or not hasattr(prefetch, "__index__"):
+        raise InvalidTypeError(f"prefetch: expected an integer >= 0, came {prefetch!r}")
+    if prefetch < 0:
+        raise InvalidValueError(f"prefetch: expected an integer >= 0, came {prefetch}")
+    return int(prefetch)
+
+
+def _equal(one: State, other: State) -> bool:
+    """Whether two states of generators are the same: numbers, strings, arrays, and dicts of them."""
+    return one.keys() == other.keys() and all(
+        _equal(one[key], other[key]) if isinstance(one[key], dict) else bool(np.all(one[key] == other[key]))
+        for key in one
+    )
+
+
+def _end_threads() -> None:
+    for act in (Worker.stop, lambda worker: worker.join(LAST_DRAW)):
+        for worker in list(_workers):
+            act(worker)
+
+
+def _after_fork() -> None:
+    for batches in list(_iterators):
+        batches._start_anew()
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_iterators: weakref.WeakSet[Batches] = weakref.WeakSet()
+atexit.register(_end_threads)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""The folder of a buffer on disk: files, schema, cursor, lock."""

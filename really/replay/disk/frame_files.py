@@ -1,0 +1,75 @@
+"""The files in which a buffer on disk keeps frames: blocks that the ring maps, and the table that finds them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.mapped_files import MappedFile
+from really.errors import FileError, InvalidValueError
+from really.replay._ring import Ring
+
+NAME, TABLE = "frames.{}", "frames.{}.table"
+NAMES = ("frames.[0-9]*", "frames.[0-9]*.table")
+TABLE_HEAD = 64
+"""Bytes before the indices: the number of the frame to come (csrc/frames/matching.pxd)."""
+
+
+def names(at: int) -> tuple[str, str]:
+    """The two files of a ring's sharing number `at`."""
+    return NAME.format(at), TABLE.format(at)
+
+
+class FrameFile:
+    """One sharing's file of blocks, which only grows, by blocks that the disk has set aside, and its table.
+
+    Raises:
+        InvalidValueError: a file is of another length than it should be, or names blocks that are not there.
+        FileError: the system does not make, open or map a file.
+    """
+
+    def __init__(self, folder: Path, at: int, ring: Ring, *, writable: bool, new: bool) -> None:
+        self.path = folder / names(at)[0]
+        self._block_nbytes, num_blocks = ring.frame_tables[at]
+        self._handle = -1
+        nbytes = TABLE_HEAD + 4 * num_blocks
+        self.table = MappedFile(folder / names(at)[1], nbytes, writable=writable, new=new)
+        if new:
+            self.table.allocate(nbytes)
+        self._check_head(self.table.data)
+        self._handle = self._opened(writable, new)
+        if not ring.attach_frames(at, self._handle, self.table.data, self._num_blocks()):
+            raise InvalidValueError(f"{self.table.path}: expected blocks that {self.path} has, came others: damaged")
+
+    def sync(self) -> None:
+        """Returns when the frames, then the table that finds them, are on the disk."""
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise FileError(error.errno, f"{self.path}: expected to make it durable, but {error.strerror}") from error
+        self.table.sync()
+
+    def __del__(self) -> None:
+        # Not before: the ring, and a forked process, map blocks as they need them.
+        if getattr(self, "_handle", -1) >= 0:
+            os.close(self._handle)
+
+    def _opened(self, writable: bool, new: bool) -> int:
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_TRUNC if new else 0)
+        try:
+            return os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            raise FileError(error.errno, f"{self.path}: expected to open it, but {error.strerror}") from error
+
+    def _num_blocks(self) -> int:
+        length = os.fstat(self._handle).st_size
+        # A kill while the file grows leaves a part of a block behind, which nothing refers to.
+        return length // self._block_nbytes
+
+    def _check_head(self, table: NDArray[np.uint8]) -> None:
+        next_frame = int(table[:8].view(np.int64)[0])
+        if not 0 <= next_frame < 1 << 60:
+            raise InvalidValueError(f"{self.table.path}: expected a number of frames, came {next_frame}: damaged")

@@ -1,0 +1,91 @@
+"""The priorities of a buffer on disk, in a file of its folder; `flush`, `close` and a process's ordinary end write it.
+
+An Arrow IPC file with one column, the values (priority + eps)^alpha of the newest rows; the schema's metadata has the
+rest as JSON, and a CRC-32 of both. A kill leaves the priorities written last; rows put later have the largest.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.atomic_files import described, left_of, replacing, starts_with
+from really.errors import InvalidValueError
+from really.replay.io.saving import MAGIC, VALUE, array_of, plain
+from really.replay.samplers import PrioritizedRows
+
+NAME = "priorities"
+PARTIAL = left_of(NAME)
+"""What a kill leaves of one that was being written."""
+ABOUT, CHECK = b"really.priorities", b"really.crc32"
+WHAT = "the priorities of a buffer"
+
+
+def keep(folder: Path, rows: PrioritizedRows) -> None:
+    """Writes them to the buffer's folder; raises FileError where that fails, with those from before still there."""
+    import pyarrow as pa
+
+    state = rows.priorities.state_dict()
+    values = state.pop("values")
+    text = json.dumps(state, default=plain).encode()
+    metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
+    batch = pa.record_batch({VALUE: values}).replace_schema_metadata(metadata)
+    with replacing(folder / NAME, MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def go_on(
+    rows: PrioritizedRows | None, state: dict[str, Any], folder: Path, num_put: int, with_generator: bool
+) -> None:
+    """Has rows that were put before number `num_put` take the priorities that `read` found in the folder.
+
+    Raises InvalidValueError where they are of another alpha or eps, or `rows` is None.
+    """
+    came = None if rows is None else rows.priorities
+    for name in ("alpha", "eps"):
+        if (given := getattr(came, name, None)) != state[name]:
+            raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, came {given}")
+    if came is not None:
+        num_lost = max(0, state["newest"] - num_put)  # rows that went with the machine's power
+        values = state["values"][: max(0, len(state["values"]) - num_lost)]
+        generator = state["generator"] if with_generator else came.generator_state()
+        came.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
+
+
+def remove_left(folder: Path, all_of_it: bool) -> None:
+    """Removes what kills have left of files that were being written; with `all_of_it` one that is whole, too."""
+    for name in (PARTIAL, NAME) if all_of_it else (PARTIAL,):
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
+
+
+def read(folder: Path, expected: bool) -> dict[str, Any] | None:
+    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none and none is expected."""
+    path = folder / NAME
+    if not path.exists():
+        if expected:
+            raise InvalidValueError(f"{path}: expected {WHAT} that was made with alpha, came no such file")
+        return None
+    import pyarrow as pa
+
+    if not starts_with(path, MAGIC):
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
+            metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
+            text, check = metadata[ABOUT], metadata[CHECK]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
+    if check != str(_crc32(text, values)).encode():
+        raise InvalidValueError(f"{path}: expected {WHAT} as they were written, came damaged ones")
+    state: dict[str, Any] = json.loads(text, object_hook=array_of)
+    return state | {"values": values}
+
+
+def _crc32(text: bytes, values: NDArray[np.float64]) -> int:
+    return zlib.crc32(values.data, zlib.crc32(text))

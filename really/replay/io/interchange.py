@@ -1,0 +1,200 @@
+"""A buffer's rows for others and back: Arrow streams, which DuckDB, Polars and pandas read, and Parquet files.
+
+Rows go out oldest first, a chunk at a time. Opening a stream costs nothing: which rows it has is fixed when the first
+batch is asked for. Puts never wait for it; a reader that they overtake gets an `OvertakenError`.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from really._utils.atomic_files import described, replacing, starts_with
+from really._utils.checks import check_path
+from really._utils.progress import advance, progress_bar
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
+from really.replay.columns import Spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from really.replay.buffer import ReplayBuffer
+
+CHUNK = 16 << 20
+"""Bytes of rows in a record batch or row group."""
+PARQUET = b"PAR1"
+COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
+
+
+def to_arrow(
+    buffer: ReplayBuffer, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
+) -> pa.RecordBatchReader:
+    """The rows as a stream of record batches, oldest first; a batch is made when it is asked for.
+
+    Args:
+        buffer: whose rows; its schema must be known.
+        keys: which columns; None: all.
+        float16: "float32" to write halves as singles, for readers that have no halves (DuckDB).
+        chunk_bytes: how long a batch is.
+
+    Raises:
+        InvalidValueError: there is no schema yet, or a key that the buffer does not have.
+        OvertakenError: reading was slower than puts that drop rows (DuckDB and others raise their own error with
+            its text).
+    """
+    import pyarrow as pa
+
+    from really.data import arrow_types
+
+    spec = _chosen(buffer, keys)
+    schema = arrow_types.schema_of(spec, float16)
+    return pa.RecordBatchReader.from_batches(schema, batches(buffer, schema, chunk_bytes))
+
+
+def to_parquet(
+    buffer: ReplayBuffer,
+    path: str | PathLike[str],
+    keys: Sequence[str] | None = None,
+    *,
+    float16: str = "float16",
+    compression: str = "zstd",
+    chunk_bytes: int = CHUNK,
+) -> None:
+    """Writes the rows to one Parquet file, a row group a chunk, under a temporary name until it is whole.
+
+    An existing file is replaced if it is Parquet. Puts that would drop rows not yet written wait. Memory: a chunk
+    and what Parquet's encoder takes, together about 70 MB whatever the buffer's size.
+
+    Raises:
+        InvalidValueError: no schema yet, an unknown key or compression, a path that holds something else.
+        FileError: the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    from really.data import arrow_types
+
+    if compression not in COMPRESSIONS:
+        raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
+    schema = arrow_types.schema_of(_chosen(buffer, keys), float16)
+    with (
+        replacing(check_path("path", path), PARQUET, "a Parquet file") as file,
+        pq.ParquetWriter(file, schema, compression=compression) as writer,
+    ):
+        # A chunk is dropped before the next one is made: a loop's variable would keep it.
+        collections.deque(map(writer.write_batch, batches(buffer, schema, chunk_bytes, keeps=True)), maxlen=0)
+
+
+def from_arrow(
+    buffer_type: type[ReplayBuffer], source: Any, capacity: int | None = None, **options: Any
+) -> ReplayBuffer:
+    """A buffer with the rows of `source`, a batch at a time.
+
+    Args:
+        buffer_type: ReplayBuffer or a subclass.
+        source: an Arrow RecordBatch, Table or RecordBatchReader, or whatever gives an Arrow stream
+            (`__arrow_c_stream__`): a Polars frame, a DuckDB relation, a buffer.
+        capacity: how many rows the buffer keeps; None: as many as the source has, where it can say so.
+        **options: of the buffer; `keys` says which columns, `spec` into which dtypes.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: `source` is no such thing, does not say how long it is, has nulls, or
+            columns that a buffer cannot hold.
+    """
+    num_rows = len(source) if hasattr(source, "__len__") else None
+    if capacity is None and num_rows is None:
+        raise InvalidValueError(
+            f"capacity: expected a number of rows, as {type(source).__name__} does not say how many it has, came None"
+        )
+    with _reader_of(source) as reader:
+        buffer = buffer_type(max(1, num_rows or 1) if capacity is None else capacity, **options)
+        return _filled(buffer, reader.schema, reader, num_rows)
+
+
+def from_parquet(
+    buffer_type: type[ReplayBuffer], path: str | PathLike[str], capacity: int | None = None, **options: Any
+) -> ReplayBuffer:
+    """A buffer with the rows of a Parquet file, a chunk at a time; arguments as for `from_arrow`.
+
+    Raises:
+        InvalidValueError: no Parquet file is there, or it cannot be read to its end.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not starts_with(check_path("path", path), PARQUET):
+        raise InvalidValueError(f"{path}: expected a Parquet file, came {described(path)}")
+    try:
+        with pq.ParquetFile(Path(path)) as file:
+            buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
+            return _filled(buffer, file.schema_arrow, _row_groups(file), file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValueError(f"{path}: expected a whole Parquet file, but {error}") from error
+
+
+def batches(
+    buffer: ReplayBuffer, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """The rows as record batches of `schema`; which rows is fixed at the first. With `keeps` puts wait for it."""
+    from really.data import arrow_types
+
+    if chunk_bytes < 1:
+        raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, came {chunk_bytes}")
+    with buffer.open_reader(keeps=keeps) as reader:
+        num = max(1, chunk_bytes // reader.row_nbytes(schema.names))
+        # A stream is read at its reader's leisure: no bar of ours.
+        with progress_bar("writing", reader.num_rows, "row", None if keeps else False) as bar:
+            while reader.num_left:
+                yield arrow_types.to_batch(reader.read(num, schema.names), schema)
+                advance(bar, reader.num_rows - reader.num_left)
+
+
+def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
+    buffer._check_open("to_arrow")
+    spec = buffer.spec
+    if spec is None:
+        raise EmptyBufferError("expected a buffer whose schema is known, came one without; put some rows first")
+    if keys is None:
+        return spec
+    for key in keys:
+        if key not in spec:
+            raise InvalidValueError(one_of("keys", key, spec))
+    return {key: spec[key] for key in keys}
+
+
+def _filled(
+    buffer: ReplayBuffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None
+) -> ReplayBuffer:
+    """The buffer with all rows put into it; it knows its schema even if there are none."""
+    from really.data import arrow_types
+
+    buffer.put(arrow_types.no_rows(schema))
+    with progress_bar("reading", num_rows, "row") as bar:
+        for batch in batches:
+            buffer.put(arrow_types.Columns(batch))
+            bar.update(len(batch))
+    return buffer
+
+
+def _row_groups(file: Any) -> Iterator[pa.RecordBatch]:
+    """All rows, at most `CHUNK` bytes and one row group at a time."""
+    for at in range(file.num_row_groups):
+        group = file.metadata.row_group(at)
+        num = max(1, group.num_rows * CHUNK // max(CHUNK, group.total_byte_size))
+        yield from file.iter_batches(num, row_groups=[at])
+
+
+def _reader_of(source: Any) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    if isinstance(source, pa.RecordBatch):
+        return pa.RecordBatchReader.from_batches(source.schema, [source])
+    try:
+        return pa.RecordBatchReader.from_stream(source)
+    except (TypeError, pa.ArrowException) as error:
+        raise InvalidTypeError(
+            f"source: expected Arrow record batches or what gives a stream of them (`__arrow_c_stream__`), "
+            f"came {type(source).__name__}: {error}"
+        ) from error

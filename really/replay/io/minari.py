@@ -1,0 +1,424 @@
+"""Episodes as Minari data sets, and back.
+
+A buffer has transitions, a data set episodes. Rows belong to one episode as long as each one's `state_new` is, bit for
+bit, the next one's `state` and nothing has ended; of rows with an `agent`, the next one is the next of that agent. What
+is neither terminated nor truncated where it stops (the oldest and the newest rows, mostly) is truncated there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.progress import advance, progress_bar
+from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
+from really.replay.columns import Spec
+
+if TYPE_CHECKING:
+    from gymnasium import Env, Space
+    from gymnasium.envs.registration import EnvSpec
+
+    from really.replay.buffer import ReplayBuffer
+    from really.replay.readers import Reader
+
+Columns = dict[str, NDArray[Any]]
+CHUNK = 16 << 20
+FLAGS = ("terminal", "not_done", "truncated", "episode_end")
+OURS = ("dataset_id", "minari_version")
+AUTHORS = ("author", "author_email")
+
+
+class Spaces(NamedTuple):
+    """What a data set says of its observations and actions."""
+
+    observation: Space[Any]
+    action: Space[Any]
+    env_spec: EnvSpec | None
+    action_is_known: bool = True
+
+
+def to_minari(
+    buffer: ReplayBuffer,
+    dataset_id: str,
+    *,
+    env: str | Env[Any, Any] | EnvSpec | None = None,
+    observation_space: Space[Any] | None = None,
+    action_space: Space[Any] | None = None,
+    **about: Any,
+) -> Any:
+    """Writes the rows as episodes to a new local Minari data set, one episode at a time, and loads it.
+
+    Puts that would drop rows not yet written wait. Memory is taken for the episodes that are not at their end: one, or
+    one an agent. The data set is there when it is whole. Images are stored as they are, not as JPEG.
+
+    Args:
+        buffer: with columns `state`, `action`, `reward`, `state_new` and `terminal` or `not_done`; what tells
+            truncation, `truncated` or `terminal` beside `not_done` or `episode_end`, is used where it is there.
+        dataset_id: `name-v0`, or `folder/name-v0`.
+        env: whose spaces they are, and what the data set can make again.
+        observation_space, action_space: where no `env` is given; None: unbounded boxes of the columns' dtypes, and
+            for whole numbers as actions a Discrete of those that occur.
+        **about: what else the data set says: `algorithm_name`, `author`, `author_email`, `code_permalink`,
+            `description`.
+
+    Returns:
+        The minari.MinariDataset.
+
+    Raises:
+        EmptyBufferError: no rows are held.
+        InvalidValueError: a column is missing or does not fit its space; the data set exists already.
+        FileError: the files cannot be written.
+    """
+    import minari
+
+    if len(buffer) == 0 or buffer.spec is None:
+        raise EmptyBufferError("to_minari: expected a buffer that holds rows, came an empty one")
+    target = _new_folder(dataset_id)
+    spaces = _spaces(buffer.spec, env, observation_space, action_space)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        (partial / "data").mkdir(parents=True)
+        about = {"dataset_id": dataset_id, "minari_version": minari.__version__, **about}
+        _write(buffer, partial / "data", spaces, about)
+        _make_durable(partial)
+        partial.rename(target)
+    except OSError as error:
+        raise FileError(error.errno, f"{target}: expected to write a data set, but {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return minari.load_dataset(dataset_id)
+
+
+def from_minari(
+    buffer_type: type[ReplayBuffer], dataset: Any, capacity: int | None = None, **options: Any
+) -> ReplayBuffer:
+    """A buffer with the steps of a Minari data set, episode by episode.
+
+    It has `state`, `action`, `state_new`, and as float32 `reward`, `not_done`, `terminal` and `truncated`, or those of
+    them that `keys` asks for; an observation of several arrays has a column each, `state.key`.
+
+    Args:
+        buffer_type: ReplayBuffer or a subclass.
+        dataset: a minari.MinariDataset, or the id of a local one.
+        capacity: how many rows the buffer keeps; None: all.
+        **options: of the buffer.
+
+    Raises:
+        InvalidValueError: there is no such data set.
+        InvalidTypeError: its spaces are not arrays of numbers.
+    """
+    if isinstance(dataset, str):
+        dataset = _local(dataset)
+    total = int(dataset.total_steps)
+    buffer = buffer_type(max(1, total) if capacity is None else capacity, **options)
+    with progress_bar("reading", total, "row") as bar:
+        for episode in dataset.iterate_episodes():
+            buffer.put(_rows_of(episode, dataset.observation_space))
+            bar.update(len(episode.rewards))
+    return buffer
+
+
+class _Episode:
+    """Rows of one episode that may go on."""
+
+    def __init__(self) -> None:
+        self.parts: list[Columns] = []
+
+    def takes(self, rows: Columns, states: Sequence[str]) -> bool:
+        """Whether the first of `rows` goes on where this stopped."""
+        if not self.parts:
+            return True
+        last = self.parts[-1]
+        return all(last[_new(key)][-1].tobytes() == rows[key][0].tobytes() for key in states)
+
+    def finish(self, spaces: Spaces, states: Sequence[str]) -> Any:
+        """The Minari episode; the rows are given up."""
+        from minari.data_collector import EpisodeBuffer
+
+        from really.data.spaces import nest
+
+        rows = {key: np.concatenate([part[key] for part in self.parts]) for key in self.parts[0]}
+        self.parts = []
+        terminations, truncations = _ends(rows)
+        truncations[-1] |= not terminations[-1]
+        leaves = [np.concatenate([rows[key], rows[_new(key)][-1:]]) for key in states]
+        return EpisodeBuffer(
+            observations=nest(spaces.observation, leaves),
+            actions=rows["action"],
+            rewards=rows["reward"],
+            terminations=terminations,
+            truncations=truncations,
+        )
+
+
+def _episodes(chunks: Iterable[Columns], spaces: Spaces, states: Sequence[str]) -> Iterator[Any]:
+    """The episodes of the rows, in the order in which they end; at the end those that do not."""
+    going: dict[int, _Episode] = {}
+    for chunk in chunks:
+        for agent, rows, ends in _runs(chunk, states):
+            episode = going.setdefault(agent, _Episode())
+            if not episode.takes(rows, states):
+                yield episode.finish(spaces, states)
+            episode.parts.append(rows)
+            if ends:
+                yield going.pop(agent).finish(spaces, states)
+    for episode in going.values():
+        yield episode.finish(spaces, states)
+
+
+def _runs(chunk: Columns, states: Sequence[str]) -> Iterator[tuple[int, Columns, bool]]:
+    """Agent, consecutive rows of one episode, and whether it ends with them."""
+    num = len(chunk["reward"])
+    agents = np.asarray(chunk.get("agent", np.zeros(num, np.int64)))
+    terminations, truncations = _ends(chunk)
+    ends = terminations | truncations
+    breaks = ends[:-1] | (agents[1:] != agents[:-1])
+    for key in states:
+        breaks |= (_row_bytes(chunk[_new(key)][:-1]) != _row_bytes(chunk[key][1:])).any(axis=1)
+    bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), num]
+    for start, stop in pairwise(bounds):
+        # A copy, so that an episode that goes on for long does not keep whole chunks.
+        yield int(agents[start]), {key: rows[start:stop].copy() for key, rows in chunk.items()}, bool(ends[stop - 1])
+
+
+def _ends(rows: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Terminated and truncated, [n] bool each, from the flags that there are."""
+    flags = {key: np.asarray(rows[key]) != 0 for key in FLAGS if key in rows}
+    none = np.zeros(len(rows["reward"]), np.bool_)
+    truncated = flags.get("truncated", none)
+    ended = flags.get("episode_end", none) | (~flags["not_done"] if "not_done" in flags else none)
+    terminated = flags["terminal"] if "terminal" in flags else ended & ~truncated
+    return terminated.copy(), truncated | (ended & ~terminated)
+
+
+def _row_bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    width = rows.dtype.itemsize * math.prod(rows.shape[1:])
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).reshape(len(rows), width)
+
+
+def _new(key: str) -> str:
+    return f"state_new{key.removeprefix('state')}"
+
+
+class _Chunks:
+    """The rows that are written, a chunk at a time; knows which whole numbers occurred as actions."""
+
+    def __init__(self, reader: Reader, keys: Sequence[str]) -> None:
+        self._reader = reader
+        self._keys = keys
+        self._low, self._high = 0, 0
+
+    def __iter__(self) -> Iterator[Columns]:
+        reader = self._reader
+        with progress_bar("writing", reader.num_rows, "row") as bar:
+            while reader.num_left:
+                rows = reader.read(max(1, CHUNK // reader.row_nbytes()))
+                action = rows["action"]
+                if action.dtype.kind in "iu":
+                    self._low, self._high = min(self._low, int(action.min())), max(self._high, int(action.max()))
+                yield {key: rows[key] for key in self._keys}
+                advance(bar, reader.num_rows - reader.num_left)
+
+    def discrete(self) -> Space[Any]:
+        """The space of the actions that occurred, from 0 or the least."""
+        from gymnasium.spaces import Discrete
+
+        return Discrete(self._high - self._low + 1, start=self._low)
+
+
+def _new_folder(dataset_id: str) -> Path:
+    """Where a data set of this id goes; its namespace is made where there is none yet."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage import get_dataset_path
+
+    try:
+        namespace = parse_dataset_id(dataset_id)[0]
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"dataset_id: expected 'name-v0' or 'folder/name-v0', came {dataset_id!r}: {error}"
+        ) from error
+    folder = Path(get_dataset_path(dataset_id))
+    if folder.exists():
+        raise InvalidValueError(f"dataset_id: expected one that is not taken, came {dataset_id!r}: {folder} exists")
+    try:
+        if namespace is not None and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+    except OSError as error:
+        raise FileError(error.errno, f"{folder}: expected to write a data set, but {error}") from error
+    return folder
+
+
+def _write(buffer: ReplayBuffer, folder: Path, spaces: Spaces, about: Mapping[str, Any]) -> None:
+    from minari.dataset.minari_storage import MinariStorage
+
+    spec = cast(Spec, buffer.spec)
+    states = _states(spaces.observation)
+    used = [*states, *map(_new, states), "action", "reward", *(key for key in (*FLAGS, "agent") if key in spec)]
+    storage = MinariStorage.new(
+        folder, spaces.observation, spaces.action, spaces.env_spec, data_format="hdf5", jpeg_encoding=False
+    )
+    try:
+        storage.update_metadata({key: _as_set(value) if key in AUTHORS else value for key, value in about.items()})
+    except (AssertionError, TypeError) as error:
+        came = {key: value for key, value in about.items() if key not in OURS}
+        raise InvalidTypeError(f"about: expected texts as Minari wants them, came {came}") from error
+    with buffer.open_reader(keeps=True) as reader:
+        chunks = _Chunks(reader, used)
+        storage.update_episodes(_episodes(chunks, spaces, states))
+    if not spaces.action_is_known:
+        _set_action_space(folder, chunks.discrete())
+
+
+def _set_action_space(folder: Path, space: Space[Any]) -> None:
+    """Minari fixes the space when a data set begins; ours is known when it ends."""
+    from minari.serialization import serialize_space
+
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps({**metadata, "action_space": serialize_space(space)}))
+
+
+def _make_durable(folder: Path) -> None:
+    for path in (folder / "data").iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _as_set(value: Any) -> set[str]:
+    return {value} if isinstance(value, str) else set(value)
+
+
+def _spaces(spec: Spec, env: Any, observation_space: Space[Any] | None, action_space: Space[Any] | None) -> Spaces:
+    for key in ("action", "reward"):
+        if key not in spec:
+            raise InvalidValueError(f"to_minari: expected a column {key!r}, came {', '.join(map(repr, spec))}")
+    if "terminal" not in spec and "not_done" not in spec:
+        raise InvalidValueError(
+            f"to_minari: expected a column 'terminal' or 'not_done', came {', '.join(map(repr, spec))}"
+        )
+    env_spec = None
+    if env is not None:
+        env_spec, observed, acted = _of_environment(env)
+        observation_space, action_space = observation_space or observed, action_space or acted
+    spaces = Spaces(
+        _inferred_observation(spec) if observation_space is None else observation_space,
+        _inferred(spec["action"]) if action_space is None else action_space,
+        env_spec,
+        action_is_known=action_space is not None or spec["action"][0].kind not in "iu" or spec["action"][1] != (),
+    )
+    _check(spec, spaces)
+    return spaces
+
+
+def _of_environment(env: Any) -> tuple[EnvSpec | None, Space[Any], Space[Any]]:
+    import gymnasium
+
+    if isinstance(env, gymnasium.Env):
+        return env.spec, env.observation_space, env.action_space
+    try:
+        made = gymnasium.make(env)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise InvalidValueError(f"env: expected an environment, its id or its spec, came {env!r}: {error}") from error
+    made.close()
+    return made.spec, made.observation_space, made.action_space
+
+
+def _inferred(column: tuple[np.dtype[Any], tuple[int, ...]]) -> Space[Any]:
+    from really.data.spaces import infer_space
+
+    dtype, shape = column
+    return infer_space(np.zeros(shape, dtype))
+
+
+def _inferred_observation(spec: Spec) -> Space[Any]:
+    """A Box, or a Dict of those whose names the columns have: `state.key`, `state.key.key`."""
+    from gymnasium.spaces import Dict
+
+    if "state" in spec:
+        return _inferred(spec["state"])
+    nested: dict[str, Any] = {}
+    for key in spec:
+        if key.startswith("state."):
+            *folders, name = key.split(".")[1:]
+            part = nested
+            for folder in folders:
+                part = part.setdefault(folder, {})
+            part[name] = _inferred(spec[key])
+
+    def as_space(part: Any) -> Any:
+        return Dict({name: as_space(inner) for name, inner in part.items()}) if isinstance(part, dict) else part
+
+    return cast("Space[Any]", as_space(nested))
+
+
+def _check(spec: Spec, spaces: Spaces) -> None:
+    """Raises InvalidValueError where a column is missing or is not what its space says."""
+    from really.data.spaces import observation_leaves, shape_of
+
+    for leaf in observation_leaves(spaces.observation):
+        for key in ("state" + leaf.name, "state_new" + leaf.name):
+            if spec.get(key) != (leaf.dtype, leaf.shape):
+                raise InvalidValueError(
+                    f"to_minari: expected a column {key!r} of {leaf.dtype} {list(leaf.shape)} as the observation "
+                    f"space says, came {_text(spec.get(key))}"
+                )
+    if spec["action"][1] != shape_of(spaces.action):
+        raise InvalidValueError(
+            f"to_minari: expected a column 'action' of shape {list(shape_of(spaces.action))} as the action space says, "
+            f"came {_text(spec['action'])}"
+        )
+
+
+def _text(column: tuple[np.dtype[Any], tuple[int, ...]] | None) -> str:
+    return "none" if column is None else f"{column[0]} {list(column[1])}"
+
+
+def _states(space: Space[Any]) -> list[str]:
+    from really.data.spaces import observation_leaves
+
+    names = ["state" + leaf.name for leaf in observation_leaves(space)]
+    if not names:
+        raise InvalidValueError("to_minari: expected a column 'state' or columns 'state.key', came none")
+    return names
+
+
+def _local(dataset_id: str) -> Any:
+    import minari
+
+    try:
+        return minari.load_dataset(dataset_id)
+    except (FileNotFoundError, ValueError) as error:
+        raise InvalidValueError(f"dataset: expected a local Minari data set, came {dataset_id!r}: {error}") from error
+
+
+def _rows_of(episode: Any, space: Space[Any]) -> Columns:
+    from really.data.spaces import flatten, observation_leaves
+
+    rows: Columns = {}
+    for leaf, values in zip(observation_leaves(space), flatten(space, episode.observations), strict=True):
+        observations = np.asarray(values, leaf.dtype)
+        rows["state" + leaf.name], rows["state_new" + leaf.name] = observations[:-1], observations[1:]
+    if isinstance(episode.actions, dict | tuple):
+        raise InvalidTypeError(
+            f"from_minari: expected actions that are one array, came {type(episode.actions).__name__}"
+        )
+    terminated, truncated = np.asarray(episode.terminations, np.bool_), np.asarray(episode.truncations, np.bool_)
+    return {
+        **rows,
+        "action": np.asarray(episode.actions),
+        "reward": np.asarray(episode.rewards, np.float32),
+        "not_done": (~(terminated | truncated)).astype(np.float32),
+        "terminal": terminated.astype(np.float32),
+        "truncated": truncated.astype(np.float32),
+    }

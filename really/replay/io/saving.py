@@ -1,0 +1,274 @@
+"""A buffer's checkpoint: one Arrow IPC file with its rows, oldest first, its generator and its arguments.
+
+The file is what any Arrow reader opens: record batches of `arrow_types`, compressed with zstd. The schema's metadata
+has under `really.buffer` what else there is to know, as JSON; each record batch has the CRC-32 of its rows as the
+buffer holds them, so that a damaged file is refused and not read. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.atomic_files import described, replacing, starts_with
+from really._utils.checks import check_path
+from really._utils.progress import advance, progress_bar
+from really.data.frames import FrameColumn
+from really.errors import InvalidValueError, ReallyError, one_of
+from really.replay._ring import Ring
+from really.replay.columns import Spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from really.replay.buffer import ReplayBuffer
+    from really.replay.readers import Reader
+
+MAGIC = b"ARROW1"
+ABOUT, CHECK = b"really.buffer", b"really.crc32"
+FORMAT = "really-buffer-1"
+WHAT = "a saved buffer"
+CHUNK = 4 << 20
+COMPRESSIONS = ("zstd", "lz4", "none")
+VALUE = "really.priority"
+"""The column of a prioritized buffer's values, (priority + eps)^alpha."""
+MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes", "alpha", "eps", "n_step", "gamma")
+
+
+def save(
+    buffer: ReplayBuffer, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK
+) -> None:
+    """Writes rows, order, generator, schema and arguments of the buffer to one file.
+
+    The rows are those held when it begins. Others may put and sample meanwhile; a put that would drop a row not yet
+    written waits. The file appears under its name when it is whole and on disk. Memory: one chunk, and what zstd
+    takes for it, together below 20 MB whatever the buffer's size.
+
+    Args:
+        buffer: what to save.
+        path: where to; a saved buffer there is replaced.
+        compression: "zstd", "lz4" or "none".
+        chunk_bytes: how long a record batch is.
+
+    Raises:
+        InvalidValueError: an unknown compression, or `path` holds something else.
+        FileError: the file cannot be written.
+    """
+    import pyarrow as pa
+
+    if compression not in COMPRESSIONS:
+        raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
+    options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
+    buffer._check_open("save")
+    with replacing(check_path("path", path), MAGIC, WHAT) as file:
+        if buffer.spec is None:
+            pa.ipc.new_file(file, _schema(buffer, {}, 0)).close()
+            return
+        with buffer.open_reader(keeps=True) as reader:
+            priorities = buffer._priorities_of(reader.next_row, reader.next_row + reader.num_left)
+            schema = _schema(buffer, buffer.spec, reader.num_rows, priorities)
+            with pa.ipc.new_file(file, schema, options=options) as writer:
+                _write_rows(reader, writer, schema, _rows_in(chunk_bytes, buffer, reader), priorities)
+
+
+def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBuffer:
+    """The buffer that `save` wrote: the same rows in the same order, and the same batches to come.
+
+    Raises:
+        InvalidValueError: no saved buffer is there, or one that is cut, damaged or of another version.
+        NotEnoughMemoryError: its capacity does not fit in the memory that is left.
+    """
+    import pyarrow as pa
+
+    from really.data import arrow_columns
+
+    if not starts_with(check_path("path", path), MAGIC):
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+    try:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+            about = _about(path, file.schema)
+            buffer = buffer_type(**{name: about[name] for name in MADE_WITH if name != "stack"}, stack=_stack(about))
+            if len(file.schema):
+                buffer.put(_columns(arrow_columns.empty_batch(file.schema), about["columns"]))
+            with progress_bar("loading", about["num_rows"], "row") as bar:
+                values = [np.zeros(0)]
+                if about["priorities"]:
+                    cast(Ring, buffer._ring).begin_at(about["priorities"]["newest"] - about["num_rows"])
+                for columns in _read_rows(path, file, about["columns"] + ([VALUE] if about["priorities"] else [])):
+                    values.append(columns.pop(VALUE, values[0]))
+                    buffer.put(columns)
+                    advance(bar, len(buffer))
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
+    if len(buffer) != about["num_rows"]:
+        raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, came {len(buffer):,}")
+    buffer.load_state_dict(about["generator"])
+    if about["priorities"] and buffer._prioritized is not None:
+        buffer._prioritized.priorities.load_state_dict(about["priorities"] | {"values": np.concatenate(values)})
+    return buffer
+
+
+def describe(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a saved buffer says of itself, without its rows: `capacity`, `num_rows`, `keys`, `generator`, ...
+
+    Raises InvalidValueError as `load` does.
+    """
+    import pyarrow as pa
+
+    if not starts_with(check_path("path", path), MAGIC):
+        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+    try:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+            return _about(path, file.schema)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
+
+
+def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int, priorities: Mapping[str, Any] | None = None) -> pa.Schema:
+    import pyarrow as pa
+
+    from really.data import arrow_frames, arrow_types
+
+    about = {"format": FORMAT, "num_rows": num_rows, "columns": list(spec), "generator": buffer.state_dict()}
+    about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
+    text = json.dumps(about | buffer._arguments(), default=plain).encode()
+    fields = arrow_frames.fields(spec, buffer._sharings())
+    names = {field.name for field in fields}
+    rest = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
+    value = [pa.field(VALUE, pa.float64(), nullable=False)] if priorities else []
+    schema = pa.schema([*rest, *value, *fields])
+    return schema.with_metadata({ABOUT: text, CHECK: str(_fingerprint(schema, text))})
+
+
+def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
+    """What the schema's metadata says of the buffer, checked."""
+    metadata = schema.metadata or {}
+    if ABOUT not in metadata:
+        raise InvalidValueError(f"{path}: expected {WHAT}, came another Arrow file, of columns {schema.names}")
+    text = metadata[ABOUT]
+    if metadata.get(CHECK) != str(_fingerprint(schema, text)).encode():
+        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, came one whose description is damaged")
+    older = {
+        "dedup": True,
+        "stack": None,
+        "max_bytes": None,
+        "alpha": None,
+        "eps": None,
+        "priorities": None,
+        "n_step": 1,
+        "gamma": None,
+    }
+    about: dict[str, Any] = older | json.loads(text, object_hook=array_of)
+    if about["format"] != FORMAT:
+        raise InvalidValueError(f"{path}: expected format {FORMAT!r}, came {about['format']!r}")
+    return about
+
+
+def _write_rows(
+    reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int, priorities: Mapping[str, Any] | None
+) -> None:
+    with progress_bar("saving", reader.num_rows, "row") as bar:
+        while reader.num_left:
+            done = reader.num_read
+            columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
+            if priorities:
+                columns[VALUE] = priorities["values"][done : reader.num_read]
+            _write_chunk(columns, writer, schema)
+            advance(bar, reader.num_read)
+
+
+def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:
+    row_nbytes = buffer.nbytes // buffer.capacity if reader.ring.num_sharings else reader.row_nbytes()
+    return max(1, chunk_bytes // row_nbytes)
+
+
+def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> None:
+    import pyarrow as pa
+
+    from really.data import arrow_frames, arrow_types
+
+    shared = arrow_frames.arrays(columns)
+    plain = arrow_types.to_batch(columns, pa.schema([field for field in schema if field.name not in shared]))
+    arrays = [*plain.columns, *(array for _, array in shared.values())]
+    batch = pa.record_batch(arrays, schema=schema.remove_metadata())
+    writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns))})
+
+
+def _read_rows(path: str | PathLike[str], file: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
+    num_rows = 0
+    for at in range(file.num_record_batches):
+        batch, check = file.get_batch_with_custom_metadata(at)
+        try:
+            columns = _columns(batch, keys)
+        except ReallyError:
+            columns = {}  # damaged so that it cannot even be read
+        if not columns or check is None or check.get(CHECK) != str(_crc32(columns)).encode():
+            raise InvalidValueError(
+                f"{path}: expected rows as they were saved, but rows {num_rows:,} to "
+                f"{num_rows + len(batch) - 1:,} are damaged"
+            )
+        num_rows += len(batch)
+        yield columns
+
+
+def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
+    """The columns of a record batch in the order of `keys`, frames stored once where they were so in the buffer."""
+    from really.data import arrow_frames, arrow_types
+
+    shared, plain = arrow_frames.columns_of(batch), arrow_types.Columns(batch)
+    return {key: shared[key] if key in shared else plain[key] for key in keys}
+
+
+def _crc32(columns: Mapping[str, Any]) -> int:
+    check = 0
+    frames: NDArray[Any] | None = None
+    for key in sorted(columns):
+        column = columns[key]
+        if isinstance(column, FrameColumn):
+            if column.frames is not frames:
+                frames = column.frames
+                check = _crc32_of(frames, check)
+            column = column.indices
+        check = _crc32_of(column, check)
+    return check
+
+
+def _crc32_of(column: NDArray[Any], check: int) -> int:
+    raw = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
+    if column.dtype == np.bool_:
+        raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
+    return zlib.crc32(cast(Any, raw), check)
+
+
+def _stack(about: Mapping[str, Any]) -> Any:
+    """The buffer's argument from JSON, which has no tuples."""
+    stack = about["stack"]
+    if isinstance(stack, dict):
+        return {key: tuple(value) for key, value in stack.items()}
+    return None if stack is None else tuple(stack)
+
+
+def _fingerprint(schema: pa.Schema, text: bytes) -> int:
+    check = zlib.crc32(text)
+    for field in schema:
+        for part in (field.name.encode(), *sorted((field.metadata or {}).values())):
+            check = zlib.crc32(part, check)
+    return check
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no word for: arrays and numbers of NumPy."""
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist(), "dtype": value.dtype.str}
+    return value.item()
+
+
+def array_of(value: dict[str, Any]) -> Any:
+    """An object of JSON, or the array that `plain` made it from."""
+    return np.array(value["array"], value["dtype"]) if set(value) == {"array", "dtype"} else value

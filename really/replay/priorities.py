@@ -1,0 +1,319 @@
+"""Priorities of a buffer's rows (prioritized replay, Schaul et al. 2016): which rows to draw, and how to weigh them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any, NoReturn, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from really._utils.checks import check_number
+from really._utils.forks import HeldWhileForking
+from really._utils.memory_limits import refuse_if_too_big
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError
+from really.replay import arguments
+from really.replay._sum_tree import SumTree
+
+NO_END = 1 << 62
+"""Number of a row that will never come."""
+QUICK = 1 << 20
+"""How many rows a batch may have without a look at the memory that is left."""
+LARGEST = 2.0**960
+"""Of (priority + eps) ** alpha: the sum of as many as a buffer can have is still finite."""
+
+_trees: HeldWhileForking[SumTree] = HeldWhileForking()
+
+
+class Priorities:
+    """Priorities of the newest `capacity` rows, in a sum tree; any number of threads may add, sample and update.
+
+    A row is known by its number: how many rows were put before it since its buffer was made. It stands in slot
+    number % capacity, so that a later row takes its place and an update that comes too late is seen to do so.
+
+    Row i is drawn with probability P(i) = (p_i + eps)^alpha / sum_k (p_k + eps)^alpha (equation 1). New rows get the
+    largest priority that was ever given, at first 1. A priority of 0 with eps = 0 is never drawn, unless all are 0:
+    then all rows are as likely, as in Reverb. Each call is one step to other threads; a forked process goes on with a
+    copy of its own, generator included.
+
+    Args:
+        capacity: how many rows are kept.
+        alpha: how much priorities count: 0 not at all, 1 in proportion.
+        eps: added to every priority, so that a row whose error is 0 is seen again.
+        seed: what rows are drawn from; a generator is not used itself, a child of its seed is.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        NotEnoughMemoryError: the system has no address space for so many.
+    """
+
+    def __init__(
+        self,
+        capacity: SupportsIndex,
+        *,
+        alpha: SupportsFloat = 0.6,
+        eps: SupportsFloat = 1e-6,
+        seed: arguments.Seed = None,
+    ) -> None:
+        self._capacity = arguments.whole("capacity", capacity)
+        self._alpha, self._eps = _not_negative("alpha", alpha), _not_negative("eps", eps)
+        self._bit_generator = arguments.bit_generator(seed)
+        try:
+            self._tree = SumTree(self._capacity, self._alpha, self._eps, self._bit_generator)
+        except MemoryError as error:
+            raise NotEnoughMemoryError(str(error)) from error
+        _trees.add(self._tree)
+
+    @property
+    def capacity(self) -> int:
+        """How many rows are kept."""
+        return self._capacity
+
+    @property
+    def alpha(self) -> float:
+        """The exponent of priorities."""
+        return self._alpha
+
+    @property
+    def eps(self) -> float:
+        """What is added to every priority."""
+        return self._eps
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest row that is held."""
+        return self._tree.oldest
+
+    @property
+    def newest(self) -> int:
+        """Number of the row that comes next."""
+        return self._tree.newest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes taken when as many rows are held as there is room for."""
+        return self._tree.nbytes
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def __repr__(self) -> str:
+        return f"Priorities({len(self)} of {self._capacity} rows, alpha={self._alpha}, eps={self._eps})"
+
+    def add(self, first_number: SupportsIndex, num_rows: SupportsIndex) -> None:
+        """Takes in the rows from `first_number` on, with the largest priority so far; the oldest drop out.
+
+        Threads that put rows may add them in any order. Rows that are skipped are not drawn until they are added.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: an argument is no integer from 0 up.
+        """
+        first, num = _count("first_number", first_number), _count("num_rows", num_rows)
+        if num > 0:
+            self._tree.add(first, num)
+
+    def sample(
+        self, n: Any, beta: SupportsFloat = 0.4, *, oldest: int = 0, newest: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Draws rows in proportion to (priority + eps)^alpha: one from each of n equal parts of the sum.
+
+        So every row comes n P(i) times on average, now and then twice in a batch (appendix B.2.1). A batch is in the
+        order of the rows' slots: shuffle it where a row's place matters.
+
+        The weights are w_i = (N P(i))^-beta / max_j w_j, the maximum taken over all rows that can be drawn, as cpprb
+        and OpenAI's baselines take it. Divided by their own maximum they are those that are normalised by batch.
+
+        Args:
+            n: how many rows, or (k, n) for k batches.
+            beta: how much of the bias is made good, 0 to 1: 0 nothing, all weights are 1; 1 all of it.
+            oldest: no row before this number is drawn; those are dropped for good.
+            newest: no row from this number on is drawn this time.
+
+        Returns:
+            Row numbers int64 and weights float32, both [n] or [k, n].
+
+        Raises:
+            EmptyBufferError: there is no such row.
+            InvalidValueError, InvalidTypeError: an argument cannot be used.
+        """
+        num, num_batches = (n, 0) if type(n) is int and 0 < n <= QUICK else _checked_size(n)
+        exponent = beta if type(beta) is float and 0.0 <= beta <= 1.0 else check_number("beta", beta, 0, 1)
+        drawn = self._tree.sample(num, num_batches, exponent, oldest, NO_END if newest is None else newest)
+        if drawn is None:
+            raise EmptyBufferError(
+                f"sample: expected rows from {oldest} to before {self.newest if newest is None else newest}, "
+                f"held are those from {self.oldest} to before {self.newest}"
+            )
+        return drawn
+
+    def update(
+        self, row_numbers: ArrayLike, priorities: ArrayLike, *, oldest: int = 0, newest: int | None = None
+    ) -> int:
+        """Sets priorities, such as absolute TD errors; of a row that comes twice, the last one. All or nothing.
+
+        Args:
+            row_numbers: as `sample` gave them, [n] or [k, n] integers.
+            priorities: of the same shape, finite and >= 0.
+            oldest: rows before this number have been evicted: theirs are ignored, as are those of rows that this
+                object has dropped itself.
+            newest: rows from this number on have not been put yet.
+
+        Returns:
+            How many priorities belonged to rows that are still held.
+
+        Raises:
+            InvalidValueError: shapes differ, a priority is negative, NaN or infinite, a row has not been put yet.
+            InvalidTypeError: row numbers are no integers, priorities no real numbers.
+        """
+        numbers = _checked_numbers(row_numbers)
+        given = _checked_priorities(priorities, numbers.shape)
+        num_set = self._tree.update(numbers, given, oldest, NO_END if newest is None else newest)
+        if num_set < 0:
+            self._refuse(numbers, given, ~num_set, newest)
+        return num_set
+
+    def clear(self) -> None:
+        """Drops all rows and the largest priority so far; numbers go on, the generator stays."""
+        self._tree.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it at one time, with values bit for bit: numbers, strings and arrays.
+
+        `values` are (priority + eps)^alpha [n] float64, oldest row first; the last is row `newest` - 1.
+        """
+        self._tree.acquire()
+        try:
+            newest, values, highest = self._tree.newest, self._tree.values(), self._tree.highest
+            generator = dict(self._bit_generator.state)
+        finally:
+            self._tree.release()
+        settings = {"alpha": self._alpha, "eps": self._eps}
+        return {**settings, "newest": newest, "values": values, "highest": highest, "generator": generator}
+
+    def generator_state(self) -> dict[str, Any]:
+        """The state of the generator alone."""
+        self._tree.acquire()
+        try:
+            return dict(self._bit_generator.state)
+        finally:
+            self._tree.release()
+
+    def set_generator_state(self, state: Mapping[str, Any]) -> None:
+        """Draws from now on with a generator of this state."""
+        self._tree.acquire()
+        try:
+            self._bit_generator.state = dict(state)
+        finally:
+            self._tree.release()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on as the one did whose `state_dict` gave `state`; of more rows than there is room for, the newest stay.
+
+        Raises:
+            InvalidValueError: it is no such state, or one of another alpha or eps.
+        """
+        newest, values, highest = self._checked_state(state)
+        self._tree.acquire()
+        try:
+            self._bit_generator.state = dict(state["generator"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise InvalidValueError(f"state['generator']: {error!r}, came {state['generator']!r}") from error
+        finally:
+            self._tree.release()
+        self._tree.load(newest, values[-self._capacity :], highest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Settings and state: values bit for bit, and the generator."""
+        return _restore, (self._capacity, self._alpha, self._eps, self.state_dict())
+
+    def _checked_state(self, state: Mapping[str, Any]) -> tuple[int, NDArray[np.float64], float]:
+        expected = "state: expected what a Priorities' state_dict gave"
+        try:
+            values = np.ascontiguousarray(state["values"], dtype=np.float64)
+            newest, highest = operator.index(state["newest"]), float(state["highest"])
+            settings, _ = (state["alpha"], state["eps"]), state["generator"]
+        except (TypeError, ValueError, KeyError) as error:
+            raise InvalidValueError(f"{expected}, came one of which {error!r}") from error
+        if settings != (self._alpha, self._eps):
+            raise InvalidValueError(f"state: expected (alpha, eps) {(self._alpha, self._eps)}, came {settings}")
+        # A NaN is the smallest and the largest of its array, and in no range.
+        all_sound = len(values) == 0 or (values.min() >= 0.0 and values.max() <= LARGEST)
+        sound = values.ndim == 1 and all_sound and 0.0 <= highest <= LARGEST
+        if not sound or not len(values) <= newest < NO_END:
+            raise InvalidValueError(f"{expected}, came values of shape {list(values.shape)} before row {newest}")
+        return newest, values, highest
+
+    def _refuse(self, numbers: NDArray[Any], given: NDArray[Any], at: int, newest: int | None) -> NoReturn:
+        number, priority = int(numbers.flat[at]), float(given.flat[at])
+        if not 0.0 <= priority < math.inf:
+            raise InvalidValueError(f"priorities: expected finite numbers >= 0, came {priority} at {at}")
+        end = min(self.newest, NO_END if newest is None else newest)
+        if not 0 <= number < end:
+            raise InvalidValueError(
+                f"row_numbers: expected rows that have been put, from 0 to {end - 1}, came {number} at {at}"
+            )
+        raise InvalidValueError(f"priorities: expected (priority + eps)**alpha up to 2**960, came {priority} at {at}")
+
+
+def _checked_size(n: Any) -> tuple[int, int]:
+    num, num_batches = arguments.checked_size(n)
+    refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * (8 + 4 + 8))
+    return num, num_batches
+
+
+def _not_negative(name: str, number: SupportsFloat) -> float:
+    if isinstance(number, str | bytes | bool):
+        raise InvalidTypeError(f"{name}: expected a number >= 0, came {number!r}")
+    try:
+        value = float(number)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"{name}: expected a number >= 0, came {number!r}") from error
+    if not 0.0 <= value < math.inf:
+        raise InvalidValueError(f"{name}: expected a finite number >= 0, came {number!r}")
+    return value
+
+
+def _count(name: str, number: SupportsIndex) -> int:
+    try:
+        count = operator.index(number)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}: expected an integer >= 0, came {number!r}") from error
+    if not 0 <= count < NO_END // 2:
+        raise InvalidValueError(f"{name}: expected an integer from 0 to {NO_END // 2 - 1}, came {count}")
+    return count
+
+
+def _checked_numbers(row_numbers: ArrayLike) -> NDArray[np.int64]:
+    numbers = _array("row_numbers", row_numbers)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise InvalidTypeError(f"row_numbers: expected integers [n] or [k, n], came {numbers.dtype}")
+    if numbers.dtype == np.uint64:
+        numbers = np.minimum(numbers, NO_END)
+    return np.ascontiguousarray(numbers, dtype=np.int64)
+
+
+def _checked_priorities(priorities: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    given = _array("priorities", priorities)
+    if given.size and given.dtype.kind not in "fiu":
+        raise InvalidTypeError(f"priorities: expected real numbers, came {given.dtype}")
+    if given.shape != shape:
+        raise InvalidValueError(
+            f"priorities: expected shape {list(shape)} as row_numbers has, came {list(given.shape)}"
+        )
+    return np.ascontiguousarray(given, dtype=np.float64)
+
+
+def _array(name: str, came: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(came)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"{name}: expected an array [n] or [k, n] of numbers: {error}") from error
+
+
+def _restore(capacity: int, alpha: float, eps: float, state: Mapping[str, Any]) -> Priorities:
+    """The priorities that `__reduce__` took apart."""
+    priorities = Priorities(capacity, alpha=alpha, eps=eps)
+    priorities.load_state_dict(state)
+    return priorities

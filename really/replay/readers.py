@@ -1,0 +1,257 @@
+"""Who reads a buffer's rows in order while others put, and what puts owe such a reader.
+
+The ring numbers its rows, so a `Reader` knows its next row whatever is put meanwhile, and finds out by that number
+whether the row is still there. Readers that keep their rows tell the ring the lowest of them: it refuses, under its
+own lock, the put that would drop it, which then waits here. Without such readers no put ever comes here to look.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidValueError, OvertakenError
+from really.replay._ring import FrameDiskError, FramesTooManyError, Ring
+from really.replay.arguments import row_nbytes
+from really.replay.columns import Spec, spec_of
+
+PIECE = 1 << 20
+"""Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
+STARTS = 20
+"""How often a reader begins again if it is overtaken before it has read anything: the oldest rows go first."""
+NO_ROW = np.iinfo(np.int64).max
+"""A row number that is never reached."""
+
+
+class Reader:
+    """Reads the rows that were held when it was opened, oldest first; `keeps` makes puts wait rather than drop them."""
+
+    def __init__(self, gate: Gate, ring: Ring, keeps: bool) -> None:
+        self.keeps = keeps
+        self.thread = threading.get_ident()  # that reads
+        self.ring = ring
+        self._gate = gate
+        self.restart()
+
+    def restart(self) -> None:
+        """What is held now is what there is to read."""
+        self._first, self._end = self.ring.held_rows()
+        self.next_row = self._first
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to read in all."""
+        return self._end - self._first
+
+    @property
+    def num_read(self) -> int:
+        """Rows read so far."""
+        return self.next_row - self._first
+
+    @property
+    def num_left(self) -> int:
+        """Rows not read yet."""
+        return self._end - self.next_row
+
+    def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
+        """Bytes of a row of these keys, by default of all, without padding; at least 1."""
+        return max(1, row_nbytes(self._spec(keys)))
+
+    def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The next `num` rows (fewer at the end), key -> [n, ...] of new memory.
+
+        Which rows there are to read is fixed by the first call, unless the reader `keeps` them from the beginning.
+        With `keys` there may be more columns than those: one that shares frames comes with all others.
+
+        Raises:
+            OvertakenError: puts or `clear` have dropped one of them.
+        """
+        self.thread = threading.get_ident()
+        spec = self._spec(keys)
+        for _ in range(STARTS if self.num_read == 0 and not self.keeps else 0):
+            self.restart()
+            try:
+                return self._copied(num, spec)
+            except OvertakenError:
+                continue
+        return self._copied(num, spec)
+
+    def read_shared(self, num: int) -> dict[str, Any]:
+        """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
+        self.thread = threading.get_ident()
+        rows = self.ring.read(self.next_row, min(num, self.num_left))
+        if rows is None:
+            raise self._overtaken()
+        self._advance(min(num, self.num_left))
+        return rows
+
+    def close(self) -> None:
+        """Ends reading: nothing is left, and puts need not wait for this reader any more."""
+        if self.keeps:
+            self._gate.leave(self)
+        self._end = self.next_row
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _spec(self, keys: Iterable[str] | None) -> Spec:
+        """The schema of what is read for these keys."""
+        ring = self.ring
+        spec = spec_of(ring)
+        chosen = set(spec if keys is None else keys)
+        if any(ring.names[at] in chosen for sharing in ring.shared for at in sharing[0]):
+            return spec
+        return {key: kind for key, kind in spec.items() if key in chosen}
+
+    def _copied(self, num: int, spec: Spec) -> dict[str, NDArray[Any]]:
+        num = min(num, self.num_left)
+        columns = {key: np.empty((num, *shape), dtype) for key, (dtype, shape) in spec.items()}
+        step = max(1, PIECE // max(1, row_nbytes(spec)))
+        for start in range(0, num, step):
+            self._read_piece({key: column[start : start + step] for key, column in columns.items()})
+        return columns
+
+    def _read_piece(self, piece: dict[str, NDArray[Any]]) -> None:
+        num, ring = len(next(iter(piece.values()))), self.ring
+        if len(piece) < len(ring.names):
+            read = ring.read_keys(self.next_row, num, piece)
+        else:
+            numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
+            read = ring.take(numbers, num, 0, piece, by_number=True) is not None
+        if not read:
+            raise self._overtaken()
+        self._advance(num)
+
+    def _advance(self, num: int) -> None:
+        if self.keeps:
+            self._gate.advance(self, num)
+        else:
+            self.next_row += num
+
+    def _overtaken(self) -> OvertakenError:
+        num_gone = min(self.ring.oldest_row, self._end) - self.next_row
+        return OvertakenError(
+            f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
+            f"{self.num_read:,} the next {num_gone:,} had been dropped for newer ones; read faster, or read a "
+            f"saved copy"
+        )
+
+
+class Gate:
+    """Where readers that keep rows are known, and where puts that the ring refuses for their sake wait."""
+
+    def __init__(self) -> None:
+        self.keepers: list[Reader] = []
+        self.changed = threading.Condition()  # on an RLock: a generator may be closed in the middle of a put
+        _gates.add(self)
+
+    def open(self, ring: Ring, keeps: bool = False) -> Reader:
+        """A reader of the rows that are held now; with `keeps`, puts wait where they would drop rows it has to read."""
+        if not keeps:
+            return Reader(self, ring, keeps=False)
+        with self.changed:
+            ring.keep_held()  # from here on no put drops what the reader is about to find
+            try:
+                reader = Reader(self, ring, keeps=True)
+                self.keepers.append(reader)
+            finally:
+                self._tell(ring)
+        return reader
+
+    def advance(self, reader: Reader, num: int) -> None:
+        """The reader has read so many rows; those go on who waited for that."""
+        with self.changed:
+            reader.next_row += num
+            self._tell(reader.ring)
+
+    def leave(self, reader: Reader) -> None:
+        """Forgets a reader; no harm if it is forgotten already."""
+        with self.changed:
+            if reader in self.keepers:
+                self.keepers.remove(reader)
+                self._tell(reader.ring)
+
+    def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
+        """`ring.put` of whole columns, part by part, each as soon as no reader needs what it drops.
+
+        Raises InvalidValueError, with nothing put, where the thread would wait for a reader of its own; and what
+        `ring.put` does where there is no room for the frames of a part, with those before it put and counted.
+        """
+        total, num_in = sum(_num_rows(part) for part in parts), 0
+        with self.changed:
+            self._blocked(ring, total)
+            if ring.storage is not None and len(parts) > 1:
+                ring.storage.make_room(ring, total)
+            for part in parts:
+                try:
+                    self._pass(partial(ring.put, part), ring, _num_rows(part))
+                except (FramesTooManyError, FrameDiskError) as error:
+                    error.args = (*error.args[:-1], error.args[-1] + num_in)
+                    raise
+                num_in += _num_rows(part)
+
+    def clear(self, ring: Ring) -> None:
+        """`ring.clear`, as soon as no reader needs the rows."""
+        with self.changed:
+            self._pass(ring.clear, ring, ring.capacity)
+
+    def start_anew(self) -> None:
+        """In a forked process: those who read were threads of the other one."""
+        self.keepers.clear()
+        self.changed = threading.Condition()
+
+    def _reading(self) -> list[Reader]:
+        return [reader for reader in self.keepers if reader.num_left > 0]
+
+    def _tell(self, ring: Ring) -> None:
+        # With the lock held, as the readers' numbers change: who is refused must find a reader that is behind.
+        ring.keep_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
+        self.changed.notify_all()
+
+    def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:
+        while not action():
+            if not self._blocked(ring, num_rows):
+                raise AssertionError("the ring refused columns that had been made to fit it")
+            self.changed.wait()
+
+    def _blocked(self, ring: Ring, num_rows: int) -> bool:
+        """Whether putting so many rows would drop one that a reader has yet to read.
+
+        Raises InvalidValueError where this thread reads it: it would wait for itself.
+        """
+        first_left = ring.num_put - max(0, ring.capacity - num_rows)
+        blocking = [reader for reader in self._reading() if reader.next_row < first_left]
+        for reader in blocking:
+            if reader.thread == threading.get_ident():
+                oldest = ring.oldest_row
+                raise InvalidValueError(
+                    f"put: expected to drop at most {reader.next_row - oldest:,} rows as long as this thread reads the "
+                    f"others with keeps=True, came a put or clear that drops {first_left - oldest:,}"
+                )
+        return bool(blocking)
+
+
+def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _begin_in_child() -> None:
+    """In a forked process: no reader of the other one is waited for, no lock of its threads is held."""
+    for gate in _gates:
+        gate.start_anew()
+
+
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

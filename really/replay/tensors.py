@@ -1,0 +1,85 @@
+"""Batches as tensors of TensorFlow, PyTorch or JAX: the batch's own memory wherever the library can take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.replay.columns import Spec
+
+Tensors = dict[str, Any]
+"""Key -> [n, ...], an array or tensor of the library asked for."""
+Converter = Callable[[str, NDArray[Any]], Any]
+"""Of a key and its column."""
+
+
+def converter(as_: str) -> Converter:
+    """What makes a column a tensor that shares its memory, which stays out of the buffer's pool for as long.
+
+    TensorFlow and JAX take columns through DLPack, PyTorch through `from_numpy`; all leave them where they are, in the
+    machine's memory. JAX without `jax_enable_x64` has no 64 bit types: such columns are copied to 32 bits.
+
+    Raises:
+        InvalidValueError: no such library is known.
+        ImportError: it is not installed.
+    """
+    makers = {"numpy": _numpy, "tf": _tensorflow, "torch": _torch, "jax": _jax}
+    if as_ not in makers:
+        raise InvalidValueError(one_of("as_", as_, makers))
+    return makers[as_]()
+
+
+def check_dtypes(as_: str, spec: Spec) -> None:
+    """Raises InvalidTypeError naming the first key whose dtype no tensor has: text, times, structures, long double."""
+    for key, (dtype, _) in spec.items():
+        if as_ != "numpy" and not (dtype.kind in "biufc" and dtype.char not in "gG" and dtype.isnative):
+            raise InvalidTypeError(
+                f"as_={as_!r}: key {key!r}: expected bool, an integer, float16 to float64, complex64 or complex128, "
+                f"came {dtype}; as_='numpy' takes it"
+            )
+
+
+def convert(convert_column: Converter, batch: Mapping[str, NDArray[Any]]) -> Tensors:
+    """Every column of a batch that nobody else will write to."""
+    return {key: convert_column(key, column) for key, column in batch.items()}
+
+
+def _numpy() -> Converter:
+    return lambda key, column: column
+
+
+def _tensorflow() -> Converter:
+    import tensorflow as tf
+
+    return lambda key, column: tf.experimental.dlpack.from_dlpack(column.__dlpack__())
+
+
+def _torch() -> Converter:
+    import torch
+
+    return lambda key, column: torch.from_numpy(column)
+
+
+def _jax() -> Converter:
+    import jax
+
+    def to_jax(key: str, column: NDArray[Any]) -> Any:
+        kind = jax.dtypes.canonicalize_dtype(column.dtype)
+        return jax.dlpack.from_dlpack(column if kind == column.dtype else _narrowed(key, column, kind))
+
+    return to_jax
+
+
+def _narrowed(key: str, column: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A copy of half the width; what JAX itself would do, apart from its silence where integers do not fit."""
+    narrow = column.astype(dtype)
+    if narrow.dtype.kind in "iu" and not np.array_equal(narrow, column):
+        raise InvalidValueError(
+            f"as_='jax': key {key!r}: expected {column.dtype} that fits {narrow.dtype}, as jax_enable_x64 is off, "
+            f"came {column.ravel()[(narrow != column).argmax()]}"
+        )
+    return narrow

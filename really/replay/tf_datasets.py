@@ -1,0 +1,177 @@
+"""`tf.data` datasets, for loops that were written for them: over a buffer's batches, and over columns in a dict."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import weakref
+from collections.abc import KeysView, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
+from really.replay.arguments import checked_size, row_nbytes, whole
+from really.replay.batches import BeforeSample, checked_prefetch
+from really.replay.columns import Spec
+from really.replay.n_step import DISCOUNT
+from really.replay.samplers import INDEX, WEIGHT, checked_beta
+from really.replay.tensors import check_dtypes
+
+if TYPE_CHECKING:
+    from really.replay.buffer import ReplayBuffer
+
+# What one call of Python draws at most: it costs some 100 us of TensorFlow's, so that small batches share one.
+CALL_NBYTES = 1 << 20
+CALL_BATCHES = 16
+
+
+def sampled_dataset(
+    buffer: ReplayBuffer,
+    n: Any,
+    prefetch: int = 2,
+    *,
+    replace: bool = True,
+    batches_per_call: int | None = None,
+    before: BeforeSample | None = None,
+    beta: float | None = None,
+) -> Any:
+    """An endless `tf.data.Dataset` of batches, a dict of tensors [n, ...] each, all shapes static.
+
+    TensorFlow calls Python once for several batches, in one of its own threads, and cuts them apart in its own code; a
+    call's arrays become tensors without a copy. Batches come in the order in which they are drawn: with a seed, and
+    nothing put or drawn elsewhere, they repeat. They are drawn up to `prefetch + batches_per_call` ahead of the one
+    that is asked for: rows put meanwhile are not in them, and the buffer's generator is ahead by as many. TensorFlow
+    turns an error of a draw into one of its own with the same text.
+
+    Args:
+        buffer: what is drawn from; its schema has to be known.
+        n: rows of a batch, or (k, n) for k batches at once, [k, n, ...].
+        prefetch: batches that TensorFlow keeps ready besides, 0 or more.
+        replace: False to draw no row twice within a batch.
+        batches_per_call: batches drawn by one call; by default as many as make up 1 MiB, from 1 to 16.
+        before: what to wait for before each call.
+        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`). Priorities that are updated after a call are
+            not in its batches, so that `batches` is the better choice where these matter.
+
+    Raises:
+        EmptyBufferError: the buffer has no schema yet.
+        InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be a tensor.
+    """
+    import tensorflow as tf
+
+    num, num_batches = checked_size(n)
+    spec, lead = _known_spec(buffer), (num_batches, num) if num_batches else (num,)
+    calls = _Calls(buffer, spec, lead, replace, batches_per_call, before, beta)
+
+    def call(_: Any) -> dict[str, Any]:
+        columns = tf.numpy_function(calls.draw, [], [tf.as_dtype(dtype) for dtype, _ in spec.values()])
+        for column, (_, shape) in zip(columns, spec.values(), strict=True):
+            column.set_shape((calls.num, *lead, *shape))
+        return dict(zip(spec, columns, strict=True))
+
+    dataset = _endless(tf.data.Dataset.from_tensors(0).repeat().map(call).unbatch(), checked_prefetch(prefetch))
+    dataset._really = buffer, before  # what TensorFlow keeps for ever must not: see _Calls
+    return dataset
+
+
+class _Calls:
+    """What TensorFlow calls: `num` batches at once, [num, *lead, ...].
+
+    TensorFlow holds a function that it was given once until the process ends. This one knows buffer and manager by weak
+    references only; the dataset, and with it each iterator, has the strong ones.
+    """
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        spec: Spec,
+        lead: tuple[int, ...],
+        replace: bool,
+        num: int | None,
+        before: BeforeSample | None,
+        beta: float | None,
+    ) -> None:
+        if callable(beta):
+            raise InvalidTypeError(f"beta: expected a number from 0 to 1, came {beta!r}; batches() takes a function")
+        self._beta = checked_beta(beta, buffer.is_prioritized, replace)(0)
+        if num is None:
+            num = min(CALL_BATCHES, max(1, CALL_NBYTES // max(1, math.prod(lead) * row_nbytes(spec))))
+        self.num = whole("batches_per_call", num)
+        self._size = (self.num * math.prod(lead[:-1]), lead[-1])
+        self._shapes = [(self.num, *lead, *shape) for _, shape in spec.values()]
+        self._keys, self._replace = tuple(spec), replace
+        self._buffer = weakref.ref(buffer)
+        self._before = weakref.WeakMethod(before) if inspect.ismethod(before) else lambda: before
+
+    def draw(self) -> list[NDArray[Any]]:
+        """The columns, in the order of the keys."""
+        buffer, before = self._buffer(), self._before()
+        if buffer is None:
+            raise ReallyError("dataset: expected its buffer to be there still, came a buffer that nobody holds")
+        if before is not None:
+            before(math.prod(self._size), lambda: False)
+        batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)
+        return [batch[key].reshape(shape) for key, shape in zip(self._keys, self._shapes, strict=True)]
+
+
+def _known_spec(buffer: ReplayBuffer) -> Spec:
+    """Of the batches: the buffer's columns, and those that several steps and drawing by priority add."""
+    if buffer.spec is None:
+        raise EmptyBufferError(
+            "dataset: expected a buffer whose schema is known, came one without; put some rows first"
+        )
+    check_dtypes("tf", buffer.spec)
+    added: dict[str, Any] = {DISCOUNT: np.float32} if buffer.n_step > 1 else {}
+    added |= {INDEX: np.int64, WEIGHT: np.float32} if buffer.is_prioritized else {}
+    return buffer.spec | {key: (np.dtype(kind), ()) for key, kind in added.items()}
+
+
+def _endless(dataset: Any, prefetch: int) -> Any:
+    """In order, with just so much prefetching: left alone, TensorFlow would add some and choose how much."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return (dataset.prefetch(prefetch) if prefetch else dataset).with_options(options)
+
+
+def dict_to_dataset(data_dict: Mapping[str, Any], batch_size: int | None = None) -> tuple[Any, KeysView[str]]:
+    """One `tf.data.Dataset` of tuples with one element a key, in the order of the keys, and the keys.
+
+    Args:
+        data_dict: columns `[row, ...]` of equal length, as `manager.sample` gives them; dtypes are kept.
+        batch_size: rows of a batch, the last one may have fewer; None for single rows.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: no columns, columns of unequal length, a batch size that is none.
+    """
+    import tensorflow as tf
+
+    _check(data_dict, batch_size)
+    return _batched(tf.data.Dataset.from_tensor_slices(tuple(data_dict.values())), batch_size), data_dict.keys()
+
+
+def dict_to_dict_of_datasets(data_dict: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
+    """A `tf.data.Dataset` for each key, to be zipped; arguments and errors as in `dict_to_dataset`."""
+    import tensorflow as tf
+
+    _check(data_dict, batch_size)
+    return {key: _batched(tf.data.Dataset.from_tensor_slices(column), batch_size) for key, column in data_dict.items()}
+
+
+def _batched(dataset: Any, batch_size: int | None) -> Any:
+    return dataset if batch_size is None else dataset.batch(batch_size)
+
+
+def _check(data_dict: Mapping[str, Any], batch_size: int | None) -> None:
+    if not isinstance(data_dict, Mapping):
+        raise InvalidTypeError(f"data_dict: expected a dict of columns, came {type(data_dict).__name__}")
+    lengths = {key: len(column) for key, column in data_dict.items()}
+    if len(set(lengths.values())) != 1:
+        raise InvalidValueError(f"data_dict: expected columns of one length, came {lengths}")
+    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
+        raise InvalidValueError(f"batch_size: expected an integer of at least 1 or None, came {batch_size!r}")

@@ -1,0 +1,63 @@
+"""Which results a call still needs, who is to give them, and which of those that came are delivered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from really.collectors.demand import Demand, Part, spread, waves
+from really.collectors.rollout import Result
+from really.collectors.runner import Chunk
+from really.data.transitions import from_record_batch, to_record_batch
+
+
+def part_of(*results: tuple[int, int], first_row: int = 0) -> Part:
+    """A chunk whose rows are numbered, with results given as (agent, rows)."""
+    rows = sum(count for _, count in results)
+    batch = to_record_batch({"row": np.arange(first_row, first_row + rows)})
+    return Part.whole(Chunk(batch, tuple(Result(agent, count, 0) for agent, count in results), 0.1))
+
+
+def rows_of(parts: list[Part]) -> list[int]:
+    return [int(row) for part in parts for row in from_record_batch(part.batch)["row"]]
+
+
+def test_delivers_the_fewest_whole_results_in_order() -> None:
+    parts = [part_of((0, 4), (1, 4)), part_of((2, 4), (3, 4), first_row=8)]
+    delivered, kept = Demand(rows=9, agents=1).fewest(parts)
+    assert rows_of(delivered) == list(range(12))
+    assert rows_of(kept) == [12, 13, 14, 15]
+    assert [part.agents for part in kept] == [{3}]
+
+
+def test_nothing_is_kept_where_all_is_needed() -> None:
+    parts = [part_of((0, 4)), part_of((1, 4), first_row=4)]
+    delivered, kept = Demand(rows=8, agents=1).fewest(parts)
+    assert (delivered, kept) == (parts, [])
+
+
+def test_enough_rows_of_too_few_agents_do_not_do() -> None:
+    parts = [part_of((0, 100)), part_of((1, 1))]
+    assert not Demand(rows=10, agents=2).met(parts[:1])
+    assert Demand(rows=10, agents=2).met(parts)
+    delivered, kept = Demand(rows=10, agents=2).fewest(parts)
+    assert (len(delivered), kept) == (2, [])
+
+
+def test_nothing_is_never_enough() -> None:
+    assert not Demand(rows=0, agents=1).met([])
+
+
+@pytest.mark.parametrize(
+    ("results", "turn", "expected"), [(4, 0, [1, 1, 1, 1]), (6, 3, [2, 1, 1, 2]), (1, 2, [0, 0, 1, 0])]
+)
+def test_results_are_shared_out_evenly_and_in_turn(results: int, turn: int, expected: list[int]) -> None:
+    assert spread(results, range(4), turn, 4).tolist() == expected
+
+
+def test_waves_add_up_and_are_of_about_a_message() -> None:
+    quota = np.array([1000, 999, 998])
+    found = waves(quota, rows_a_result=10, row_bytes=60, message_bytes=32 << 20)
+    np.testing.assert_array_equal(np.sum(found, axis=0), quota)
+    assert max(wave.sum() * 10 for wave in found) <= 16_384
+    assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20, message_bytes=32 << 20)] == [1] * 1000

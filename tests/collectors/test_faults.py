@@ -1,0 +1,159 @@
+"""Faults with real processes: runners that are killed, that die at every start, that hang; Ctrl-C; small stores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really import EnvironmentFailedError, RunnerError, SampleManager
+from really.collectors.fleet import warn_of_small_shared_memory
+from tests.environments import Counter, Exiting, Fragile, RaisingOnce
+from tests.models import QNet
+from tests.scripts import LongDay
+
+
+def make(environment: Any = Counter, **changes: Any) -> SampleManager:
+    given = {"num_parallel": 4, "total_steps": 400, "num_steps": 50, "returns": ["agent", "episode_end"], **changes}
+    return SampleManager(QNet, environment, **given)
+
+
+def check_rows(data: dict[str, np.ndarray]) -> None:
+    """Every row is whole, and follows the one before unless that one was the last of its trajectory."""
+    np.testing.assert_array_equal(data["state_new"], data["state"] + 1)
+    follows = data["episode_end"][:-1] == 0
+    np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
+    np.testing.assert_array_equal(data["agent"][1:][follows], data["agent"][:-1][follows])
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_sigkill_of_runners_loses_and_repeats_no_row(caplog: pytest.LogCaptureFixture) -> None:
+    kill_runners(5, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_runtime")
+def test_sigkill_of_runners_fifty_times(caplog: pytest.LogCaptureFixture) -> None:
+    kill_runners(50, caplog)
+
+
+def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Kills a runner at a random moment of a call, again and again; each environment counts its steps for ever."""
+    rng = np.random.default_rng(kills)
+    with make(env_config={"length": 10**6}, total_steps=20_000, num_steps=100, num_workers=2) as manager:
+        manager.get_data()
+        for _ in range(kills):
+            victim = int(rng.choice([runner["pid"] for runner in manager.info()["runners"] if runner["pid"]]))
+            timer = threading.Timer(rng.random() * 0.15, os.kill, (victim, signal.SIGKILL))
+            timer.start()
+            data = manager.get_data()
+            timer.join()
+            assert len(data["reward"]) == 20_000
+            check_rows(data)
+            # An environment that lives on never shows a count twice, one that was replaced starts at 0 again.
+            for agent in range(4):
+                counts = data["state"][data["agent"] == agent, 0]
+                restarts = np.flatnonzero(np.diff(counts) != 1)
+                assert len(restarts) <= 2
+                assert (counts[restarts + 1] == 0).all()
+        manager.get_data()
+        runners = manager.info()["runners"]
+    assert sum(runner["restarts"] for runner in runners) == kills
+    assert caplog.text.count("was lost and is restarted") == kills
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_environment_whose_constructor_raises_ends_the_call_at_once(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """With its traceback and without another attempt; the next call makes one."""
+    licence = tmp_path / "licence"
+    with make(Fragile, env_config={"alive": os.getpid(), "licence": str(licence)}, num_workers=1) as manager:
+        with pytest.raises(RunnerError, match=r"(?s)runner 0 .*could not start.*OSError: no licence for the simulator"):
+            manager.get_data()
+        assert "is restarted" not in caplog.text
+        with pytest.raises(RunnerError, match=r"could not start"):
+            manager.get_data()
+        licence.touch()
+        # What was started when the second call failed had no licence either, or has one by now.
+        with contextlib.suppress(RunnerError):
+            manager.get_data()
+        check_rows(manager.get_data())
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_runner_whose_process_dies_at_every_start_ends_the_call(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        make(Exiting, env_config={"alive": os.getpid()}, num_workers=1) as manager,
+        pytest.raises(RunnerError, match=r"died 4 times in a row"),
+    ):
+        manager.get_data()
+    assert caplog.text.count("was lost and is restarted") == 3
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_environment_that_raises_once_costs_its_own_runners_rows_alone(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    with make(RaisingOnce, env_config={"token": str(token)}, num_parallel=2, num_workers=2) as manager:
+        manager.get_data()
+        token.touch()
+        with pytest.raises(
+            EnvironmentFailedError,
+            match=r"(?s)'RaisingOnce', number 0 of the batch, step \d+ of its episode: step.*OSError.*runner [01] \(",
+        ):
+            manager.get_data(total_steps=100_000)
+        assert manager.info()["dropped_rows"] == 0
+        data = manager.get_data(total_steps=100_000)
+        assert len(data["reward"]) == 100_000
+        check_rows(data)
+        assert [runner["restarts"] for runner in manager.info()["runners"]] == [0, 0]
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
+    with make() as manager:
+        manager.get_data()
+        info = manager.info()
+        assert info["inference"] == "litert"
+        assert [runner["tensorflow"] for runner in info["runners"]] == [False] * len(info["runners"])
+        for runner in info["runners"]:
+            status = Path(f"/proc/{runner['pid']}/status").read_text()
+            resident = int(status.split("VmRSS:")[1].split()[0])
+            assert resident < 200_000, "kB, by the issue at most 200 MB"
+
+
+def test_ctrl_c_stops_cleanly(long_day: LongDay) -> None:
+    assert "interrupted" in long_day.done.stdout.splitlines(), long_day.done.stderr
+    assert "not interrupted" not in long_day.done.stdout
+    assert long_day.said("rows after it") == ["400"]
+
+
+def test_a_process_that_ends_leaves_nothing_behind(long_day: LongDay) -> None:
+    assert len(long_day.said("pids")) == 2, long_day.done.stderr
+    assert not long_day.processes
+    assert not long_day.files
+
+
+def test_ray_shutdown_under_a_live_manager_is_said(long_day: LongDay) -> None:
+    (said,) = long_day.said("error:")
+    assert said.startswith("the Ray runtime of this manager: expected it to be running, but ray.shutdown()")
+
+
+def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongDay) -> None:
+    assert long_day.done.returncode == 0, long_day.done.stderr
+    assert "Ray's object store is small" in long_day.done.stderr
+    assert long_day.said("wide") == ["4000 True 64000000"] * 2
+
+
+def test_a_small_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert not warn_of_small_shared_memory(1)
+    assert not warn_of_small_shared_memory(1, path="/no/such/folder")
+    assert warn_of_small_shared_memory(1 << 60)
+    assert "/dev/shm holds" in caplog.text
+    assert "--shm-size" in caplog.text

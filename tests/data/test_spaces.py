@@ -1,0 +1,103 @@
+"""Spaces as columns: names, shapes and dtypes of leaves, and the way there and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from really.data.spaces import flatten, infer_space, nest, observation_leaves, to_gymnasium
+from really.errors import InvalidTypeError
+
+PLAIN: list[tuple[spaces.Space[Any], tuple[int, ...], type[np.generic]]] = [
+    (spaces.Box(-1, 1, (2, 3), np.float64), (2, 3), np.float64),
+    (spaces.Box(0, 255, (4, 4, 1), np.uint8), (4, 4, 1), np.uint8),
+    (spaces.Box(-1, 1, (), np.float32), (), np.float32),
+    (spaces.Discrete(5, start=2), (), np.int64),
+    (spaces.MultiDiscrete([2, 3, 4]), (3,), np.int64),
+    (spaces.MultiDiscrete([[2, 3]], dtype=np.int32), (1, 2), np.int32),
+    (spaces.MultiBinary((2, 2)), (2, 2), np.int8),
+]
+LEAVES = st.sampled_from([space for space, *_ in PLAIN])
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3).map(spaces.Dict),
+        st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize(("space", "shape", "dtype"), PLAIN, ids=[str(space) for space, *_ in PLAIN])
+def test_a_plain_space_is_one_leaf_without_a_name(space: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    (leaf,) = observation_leaves(space)
+    assert (leaf.name, leaf.shape, leaf.dtype) == ("", shape, np.dtype(dtype))
+
+
+def test_parts_are_named_by_their_way() -> None:
+    inner = spaces.Tuple([spaces.Discrete(2), spaces.Dict({"x": spaces.Discrete(2), "y": spaces.MultiBinary(2)})])
+    space = spaces.Dict({"b": spaces.Box(0, 1, (3,)), "a": inner})
+    names = {"a": [".a.0", ".a.1.x", ".a.1.y"], "b": [".b"]}
+    assert [leaf.name for leaf in observation_leaves(space)] == [name for key in space for name in names[key]]
+
+
+def assert_same(came: Any, expected: Any) -> None:
+    assert type(came) is type(expected) or not isinstance(expected, dict | tuple)
+    if isinstance(expected, dict):
+        assert set(came) == set(expected)
+        for name, part in expected.items():
+            assert_same(came[name], part)
+    elif isinstance(expected, tuple):
+        for one, other in zip(came, expected, strict=True):
+            assert_same(one, other)
+    else:
+        np.testing.assert_array_equal(came, expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(NESTED)
+def test_flatten_and_nest_are_each_others_inverse(space: Any) -> None:
+    space.seed(0)
+    observation = space.sample()
+    leaves = flatten(space, observation)
+    kinds = observation_leaves(space)
+    assert [np.shape(leaf) for leaf in leaves] == [kind.shape for kind in kinds]
+    assert all(np.asarray(leaf).dtype == kind.dtype for leaf, kind in zip(leaves, kinds, strict=True))
+    assert len({kind.name for kind in kinds}) == len(kinds)
+    assert_same(nest(space, leaves), observation)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Text(5), spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))}), spaces.Tuple([spaces.Text(3)])]
+)
+def test_spaces_that_have_no_columns_are_refused_with_their_name(space: Any) -> None:
+    part = {"Dict": r"\.a", "Tuple": r"\.0"}.get(type(space).__name__, "")
+    with pytest.raises(InvalidTypeError, match=rf"observation space{part}: expected Box, .* came (Text|Sequence)"):
+        observation_leaves(space)
+
+
+def test_gymnasiums_spaces_stay_what_they_are_and_other_things_are_refused() -> None:
+    space = spaces.Discrete(3)
+    assert to_gymnasium(space) is space
+    with pytest.raises(InvalidTypeError, match=r"space: expected one of gymnasium's or gym's, came <class 'int'>: 3"):
+        to_gymnasium(3)
+
+
+def test_a_space_is_inferred_from_parts_too() -> None:
+    space = infer_space({"a": [1.0, 2.0], "b": np.zeros((2, 2), np.uint8), "c": np.array([True])})
+    assert {leaf.name: (leaf.shape, leaf.dtype) for leaf in observation_leaves(space)} == {
+        ".a": ((2,), np.float32),
+        ".b": ((2, 2), np.uint8),
+        ".c": ((1,), np.bool_),
+    }
+
+
+@pytest.mark.parametrize("observation", ["up", None, {"a": "up"}])
+def test_what_is_no_number_gives_no_space(observation: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="reset observation: expected an array of numbers"):
+        infer_space(observation)

@@ -1,0 +1,159 @@
+"""The examples learn, end to end as a user runs them: CartPole with one seed by default, all tasks behind a marker."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from really import ReplayBuffer
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"task", "seed", "env_steps", "updates", "mean_return", "std_return", "wall_seconds"}
+
+
+def run_example(name: str, seed: int, out: Path) -> tuple[dict[str, Any], str]:
+    """What the example leaves in `result.json`, and the last line that it prints."""
+    command = [sys.executable, str(ROOT / "examples" / name), "--seed", str(seed), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "result.json").read_text()), done.stdout.splitlines()[-1]
+
+
+def check(example: str, task: str, goal: float, seed: int, out: Path) -> None:
+    result, last = run_example(example, seed, out)
+    assert set(result) == KEYS
+    assert (result["task"], result["seed"]) == (task, seed)
+    assert result["mean_return"] >= goal
+    assert result["updates"] > 0
+    plot = Path(last.removeprefix("learning curve: "))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert list((out / "models").glob("model_*/model.weights.h5"))
+
+
+def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
+    sizes = {"steps": steps, "buffer": 2000, "learning-starts": 512, "test-every": 512, "episodes": 1, "max-steps": 50}
+    arguments = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    places = ["--path", str(folder / "buffer"), "--out", str(folder / "out")]
+    command = [sys.executable, str(ROOT / "examples" / "dqn_atari.py"), *arguments, *places, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(unit in done.stderr for unit in ("frames=", "updates=", "buffer="))
+    return dict(json.loads((folder / "out" / "result.json").read_text()))
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(1300)
+def test_dqn_on_pixels_goes_on_with_its_buffer_on_disk(tmp_path: Path) -> None:
+    first = run_atari(tmp_path, 1024)
+    assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, 128, 1024)
+    second = run_atari(tmp_path, 1536, "--resume")
+    assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 256, 1536)
+    assert second["wall_seconds"] > first["wall_seconds"]
+    assert (tmp_path / "out" / "progress" / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "out" / "progress" / "events").glob("events.out.tfevents.*"))) == 2
+    with ReplayBuffer.open(tmp_path / "buffer") as buffer:
+        assert len(buffer) == 1536
+        assert buffer.memory()["ratio"] > 4
+
+
+def test_dqn_learns_cartpole(tmp_path: Path) -> None:
+    check("dqn_cartpole.py", "CartPole-v1", 475, 0, tmp_path)
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("example", "task", "goal"),
+    [
+        ("dqn_cartpole.py", "CartPole-v1", 475),
+        ("dqn_acrobot.py", "Acrobot-v1", -90),
+        ("ppo_lunarlander.py", "LunarLanderContinuous-v3", 230),
+        ("gridworld.py", "gridworld", -18),
+    ],
+)
+def test_every_seed_reaches_what_the_task_asks_for(
+    example: str, task: str, goal: float, seed: int, tmp_path: Path
+) -> None:
+    check(example, task, goal, seed, tmp_path)
+
+
+@pytest.mark.learning
+def test_several_steps_are_compared_with_one(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "compare_n_step.py"), "--seeds", "2", "--out", str(tmp_path)]
+    command += ["--figure", str(tmp_path / "comparison.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = {line[:7].strip(): float(line[7:].split()[0]) for line in done.stdout.splitlines() if "(2 seeds)" in line}
+    assert ends["3 steps"] > ends["1 step"] > 50
+    assert (tmp_path / "comparison.svg").exists()
+
+
+def test_the_best_path_through_the_gridworld_is_found_by_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value iteration against Dijkstra's algorithm; the path of fewest steps is another one, and worse."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import gridworld
+
+    def cheapest(cost_of_mud: float) -> float:
+        seen, heap = set(), [(0.0, gridworld.cell_of("S"))]
+        while True:
+            cost, cell = heapq.heappop(heap)
+            if cell == gridworld.cell_of("G"):
+                return cost
+            if cell not in seen:
+                seen.add(cell)
+                for to, reward in (gridworld.neighbour(cell, action) for action in range(4)):
+                    heapq.heappush(heap, (cost + (1.0 if reward == -1.0 else cost_of_mud), to))
+
+    assert gridworld.best_return() == -cheapest(5.0) == -18
+    assert cheapest(1.0) == 14
+
+
+def write_run(folder: Path, seed: int, returns: list[str]) -> None:
+    result = {"task": "CartPole-v1", "seed": seed, "env_steps": 400, "updates": 40, "wall_seconds": 2.0}
+    (folder / "progress").mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({**result, "mean_return": 480.0 + seed, "std_return": 1.5}))
+    rows = "".join(f"{epoch},0.5,0.0,{mean},0.0\n" for epoch, mean in enumerate(returns, 1))
+    (folder / "progress" / "progress.csv").write_text("epoch,loss.mean,loss.std,reward.mean,reward.std\n" + rows)
+
+
+def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "dqn_cartpole_0", 0, ["", "20.0", "", "40.0"])
+    write_run(tmp_path / "runs" / "dqn_cartpole_1", 1, ["10.0", "30.0", "50.0", ""])
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "report.py"), "--figure"]
+    figure, folder = tmp_path / "learning.png", tmp_path / "runs"
+    done = subprocess.run([*command, str(figure), str(folder)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    row = "| `examples/dqn_cartpole.py` | CartPole-v1 | 0, 1 | 480.0 ± 1.5, 481.0 ± 1.5 | 400 | 40 | 2 |"
+    assert done.stdout.splitlines()[-1] == row
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import report
+
+    write_run(tmp_path / "dqn_cartpole_0", 0, ["", ""])
+    with pytest.raises(SystemExit, match=r"expected returns of episodes in .*progress\.csv, came none"):
+        report.draw(report.runs_by_example([tmp_path]), tmp_path / "learning.png")
+
+
+def test_a_learning_curve_is_the_mean_of_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import report
+
+    returns = [str(float(number)) for number in range(20)]
+    returns[3] = ""  # no episode ended
+    write_run(tmp_path / "dqn_cartpole_0", 0, returns)
+    ((run,),) = report.runs_by_example([tmp_path]).values()
+    steps, means = report.learning_curve(run)
+    numbers = [float(mean) for mean in returns if mean]
+    assert steps.tolist() == [20.0 * number for number in range(1, 21) if number != 4]
+    expected = [sum(numbers[max(0, end - 10) : end]) / min(10, end) for end in range(1, 20)]
+    assert means.tolist() == pytest.approx(expected)

@@ -1,0 +1,310 @@
+"""Export and inference: what agrees with the model is taken, what does not is refused, runners need no TensorFlow."""
+
+import json
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+
+from really.agents import export as exporting
+from really.agents.agent import build_model
+from really.agents.export import export
+from really.data.spaces import nest
+from really.errors import ModelError
+from really.policies.inference import Source, load
+from tests import models
+
+BOX = spaces.Box(-np.inf, np.inf, (4,))
+FRAMES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+IMAGE_AND_SPEED = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 1), np.uint8), speed=spaces.Box(-1, 1, (3,)))
+
+EXPORTABLE = [
+    (models.QNet, BOX),
+    (models.QNet, spaces.Box(-np.inf, np.inf, (17,), np.float64)),
+    (models.functional, BOX),
+    (models.DecoratedCall, BOX),
+    (models.OwnCall, BOX),
+    (models.DecoratedOwnCall, BOX),
+    (models.NestedDecorated, BOX),
+    (models.ActorCritic, BOX),
+    (models.Policy, BOX),
+    (models.Normalised, BOX),
+    (models.DictModel, IMAGE_AND_SPEED),
+    (models.OneHot, spaces.Discrete(6)),
+]
+PYTHON_ONLY = [
+    (models.Dropping, "changes its state while acting"),
+    (models.Noisy, r"randomness \(RandomStandardNormal\)"),
+    (models.Counting, "differs from the model's"),
+    (models.InNumPy, "cannot be traced: .*numpy"),
+    (models.Branching, "cannot be traced: .*tf.Tensor"),
+    (models.Frozen, "do not depend on its weights"),
+    (models.IntegerWeights, "weights of dtype int32"),
+]
+
+
+def built(maker, space, **kwargs):
+    tf.keras.utils.set_random_seed(0)
+    return build_model(maker, kwargs, None, space)
+
+
+def exported_from(maker, space, batch_size=3, **kwargs):
+    model = built(maker, space, **kwargs)
+    return model, export(model, space, batch_size, Source(maker, kwargs, None, space))
+
+
+def observations(space, rows, seed=5):
+    return exporting._random_leaves(space, rows, np.random.default_rng(seed))
+
+
+def other_weights(model, seed=9):
+    return exporting._random_weights(model, np.random.default_rng(seed))
+
+
+def expect_agreement(forward, model, space, rows):
+    """`forward` gives what the model gives, under its weights and under others set afterwards."""
+    for weights in (model.get_weights(), other_weights(model)):
+        model.set_weights(weights)
+        forward.set_weights(weights)
+        leaves = observations(space, rows)
+        expected = model(nest(space, leaves))
+        came = forward(leaves)
+        assert set(came) == set(expected)
+        for name, value in came.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("maker", "space"), EXPORTABLE, ids=lambda x: getattr(x, "__name__", ""))
+def test_exports_follow_the_weights_at_any_batch_size(maker, space):
+    model, exported = exported_from(maker, space)
+    assert exported.kind.startswith("litert")
+    for rows in (1, 2, 7):
+        expect_agreement(load(exported, rows), model, space, rows)
+
+
+@pytest.mark.parametrize(("maker", "reason"), PYTHON_ONLY, ids=lambda x: getattr(x, "__name__", ""))
+def test_models_that_cannot_be_exported_are_called_as_they_are(maker, reason):
+    model, exported = exported_from(maker, BOX)
+    assert exported.kind == "eager"
+    assert re.search(reason, exported.report["eager"])
+    forward = load(pickle.loads(pickle.dumps(exported)), 3)
+    forward.set_weights(model.get_weights())
+    assert forward(observations(BOX, 3))["q_values"].shape == (3, 2)
+
+
+def test_dropout_stays_random_in_the_runner():
+    model, exported = exported_from(models.Dropping, BOX)
+    forward = load(exported, 3)
+    forward.set_weights(model.get_weights())
+    leaves = observations(BOX, 3)
+    assert not np.array_equal(forward(leaves)["q_values"], forward(leaves)["q_values"])
+
+
+def test_python_side_effects_happen_at_each_call_in_the_runner():
+    _, exported = exported_from(models.Counting, BOX)
+    forward, leaves = load(exported, 3), observations(BOX, 3)
+    first, second = forward(leaves)["q_values"], forward(leaves)["q_values"]
+    np.testing.assert_allclose(second - first, 1.0, atol=1e-5)
+
+
+def test_a_table_that_answers_one_state_at_a_time_serves_a_batch():
+    space = spaces.Discrete(6)
+    table = models.Table()
+    exported = export(table, space, 3, Source(models.Table, {}, False, space))
+    forward = load(exported, 3)
+    forward.set_weights([np.arange(12, dtype=np.float32).reshape(6, 2)])
+    came = forward([np.array([4, 0, 5])])["q_values"]
+    np.testing.assert_array_equal(came, [[8, 9], [0, 1], [10, 11]])
+
+
+@pytest.mark.parametrize(
+    "maker", [models.QNet, models.DecoratedCall, models.DecoratedOwnCall, models.ActorCritic, models.Normalised]
+)
+def test_every_kind_agrees_with_the_model(maker, monkeypatch):
+    monkeypatch.setattr(exporting, "NOTHING_TO_GAIN", 0)
+    monkeypatch.setattr(exporting, "GOOD_WITHOUT_TENSORFLOW", 0)
+    model = built(maker, BOX)
+    _, report = found = measured(model)
+    assert set(found[0]) == {"litert", "litert_static", "xla", "tf.function"}, report
+    for exported in found[0].values():
+        forward = load(pickle.loads(pickle.dumps(exported)), 2)
+        assert forward.kind == exported.kind
+        expect_agreement(forward, model, BOX, 2)
+
+
+def measured(model, batch_size=2):
+    leaves = exporting.model_leaves(BOX)
+    trials = exporting._trials(model, BOX, batch_size)
+    base = exporting.Exported("eager", b"", leaves, tuple(trials[0].expected), exporting._weight_shapes(model))
+    function = exporting._trace(model, BOX, leaves)
+    found, report = exporting._measure(function, base, trials, batch_size)
+    return {candidate.kind: candidate for candidate in found}, report
+
+
+def test_an_export_that_ignores_its_weights_is_rejected():
+    """A function that was traced with its variables: right under the weights of that time alone."""
+    model = built(models.DecoratedCall, BOX)
+    trials = exporting._trials(model, BOX, 2)
+    frozen = [tf.constant(weight) for weight in model.get_weights()]
+
+    @tf.function(autograph=False)
+    def ignores(x0, *weights):
+        return [exporting._call_with(model, frozen, x0)["q_values"]]
+
+    specs = [tf.TensorSpec((None, 4), tf.float32, "x0")]
+    specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(frozen)]
+    base = exporting.Exported(
+        "litert", b"", exporting.model_leaves(BOX), ("q_values",), exporting._weight_shapes(model)
+    )
+    wrong = replace(base, payload=exporting._convert(ignores.get_concrete_function(*specs)))
+    with pytest.raises(exporting._CannotExportError, match="'q_values' differs from the model's by"):
+        exporting._verify_and_time(wrong, trials, 2)
+    one_set = [exporting._Trial(trials[0].weights, trials[0].leaves, trials[0].expected)]
+    assert exporting._verify_and_time(wrong, one_set, 2)[0] > 0
+
+
+def test_nature_cnn_takes_packed_weights_and_counts_frames_as_bytes():
+    model, exported = exported_from(models.NatureCNN, FRAMES, batch_size=2)
+    assert exported.kind == "litert_static", exported.report
+    assert set(exported.report) == {"litert", "litert_static", "xla", "tf.function"}
+    assert exported.leaves[0].dtype == np.uint8
+    expect_agreement(load(exported, 2), model, FRAMES, 2)
+
+
+def test_the_report_says_what_was_taken_and_why_others_were_not():
+    _, exported = exported_from(models.QNet, BOX)
+    assert "µs a call with 3 states" in exported.report["litert"]
+    assert exported.report["xla"].startswith("not tried: a call takes")
+
+
+@pytest.mark.parametrize("maker", [models.QNet, models.DecoratedOwnCall, models.Normalised, models.Dropping])
+def test_export_leaves_model_and_random_states_as_they_were(maker):
+    model = built(maker, BOX)
+    space = spaces.Box(-1, 1, (4,), seed=3)
+    variables = [variable.numpy().copy() for variable in model.variables]
+    expected_sample = spaces.Box(-1, 1, (4,), seed=3).sample()
+    decorated = type(model).__call__
+    tf.random.set_seed(1)
+    expected_draw = float(tf.random.normal(()))
+    tf.random.set_seed(1)
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    export(model, space, 2, Source(maker, {}, None, space))
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert float(tf.random.normal(())) == expected_draw
+    np.testing.assert_array_equal(space.sample(), expected_sample)
+    assert type(model).__call__ is decorated
+    assert not tf.config.functions_run_eagerly()
+    for before, after in zip(variables, model.variables, strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
+
+
+@pytest.mark.parametrize(("maker", "hidden"), [(models.QNet, 64), (models.QNet, 256)])
+def test_a_row_does_not_depend_on_the_batch_it_is_in(maker, hidden):
+    """What makes seeded data the same for any number of runners."""
+    model, exported = exported_from(maker, BOX, batch_size=1, hidden=hidden)
+    leaves, outputs = observations(BOX, 40), {}
+    for rows in (1, 2, 3, 5, 8, 40):
+        forward = load(exported, rows)
+        forward.set_weights(model.get_weights())
+        outputs[rows] = forward([leaf[:rows] for leaf in leaves])["q_values"].copy()
+    for rows, came in outputs.items():
+        np.testing.assert_array_equal(came, outputs[40][:rows])
+
+
+@pytest.mark.parametrize("kind", ["litert", "eager"])
+def test_weights_of_another_model_are_refused(kind):
+    model, exported = exported_from(models.QNet, BOX)
+    exported = replace(exported, kind=kind, source=Source(models.QNet, {}, None, BOX))
+    forward = load(exported, 3)
+    with pytest.raises(ModelError, match=r"weights: expected 6 arrays"):
+        forward.set_weights(model.get_weights()[:-1])
+    other = built(models.QNet, BOX, num_actions=3)
+    with pytest.raises(ModelError, match=r"weights\[4\].*: expected shape \[64, 2\], came \[64, 3\]"):
+        forward.set_weights(other.get_weights())
+
+
+def test_acting_through_litert_imports_no_tensorflow(tmp_path):
+    model, exported = exported_from(models.QNet, BOX)
+    (tmp_path / "exported").write_bytes(pickle.dumps((exported, model.get_weights())))
+    script = """
+import pickle, sys
+import numpy as np
+from gymnasium import spaces
+from really.policies.inference import load
+from really.policies.policy import make_policy
+exported, weights = pickle.load(open(sys.argv[1], "rb"))
+forward, policy = load(exported, 3), make_policy("epsilon_greedy", spaces.Discrete(2))
+forward.set_weights(weights)
+outputs = forward([np.ones((3, 4))])
+actions = policy.sample(outputs, policy.noise(np.random.default_rng(0), 3))
+print(actions.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "exported")]
+    came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert came.stdout.strip() == "(3,) False False"
+
+
+def test_kinds_that_need_tensorflow_run_in_a_process_of_their_own_with_one_thread(tmp_path):
+    model, eager = exported_from(models.Dropping, BOX, batch_size=2)
+    other = built(models.QNet, BOX)
+    function = exporting._trace(other, BOX, eager.leaves)
+    shapes = exporting._weight_shapes(other)
+    base = replace(eager, output_names=("q_values",), weight_shapes=shapes, source=None)
+    compiled = exporting._graph(function, base, "xla")
+    pairs = [(eager, model.get_weights()), (compiled, other.get_weights())]
+    (tmp_path / "exported").write_bytes(pickle.dumps(pairs))
+    script = """
+import pickle, sys
+import numpy as np
+from really.policies.inference import load
+pairs = pickle.load(open(sys.argv[1], "rb"))
+for exported, weights in pairs:
+    forward = load(exported, 2)
+    forward.set_weights(weights)
+    print(forward.kind, forward([np.ones((2, 4))])["q_values"].tolist(), flush=True)
+import tensorflow as tf
+print("threads", tf.config.threading.get_intra_op_parallelism_threads())
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "exported")]
+    folder = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+    came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    kinds = [line.split(" ", 1) for line in came.stdout.splitlines()]
+    assert [kind for kind, _ in kinds] == ["eager", "xla", "threads"]
+    assert kinds[2][1] == "1"
+    expected = other(np.ones((2, 4), np.float32))["q_values"]
+    np.testing.assert_allclose(np.array(json.loads(kinds[1][1])), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_that_the_runtime_moves_is_never_written_where_it_was():
+    """Freed memory is overwritten at once (MALLOC_PERTURB_), so that reading it shows; writing it ends a process."""
+    environment = {**os.environ, "MALLOC_PERTURB_": "165", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(Path(__file__).parents[1] / "moving_memory.py")]
+    came = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert came.returncode == 0, came.stdout + came.stderr[-2000:]
+    assert len(came.stdout.splitlines()) == 4 * 2 * 2 * 2
+
+
+@pytest.mark.parametrize(("units", "kind"), [(16, "litert"), (1024, "litert_static")])
+def test_with_a_seed_the_kind_does_not_depend_on_the_time(monkeypatch, units, kind):
+    def maker():
+        state = tf.keras.Input((4,))
+        hidden = tf.keras.layers.Dense(units, activation="relu")(state)
+        hidden = tf.keras.layers.Dense(units, activation="relu")(hidden)
+        return tf.keras.Model(state, {"q_values": tf.keras.layers.Dense(2)(hidden)})
+
+    model = build_model(maker, {}, None, BOX)
+    for slower in ("litert", "litert_static"):
+        # Stands for a loaded machine: whatever is tried first comes out slow.
+        seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
+        monkeypatch.setattr(exporting, "_seconds_a_call", lambda *_, seconds=seconds: next(seconds))
+        assert export(model, BOX, 3, Source(maker, {}, None, BOX), repeatable=True).kind == kind

@@ -1,0 +1,188 @@
+"""Where the buffer's memory comes from, how much it is, and when it goes back."""
+
+import gc
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from really import ReplayBuffer
+from really._utils import memory_limits
+from really._utils.memory_limits import available_bytes
+from really.errors import NotEnoughMemoryError
+
+CARTPOLE = {
+    "state": (np.float32, (4,)),
+    "action": np.int64,
+    "reward": np.float32,
+    "state_new": (np.float32, (4,)),
+    "terminal": np.float32,
+}
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_hundred_million_rows_are_reserved_in_no_time_and_no_memory():
+    before, start = resident(), time.perf_counter()
+    buffer = ReplayBuffer(100_000_000, spec=CARTPOLE, overcommit=True)
+    seconds = time.perf_counter() - start
+    assert seconds < 0.05
+    assert resident() - before < 8 << 20
+    assert buffer.nbytes == 6_400_000_000
+
+
+def test_pages_are_taken_as_rows_arrive_and_never_more_than_nbytes():
+    rows = np.ones((1000, 1000), np.float32)
+    buffer = ReplayBuffer(20_000, spec={"x": (np.float32, (1000,))})
+    before = resident()
+    for _ in range(5):
+        buffer.put({"x": rows})
+    quarter = resident() - before
+    assert 18e6 < quarter < 30e6
+    for _ in range(100):
+        buffer.put({"x": rows})
+    assert resident() - before < buffer.nbytes + (8 << 20)
+
+
+def test_a_dropped_buffer_gives_its_memory_back():
+    before = resident()
+    buffer = ReplayBuffer(20_000, spec={"x": (np.float32, (1000,))})
+    buffer.put({"x": np.ones((20_000, 1000), np.float32)})
+    del buffer
+    assert resident() - before < 16 << 20
+
+
+def test_batches_come_from_a_pool_and_go_back_to_it():
+    buffer = ReplayBuffer(100, spec={"x": (np.float32, (1000,)), "y": np.int64})
+    buffer.put({"x": np.ones((100, 1000), np.float32), "y": np.arange(100)})
+    first = buffer.sample(500)
+    address, part = first["x"].ctypes.data, first["y"][3:5]
+    del first
+    assert buffer.sample(500)["x"].ctypes.data != address, "a view still holds the block"
+    del part
+    assert buffer.sample(500)["x"].ctypes.data in {address, buffer.sample(500)["x"].ctypes.data}
+
+
+def test_batches_outlive_their_buffer():
+    buffer = ReplayBuffer(10, spec={"x": np.int64})
+    buffer.put({"x": np.arange(10)})
+    batch = buffer.take(range(10))
+    del buffer
+    gc.collect()
+    assert batch["x"].tolist() == list(range(10))
+
+
+def test_the_pool_is_bounded():
+    buffer = ReplayBuffer(100, spec={"x": (np.float32, (10_000,))})
+    buffer.put({"x": np.ones((100, 10_000), np.float32)})
+    before = resident()
+    held = [buffer.sample(1000) for _ in range(16)]
+    assert resident() - before > 500e6
+    del held
+    assert resident() - before < (1 << 28) + (64 << 20)
+
+
+def test_sampling_leaks_nothing():
+    buffer = ReplayBuffer(1000, spec=CARTPOLE)
+    buffer.put({key: np.zeros((1000, *shape(spec))) for key, spec in CARTPOLE.items() if key != "action"} | {
+        "action": np.zeros(1000, int)
+    })  # fmt: skip
+    for n in (32, 5000):
+        for _ in range(20):
+            buffer.sample(n)
+        before = resident()
+        for _ in range(2000):
+            buffer.sample(n)
+            buffer.sample_indices((2, n))
+        assert resident() - before < 4 << 20
+
+
+def shape(spec):
+    return spec[1] if isinstance(spec, tuple) else ()
+
+
+def test_refused_puts_leak_nothing():
+    buffer = ReplayBuffer(10, spec={"x": np.int64})
+    wrong = {"x": np.zeros((200_000, 2))}
+    before = resident()
+    for _ in range(500):
+        with pytest.raises(ValueError, match="expected shape"):
+            buffer.put(wrong)
+    assert resident() - before < 4 << 20
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers():
+    available = available_bytes()
+    rows = available // 4000 * 2
+    with pytest.raises(NotEnoughMemoryError, match=rf"needs {rows * 4032:,} bytes, available are [\d,]+ \(overcommit"):
+        ReplayBuffer(rows, spec={"x": (np.float32, (1000,))})
+    with pytest.raises(MemoryError):
+        ReplayBuffer(rows, spec={"x": (np.float32, (1000,))})
+    assert ReplayBuffer(rows, spec={"x": (np.float32, (1000,))}, overcommit=True).nbytes == rows * 4032
+
+
+def test_two_buffers_are_not_promised_the_same_memory():
+    rows = int(available_bytes() * 0.6) // 64
+    first = ReplayBuffer(rows, spec=CARTPOLE)
+    with pytest.raises(NotEnoughMemoryError, match="available are"):
+        ReplayBuffer(rows, spec=CARTPOLE)
+    del first
+    assert len(ReplayBuffer(rows, spec=CARTPOLE)) == 0
+
+
+def test_a_containers_limit_counts(tmp_path):
+    group = tmp_path / "a" / "b"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("5\n")
+    (tmp_path / "a" / "memory.max").write_text("1000\n")
+    (tmp_path / "a" / "memory.current").write_text("400\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n")
+    assert list(memory_limits._cgroup_left(tmp_path, own)) == [600]
+
+
+def test_the_older_kind_of_containers_limit_counts(tmp_path):
+    group = tmp_path / "memory" / "a"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("900\n")
+    (group / "memory.usage_in_bytes").write_text("100\n")
+    own = tmp_path / "cgroup"
+    own.write_text("5:cpu:/x\n4:memory,hugetlb:/a\n")
+    assert list(memory_limits._cgroup_left(tmp_path, own)) == [800]
+
+
+def test_a_process_limit_counts():
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+from really import NotEnoughMemoryError, ReplayBuffer
+for overcommit in (False, True):
+    try:
+        ReplayBuffer(10**9, spec={"x": "f8"}, overcommit=overcommit)
+    except NotEnoughMemoryError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    refused, failed = run.stdout.splitlines()
+    assert "needs 8,000,000,000 bytes, available are" in refused
+    assert "needs 8,000,000,000 bytes, for which the system has no addresses left" in failed
+
+
+def test_the_buffer_needs_numpy_alone():
+    code = """
+import sys
+from really.replay.buffer import ReplayBuffer
+buffer = ReplayBuffer(5)
+buffer.put({"x": [1.0, 2.0]})
+buffer.sample(3)
+print([name for name in ("tensorflow", "ray", "pyarrow", "matplotlib", "torch", "jax") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
