@@ -72,7 +72,7 @@ def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
     steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
     if not len(returns):
-        sys.exit(f"report: expected returns of episodes in {path}, came none: not one ended in training")
+        sys.exit(f"report: expected returns of episodes in {path}, got none: not one ended in training")
     if "tested" in run:
         return steps, returns
     return steps, smoothed(returns, SMOOTHED)

@@ -67,12 +67,12 @@ class ClosedError(ReallyError, ValueError):
     """The buffer has been closed."""
 
 
-def one_of(what: str, came: object, supported: Iterable[str]) -> str:
+def one_of(what: str, got: object, supported: Iterable[str]) -> str:
     """Text for an unknown name: what was expected, what came, and the nearest supported names."""
     names = sorted(supported)
-    near = difflib.get_close_matches(str(came), names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(got), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    return f"{what}: expected one of {', '.join(repr(name) for name in names)}, came {came!r}.{hint}"
+    return f"{what}: expected one of {', '.join(repr(name) for name in names)}, got {got!r}.{hint}"
 
 
 def summary(error: Exception) -> str:

@@ -50,8 +50,8 @@ def assert_same_rows(one: ReplayBuffer, other: ReplayBuffer) -> None:
     assert len(one) == len(other)
     if len(one):
         ages = np.arange(len(one))
-        expected, came = one.take(ages), other.take(ages)
-        assert {key: came[key].tobytes() for key in came} == {key: expected[key].tobytes() for key in expected}
+        expected, got = one.take(ages), other.take(ages)
+        assert {key: got[key].tobytes() for key in got} == {key: expected[key].tobytes() for key in expected}
 
 
 def numbered(num: int, capacity: int, **options: Any) -> ReplayBuffer:

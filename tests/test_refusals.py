@@ -337,7 +337,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "empty": (lambda folder: None, ("it is empty",)),
     "foreign": (lambda folder: (folder / "notes.txt").write_text("x"), ("<model_name>_<epoch>_<time>", "notes.txt")),
     "foreign folder": (lambda folder: (folder / "model_1_2").mkdir(), ("model_1_2",)),
-    "of another model": (foreign_model, ("expected", "came", "[4, 8]")),
+    "of another model": (foreign_model, ("expected", "got", "[4, 8]")),
 }
 
 
@@ -353,12 +353,12 @@ def test_load_model_on_what_it_cannot_load(name: str, manager: SampleManager, tm
     assert str(folder) in message
     assert manager.get_agent() is agent
     assert agent.epoch == epoch
-    for came, expected in zip(agent.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(came, expected)
+    for got, expected in zip(agent.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 OTHER_WEIGHTS: dict[str, tuple[Callable[[list[np.ndarray]], Any], tuple[str, ...]]] = {
-    "too few": (lambda weights: weights[:-1], ("expected 6", "came 5")),
+    "too few": (lambda weights: weights[:-1], ("expected 6", "got 5")),
     "other shapes": (lambda weights: [weight.T for weight in weights], ("weights[0]", "[4, 64]", "[64, 4]")),
     "last one wrong": (lambda weights: [*weights[:-1], np.zeros(3)], ("weights[5]", "[2]", "[3]")),
     "nothing": (lambda weights: None, ("expected a list of arrays", "NoneType")),
@@ -371,8 +371,8 @@ def test_weights_of_another_model(name: str, manager: SampleManager) -> None:
     weights, version = manager.get_agent().get_weights(), manager.info()["policy_version"]
     refused(lambda: manager.set_agent(change(weights)), *parts, error=ModelError)
     refused(lambda: manager.get_agent().set_weights(change(weights)), *parts, error=ModelError)
-    for came, expected in zip(manager.get_agent().get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(came, expected)
+    for got, expected in zip(manager.get_agent().get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(got, expected)
     assert manager.info()["policy_version"] == version
     data = manager.get_data()
     np.testing.assert_array_equal(data["action"], manager.get_agent().act(data["state"], greedy=True))
@@ -394,8 +394,8 @@ def test_a_refused_setting_is_refused_until_it_is_put_right(name: str, bad: Any)
                 use()
         manager.kwargs[name] = before
         assert len(manager.get_data()["reward"]) == 20
-        for came, expected in zip(manager.get_agent().get_weights(), weights, strict=True):
-            np.testing.assert_array_equal(came, expected)
+        for got, expected in zip(manager.get_agent().get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 # ----------------------------------------------------------------------------------- what happens in a runner
@@ -535,12 +535,12 @@ def test_what_is_no_path_is_refused(manager: SampleManager, use: Callable[..., A
     buffer = ReplayBuffer(5)
     buffer.put({"x": np.arange(3.0)})
     kept = manager.buffer
-    refused(lambda: use(manager, buffer, path), "expected a path, came", repr(path))
+    refused(lambda: use(manager, buffer, path), "expected a path, got", repr(path))
     assert manager.buffer is kept
 
 
 def test_other_helpers_say_what_they_expected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    refused(lambda: all_subdirs_of(tmp_path / "no"), "b: expected a folder, came", "no', nothing", error=ValueError)
+    refused(lambda: all_subdirs_of(tmp_path / "no"), "b: expected a folder, got", "no', nothing", error=ValueError)
     refused(lambda: all_subdirs_of(tmp_path / "file"), "file', a file that starts with b'x'", error=ValueError)
-    refused(lambda: discount_cumsum(["a"], 0.5), "x: expected numbers, came ['a']", error=TypeError)
+    refused(lambda: discount_cumsum(["a"], 0.5), "x: expected numbers, got ['a']", error=TypeError)

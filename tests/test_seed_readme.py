@@ -79,7 +79,7 @@ def test_constructor_defaults() -> None:
 
 
 def test_both_episodes_and_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_episodes and num_steps: expected one of them, came both \(2 and 5\)"):
+    with pytest.raises(ValueError, match=r"num_episodes and num_steps: expected one of them, got both \(2 and 5\)"):
         SampleManager(QNet, "CartPole-v1", 1, 1, num_episodes=2, num_steps=5)
 
 
@@ -114,8 +114,8 @@ def test_initial_weights_are_used() -> None:
     with quick() as first:
         weights = [np.full_like(weight, 0.25) for weight in first.get_agent().get_weights()]
     with quick(weights=weights) as manager:
-        for came, given in zip(manager.get_agent().get_weights(), weights, strict=True):
-            np.testing.assert_array_equal(came, given)
+        for got, given in zip(manager.get_agent().get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(got, given)
 
 
 @pytest.mark.parametrize("input_shape", [None, True, (4,), [4]])
@@ -261,8 +261,8 @@ def test_save_and_load(tmp_path: Path) -> None:
         assert loaded.epoch == 4
         again, epoch = manager.load_model(str(next(tmp_path.glob("model_3_*"))))
         assert epoch == 3
-        for came, expected in zip(again.get_weights(), old, strict=True):
-            np.testing.assert_array_equal(came, expected)
+        for got, expected in zip(again.get_weights(), old, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_save_and_load_a_model_with_its_own_call(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_save_and_load_a_model_with_its_own_call(tmp_path: Path) -> None:
         weights = manager.get_agent().get_weights()
         manager.save_model(str(tmp_path), 0)
     with quick(model=OwnCall) as manager:
-        for came, expected in zip(manager.load_model(str(tmp_path)).get_weights(), weights, strict=True):
-            np.testing.assert_array_equal(came, expected)
+        for got, expected in zip(manager.load_model(str(tmp_path)).get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_test_measures(manager: SampleManager, capsys: pytest.CaptureFixture[str]) -> None:

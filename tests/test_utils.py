@@ -66,11 +66,11 @@ def test_folders_are_listed_and_files_are_not(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("helper", [utils.dict_to_dataset, utils.dict_to_dict_of_datasets])
 def test_what_gives_no_dataset_is_refused(helper, columns):
-    with pytest.raises(InvalidValueError, match=r"expected columns of one length, came \{.*'action': 3"):
+    with pytest.raises(InvalidValueError, match=r"expected columns of one length, got \{.*'action': 3"):
         helper({**columns, "action": [1, 2, 3]})
-    with pytest.raises(InvalidTypeError, match=r"expected a dict of columns, came list"):
+    with pytest.raises(InvalidTypeError, match=r"expected a dict of columns, got list"):
         helper([1, 2])
-    with pytest.raises(InvalidValueError, match=r"batch_size: expected an integer of at least 1 or None, came 0"):
+    with pytest.raises(InvalidValueError, match=r"batch_size: expected an integer of at least 1 or None, got 0"):
         helper(columns, batch_size=0)
 
 

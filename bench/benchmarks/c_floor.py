@@ -19,7 +19,7 @@ def library():
     if not built.exists() or built.stat().st_mtime < SOURCE.stat().st_mtime:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
-            raise RuntimeError("bench/floor.c: expected a C compiler named cc or gcc, came none")
+            raise RuntimeError("bench/floor.c: expected a C compiler named cc or gcc, got none")
         partial = built.with_suffix(".partial")
         subprocess.run([compiler, "-O3", "-shared", "-fPIC", str(SOURCE), "-o", str(partial)], check=True)
         partial.rename(built)

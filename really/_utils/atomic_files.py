@@ -68,7 +68,7 @@ def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -
     """Raises InvalidValueError, with the `argument` that asks for it, where `path` holds something else."""
     if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
         where = f"{argument}: {path}" if argument else f"{path}"
-        raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, came {described(path)}")
+        raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, got {described(path)}")
 
 
 def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
@@ -120,9 +120,7 @@ def writable_folder(name: str, path: str | PathLike[str]) -> Path:
             file.flush()
         return folder
     except OSError as error:
-        raise InvalidValueError(
-            f"{name}: expected a folder that can be written, came {str(path)!r}: {error}"
-        ) from error
+        raise InvalidValueError(f"{name}: expected a folder that can be written, got {str(path)!r}: {error}") from error
 
 
 def _umask() -> int:

@@ -63,7 +63,7 @@ def newest(path: Path, stem: str) -> Path:
     """
     if not path.is_dir():
         raise InvalidValueError(
-            f"path: expected a folder with {stem}_<time> in it, came {str(path)!r}: {described(path)}"
+            f"path: expected a folder with {stem}_<time> in it, got {str(path)!r}: {described(path)}"
         )
     if re.fullmatch(rf"{re.escape(stem)}_{TIME}", path.resolve().name):
         return path
@@ -118,9 +118,7 @@ def _opened(parent: Path) -> int:
         parent.mkdir(parents=True, exist_ok=True)
         return os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InvalidValueError(
-            f"path: expected a folder that can be written, came {str(parent)!r}: {error}"
-        ) from error
+        raise InvalidValueError(f"path: expected a folder that can be written, got {str(parent)!r}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ class MappedFile:
     def _check_length(self) -> None:
         length = os.fstat(self._handle).st_size
         if length != self.nbytes:
-            raise InvalidValueError(f"{self.path}: expected a file of {self.nbytes:,} bytes, came {length:,}")
+            raise InvalidValueError(f"{self.path}: expected a file of {self.nbytes:,} bytes, got {length:,}")
 
     def _failed(self, what: str, error: OSError) -> FileError:
         if error.errno == errno.ENODEV:

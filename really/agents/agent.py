@@ -207,7 +207,7 @@ class Agent:
         temperature that held when it was traced.
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
-            raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, came 0, which is greedy")
+            raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
         function = self._log_prob_and_entropy if return_entropy else self._log_prob
         return self._result(function, (), state, action, settings=self._settings())
 
@@ -346,7 +346,7 @@ class Agent:
             if not tensor.shape[1:].is_compatible_with(leaf.shape):
                 shape = list(leaf.shape)
                 raise InvalidValueError(
-                    f"state{leaf.name}: expected shape {shape} or {['n', *shape]}, came {tensor.shape[single:]}"
+                    f"state{leaf.name}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
                 )
         return tensors, single
 
@@ -354,10 +354,10 @@ class Agent:
         """Actions as they are stored, as many as there are states."""
         actions = tf.convert_to_tensor(action)
         width = math.prod(self.policy.action_shape)
-        rows, came = leaves[0].shape[0], actions.shape.num_elements()
-        if None not in (rows, came) and came != rows * width:
+        rows, got = leaves[0].shape[0], actions.shape.num_elements()
+        if None not in (rows, got) and got != rows * width:
             raise InvalidValueError(
-                f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, came {actions.shape}"
+                f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, got {actions.shape}"
             )
         if self._bounds is not None and not tf.is_symbolic_tensor(actions):
             self._check_numbers(np.asarray(actions), *self._bounds)
@@ -369,7 +369,7 @@ class Agent:
         good = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
         if not good.all():
             raise InvalidValueError(
-                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, came {actions[~good][0]}"
+                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, got {actions[~good][0]}"
             )
 
     def _settings(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -384,7 +384,7 @@ class Agent:
         if names and not set(names) & set(self.output_names):
             raise ModelError(
                 f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "
-                f"came one with {', '.join(map(repr, self.output_names))}"
+                f"got one with {', '.join(map(repr, self.output_names))}"
             )
 
 
@@ -392,10 +392,10 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     makes_one = isinstance(model, type | functools.partial) or inspect.isroutine(model)
     if makes_one or not (isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")):
         if not callable(model):
-            raise InvalidValueError(f"model: expected a model, its class or a function, came {model!r}")
+            raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
         return _made(model, kwargs)
     if kwargs:
-        raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, came {sorted(kwargs)}")
+        raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, got {sorted(kwargs)}")
     return model
 
 
@@ -409,13 +409,13 @@ def _made(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
             signature.bind(**kwargs)
         except TypeError as error:
             raise InvalidTypeError(
-                f"model_kwargs: expected arguments of {name}{signature}, came {kwargs}: {error}"
+                f"model_kwargs: expected arguments of {name}{signature}, got {kwargs}: {error}"
             ) from None
     try:
         return make(**kwargs)
     except Exception as error:
         raise ModelError(
-            f"model: expected a model from {name} with model_kwargs {kwargs}, came {summary(error)}"
+            f"model: expected a model from {name} with model_kwargs {kwargs}, got {summary(error)}"
         ) from error
 
 
@@ -435,7 +435,7 @@ def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None
                 f"{leaf.name or 'state'} {list(leaf.shape)} {leaf.dtype}" for leaf in model_leaves(space)
             )
             raise ModelError(
-                f"model: expected {type(model).__name__} to take observations ({leaves}){was}, came {summary(error)}"
+                f"model: expected {type(model).__name__} to take observations ({leaves}){was}, got {summary(error)}"
             ) from error
         _as_outputs(outputs)
 
@@ -446,7 +446,7 @@ def _copied(model: Any) -> Any:
     except Exception as error:
         name = type(model).__name__
         raise ModelError(
-            f"agent.copy: expected a model that can be made anew, came the instance of {name}, which Keras cannot "
+            f"agent.copy: expected a model that can be made anew, got the instance of {name}, which Keras cannot "
             f"copy; give the class or a function that returns the model instead"
         ) from error
 
@@ -458,7 +458,7 @@ def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
         start = np.asarray(getattr(space, "start", 0))
         return nest(space, [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves])
     if len(leaves) > 1 or leaves[0].name:
-        raise InvalidValueError(f"input_shape: expected None or False with {space}, came {input_shape!r}")
+        raise InvalidValueError(f"input_shape: expected None or False with {space}, got {input_shape!r}")
     return np.zeros((1, *_checked_shape(input_shape)), leaves[0].dtype)
 
 
@@ -468,7 +468,7 @@ def _checked_shape(input_shape: Any) -> list[int]:
         if isinstance(input_shape, str) or min(map(operator.index, sizes), default=1) < 1:
             raise TypeError
     except TypeError:
-        message = f"input_shape: expected sizes >= 1 of one observation, None or False, came {input_shape!r}"
+        message = f"input_shape: expected sizes >= 1 of one observation, None or False, got {input_shape!r}"
         raise InvalidValueError(message) from None
     return [operator.index(size) for size in sizes]
 
@@ -482,7 +482,7 @@ def _as_outputs(outputs: Any) -> Mapping[str, Any]:
     if not isinstance(outputs, Mapping):
         raise ModelError(
             f"model output: expected a dict with 'q_values', or 'policy', or 'mu' and 'sigma', "
-            f"came {type(outputs).__name__}"
+            f"got {type(outputs).__name__}"
         )
     return outputs
 

@@ -134,18 +134,18 @@ def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: 
         started = time.perf_counter()
         forward.set_weights(trial.weights)
         setting = min(setting, time.perf_counter() - started)
-        came = forward(trial.leaves)
+        got = forward(trial.leaves)
         for name, expected in trial.expected.items():
-            _expect_close(name, came[name], expected)
+            _expect_close(name, got[name], expected)
     return _seconds_a_call(forward, trials[0].leaves), setting
 
 
-def _expect_close(name: str, came: NDArray[Any], expected: NDArray[Any]) -> None:
-    if came.shape != expected.shape:
-        raise _CannotExportError(f"output {name!r} is {list(came.shape)}, the model's {list(expected.shape)}")
+def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
+    if got.shape != expected.shape:
+        raise _CannotExportError(f"output {name!r} is {list(got.shape)}, the model's {list(expected.shape)}")
     tolerance = 1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0)))
-    if not np.allclose(came, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
-        difference = float(np.abs(np.subtract(came, expected, dtype=np.float64)).max())
+    if not np.allclose(got, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
+        difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
         raise _CannotExportError(f"output {name!r} differs from the model's by {difference:.3g}")
 
 

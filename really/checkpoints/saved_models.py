@@ -102,7 +102,7 @@ def load_statistics(folder: Path) -> Statistics:
         if not list(moments.mean.shape) == list(moments.squares.shape) == about["shape"]:
             raise InvalidValueError(
                 f"{folder / WEIGHTS}: expected statistics of shape {about['shape']} of {about['name']!r}, "
-                f"came {list(moments.mean.shape)} and {list(moments.squares.shape)}"
+                f"got {list(moments.mean.shape)} and {list(moments.squares.shape)}"
             )
     return {about["name"]: moments for about, moments in zip(described, found, strict=True)}
 
@@ -115,7 +115,7 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
     """
     parent = check_path("path", path)
     if not parent.is_dir():
-        raise InvalidValueError(f"path: expected a folder that save_model() wrote into, came {str(path)!r}: no folder")
+        raise InvalidValueError(f"path: expected a folder that save_model() wrote into, got {str(path)!r}: no folder")
     if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
         return parent
     names = sorted(entry.name for entry in parent.iterdir())
@@ -130,18 +130,18 @@ def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
     """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError where `b` is no folder."""
     folder = check_path("b", b)
     if not folder.is_dir():
-        raise InvalidValueError(f"b: expected a folder, came {str(folder)!r}, {described(folder)}")
+        raise InvalidValueError(f"b: expected a folder, got {str(folder)!r}, {described(folder)}")
     return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
 
 
 def _check_model_name(model_name: Any) -> None:
     if not isinstance(model_name, str) or not model_name or set(model_name) & {"/", "\\", "\0"}:
-        raise InvalidValueError(f"model_name: expected a name without path separators, came {model_name!r}")
+        raise InvalidValueError(f"model_name: expected a name without path separators, got {model_name!r}")
 
 
 def _weights_of(model: Any) -> list[Any]:
     if not hasattr(model, "weights") or not hasattr(model, "set_weights"):
-        raise InvalidTypeError(f"model: expected a tf.keras.Model, came {type(model).__name__}")
+        raise InvalidTypeError(f"model: expected a tf.keras.Model, got {type(model).__name__}")
     return list(model.weights)
 
 
@@ -184,5 +184,5 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidValueError(f"{folder / META}: expected the description of a saved model, but {error!r}") from error
     if found != FORMAT:
-        raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, came {found!r}")
+        raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, got {found!r}")
     return dict(meta)

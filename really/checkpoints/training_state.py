@@ -161,7 +161,7 @@ class Restored:
             aggregator = Aggregator(**arguments)
         if set(aggregator.keys) != set(arguments["aggregator_keys"]):
             raise InvalidValueError(
-                f"{self.folder}: expected an aggregator of {list(aggregator.keys)}, as there is, came one of "
+                f"{self.folder}: expected an aggregator of {list(aggregator.keys)}, as there is, got one of "
                 f"{arguments['aggregator_keys']}"
             )
         aggregator.go_on(self.folder / CSV_NAME, arguments["init_epoch"])
@@ -258,12 +258,12 @@ def _pieces(file: Path) -> Iterator[bytes]:
 def _checked_counters(counters: Mapping[str, Any] | None) -> dict[str, Number | str]:
     """Numbers as JSON has them, infinity and NaN as text."""
     if counters is not None and not isinstance(counters, Mapping):
-        raise InvalidTypeError(f"counters: expected a dict of numbers, came {counters!r}")
+        raise InvalidTypeError(f"counters: expected a dict of numbers, got {counters!r}")
     found: dict[str, Number | str] = {}
     for name, value in (counters or {}).items():
         number = np.asarray(value)
         if not isinstance(name, str) or number.ndim or number.dtype.kind not in "biuf":
-            raise InvalidTypeError(f"counters: expected names with numbers, came {name!r}: {value!r}")
+            raise InvalidTypeError(f"counters: expected names with numbers, got {name!r}: {value!r}")
         found[name] = number.item() if math.isfinite(number) else repr(float(number))
     return found
 
@@ -276,7 +276,7 @@ def _named(what: str, given: Any) -> dict[str, Any]:
         return {what: given}
     for name in given:
         if not isinstance(name, str) or not name or set(name) & {"/", "\\", "\0"}:
-            raise InvalidValueError(f"{what}: expected names without path separators, came {name!r}")
+            raise InvalidValueError(f"{what}: expected names without path separators, got {name!r}")
     return {f"{what}.{name}": thing for name, thing in given.items()}
 
 
@@ -291,11 +291,11 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, META, f"the description of a checkpoint, but {error!r}") from error
     if form != FORMAT:
         raise InvalidValueError(
-            f"{folder / META}: expected format {FORMAT!r}, came {form!r}; another version of really wrote it"
+            f"{folder / META}: expected format {FORMAT!r}, got {form!r}; another version of really wrote it"
         )
     text = json.dumps(about, sort_keys=True)
     if zlib.crc32(text.encode()) != check:
-        raise _damaged(folder, META, "a description as it was saved, came one that was changed since")
+        raise _damaged(folder, META, "a description as it was saved, got one that was changed since")
     found: dict[str, Any] = json.loads(text, object_hook=saving.array_of)
     return found
 
@@ -310,12 +310,12 @@ def _damaged(folder: Path, file: str, what: str) -> InvalidValueError:
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, int]]) -> None:
     for name, saved in files.items():
         if not (folder / name).is_file():
-            raise _damaged(folder, name, f"a file of {saved['bytes']:,} bytes, came nothing")
+            raise _damaged(folder, name, f"a file of {saved['bytes']:,} bytes, got nothing")
         size = (folder / name).stat().st_size
         if size != saved["bytes"]:
-            raise _damaged(folder, name, f"{saved['bytes']:,} bytes, came {size:,}")
+            raise _damaged(folder, name, f"{saved['bytes']:,} bytes, got {size:,}")
         if _measured(folder / name) != saved:
-            raise _damaged(folder, name, "bytes as they were saved, came others: the file is damaged")
+            raise _damaged(folder, name, "bytes as they were saved, got others: the file is damaged")
 
 
 def _statistics(saved: Mapping[str, Mapping[str, NDArray[Any]]]) -> Statistics:
@@ -325,7 +325,7 @@ def _statistics(saved: Mapping[str, Mapping[str, NDArray[Any]]]) -> Statistics:
 def _check_task(folder: Path, saved: Mapping[str, str], parts: Parts) -> None:
     for name, value in parts.task.items():
         if saved.get(name) != value:
-            raise InvalidValueError(f"{folder}: expected a checkpoint of {name} {value!r}, came {saved.get(name)!r}")
+            raise InvalidValueError(f"{folder}: expected a checkpoint of {name} {value!r}, got {saved.get(name)!r}")
 
 
 def _check_parts(folder: Path, about: Mapping[str, Any], parts: Parts) -> None:
@@ -338,7 +338,7 @@ def _check_parts(folder: Path, about: Mapping[str, Any], parts: Parts) -> None:
     for name in parts.generators.keys() & about["generators"].keys():
         kind = type(parts.generators[name].bit_generator).__name__
         if (saved := about["generators"][name]["bit_generator"]) != kind:
-            raise InvalidValueError(f"{folder}: expected the state of a {kind} for {name}'s actions, came a {saved}'s")
+            raise InvalidValueError(f"{folder}: expected the state of a {kind} for {name}'s actions, got a {saved}'s")
 
 
 # ---------------------------------------------------------------------------------------------- the buffer
@@ -361,21 +361,21 @@ def _check_buffer(folder: Path, saved: Mapping[str, Any] | None, buffer: ReplayB
     if saved is None or buffer is None:
         return
     if saved["path"] is None and _place(buffer) is not None:
-        raise InvalidValueError(f"{folder}: expected a buffer that lives in {_place(buffer)!r}, came one in memory")
+        raise InvalidValueError(f"{folder}: expected a buffer that lives in {_place(buffer)!r}, got one in memory")
     if saved["capacity"] != buffer.capacity:
         raise InvalidValueError(
-            f"{folder}: expected a buffer of {buffer.capacity:,} rows, as there is, came one of {saved['capacity']:,}"
+            f"{folder}: expected a buffer of {buffer.capacity:,} rows, as there is, got one of {saved['capacity']:,}"
         )
     for name in DRAWN_BY:
         if name in saved and saved[name] != (there := buffer._arguments()[name]):
-            raise InvalidValueError(f"{folder}: expected a buffer with {name}={there}, came one with {saved[name]}")
+            raise InvalidValueError(f"{folder}: expected a buffer with {name}={there}, got one with {saved[name]}")
     own = _columns(buffer)
     for key in {**own, **saved["columns"]}:
-        expected, came = (columns.get(key, "no such column") for columns in (own, saved["columns"]))
+        expected, got = (columns.get(key, "no such column") for columns in (own, saved["columns"]))
         # None: no data have come yet that would say of what kind it is.
-        if expected != came and (None not in (expected, came) or "no such column" in (expected, came)):
+        if expected != got and (None not in (expected, got) or "no such column" in (expected, got)):
             raise InvalidValueError(
-                f"{folder}: buffer column {key!r}: expected {expected or 'one of any kind'}, came {came or 'one'}"
+                f"{folder}: buffer column {key!r}: expected {expected or 'one of any kind'}, got {got or 'one'}"
             )
 
 

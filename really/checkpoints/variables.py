@@ -79,7 +79,7 @@ def read(path: Path, described: Sequence[Described], group: str = "weights") -> 
     for about, array in zip(described, arrays, strict=True):
         if list(array.shape) != about["shape"]:
             raise InvalidValueError(
-                f"{path}: expected shape {about['shape']} at {about['name']}, came {list(array.shape)}"
+                f"{path}: expected shape {about['shape']} at {about['name']}, got {list(array.shape)}"
             )
     return arrays
 
@@ -91,7 +91,7 @@ def check_same(where: object, saved: Sequence[Described], own: Sequence[Describe
     if not own:
         raise ModelError(f"{what}: expected it to be built before weights are loaded from {where}, it has none yet")
     raise ModelError(
-        f"{where}: expected weights of this {what} ({_listed(own)}), came {_listed(saved)}; "
+        f"{where}: expected weights of this {what} ({_listed(own)}), got {_listed(saved)}; "
         f"the first difference: {_difference(saved, own)}"
     )
 
@@ -106,7 +106,7 @@ class ModelArrays:
 
     def __init__(self, name: str, model: Any) -> None:
         if not hasattr(model, "get_weights") or not hasattr(model, "set_weights"):
-            raise InvalidTypeError(f"{name}: expected an agent or a model, came {type(model).__name__}")
+            raise InvalidTypeError(f"{name}: expected an agent or a model, got {type(model).__name__}")
         self.name, self._model = name, model
 
     def about(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class OptimizerArrays:
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
         if not (hasattr(optimizer, "apply") and hasattr(optimizer, "build") and hasattr(optimizer, "variables")):
-            raise InvalidTypeError(f"{name}: expected a keras optimizer, came {type(optimizer).__name__}")
+            raise InvalidTypeError(f"{name}: expected a keras optimizer, got {type(optimizer).__name__}")
         self.name, self._optimizer, self._trainable = name, optimizer, trainable
 
     def about(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class OptimizerArrays:
         """
         own = self.about()
         if saved["class"] != own["class"]:
-            raise ModelError(f"{path}: expected the variables of {own['class']}, came those of {saved['class']}")
+            raise ModelError(f"{path}: expected the variables of {own['class']}, got those of {saved['class']}")
         if saved["built"] and not own["built"]:
             if saved["built_for"] != _shapes(describe(self._trainable)):
                 raise ModelError(
@@ -189,7 +189,7 @@ class OptimizerArrays:
         taking = describe(self._taking(path, saved))
         if _shapes(saved["weights"]) != _shapes(taking):
             raise ModelError(
-                f"{path}: expected variables of this {self.name} ({_listed(taking)}), came {_listed(saved['weights'])}"
+                f"{path}: expected variables of this {self.name} ({_listed(taking)}), got {_listed(saved['weights'])}"
             )
         return read(path, saved["weights"])
 
@@ -205,7 +205,7 @@ class OptimizerArrays:
             return variables
         if iterations := int(np.asarray(self._optimizer.iterations)):
             raise ModelError(
-                f"{where}: expected an optimizer that was not used yet, as the saved one, came one after "
+                f"{where}: expected an optimizer that was not used yet, as the saved one, got one after "
                 f"{iterations:,} iterations"
             )
         first = {_identity(weight)[0] for weight in saved["weights"]}
@@ -214,8 +214,8 @@ class OptimizerArrays:
 
 def _difference(saved: Sequence[Described], own: Sequence[Described]) -> str:
     pairs = zip_longest(map(_identity, saved), map(_identity, own), fillvalue=("none", ()))
-    came, expected = next((a, b) for a, b in pairs if a != b)
-    return f"expected {expected[0]} {list(expected[1])}, came {came[0]} {list(came[1])}"
+    got, expected = next((a, b) for a, b in pairs if a != b)
+    return f"expected {expected[0]} {list(expected[1])}, got {got[0]} {list(got[1])}"
 
 
 def _shapes(weights: Sequence[Described]) -> list[list[int]]:

@@ -89,7 +89,7 @@ class Delivery:
         """Refuses NaN, and infinity where it would spoil statistics for ever; at each step a look would cost more."""
         for name in {"log_prob", "value_estimate"} & flat.keys():
             if np.isnan(flat[name]).any():
-                raise ModelError(f"the model's {name!r}: expected numbers, came NaN")
+                raise ModelError(f"the model's {name!r}: expected numbers, got NaN")
         for name, values in flat.items():
             if name.split(".")[0] in ("reward", "state", "state_new") and values.dtype.kind == "f":
                 finite = name in self._finite
@@ -100,8 +100,8 @@ class Delivery:
     def _no_number(self, name: str, finite: bool, row: int, results: Sequence[Result]) -> str:
         starts = np.cumsum([0, *(result.rows for result in results)])
         at = int(np.searchsorted(starts, row, side="right")) - 1
-        expected = f"finite numbers in {name!r}, as it is normalised, came NaN or inf"
+        expected = f"finite numbers in {name!r}, as it is normalised, got NaN or inf"
         return (
             f"environment {self._name!r} of agent {results[at].agent}, step {row - starts[at]} of its result: expected "
-            f"{expected if finite else f'numbers in {name!r}, came NaN'}"
+            f"{expected if finite else f'numbers in {name!r}, got NaN'}"
         )

@@ -399,7 +399,7 @@ class RayFleet(Fleet):
             packed: bytes = self._ray.cloudpickle.dumps(spec)
         except (TypeError, pickle.PicklingError) as error:
             raise InvalidTypeError(
-                f"environment {spec.environment.name!r}: expected what can be sent to another process, came what "
+                f"environment {spec.environment.name!r}: expected what can be sent to another process, got what "
                 f"cannot ({error.__cause__ or error}). Give its class or a factory instead, or use_ray=False."
             ) from error
         return packed

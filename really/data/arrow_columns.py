@@ -38,14 +38,14 @@ def chunks(data: Any) -> list[Any]:
     if isinstance(data, pa.Table):
         batches = data.to_batches() or [empty_batch(data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]
-    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, came {type(data).__name__}")
+    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, got {type(data).__name__}")
 
 
 def different_names(schema: Any) -> list[str]:
     """The names of its columns, none of which comes twice."""
     names: list[str] = schema.names
     if len(set(names)) < len(names):
-        raise InvalidValueError(f"put: expected columns of different names, came {names}")
+        raise InvalidValueError(f"put: expected columns of different names, got {names}")
     return names
 
 
@@ -58,11 +58,11 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
 
     if isinstance(array, pa.ExtensionArray):
         if not isinstance(array, pa.FixedShapeTensorArray):
-            raise InvalidTypeError(f"put: key {key!r}: expected numbers, came Arrow type {array.type}")
+            raise InvalidTypeError(f"put: key {key!r}: expected numbers, got Arrow type {array.type}")
         return _tensor_rows(key, array)
     if array.null_count:
         raise InvalidValueError(
-            f"put: key {key!r}: expected no missing values, came {array.null_count} nulls, the first at "
+            f"put: key {key!r}: expected no missing values, got {array.null_count} nulls, the first at "
             f"row {array.is_null().index(True).as_py() // row_length}"
         )
     if pa.types.is_fixed_size_list(array.type):
@@ -75,7 +75,7 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
         return np.asarray(array.to_numpy(zero_copy_only=False))
     if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=True))
-    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came Arrow type {array.type}")
+    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got Arrow type {array.type}")
 
 
 def empty_batch(schema: Any) -> Any:

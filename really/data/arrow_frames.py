@@ -102,9 +102,9 @@ def _indices_of(lists: pa.Array) -> NDArray[np.int32]:
 def _frames_of(batch: pa.RecordBatch, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
     dtype, shape = dtype_from_json(about["dtype"]), tuple(about["shape"])
     if name not in batch.schema.names:
-        raise InvalidValueError(f"expected column {name!r} with the frames of others, came {batch.schema.names}")
+        raise InvalidValueError(f"expected column {name!r} with the frames of others, got {batch.schema.names}")
     values = batch.column(name).values
     if values.type.byte_width != dtype.itemsize * math.prod(shape):
-        raise InvalidValueError(f"column {name!r}: expected frames {dtype} of shape {shape}, came {values.type}")
+        raise InvalidValueError(f"column {name!r}: expected frames {dtype} of shape {shape}, got {values.type}")
     raw = np.frombuffer(values.buffers()[1], np.uint8, len(values) * values.type.byte_width)
     return raw.view(dtype).reshape(len(values), *shape)

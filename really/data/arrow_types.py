@@ -147,7 +147,7 @@ def _described(key: str, about: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], t
         return dtype_from_json(json.loads(about[DTYPE])), tuple(map(int, json.loads(about[SHAPE])))
     except (ValueError, TypeError) as error:
         raise InvalidValueError(
-            f"key {key!r}: expected metadata that names dtype and shape, came {about[DTYPE]!r} and {about[SHAPE]!r}"
+            f"key {key!r}: expected metadata that names dtype and shape, got {about[DTYPE]!r} and {about[SHAPE]!r}"
         ) from error
 
 
@@ -159,7 +159,7 @@ def _from_bytes(array: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -
 
 def _from_struct(key: str, array: pa.StructArray) -> NDArray[Any]:
     if array.null_count:
-        raise InvalidValueError(f"key {key!r}: expected no missing values, came {array.null_count} nulls")
+        raise InvalidValueError(f"key {key!r}: expected no missing values, got {array.null_count} nulls")
     re, im = (arrow_columns.as_rows(f"{key}.{name}", array.field(name)) for name in ("re", "im"))
     rows = np.empty(re.shape, np.result_type(re.dtype, np.complex64))
     rows.real, rows.imag = re, im

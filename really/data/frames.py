@@ -55,15 +55,15 @@ class FrameColumn:
         indices = self.indices
         if indices.dtype != np.int32 or indices.ndim != 2 or not indices.flags.c_contiguous:
             raise InvalidValueError(
-                f"indices: expected C-contiguous int32 [row, stack], came {indices.dtype} of shape {indices.shape}"
+                f"indices: expected C-contiguous int32 [row, stack], got {indices.dtype} of shape {indices.shape}"
             )
         if not self.frames.flags.c_contiguous or not 0 <= self.axis < max(1, self.frames.ndim):
             raise InvalidValueError(
-                f"frames: expected C-contiguous [frame, ...] with axis {self.axis} in a row, came {self.frames.shape}"
+                f"frames: expected C-contiguous [frame, ...] with axis {self.axis} in a row, got {self.frames.shape}"
             )
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < len(self.frames):
             raise InvalidValueError(
-                f"indices: expected 0 to {len(self.frames) - 1}, came {int(indices.min())} to {int(indices.max())}"
+                f"indices: expected 0 to {len(self.frames) - 1}, got {int(indices.min())} to {int(indices.max())}"
             )
 
     @property
@@ -260,14 +260,14 @@ def _stack_of(key: str, kind: tuple[np.dtype[Any], tuple[int, ...]], given: Stac
     if given is None:
         return (shape[0], 0) if len(shape) > 1 and 1 < shape[0] <= LARGEST_STACK else WHOLE
     if not isinstance(given, tuple) or len(given) != 2 or not all(isinstance(part, int) for part in given):
-        raise InvalidTypeError(f"stack: key {key!r}: expected (number of frames, axis), came {given!r}")
+        raise InvalidTypeError(f"stack: key {key!r}: expected (number of frames, axis), got {given!r}")
     num, axis = given
     if num == 1:
         return WHOLE
     if not -len(shape) <= axis < len(shape) or shape[axis] != num or not 1 <= num <= LARGEST_STACK:
         raise InvalidValueError(
             f"stack: key {key!r}: expected up to {LARGEST_STACK} frames along an axis of {shape} of that length, "
-            f"came {given!r}"
+            f"got {given!r}"
         )
     return num, axis % len(shape)
 
@@ -277,5 +277,5 @@ def _refuse_unused(stack: Stack | Mapping[str, Stack] | None, stacks: Mapping[st
     if unused or (stack is not None and not stacks):
         known = ", ".join(stacks) or "there are none"
         raise InvalidValueError(
-            f"stack: expected keys whose rows have {SMALLEST_ROW} bytes or more ({known}), came {unused or stack!r}"
+            f"stack: expected keys whose rows have {SMALLEST_ROW} bytes or more ({known}), got {unused or stack!r}"
         )

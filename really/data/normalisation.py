@@ -74,9 +74,9 @@ class NormalisationOptions:
         """
         kept = {"state" + leaf.name: leaf.shape for leaf in leaves if self.normalize_observations and _is_float(leaf)}
         if self.normalize_observations and not kept:
-            came = ", ".join(f"'state{leaf.name}' of {leaf.dtype}" for leaf in leaves)
+            got = ", ".join(f"'state{leaf.name}' of {leaf.dtype}" for leaf in leaves)
             raise InvalidValueError(
-                f"normalize_observations: expected an observation space with floating-point numbers, came {came}; "
+                f"normalize_observations: expected an observation space with floating-point numbers, got {got}; "
                 f"integers and images are delivered as they are and belong to the model"
             )
         return kept | ({REWARD: ()} if self.normalize_rewards else {})
@@ -305,10 +305,10 @@ class RunningStatistics:
         Raises:
             ModelError: a model was saved with normalised observations and would be shown others, or other leaves.
         """
-        own, came = ({n: s for n, s in shapes.items() if n != REWARD} for shapes in (self._shapes, _shapes_of(saved)))
-        if came and own != came:
+        own, got = ({n: s for n, s in shapes.items() if n != REWARD} for shapes in (self._shapes, _shapes_of(saved)))
+        if got and own != got:
             needed = "" if own else "; make the manager with normalize_observations=True"
-            raise ModelError(f"{where}: expected observations normalised as {own}, came a model for {came}{needed}")
+            raise ModelError(f"{where}: expected observations normalised as {own}, got a model for {got}{needed}")
 
     def replace(self, saved: Statistics) -> None:
         """Goes on from these, where the manager normalises with them; what was measured so far counts no more.

@@ -111,9 +111,9 @@ def discount_cumsum(x: ArrayLike, discount: float) -> NDArray[np.float32]:
     try:
         gains = np.array(x, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"x: expected numbers, came {x!r}: {error}") from error
+        raise InvalidTypeError(f"x: expected numbers, got {x!r}: {error}") from error
     if gains.ndim != 1:
-        raise InvalidValueError(f"x: expected one axis [time], came shape {gains.shape}")
+        raise InvalidValueError(f"x: expected one axis [time], got shape {gains.shape}")
     factors = np.full(gains.shape, float(discount))
     factors[-1:] = 0.0
     return _accumulate(gains, factors).astype(np.float32)
@@ -175,7 +175,7 @@ def _segments(
     num_envs, time = shape
     length = np.full(num_envs, time) if lengths is None else np.asarray(lengths)
     if length.shape != (num_envs,) or (length < 0).any() or (length > time).any():
-        raise InvalidValueError(f"lengths: expected [{num_envs}] integers from 0 to {time}, came {lengths!r}")
+        raise InvalidValueError(f"lengths: expected [{num_envs}] integers from 0 to {time}, got {lengths!r}")
     step = np.arange(time)
     filled = step < length[:, None]
     done = _like("terminated", terminated, shape, np.bool_) & filled
@@ -183,15 +183,15 @@ def _segments(
     return filled, ends, ends & ~done & filled
 
 
-def _matrix(name: str, came: ArrayLike) -> Floats:
-    array = np.asarray(came, dtype=np.float64)
+def _matrix(name: str, got: ArrayLike) -> Floats:
+    array = np.asarray(got, dtype=np.float64)
     if array.ndim != 2:
-        raise InvalidValueError(f"{name}: expected two axes [env, time], came shape {array.shape}")
+        raise InvalidValueError(f"{name}: expected two axes [env, time], got shape {array.shape}")
     return array
 
 
-def _like(name: str, came: ArrayLike, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-    array = np.asarray(came, dtype=dtype)
+def _like(name: str, got: ArrayLike, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+    array = np.asarray(got, dtype=dtype)
     if array.shape != tuple(shape):
-        raise InvalidValueError(f"{name}: expected shape {tuple(shape)} as rewards has, came {array.shape}")
+        raise InvalidValueError(f"{name}: expected shape {tuple(shape)} as rewards has, got {array.shape}")
     return array

@@ -70,7 +70,7 @@ def to_gymnasium(space: Any) -> spaces.Space[Any]:
         return space
     kind = type(space).__name__
     if kind not in CONVERSIONS:
-        raise InvalidTypeError(f"space: expected one of gymnasium's or gym's, came {type(space)}: {space!r}")
+        raise InvalidTypeError(f"space: expected one of gymnasium's or gym's, got {type(space)}: {space!r}")
     return CONVERSIONS[kind](space)
 
 
@@ -85,7 +85,7 @@ def infer_space(observation: Any) -> spaces.Space[Any]:
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(
             f"reset observation: expected an array of numbers, from which the missing observation_space can be "
-            f"inferred, came {type(observation)} of dtype {array.dtype}"
+            f"inferred, got {type(observation)} of dtype {array.dtype}"
         )
     dtype = array.dtype
     if dtype == np.float64 and not isinstance(observation, np.ndarray):
@@ -118,7 +118,7 @@ def _walk(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Spa
         yield name, space
     else:
         raise InvalidTypeError(
-            f"observation space{name}: expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, came {space}"
+            f"observation space{name}: expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, got {space}"
         )
 
 

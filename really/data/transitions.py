@@ -53,7 +53,7 @@ class Column:
 def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
     """The requested extra columns, without repeats, in the order given; unknown names are refused."""
     if isinstance(returns, str) or not isinstance(returns, Iterable):
-        raise InvalidTypeError(f"returns: expected a list of names, came {returns!r} ({type(returns).__name__})")
+        raise InvalidTypeError(f"returns: expected a list of names, got {returns!r} ({type(returns).__name__})")
     names = tuple(dict.fromkeys(returns))
     for name in names:
         if name not in REQUESTABLE:

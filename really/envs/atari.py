@@ -100,14 +100,14 @@ def _rom_of(game: str) -> str:
         from ale_py import roms
     except ImportError as error:
         raise InvalidValueError(
-            "atari: expected ale_py to be installed, came none; pip install 'really[atari]'"
+            "atari: expected ale_py to be installed, got none; pip install 'really[atari]'"
         ) from error
     known = roms.get_all_rom_ids()
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
-        raise InvalidValueError(f"atari: expected the name of an Atari game as ale_py knows it, came {game!r}.{hint}")
+        raise InvalidValueError(f"atari: expected the name of an Atari game as ale_py knows it, got {game!r}.{hint}")
     return name
 
 

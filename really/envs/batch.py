@@ -76,7 +76,7 @@ class EnvironmentBatch(ABC):
             if bad.any():
                 raise EnvironmentFailedError(
                     f"environment {self.name!r} of agent {names[int(bad.argmax())]}: expected numbers in "
-                    f"'state{leaf.name}', came NaN"
+                    f"'state{leaf.name}', got NaN"
                 )
 
     @abstractmethod
@@ -199,12 +199,12 @@ class PlainBatch(EnvironmentBatch):
         for leaf, shown, part in zip(
             self.leaves, self.observations, flatten(self.observation_space, observation), strict=True
         ):
-            came = np.asarray(part)
-            if came.shape != leaf.shape:
+            got = np.asarray(part)
+            if got.shape != leaf.shape:
                 raise ValueError(
-                    f"observation{leaf.name}: expected shape {leaf.shape}, came {came.shape} of dtype {came.dtype}"
+                    f"observation{leaf.name}: expected shape {leaf.shape}, got {got.shape} of dtype {got.dtype}"
                 )
-            shown[i] = came
+            shown[i] = got
 
     def _failed(self, verb: str, i: int, error: Exception) -> Exception:
         where = f"environment {self.name!r}, number {i} of the batch, step {self._elapsed[i]} of its episode: {verb}"

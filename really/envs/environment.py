@@ -73,10 +73,10 @@ class Environment:
     def _first_step(self, action: Any) -> StepResult:
         result = self.env.step(action)
         if not isinstance(result, tuple) or len(result) not in (4, 5):
-            came = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{type(result)}"
+            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{type(result)}"
             raise TypeError(
                 "step: expected (observation, reward, terminated, truncated, info) "
-                f"or the older (observation, reward, done, info), came {came}"
+                f"or the older (observation, reward, done, info), got {got}"
             )
         self.is_known = True
         if len(result) == 5:
@@ -146,16 +146,14 @@ class InstanceSource:
     def make(self, config: Mapping[str, Any], render_mode: str | None) -> Environment:
         """A copy; where that fails the instance itself, once. `config` has been used before: it must be empty."""
         if config:
-            raise InvalidValueError(
-                f"env_config: expected nothing with an instance as environment, came {dict(config)}"
-            )
+            raise InvalidValueError(f"env_config: expected nothing with an instance as environment, got {dict(config)}")
         try:
             return Environment(copy.deepcopy(self._instance))
         except Exception as error:
             if self._given_away:
                 raise InvalidTypeError(
                     f"environment: expected an instance that copy.deepcopy can copy, since more than one is "
-                    f"needed, came {self._instance!r}, which raised {type(error).__name__}: {error}. "
+                    f"needed, got {self._instance!r}, which raised {type(error).__name__}: {error}. "
                     f"Give its class or a factory instead."
                 ) from error
             self._given_away = True
@@ -176,7 +174,7 @@ class FactorySource:
         env = self._factory(**config, **extra)
         if not (hasattr(env, "reset") and hasattr(env, "step")):
             raise InvalidTypeError(
-                f"environment: expected {self._factory!r} to return an object with reset and step, came {type(env)}"
+                f"environment: expected {self._factory!r} to return an object with reset and step, got {type(env)}"
             )
         return Environment(env)
 
@@ -253,7 +251,7 @@ class VectorSource:
         if getattr(vector, "num_envs", None) != num_envs or not hasattr(vector, "single_observation_space"):
             raise InvalidTypeError(
                 f"environment: expected {self.factory!r} to return a gymnasium VectorEnv with num_envs={num_envs}, "
-                f"came {vector!r}"
+                f"got {vector!r}"
             )
         return vector
 
@@ -273,7 +271,7 @@ def source_of(environment: Any) -> Source:
     if hasattr(environment, "single_observation_space"):
         raise InvalidTypeError(
             f"environment: expected a class or factory that takes num_envs, since a vector environment of the right "
-            f"size is made for each runner, came the vector environment {environment!r}"
+            f"size is made for each runner, got the vector environment {environment!r}"
         )
     if callable(environment) and _makes_vectors(environment):
         return VectorSource(environment)
@@ -283,7 +281,7 @@ def source_of(environment: Any) -> Source:
         return FactorySource(environment)
     raise InvalidTypeError(
         "environment: expected an id, a class, a factory or an instance with reset and step, "
-        f"came {type(environment)}: {environment!r}"
+        f"got {type(environment)}: {environment!r}"
     )
 
 
@@ -356,7 +354,7 @@ def _unknown_id(name: str, error: Exception) -> str:
         known += list(sys.modules["gym"].envs.registry)
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
-    return f"environment: expected an id of gymnasium or gym, came {name!r}.{hint} (gymnasium: {error})"
+    return f"environment: expected an id of gymnasium or gym, got {name!r}.{hint} (gymnasium: {error})"
 
 
 @contextmanager

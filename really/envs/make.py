@@ -44,14 +44,14 @@ def make_batch(
     if vector not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", vector, VECTOR_CHOICES))
     if not seeds:
-        raise InvalidValueError("seeds: expected at least one, came none")
+        raise InvalidValueError("seeds: expected at least one, got none")
     native = None
     if vector != "plain":
         native = _from_vectors(spec, seeds, vector, render_mode) or _from_id(spec, seeds, vector, render_mode)
     if native is None and vector == "native":
         raise InvalidValueError(
             f"vector: expected 'auto' or 'plain' for {spec.name!r}, which has no vector environment of its own, "
-            f"came 'native'"
+            f"got 'native'"
         )
     return native or PlainBatch(spec, seeds, render_mode)
 

@@ -163,7 +163,7 @@ class VectorBatch(EnvironmentBatch):
             raise InvalidTypeError(
                 f"environment {self.name!r}: expected a vector environment with the spaces of the plain one, "
                 f"{self.observation_space} and {self.action_space}, "
-                f"came {vector.single_observation_space} and {vector.single_action_space}"
+                f"got {vector.single_observation_space} and {vector.single_action_space}"
             )
         self._vector = vector
         self._mode = autoreset_mode(vector)
@@ -230,7 +230,7 @@ class VectorBatch(EnvironmentBatch):
             self.leaves, self.observations, flatten(self.observation_space, batch), strict=True
         ):
             if np.shape(part) != shown.shape:
-                error = ValueError(f"observation{leaf.name}: expected {shown.shape}, came {np.shape(part)}")
+                error = ValueError(f"observation{leaf.name}: expected {shown.shape}, got {np.shape(part)}")
                 raise failure(self._where("returned a wrong shape"), error) from error
             shown[which] = part[which]
 

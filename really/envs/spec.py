@@ -109,11 +109,11 @@ def _look_at(name: str, environment: Environment) -> Probe:
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:
     given = getattr(env, "action_space", None)
     if given is None:
-        raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, came {env!r} without")
+        raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, got {env!r} without")
     space = to_gymnasium(given)
     if isinstance(space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         return space
     raise InvalidTypeError(
         f"environment {name!r}: expected an action_space that is Discrete, Box, MultiDiscrete or MultiBinary, "
-        f"came {space}"
+        f"got {space}"
     )

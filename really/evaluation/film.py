@@ -94,7 +94,7 @@ class Film(Viewer, Watcher):
         frame = frame_of(environment, self._name, self._what)
         if frame.shape != self._first.shape:
             raise EnvironmentFailedError(
-                f"{self._what}: expected frames {list(self._first.shape)} as before, came {list(frame.shape)}"
+                f"{self._what}: expected frames {list(self._first.shape)} as before, got {list(frame.shape)}"
             )
         if is_start:
             self._start = frame
@@ -179,7 +179,7 @@ def _path_of(render: str | os.PathLike[str], name: str) -> Path:
     if os.fspath(render) in ("gif", "mp4"):
         return Path.cwd() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
     if path.suffix.lower() not in MAGIC or not path.stem:
-        raise InvalidValueError(f"render: {EXPECTED}, came {os.fspath(render)!r}")
+        raise InvalidValueError(f"render: {EXPECTED}, got {os.fspath(render)!r}")
     return path.absolute()
 
 
@@ -190,5 +190,5 @@ def _ffmpeg(what: str) -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise InvalidValueError(
-            f"{what}: expected imageio-ffmpeg to be installed, came {error}; pip install 'really[video]'"
+            f"{what}: expected imageio-ffmpeg to be installed, got {error}; pip install 'really[video]'"
         ) from error

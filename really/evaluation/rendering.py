@@ -149,14 +149,14 @@ def with_frames(spec: EnvironmentSpec, what: str) -> tuple[Environment, NDArray[
 
 def frame_of(environment: Environment, name: str, what: str) -> NDArray[np.uint8]:
     """The frame that shows the environment's state, `[height, width, 3] uint8`; grey and RGBA ones become RGB."""
-    came = environment.render("rgb_array")
-    frame = np.asarray(came) if isinstance(came, np.ndarray) or hasattr(came, "__array__") else None
+    got = environment.render("rgb_array")
+    frame = np.asarray(got) if isinstance(got, np.ndarray) or hasattr(got, "__array__") else None
     if frame is None or frame.dtype != np.uint8 or frame.ndim not in (2, 3) or 0 in frame.shape:
-        raise InvalidValueError(_no_frame(environment, name, what, came))
+        raise InvalidValueError(_no_frame(environment, name, what, got))
     if frame.ndim == 2:
         frame = frame[:, :, None]
     if frame.shape[2] not in (1, 3, 4):
-        raise InvalidValueError(_no_frame(environment, name, what, came))
+        raise InvalidValueError(_no_frame(environment, name, what, got))
     return np.ascontiguousarray(np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame[:, :, :3])
 
 
@@ -189,20 +189,20 @@ def _check_modes(environment: Environment, name: str, what: str) -> None:
     modes = _modes(environment)
     if modes is not None and "rgb_array" not in modes:
         raise InvalidValueError(
-            f"{what}: expected environment {name!r} to have render mode 'rgb_array', came one with "
+            f"{what}: expected environment {name!r} to have render mode 'rgb_array', got one with "
             f"{', '.join(map(repr, modes))}"
         )
 
 
-def _no_frame(environment: Environment, name: str, what: str, came: Any) -> str:
-    array = isinstance(came, np.ndarray)
-    text = f"{came.dtype} {list(came.shape)}" if array else f"{type(came).__name__}"
+def _no_frame(environment: Environment, name: str, what: str, got: Any) -> str:
+    array = isinstance(got, np.ndarray)
+    text = f"{got.dtype} {list(got.shape)}" if array else f"{type(got).__name__}"
     hint = ""
     if getattr(environment.env, "render_mode", "rgb_array") != "rgb_array":
         hint = " Make an instance with render_mode='rgb_array'; let a class or factory take render_mode."
     return (
         f"{what}: expected environment {name!r} to render frames [height, width, 3] uint8 with render mode "
-        f"'rgb_array', came {text}.{hint}"
+        f"'rgb_array', got {text}.{hint}"
     )
 
 
@@ -352,4 +352,4 @@ def viewer_of(render: Any, name: str) -> Viewer:
         return Window() if render else Viewer()
     if isinstance(render, str | os.PathLike):
         return Film(render, name)
-    raise InvalidTypeError(f"render: {EXPECTED}, came {render!r}")
+    raise InvalidTypeError(f"render: {EXPECTED}, got {render!r}")

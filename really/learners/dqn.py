@@ -74,7 +74,7 @@ class DQNLearner:
     ) -> None:
         if (target_every is None) == (target_rate is None):
             raise InvalidValueError(
-                f"DQNLearner: expected one of target_every and target_rate, came {target_every!r} and {target_rate!r}"
+                f"DQNLearner: expected one of target_every and target_rate, got {target_every!r} and {target_rate!r}"
             )
         self.agent = sources.with_q_values(sources.agent_of("DQNLearner", source))
         self._start = int(getattr(self.agent.action_space, "start", 0))

@@ -58,7 +58,7 @@ def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: 
     columns = checked_columns(learner, data, needed, hint=hint)
     if unused := [name for name in REPLAYED if name in data]:
         raise InvalidValueError(
-            f"{learner}.update: expected rows as they were collected, came columns {listed(unused)} of a replay "
+            f"{learner}.update: expected rows as they were collected, got columns {listed(unused)} of a replay "
             f"buffer with n_step= or alpha=, which it would not use"
         )
     check_actions(learner, columns["action"], agent.action_space)
@@ -107,18 +107,18 @@ def checked_columns(
             reward, is not finite, or its `terminal` not from 0 to 1.
     """
     if not isinstance(columns, Mapping):
-        raise InvalidTypeError(f"{learner}.update: expected a dict of columns, came {type(columns).__name__}")
+        raise InvalidTypeError(f"{learner}.update: expected a dict of columns, got {type(columns).__name__}")
     if missing := [wanted.name for wanted in inputs if wanted.name not in columns]:
         raise InvalidValueError(
             f"{learner}.update: expected columns {listed(wanted.name for wanted in inputs)}, "
-            f"came {listed(columns)}; missing: {listed(missing)}{hint and '; '}{hint}"
+            f"got {listed(columns)}; missing: {listed(missing)}{hint and '; '}{hint}"
         )
     arrays = {wanted.name: _array(columns[wanted.name]) for wanted in inputs}
     lead = tuple(arrays[inputs[0].name].shape)
     if len(lead) not in axes or 0 in lead:
         wanted_axes = " or ".join(str(["update", "row"][-count:]).replace("'", "") for count in axes)
         raise InvalidValueError(
-            f"{learner}.update: expected {inputs[0].name!r} of shape {wanted_axes}, not empty, came {list(lead)}"
+            f"{learner}.update: expected {inputs[0].name!r} of shape {wanted_axes}, not empty, got {list(lead)}"
         )
     fitted = {wanted.name: _fitted(learner, wanted, arrays[wanted.name], lead, inputs[0].name) for wanted in inputs}
     for wanted in inputs:
@@ -135,7 +135,7 @@ def check_actions(learner: str, actions: Any, space: Any) -> None:
     if (given < low).any() or (given > high).any():
         raise InvalidValueError(
             f"{learner}.update: column 'action': expected numbers from {low.tolist()} to {high.tolist()}, "
-            f"came {given.min()} to {given.max()}"
+            f"got {given.min()} to {given.max()}"
         )
 
 
@@ -143,11 +143,11 @@ def check_weights(learner: str, batch: Mapping[str, Any], columns: Mapping[str, 
     """Refuses a prioritized batch that has lost its weights, and weights that are none."""
     if "weight" not in batch and "index" in batch:
         raise InvalidValueError(
-            f"{learner}.update: expected a column 'weight' beside 'index', as batches drawn by priority have, came none"
+            f"{learner}.update: expected a column 'weight' beside 'index', as batches drawn by priority have, got none"
         )
     weight = np.asarray(columns.get("weight", 1.0))
     if (weight < 0).any():
-        raise InvalidValueError(f"{learner}.update: column 'weight': expected numbers >= 0, came {weight.min()}")
+        raise InvalidValueError(f"{learner}.update: column 'weight': expected numbers >= 0, got {weight.min()}")
 
 
 def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> None:
@@ -158,7 +158,7 @@ def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> No
     if not (distance <= DISCOUNT_TOLERANCE).all():
         raise InvalidValueError(
             f"{learner}.update: column 'discount': expected 0 or gamma^k with gamma={gamma} and k from 1 to "
-            f"n_step={n_step}, came {given.ravel()[distance.argmax()]:.6g}; "
+            f"n_step={n_step}, got {given.ravel()[distance.argmax()]:.6g}; "
             f"were the batches made with another gamma or n_step?"
         )
 
@@ -170,7 +170,7 @@ def _check_numbers(learner: str, name: str, numbers: NDArray[np.float32]) -> Non
         good, expected = (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"
     if not good.all():
         raise InvalidValueError(
-            f"{learner}.update: column {name!r}: expected {expected}, came {numbers[~good].ravel()[0]}"
+            f"{learner}.update: column {name!r}: expected {expected}, got {numbers[~good].ravel()[0]}"
         )
 
 
@@ -179,12 +179,12 @@ def _fitted(learner: str, wanted: Input, array: Any, lead: tuple[int, ...], firs
     dtype = np.dtype(getattr(array.dtype, "as_numpy_dtype", array.dtype))
     if not np.can_cast(dtype, wanted.dtype, "same_kind"):
         raise InvalidTypeError(
-            f"{learner}.update: column {wanted.name!r}: expected {wanted.dtype}, came {dtype}, which it cannot hold"
+            f"{learner}.update: column {wanted.name!r}: expected {wanted.dtype}, got {dtype}, which it cannot hold"
         )
     if shape != expected and (wanted.shape or shape != (*expected, 1)):
         raise InvalidValueError(
             f"{learner}.update: column {wanted.name!r}: expected shape {list(expected)}, "
-            f"as {first!r} has {list(lead)}, came {list(shape)}"
+            f"as {first!r} has {list(lead)}, got {list(shape)}"
         )
     array = array if shape == expected else tf.reshape(array, expected)
     return array if dtype == wanted.dtype else tf.cast(array, wanted.dtype)

@@ -113,7 +113,7 @@ class PPOLearner:
         rows = len(columns["log_prob"])
         if rows < self.minibatch_size:
             raise InvalidValueError(
-                f"PPOLearner.update: expected at least minibatch_size={self.minibatch_size} rows, came {rows}"
+                f"PPOLearner.update: expected at least minibatch_size={self.minibatch_size} rows, got {rows}"
             )
         columns |= inputs.advantages_and_returns(columns)
         found = self._compiled(columns, self._orders(rows)).numpy()

@@ -28,9 +28,9 @@ def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
     """The agent to train: a manager's current one, or the one given."""
     agent: Any = source.get_agent() if hasattr(source, "get_agent") else source
     if not hasattr(agent, "output_names"):
-        raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, came {type(source).__name__}")
+        raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, got {type(source).__name__}")
     if not hasattr(agent.model, "trainable_variables"):
-        raise ModelError(f"{learner}: expected a Keras model to train, came {type(agent.model).__name__}")
+        raise ModelError(f"{learner}: expected a Keras model to train, got {type(agent.model).__name__}")
     return agent  # type: ignore[no-any-return]
 
 
@@ -38,20 +38,20 @@ def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -
     """The one discount factor of manager and learner; InvalidValueError where they have two, or none was given."""
     managers = getattr(source, "kwargs", {}).get("gamma")
     if gamma is None and managers is None:
-        raise InvalidValueError(f"{learner}: expected gamma with an Agent, which has none of its own, came None")
+        raise InvalidValueError(f"{learner}: expected gamma with an Agent, which has none of its own, got None")
     given = check_number("gamma", managers if gamma is None else gamma, 0, 1)
     if managers not in (None, given):
-        raise InvalidValueError(f"{learner}: expected gamma={managers}, which the manager was made with, came {given}")
+        raise InvalidValueError(f"{learner}: expected gamma={managers}, which the manager was made with, got {given}")
     return given
 
 
 def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
     """The optimizer, with its variables for the agent's model: a compiled function must not make any."""
     if not hasattr(optimizer, "apply"):
-        raise InvalidTypeError(f"{learner}: expected a Keras optimizer, came {type(optimizer).__name__}")
+        raise InvalidTypeError(f"{learner}: expected a Keras optimizer, got {type(optimizer).__name__}")
     if optimizer.built:
         raise InvalidValueError(
-            f"{learner}: expected an optimizer that trains nothing yet, came a {type(optimizer).__name__} in use"
+            f"{learner}: expected an optimizer that trains nothing yet, got a {type(optimizer).__name__} in use"
         )
     optimizer.build(agent.model.trainable_variables)
     return optimizer
@@ -61,7 +61,7 @@ def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str,
     """The model's outputs for one state of zeros; ModelError where one of `names` is not among them."""
     if missing := [name for name in names if name not in agent.output_names]:
         raise ModelError(
-            f"{learner}: expected a model with output {listed(missing)}, came one with {listed(agent.output_names)}"
+            f"{learner}: expected a model with output {listed(missing)}, got one with {listed(agent.output_names)}"
         )
     leaves = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in model_leaves(agent.observation_space)]
     return agent.model(nest(agent.observation_space, leaves))  # type: ignore[no-any-return]
@@ -71,11 +71,11 @@ def with_q_values(agent: Agent) -> Agent:
     """The agent, if its model has one q-value for each of its actions."""
     space: Any = agent.action_space
     if not isinstance(space, spaces.Discrete):
-        raise ModelError(f"DQNLearner: expected a Discrete action space, came {space}")
+        raise ModelError(f"DQNLearner: expected a Discrete action space, got {space}")
     outputs = outputs_of("DQNLearner", agent, ("q_values",))
     if tuple(outputs["q_values"].shape) != (1, space.n):
         shape = ["n", *outputs["q_values"].shape[1:]]
-        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one an action, came {shape}")
+        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one an action, got {shape}")
     return agent
 
 
@@ -83,17 +83,17 @@ def with_policy_and_value(learner: str, agent: Agent) -> Agent:
     """The agent, if it samples from a policy that its model puts out, beside a value."""
     if agent.policy.sampling_type not in POLICY_TYPES:
         raise ModelError(
-            f"{learner}: expected action_sampling_type {listed(POLICY_TYPES)}, came {agent.policy.sampling_type!r}"
+            f"{learner}: expected action_sampling_type {listed(POLICY_TYPES)}, got {agent.policy.sampling_type!r}"
         )
     if not set(VALUE_OUTPUTS) & set(agent.output_names):
         raise ModelError(
             f"{learner}: expected a model with output {' or '.join(map(repr, VALUE_OUTPUTS))}, "
-            f"came one with {listed(agent.output_names)}"
+            f"got one with {listed(agent.output_names)}"
         )
     name = next(name for name in VALUE_OUTPUTS if name in agent.output_names)
     shape = tuple(outputs_of(learner, agent, (name,))[name].shape)
     if shape not in ((1,), (1, 1)):
-        raise ModelError(f"{learner}: expected {name!r} of shape ['n'] or ['n', 1], came {['n', *shape[1:]]}")
+        raise ModelError(f"{learner}: expected {name!r} of shape ['n'] or ['n', 1], got {['n', *shape[1:]]}")
     return agent
 
 
@@ -102,7 +102,7 @@ def check_returns(learner: str, source: SampleManager | Agent, names: Sequence[s
     asked = getattr(source, "kwargs", {}).get("returns")
     if asked is not None and (missing := [name for name in names if name in REQUESTABLE and name not in asked]):
         raise InvalidValueError(
-            f"{learner}: expected a manager that delivers {listed(names)}, came one with returns={list(asked)}; "
+            f"{learner}: expected a manager that delivers {listed(names)}, got one with returns={list(asked)}; "
             f"missing: {listed(missing)}"
         )
 
@@ -118,9 +118,9 @@ def check_buffer(learner: str, buffer: Any, gamma: float, n_step: int) -> None:
     if buffer is None or (buffer.n_step == n_step and buffer.gamma in (None, gamma)):
         return
     steps_differ = buffer.n_step != n_step
-    name, wanted, came = ("n_step", buffer.n_step, n_step) if steps_differ else ("gamma", buffer.gamma, gamma)
+    name, wanted, got = ("n_step", buffer.n_step, n_step) if steps_differ else ("gamma", buffer.gamma, gamma)
     raise InvalidValueError(
-        f"{learner}: expected {name}={wanted}, which the manager's buffer was made with, came {came}; "
+        f"{learner}: expected {name}={wanted}, which the manager's buffer was made with, got {got}; "
         f"for batches from elsewhere give the learner manager.get_agent()"
     )
 
@@ -130,6 +130,6 @@ def check_keys(learner: str, buffer: Any, names: Sequence[str]) -> None:
     keys = None if buffer is None else buffer.keys
     if keys is not None and (missing := [name for name in names if name not in keys]):
         raise InvalidValueError(
-            f"{learner}: expected a buffer with {listed(names)}, came the manager's with {listed(keys)}; "
+            f"{learner}: expected a buffer with {listed(names)}, got the manager's with {listed(keys)}; "
             f"missing: {listed(missing)}"
         )

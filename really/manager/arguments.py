@@ -38,7 +38,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         given[name] = check_number(name, given[name], 0, 1)
     if given["gae_lambda"] != USUAL_LAMBDA and "advantage" not in given["returns"]:
         raise InvalidValueError(
-            f"gae_lambda: expected 'advantage' in returns, which alone uses it, came gae_lambda={given['gae_lambda']} "
+            f"gae_lambda: expected 'advantage' in returns, which alone uses it, got gae_lambda={given['gae_lambda']} "
             f"with returns={given['returns']}"
         )
     if given["remote_time_out"] is not None:
@@ -65,7 +65,7 @@ def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
     """The one of two spellings that was given; the second is forgotten, both at once are refused."""
     values = [given.get(name), given.pop(other, None)]
     if None not in values:
-        raise InvalidValueError(f"{name} and {other}: expected one of these spellings, came both")
+        raise InvalidValueError(f"{name} and {other}: expected one of these spellings, got both")
     return next((value for value in values if value is not None), None)
 
 
@@ -73,7 +73,7 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
     """`num_episodes` and `num_steps`, of which exactly one is set; one episode where neither was given."""
     if num_episodes is not None and num_steps is not None:
         raise InvalidValueError(
-            f"num_episodes and num_steps: expected one of them, came both ({num_episodes!r} and {num_steps!r})"
+            f"num_episodes and num_steps: expected one of them, got both ({num_episodes!r} and {num_steps!r})"
         )
     if num_steps is not None:
         return {"num_steps": check_count("num_steps", num_steps), "num_episodes": None}
@@ -85,12 +85,12 @@ def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
     """How observations and rewards are normalised, scaled and clipped; clips are infinite where there are none."""
     for name in ("normalize_observations", "normalize_rewards"):
         if not isinstance(given[name], bool):
-            raise InvalidTypeError(f"{name}: expected True or False, came {given[name]!r}")
+            raise InvalidTypeError(f"{name}: expected True or False, got {given[name]!r}")
     clip, scale = given["observation_clip"], given["reward_scale"]
     if clip is not None and not given["normalize_observations"]:
-        raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, came {clip!r} alone")
+        raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, got {clip!r} alone")
     if not check_number("reward_scale", scale, 0, math.inf):
-        raise InvalidValueError("reward_scale: expected a number > 0, came 0, which leaves nothing to learn from")
+        raise InvalidValueError("reward_scale: expected a number > 0, got 0, which leaves nothing to learn from")
     rewards = given["reward_clip"]
     if rewards is None:
         rewards = USUAL_CLIP if given["normalize_rewards"] else math.inf
@@ -109,9 +109,9 @@ def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
             raise TypeError
         low, high = map(float, value) if pair else (-float(value), float(value))
     except (TypeError, ValueError):
-        raise InvalidTypeError(f"{expected}, came {value!r} ({type(value).__name__})") from None
+        raise InvalidTypeError(f"{expected}, got {value!r} ({type(value).__name__})") from None
     if not low < high:
-        raise InvalidValueError(f"{expected}, came {value!r}")
+        raise InvalidValueError(f"{expected}, got {value!r}")
     return low, high
 
 
@@ -123,7 +123,7 @@ def _min_returns(given: Mapping[str, Any]) -> int:
     least = check_count("remote_min_returns", given["remote_min_returns"])
     if least > agents:
         raise InvalidValueError(
-            f"remote_min_returns: expected at most num_parallel={agents}, as it counts agents, came {least}"
+            f"remote_min_returns: expected at most num_parallel={agents}, as it counts agents, got {least}"
         )
     return least
 

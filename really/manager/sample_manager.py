@@ -272,7 +272,7 @@ class SampleManager:
             self._before_sample(sample_size)
             return self._buffer().sample(sample_size, beta=beta)
         if beta is not None:
-            raise InvalidValueError(f"beta: expected none with from_buffer=False, came {beta!r}")
+            raise InvalidValueError(f"beta: expected none with from_buffer=False, got {beta!r}")
         size = check_count("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 
@@ -562,7 +562,7 @@ class SampleManager:
         if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
             raise ModelError(
                 f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
-                f"came one with {', '.join(agent.output_names)}"
+                f"got one with {', '.join(agent.output_names)}"
             )
         source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
         exported = export(agent.model, space, self._fleet.most_agents, source, repeatable=given["seed"] is not None)

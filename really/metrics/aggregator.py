@@ -264,8 +264,8 @@ def _numbers(key: str, value: Any) -> NDArray[np.float64]:
             return array.astype(np.float64).ravel()
     except Exception as error:
         # Tensors of other libraries, or symbolic ones, refuse with errors of their own.
-        raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, came {value!r}: {error}") from error
-    raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, came {value!r} ({type(value).__name__})")
+        raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, got {value!r}: {error}") from error
+    raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, got {value!r} ({type(value).__name__})")
 
 
 def _flat(values: Sequence[Any]) -> bool:
@@ -275,13 +275,13 @@ def _flat(values: Sequence[Any]) -> bool:
 
 def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
     if isinstance(keys, str) or not isinstance(keys, Iterable):
-        raise InvalidTypeError(f"aggregator_keys: expected a list of names, came {keys!r} ({type(keys).__name__})")
+        raise InvalidTypeError(f"aggregator_keys: expected a list of names, got {keys!r} ({type(keys).__name__})")
     names = tuple(dict.fromkeys(keys))
     if not names:
-        raise InvalidValueError("aggregator_keys: expected at least one name, came none")
+        raise InvalidValueError("aggregator_keys: expected at least one name, got none")
     for name in names:
         if not isinstance(name, str) or not name:
-            raise InvalidTypeError(f"aggregator_keys: expected names, came {name!r}")
+            raise InvalidTypeError(f"aggregator_keys: expected names, got {name!r}")
     return names
 
 
@@ -291,7 +291,7 @@ def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict
         if key not in keys:
             raise InvalidValueError(one_of("units", key, keys))
         if not isinstance(unit, str):
-            raise InvalidTypeError(f"units: expected text at {key!r}, came {unit!r}")
+            raise InvalidTypeError(f"units: expected text at {key!r}, got {unit!r}")
     return {key: (units or {}).get(key, "") for key in keys}
 
 
@@ -299,12 +299,12 @@ def _check_files(folder: Path) -> None:
     """Refuses a folder in which a file that is to be written has a name that is taken."""
     file = folder / CSV_NAME
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
-        raise InvalidValueError(f"path: expected a file that can be written, came {str(file)!r}, which cannot")
+        raise InvalidValueError(f"path: expected a file that can be written, got {str(file)!r}, which cannot")
     if file.exists():
         with file.open("rb") as opened:
             start = opened.read(5)
         if not b"epoch".startswith(start):
-            raise InvalidValueError(f"path: expected an aggregator's file, or none, came another's {str(file)!r}")
+            raise InvalidValueError(f"path: expected an aggregator's file, or none, got another's {str(file)!r}")
     check_figure("path", folder / PLOT_NAME)
 
 

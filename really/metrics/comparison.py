@@ -154,11 +154,11 @@ def compare(
             grow, a figure that cannot be written.
     """
     if not isinstance(key, str):
-        raise InvalidTypeError(f"key: expected the name of one key, came {key!r} ({type(key).__name__})")
+        raise InvalidTypeError(f"key: expected the name of one key, got {key!r} ({type(key).__name__})")
     if statistic not in STATISTICS:
         raise InvalidValueError(one_of("statistic", statistic, STATISTICS))
     if not 0 < confidence < 1:
-        raise InvalidValueError(f"confidence: expected a number between 0 and 1, came {confidence!r}")
+        raise InvalidValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
     max_size = check_count("max_size", max_size)
     if path is not None:
         figure_stem(path)
@@ -168,7 +168,7 @@ def compare(
         seeds = [_read(folder, key, x, max_size) for folder in folders]
         if statistic == "iqm" and len(seeds) < LEAST_FOR_IQM:
             log.warning(
-                "%s: expected %d seeds or more for iqm, came %d: it is the mean", name, LEAST_FOR_IQM, len(seeds)
+                "%s: expected %d seeds or more for iqm, got %d: it is the mean", name, LEAST_FOR_IQM, len(seeds)
             )
         curves[name] = _curve(name, seeds, STATISTICS[statistic], confidence, hold_last, rng)
     comparison = Comparison(curves, key, x, statistic, confidence)
@@ -204,14 +204,14 @@ def _curve(
     first, last = max(x[0] for x, _ in seeds), [x[-1] for x, _ in seeds]
     end = max(last) if hold_last else min(last)
     if end < first:
-        raise InvalidValueError(f"runs: expected seeds of {name!r} that overlap, came one that ends before one begins")
+        raise InvalidValueError(f"runs: expected seeds of {name!r} that overlap, got one that ends before one begins")
     if end < WHOLE * max(last):
         log.warning("%s: shown up to %g, where its shortest seed ends; others go on to %g", name, end, max(last))
     inside = np.unique(np.concatenate([x[(x >= first) & (x <= end)] for x, _ in seeds]))
     epochs = inside if len(inside) <= POINTS else np.linspace(first, end, POINTS)
     values = np.stack([np.interp(epochs, x, y) for x, y in seeds])
     if len(seeds) == 1:
-        log.warning("%s: expected several seeds for an interval, came 1; its curve is drawn without", name)
+        log.warning("%s: expected several seeds for an interval, got 1; its curve is drawn without", name)
         low = high = np.full(len(epochs), np.nan)
     else:
         low, high = bootstrap(values, statistic, confidence, rng)
@@ -230,9 +230,9 @@ def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
     found = [pair for row in rows if (pair := _numbers(row, columns)) is not None]
     points = np.array(found, np.float64).reshape(-1, 2)
     if not len(points):
-        raise InvalidValueError(f"{file}: expected values of {key!r}, came none that is finite")
+        raise InvalidValueError(f"{file}: expected values of {key!r}, got none that is finite")
     if (np.diff(points[:, 0]) <= 0).any():
-        raise InvalidValueError(f"{file}: expected an x-axis that grows with each update, came {x!r}, which does not")
+        raise InvalidValueError(f"{file}: expected an x-axis that grows with each update, got {x!r}, which does not")
     return points[:, 0], smoothed(points[:, 1], max_size)
 
 
@@ -259,7 +259,7 @@ def _csv_in(folder: Path) -> Path:
         if file.is_file():
             return file
     state = "a folder without" if folder.is_dir() else "no folder"
-    raise InvalidValueError(f"runs: expected a folder with an aggregator's {CSV_NAME}, came {str(folder)!r}: {state}")
+    raise InvalidValueError(f"runs: expected a folder with an aggregator's {CSV_NAME}, got {str(folder)!r}: {state}")
 
 
 def _named(runs: Any) -> dict[str, list[Path]]:
@@ -269,7 +269,7 @@ def _named(runs: Any) -> dict[str, list[Path]]:
         paths = [check_path("runs", run) for run in runs]
         runs = dict(zip(_distinct_names(paths), ([path] for path in paths), strict=True))
     if not runs:
-        raise InvalidValueError("runs: expected at least one folder, came none")
+        raise InvalidValueError("runs: expected at least one folder, got none")
     named = {}
     for name, folders in runs.items():
         folders = [folders] if isinstance(folders, str | os.PathLike) else folders
@@ -278,10 +278,10 @@ def _named(runs: Any) -> dict[str, list[Path]]:
             or not folders
             or not all(isinstance(folder, str | os.PathLike) for folder in folders)
         ):
-            raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, came {folders!r}")
+            raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, got {folders!r}")
         named[str(name)] = [check_path("runs", folder) for folder in folders]
         if len({path.resolve() for path in named[str(name)]}) < len(folders):
-            raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, came one twice: {folders}")
+            raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, got one twice: {folders}")
     return named
 
 
@@ -291,7 +291,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
     if len(paths) == 1:
         return [paths[0].name or str(paths[0])]
     if len(set(map(tuple, parts))) < len(parts):
-        raise InvalidValueError(f"runs: expected different folders, came {[str(path) for path in paths]}")
+        raise InvalidValueError(f"runs: expected different folders, got {[str(path) for path in paths]}")
     for at in (0, -1):
         while all(len(own) > 1 for own in parts) and len({own[at] for own in parts}) == 1:
             for own in parts:
@@ -304,12 +304,10 @@ def figure_stem(path: str | os.PathLike[str]) -> Path:
     path = check_path("path", path)
     ending = path.suffix
     if ending.lower() in OTHER_FIGURES:
-        raise InvalidValueError(
-            f"path: expected .png, .svg or no ending, as both are written, came {os.fspath(path)!r}"
-        )
+        raise InvalidValueError(f"path: expected .png, .svg or no ending, as both are written, got {os.fspath(path)!r}")
     stem = path.with_suffix("") if ending in MAGIC else path
     if not stem.name:
-        raise InvalidValueError(f"path: expected the name of a figure, came {os.fspath(path)!r}")
+        raise InvalidValueError(f"path: expected the name of a figure, got {os.fspath(path)!r}")
     writable_folder("path", stem.parent)
     check_figure("path", stem)
     return stem

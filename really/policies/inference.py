@@ -107,15 +107,15 @@ def check_weights(
 ) -> None:
     """ModelError that names expected and received shapes, unless `weights` have exactly `shapes`."""
     if not isinstance(weights, Sequence | np.ndarray):
-        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, came {type(weights).__name__}")
-    came = [tuple(np.shape(weight)) for weight in weights]
-    if len(came) != len(shapes):
-        raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, came {len(came)} of {came}")
-    for at, (expected, shape) in enumerate(zip(shapes, came, strict=True)):
+        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, got {type(weights).__name__}")
+    got = [tuple(np.shape(weight)) for weight in weights]
+    if len(got) != len(shapes):
+        raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, got {len(got)} of {got}")
+    for at, (expected, shape) in enumerate(zip(shapes, got, strict=True)):
         if tuple(expected) != shape:
             name = f" ({names[at]})" if names else ""
             raise ModelError(
-                f"weights[{at}]{name}: expected shape {list(expected)}, came {list(shape)}; are these the "
+                f"weights[{at}]{name}: expected shape {list(expected)}, got {list(shape)}; are these the "
                 f"weights of another model?"
             )
 
@@ -262,7 +262,7 @@ class _Eager(Forward):
         from really.agents.agent import build_model, set_model_weights
 
         if exported.source is None:
-            raise ModelError("inference: expected an Exported with its source for kind 'eager', came one without")
+            raise ModelError("inference: expected an Exported with its source for kind 'eager', got one without")
         source = exported.source
         self._space, self._batch_size = source.observation_space, batch_size
         self._dtypes = [leaf.dtype for leaf in exported.leaves]

@@ -52,7 +52,7 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
     for sampling_type in ("thompson", "discrete_policy", "continuous_normal_diagonal"):
         if names.issuperset(_REQUIRED[sampling_type]):
             return sampling_type
-    raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', came {_listed(names)}")
+    raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', got {_listed(names)}")
 
 
 def make_policy(
@@ -93,7 +93,7 @@ def check_finite(outputs: Outputs, names: Iterable[str]) -> None:
         if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0]) if values.ndim else 0
             found = values[~np.isfinite(values)].ravel()[0]
-            raise ModelError(f"model output {name!r}: expected finite numbers, came {found} in row {row}")
+            raise ModelError(f"model output {name!r}: expected finite numbers, got {found} in row {row}")
 
 
 class Policy:
@@ -122,7 +122,7 @@ class Policy:
     @epsilon.setter
     def epsilon(self, value: float) -> None:
         if not 0.0 <= value <= 1.0:
-            raise InvalidValueError(f"epsilon: expected a probability in [0, 1], came {value!r}")
+            raise InvalidValueError(f"epsilon: expected a probability in [0, 1], got {value!r}")
         self._epsilon = float(value)
         self._settings_changed()
 
@@ -134,7 +134,7 @@ class Policy:
     @temperature.setter
     def temperature(self, value: float) -> None:
         if not 0.0 <= value < math.inf:
-            raise InvalidValueError(f"temperature: expected a finite number >= 0, came {value!r}")
+            raise InvalidValueError(f"temperature: expected a finite number >= 0, got {value!r}")
         self._temperature = float(value)
         self._settings_changed()
 
@@ -376,7 +376,7 @@ class _DiagonalNormal(Policy):
     def __init__(self, space: spaces.Box) -> None:
         if not np.issubdtype(space.dtype, np.floating):
             raise InvalidValueError(
-                f"action_sampling_type {self.sampling_type!r}: expected a Box of floats, came {space}, "
+                f"action_sampling_type {self.sampling_type!r}: expected a Box of floats, got {space}, "
                 f"whose {space.dtype} cannot hold what a normal distribution draws"
             )
         self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
@@ -398,7 +398,7 @@ class _DiagonalNormal(Policy):
         mu, sigma = self._mu_sigma(outputs)
         sigma = np.broadcast_to(sigma, mu.shape).astype(np.float64)
         if not sigma.min() > 0:
-            raise ModelError(f"model output 'sigma': expected numbers > 0, came {sigma.min()}")
+            raise ModelError(f"model output 'sigma': expected numbers > 0, got {sigma.min()}")
         z = (actions.reshape(mu.shape) - mu) / sigma
         density = -0.5 * z * z - np.log(sigma) - 0.5 * _LOG_2PI
         return np.asarray(density.sum(1), np.float32)
@@ -416,10 +416,10 @@ class _DiagonalNormal(Policy):
         if sigma.size not in (1, self.noise_width, rows * self.noise_width):
             raise ModelError(
                 f"model output 'sigma': expected shape [{rows}, {self.noise_width}], [{self.noise_width}] or "
-                f"one number, came {list(sigma.shape)}"
+                f"one number, got {list(sigma.shape)}"
             )
         if not sigma.min() > 0:
-            raise ModelError(f"model output 'sigma': expected numbers > 0, came {sigma.min()}")
+            raise ModelError(f"model output 'sigma': expected numbers > 0, got {sigma.min()}")
 
 
 def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
@@ -434,7 +434,7 @@ def _refusal(kind: str, space: spaces.Space[Any]) -> str:
         "discrete_policy": "Discrete, MultiDiscrete or MultiBinary: it chooses among logits",
         "continuous_normal_diagonal": "Box: it draws real numbers",
     }
-    return f"action_sampling_type {kind!r}: expected an action space of type {takes[kind]}; came {space}"
+    return f"action_sampling_type {kind!r}: expected an action space of type {takes[kind]}; got {space}"
 
 
 def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> NDArray[np.float64]:
@@ -445,15 +445,15 @@ def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> ND
     return picked
 
 
-def _expect_shape(name: str, came: NDArray[Any], expected: tuple[int, ...]) -> None:
-    if came.shape != expected:
-        raise ModelError(f"model output {name!r}: expected shape {list(expected)}, came {list(came.shape)}")
+def _expect_shape(name: str, got: NDArray[Any], expected: tuple[int, ...]) -> None:
+    if got.shape != expected:
+        raise ModelError(f"model output {name!r}: expected shape {list(expected)}, got {list(got.shape)}")
 
 
-def _expect_size(name: str, came: NDArray[Any], rows: int, shape: tuple[int, ...]) -> None:
+def _expect_size(name: str, got: NDArray[Any], rows: int, shape: tuple[int, ...]) -> None:
     flat = (rows, math.prod(shape))
-    if came.shape not in (flat, (rows, *shape)) and not (flat[1] == 1 and came.shape == (rows,)):
-        raise ModelError(f"model output {name!r}: expected shape {[rows, *shape]}, came {list(came.shape)}")
+    if got.shape not in (flat, (rows, *shape)) and not (flat[1] == 1 and got.shape == (rows,)):
+        raise ModelError(f"model output {name!r}: expected shape {[rows, *shape]}, got {list(got.shape)}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ def checked_size(n: Any) -> tuple[int, int]:
     if not isinstance(n, tuple):
         return whole("n", n), 0
     if len(n) != 2:
-        raise InvalidValueError(f"n: expected a number of rows or (batches, rows), came {n!r}")
+        raise InvalidValueError(f"n: expected a number of rows or (batches, rows), got {n!r}")
     return whole("n[1]", n[1]), whole("n[0]", n[0])
 
 
@@ -41,14 +41,14 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
         ages = np.asarray(indices)
     except ValueError as error:
         raise InvalidValueError(
-            f"take: expected indices [n] or [k, n] of integers, came ragged ones: {error}"
+            f"take: expected indices [n] or [k, n] of integers, got ragged ones: {error}"
         ) from error
     if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
         raise InvalidTypeError(
-            f"take: expected indices [n] or [k, n] of integers, came {ages.dtype} of shape {list(ages.shape)}"
+            f"take: expected indices [n] or [k, n] of integers, got {ages.dtype} of shape {list(ages.shape)}"
         )
     if ages.ndim == 2 and ages.size == 0:
-        raise InvalidValueError(f"take: expected indices [n] or [k, n], came none of shape {list(ages.shape)}")
+        raise InvalidValueError(f"take: expected indices [n] or [k, n], got none of shape {list(ages.shape)}")
     refuse_big_batch("take: indices", ages.size)
     if ages.dtype == np.uint64:
         ages = np.minimum(ages, np.uint64(MAX_BYTES))  # no row has such an index, and int64 has it
@@ -65,7 +65,7 @@ def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
     """Says why no rows were drawn: more than are held, or none, which is over by now."""
     if replace or num <= num_held:
         raise EmptyBufferError(f"{what}: expected rows that stay meanwhile, but others dropped them; try again")
-    raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, came {num}")
+    raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, got {num}")
 
 
 def row_nbytes(spec: Spec) -> int:
@@ -76,39 +76,39 @@ def row_nbytes(spec: Spec) -> int:
 def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
     """An integer from 1 to `most`."""
     if isinstance(number, bool | np.bool_):
-        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}")
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, got {number!r}")
     try:
         whole = operator.index(number)
     except TypeError as error:
-        raise InvalidTypeError(f"{name}: expected an integer >= 1, came {number!r}") from error
+        raise InvalidTypeError(f"{name}: expected an integer >= 1, got {number!r}") from error
     if not 1 <= whole <= most:
-        raise InvalidValueError(f"{name}: expected an integer from 1 to {most}, came {whole}")
+        raise InvalidValueError(f"{name}: expected an integer from 1 to {most}, got {whole}")
     return whole
 
 
 def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
     """Names, at least one, each once."""
     if isinstance(keys, str | bytes):
-        raise InvalidTypeError(f"keys: expected several names, came the one name {keys!r}; write [{keys!r}]")
+        raise InvalidTypeError(f"keys: expected several names, got the one name {keys!r}; write [{keys!r}]")
     try:
         names = tuple(keys)
     except TypeError as error:
-        raise InvalidTypeError(f"keys: expected several names, came {keys!r}") from error
+        raise InvalidTypeError(f"keys: expected several names, got {keys!r}") from error
     for name in names:
         if not isinstance(name, str):
-            raise InvalidTypeError(f"keys: expected names of type str, came {name!r}")
+            raise InvalidTypeError(f"keys: expected names of type str, got {name!r}")
     if not names or len(set(names)) != len(names):
-        raise InvalidValueError(f"keys: expected one name or more, each once, came {list(names)}")
+        raise InvalidValueError(f"keys: expected one name or more, each once, got {list(names)}")
     return names
 
 
 def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
     """Key -> (dtype, shape) from key -> (dtype, shape), dtype, or dtype with a shape of its own."""
     if not isinstance(spec, Mapping):
-        raise InvalidTypeError(f"spec: expected a mapping from key to (dtype, shape), came {spec!r}")
+        raise InvalidTypeError(f"spec: expected a mapping from key to (dtype, shape), got {spec!r}")
     names = checked_keys(spec)
     if keys is not None and set(names) != set(keys):
-        raise InvalidValueError(f"spec: expected the keys {list(keys)}, came {list(names)}")
+        raise InvalidValueError(f"spec: expected the keys {list(keys)}, got {list(names)}")
     return {key: _checked_column(key, spec[key]) for key in keys or names}
 
 
@@ -118,13 +118,13 @@ def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ..
     try:
         axes = tuple(operator.index(axis) for axis in shape)
     except TypeError as error:
-        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}") from error
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), got {column!r}") from error
     if dtype is None:
-        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), came {column!r}")
+        raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), got {column!r}")
     found = normal_dtype(key, dtype)
     axes += found.shape
     if any(not 0 <= axis < MAX_BYTES for axis in axes):
-        raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, came {list(axes)}")
+        raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, got {list(axes)}")
     check_axes("spec", key, axes)
     return found.base, axes
 
@@ -139,16 +139,16 @@ def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None
 def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
     """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
     if type(out) is not dict:
-        raise InvalidTypeError(f"out: expected a dict of arrays, came {type(out).__name__}")
+        raise InvalidTypeError(f"out: expected a dict of arrays, got {type(out).__name__}")
     for name, (dtype, shape) in spec.items():
         array = out.get(name)
         expected = f"out[{name!r}]: expected a writable C-contiguous {dtype} array of shape {[*lead, *shape]}"
         if not isinstance(array, np.ndarray):
-            raise InvalidTypeError(f"{expected}, came {type(array).__name__}")
+            raise InvalidTypeError(f"{expected}, got {type(array).__name__}")
         if array.dtype != dtype or array.shape != (*lead, *shape):
-            raise InvalidValueError(f"{expected}, came {array.dtype} of shape {list(array.shape)}")
+            raise InvalidValueError(f"{expected}, got {array.dtype} of shape {list(array.shape)}")
         if not array.flags.c_contiguous or not array.flags.writeable:
-            raise InvalidValueError(f"{expected}, came one that is read-only or not contiguous")
+            raise InvalidValueError(f"{expected}, got one that is read-only or not contiguous")
     return out
 
 
@@ -159,11 +159,11 @@ def bit_generator(seed: Seed) -> np.random.BitGenerator:
     if isinstance(seed, np.random.BitGenerator):
         sequence = getattr(seed, "seed_seq", None)
         if sequence is None:
-            raise InvalidValueError(f"seed: expected {SEEDS}, came a generator made without a SeedSequence, {seed!r}")
+            raise InvalidValueError(f"seed: expected {SEEDS}, got a generator made without a SeedSequence, {seed!r}")
         seed = cast(np.random.SeedSequence, sequence).spawn(1)[0]
     if isinstance(seed, bool):
-        raise InvalidTypeError(f"seed: expected {SEEDS}, came {seed!r}")
+        raise InvalidTypeError(f"seed: expected {SEEDS}, got {seed!r}")
     try:
         return np.random.SFC64(cast(int | np.random.SeedSequence | None, seed))
     except (TypeError, ValueError) as error:
-        raise InvalidValueError(f"seed: expected {SEEDS}, came {seed!r}") from error
+        raise InvalidValueError(f"seed: expected {SEEDS}, got {seed!r}") from error

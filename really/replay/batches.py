@@ -256,9 +256,9 @@ class Batches:
 def checked_prefetch(prefetch: Any) -> int:
     """A number of batches, 0 or more."""
     if isinstance(prefetch, bool) or not hasattr(prefetch, "__index__"):
-        raise InvalidTypeError(f"prefetch: expected an integer >= 0, came {prefetch!r}")
+        raise InvalidTypeError(f"prefetch: expected an integer >= 0, got {prefetch!r}")
     if prefetch < 0:
-        raise InvalidValueError(f"prefetch: expected an integer >= 0, came {prefetch}")
+        raise InvalidValueError(f"prefetch: expected an integer >= 0, got {prefetch}")
     return int(prefetch)
 
 

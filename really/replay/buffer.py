@@ -109,7 +109,7 @@ class ReplayBuffer:
             self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator, self._overcommit)
             self._eps = self._prioritized.priorities.eps
         elif eps is not None:
-            raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, came {eps!r}")
+            raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {eps!r}")
         self._ring: Ring | None = None
         self._gate = Gate()
         self._storage: Storage | None = None
@@ -239,7 +239,7 @@ class ReplayBuffer:
         """
         if self._prioritized is None:
             raise InvalidValueError(
-                "update_priorities: expected a buffer made with alpha=, came one that draws uniformly"
+                "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
             )
         return self._prioritized.update(self._filled("update_priorities", 0), index, priorities)
 
@@ -265,7 +265,7 @@ class ReplayBuffer:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         num, num_batches = arguments.checked_size(n)
         if self._prioritized is not None:
-            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, came one made with alpha=")
+            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, got one made with alpha=")
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
         return self._refuse_few("sample_indices", num, replace) if ages is None else ages
@@ -287,7 +287,7 @@ class ReplayBuffer:
         batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
         if batch is None:
             raise InvalidValueError(
-                f"take: expected indices from 0 to {len(ring) - 1}, came {arguments.outsiders(ages, len(ring))}"
+                f"take: expected indices from 0 to {len(ring) - 1}, got {arguments.outsiders(ages, len(ring))}"
             )
         return batch
 
@@ -306,7 +306,7 @@ class ReplayBuffer:
         """
         if self._ring is None:
             self._check_open("open_reader")
-            raise EmptyBufferError("open_reader: expected a buffer whose schema is known, came one without")
+            raise EmptyBufferError("open_reader: expected a buffer whose schema is known, got one without")
         return self._gate.open(self._ring, keeps)
 
     @classmethod
@@ -466,7 +466,7 @@ class ReplayBuffer:
             self._set_states(state)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             self._set_states(before)
-            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, came {state!r}") from error
+            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """Rows, oldest first, schema and generator.
@@ -611,7 +611,7 @@ class ReplayBuffer:
     def _filled(self, what: str, num_rows: int = 1) -> Ring:
         self._check_open(what)
         if self._ring is None or len(self._ring) < num_rows:
-            raise EmptyBufferError(f"{what}: expected a buffer that holds rows, came an empty one; put some first")
+            raise EmptyBufferError(f"{what}: expected a buffer that holds rows, got an empty one; put some first")
         return self._ring
 
     def _check_open(self, what: str) -> None:

@@ -51,7 +51,7 @@ def chunks(data: Any) -> list[Mapping[str, Any]]:
 
         return arrow_columns.chunks(data)
     raise InvalidTypeError(
-        f"put: expected a mapping from key to rows, an Arrow RecordBatch or Table, came {type(data).__name__}"
+        f"put: expected a mapping from key to rows, an Arrow RecordBatch or Table, got {type(data).__name__}"
     )
 
 
@@ -59,11 +59,11 @@ def select(data: Mapping[str, Any], keys: Iterable[str] | None) -> dict[str, Val
     """The values of `keys` (of all keys where None), aliases and opposites resolved; others are ignored."""
     for key in data:
         if not isinstance(key, str):
-            raise InvalidTypeError(f"put: expected keys of type str, came {key!r} of {type(key).__name__}")
+            raise InvalidTypeError(f"put: expected keys of type str, got {key!r} of {type(key).__name__}")
     if keys is None:
         keys = dict.fromkeys(canonical(key) for key in data)
     if not keys:
-        raise InvalidValueError("put: expected at least one key, came none")
+        raise InvalidValueError("put: expected at least one key, got none")
     return {key: _find(data, key) for key in keys}
 
 
@@ -90,7 +90,7 @@ def fit(values: Mapping[str, Value], spec: Spec, stacks: Mapping[str, Stack] | N
     for key, other in columns.items():
         if len(other) != len(column):
             raise InvalidValueError(
-                f"put: key {key!r}: expected {len(column)} rows as at key {first!r}, came {len(other)}"
+                f"put: key {key!r}: expected {len(column)} rows as at key {first!r}, got {len(other)}"
             )
     _check_row_axis(values, spec)
     return columns
@@ -101,16 +101,16 @@ def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
-        raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, came {dtype!r}") from error
+        raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, got {dtype!r}") from error
     if found.hasobject or found.itemsize == 0:
-        raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, came {found}")
+        raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, got {found}")
     return found if found.isnative else found.newbyteorder("=")
 
 
 def check_axes(what: str, key: str, shape: tuple[int, ...]) -> None:
     """Refuses rows of more axes than an array has room for behind those of a batch."""
     if len(shape) > MAX_AXES:
-        raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, came {len(shape)}")
+        raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, got {len(shape)}")
 
 
 def _unshared(value: Value, stack: Stack | None) -> Value:
@@ -141,13 +141,13 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
     names = [str(name) for name in data]
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise InvalidValueError(f"put: expected key {key!r}, came {', '.join(map(repr, names)) or 'none'}.{hint}")
+    raise InvalidValueError(f"put: expected key {key!r}, got {', '.join(map(repr, names)) or 'none'}.{hint}")
 
 
 def _opposite(key: str, name: str, value: Value) -> Value:
     if value.array.dtype.kind not in "biuf":
         raise InvalidTypeError(
-            f"put: key {key!r}: expected {name!r} to be numbers, as it is 1 less those, came {value.array.dtype}"
+            f"put: key {key!r}: expected {name!r} to be numbers, as it is 1 less those, got {value.array.dtype}"
         )
     if value.array.dtype == np.bool_:
         return Value(~value.array, value.plain)
@@ -156,11 +156,11 @@ def _opposite(key: str, name: str, value: Value) -> Value:
 
 def _as_value(key: str, value: Any) -> Value:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise InvalidValueError(f"put: key {key!r}: expected no missing values, came a masked array")
+        raise InvalidValueError(f"put: key {key!r}: expected no missing values, got a masked array")
     num_nulls = getattr(value, "null_count", 0)  # of an Arrow array (or Polars', which calls it): NaN without a word
     num_nulls = num_nulls() if callable(num_nulls) else num_nulls
     if num_nulls:
-        raise InvalidValueError(f"put: key {key!r}: expected no missing values, came {num_nulls} nulls")
+        raise InvalidValueError(f"put: key {key!r}: expected no missing values, got {num_nulls} nulls")
     if isinstance(value, FrameColumn):
         return Value(value, plain=False)
     plain = _is_plain(value)
@@ -168,11 +168,11 @@ def _as_value(key: str, value: Any) -> Value:
         array = _as_array(value)
     except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise InvalidValueError(
-            f"put: key {key!r}: expected rows of one shape, came {type(value).__name__}: {error}"
+            f"put: key {key!r}: expected rows of one shape, got {type(value).__name__}: {error}"
         ) from error
     if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray | np.generic)):
-        came = f"{type(value).__name__} of {_leaf_names(value, array)}"
-        raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, came {came}")
+        got = f"{type(value).__name__} of {_leaf_names(value, array)}"
+        raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got {got}")
     return Value(array, plain)
 
 
@@ -208,7 +208,7 @@ def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[
     array = value.array
     dtype = array.dtype
     if value.plain and array.shape == (0,):
-        raise InvalidValueError(f"put: key {key!r}: expected rows that tell dtype and shape, came none")
+        raise InvalidValueError(f"put: key {key!r}: expected rows that tell dtype and shape, got none")
     if value.plain and dtype == np.float64:
         dtype = np.dtype(np.float32)
     shape = array.shape if one_row else array.shape[1:]
@@ -225,7 +225,7 @@ def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise InvalidValueError(
             f"put: key {key!r}: expected {_text('n', shape)} or one row of {_text(shape)}, "
-            f"came {_text(value.array.shape)}"
+            f"got {_text(value.array.shape)}"
         )
     if array.dtype != dtype:
         array = _cast(key, value.plain, np.asarray(array), dtype)
@@ -236,13 +236,13 @@ def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> N
     whole = plain and array.dtype.kind in "iu" and dtype.kind in "iu"
     rule: Literal["safe", "same_kind"] = "safe" if dtype.kind in "SUV" or array.dtype.kind in "SUV" else "same_kind"
     if not whole and not np.can_cast(array.dtype, dtype, rule):
-        raise InvalidTypeError(f"put: key {key!r}: expected {dtype} or what casts to it, came {array.dtype}")
+        raise InvalidTypeError(f"put: key {key!r}: expected {dtype} or what casts to it, got {array.dtype}")
     if array.size and array.dtype.kind in "iu" and dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         low, high = int(array.min()), int(array.max())
         if low < bounds.min or high > bounds.max:
             wrong = low if low < bounds.min else high
-            raise InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, came {wrong}")
+            raise InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, got {wrong}")
     try:
         with np.errstate(over="raise"):
             cast = array.astype(dtype)
@@ -263,7 +263,7 @@ def _is_same_time(cast: NDArray[Any], array: NDArray[Any]) -> bool:
 
 
 def _beyond(key: str, dtype: np.dtype[Any], array: NDArray[Any]) -> InvalidValueError:
-    return InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, came {array.dtype} beyond its range")
+    return InvalidValueError(f"put: key {key!r}: expected values that fit {dtype}, got {array.dtype} beyond its range")
 
 
 def _with_whole_rows(array: NDArray[Any]) -> NDArray[Any]:
@@ -280,7 +280,7 @@ def _check_row_axis(values: Mapping[str, Value], spec: Spec) -> None:
         if (values[key].array.shape == spec[key][1]) != first_is_row:
             raise InvalidValueError(
                 f"put: key {key!r}: expected {'one row' if first_is_row else 'rows'} as at key {first!r}, "
-                f"came {_text(values[key].array.shape)}"
+                f"got {_text(values[key].array.shape)}"
             )
 
 

@@ -22,13 +22,13 @@ def checked(n_step: Any, gamma: Any, keys: Sequence[str] | None) -> tuple[int, f
     """`n_step` and `gamma` of a buffer: an integer from 1 on, and from 2 on a number from 0 to 1; checks keys."""
     num = arguments.whole("n_step", n_step, MOST_STEPS)
     if num == 1 and gamma is not None:
-        raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, came {gamma!r}")
+        raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, got {gamma!r}")
     if num == 1:
         return num, None
     if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
-        raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, came {gamma!r}")
+        raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, got {gamma!r}")
     if not 0 <= float(gamma) <= 1:
-        raise InvalidValueError(f"gamma: expected a number from 0 to 1, came {gamma!r}")
+        raise InvalidValueError(f"gamma: expected a number from 0 to 1, got {gamma!r}")
     if keys is not None:
         check_keys(keys)
     return num, float(gamma)
@@ -40,7 +40,7 @@ def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
         return options
     if options.get("gamma") not in (None, gamma):
         raise InvalidValueError(
-            f"gamma: expected {gamma}, which the manager was made with, came {options['gamma']!r} for the buffer"
+            f"gamma: expected {gamma}, which the manager was made with, got {options['gamma']!r} for the buffer"
         )
     return {**options, "gamma": gamma}
 
@@ -49,7 +49,7 @@ def check_keys(keys: Iterable[str]) -> None:
     """Raises InvalidValueError where a column that several steps need is missing."""
     if not {REWARD, END, TERMINAL} <= set(keys):
         raise InvalidValueError(
-            f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, came {list(keys)}; managers deliver "
+            f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, got {list(keys)}; managers deliver "
             f"{END!r} where `returns` asks for it"
         )
 
@@ -60,11 +60,9 @@ def check_spec(spec: Spec) -> None:
     for name in (REWARD, END, TERMINAL):
         dtype, shape = spec[name]
         if dtype != np.float32 or shape != ():
-            raise InvalidValueError(
-                f"n_step: key {name!r}: expected float32 of shape [], came {dtype} of {list(shape)}"
-            )
+            raise InvalidValueError(f"n_step: key {name!r}: expected float32 of shape [], got {dtype} of {list(shape)}")
     if DISCOUNT in spec:
-        raise InvalidValueError(f"n_step: expected no key {DISCOUNT!r}, which batches have besides, came {list(spec)}")
+        raise InvalidValueError(f"n_step: expected no key {DISCOUNT!r}, which batches have besides, got {list(spec)}")
 
 
 def prepare(ring: Ring, n_step: int, gamma: float) -> None:
@@ -78,7 +76,7 @@ def prepare(ring: Ring, n_step: int, gamma: float) -> None:
 def alternating() -> InvalidValueError:
     """The error for rows that cannot be followed."""
     return InvalidValueError(
-        f"n_step: expected each agent's rows one after the other, with {END!r} 1 at the last one, came rows of "
+        f"n_step: expected each agent's rows one after the other, with {END!r} 1 at the last one, got rows of "
         f"another {AGENT!r} where that is 0"
     )
 

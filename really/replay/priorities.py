@@ -219,7 +219,7 @@ class Priorities:
         try:
             self._bit_generator.state = dict(state["generator"])
         except (TypeError, ValueError, KeyError) as error:
-            raise InvalidValueError(f"state['generator']: {error!r}, came {state['generator']!r}") from error
+            raise InvalidValueError(f"state['generator']: {error!r}, got {state['generator']!r}") from error
         finally:
             self._tree.release()
         self._tree.load(newest, values[-self._capacity :], highest)
@@ -235,26 +235,26 @@ class Priorities:
             newest, highest = operator.index(state["newest"]), float(state["highest"])
             settings, _ = (state["alpha"], state["eps"]), state["generator"]
         except (TypeError, ValueError, KeyError) as error:
-            raise InvalidValueError(f"{expected}, came one of which {error!r}") from error
+            raise InvalidValueError(f"{expected}, got one of which {error!r}") from error
         if settings != (self._alpha, self._eps):
-            raise InvalidValueError(f"state: expected (alpha, eps) {(self._alpha, self._eps)}, came {settings}")
+            raise InvalidValueError(f"state: expected (alpha, eps) {(self._alpha, self._eps)}, got {settings}")
         # A NaN is the smallest and the largest of its array, and in no range.
         all_sound = len(values) == 0 or (values.min() >= 0.0 and values.max() <= LARGEST)
         sound = values.ndim == 1 and all_sound and 0.0 <= highest <= LARGEST
         if not sound or not len(values) <= newest < NO_END:
-            raise InvalidValueError(f"{expected}, came values of shape {list(values.shape)} before row {newest}")
+            raise InvalidValueError(f"{expected}, got values of shape {list(values.shape)} before row {newest}")
         return newest, values, highest
 
     def _refuse(self, numbers: NDArray[Any], given: NDArray[Any], at: int, newest: int | None) -> NoReturn:
         number, priority = int(numbers.flat[at]), float(given.flat[at])
         if not 0.0 <= priority < math.inf:
-            raise InvalidValueError(f"priorities: expected finite numbers >= 0, came {priority} at {at}")
+            raise InvalidValueError(f"priorities: expected finite numbers >= 0, got {priority} at {at}")
         end = min(self.newest, NO_END if newest is None else newest)
         if not 0 <= number < end:
             raise InvalidValueError(
-                f"row_numbers: expected rows that have been put, from 0 to {end - 1}, came {number} at {at}"
+                f"row_numbers: expected rows that have been put, from 0 to {end - 1}, got {number} at {at}"
             )
-        raise InvalidValueError(f"priorities: expected (priority + eps)**alpha up to 2**960, came {priority} at {at}")
+        raise InvalidValueError(f"priorities: expected (priority + eps)**alpha up to 2**960, got {priority} at {at}")
 
 
 def _checked_size(n: Any) -> tuple[int, int]:
@@ -265,13 +265,13 @@ def _checked_size(n: Any) -> tuple[int, int]:
 
 def _not_negative(name: str, number: SupportsFloat) -> float:
     if isinstance(number, str | bytes | bool):
-        raise InvalidTypeError(f"{name}: expected a number >= 0, came {number!r}")
+        raise InvalidTypeError(f"{name}: expected a number >= 0, got {number!r}")
     try:
         value = float(number)
     except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"{name}: expected a number >= 0, came {number!r}") from error
+        raise InvalidTypeError(f"{name}: expected a number >= 0, got {number!r}") from error
     if not 0.0 <= value < math.inf:
-        raise InvalidValueError(f"{name}: expected a finite number >= 0, came {number!r}")
+        raise InvalidValueError(f"{name}: expected a finite number >= 0, got {number!r}")
     return value
 
 
@@ -279,16 +279,16 @@ def _count(name: str, number: SupportsIndex) -> int:
     try:
         count = operator.index(number)
     except TypeError as error:
-        raise InvalidTypeError(f"{name}: expected an integer >= 0, came {number!r}") from error
+        raise InvalidTypeError(f"{name}: expected an integer >= 0, got {number!r}") from error
     if not 0 <= count < NO_END // 2:
-        raise InvalidValueError(f"{name}: expected an integer from 0 to {NO_END // 2 - 1}, came {count}")
+        raise InvalidValueError(f"{name}: expected an integer from 0 to {NO_END // 2 - 1}, got {count}")
     return count
 
 
 def _checked_numbers(row_numbers: ArrayLike) -> NDArray[np.int64]:
     numbers = _array("row_numbers", row_numbers)
     if numbers.size and numbers.dtype.kind not in "iu":
-        raise InvalidTypeError(f"row_numbers: expected integers [n] or [k, n], came {numbers.dtype}")
+        raise InvalidTypeError(f"row_numbers: expected integers [n] or [k, n], got {numbers.dtype}")
     if numbers.dtype == np.uint64:
         numbers = np.minimum(numbers, NO_END)
     return np.ascontiguousarray(numbers, dtype=np.int64)
@@ -297,17 +297,15 @@ def _checked_numbers(row_numbers: ArrayLike) -> NDArray[np.int64]:
 def _checked_priorities(priorities: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     given = _array("priorities", priorities)
     if given.size and given.dtype.kind not in "fiu":
-        raise InvalidTypeError(f"priorities: expected real numbers, came {given.dtype}")
+        raise InvalidTypeError(f"priorities: expected real numbers, got {given.dtype}")
     if given.shape != shape:
-        raise InvalidValueError(
-            f"priorities: expected shape {list(shape)} as row_numbers has, came {list(given.shape)}"
-        )
+        raise InvalidValueError(f"priorities: expected shape {list(shape)} as row_numbers has, got {list(given.shape)}")
     return np.ascontiguousarray(given, dtype=np.float64)
 
 
-def _array(name: str, came: ArrayLike) -> NDArray[Any]:
+def _array(name: str, got: ArrayLike) -> NDArray[Any]:
     try:
-        return np.asarray(came)
+        return np.asarray(got)
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"{name}: expected an array [n] or [k, n] of numbers: {error}") from error
 

@@ -236,7 +236,7 @@ class Gate:
                 oldest = ring.oldest_row
                 raise InvalidValueError(
                     f"put: expected to drop at most {reader.next_row - oldest:,} rows as long as this thread reads the "
-                    f"others with keeps=True, came a put or clear that drops {first_left - oldest:,}"
+                    f"others with keeps=True, got a put or clear that drops {first_left - oldest:,}"
                 )
         return bool(blocking)
 

@@ -121,13 +121,13 @@ def set_generator_of(rows: PrioritizedRows | None, state: Mapping[str, Any]) -> 
 
 def refuse_beta(beta: Any) -> NoReturn:
     """Says that a buffer that draws uniformly has no weights."""
-    raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), came {beta!r}")
+    raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), got {beta!r}")
 
 
 def checked_beta(beta: Beta | None, is_prioritized: bool, replace: bool) -> Callable[[int], float | None]:
     """What tells beta of the number of a batch; refuses options that the buffer's way of drawing would not use."""
     if is_prioritized and replace is not True:
-        raise InvalidValueError("replace: expected True with alpha, which draws by priority, came False")
+        raise InvalidValueError("replace: expected True with alpha, which draws by priority, got False")
     if callable(beta) and is_prioritized:
         return beta
     if beta is None:
@@ -142,4 +142,4 @@ def check_keys(keys: Iterable[str]) -> None:
     """Refuses columns whose names a prioritized batch needs."""
     taken = [key for key in keys if key in (INDEX, WEIGHT)]
     if taken:
-        raise InvalidValueError(f"keys: expected others than {INDEX!r} and {WEIGHT!r} with alpha, came {taken}")
+        raise InvalidValueError(f"keys: expected others than {INDEX!r} and {WEIGHT!r} with alpha, got {taken}")

@@ -39,7 +39,7 @@ def check_dtypes(as_: str, spec: Spec) -> None:
         if as_ != "numpy" and not (dtype.kind in "biufc" and dtype.char not in "gG" and dtype.isnative):
             raise InvalidTypeError(
                 f"as_={as_!r}: key {key!r}: expected bool, an integer, float16 to float64, complex64 or complex128, "
-                f"came {dtype}; as_='numpy' takes it"
+                f"got {dtype}; as_='numpy' takes it"
             )
 
 
@@ -80,6 +80,6 @@ def _narrowed(key: str, column: NDArray[Any], dtype: Any) -> NDArray[Any]:
     if narrow.dtype.kind in "iu" and not np.array_equal(narrow, column):
         raise InvalidValueError(
             f"as_='jax': key {key!r}: expected {column.dtype} that fits {narrow.dtype}, as jax_enable_x64 is off, "
-            f"came {column.ravel()[(narrow != column).argmax()]}"
+            f"got {column.ravel()[(narrow != column).argmax()]}"
         )
     return narrow

@@ -94,7 +94,7 @@ class _Calls:
         beta: float | None,
     ) -> None:
         if callable(beta):
-            raise InvalidTypeError(f"beta: expected a number from 0 to 1, came {beta!r}; batches() takes a function")
+            raise InvalidTypeError(f"beta: expected a number from 0 to 1, got {beta!r}; batches() takes a function")
         self._beta = checked_beta(beta, buffer.is_prioritized, replace)(0)
         if num is None:
             num = min(CALL_BATCHES, max(1, CALL_NBYTES // max(1, math.prod(lead) * row_nbytes(spec))))
@@ -109,7 +109,7 @@ class _Calls:
         """The columns, in the order of the keys."""
         buffer, before = self._buffer(), self._before()
         if buffer is None:
-            raise ReallyError("dataset: expected its buffer to be there still, came a buffer that nobody holds")
+            raise ReallyError("dataset: expected its buffer to be there still, got a buffer that nobody holds")
         if before is not None:
             before(math.prod(self._size), lambda: False)
         batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)
@@ -119,9 +119,7 @@ class _Calls:
 def _known_spec(buffer: ReplayBuffer) -> Spec:
     """Of the batches: the buffer's columns, and those that several steps and drawing by priority add."""
     if buffer.spec is None:
-        raise EmptyBufferError(
-            "dataset: expected a buffer whose schema is known, came one without; put some rows first"
-        )
+        raise EmptyBufferError("dataset: expected a buffer whose schema is known, got one without; put some rows first")
     check_dtypes("tf", buffer.spec)
     added: dict[str, Any] = {DISCOUNT: np.float32} if buffer.n_step > 1 else {}
     added |= {INDEX: np.int64, WEIGHT: np.float32} if buffer.is_prioritized else {}
@@ -169,9 +167,9 @@ def _batched(dataset: Any, batch_size: int | None) -> Any:
 
 def _check(data_dict: Mapping[str, Any], batch_size: int | None) -> None:
     if not isinstance(data_dict, Mapping):
-        raise InvalidTypeError(f"data_dict: expected a dict of columns, came {type(data_dict).__name__}")
+        raise InvalidTypeError(f"data_dict: expected a dict of columns, got {type(data_dict).__name__}")
     lengths = {key: len(column) for key, column in data_dict.items()}
     if len(set(lengths.values())) != 1:
-        raise InvalidValueError(f"data_dict: expected columns of one length, came {lengths}")
+        raise InvalidValueError(f"data_dict: expected columns of one length, got {lengths}")
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise InvalidValueError(f"batch_size: expected an integer of at least 1 or None, came {batch_size!r}")
+        raise InvalidValueError(f"batch_size: expected an integer of at least 1 or None, got {batch_size!r}")

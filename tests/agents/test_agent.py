@@ -58,9 +58,9 @@ def test_log_prob_is_the_policys_for_a_batch_and_for_one_state(maker, kwargs, ac
     actions = agent.act(STATES)
     outputs = {name: value.numpy() for name, value in agent.model(STATES).items()}
     expected = make_policy(kind, action_space, 0.3, 0.5).log_prob(outputs, actions)
-    came = agent.flowing_log_prob(STATES, actions)
-    assert came.shape == (5,)
-    np.testing.assert_allclose(came, expected, rtol=1e-4, atol=1e-6)
+    got = agent.flowing_log_prob(STATES, actions)
+    assert got.shape == (5,)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
     one = agent.flowing_log_prob(STATES[2], actions[2])
     assert one.shape == ()
     assert float(one) == pytest.approx(expected[2], rel=1e-4)
@@ -173,9 +173,9 @@ def test_gradients_reach_states_and_variables_once_a_shape_has_been_seen():
 def test_a_seen_shape_changes_neither_what_is_refused_nor_running_as_python():
     agent, states, actions = agent_of(models.QNet), tf.constant(STATES), tf.constant([0, 1, 0, 1, 1])
     before = agent.q_val(states, actions)
-    with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, came \(4,\)"):
+    with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, got \(4,\)"):
         agent.q_val(states, actions[:4])
-    with pytest.raises(InvalidValueError, match=r"state: expected shape \[4\] or \['n', 4\], came \(5, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"state: expected shape \[4\] or \['n', 4\], got \(5, 3\)"):
         agent.q_val(states[:, :3], actions)
     assert agent.q_val(states[0], actions[0]).shape == ()
     tf.config.run_functions_eagerly(True)
@@ -203,7 +203,7 @@ def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
 
 
 @pytest.mark.parametrize(
-    ("actions", "came"),
+    ("actions", "got"),
     [
         ([0, 1, 2, 0, 1], "2"),
         ([0, -1, 1, 0, 1], "-1"),
@@ -214,21 +214,21 @@ def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
     ],
     ids=str,
 )
-def test_actions_that_there_are_not_are_refused(actions, came):
+def test_actions_that_there_are_not_are_refused(actions, got):
     agent = agent_of(models.QNet)
     states = tf.constant(STATES)
     fine = tf.cast([0, 1, 0, 0, 1], tf.convert_to_tensor(actions).dtype)
     for method in (agent.q_val, agent.flowing_log_prob):
         for _ in range(2):
             method(states, fine)  # what has been called with such tensors before is found faster
-            with pytest.raises(InvalidValueError, match=f"action: expected whole numbers from 0 to 1, came {came}"):
+            with pytest.raises(InvalidValueError, match=f"action: expected whole numbers from 0 to 1, got {got}"):
                 method(states, actions)
 
 
 def test_parts_of_actions_that_there_are_not_are_refused():
     agent = agent_of(models.Policy, spaces.MultiDiscrete([2, 3]), "discrete_policy", num_logits=5)
     agent.flowing_log_prob(STATES, [[1, 2]] * 5)
-    with pytest.raises(InvalidValueError, match=r"whole numbers from \[0, 0\] to \[1, 2\], came 3"):
+    with pytest.raises(InvalidValueError, match=r"whole numbers from \[0, 0\] to \[1, 2\], got 3"):
         agent.flowing_log_prob(STATES, [[1, 2]] * 4 + [[1, 3]])
 
 
@@ -237,9 +237,9 @@ def test_q_val_takes_actions_as_stored(shape):
     agent = agent_of(models.QNet, spaces.Discrete(2, start=-3))
     actions = np.array([-3, -2, -3, -2, -2])
     q = agent.model(STATES)["q_values"].numpy()
-    came = agent.q_val(tf.constant(STATES), tf.constant(actions.reshape(shape)))
-    assert came.shape == (5,)
-    np.testing.assert_allclose(came, q[range(5), actions + 3], rtol=1e-5)
+    got = agent.q_val(tf.constant(STATES), tf.constant(actions.reshape(shape)))
+    assert got.shape == (5,)
+    np.testing.assert_allclose(got, q[range(5), actions + 3], rtol=1e-5)
     assert set(agent.act(STATES).tolist()) <= {-3, -2}
 
 
@@ -370,8 +370,8 @@ def test_weights_epoch_and_unpacking():
     for mine, theirs in zip(agent.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     agent.epoch = 7
-    came, epoch = agent
-    assert came is agent
+    got, epoch = agent
+    assert got is agent
     assert epoch == 7
 
 
@@ -393,7 +393,7 @@ def test_weights_of_another_model_are_refused_and_nothing_changes():
     before = agent.get_weights()
     weights = [weight + 1 for weight in before]
     weights[5] = np.zeros(3, np.float32)
-    with pytest.raises(ModelError, match=r"weights\[5\] \(.*bias\): expected shape \[2\], came \[3\]"):
+    with pytest.raises(ModelError, match=r"weights\[5\] \(.*bias\): expected shape \[2\], got \[3\]"):
         agent.set_weights(weights)
     for left, right in zip(before, agent.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -402,11 +402,11 @@ def test_weights_of_another_model_are_refused_and_nothing_changes():
 @pytest.mark.parametrize(
     ("maker", "action_space", "kind", "call", "message"),
     [
-        (models.Policy, TWO, None, lambda a: a.max_q(STATES), r"agent.max_q: .*'q_values', came .*'policy'"),
+        (models.Policy, TWO, None, lambda a: a.max_q(STATES), r"agent.max_q: .*'q_values', got .*'policy'"),
         (models.Policy, TWO, None, lambda a: a.q_val(STATES, [0] * 5), "agent.q_val: .*'q_values'"),
         (models.QNet, TWO, "discrete_policy", lambda a: a, "'discrete_policy' needs 'policy', .* has 'q_values'"),
-        (models.NoDict, TWO, None, lambda a: a, "model output: expected a dict .* came .*Tensor"),
-        (models.QNet, spaces.Discrete(3), None, lambda a: a, r"expected shape \[1, 3\], came \[1, 2\]"),
+        (models.NoDict, TWO, None, lambda a: a, "model output: expected a dict .* got .*Tensor"),
+        (models.QNet, spaces.Discrete(3), None, lambda a: a, r"expected shape \[1, 3\], got \[1, 2\]"),
     ],
 )
 def test_models_that_lack_an_output_are_refused(maker, action_space, kind, call, message):
@@ -417,22 +417,22 @@ def test_models_that_lack_an_output_are_refused(maker, action_space, kind, call,
 def test_nan_from_the_model_is_named():
     agent = agent_of(models.QNet)
     agent.set_weights([weight * np.nan for weight in agent.get_weights()])
-    with pytest.raises(ModelError, match="'q_values': expected finite numbers, came nan"):
+    with pytest.raises(ModelError, match="'q_values': expected finite numbers, got nan"):
         agent.act(STATES)
 
 
 def test_states_and_actions_of_wrong_shape_are_refused():
     agent = agent_of(models.QNet)
-    with pytest.raises(InvalidValueError, match=r"state: expected shape \[4\] or \['n', 4\], came \(5, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"state: expected shape \[4\] or \['n', 4\], got \(5, 3\)"):
         agent.max_q(STATES[:, :3])
-    with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, came \(4,\)"):
+    with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, got \(4,\)"):
         agent.q_val(STATES, [0, 1, 0, 1])
 
 
 def test_model_kwargs_with_an_instance_and_things_that_are_no_model_are_refused():
     with pytest.raises(InvalidValueError, match="model_kwargs: expected none with a model"):
         build_model(models.QNet(), {"num_actions": 3}, None, BOX)
-    with pytest.raises(InvalidValueError, match="model: expected a model, its class or a function, came 'dqn'"):
+    with pytest.raises(InvalidValueError, match="model: expected a model, its class or a function, got 'dqn'"):
         build_model("dqn", {}, None, BOX)
     with pytest.raises(InvalidValueError, match="input_shape: expected None or False with Dict"):
         build_model(models.DictModel, {}, (4,), IMAGE_AND_SPEED)

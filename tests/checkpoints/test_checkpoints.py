@@ -132,7 +132,7 @@ def test_a_folder_without_models_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InvalidValueError, match=r"but it holds 'notes.txt'"):
         load_model(model, tmp_path)
-    with pytest.raises(InvalidValueError, match=r"came '.*nowhere': no folder"):
+    with pytest.raises(InvalidValueError, match=r"got '.*nowhere': no folder"):
         load_model(model, tmp_path / "nowhere")
 
 
@@ -140,7 +140,7 @@ def test_weights_of_another_model_are_refused_and_nothing_changes(tmp_path):
     save_model(build(Called), tmp_path, 1)
     other = build(functional)
     before = values(other)
-    with pytest.raises(ModelError, match=r"expected weights of this model \(dense.*\[4, 3\].*came .*\[4, 8\]"):
+    with pytest.raises(ModelError, match=r"expected weights of this model \(dense.*\[4, 3\].*got .*\[4, 8\]"):
         load_model(other, tmp_path)
     for expected, found in zip(before, values(other), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -154,7 +154,7 @@ def test_same_shapes_under_other_names_are_refused(tmp_path):
         return keras.Model(inputs, keras.layers.Dense(2, name=name)(inputs))
 
     save_model(named("policy"), tmp_path, 1)
-    with pytest.raises(ModelError, match=r"came policy/kernel"):
+    with pytest.raises(ModelError, match=r"got policy/kernel"):
         load_model(named("value"), tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_the_name_of_the_model_itself_does_not_matter(tmp_path):
     [
         ("meta.json", b"{}", r"meta.json: expected the description of a saved model"),
         ("meta.json", b"[", r"meta.json: expected the description of a saved model"),
-        ("meta.json", b'{"format": "other"}', r"expected format 'really-checkpoint-1', came 'other'"),
+        ("meta.json", b'{"format": "other"}', r"expected format 'really-checkpoint-1', got 'other'"),
         ("model.weights.h5", b"x" * 100, r"model.weights.h5: expected 4 weights"),
     ],
 )
@@ -185,12 +185,12 @@ def test_damage_is_an_error_and_not_an_older_model(tmp_path, file, content, mess
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"epoch": 1.5}, InvalidTypeError, r"epoch: expected an integer >= 0, came 1.5"),
-        ({"epoch": True}, InvalidTypeError, r"epoch: expected an integer >= 0, came True"),
-        ({"epoch": -1}, InvalidValueError, r"epoch: expected an integer >= 0, came -1"),
+        ({"epoch": 1.5}, InvalidTypeError, r"epoch: expected an integer >= 0, got 1.5"),
+        ({"epoch": True}, InvalidTypeError, r"epoch: expected an integer >= 0, got True"),
+        ({"epoch": -1}, InvalidValueError, r"epoch: expected an integer >= 0, got -1"),
         ({"model_name": "a/b"}, InvalidValueError, r"model_name: expected a name without path separators"),
         ({"model_name": ""}, InvalidValueError, r"model_name: expected"),
-        ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, came type"),
+        ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, got type"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_written(tmp_path, arguments, error, message):
@@ -201,5 +201,5 @@ def test_arguments_are_checked_before_anything_is_written(tmp_path, arguments, e
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidValueError, match=r"path: expected a folder that can be written, came '.*below'"):
+    with pytest.raises(InvalidValueError, match=r"path: expected a folder that can be written, got '.*below'"):
         save_model(build(functional), tmp_path / "file" / "below", 1)

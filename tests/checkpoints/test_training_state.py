@@ -260,9 +260,9 @@ def flipped(file):
 
 
 DAMAGE = {
-    "cut": (lambda f: os.truncate(f / "buffer.arrow", 100), "buffer.arrow: expected [0-9,]+ bytes, came 100"),
+    "cut": (lambda f: os.truncate(f / "buffer.arrow", 100), "buffer.arrow: expected [0-9,]+ bytes, got 100"),
     "flipped": (lambda f: flipped(f / "agent.h5"), "agent.h5: expected bytes as they were saved"),
-    "gone": (lambda f: (f / "agent.h5").unlink(), "agent.h5: expected a file of [0-9,]+ bytes, came nothing"),
+    "gone": (lambda f: (f / "agent.h5").unlink(), "agent.h5: expected a file of [0-9,]+ bytes, got nothing"),
     "no description": (lambda f: (f / "meta.json").unlink(), "meta.json: expected the description"),
     "cut description": (lambda f: os.truncate(f / "meta.json", 50), "meta.json: expected the description"),
     "changed description": (
@@ -273,7 +273,7 @@ DAMAGE = {
     ),
     "newer": (
         lambda f: reworded(f, lambda meta: meta.update(format="really-training-2")),
-        "expected format 'really-training-1', came 'really-training-2'",
+        "expected format 'really-training-1', got 'really-training-2'",
     ),
     "foreign": (lambda f: (f / "meta.json").write_text('[{"epochs": 3}]'), "meta.json: expected the description"),
 }
@@ -315,16 +315,16 @@ def test_another_model_environment_or_buffer_is_refused_by_what_differs(tmp_path
     saved = make()
     saved.store_in_buffer(rows(5))
     saved.save_checkpoint(tmp_path)
-    refused(make(model_kwargs={"units": 9}), tmp_path, ModelError, r"dense/kernel \[4, 9\], came dense/kernel \[4, 8\]")
-    refused(make(environment=Renamed), tmp_path, InvalidValueError, "environment 'Renamed', came 'CartPole-v1'")
-    refused(make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as there is, came one of 40")
+    refused(make(model_kwargs={"units": 9}), tmp_path, ModelError, r"dense/kernel \[4, 9\], got dense/kernel \[4, 8\]")
+    refused(make(environment=Renamed), tmp_path, InvalidValueError, "environment 'Renamed', got 'CartPole-v1'")
+    refused(make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as there is, got one of 40")
     refused(make(keys=KEYS[:4]), tmp_path, InvalidValueError, "buffer column 'terminal': expected no such column")
     prioritized = make(capacity=0)
     prioritized.initialize_buffer(CAPACITY, KEYS, alpha=0.5)
-    refused(prioritized, tmp_path, InvalidValueError, "expected a buffer with alpha=0.5, came one with None")
+    refused(prioritized, tmp_path, InvalidValueError, "expected a buffer with alpha=0.5, got one with None")
     other = make()
     other.store_in_buffer({**rows(5), "reward": np.zeros((5, 2), np.float32)})
-    refused(other, tmp_path, InvalidValueError, r"column 'reward': expected float32\[2\], came float32\[\]")
+    refused(other, tmp_path, InvalidValueError, r"column 'reward': expected float32\[2\], got float32\[\]")
 
 
 def test_parts_that_are_missing_or_too_many_are_named(tmp_path):
@@ -336,7 +336,7 @@ def test_parts_that_are_missing_or_too_many_are_named(tmp_path):
     refused(manager, tmp_path / "both", InvalidValueError, "expected optimizer to be given, too", target=dqn.target)
     sgd = keras.optimizers.SGD()
     parts = {"target": dqn.target, "optimizer": sgd}
-    refused(manager, tmp_path / "both", ModelError, "expected the variables of SGD, came those of Adam", **parts)
+    refused(manager, tmp_path / "both", ModelError, "expected the variables of SGD, got those of Adam", **parts)
 
 
 def test_arguments_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path):
@@ -384,7 +384,7 @@ def test_a_buffer_on_disk_is_referred_to_and_not_copied(tmp_path):
     assert set(drawn) == set(KEYS)
     saved_in_memory = make()
     saved_in_memory.save_checkpoint(tmp_path / "other")
-    message = "expected a buffer that lives in .*ring', came one in memory"
+    message = "expected a buffer that lives in .*ring', got one in memory"
     refused(in_memory, tmp_path / "other", InvalidValueError, message)
 
 
@@ -412,7 +412,7 @@ def test_a_buffer_of_other_steps_is_refused(tmp_path):
     manager.initialize_buffer(CAPACITY, keys)
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_buffer(CAPACITY, keys, n_step=3)
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, came one with 1")
+    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, got one with 1")
 
 
 def test_a_buffer_of_another_eps_is_refused(tmp_path):
@@ -420,7 +420,7 @@ def test_a_buffer_of_another_eps_is_refused(tmp_path):
     manager.initialize_buffer(CAPACITY, KEYS, alpha=0.6)
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=0.01)
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with eps=0.01, came one with 1e-06")
+    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with eps=0.01, got one with 1e-06")
     fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=1e-6)
     fresh.load_checkpoint(tmp_path / "checkpoints")
 
@@ -432,7 +432,7 @@ def test_the_curves_of_other_keys_are_refused(tmp_path):
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_aggregator(tmp_path / "other", 100, ["los"])
     fresh.update_aggregator(los=3.0)
-    message = r"expected an aggregator of \['los'\], as there is, came one of \['loss', 'reward'\]"
+    message = r"expected an aggregator of \['los'\], as there is, got one of \['loss', 'reward'\]"
     refused(fresh, tmp_path / "checkpoints", InvalidValueError, message)
     assert (tmp_path / "other" / "progress.csv").read_text().endswith("1,3.0,0.0\n")
 

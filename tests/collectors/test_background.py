@@ -178,12 +178,12 @@ def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"samples_per_insert": "two"}, "samples_per_insert: expected a number, came 'two'"),
-        ({"samples_per_insert": 0}, "samples_per_insert: expected a number > 0, came 0"),
-        ({"error_buffer": 10}, "error_buffer: expected samples_per_insert with it, .* came 10 alone"),
-        ({"samples_per_insert": 1, "error_buffer": -1}, "error_buffer: expected a number > 0, came -1"),
-        ({"max_rows": 0}, "max_rows: expected an integer >= 1, came 0"),
-        ({"min_rows": -1}, "min_rows: expected an integer >= 0, came -1"),
+        ({"samples_per_insert": "two"}, "samples_per_insert: expected a number, got 'two'"),
+        ({"samples_per_insert": 0}, "samples_per_insert: expected a number > 0, got 0"),
+        ({"error_buffer": 10}, "error_buffer: expected samples_per_insert with it, .* got 10 alone"),
+        ({"samples_per_insert": 1, "error_buffer": -1}, "error_buffer: expected a number > 0, got -1"),
+        ({"max_rows": 0}, "max_rows: expected an integer >= 1, got 0"),
+        ({"min_rows": -1}, "min_rows: expected an integer >= 0, got -1"),
     ],
 )
 def test_what_cannot_be_used_is_refused(given: dict[str, Any], message: str) -> None:

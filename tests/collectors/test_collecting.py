@@ -35,10 +35,10 @@ def make(environment: Any = "CartPole-v1", **changes: Any) -> SampleManager:
     return SampleManager(environment=environment, **given)
 
 
-def assert_equal(came: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert list(came) == list(expected)
+def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(got) == list(expected)
     for name, column in expected.items():
-        np.testing.assert_array_equal(came[name], column, err_msg=name)
+        np.testing.assert_array_equal(got[name], column, err_msg=name)
 
 
 def test_rows_are_what_the_plain_environment_gives_for_the_same_actions() -> None:
@@ -72,8 +72,8 @@ def test_a_seeded_run_repeats_for_any_number_of_processes(rollout: dict[str, int
 
     expected = run(use_ray=False)
     for changes in ({"num_workers": 1}, {"num_workers": 2}, {"use_ray": False, "num_workers": 5}):
-        for came, wanted in zip(run(**changes), expected, strict=True):
-            assert_equal(came, wanted)
+        for got, wanted in zip(run(**changes), expected, strict=True):
+            assert_equal(got, wanted)
 
 
 def test_different_seeds_differ() -> None:
@@ -244,7 +244,7 @@ class NaN(keras.Model):
 def test_nan_from_the_model_names_output_and_runner(use_ray: bool) -> None:
     with (
         make(Counter, model=NaN, use_ray=use_ray) as manager,
-        pytest.raises(ModelError, match=r"'q_values': expected finite numbers, came nan.*runner [01]"),
+        pytest.raises(ModelError, match=r"'q_values': expected finite numbers, got nan.*runner [01]"),
     ):
         manager.get_data()
 

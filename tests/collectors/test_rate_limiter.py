@@ -86,5 +86,5 @@ def test_keeps_two_threads_in_step() -> None:
 
 @pytest.mark.parametrize(("ratio", "slack"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0)])
 def test_bad_numbers_are_refused(ratio: float, slack: float) -> None:
-    with pytest.raises(InvalidValueError, match=r"expected a number > 0, came"):
+    with pytest.raises(InvalidValueError, match=r"expected a number > 0, got"):
         RateLimiter(ratio, 1, slack)

@@ -239,8 +239,8 @@ def test_scaling_comes_after_the_deviation_and_clipping_last() -> None:
         make(Counter, normalize_rewards=True, reward_scale=2.0, reward_clip=1.0, **RANDOM) as other,
     ):
         for _ in range(2):
-            expected, came = one.get_data()["reward"], other.get_data()["reward"]
-            np.testing.assert_allclose(came, np.minimum(2 * expected, 1.0), rtol=1e-6)
+            expected, got = one.get_data()["reward"], other.get_data()["reward"]
+            np.testing.assert_allclose(got, np.minimum(2 * expected, 1.0), rtol=1e-6)
             for manager in (one, other):
                 new_weights(manager)
         assert set(expected) != {0.0, 1.0}
@@ -357,10 +357,10 @@ def test_a_seeded_run_repeats_to_the_bit_for_any_number_of_processes(rollout: di
     expected = run()
     assert len(expected) == 9
     for changes in ({"num_workers": 2}, {"num_workers": 5}, {"use_ray": True}, {"use_ray": True, "num_workers": 1}):
-        for came, wanted in zip(run(**changes), expected, strict=True):
-            assert list(came) == list(wanted)
+        for got, wanted in zip(run(**changes), expected, strict=True):
+            assert list(got) == list(wanted)
             for name, column in wanted.items():
-                np.testing.assert_array_equal(came[name], column, err_msg=name)
+                np.testing.assert_array_equal(got[name], column, err_msg=name)
 
 
 @pytest.mark.usefixtures("ray_runtime")
@@ -526,10 +526,10 @@ def test_infinity_would_spoil_the_statistics(what: str) -> None:
     ],
 )
 def test_what_has_no_floating_point_numbers_cannot_be_normalised(space: Any, shown: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected an observation space with floating-point .* came {shown}; integ"):
+    with pytest.raises(ValueError, match=rf"expected an observation space with floating-point .* got {shown}; integ"):
         make(Nested, env_config={"space": space}, normalize_observations=True)
 
 
 def test_settings_of_normalisation_hold_for_the_managers_life() -> None:
-    with make(**BOTH) as manager, pytest.raises(ReallyError, match="came 'reward_scale'"):
+    with make(**BOTH) as manager, pytest.raises(ReallyError, match="got 'reward_scale'"):
         manager.kwargs["reward_scale"] = 2.0

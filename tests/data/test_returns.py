@@ -160,15 +160,15 @@ def test_discount_cumsum(x, expected):
 
 
 def test_discount_cumsum_refuses_a_batch():
-    with pytest.raises(InvalidValueError, match=r"x: expected one axis \[time\], came shape \(2, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"x: expected one axis \[time\], got shape \(2, 3\)"):
         discount_cumsum(np.ones((2, 3)), 0.9)
 
 
 def test_shapes_that_do_not_fit_are_refused_by_name():
     good = np.zeros((2, 3))
-    with pytest.raises(InvalidValueError, match=r"rewards: expected two axes \[env, time\], came shape \(3,\)"):
+    with pytest.raises(InvalidValueError, match=r"rewards: expected two axes \[env, time\], got shape \(3,\)"):
         monte_carlo(good[0], good, good, good, 0.9)
-    with pytest.raises(InvalidValueError, match=r"final_values: expected shape \(2, 3\) .*came \(2, 2\)"):
+    with pytest.raises(InvalidValueError, match=r"final_values: expected shape \(2, 3\) .*got \(2, 2\)"):
         monte_carlo(good, good, good, good[:, :2], 0.9)
     with pytest.raises(InvalidValueError, match=r"lengths: expected \[2\] integers from 0 to 3"):
         gae(good, good, good, good, good, 0.9, 0.9, lengths=[1, 4])

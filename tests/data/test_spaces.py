@@ -46,17 +46,17 @@ def test_parts_are_named_by_their_way() -> None:
     assert [leaf.name for leaf in observation_leaves(space)] == [name for key in space for name in names[key]]
 
 
-def assert_same(came: Any, expected: Any) -> None:
-    assert type(came) is type(expected) or not isinstance(expected, dict | tuple)
+def assert_same(got: Any, expected: Any) -> None:
+    assert type(got) is type(expected) or not isinstance(expected, dict | tuple)
     if isinstance(expected, dict):
-        assert set(came) == set(expected)
+        assert set(got) == set(expected)
         for name, part in expected.items():
-            assert_same(came[name], part)
+            assert_same(got[name], part)
     elif isinstance(expected, tuple):
-        for one, other in zip(came, expected, strict=True):
+        for one, other in zip(got, expected, strict=True):
             assert_same(one, other)
     else:
-        np.testing.assert_array_equal(came, expected)
+        np.testing.assert_array_equal(got, expected)
 
 
 @settings(deadline=None, max_examples=60)
@@ -77,14 +77,14 @@ def test_flatten_and_nest_are_each_others_inverse(space: Any) -> None:
 )
 def test_spaces_that_have_no_columns_are_refused_with_their_name(space: Any) -> None:
     part = {"Dict": r"\.a", "Tuple": r"\.0"}.get(type(space).__name__, "")
-    with pytest.raises(InvalidTypeError, match=rf"observation space{part}: expected Box, .* came (Text|Sequence)"):
+    with pytest.raises(InvalidTypeError, match=rf"observation space{part}: expected Box, .* got (Text|Sequence)"):
         observation_leaves(space)
 
 
 def test_gymnasiums_spaces_stay_what_they_are_and_other_things_are_refused() -> None:
     space = spaces.Discrete(3)
     assert to_gymnasium(space) is space
-    with pytest.raises(InvalidTypeError, match=r"space: expected one of gymnasium's or gym's, came <class 'int'>: 3"):
+    with pytest.raises(InvalidTypeError, match=r"space: expected one of gymnasium's or gym's, got <class 'int'>: 3"):
         to_gymnasium(3)
 
 

@@ -27,11 +27,11 @@ def some_columns(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def assert_same(came: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert list(came) == list(expected)
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(got) == list(expected)
     for name, values in expected.items():
-        assert came[name].dtype == values.dtype
-        np.testing.assert_array_equal(came[name], values)
+        assert got[name].dtype == values.dtype
+        np.testing.assert_array_equal(got[name], values)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 100])
@@ -108,6 +108,6 @@ def test_schema_has_one_column_a_leaf_and_the_documented_dtypes() -> None:
 
 
 def test_unknown_returns_are_refused_with_the_supported_ones() -> None:
-    with pytest.raises(InvalidValueError, match=r"returns: expected one of .*'monte_carlo'.*came 'montecarlo'. Did"):
+    with pytest.raises(InvalidValueError, match=r"returns: expected one of .*'monte_carlo'.*got 'montecarlo'. Did"):
         check_returns(["log_prob", "montecarlo"])
     assert check_returns(["log_prob", "agent", "log_prob"]) == ("log_prob", "agent")

@@ -141,8 +141,8 @@ def by_hand(env: Any, seed: np.random.SeedSequence, rows: list[dict[str, Any]], 
         action = row["action"].item() if isinstance(env.action_space, spaces.Discrete) else row["action"]
         state_new, reward, terminated, truncated, _ = env.step(action)
         for name, value in (("state", state), ("state_new", state_new)):
-            for came, expected in zip(row[name], flatten(space, value), strict=True):
-                np.testing.assert_array_equal(came, expected)
+            for got, expected in zip(row[name], flatten(space, value), strict=True):
+                np.testing.assert_array_equal(got, expected)
         assert row["reward"] == np.float32(reward)
         assert (row["terminated"], row["truncated"]) == (terminated, truncated)
         state = env.reset()[0] if terminated or truncated else state_new
@@ -357,7 +357,7 @@ def test_spec_travels_with_its_probe():
     [
         ("CartPol-v1", r"'CartPol-v1'. Did you mean 'CartPole-v1'"),
         ("ALE/Pongg-v5", r"Did you mean 'ALE/Pong-v5'"),
-        ("no_such_module:Env-v0", r"came 'no_such_module:Env-v0'"),
+        ("no_such_module:Env-v0", r"got 'no_such_module:Env-v0'"),
         ("CartPole-v77", r"Did you mean 'CartPole-v"),
     ],
 )
@@ -384,13 +384,13 @@ class Without:
 @pytest.mark.parametrize(
     ("environment", "config", "message"),
     [
-        (3, {}, r"expected an id, a class, a factory or an instance .* came <class 'int'>"),
+        (3, {}, r"expected an id, a class, a factory or an instance .* got <class 'int'>"),
         (Without, {}, r"'Without': expected an attribute action_space"),
-        (Without, {"action_space": spaces.Text(3)}, r"action_space that is Discrete, Box, .* came Text"),
+        (Without, {"action_space": spaces.Text(3)}, r"action_space that is Discrete, Box, .* got Text"),
         (Without, {"action_space": spaces.Discrete(2), "observation": "left"}, r"expected an array of numbers"),
-        (lambda: object(), {}, r"to return an object with reset and step, came <class 'object'>"),
+        (lambda: object(), {}, r"to return an object with reset and step, got <class 'object'>"),
         (gymnasium.vector.SyncVectorEnv([Counter]), {}, r"class or factory that takes num_envs"),
-        (lambda num_envs: Counter(), {}, r"to return a gymnasium VectorEnv with num_envs=1, came <.*Counter"),
+        (lambda num_envs: Counter(), {}, r"to return a gymnasium VectorEnv with num_envs=1, got <.*Counter"),
     ],
 )
 def test_what_is_no_environment(environment, config, message):
@@ -446,11 +446,11 @@ def test_a_reset_that_raises():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ((np.zeros(2), 0.0, False, False, {}), r"expected shape \(3,\), came \(2,\)"),
-        ((np.zeros(1), 0.0, False, False, {}), r"expected shape \(3,\), came \(1,\)"),
-        ((5.0, 0.0, False, False, {}), r"expected shape \(3,\), came \(\)"),
-        ((np.zeros(3), 0.0, False), r"or the older \(observation, reward, done, info\), came a tuple of 3"),
-        (7, r"came <class 'int'>"),
+        ((np.zeros(2), 0.0, False, False, {}), r"expected shape \(3,\), got \(2,\)"),
+        ((np.zeros(1), 0.0, False, False, {}), r"expected shape \(3,\), got \(1,\)"),
+        ((5.0, 0.0, False, False, {}), r"expected shape \(3,\), got \(\)"),
+        ((np.zeros(3), 0.0, False), r"or the older \(observation, reward, done, info\), got a tuple of 3"),
+        (7, r"got <class 'int'>"),
         ((np.zeros(3), "much", False, False, {}), r"could not convert string to float: 'much'"),
     ],
 )
@@ -469,7 +469,7 @@ def test_a_step_that_returns_what_it_must_not(wrong, message, fail_at):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vector": "fast"}, r"vector: expected one of 'auto', 'native', 'plain', came 'fast'"),
+        ({"vector": "fast"}, r"vector: expected one of 'auto', 'native', 'plain', got 'fast'"),
         ({"vector": "native"}, r"'Counter', which has no vector environment of its own"),
     ],
 )

@@ -264,6 +264,6 @@ def test_atari_life_loss_ends_an_episode_only_if_asked():
 
 @pytest.mark.parametrize(("game", "near"), [("ponk", "'pong'"), ("MsPackman", "'ms_pacman'")])
 def test_unknown_game(game, near):
-    with pytest.raises(InvalidValueError, match=f"came '{game}'. Did you mean .*{near}"):
+    with pytest.raises(InvalidValueError, match=f"got '{game}'. Did you mean .*{near}"):
         atari(game)
     assert atari("MsPacman").game == "ms_pacman"

@@ -148,7 +148,7 @@ def test_a_film_is_replaced_and_other_files_are_not() -> None:
     play("x.mp4", Drawn, steps=6)
     assert Path("x.mp4").read_bytes() != first
     Path("y.mp4").write_text("notes")
-    with pytest.raises(InvalidValueError, match=r"y.mp4: expected .*a film to replace, or nothing, came a file that"):
+    with pytest.raises(InvalidValueError, match=r"y.mp4: expected .*a film to replace, or nothing, got a file that"):
         viewer_of("y.mp4", "x")
     assert Path("y.mp4").read_text() == "notes"
 
@@ -240,12 +240,12 @@ def test_frames_of_other_forms_become_rgb() -> None:
         (Counter, "environment 'Counter' to render with render mode 'rgb_array', but NotImplementedError"),
         (
             type("Text", (Drawn,), {"metadata": {"render_modes": ["ansi"]}}),
-            "rgb_array', came one with 'ansi'",
+            "rgb_array', got one with 'ansi'",
         ),
-        (type("None_", (Drawn,), {"render": lambda self: None}), "uint8 with render mode 'rgb_array', came NoneType"),
-        (type("Float", (Drawn,), {"render": lambda self: np.zeros((9, 9, 3))}), r"came float64 \[9, 9, 3\]"),
-        (type("Flat", (Drawn,), {"render": lambda self: np.zeros(9, np.uint8)}), r"came uint8 \[9\]"),
-        (type("Many", (Drawn,), {"render": lambda self: [np.zeros((9, 9, 3), np.uint8)]}), "came list"),
+        (type("None_", (Drawn,), {"render": lambda self: None}), "uint8 with render mode 'rgb_array', got NoneType"),
+        (type("Float", (Drawn,), {"render": lambda self: np.zeros((9, 9, 3))}), r"got float64 \[9, 9, 3\]"),
+        (type("Flat", (Drawn,), {"render": lambda self: np.zeros(9, np.uint8)}), r"got uint8 \[9\]"),
+        (type("Many", (Drawn,), {"render": lambda self: [np.zeros((9, 9, 3), np.uint8)]}), "got list"),
     ],
 )
 def test_what_renders_no_frames_is_refused_before_any_episode(environment: Any, message: str) -> None:
@@ -258,7 +258,7 @@ def test_what_renders_no_frames_is_refused_before_any_episode(environment: Any, 
 def test_an_instance_without_the_mode_is_told_how_to_get_it() -> None:
     import gymnasium
 
-    with pytest.raises(InvalidValueError, match=r"came NoneType. Make an instance with render_mode='rgb_array'"):
+    with pytest.raises(InvalidValueError, match=r"got NoneType. Make an instance with render_mode='rgb_array'"):
         play("x.gif", gymnasium.make("CartPole-v1"))
 
 
@@ -269,7 +269,7 @@ def test_an_episode_that_fails_leaves_no_file() -> None:
 
     with pytest.raises(EnvironmentFailedError, match="the simulator broke down"):
         play("x.gif", Broken, at=5)
-    with pytest.raises(EnvironmentFailedError, match=r"expected frames \[16, 16, 3\] as before, came \[17, 16, 3\]"):
+    with pytest.raises(EnvironmentFailedError, match=r"expected frames \[16, 16, 3\] as before, got \[17, 16, 3\]"):
         play("x.gif", Drawn, at=3)
     assert os.listdir() == []
 
@@ -285,13 +285,13 @@ def test_an_encoder_that_fails_is_said_in_its_own_words(program: str, monkeypatc
 @pytest.mark.parametrize(
     ("render", "error", "message"),
     [
-        ("film.avi", InvalidValueError, "a path that ends in .gif or .mp4, came 'film.avi'"),
-        ("human", InvalidValueError, "expected True, False, 'gif', 'mp4' or a path that ends in .gif or .mp4, came"),
-        (".gif", InvalidValueError, "came '.gif'"),
-        (["gif"], InvalidTypeError, r"came \['gif'\]"),
-        (1.5, InvalidTypeError, "came 1.5"),
+        ("film.avi", InvalidValueError, "a path that ends in .gif or .mp4, got 'film.avi'"),
+        ("human", InvalidValueError, "expected True, False, 'gif', 'mp4' or a path that ends in .gif or .mp4, got"),
+        (".gif", InvalidValueError, "got '.gif'"),
+        (["gif"], InvalidTypeError, r"got \['gif'\]"),
+        (1.5, InvalidTypeError, "got 1.5"),
         ("file/below/x.gif", InvalidValueError, "render='file/below/x.gif': expected a folder that can be written"),
-        ("folder.gif", InvalidValueError, "expected .*a film to replace, or nothing, came a folder"),
+        ("folder.gif", InvalidValueError, "expected .*a film to replace, or nothing, got a folder"),
     ],
 )
 def test_what_is_no_film_is_refused_when_it_is_given(render: Any, error: type[Exception], message: str) -> None:

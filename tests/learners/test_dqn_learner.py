@@ -229,7 +229,7 @@ def test_a_manager_brings_agent_and_gamma():
         assert learner.agent is manager.get_agent()
         assert learner.gamma == 0.8
         assert learner.update(manager.get_data()).td_error.shape == (40,)
-        with pytest.raises(InvalidValueError, match=r"expected gamma=0\.8, which the manager was made with, came 0\.9"):
+        with pytest.raises(InvalidValueError, match=r"expected gamma=0\.8, which the manager was made with, got 0\.9"):
             DQNLearner(manager, tf.keras.optimizers.Adam(), target_rate=0.01, gamma=0.9)
 
 
@@ -247,7 +247,7 @@ def test_steps_of_the_managers_buffer_and_the_learner_are_the_same(buffers, lear
     with manager_of() as manager:
         make_buffer = lambda: manager.initialize_buffer(100, KEYS, n_step=buffers)  # noqa: E731
         make = lambda: DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01, n_step=learners)  # noqa: E731
-        message = f"expected n_step={buffers}, which the manager's buffer was made with, came {learners}"
+        message = f"expected n_step={buffers}, which the manager's buffer was made with, got {learners}"
         if buffer_first:
             make_buffer()
             with pytest.raises(InvalidValueError, match=message):
@@ -275,14 +275,10 @@ def test_several_steps_by_priority_from_the_managers_buffer_with_its_gamma():
 
 def test_another_gamma_than_the_managers_is_refused():
     with manager_of() as manager:
-        with pytest.raises(
-            InvalidValueError, match=r"gamma: expected 0\.9, which the manager was made with, came 0\.8"
-        ):
+        with pytest.raises(InvalidValueError, match=r"gamma: expected 0\.9, which the manager was made with, got 0\.8"):
             manager.initialize_buffer(100, KEYS, n_step=3, gamma=0.8)
         manager.buffer = ReplayBuffer(100, KEYS, n_step=3, gamma=0.8)
-        with pytest.raises(
-            InvalidValueError, match=r"expected gamma=0\.8, which the manager's buffer was .* came 0\.9"
-        ):
+        with pytest.raises(InvalidValueError, match=r"expected gamma=0\.8, which the manager's buffer was .* got 0\.9"):
             DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01, n_step=3)
 
 
@@ -296,14 +292,14 @@ def test_a_buffer_without_the_columns_is_refused_before_anything_is_collected():
 
 
 SETTINGS = [
-    ({"target_rate": 0.1}, "expected one of target_every and target_rate, came 3 and 0.1"),
-    ({"target_every": None}, "expected one of target_every and target_rate, came None and None"),
-    ({"target_every": 0}, "target_every: expected an integer >= 1, came 0"),
-    ({"target_every": None, "target_rate": 1.5}, "target_rate: expected a number from 1e-06 to 1, came 1.5"),
-    ({"gamma": None}, "expected gamma with an Agent, which has none of its own, came None"),
-    ({"gamma": 1.5}, "gamma: expected a number from 0 to 1, came 1.5"),
-    ({"n_step": 0}, "n_step: expected an integer >= 1, came 0"),
-    ({"huber_delta": 0}, "huber_delta: expected a number from 1e-06 to inf, came 0.0"),
+    ({"target_rate": 0.1}, "expected one of target_every and target_rate, got 3 and 0.1"),
+    ({"target_every": None}, "expected one of target_every and target_rate, got None and None"),
+    ({"target_every": 0}, "target_every: expected an integer >= 1, got 0"),
+    ({"target_every": None, "target_rate": 1.5}, "target_rate: expected a number from 1e-06 to 1, got 1.5"),
+    ({"gamma": None}, "expected gamma with an Agent, which has none of its own, got None"),
+    ({"gamma": 1.5}, "gamma: expected a number from 0 to 1, got 1.5"),
+    ({"n_step": 0}, "n_step: expected an integer >= 1, got 0"),
+    ({"huber_delta": 0}, "huber_delta: expected a number from 1e-06 to inf, got 0.0"),
 ]
 
 
@@ -331,27 +327,27 @@ class TwoHeads(tf.keras.Model):
 
 
 def test_models_that_do_not_fit():
-    with pytest.raises(ModelError, match=r"expected a model with output 'q_values', came one with 'policy', 'v_estim"):
+    with pytest.raises(ModelError, match=r"expected a model with output 'q_values', got one with 'policy', 'v_estim"):
         learner_of(policy_agent())
     box = Agent(build_model(models.ActorCritic, {}, None, BOX), BOX, spaces.Box(-1, 1, (2,)))
-    with pytest.raises(ModelError, match=r"DQNLearner: expected a Discrete action space, came Box"):
+    with pytest.raises(ModelError, match=r"DQNLearner: expected a Discrete action space, got Box"):
         learner_of(box)
     two = Agent(build_model(TwoHeads, {}, None, BOX), BOX, THREE, "discrete_policy")
-    with pytest.raises(ModelError, match=r"expected 'q_values' of shape \['n', 3\], one an action, came \['n', 2\]"):
+    with pytest.raises(ModelError, match=r"expected 'q_values' of shape \['n', 3\], one an action, got \['n', 2\]"):
         learner_of(two)
     table = Agent(models.Table(6, 2), spaces.Discrete(6), spaces.Discrete(2))
-    with pytest.raises(ModelError, match="expected a Keras model to train, came Table"):
+    with pytest.raises(ModelError, match="expected a Keras model to train, got Table"):
         learner_of(table)
-    with pytest.raises(InvalidTypeError, match="expected a SampleManager or an Agent, came str"):
+    with pytest.raises(InvalidTypeError, match="expected a SampleManager or an Agent, got str"):
         learner_of("agent")
 
 
 def test_an_optimizer_trains_one_model():
     optimizer = tf.keras.optimizers.Adam()
     learner_of(optimizer=optimizer)
-    with pytest.raises(InvalidValueError, match="expected an optimizer that trains nothing yet, came a Adam in use"):
+    with pytest.raises(InvalidValueError, match="expected an optimizer that trains nothing yet, got a Adam in use"):
         learner_of(optimizer=optimizer)
-    with pytest.raises(InvalidTypeError, match="expected a Keras optimizer, came float"):
+    with pytest.raises(InvalidTypeError, match="expected a Keras optimizer, got float"):
         learner_of(optimizer=0.001)
 
 
@@ -361,7 +357,7 @@ def without(name):
 
 N_STEP = {**without("terminal"), "discount": np.full(8, GAMMA**2, np.float32)}
 BATCHES = [
-    ([], {}, InvalidTypeError, "DQNLearner.update: expected a dict of columns, came list"),
+    ([], {}, InvalidTypeError, "DQNLearner.update: expected a dict of columns, got list"),
     (without("state_new"), {}, InvalidValueError, "missing: 'state_new'"),
     (without("terminal"), {}, InvalidValueError, "missing: 'terminal'"),
     (batch_of(8), {"n_step": 3}, InvalidValueError, "missing: 'discount'; a buffer with n_step=3 gives"),
@@ -369,78 +365,78 @@ BATCHES = [
         {**batch_of(8), "index": np.arange(8)},
         {},
         InvalidValueError,
-        "expected a column 'weight' beside 'index', as batches drawn by priority have, came none",
+        "expected a column 'weight' beside 'index', as batches drawn by priority have, got none",
     ),
     (
         {**batch_of(8), "weight": np.full(8, -1.0)},
         {},
         InvalidValueError,
-        "column 'weight': expected numbers >= 0, came -1.0",
+        "column 'weight': expected numbers >= 0, got -1.0",
     ),
     (
         {**batch_of(8), "weight": np.full(8, math.nan)},
         {},
         InvalidValueError,
-        "'weight': expected finite numbers, came nan",
+        "'weight': expected finite numbers, got nan",
     ),
     (
         {**batch_of(8), "reward": np.where(np.arange(8) == 3, math.inf, 0.0)},
         {},
         InvalidValueError,
-        "column 'reward': expected finite numbers, came inf",
+        "column 'reward': expected finite numbers, got inf",
     ),
     (
         {**batch_of(8), "terminal": np.full(8, 1.5)},
         {},
         InvalidValueError,
-        "column 'terminal': expected numbers from 0 to 1, came 1.5",
+        "column 'terminal': expected numbers from 0 to 1, got 1.5",
     ),
     (
         {**batch_of(8), "terminal": np.full(8, math.nan)},
         {},
         InvalidValueError,
-        "expected numbers from 0 to 1, came nan",
+        "expected numbers from 0 to 1, got nan",
     ),
-    (batch_of(0), {}, InvalidValueError, "expected 'reward' of shape [row] or [update, row], not empty, came [0]"),
-    (batch_of(2, 3, 4), {}, InvalidValueError, "of shape [row] or [update, row], not empty, came [2, 3, 4]"),
+    (batch_of(0), {}, InvalidValueError, "expected 'reward' of shape [row] or [update, row], not empty, got [0]"),
+    (batch_of(2, 3, 4), {}, InvalidValueError, "of shape [row] or [update, row], not empty, got [2, 3, 4]"),
     (
         {**batch_of(8), "state": np.zeros((8, 5), np.float32)},
         {},
         InvalidValueError,
-        "column 'state': expected shape [8, 4], as 'reward' has [8], came [8, 5]",
+        "column 'state': expected shape [8, 4], as 'reward' has [8], got [8, 5]",
     ),
     (
         {**batch_of(8), "weight": np.ones(7, np.float32)},
         {},
         InvalidValueError,
-        "column 'weight': expected shape [8], as 'reward' has [8], came [7]",
+        "column 'weight': expected shape [8], as 'reward' has [8], got [7]",
     ),
     (
         {**batch_of(8), "action": np.ones(8, np.float32)},
         {},
         InvalidTypeError,
-        "column 'action': expected int64, came float32, which it cannot hold",
+        "column 'action': expected int64, got float32, which it cannot hold",
     ),
     (
         {**batch_of(8), "action": np.arange(8)},
         {},
         InvalidValueError,
-        "column 'action': expected numbers from 5 to 7, came 0 to 7",
+        "column 'action': expected numbers from 5 to 7, got 0 to 7",
     ),
     (
         N_STEP,
         {},
         InvalidValueError,
-        "column 'discount': expected 0 or gamma^k with gamma=0.9 and k from 1 to n_step=1, came 0.81; "
+        "column 'discount': expected 0 or gamma^k with gamma=0.9 and k from 1 to n_step=1, got 0.81; "
         "were the batches made with another gamma or n_step?",
     ),
     (
         {**N_STEP, "discount": np.full(8, 0.95**2, np.float32)},
         {"n_step": 3},
         InvalidValueError,
-        "expected 0 or gamma^k with gamma=0.9 and k from 1 to n_step=3, came 0.9025",
+        "expected 0 or gamma^k with gamma=0.9 and k from 1 to n_step=3, got 0.9025",
     ),
-    ({**N_STEP, "discount": np.full(8, math.nan)}, {"n_step": 3}, InvalidValueError, "came nan"),
+    ({**N_STEP, "discount": np.full(8, math.nan)}, {"n_step": 3}, InvalidValueError, "got nan"),
 ]
 
 

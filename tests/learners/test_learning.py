@@ -140,7 +140,7 @@ def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pyte
     import report
 
     write_run(tmp_path / "dqn_cartpole_0", 0, ["", ""])
-    with pytest.raises(SystemExit, match=r"expected returns of episodes in .*progress\.csv, came none"):
+    with pytest.raises(SystemExit, match=r"expected returns of episodes in .*progress\.csv, got none"):
         report.draw(report.runs_by_example([tmp_path]), tmp_path / "learning.png")
 
 

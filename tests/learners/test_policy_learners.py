@@ -258,13 +258,13 @@ def test_discrete_actions_are_compiled_once_and_not_for_each_batch(tmp_path):
 
 
 SETTINGS = [
-    ({"epochs": 0}, "epochs: expected an integer >= 1, came 0"),
-    ({"minibatch_size": 1}, "minibatch_size: expected an integer >= 2, came 1"),
-    ({"advantages": "gea"}, "advantages: expected one of 'gae', 'monte_carlo', came 'gea'. Did you mean 'gae'?"),
-    ({"clip_range": 0}, "clip_range: expected a number from 1e-06 to 1e+06, came 0.0"),
-    ({"value_coefficient": -1}, "value_coefficient: expected a number from 0 to 1e+06, came -1.0"),
-    ({"entropy_coefficient": -1}, "entropy_coefficient: expected a number from 0 to 1e+06, came -1.0"),
-    ({"max_gradient_norm": 0}, "max_gradient_norm: expected a number from 1e-06 to 1e+06, came 0.0"),
+    ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
+    ({"minibatch_size": 1}, "minibatch_size: expected an integer >= 2, got 1"),
+    ({"advantages": "gea"}, "advantages: expected one of 'gae', 'monte_carlo', got 'gea'. Did you mean 'gae'?"),
+    ({"clip_range": 0}, "clip_range: expected a number from 1e-06 to 1e+06, got 0.0"),
+    ({"value_coefficient": -1}, "value_coefficient: expected a number from 0 to 1e+06, got -1.0"),
+    ({"entropy_coefficient": -1}, "entropy_coefficient: expected a number from 0 to 1e+06, got -1.0"),
+    ({"max_gradient_norm": 0}, "max_gradient_norm: expected a number from 1e-06 to 1e+06, got 0.0"),
 ]
 
 
@@ -279,7 +279,7 @@ def test_settings_that_cannot_be_used(settings, message):
 def test_models_that_do_not_fit(maker):
     name = maker.__name__
     q = Agent(build_model(models.QNet, {}, None, BOX), BOX, spaces.Discrete(2))
-    message = f"{name}: expected action_sampling_type 'discrete_policy', 'continuous_normal_diagonal', came 'thompson'"
+    message = f"{name}: expected action_sampling_type 'discrete_policy', 'continuous_normal_diagonal', got 'thompson'"
     with pytest.raises(ModelError, match=message):
         maker(q, tf.keras.optimizers.SGD())
 
@@ -287,9 +287,7 @@ def test_models_that_do_not_fit(maker):
         state = tf.keras.Input((4,))
         return tf.keras.Model(state, {"policy": tf.keras.layers.Dense(2)(state)})
 
-    with pytest.raises(
-        ModelError, match=f"{name}: expected a model with output 'v_estimate' or 'value_estimate', came"
-    ):
+    with pytest.raises(ModelError, match=f"{name}: expected a model with output 'v_estimate' or 'value_estimate', got"):
         maker(Agent(build_model(no_value, {}, None, BOX), BOX, spaces.Discrete(2)), tf.keras.optimizers.SGD())
 
     def two_values():
@@ -298,14 +296,14 @@ def test_models_that_do_not_fit(maker):
         return tf.keras.Model(state, heads)
 
     with pytest.raises(
-        ModelError, match=rf"{name}: expected 'v_estimate' of shape \['n'\] or \['n', 1\], came \['n', 2\]"
+        ModelError, match=rf"{name}: expected 'v_estimate' of shape \['n'\] or \['n', 1\], got \['n', 2\]"
     ):
         maker(Agent(build_model(two_values, {}, None, BOX), BOX, spaces.Discrete(2)), tf.keras.optimizers.SGD())
-    with pytest.raises(InvalidTypeError, match=f"{name}: expected a SampleManager or an Agent, came NoneType"):
+    with pytest.raises(InvalidTypeError, match=f"{name}: expected a SampleManager or an Agent, got NoneType"):
         maker(None, tf.keras.optimizers.SGD())
     optimizer = tf.keras.optimizers.SGD()
     maker(agent_of(), optimizer)
-    with pytest.raises(InvalidValueError, match=f"{name}: expected an optimizer that trains nothing yet, came a SGD"):
+    with pytest.raises(InvalidValueError, match=f"{name}: expected an optimizer that trains nothing yet, got a SGD"):
         maker(agent_of(), optimizer)
 
 
@@ -319,11 +317,11 @@ DATA = [
             {**data_of(), name: np.ones(30, np.float32)},
             {},
             InvalidValueError,
-            f"expected rows as they were collected, came columns '{name}' of a replay buffer",
+            f"expected rows as they were collected, got columns '{name}' of a replay buffer",
         )
         for name in ("weight", "discount", "index")
     ),
-    ([], {}, InvalidTypeError, "PPOLearner.update: expected a dict of columns, came list"),
+    ([], {}, InvalidTypeError, "PPOLearner.update: expected a dict of columns, got list"),
     (
         without("log_prob"),
         {},
@@ -334,30 +332,30 @@ DATA = [
     (without("monte_carlo"), {"advantages": "monte_carlo"}, InvalidValueError, "missing: 'monte_carlo'"),
     (without("value_estimate"), {}, InvalidValueError, "missing: 'value_estimate'"),
     (without("state"), {}, InvalidValueError, "missing: 'state'"),
-    (data_of(rows=29), {}, InvalidValueError, "expected at least minibatch_size=30 rows, came 29"),
+    (data_of(rows=29), {}, InvalidValueError, "expected at least minibatch_size=30 rows, got 29"),
     (
         {**data_of(), "log_prob": np.zeros((2, 15), np.float32)},
         {},
         InvalidValueError,
-        "expected 'log_prob' of shape [row], not empty, came [2, 15]",
+        "expected 'log_prob' of shape [row], not empty, got [2, 15]",
     ),
     (
         {**data_of(), "action": np.zeros((30, 3), np.float32)},
         {},
         InvalidValueError,
-        "column 'action': expected shape [30, 2], as 'log_prob' has [30], came [30, 3]",
+        "column 'action': expected shape [30, 2], as 'log_prob' has [30], got [30, 3]",
     ),
     (
         {**data_of(), "log_prob": np.full(30, np.nan, np.float32)},
         {},
         InvalidValueError,
-        "column 'log_prob': expected finite numbers, came nan",
+        "column 'log_prob': expected finite numbers, got nan",
     ),
     (
         {**data_of("discrete"), "action": np.arange(30)},
         {"kind": "discrete"},
         InvalidValueError,
-        "column 'action': expected numbers from 5 to 7, came 0 to 29",
+        "column 'action': expected numbers from 5 to 7, got 0 to 29",
     ),
 ]
 

@@ -83,33 +83,33 @@ def test_the_environments_arguments_under_either_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"env_config": {"a": 1}, "env_kwargs": {"a": 1}}, ValueError, "env_config and env_kwargs: .* came both"),
-        ({"env_config": [1]}, TypeError, r"env_config: expected a dict or None, came \[1\] \(list\)"),
-        ({"num_workers": 0}, ValueError, "num_workers: expected an integer >= 1, came 0"),
-        ({"remote_time_out": math.inf}, ValueError, "remote_time_out: .* came inf"),
-        ({"max_staleness": -1}, ValueError, "max_staleness: expected a number from 0 to inf, came -1"),
-        ({"max_staleness": "old"}, TypeError, "max_staleness: expected a number, came 'old'"),
-        ({"gamma": "high"}, TypeError, r"gamma: expected a number, came 'high' \(str\)"),
-        ({"gae_lambda": 1.1}, ValueError, "gae_lambda: expected a number from 0 to 1, came 1.1"),
-        ({"gae_lambda": 0.9}, ValueError, r"gae_lambda: expected 'advantage' in returns, .* came gae_lambda=0.9 with"),
+        ({"env_config": {"a": 1}, "env_kwargs": {"a": 1}}, ValueError, "env_config and env_kwargs: .* got both"),
+        ({"env_config": [1]}, TypeError, r"env_config: expected a dict or None, got \[1\] \(list\)"),
+        ({"num_workers": 0}, ValueError, "num_workers: expected an integer >= 1, got 0"),
+        ({"remote_time_out": math.inf}, ValueError, "remote_time_out: .* got inf"),
+        ({"max_staleness": -1}, ValueError, "max_staleness: expected a number from 0 to inf, got -1"),
+        ({"max_staleness": "old"}, TypeError, "max_staleness: expected a number, got 'old'"),
+        ({"gamma": "high"}, TypeError, r"gamma: expected a number, got 'high' \(str\)"),
+        ({"gae_lambda": 1.1}, ValueError, "gae_lambda: expected a number from 0 to 1, got 1.1"),
+        ({"gae_lambda": 0.9}, ValueError, r"gae_lambda: expected 'advantage' in returns, .* got gae_lambda=0.9 with"),
         ({"vector": "nativ"}, ValueError, "vector: .* Did you mean 'native'"),
-        ({"returns": "log_prob"}, TypeError, r"returns: expected a list of names, came 'log_prob' \(str\)"),
-        ({"normalize_observations": "yes"}, TypeError, "normalize_observations: expected True or False, came 'yes'"),
-        ({"normalize_rewards": None}, TypeError, "normalize_rewards: expected True or False, came None"),
-        ({"observation_clip": 5.0}, ValueError, "observation_clip: .*normalize_observations=True with it, came 5.0"),
+        ({"returns": "log_prob"}, TypeError, r"returns: expected a list of names, got 'log_prob' \(str\)"),
+        ({"normalize_observations": "yes"}, TypeError, "normalize_observations: expected True or False, got 'yes'"),
+        ({"normalize_rewards": None}, TypeError, "normalize_rewards: expected True or False, got None"),
+        ({"observation_clip": 5.0}, ValueError, "observation_clip: .*normalize_observations=True with it, got 5.0"),
         (
             {"normalize_observations": True, "observation_clip": 0},
             ValueError,
-            "observation_clip: expected a number > 0, came 0",
+            "observation_clip: expected a number > 0, got 0",
         ),
-        ({"reward_scale": 0}, ValueError, "reward_scale: expected a number > 0, came 0"),
-        ({"reward_scale": -1}, ValueError, "reward_scale: expected a number from 0 to inf, came -1"),
-        ({"reward_scale": math.inf}, ValueError, "reward_scale: .* came inf"),
-        ({"reward_clip": -1}, ValueError, r"reward_clip: .*number > 0 or a pair \(low, high\) .*, came -1"),
-        ({"reward_clip": (1, 1)}, ValueError, r"reward_clip: .*low < high, came \(1, 1\)"),
-        ({"reward_clip": math.nan}, ValueError, "reward_clip: .* came nan"),
-        ({"reward_clip": (1, 2, 3)}, TypeError, r"reward_clip: .* came \(1, 2, 3\) \(tuple\)"),
-        ({"reward_clip": True}, TypeError, r"reward_clip: .* came True \(bool\)"),
+        ({"reward_scale": 0}, ValueError, "reward_scale: expected a number > 0, got 0"),
+        ({"reward_scale": -1}, ValueError, "reward_scale: expected a number from 0 to inf, got -1"),
+        ({"reward_scale": math.inf}, ValueError, "reward_scale: .* got inf"),
+        ({"reward_clip": -1}, ValueError, r"reward_clip: .*number > 0 or a pair \(low, high\) .*, got -1"),
+        ({"reward_clip": (1, 1)}, ValueError, r"reward_clip: .*low < high, got \(1, 1\)"),
+        ({"reward_clip": math.nan}, ValueError, "reward_clip: .* got nan"),
+        ({"reward_clip": (1, 2, 3)}, TypeError, r"reward_clip: .* got \(1, 2, 3\) \(tuple\)"),
+        ({"reward_clip": True}, TypeError, r"reward_clip: .* got True \(bool\)"),
     ],
 )
 def test_refusals(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -139,9 +139,9 @@ def test_settings_between_calls() -> None:
             kwargs[name] = value
     with pytest.raises(InvalidTypeError, match="model_kwargs: expected a dict"):
         kwargs["model_kwargs"] = 3
-    with pytest.raises(InvalidValueError, match=r"manager.kwargs, set between calls: .* came 'epsilonn'.*'epsilon'"):
+    with pytest.raises(InvalidValueError, match=r"manager.kwargs, set between calls: .* got 'epsilonn'.*'epsilon'"):
         kwargs["epsilonn"] = 0.5
-    with pytest.raises(InvalidValueError, match="came 'gamma'"):
+    with pytest.raises(InvalidValueError, match="got 'gamma'"):
         kwargs["gamma"] = 0.5
     with pytest.raises(InvalidValueError, match="'epsilon' can be changed, not removed"):
         del kwargs["epsilon"]

@@ -222,7 +222,7 @@ def test_tensorboard_forgets_steps_that_were_gone_on_with_from_before(tmp_path, 
 
 def test_an_undeclared_key_names_the_declared_ones_and_adds_nothing(tmp_path):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
-    with pytest.raises(InvalidValueError, match=r"expected one of 'loss', 'reward', came 'los'. Did you mean 'loss'"):
+    with pytest.raises(InvalidValueError, match=r"expected one of 'loss', 'reward', got 'los'. Did you mean 'loss'"):
         aggregator.update(loss=1, los=2)
     assert (aggregator.epoch, aggregator.curves["loss"].means, rows(tmp_path)) == (0, [], [])
 
@@ -230,7 +230,7 @@ def test_an_undeclared_key_names_the_declared_ones_and_adds_nothing(tmp_path):
 @pytest.mark.parametrize("value", ["3.5", None, {"a": 1}, [1.0, "2"], [[1], [None]], 1j, object(), {1.0}])
 def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
-    with pytest.raises(InvalidTypeError, match=r"expected numbers at 'reward', came"):
+    with pytest.raises(InvalidTypeError, match=r"expected numbers at 'reward', got"):
         aggregator.update(loss=1, reward=value)
     assert (aggregator.epoch, rows(tmp_path)) == (0, [])
 
@@ -238,19 +238,19 @@ def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"saving_after": 0}, InvalidValueError, "saving_after: expected an integer >= 1, came 0"),
-        ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer >= 1, came 2.5"),
-        ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected an integer >= 0, came -1"),
-        ({"aggregator_keys": "loss"}, InvalidTypeError, r"expected a list of names, came 'loss' \(str\)"),
-        ({"aggregator_keys": None}, InvalidTypeError, r"expected a list of names, came None \(NoneType\)"),
+        ({"saving_after": 0}, InvalidValueError, "saving_after: expected an integer >= 1, got 0"),
+        ({"max_size": 2.5}, InvalidTypeError, "max_size: expected an integer >= 1, got 2.5"),
+        ({"init_epoch": -1}, InvalidValueError, "init_epoch: expected an integer >= 0, got -1"),
+        ({"aggregator_keys": "loss"}, InvalidTypeError, r"expected a list of names, got 'loss' \(str\)"),
+        ({"aggregator_keys": None}, InvalidTypeError, r"expected a list of names, got None \(NoneType\)"),
         (
             {"units": {"los": "nats"}},
             InvalidValueError,
-            "units: expected one of 'loss', came 'los'",
+            "units: expected one of 'loss', got 'los'",
         ),
-        ({"units": {"loss": 3}}, InvalidTypeError, "units: expected text at 'loss', came 3"),
+        ({"units": {"loss": 3}}, InvalidTypeError, "units: expected text at 'loss', got 3"),
         ({"aggregator_keys": []}, InvalidValueError, "aggregator_keys: expected at least one name"),
-        ({"aggregator_keys": ["a", 3]}, InvalidTypeError, "aggregator_keys: expected names, came 3"),
+        ({"aggregator_keys": ["a", 3]}, InvalidTypeError, "aggregator_keys: expected names, got 3"),
     ],
 )
 def test_arguments_are_checked(tmp_path, arguments, error, message):
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path, name):
     pytest.importorskip("tensorflow")
     (tmp_path / "file").write_text("")
     folders = {"path": tmp_path / "plots", name: tmp_path / "file" / "below"}
-    with pytest.raises(InvalidValueError, match=rf"{name}: expected a folder that can be written, came '.*below'"):
+    with pytest.raises(InvalidValueError, match=rf"{name}: expected a folder that can be written, got '.*below'"):
         Aggregator(**folders)
 
 
@@ -279,9 +279,9 @@ def test_units_stand_at_the_axes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("progress.csv", "path: expected a file that can be written, came '.*progress.csv'"),
-        ("progress.png", "path: .*progress.png: expected a figure to replace, or nothing, came a folder"),
-        ("progress.svg", "path: .*progress.svg: expected a figure to replace, or nothing, came a folder"),
+        ("progress.csv", "path: expected a file that can be written, got '.*progress.csv'"),
+        ("progress.png", "path: .*progress.png: expected a figure to replace, or nothing, got a folder"),
+        ("progress.svg", "path: .*progress.svg: expected a figure to replace, or nothing, got a folder"),
     ],
 )
 def test_a_name_that_is_taken_is_said_at_once(tmp_path, name, message):
@@ -293,7 +293,7 @@ def test_a_name_that_is_taken_is_said_at_once(tmp_path, name, message):
 @pytest.mark.parametrize("name", ["path", "tensorboard"])
 def test_something_else_than_a_path_is_said_at_once(tmp_path, name):
     pytest.importorskip("tensorflow")
-    with pytest.raises(InvalidTypeError, match=f"{name}: expected a path, came 3"):
+    with pytest.raises(InvalidTypeError, match=f"{name}: expected a path, got 3"):
         Aggregator(**{"path": tmp_path, name: 3})
 
 
@@ -316,7 +316,7 @@ def test_a_panel_says_why_it_is_empty_and_breaks_a_long_name(tmp_path):
 
 def test_the_file_of_another_program_is_refused_and_left_alone(tmp_path):
     (tmp_path / "progress.csv").write_text("time/iterations,rollout/ep_rew_mean\n1,20.5\n")
-    with pytest.raises(InvalidValueError, match="path: expected an aggregator's file, or none, came another's"):
+    with pytest.raises(InvalidValueError, match="path: expected an aggregator's file, or none, got another's"):
         Aggregator(tmp_path)
     assert (tmp_path / "progress.csv").read_text().endswith("1,20.5\n")
 

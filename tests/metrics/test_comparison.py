@@ -99,7 +99,7 @@ def test_a_middle_half_of_few_seeds_is_said_to_be_their_mean(tmp_path: Path, cap
     assert "iqm" not in caplog.text
     found = compare({"a": folders[:3]}, statistic="iqm")
     np.testing.assert_array_equal(found["a"].mean, [1, 1])
-    assert "a: expected 4 seeds or more for iqm, came 3: it is the mean" in caplog.text
+    assert "a: expected 4 seeds or more for iqm, got 3: it is the mean" in caplog.text
 
 
 def test_a_huge_value_leaves_the_curve_after_it_alone() -> None:
@@ -118,7 +118,7 @@ def test_another_key_can_be_the_x_axis(tmp_path: Path) -> None:
     curve = compare({"a": folders}, x="steps", max_size=1)["a"]
     np.testing.assert_array_equal(curve.epochs, [100, 200, 300])
     np.testing.assert_array_equal(curve.mean, [0, 12.5, 25])
-    with pytest.raises(InvalidValueError, match="an x-axis that grows with each update, came 'reward'"):
+    with pytest.raises(InvalidValueError, match="an x-axis that grows with each update, got 'reward'"):
         compare([record(tmp_path / "c", reward=[1, 1], steps=[1, 2])], "steps", x="reward")
 
 
@@ -137,7 +137,7 @@ def test_a_single_seed_is_drawn_without_interval_and_that_is_said(
     (curve,) = found.curves.values()
     assert np.isnan(curve.low).all()
     assert np.isnan(curve.high).all()
-    assert "expected several seeds for an interval, came 1" in caplog.text
+    assert "expected several seeds for an interval, got 1" in caplog.text
     assert "1 seed, no interval" in str(found)
     assert "1 seed, no interval" in (tmp_path / "figure.svg").read_text()
 
@@ -180,34 +180,34 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "taken.svg").mkdir()
     cases: list[tuple[Any, dict[str, Any], str]] = [
-        ([tmp_path / "none"], {}, "with an aggregator's progress.csv, came '.*none': no folder"),
-        ([tmp_path], {}, "came '.*': a folder without"),
+        ([tmp_path / "none"], {}, "with an aggregator's progress.csv, got '.*none': no folder"),
+        ([tmp_path], {}, "got '.*': a folder without"),
         (
             [folder],
             {"key": "rewards"},
-            "expected one of 'empty', 'reward', came 'rewards'. Did you mean",
+            "expected one of 'empty', 'reward', got 'rewards'. Did you mean",
         ),
-        ([folder], {"x": "steps"}, "expected one of 'empty', 'reward', came 'steps'"),
-        ([folder], {"key": "empty"}, "expected values of 'empty', came none"),
+        ([folder], {"x": "steps"}, "expected one of 'empty', 'reward', got 'steps'"),
+        ([folder], {"key": "empty"}, "expected values of 'empty', got none"),
         ([folder, folder], {}, "expected different folders"),
-        ([], {}, "expected at least one folder, came none"),
-        ([folder], {"statistic": "mode"}, "statistic: expected one of 'iqm', 'mean', 'median', came 'mode'"),
-        ([folder], {"confidence": 95}, "confidence: expected a number between 0 and 1, came 95"),
-        ([folder], {"max_size": 0}, "max_size: expected an integer >= 1, came 0"),
+        ([], {}, "expected at least one folder, got none"),
+        ([folder], {"statistic": "mode"}, "statistic: expected one of 'iqm', 'mean', 'median', got 'mode'"),
+        ([folder], {"confidence": 95}, "confidence: expected a number between 0 and 1, got 95"),
+        ([folder], {"max_size": 0}, "max_size: expected an integer >= 1, got 0"),
         ([folder], {"path": tmp_path / "file" / "x"}, "path: expected a folder that can be written"),
         (
             [folder],
             {"path": tmp_path / "taken"},
-            "path: .*taken.svg: expected a figure to replace, or nothing, came a folder",
+            "path: .*taken.svg: expected a figure to replace, or nothing, got a folder",
         ),
-        ({"a": [folder, tmp_path / "b" / ".." / "a"]}, {}, "runs: expected a folder a seed of 'a', came one twice"),
-        ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending, .* came '.*figure.pdf'"),
-        ([folder], {"key": ["reward"]}, r"key: expected the name of one key, came \['reward'\]"),
-        ([folder], {"path": ""}, "path: expected the name of a figure, came '.'"),
+        ({"a": [folder, tmp_path / "b" / ".." / "a"]}, {}, "runs: expected a folder a seed of 'a', got one twice"),
+        ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending, .* got '.*figure.pdf'"),
+        ([folder], {"key": ["reward"]}, r"key: expected the name of one key, got \['reward'\]"),
+        ([folder], {"path": ""}, "path: expected the name of a figure, got '.'"),
     ]
     for runs, options, message in cases:
         with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
             compare(runs, **options)
     for bad in ([], [3], 3):
-        with pytest.raises(InvalidTypeError, match="expected a folder or a list of folders for 'a', came"):
+        with pytest.raises(InvalidTypeError, match="expected a folder or a list of folders for 'a', got"):
             compare({"a": bad})

@@ -77,9 +77,9 @@ def expect_agreement(forward, model, space, rows):
         forward.set_weights(weights)
         leaves = observations(space, rows)
         expected = model(nest(space, leaves))
-        came = forward(leaves)
-        assert set(came) == set(expected)
-        for name, value in came.items():
+        got = forward(leaves)
+        assert set(got) == set(expected)
+        for name, value in got.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
@@ -122,8 +122,8 @@ def test_a_table_that_answers_one_state_at_a_time_serves_a_batch():
     exported = export(table, space, 3, Source(models.Table, {}, False, space))
     forward = load(exported, 3)
     forward.set_weights([np.arange(12, dtype=np.float32).reshape(6, 2)])
-    came = forward([np.array([4, 0, 5])])["q_values"]
-    np.testing.assert_array_equal(came, [[8, 9], [0, 1], [10, 11]])
+    got = forward([np.array([4, 0, 5])])["q_values"]
+    np.testing.assert_array_equal(got, [[8, 9], [0, 1], [10, 11]])
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_row_does_not_depend_on_the_batch_it_is_in(maker, hidden):
         forward = load(exported, rows)
         forward.set_weights(model.get_weights())
         outputs[rows] = forward([leaf[:rows] for leaf in leaves])["q_values"].copy()
-    for rows, came in outputs.items():
-        np.testing.assert_array_equal(came, outputs[40][:rows])
+    for rows, got in outputs.items():
+        np.testing.assert_array_equal(got, outputs[40][:rows])
 
 
 @pytest.mark.parametrize("kind", ["litert", "eager"])
@@ -228,7 +228,7 @@ def test_weights_of_another_model_are_refused(kind):
     with pytest.raises(ModelError, match=r"weights: expected 6 arrays"):
         forward.set_weights(model.get_weights()[:-1])
     other = built(models.QNet, BOX, num_actions=3)
-    with pytest.raises(ModelError, match=r"weights\[4\].*: expected shape \[64, 2\], came \[64, 3\]"):
+    with pytest.raises(ModelError, match=r"weights\[4\].*: expected shape \[64, 2\], got \[64, 3\]"):
         forward.set_weights(other.get_weights())
 
 
@@ -249,8 +249,8 @@ actions = policy.sample(outputs, policy.noise(np.random.default_rng(0), 3))
 print(actions.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
 """
     command = [sys.executable, "-c", script, str(tmp_path / "exported")]
-    came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert came.stdout.strip() == "(3,) False False"
+    got = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert got.stdout.strip() == "(3,) False False"
 
 
 def test_kinds_that_need_tensorflow_run_in_a_process_of_their_own_with_one_thread(tmp_path):
@@ -277,8 +277,8 @@ print("threads", tf.config.threading.get_intra_op_parallelism_threads())
     command = [sys.executable, "-c", script, str(tmp_path / "exported")]
     folder = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
-    came = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
-    kinds = [line.split(" ", 1) for line in came.stdout.splitlines()]
+    got = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    kinds = [line.split(" ", 1) for line in got.stdout.splitlines()]
     assert [kind for kind, _ in kinds] == ["eager", "xla", "threads"]
     assert kinds[2][1] == "1"
     expected = other(np.ones((2, 4), np.float32))["q_values"]
@@ -289,9 +289,9 @@ def test_memory_that_the_runtime_moves_is_never_written_where_it_was():
     """Freed memory is overwritten at once (MALLOC_PERTURB_), so that reading it shows; writing it ends a process."""
     environment = {**os.environ, "MALLOC_PERTURB_": "165", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, str(Path(__file__).parents[1] / "moving_memory.py")]
-    came = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
-    assert came.returncode == 0, came.stdout + came.stderr[-2000:]
-    assert len(came.stdout.splitlines()) == 4 * 2 * 2 * 2
+    got = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert got.returncode == 0, got.stdout + got.stderr[-2000:]
+    assert len(got.stdout.splitlines()) == 4 * 2 * 2 * 2
 
 
 @pytest.mark.parametrize(("units", "kind"), [(16, "litert"), (1024, "litert_static")])

@@ -73,10 +73,10 @@ def test_log_prob_equals_slow_reference(kind, space, outputs):
     policy = make_policy(kind, space, epsilon=0.3, temperature=0.5)
     rows = repeated(outputs, 200)
     actions = policy.sample(rows, policy.noise(np.random.default_rng(1), 200))
-    came = policy.log_prob(rows, actions)
-    assert came.dtype == np.float32
-    assert came.shape == (200,)
-    np.testing.assert_allclose(came, [slow_log_prob(policy, space, outputs, a) for a in actions], rtol=2e-5)
+    got = policy.log_prob(rows, actions)
+    assert got.dtype == np.float32
+    assert got.shape == (200,)
+    np.testing.assert_allclose(got, [slow_log_prob(policy, space, outputs, a) for a in actions], rtol=2e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -145,8 +145,8 @@ def test_epsilon_is_the_probability_of_a_random_action_and_may_change():
 
 def test_no_exploration_means_probability_zero_elsewhere():
     policy = make_policy("epsilon_greedy", spaces.Discrete(4), epsilon=0.0)
-    came = policy.log_prob(repeated({"q_values": Q}, 2), np.array([2, 0]))
-    np.testing.assert_array_equal(came, [0, -np.inf])
+    got = policy.log_prob(repeated({"q_values": Q}, 2), np.array([2, 0]))
+    np.testing.assert_array_equal(got, [0, -np.inf])
 
 
 def test_temperature_zero_is_the_greedy_limit():
@@ -221,7 +221,7 @@ def test_sampling_type_follows_from_the_outputs(names, expected):
 
 
 def test_outputs_that_fit_no_sampling_type_are_listed():
-    with pytest.raises(ModelError, match=r"expected 'q_values', or 'policy', or 'mu' and 'sigma', came 'mu'"):
+    with pytest.raises(ModelError, match=r"expected 'q_values', or 'policy', or 'mu' and 'sigma', got 'mu'"):
         infer_sampling_type(["mu"])
 
 
@@ -248,7 +248,7 @@ def test_unknown_sampling_type_names_the_near_one():
     ],
 )
 def test_combinations_that_cannot_work_say_why(kind, space):
-    with pytest.raises(InvalidValueError, match=rf"action_sampling_type '{kind}': expected .* came"):
+    with pytest.raises(InvalidValueError, match=rf"action_sampling_type '{kind}': expected .* got"):
         make_policy(kind, space)
 
 
@@ -268,8 +268,8 @@ def test_temperature_below_zero_is_refused(temperature):
     ("outputs", "message"),
     [
         ({"v_estimate": Q}, "'epsilon_greedy' needs 'q_values', the model has 'v_estimate'"),
-        ({"q_values": Q[:, :3]}, r"'q_values': expected shape \[1, 4\], came \[1, 3\]"),
-        ({"q_values": np.where(Q > 1, np.nan, Q)}, "'q_values': expected finite numbers, came nan in row 0"),
+        ({"q_values": Q[:, :3]}, r"'q_values': expected shape \[1, 4\], got \[1, 3\]"),
+        ({"q_values": np.where(Q > 1, np.nan, Q)}, "'q_values': expected finite numbers, got nan in row 0"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(outputs, message):
@@ -280,11 +280,11 @@ def test_outputs_that_do_not_fit_are_refused(outputs, message):
 def test_normal_outputs_that_do_not_fit_are_refused():
     policy = make_policy("continuous_normal_diagonal", spaces.Box(-1, 1, (2,)))
     mu, ones = np.zeros((3, 2), np.float32), np.ones(2, np.float32)
-    with pytest.raises(ModelError, match=r"'mu': expected shape \[3, 2\], came \[3, 1\]"):
+    with pytest.raises(ModelError, match=r"'mu': expected shape \[3, 2\], got \[3, 1\]"):
         policy.check_outputs({"mu": mu[:, :1], "sigma": ones}, 3)
-    with pytest.raises(ModelError, match=r"'sigma': expected shape .* came \[3\]"):
+    with pytest.raises(ModelError, match=r"'sigma': expected shape .* got \[3\]"):
         policy.check_outputs({"mu": mu, "sigma": np.ones(3, np.float32)}, 3)
-    with pytest.raises(ModelError, match=r"'sigma': expected numbers > 0, came 0"):
+    with pytest.raises(ModelError, match=r"'sigma': expected numbers > 0, got 0"):
         policy.check_outputs({"mu": mu, "sigma": ones * 0}, 3)
     with pytest.raises(ModelError, match=r"'sigma': expected numbers > 0"):
         policy.log_prob({"mu": mu, "sigma": -ones}, mu)
@@ -294,5 +294,5 @@ def test_check_finite_accepts_values_whose_square_overflows():
     large = np.full((2, 3), 1e30, np.float32)
     check_finite({"q_values": large}, ["q_values"])
     large[1, 2] = np.inf
-    with pytest.raises(ModelError, match="'q_values': expected finite numbers, came inf in row 1"):
+    with pytest.raises(ModelError, match="'q_values': expected finite numbers, got inf in row 1"):
         check_finite({"q_values": large}, ["q_values"])

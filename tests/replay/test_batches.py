@@ -78,19 +78,19 @@ def test_batches_and_generator_are_those_of_sample(prefetch: int, n: Any, replac
     one, other = make(), make()
     with one.batches(n, prefetch, replace=replace) as batches:
         for _ in range(7):
-            came, expected = next(batches), other.sample(n, replace=replace)
-            assert all(np.array_equal(came[key], expected[key]) for key in SPEC)
+            got, expected = next(batches), other.sample(n, replace=replace)
+            assert all(np.array_equal(got[key], expected[key]) for key in SPEC)
     assert np.array_equal(one.sample(50)["id"], other.sample(50)["id"]), "close set the generator back"
 
 
 def test_two_runs_are_alike_with_puts_between_the_iterators() -> None:
     def run() -> list[list[int]]:
-        buffer, came = make(500), []
+        buffer, got = make(500), []
         for turn in range(5):
             with buffer.batches(8, prefetch=3) as batches:
-                came += [next(batches)["id"].tolist() for _ in range(4)]
+                got += [next(batches)["id"].tolist() for _ in range(4)]
             buffer.put(rows(500 + turn, 1))
-        return came
+        return got
 
     assert run() == run()
 
@@ -143,17 +143,17 @@ def test_rows_put_meanwhile_come_after_those_ahead() -> None:
 
 def test_several_threads_share_the_batches() -> None:
     one, other = make(), make()
-    came: list[bytes] = []
+    got: list[bytes] = []
     with one.batches(16, prefetch=3) as batches:
         threads = [
-            threading.Thread(target=lambda: came.extend(next(batches)["id"].tobytes() for _ in range(50)))
+            threading.Thread(target=lambda: got.extend(next(batches)["id"].tobytes() for _ in range(50)))
             for _ in range(4)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(came) == sorted(other.sample(16)["id"].tobytes() for _ in range(200))
+    assert sorted(got) == sorted(other.sample(16)["id"].tobytes() for _ in range(200))
 
 
 def test_rows_stay_whole_while_others_put() -> None:
@@ -184,7 +184,7 @@ def test_an_empty_buffer_is_an_error_that_ends_the_iterator() -> None:
     for buffer in (ReplayBuffer(10), make(0)):
         for prefetch in (0, 2):
             batches = buffer.batches(4, prefetch)
-            with pytest.raises(EmptyBufferError, match="expected a buffer that holds rows, came an empty one"):
+            with pytest.raises(EmptyBufferError, match="expected a buffer that holds rows, got an empty one"):
                 next(batches)
             assert list(batches) == []
     batches = make(0).batches(1)
@@ -194,7 +194,7 @@ def test_an_empty_buffer_is_an_error_that_ends_the_iterator() -> None:
 
 
 def test_errors_of_a_draw_come_out_of_next() -> None:
-    with pytest.raises(InvalidValueError, match="expected at most 3 rows with replace=False, came 4"):
+    with pytest.raises(InvalidValueError, match="expected at most 3 rows with replace=False, got 4"):
         next(make(3).batches(4, replace=False))
 
     def fail(rows: int, cancelled: Callable[[], bool]) -> None:
@@ -206,8 +206,8 @@ def test_errors_of_a_draw_come_out_of_next() -> None:
 
 def test_close_wakes_who_waits_and_is_final() -> None:
     batches = Batches(make(), 4, before=Asked(closed=True))
-    came: list[Any] = []
-    waiting = [threading.Thread(target=lambda: came.append(next(batches, "ended"))) for _ in range(3)]
+    got: list[Any] = []
+    waiting = [threading.Thread(target=lambda: got.append(next(batches, "ended"))) for _ in range(3)]
     for thread in waiting:
         thread.start()
     await_true(lambda: thread_count() == 1)
@@ -215,7 +215,7 @@ def test_close_wakes_who_waits_and_is_final() -> None:
     batches.close()
     for thread in waiting:
         thread.join(10)
-    assert came == ["ended"] * 3
+    assert got == ["ended"] * 3
     assert list(batches) == []
     assert thread_count() == 0
 
@@ -300,8 +300,8 @@ def test_tensors_have_the_values_and_dtypes_and_the_batchs_memory(library: str) 
     one, other = of_dtypes(NUMBERS), of_dtypes(NUMBERS)
     with one.batches((2, 5), as_=library) as batches:
         for _ in range(3):
-            came, expected = next(batches), other.sample((2, 5))
-            for key, tensor in came.items():
+            got, expected = next(batches), other.sample((2, 5))
+            for key, tensor in got.items():
                 assert type(tensor).__module__.partition(".")[0].startswith(("tensorflow", "torch", "jax"))
                 back = np.asarray(tensor)
                 assert back.dtype == key
@@ -313,9 +313,9 @@ def test_tensors_have_the_values_and_dtypes_and_the_batchs_memory(library: str) 
 def test_wide_numbers_keep_their_width_apart_from_jax(library: str) -> None:
     one, other = of_dtypes(WIDE_NUMBERS), of_dtypes(WIDE_NUMBERS)
     with one.batches(5, as_=library) as batches:
-        came, expected = next(batches), other.sample(5)
+        got, expected = next(batches), other.sample(5)
     halves = {"i8": "i4", "u8": "u4", "f8": "f4", "c16": "c8"}
-    for key, tensor in came.items():
+    for key, tensor in got.items():
         assert np.asarray(tensor).dtype == (halves[key] if library == "jax" else key)
         assert np.array_equal(np.asarray(tensor), expected[key])
 
@@ -324,7 +324,7 @@ def test_jax_is_not_given_integers_that_it_would_cut() -> None:
     pytest.importorskip("jax")
     buffer = ReplayBuffer(3, seed=0)
     buffer.put({"id": np.full(3, 1 << 40)})
-    with pytest.raises(InvalidValueError, match=r"key 'id': expected int64 that fits int32, .* came 1099511627776"):
+    with pytest.raises(InvalidValueError, match=r"key 'id': expected int64 that fits int32, .* got 1099511627776"):
         next(buffer.batches(2, as_="jax"))
 
 
@@ -351,7 +351,7 @@ def test_memory_of_tensors_returns(library: str) -> None:
 @pytest.mark.parametrize("dtype", ["S7", "U3", "M8[us]", "m8[D]", "g", [("a", "i4"), ("b", "f8")]])
 def test_what_no_tensor_can_be_is_refused_by_name(library: str, dtype: Any) -> None:
     buffer = ReplayBuffer(10, spec={"ok": "f4", "bad": dtype})
-    with pytest.raises(InvalidTypeError, match=f"as_='{library}': key 'bad': expected bool, an integer, .*came"):
+    with pytest.raises(InvalidTypeError, match=f"as_='{library}': key 'bad': expected bool, an integer, .*got"):
         buffer.batches(2, as_=library)
     late = ReplayBuffer(10)
     batches = late.batches(2, as_=library)
@@ -394,12 +394,12 @@ def test_learning_in_tensorflow_from_batches() -> None:
     [
         ({"n": 0}, InvalidValueError, "n: expected an integer from 1"),
         ({"n": (2, 3, 4)}, InvalidValueError, r"n: expected a number of rows or \(batches, rows\)"),
-        ({"n": 1.5}, InvalidTypeError, "n: expected an integer >= 1, came 1.5"),
-        ({"prefetch": -1}, InvalidValueError, "prefetch: expected an integer >= 0, came -1"),
-        ({"prefetch": True}, InvalidTypeError, "prefetch: expected an integer >= 0, came True"),
-        ({"prefetch": 2.0}, InvalidTypeError, "prefetch: expected an integer >= 0, came 2.0"),
-        ({"as_": "tensorflow"}, InvalidValueError, "as_: expected one of 'jax', 'numpy', 'tf', 'torch', came"),
-        ({"as_": None}, InvalidValueError, "as_: expected one of 'jax', 'numpy', 'tf', 'torch', came None"),
+        ({"n": 1.5}, InvalidTypeError, "n: expected an integer >= 1, got 1.5"),
+        ({"prefetch": -1}, InvalidValueError, "prefetch: expected an integer >= 0, got -1"),
+        ({"prefetch": True}, InvalidTypeError, "prefetch: expected an integer >= 0, got True"),
+        ({"prefetch": 2.0}, InvalidTypeError, "prefetch: expected an integer >= 0, got 2.0"),
+        ({"as_": "tensorflow"}, InvalidValueError, "as_: expected one of 'jax', 'numpy', 'tf', 'torch', got"),
+        ({"as_": None}, InvalidValueError, "as_: expected one of 'jax', 'numpy', 'tf', 'torch', got None"),
     ],
 )
 def test_arguments_that_cannot_be_used(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -492,8 +492,8 @@ def test_beta_of_a_function_is_that_of_the_batchs_number_whatever_is_ahead(prefe
     one, other = prioritized(), prioritized()
     with one.batches(16, prefetch, beta=lambda number: number / 10) as batches:
         for number in range(6):
-            came, expected = next(batches), other.sample(16, beta=number / 10)
-            assert all(np.array_equal(came[key], expected[key]) for key in expected)
+            got, expected = next(batches), other.sample(16, beta=number / 10)
+            assert all(np.array_equal(got[key], expected[key]) for key in expected)
     assert np.array_equal(one.sample(50)["id"], other.sample(50)["id"]), "close set the generator back"
 
 
@@ -509,12 +509,12 @@ def test_a_beta_that_cannot_be_used_is_refused() -> None:
         make().batches(4, beta=0.5)
     with pytest.raises(InvalidValueError, match="beta: expected none for a buffer that draws uniformly"):
         make().batches(4, beta=lambda number: 0.5)
-    with pytest.raises(InvalidValueError, match=r"beta: expected a number from 0 to 1, came 1\.5"):
+    with pytest.raises(InvalidValueError, match=r"beta: expected a number from 0 to 1, got 1\.5"):
         prioritized().batches(4, beta=1.5)
-    with pytest.raises(InvalidTypeError, match="beta: expected a number, came 'much'"):
+    with pytest.raises(InvalidTypeError, match="beta: expected a number, got 'much'"):
         prioritized().batches(4, beta="much")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="replace: expected True with alpha"):
         prioritized().batches(4, replace=False)
     batches = prioritized().batches(4, beta=lambda number: -1.0)
-    with pytest.raises(InvalidValueError, match="beta: expected a number from 0 to 1, came -1"):
+    with pytest.raises(InvalidValueError, match="beta: expected a number from 0 to 1, got -1"):
         next(batches)

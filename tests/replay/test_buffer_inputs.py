@@ -106,12 +106,12 @@ def test_lists(rows, dtype):
 
 
 @pytest.mark.parametrize(
-    ("came", "expected"),
+    ("got", "expected"),
     [("float64", "float32"), ("int64", "int32"), ("uint8", "int16"), ("bool", "float32"), ("int64", "float32"),
      ("float32", "float16"), ("float32", "complex64"), ("bool", "uint8")],
 )  # fmt: skip
-def test_casts_that_numpy_calls_same_kind(came, expected):
-    rows = some(came, (4, 2))
+def test_casts_that_numpy_calls_same_kind(got, expected):
+    rows = some(got, (4, 2))
     assert np.array_equal(stored({"x": rows}, spec={"x": (expected, (2,))}), rows.astype(expected))
 
 
@@ -273,7 +273,7 @@ def test_polars_series():
     buffer = ReplayBuffer(10)
     buffer.put({"x": pl.Series([1.0, 2.0])})
     assert buffer.take([0, 1])["x"].tolist() == [1, 2]
-    with pytest.raises(InvalidValueError, match="'x': expected no missing values, came 1 nulls"):
+    with pytest.raises(InvalidValueError, match="'x': expected no missing values, got 1 nulls"):
         buffer.put({"x": pl.Series([1.0, None])})
 
 

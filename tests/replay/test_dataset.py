@@ -27,20 +27,20 @@ def test_one_batch_a_call_is_what_sample_gives(prefetch: int, n: Any, lead: tupl
         "id": tf.TensorSpec(lead, tf.int64),
     }
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-    for came, _ in zip(dataset, range(20), strict=False):
+    for got, _ in zip(dataset, range(20), strict=False):
         expected = other.sample(n)
-        assert all(np.array_equal(came[key], expected[key]) for key in expected)
+        assert all(np.array_equal(got[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("n", [32, (2, 8)])
 @pytest.mark.parametrize("replace", [True, False])
 def test_several_batches_a_call_are_one_sample_of_that_many(n: Any, replace: bool) -> None:
     one, other = make(40), make(40)
-    came = [batch["id"].numpy() for batch in one.dataset(n, replace=replace, batches_per_call=4).take(12)]
+    got = [batch["id"].numpy() for batch in one.dataset(n, replace=replace, batches_per_call=4).take(12)]
     size = (4, 32) if n == 32 else (8, 8)
     for call in range(3):
         expected = other.sample(size, replace=replace)["id"].ravel()
-        assert np.array_equal(np.ravel(came[4 * call : 4 * call + 4]), expected)
+        assert np.array_equal(np.ravel(got[4 * call : 4 * call + 4]), expected)
 
 
 def test_two_runs_are_alike() -> None:
@@ -116,7 +116,7 @@ def test_an_empty_buffer_is_said_by_tensorflows_error() -> None:
     [
         ({"n": 0}, InvalidValueError, "n: expected an integer from 1"),
         ({"n": [3, 4]}, InvalidTypeError, "n: expected an integer >= 1"),
-        ({"prefetch": -1}, InvalidValueError, "prefetch: expected an integer >= 0, came -1"),
+        ({"prefetch": -1}, InvalidValueError, "prefetch: expected an integer >= 0, got -1"),
         ({"batches_per_call": 0}, InvalidValueError, "batches_per_call: expected an integer from 1"),
     ],
 )
@@ -146,10 +146,10 @@ def test_several_steps_and_draws_by_priority_bring_their_columns(options: dict[s
     assert dataset.element_spec["weight"] == tf.TensorSpec((16,), tf.float32)
     assert dataset.element_spec["index"] == tf.TensorSpec((16,), tf.int64)
     assert ("discount" in dataset.element_spec) == bool(options)
-    for came, _ in zip(dataset, range(4), strict=False):
+    for got, _ in zip(dataset, range(4), strict=False):
         expected = other.sample(16, beta=0.6)
-        assert came.keys() == expected.keys()
-        assert all(np.array_equal(came[key], expected[key]) for key in expected)
+        assert got.keys() == expected.keys()
+        assert all(np.array_equal(got[key], expected[key]) for key in expected)
 
 
 def test_options_that_would_not_be_used_are_refused() -> None:

@@ -237,7 +237,7 @@ def test_a_table_that_names_other_blocks_is_refused(tmp_path):
     damaged = bytearray(table.read_bytes())
     damaged[64:68] = (999).to_bytes(4, "little")
     table.write_bytes(damaged)
-    with pytest.raises(InvalidValueError, match=r"frames\.0\.table: expected blocks that .*frames\.0 has, came others"):
+    with pytest.raises(InvalidValueError, match=r"frames\.0\.table: expected blocks that .*frames\.0 has, got others"):
         ReplayBuffer.open(tmp_path / "b", mode="r+")
 
 
@@ -653,10 +653,10 @@ def test_which_name_comes_after_which(key, other, expected):
 @pytest.mark.parametrize(
     ("stack", "error", "message"),
     [
-        ((4, 1), InvalidValueError, r"key 'state'.*axis of \(4, 84, 84\) of that length, came \(4, 1\)"),
+        ((4, 1), InvalidValueError, r"key 'state'.*axis of \(4, 84, 84\) of that length, got \(4, 1\)"),
         ((4, 9), InvalidValueError, "key 'state'"),
-        ({"state": (4, 0), "action": (2, 0)}, InvalidValueError, r"came \['action'\]"),
-        ({"state": 4}, InvalidTypeError, r"\(number of frames, axis\), came 4"),
+        ({"state": (4, 0), "action": (2, 0)}, InvalidValueError, r"got \['action'\]"),
+        ({"state": 4}, InvalidTypeError, r"\(number of frames, axis\), got 4"),
         ({"state": (84, 1)}, InvalidValueError, "up to 16 frames"),
     ],
 )
@@ -669,8 +669,8 @@ def test_stacks_that_no_column_has_are_refused(stack, error, message):
     ("frames", "indices", "message"),
     [
         (np.zeros((3, 8)), np.zeros((2, 4)), "expected C-contiguous int32"),
-        (np.zeros((3, 8)), np.full((2, 4), 3, np.int32), "expected 0 to 2, came 3 to 3"),
-        (np.zeros((3, 8)), np.full((2, 4), -1, np.int32), "expected 0 to 2, came -1 to -1"),
+        (np.zeros((3, 8)), np.full((2, 4), 3, np.int32), "expected 0 to 2, got 3 to 3"),
+        (np.zeros((3, 8)), np.full((2, 4), -1, np.int32), "expected 0 to 2, got -1 to -1"),
         (np.zeros((8, 3)).T, np.zeros((2, 4), np.int32), "expected C-contiguous"),
     ],
 )

@@ -175,9 +175,9 @@ def test_other_steps_of_a_buffer_on_disk_are_refused_not_taken_silently(tmp_path
     with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as buffer:
         buffer.put(experience(40))
     for steps in ({}, {"n_step": 2, "gamma": 0.9}, {"n_step": 3, "gamma": 0.8}):
-        with pytest.raises(InvalidValueError, match=r"n_step, gamma: expected \(3, 0.9\), as the buffer at .*, came"):
+        with pytest.raises(InvalidValueError, match=r"n_step, gamma: expected \(3, 0.9\), as the buffer at .*, got"):
             ReplayBuffer(40, path=tmp_path / "b", **steps)
-    with pytest.raises(InvalidTypeError, match="gamma: expected a number from 0 to 1 with n_step=3, came 'x'"):
+    with pytest.raises(InvalidTypeError, match="gamma: expected a number from 0 to 1 with n_step=3, got 'x'"):
         ReplayBuffer.open(tmp_path / "b", "r+", gamma="x")
     with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as again:
         assert len(again) == 40
@@ -201,10 +201,10 @@ SPEC = dict.fromkeys(("reward", "terminal", "episode_end"), np.float32)
     ("call", "error", "message"),
     [
         (lambda: ReplayBuffer(5, n_step=3), InvalidTypeError, "gamma: expected a number from 0 to 1 with n_step=3"),
-        (lambda: ReplayBuffer(5, n_step=3, gamma=1.5), InvalidValueError, "gamma: expected a number from 0 to 1, came"),
+        (lambda: ReplayBuffer(5, n_step=3, gamma=1.5), InvalidValueError, "gamma: expected a number from 0 to 1, got"),
         (lambda: ReplayBuffer(5, gamma=0.9), InvalidValueError, "expected none with n_step=1"),
         (lambda: ReplayBuffer(5, n_step=0, gamma=0.9), InvalidValueError, "n_step"),
-        (lambda: ReplayBuffer(5, n_step=2**31, gamma=0.9), InvalidValueError, "n_step: .* 2147483647, came 2147483648"),
+        (lambda: ReplayBuffer(5, n_step=2**31, gamma=0.9), InvalidValueError, "n_step: .* 2147483647, got 2147483648"),
         (lambda: ReplayBuffer(5, n_step=2, gamma=0.9, spec={"reward": np.float32}), InvalidValueError, "'episode_end'"),
         (
             lambda: ReplayBuffer(5, n_step=2, gamma=0.9, spec=SPEC | {"reward": np.float64}),

@@ -131,14 +131,14 @@ def test_state_comes_back_bit_for_bit(again):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.1}, "state: expected (alpha, eps) (0.6, 1e-06), came (0.1, 1e-06)"),
+        ({"alpha": 0.1}, "state: expected (alpha, eps) (0.6, 1e-06), got (0.1, 1e-06)"),
         (
             {"values": [1.0, -1.0]},
-            "state: expected what a Priorities' state_dict gave, came values of shape [2] before",
+            "state: expected what a Priorities' state_dict gave, got values of shape [2] before",
         ),
-        ({"values": [math.nan]}, "came values of shape [1] before row 10"),
-        ({"values": np.ones(11)}, "came values of shape [11] before row 10"),
-        ({"values": "text"}, "came one of which ValueError"),
+        ({"values": [math.nan]}, "got values of shape [1] before row 10"),
+        ({"values": np.ones(11)}, "got values of shape [11] before row 10"),
+        ({"values": "text"}, "got one of which ValueError"),
         ({"generator": {}}, "state['generator']: "),
     ],
 )
@@ -153,28 +153,28 @@ def test_refused_states(change, message):
 @pytest.mark.parametrize(
     ("rows", "given", "error", "message"),
     [
-        ([1, 2], [1.0, -0.5], InvalidValueError, "priorities: expected finite numbers >= 0, came -0.5 at 1"),
-        ([1, 2], [math.nan, 1], InvalidValueError, "priorities: expected finite numbers >= 0, came nan at 0"),
-        ([1, 2], [1, math.inf], InvalidValueError, "priorities: expected finite numbers >= 0, came inf at 1"),
-        ([1, 2], [1.0], InvalidValueError, "priorities: expected shape [2] as row_numbers has, came [1]"),
-        ([1, 2], [[1.0], [2.0]], InvalidValueError, "priorities: expected shape [2] as row_numbers has, came [2, 1]"),
-        ([1, 2], 1.0, InvalidValueError, "priorities: expected shape [2] as row_numbers has, came []"),
-        ([1, 2], ["a", "b"], InvalidTypeError, "priorities: expected real numbers, came <U1"),
-        ([1, 2], [1j, 1j], InvalidTypeError, "priorities: expected real numbers, came complex128"),
-        ([1, 2], None, InvalidTypeError, "priorities: expected real numbers, came object"),
+        ([1, 2], [1.0, -0.5], InvalidValueError, "priorities: expected finite numbers >= 0, got -0.5 at 1"),
+        ([1, 2], [math.nan, 1], InvalidValueError, "priorities: expected finite numbers >= 0, got nan at 0"),
+        ([1, 2], [1, math.inf], InvalidValueError, "priorities: expected finite numbers >= 0, got inf at 1"),
+        ([1, 2], [1.0], InvalidValueError, "priorities: expected shape [2] as row_numbers has, got [1]"),
+        ([1, 2], [[1.0], [2.0]], InvalidValueError, "priorities: expected shape [2] as row_numbers has, got [2, 1]"),
+        ([1, 2], 1.0, InvalidValueError, "priorities: expected shape [2] as row_numbers has, got []"),
+        ([1, 2], ["a", "b"], InvalidTypeError, "priorities: expected real numbers, got <U1"),
+        ([1, 2], [1j, 1j], InvalidTypeError, "priorities: expected real numbers, got complex128"),
+        ([1, 2], None, InvalidTypeError, "priorities: expected real numbers, got object"),
         ([1, 2], [[1.0], [1.0, 2.0]], InvalidValueError, "priorities: expected an array [n] or [k, n] of numbers"),
-        ([1.0, 2.0], [1, 1], InvalidTypeError, "row_numbers: expected integers [n] or [k, n], came float64"),
+        ([1.0, 2.0], [1, 1], InvalidTypeError, "row_numbers: expected integers [n] or [k, n], got float64"),
         (
             [1, 10],
             [1, 1],
             InvalidValueError,
-            "row_numbers: expected rows that have been put, from 0 to 9, came 10 at 1",
+            "row_numbers: expected rows that have been put, from 0 to 9, got 10 at 1",
         ),
         (
             [-1, 2],
             [1, 1],
             InvalidValueError,
-            "row_numbers: expected rows that have been put, from 0 to 9, came -1 at 0",
+            "row_numbers: expected rows that have been put, from 0 to 9, got -1 at 0",
         ),
         (np.array([2**64 - 1], np.uint64), [1], InvalidValueError, "row_numbers: expected rows that have been put"),
     ],
@@ -188,7 +188,7 @@ def test_refused_updates_change_nothing(rows, given, error, message):
 
 
 def test_too_large_a_priority():
-    with pytest.raises(InvalidValueError, match=re.escape("(priority + eps)**alpha up to 2**960, came 1e+300 at 0")):
+    with pytest.raises(InvalidValueError, match=re.escape("(priority + eps)**alpha up to 2**960, got 1e+300 at 0")):
         filled(alpha=1.0).update([0], [1e300])
 
 
@@ -196,17 +196,17 @@ def test_too_large_a_priority():
     ("call", "error", "message"),
     [
         (lambda: Priorities(0), InvalidValueError, "capacity: expected an integer from 1"),
-        (lambda: Priorities(1, alpha=-1), InvalidValueError, "alpha: expected a finite number >= 0, came -1"),
-        (lambda: Priorities(1, eps=math.nan), InvalidValueError, "eps: expected a finite number >= 0, came nan"),
-        (lambda: Priorities(1, alpha="1"), InvalidTypeError, "alpha: expected a number >= 0, came '1'"),
+        (lambda: Priorities(1, alpha=-1), InvalidValueError, "alpha: expected a finite number >= 0, got -1"),
+        (lambda: Priorities(1, eps=math.nan), InvalidValueError, "eps: expected a finite number >= 0, got nan"),
+        (lambda: Priorities(1, alpha="1"), InvalidTypeError, "alpha: expected a number >= 0, got '1'"),
         (lambda: Priorities(1, seed=-1), InvalidValueError, "seed: expected"),
         (lambda: Priorities(1).sample(1), EmptyBufferError, "sample: expected rows from 0 to before 0"),
         (lambda: filled().sample(0), InvalidValueError, "n: expected an integer from 1"),
-        (lambda: filled().sample(1, -0.1), InvalidValueError, "beta: expected a number from 0 to 1, came -0.1"),
-        (lambda: filled().sample(1, 1.5), InvalidValueError, "beta: expected a number from 0 to 1, came 1.5"),
+        (lambda: filled().sample(1, -0.1), InvalidValueError, "beta: expected a number from 0 to 1, got -0.1"),
+        (lambda: filled().sample(1, 1.5), InvalidValueError, "beta: expected a number from 0 to 1, got 1.5"),
         (lambda: filled().sample(1, newest=0), EmptyBufferError, "sample: expected rows from 0 to before 0, held are"),
         (lambda: filled().add(-1, 1), InvalidValueError, "first_number: expected an integer from 0"),
-        (lambda: filled().add(0, 1.5), InvalidTypeError, "num_rows: expected an integer >= 0, came 1.5"),
+        (lambda: filled().add(0, 1.5), InvalidTypeError, "num_rows: expected an integer >= 0, got 1.5"),
     ],
 )
 def test_refusals(call, error, message):

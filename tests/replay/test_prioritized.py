@@ -178,8 +178,8 @@ def test_threads_that_put_sample_and_update():
     ("call", "error", "message"),
     [
         (lambda b: b.update_priorities([0, 1], [1.0]), InvalidValueError, "shape"),
-        (lambda b: b.update_priorities([0], [-1.0]), InvalidValueError, "finite numbers >= 0, came -1.0"),
-        (lambda b: b.update_priorities([0], [np.nan]), InvalidValueError, "finite numbers >= 0, came nan"),
+        (lambda b: b.update_priorities([0], [-1.0]), InvalidValueError, "finite numbers >= 0, got -1.0"),
+        (lambda b: b.update_priorities([0], [np.nan]), InvalidValueError, "finite numbers >= 0, got nan"),
         (lambda b: b.update_priorities([99], [1.0]), InvalidValueError, "99"),
         (lambda b: b.update_priorities([0.5], [1.0]), InvalidTypeError, "integers"),
         (lambda b: b.sample(3, beta=-1), InvalidValueError, "beta"),
@@ -187,11 +187,11 @@ def test_threads_that_put_sample_and_update():
         (lambda b: b.sample(3, out={}), InvalidValueError, "neither replace=False nor out="),
         (lambda b: ReplayBuffer(5).sample(3, beta=0.4), InvalidValueError, "beta: expected none"),
         (lambda b: ReplayBuffer(5).update_priorities([0], [1.0]), InvalidValueError, "made with alpha="),
-        (lambda b: b.sample_indices(3), InvalidValueError, "came one made with alpha="),
+        (lambda b: b.sample_indices(3), InvalidValueError, "got one made with alpha="),
         (lambda b: ReplayBuffer(5, eps=0.1), InvalidValueError, "eps: expected none without alpha"),
         (lambda b: ReplayBuffer(5, alpha=-1), InvalidValueError, "alpha"),
-        (lambda b: ReplayBuffer(5, alpha=0.5, spec={"weight": float}), InvalidValueError, r"came \['weight'\]"),
-        (lambda b: ReplayBuffer(5, alpha=0.5).put({"index": [1]}), InvalidValueError, r"came \['index'\]"),
+        (lambda b: ReplayBuffer(5, alpha=0.5, spec={"weight": float}), InvalidValueError, r"got \['weight'\]"),
+        (lambda b: ReplayBuffer(5, alpha=0.5).put({"index": [1]}), InvalidValueError, r"got \['index'\]"),
     ],
 )
 def test_refusals_change_nothing(call, error, message):

@@ -92,9 +92,7 @@ class Storage:
             if writable:
                 self._claim()
             else:
-                self._refusal = ReadOnlyError(
-                    f"{self.path}: expected a buffer opened for writing, came one of mode 'r'"
-                )
+                self._refusal = ReadOnlyError(f"{self.path}: expected a buffer opened for writing, got one of mode 'r'")
             self._names = folder_schema.read(self.path)
             if writable:
                 priority_files.remove_left(self.path, all_of_it=self._names is None)
@@ -135,7 +133,7 @@ class Storage:
             bit_generator.state = self._generator_state()
         ring = self._new_ring(self.about, bit_generator, new=False)
         if self.about.to_json(ring.offsets) != self._names:
-            raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, came others")
+            raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, got others")
         if self.writable:
             used = min(ring.num_put, self.about.num_slots) * ring.stride
             self._files[0].check_allocated(used)
@@ -222,7 +220,7 @@ class Storage:
         try:
             self.keep_priorities()
         finally:
-            self._leave(ClosedError(f"{self.path}: expected an open buffer, came one that has been closed"))
+            self._leave(ClosedError(f"{self.path}: expected an open buffer, got one that has been closed"))
 
     def abandon(self) -> None:
         """Closes a folder in which no buffer could be made, and leaves nothing of it."""
@@ -239,7 +237,7 @@ class Storage:
     def leave_to_parent(self) -> None:
         """In a forked process: the files stay the other one's."""
         if self._refusal is None:
-            reason = f"{self.path}: expected the process that opened it, came one forked from it; open it with mode='r'"
+            reason = f"{self.path}: expected the process that opened it, got one forked from it; open it with mode='r'"
             self._leave(ReadOnlyError(reason))
 
     def __del__(self) -> None:
@@ -303,7 +301,7 @@ class Storage:
         # A huge page comes from the disk whole, which is too much for one row.
         self._files[0].advise("RANDOM" if ring.asks_early else "HUGEPAGE")
         if ring.generator_bytes() != _packed(bit_generator.state):
-            raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, came another layout")
+            raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, got another layout")
         self._ring = weakref.ref(ring)
         return ring
 
@@ -316,17 +314,17 @@ class Storage:
 
     def _check_page(self, about: About) -> None:
         path = self.path / CURSOR
-        for what, came, expected in zip(
+        for what, got, expected in zip(
             HEAD_PARTS, _parts(self.page[HEAD].tobytes()), _parts(_head(about)), strict=True
         ):
-            if came != expected:
+            if got != expected:
                 raise InvalidValueError(
-                    f"{path}: expected {what} {expected.hex()}, came {came.hex()}: damaged or another's"
+                    f"{path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
                 )
         num_put, first, num_begun = self.page[NUMBERS].view(np.int64).tolist()
         if not (0 <= first <= num_put < 1 << 60 and num_begun <= num_put + about.num_slots):
             raise InvalidValueError(
-                f"{path}: expected 0 <= first row <= rows put, came {first} and {num_put} ({num_begun} begun): damaged"
+                f"{path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun): damaged"
             )
 
     def _generator_state(self) -> dict[str, Any]:
@@ -357,12 +355,12 @@ def opened(
     storage = Storage(check_path("path", path), writable=True)
     try:
         if storage.about is not None:
-            for what, expected, came in folder_schema.differences(storage.about, capacity, keys, spec, spare, steps):
-                raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, came {came}")
+            for what, expected, got in folder_schema.differences(storage.about, capacity, keys, spec, spare, steps):
+                raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, got {got}")
             if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
                 raise InvalidValueError(
                     f"dedup, stack: expected {[*map(tuple, storage.about.shared)]}, as the buffer at {path} has, "
-                    f"came {[*map(tuple, plan(storage.about.spec))]}"
+                    f"got {[*map(tuple, plan(storage.about.spec))]}"
                 )
     except BaseException:
         storage.close()
@@ -376,7 +374,7 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Storage:
         raise InvalidValueError(one_of("mode", mode, MODES))
     folder = check_path("path", path)
     if not (folder / SCHEMA).exists():
-        raise InvalidValueError(f"{path}: expected {WHAT}, came {_contents(folder)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, got {_contents(folder)}")
     return Storage(folder, writable=mode == "r+")
 
 
@@ -400,11 +398,11 @@ def _check_folder(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, came {described(path)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, got {described(path)}")
     if not (path / SCHEMA).exists() and any(
         not any(fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
     ):
-        raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, came {_contents(path)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, got {_contents(path)}")
 
 
 def _contents(path: Path) -> str:

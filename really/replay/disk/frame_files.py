@@ -42,7 +42,7 @@ class FrameFile:
         self._check_head(self.table.data)
         self._handle = self._opened(writable, new)
         if not ring.attach_frames(at, self._handle, self.table.data, self._num_blocks()):
-            raise InvalidValueError(f"{self.table.path}: expected blocks that {self.path} has, came others: damaged")
+            raise InvalidValueError(f"{self.table.path}: expected blocks that {self.path} has, got others: damaged")
 
     def sync(self) -> None:
         """Returns when the frames, then the table that finds them, are on the disk."""
@@ -72,4 +72,4 @@ class FrameFile:
     def _check_head(self, table: NDArray[np.uint8]) -> None:
         next_frame = int(table[:8].view(np.int64)[0])
         if not 0 <= next_frame < 1 << 60:
-            raise InvalidValueError(f"{self.table.path}: expected a number of frames, came {next_frame}: damaged")
+            raise InvalidValueError(f"{self.table.path}: expected a number of frames, got {next_frame}: damaged")

@@ -46,15 +46,15 @@ def go_on(
 
     Raises InvalidValueError where they are of another alpha or eps, or `rows` is None.
     """
-    came = None if rows is None else rows.priorities
+    got = None if rows is None else rows.priorities
     for name in ("alpha", "eps"):
-        if (given := getattr(came, name, None)) != state[name]:
-            raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, came {given}")
-    if came is not None:
+        if (given := getattr(got, name, None)) != state[name]:
+            raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, got {given}")
+    if got is not None:
         num_lost = max(0, state["newest"] - num_put)  # rows that went with the machine's power
         values = state["values"][: max(0, len(state["values"]) - num_lost)]
-        generator = state["generator"] if with_generator else came.generator_state()
-        came.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
+        generator = state["generator"] if with_generator else got.generator_state()
+        got.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
 
 
 def remove_left(folder: Path, all_of_it: bool) -> None:
@@ -69,12 +69,12 @@ def read(folder: Path, expected: bool) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.exists():
         if expected:
-            raise InvalidValueError(f"{path}: expected {WHAT} that was made with alpha, came no such file")
+            raise InvalidValueError(f"{path}: expected {WHAT} that was made with alpha, got no such file")
         return None
     import pyarrow as pa
 
     if not starts_with(path, MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
             metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
@@ -82,7 +82,7 @@ def read(folder: Path, expected: bool) -> dict[str, Any] | None:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
     if check != str(_crc32(text, values)).encode():
-        raise InvalidValueError(f"{path}: expected {WHAT} as they were written, came damaged ones")
+        raise InvalidValueError(f"{path}: expected {WHAT} as they were written, got damaged ones")
     state: dict[str, Any] = json.loads(text, object_hook=array_of)
     return state | {"values": values}
 

@@ -104,16 +104,14 @@ def read(folder: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise FileError(error.errno, f"{path}: expected to read it, but {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidValueError(f"{path}: expected what a buffer is, came a damaged file: {error}") from error
+        raise InvalidValueError(f"{path}: expected what a buffer is, got a damaged file: {error}") from error
     if found[:2] != (FORMAT, VERSION):
-        raise InvalidValueError(
-            f"{path}: expected {FORMAT} of version {VERSION}, came {found[0]} of version {found[1]}"
-        )
+        raise InvalidValueError(f"{path}: expected {FORMAT} of version {VERSION}, got {found[0]} of version {found[1]}")
     names: dict[str, Any] = found[3]
     if found[2] != _crc32(names):
-        raise InvalidValueError(f"{path}: expected the checksum {_crc32(names)}, came {found[2]}: it is damaged")
+        raise InvalidValueError(f"{path}: expected the checksum {_crc32(names)}, got {found[2]}: it is damaged")
     if names["byteorder"] != sys.byteorder:
-        raise InvalidValueError(f"{path}: expected rows of a {sys.byteorder}-endian machine, came {names['byteorder']}")
+        raise InvalidValueError(f"{path}: expected rows of a {sys.byteorder}-endian machine, got {names['byteorder']}")
     return names
 
 
@@ -139,7 +137,7 @@ def differences(
     spare: int | None,
     steps: tuple[int, float | None],
 ) -> Iterator[tuple[str, Any, Any]]:
-    """What of a buffer to be opened is not as that of `about`: name, expected, came."""
+    """What of a buffer to be opened is not as that of `about`: name, expected, got."""
     if capacity != about.capacity:
         yield "capacity", f"{about.capacity:,}", f"{capacity:,}"
     if spare is not None and spare != about.spare:

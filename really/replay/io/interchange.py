@@ -106,7 +106,7 @@ def from_arrow(
     num_rows = len(source) if hasattr(source, "__len__") else None
     if capacity is None and num_rows is None:
         raise InvalidValueError(
-            f"capacity: expected a number of rows, as {type(source).__name__} does not say how many it has, came None"
+            f"capacity: expected a number of rows, as {type(source).__name__} does not say how many it has, got None"
         )
     with _reader_of(source) as reader:
         buffer = buffer_type(max(1, num_rows or 1) if capacity is None else capacity, **options)
@@ -125,7 +125,7 @@ def from_parquet(
     import pyarrow.parquet as pq
 
     if not starts_with(check_path("path", path), PARQUET):
-        raise InvalidValueError(f"{path}: expected a Parquet file, came {described(path)}")
+        raise InvalidValueError(f"{path}: expected a Parquet file, got {described(path)}")
     try:
         with pq.ParquetFile(Path(path)) as file:
             buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
@@ -141,7 +141,7 @@ def batches(
     from really.data import arrow_types
 
     if chunk_bytes < 1:
-        raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, came {chunk_bytes}")
+        raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, got {chunk_bytes}")
     with buffer.open_reader(keeps=keeps) as reader:
         num = max(1, chunk_bytes // reader.row_nbytes(schema.names))
         # A stream is read at its reader's leisure: no bar of ours.
@@ -155,7 +155,7 @@ def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
     buffer._check_open("to_arrow")
     spec = buffer.spec
     if spec is None:
-        raise EmptyBufferError("expected a buffer whose schema is known, came one without; put some rows first")
+        raise EmptyBufferError("expected a buffer whose schema is known, got one without; put some rows first")
     if keys is None:
         return spec
     for key in keys:
@@ -196,5 +196,5 @@ def _reader_of(source: Any) -> pa.RecordBatchReader:
     except (TypeError, pa.ArrowException) as error:
         raise InvalidTypeError(
             f"source: expected Arrow record batches or what gives a stream of them (`__arrow_c_stream__`), "
-            f"came {type(source).__name__}: {error}"
+            f"got {type(source).__name__}: {error}"
         ) from error

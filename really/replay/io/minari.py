@@ -82,7 +82,7 @@ def to_minari(
     import minari
 
     if len(buffer) == 0 or buffer.spec is None:
-        raise EmptyBufferError("to_minari: expected a buffer that holds rows, came an empty one")
+        raise EmptyBufferError("to_minari: expected a buffer that holds rows, got an empty one")
     target = _new_folder(dataset_id)
     spaces = _spaces(buffer.spec, env, observation_space, action_space)
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
@@ -246,11 +246,11 @@ def _new_folder(dataset_id: str) -> Path:
         namespace = parse_dataset_id(dataset_id)[0]
     except (TypeError, ValueError) as error:
         raise InvalidValueError(
-            f"dataset_id: expected 'name-v0' or 'folder/name-v0', came {dataset_id!r}: {error}"
+            f"dataset_id: expected 'name-v0' or 'folder/name-v0', got {dataset_id!r}: {error}"
         ) from error
     folder = Path(get_dataset_path(dataset_id))
     if folder.exists():
-        raise InvalidValueError(f"dataset_id: expected one that is not taken, came {dataset_id!r}: {folder} exists")
+        raise InvalidValueError(f"dataset_id: expected one that is not taken, got {dataset_id!r}: {folder} exists")
     try:
         if namespace is not None and namespace not in list_local_namespaces():
             create_namespace(namespace)
@@ -271,8 +271,8 @@ def _write(buffer: ReplayBuffer, folder: Path, spaces: Spaces, about: Mapping[st
     try:
         storage.update_metadata({key: _as_set(value) if key in AUTHORS else value for key, value in about.items()})
     except (AssertionError, TypeError) as error:
-        came = {key: value for key, value in about.items() if key not in OURS}
-        raise InvalidTypeError(f"about: expected texts as Minari wants them, came {came}") from error
+        got = {key: value for key, value in about.items() if key not in OURS}
+        raise InvalidTypeError(f"about: expected texts as Minari wants them, got {got}") from error
     with buffer.open_reader(keeps=True) as reader:
         chunks = _Chunks(reader, used)
         storage.update_episodes(_episodes(chunks, spaces, states))
@@ -302,10 +302,10 @@ def _as_set(value: Any) -> set[str]:
 def _spaces(spec: Spec, env: Any, observation_space: Space[Any] | None, action_space: Space[Any] | None) -> Spaces:
     for key in ("action", "reward"):
         if key not in spec:
-            raise InvalidValueError(f"to_minari: expected a column {key!r}, came {', '.join(map(repr, spec))}")
+            raise InvalidValueError(f"to_minari: expected a column {key!r}, got {', '.join(map(repr, spec))}")
     if "terminal" not in spec and "not_done" not in spec:
         raise InvalidValueError(
-            f"to_minari: expected a column 'terminal' or 'not_done', came {', '.join(map(repr, spec))}"
+            f"to_minari: expected a column 'terminal' or 'not_done', got {', '.join(map(repr, spec))}"
         )
     env_spec = None
     if env is not None:
@@ -329,7 +329,7 @@ def _of_environment(env: Any) -> tuple[EnvSpec | None, Space[Any], Space[Any]]:
     try:
         made = gymnasium.make(env)
     except (gymnasium.error.Error, TypeError) as error:
-        raise InvalidValueError(f"env: expected an environment, its id or its spec, came {env!r}: {error}") from error
+        raise InvalidValueError(f"env: expected an environment, its id or its spec, got {env!r}: {error}") from error
     made.close()
     return made.spec, made.observation_space, made.action_space
 
@@ -371,12 +371,12 @@ def _check(spec: Spec, spaces: Spaces) -> None:
             if spec.get(key) != (leaf.dtype, leaf.shape):
                 raise InvalidValueError(
                     f"to_minari: expected a column {key!r} of {leaf.dtype} {list(leaf.shape)} as the observation "
-                    f"space says, came {_text(spec.get(key))}"
+                    f"space says, got {_text(spec.get(key))}"
                 )
     if spec["action"][1] != shape_of(spaces.action):
         raise InvalidValueError(
             f"to_minari: expected a column 'action' of shape {list(shape_of(spaces.action))} as the action space says, "
-            f"came {_text(spec['action'])}"
+            f"got {_text(spec['action'])}"
         )
 
 
@@ -389,7 +389,7 @@ def _states(space: Space[Any]) -> list[str]:
 
     names = ["state" + leaf.name for leaf in observation_leaves(space)]
     if not names:
-        raise InvalidValueError("to_minari: expected a column 'state' or columns 'state.key', came none")
+        raise InvalidValueError("to_minari: expected a column 'state' or columns 'state.key', got none")
     return names
 
 
@@ -399,7 +399,7 @@ def _local(dataset_id: str) -> Any:
     try:
         return minari.load_dataset(dataset_id)
     except (FileNotFoundError, ValueError) as error:
-        raise InvalidValueError(f"dataset: expected a local Minari data set, came {dataset_id!r}: {error}") from error
+        raise InvalidValueError(f"dataset: expected a local Minari data set, got {dataset_id!r}: {error}") from error
 
 
 def _rows_of(episode: Any, space: Space[Any]) -> Columns:
@@ -411,7 +411,7 @@ def _rows_of(episode: Any, space: Space[Any]) -> Columns:
         rows["state" + leaf.name], rows["state_new" + leaf.name] = observations[:-1], observations[1:]
     if isinstance(episode.actions, dict | tuple):
         raise InvalidTypeError(
-            f"from_minari: expected actions that are one array, came {type(episode.actions).__name__}"
+            f"from_minari: expected actions that are one array, got {type(episode.actions).__name__}"
         )
     terminated, truncated = np.asarray(episode.terminations, np.bool_), np.asarray(episode.truncations, np.bool_)
     return {

@@ -89,7 +89,7 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
     from really.data import arrow_columns
 
     if not starts_with(check_path("path", path), MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
             about = _about(path, file.schema)
@@ -107,7 +107,7 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
     if len(buffer) != about["num_rows"]:
-        raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, came {len(buffer):,}")
+        raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
     buffer.load_state_dict(about["generator"])
     if about["priorities"] and buffer._prioritized is not None:
         buffer._prioritized.priorities.load_state_dict(about["priorities"] | {"values": np.concatenate(values)})
@@ -122,7 +122,7 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
     import pyarrow as pa
 
     if not starts_with(check_path("path", path), MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, came {described(path)}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
             return _about(path, file.schema)
@@ -150,10 +150,10 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     """What the schema's metadata says of the buffer, checked."""
     metadata = schema.metadata or {}
     if ABOUT not in metadata:
-        raise InvalidValueError(f"{path}: expected {WHAT}, came another Arrow file, of columns {schema.names}")
+        raise InvalidValueError(f"{path}: expected {WHAT}, got another Arrow file, of columns {schema.names}")
     text = metadata[ABOUT]
     if metadata.get(CHECK) != str(_fingerprint(schema, text)).encode():
-        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, came one whose description is damaged")
+        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, got one whose description is damaged")
     older = {
         "dedup": True,
         "stack": None,
@@ -166,7 +166,7 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     }
     about: dict[str, Any] = older | json.loads(text, object_hook=array_of)
     if about["format"] != FORMAT:
-        raise InvalidValueError(f"{path}: expected format {FORMAT!r}, came {about['format']!r}")
+        raise InvalidValueError(f"{path}: expected format {FORMAT!r}, got {about['format']!r}")
     return about
 
 

@@ -173,7 +173,7 @@ def test_readers_are_refused_what_is_the_writers(tmp_path):
     writer = on_disk(tmp_path / "b", 5)
     reader = ReplayBuffer.open(tmp_path / "b")
     for call in (lambda: reader.put(rows(0, 1)), lambda: reader.put({"reward": 1}), reader.clear, reader.flush):
-        with pytest.raises(ReadOnlyError, match="expected a buffer opened for writing, came one of mode 'r'"):
+        with pytest.raises(ReadOnlyError, match="expected a buffer opened for writing, got one of mode 'r'"):
             call()
     assert_same_rows(reader, writer)
 
@@ -219,7 +219,7 @@ def test_a_forked_process_reads_and_does_not_write(tmp_path):
         assert_whole(buffer.sample(50))
         buffer.load_state_dict(buffer.state_dict())
         for call in (lambda: buffer.put(numbered(0, 1)), buffer.clear, buffer.flush):
-            with pytest.raises(ReadOnlyError, match="came one forked from it"):
+            with pytest.raises(ReadOnlyError, match="got one forked from it"):
                 call()
         assert len(buffer) == 8
         buffer.close()
@@ -285,7 +285,7 @@ def test_closing_ends_it_and_leaves_batches_alone(tmp_path):
         "pickling": lambda: pickle.dumps(buffer),
     }
     for name, call in calls.items():
-        with pytest.raises(ValueError, match=f"^{name}: .*expected an open buffer, came one that has been closed"):
+        with pytest.raises(ValueError, match=f"^{name}: .*expected an open buffer, got one that has been closed"):
             call()
 
 

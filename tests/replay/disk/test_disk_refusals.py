@@ -40,15 +40,15 @@ def files(folder):
 
 
 OTHERS = {
-    "capacity": (11, {"spec": SPEC}, r"capacity: expected 10, as the buffer at .*/b has, came 11"),
-    "spare": (10, {"spec": SPEC, "spare": 3}, r"spare: expected 2, .*, came 3"),
-    "keys": (10, {"keys": ["x", "z"]}, r"keys: expected \['x', 'y'\], .*, came \['x', 'z'\]"),
-    "fewer keys": (10, {"keys": ["x"]}, r"keys: expected \['x', 'y'\], .*, came \['x'\]"),
-    "spec's keys": (10, {"spec": {"x": "f4"}}, r"spec: expected the keys \['x', 'y'\], .*, came \['x'\]"),
+    "capacity": (11, {"spec": SPEC}, r"capacity: expected 10, as the buffer at .*/b has, got 11"),
+    "spare": (10, {"spec": SPEC, "spare": 3}, r"spare: expected 2, .*, got 3"),
+    "keys": (10, {"keys": ["x", "z"]}, r"keys: expected \['x', 'y'\], .*, got \['x', 'z'\]"),
+    "fewer keys": (10, {"keys": ["x"]}, r"keys: expected \['x', 'y'\], .*, got \['x'\]"),
+    "spec's keys": (10, {"spec": {"x": "f4"}}, r"spec: expected the keys \['x', 'y'\], .*, got \['x'\]"),
     "dtype": (
         10,
         {"spec": SPEC | {"y": "int32"}},
-        r"spec: key 'y': expected int64 of shape \(\), .*, came int32 of shape",
+        r"spec: key 'y': expected int64 of shape \(\), .*, got int32 of shape",
     ),
     "shape": (
         10,
@@ -85,61 +85,61 @@ def renamed(folder, **changes):
 DAMAGES = {
     "records cut": (
         lambda at: os.truncate(at / RECORDS, 4096),
-        r"records: expected a file of 48,384 bytes, came 4,096",
+        r"records: expected a file of 48,384 bytes, got 4,096",
     ),
     "records longer": (
         lambda at: os.truncate(at / RECORDS, 1 << 20),
-        r"records: expected a file of 48,384 bytes, came",
+        r"records: expected a file of 48,384 bytes, got",
     ),
     "records gone": (lambda at: (at / RECORDS).unlink(), r"records: expected to open and map it, but No such file"),
-    "cursor cut": (lambda at: os.truncate(at / CURSOR, 64), r"cursor: expected a file of 4,096 bytes, came 64"),
-    "cursor empty": (lambda at: os.truncate(at / CURSOR, 0), r"cursor: expected a file of 4,096 bytes, came 0"),
+    "cursor cut": (lambda at: os.truncate(at / CURSOR, 64), r"cursor: expected a file of 4,096 bytes, got 64"),
+    "cursor empty": (lambda at: os.truncate(at / CURSOR, 0), r"cursor: expected a file of 4,096 bytes, got 0"),
     "magic": (
         lambda at: changed(at / CURSOR, 0),
-        r"cursor: expected at its start 5245414c4c595242, came 5345414c4c5952",
+        r"cursor: expected at its start 5245414c4c595242, got 5345414c4c5952",
     ),
     "version": (
         lambda at: changed(at / CURSOR, 8),
-        r"cursor: expected as version 03[0]{14}, came 04[0]{14}: damaged or",
+        r"cursor: expected as version 03[0]{14}, got 04[0]{14}: damaged or",
     ),
     "another's cursor": (
         lambda at: changed(at / CURSOR, 20),
-        r"cursor: expected as the buffer's identity [0-9a-f]{32}, came",
+        r"cursor: expected as the buffer's identity [0-9a-f]{32}, got",
     ),
-    "rows put": (lambda at: changed(at / CURSOR, 71, 128), r"expected 0 <= first row <= rows put, came 0 and -\d+ "),
+    "rows put": (lambda at: changed(at / CURSOR, 71, 128), r"expected 0 <= first row <= rows put, got 0 and -\d+ "),
     "first row": (
         lambda at: changed(at / CURSOR, 73),
-        r"expected 0 <= first row <= rows put, came 256 and 10 \(10 begun",
+        r"expected 0 <= first row <= rows put, got 256 and 10 \(10 begun",
     ),
     "begun": (
         lambda at: changed(at / CURSOR, 82),
-        r"expected 0 <= first row <= rows put, came 0 and 10 \(65546 begun\)",
+        r"expected 0 <= first row <= rows put, got 0 and 10 \(65546 begun\)",
     ),
     "schema.json cut": (
         lambda at: os.truncate(at / SCHEMA, 100),
-        r"schema.json: expected what a buffer is, came a damaged",
+        r"schema.json: expected what a buffer is, got a damaged",
     ),
     "schema.json empty": (
         lambda at: os.truncate(at / SCHEMA, 0),
-        r"schema.json: expected what a buffer is, came a damaged",
+        r"schema.json: expected what a buffer is, got a damaged",
     ),
     "schema.json of others": (
         lambda at: (at / SCHEMA).write_text("[1]"),
-        r"schema.json: expected what a buffer is, came",
+        r"schema.json: expected what a buffer is, got",
     ),
     "a digit in it": (
         lambda at: (at / SCHEMA).write_text((at / SCHEMA).read_text().replace('"capacity": 10', '"capacity": 11')),
-        r"schema.json: expected the checksum \d+, came \d+: it is damaged",
+        r"schema.json: expected the checksum \d+, got \d+: it is damaged",
     ),
     "another version": (
         lambda at: renamed(at, version=1),
-        r"expected really-buffer-folder of version 3, came .* version 1",
+        r"expected really-buffer-folder of version 3, got .* version 1",
     ),
     "another format": (
         lambda at: renamed(at, format="x"),
-        r"expected really-buffer-folder of version 3, came x of version",
+        r"expected really-buffer-folder of version 3, got x of version",
     ),
-    "byte order": (lambda at: renamed(at, byteorder="big"), r"expected rows of a little-endian machine, came big"),
+    "byte order": (lambda at: renamed(at, byteorder="big"), r"expected rows of a little-endian machine, got big"),
     "layout": (lambda at: renamed(at, generator="MT"), r"schema.json: expected rows laid out as this version does"),
 }
 
@@ -157,12 +157,12 @@ def test_damage_is_refused_and_not_repaired(folder, damage, message, mode):
 PLACES = {
     "a file": (
         lambda at: at.write_text("hello"),
-        r"expected the folder of a buffer, or nothing, came a file that starts",
+        r"expected the folder of a buffer, or nothing, got a file that starts",
     ),
-    "a saved buffer": (lambda at: ReplayBuffer(3, spec={"x": "f4"}).save(at), r"came a file that starts with b'ARROW1"),
+    "a saved buffer": (lambda at: ReplayBuffer(3, spec={"x": "f4"}).save(at), r"got a file that starts with b'ARROW1"),
     "others' files": (
         lambda at: (at.mkdir(), (at / "thesis.tex").write_text("x")),
-        r"expected the folder of a buffer, an empty one, or nothing, came .*, with thesis.tex",
+        r"expected the folder of a buffer, an empty one, or nothing, got .*, with thesis.tex",
     ),
     "a file on the way": (lambda at: at.parent.write_text("x"), r"expected to write the folder of a buffer, but"),
 }
@@ -181,10 +181,10 @@ def test_what_else_is_at_the_path_is_left_alone(tmp_path, make, message):
 
 
 NO_BUFFER = {
-    "nothing": (lambda at: None, "expected the folder of a buffer, came nothing"),
-    "empty": (lambda at: at.mkdir(), "came a folder without schema.json, with nothing in it"),
+    "nothing": (lambda at: None, "expected the folder of a buffer, got nothing"),
+    "empty": (lambda at: at.mkdir(), "got a folder without schema.json, with nothing in it"),
     "cut while it was made": (lambda at: ReplayBuffer(5, ["x"], path=at).close(), "without schema.json, with lock"),
-    "a file": (lambda at: at.write_text("hello"), "came a file that starts with b'hello'"),
+    "a file": (lambda at: at.write_text("hello"), "got a file that starts with b'hello'"),
 }
 
 
@@ -196,7 +196,7 @@ def test_open_needs_a_buffer(tmp_path, make, message):
 
 
 def test_modes(folder):
-    with pytest.raises(InvalidValueError, match=r"mode: expected one of 'r', 'r\+', came 'w'"):
+    with pytest.raises(InvalidValueError, match=r"mode: expected one of 'r', 'r\+', got 'w'"):
         ReplayBuffer.open(folder, "w")
     with pytest.raises(ValueError, match="spare: expected an integer from 1 to"):
         ReplayBuffer(10, path=folder, spare=0)

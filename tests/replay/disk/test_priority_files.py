@@ -64,9 +64,9 @@ def test_it_goes_on_as_if_it_had_not_been_closed(tmp_path, num):
         for one in (again, twin):
             one.put({"number": np.arange(1000, 1010)})
         for _ in range(20):
-            came, wanted = again.sample(16, beta=0.5), twin.sample(16, beta=0.5)
-            assert came.keys() == wanted.keys()
-            for key, column in came.items():
+            got, wanted = again.sample(16, beta=0.5), twin.sample(16, beta=0.5)
+            assert got.keys() == wanted.keys()
+            for key, column in got.items():
                 np.testing.assert_array_equal(column, wanted[key])
         again.close()
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_gone_is_missed(tmp_path):
     filled(tmp_path / "buffer").close()
     (tmp_path / "buffer" / "priorities").unlink()
     for opening in (made, ReplayBuffer.open, lambda path: ReplayBuffer.open(path, "r+")):
-        with pytest.raises(InvalidValueError, match=r"priorities: expected the priorities .* came no such file"):
+        with pytest.raises(InvalidValueError, match=r"priorities: expected the priorities .* got no such file"):
             opening(tmp_path / "buffer")
 
 
@@ -185,7 +185,7 @@ def replace(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"), [(cut, "are whole"), (damage, "came damaged ones"), (replace, "starts with b'somethin'")]
+    ("harm", "message"), [(cut, "are whole"), (damage, "got damaged ones"), (replace, "starts with b'somethin'")]
 )
 def test_a_damaged_file_is_refused(tmp_path, harm, message):
     filled(tmp_path / "buffer").close()
@@ -201,9 +201,9 @@ def test_a_damaged_file_is_refused(tmp_path, harm, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": 0.5}, "alpha: expected 0.7, as the buffer at .* has, came 0.5"),
-        ({"alpha": None}, "alpha: expected 0.7, as the buffer at .* has, came None"),
-        ({"eps": 0.1}, "eps: expected 1e-06, as the buffer at .* has, came 0.1"),
+        ({"alpha": 0.5}, "alpha: expected 0.7, as the buffer at .* has, got 0.5"),
+        ({"alpha": None}, "alpha: expected 0.7, as the buffer at .* has, got None"),
+        ({"eps": 0.1}, "eps: expected 1e-06, as the buffer at .* has, got 0.1"),
     ],
 )
 def test_another_way_of_drawing_is_refused(tmp_path, options, message):

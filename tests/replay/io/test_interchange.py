@@ -200,8 +200,8 @@ def test_polars_reads_a_buffer_and_gives_it_back(tmp_path):
     kept = ["reward", "half", "flag", "state", "image", "wave", "moment"]
     back = ReplayBuffer.from_arrow(frame.select(kept))
     ages = range(10)
-    expected, came = buffer.take(ages), back.take(ages)
-    assert {key: came[key].tolist() for key in kept} == {key: expected[key].tolist() for key in kept}
+    expected, got = buffer.take(ages), back.take(ages)
+    assert {key: got[key].tolist() for key in kept} == {key: expected[key].tolist() for key in kept}
     buffer.to_parquet(tmp_path / "rows.parquet")
     assert polars.read_parquet(tmp_path / "rows.parquet", columns=["reward"])["reward"].sum() == sum(range(17, 27))
 
@@ -228,9 +228,9 @@ def test_aliases_casts_and_columns_of_others():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (pa.table({"a": ["x"]}), "key 'a': expected numbers of fixed width, came Arrow type string"),
-        (pa.table({"a": [1, None]}), "key 'a': expected no missing values, came 1 nulls"),
-        ([1, 2], "came list"),
+        (pa.table({"a": ["x"]}), "key 'a': expected numbers of fixed width, got Arrow type string"),
+        (pa.table({"a": [1, None]}), "key 'a': expected no missing values, got 1 nulls"),
+        ([1, 2], "got list"),
     ],
 )
 def test_what_a_buffer_cannot_hold_is_refused(source, message):
@@ -240,21 +240,21 @@ def test_what_a_buffer_cannot_hold_is_refused(source, message):
 
 def test_refusals_name_what_came(tmp_path):
     buffer = filled(3)
-    with pytest.raises(InvalidValueError, match=r"keys: expected one of .* came 'rewrad'. Did you mean 'reward'"):
+    with pytest.raises(InvalidValueError, match=r"keys: expected one of .* got 'rewrad'. Did you mean 'reward'"):
         buffer.to_arrow(["rewrad"])
-    with pytest.raises(InvalidValueError, match="float16: expected one of 'float16', 'float32', came 'half'"):
+    with pytest.raises(InvalidValueError, match="float16: expected one of 'float16', 'float32', got 'half'"):
         buffer.to_arrow(float16="half")
-    with pytest.raises(InvalidValueError, match=r"compression: expected one of .* came 'zip'"):
+    with pytest.raises(InvalidValueError, match=r"compression: expected one of .* got 'zip'"):
         buffer.to_parquet(tmp_path / "rows", compression="zip")
     with pytest.raises(EmptyBufferError, match="whose schema is known"):
         ReplayBuffer(3).to_arrow()
     with pytest.raises(InvalidValueError, match="capacity: expected a number of rows, as RecordBatchReader"):
         ReplayBuffer.from_arrow(buffer.to_arrow())
     (tmp_path / "notes").write_text("something else")
-    with pytest.raises(InvalidValueError, match="expected a Parquet file to replace, or nothing, came a file that"):
+    with pytest.raises(InvalidValueError, match="expected a Parquet file to replace, or nothing, got a file that"):
         buffer.to_parquet(tmp_path / "notes")
     for path in (tmp_path / "notes", tmp_path / "none", tmp_path):
-        with pytest.raises(InvalidValueError, match="expected a Parquet file, came"):
+        with pytest.raises(InvalidValueError, match="expected a Parquet file, got"):
             ReplayBuffer.from_parquet(path)
 
 
@@ -281,5 +281,5 @@ def test_a_put_that_the_schema_refuses_still_leaves_the_buffer_alone_while_it_is
 
 def test_columns_of_one_name_are_refused():
     table = pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["a", "a"])
-    with pytest.raises(InvalidValueError, match=r"expected columns of different names, came \['a', 'a'\]"):
+    with pytest.raises(InvalidValueError, match=r"expected columns of different names, got \['a', 'a'\]"):
         ReplayBuffer.from_arrow(table)

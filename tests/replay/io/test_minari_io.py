@@ -56,14 +56,14 @@ def cartpole(buffer: ReplayBuffer, num_steps: int, limit: int = 20) -> list[dict
     return [*episodes, episode] if episode["state"] else episodes
 
 
-def assert_is_episode(came, expected) -> None:
+def assert_is_episode(got, expected) -> None:
     states = np.stack(expected["state"] + expected["state_new"][-1:])
-    assert np.array_equal(came.observations, states)
-    assert came.actions.tolist() == [int(action) for action in expected["action"]]
-    assert came.rewards.tolist() == expected["reward"]
-    assert came.terminations.tolist() == [bool(flag) for flag in expected["terminal"]]
-    assert came.truncations[:-1].tolist() == [bool(flag) for flag in expected["truncated"]][:-1]
-    assert came.truncations[-1] == bool(expected["truncated"][-1] or expected["not_done"][-1])
+    assert np.array_equal(got.observations, states)
+    assert got.actions.tolist() == [int(action) for action in expected["action"]]
+    assert got.rewards.tolist() == expected["reward"]
+    assert got.terminations.tolist() == [bool(flag) for flag in expected["terminal"]]
+    assert got.truncations[:-1].tolist() == [bool(flag) for flag in expected["truncated"]][:-1]
+    assert got.truncations[-1] == bool(expected["truncated"][-1] or expected["not_done"][-1])
 
 
 def test_load_dataset_opens_the_episodes():
@@ -74,8 +74,8 @@ def test_load_dataset_opens_the_episodes():
     buffer.to_minari("tests/cartpole-v0", env="CartPole-v1", algorithm_name="random", author="a student")
     dataset = minari.load_dataset("tests/cartpole-v0")
     assert (dataset.total_episodes, dataset.total_steps) == (len(episodes), 700)
-    for came, expected in zip(dataset.iterate_episodes(), episodes, strict=True):
-        assert_is_episode(came, expected)
+    for got, expected in zip(dataset.iterate_episodes(), episodes, strict=True):
+        assert_is_episode(got, expected)
     assert dataset.action_space == spaces.Discrete(2)
     assert dataset.env_spec.id == "CartPole-v1"
     assert dataset.storage.metadata["algorithm_name"] == "random"
@@ -88,13 +88,13 @@ def test_a_wrapped_buffer_begins_in_the_middle_of_an_episode():
     buffer = ReplayBuffer(100, seed=0)
     episodes = cartpole(buffer, 250)
     dataset = buffer.to_minari("wrapped-v0")
-    came = list(dataset.iterate_episodes())
-    assert sum(map(len, came)) == 100
-    whole = episodes[len(episodes) - len(came) + 1 :]
-    for one, expected in zip(came[1:], whole, strict=True):
+    got = list(dataset.iterate_episodes())
+    assert sum(map(len, got)) == 100
+    whole = episodes[len(episodes) - len(got) + 1 :]
+    for one, expected in zip(got[1:], whole, strict=True):
         assert_is_episode(one, expected)
-    start = episodes[len(episodes) - len(came)]
-    assert np.array_equal(came[0].observations[-1], start["state_new"][-1])
+    start = episodes[len(episodes) - len(got)]
+    assert np.array_equal(got[0].observations[-1], start["state_new"][-1])
 
 
 def test_rows_come_back():
@@ -102,12 +102,12 @@ def test_rows_come_back():
     cartpole(buffer, 300)
     buffer.to_minari("back-v0", env="CartPole-v1")
     again = ReplayBuffer.from_minari("back-v0", seed=0)
-    expected, came = buffer.take(range(300)), again.take(range(300))
+    expected, got = buffer.take(range(300)), again.take(range(300))
     assert again.capacity == 300
     for key in ("state", "action", "reward", "state_new", "terminal"):
-        assert came[key].dtype == expected[key].dtype
-        assert np.array_equal(came[key], expected[key]), key
-    assert np.array_equal(came["truncated"][:-1], expected["truncated"][:-1])
+        assert got[key].dtype == expected[key].dtype
+        assert np.array_equal(got[key], expected[key]), key
+    assert np.array_equal(got["truncated"][:-1], expected["truncated"][:-1])
     assert again.sample(8)["state"].shape == (8, 4)
     newest = ReplayBuffer.from_minari(minari.load_dataset("back-v0"), 50, keys=["reward", "not_done"])
     assert newest.keys == ("reward", "not_done")
@@ -130,11 +130,11 @@ def interleaved(with_agent: bool) -> ReplayBuffer:
 
 
 def test_episodes_of_several_agents_are_told_apart():
-    came = [
+    got = [
         (episode.rewards.tolist(), bool(episode.terminations[-1]), bool(episode.truncations[-1]))
         for episode in interleaved(with_agent=True).to_minari("agents-v0").iterate_episodes()
     ]
-    assert came == [
+    assert got == [
         ([0, 1, 2, 3, 4, 5], True, False),
         ([0, 1, 2, 3, 4, 5, 6, 7], False, True),
         ([6, 7, 8, 9, 10, 11], False, True),
@@ -143,11 +143,11 @@ def test_episodes_of_several_agents_are_told_apart():
 
 
 def test_without_agents_an_episode_stops_where_another_one_goes_on():
-    came = [
+    got = [
         (episode.rewards.tolist(), bool(episode.terminations[-1]))
         for episode in interleaved(with_agent=False).to_minari("agents-v0").iterate_episodes()
     ]
-    assert came == [
+    assert got == [
         ([0, 1, 2, 3], False),
         ([0, 1, 2, 3], False),
         ([4, 5], True),
@@ -163,8 +163,8 @@ def test_episodes_longer_than_a_chunk(monkeypatch):
     buffer = ReplayBuffer(1000, seed=0)
     episodes = cartpole(buffer, 120)
     dataset = buffer.to_minari("long-v0")
-    for came, expected in zip(dataset.iterate_episodes(), episodes, strict=True):
-        assert_is_episode(came, expected)
+    for got, expected in zip(dataset.iterate_episodes(), episodes, strict=True):
+        assert_is_episode(got, expected)
     with buffer.open_reader() as reader:
         assert len(list(_Chunks(reader, ["reward"]))) == 120
 
@@ -214,16 +214,16 @@ def test_refusals_leave_nothing_behind(datasets):
         buffer.to_minari("some-v0")
     buffer.put({"state": [[0.0]], "action": [0], "reward": [0.0], "state_new": [[1.0]], "not_done": [0.0]})
     for dataset_id in ("no version", "a/b-v0"):
-        with pytest.raises(InvalidValueError, match="dataset_id: expected 'name-v0' or 'folder/name-v0', came"):
+        with pytest.raises(InvalidValueError, match="dataset_id: expected 'name-v0' or 'folder/name-v0', got"):
             buffer.to_minari(dataset_id)
-    with pytest.raises(InvalidValueError, match=r"a column 'state' of float32 \[4\] .* came float32 \[1\]"):
+    with pytest.raises(InvalidValueError, match=r"a column 'state' of float32 \[4\] .* got float32 \[1\]"):
         buffer.to_minari("some-v0", env="CartPole-v1")
-    with pytest.raises(InvalidValueError, match=r"env: expected an environment, .* came 'CartPloe-v1'"):
+    with pytest.raises(InvalidValueError, match=r"env: expected an environment, .* got 'CartPloe-v1'"):
         buffer.to_minari("some-v0", env="CartPloe-v1")
     with pytest.raises(InvalidValueError, match="'action' of shape"):
         buffer.to_minari("some-v0", action_space=spaces.Box(0, 1, (2,)))
     with pytest.raises(
-        InvalidTypeError, match=r"about: expected texts as Minari wants them, came {'code_permalink': 3}"
+        InvalidTypeError, match=r"about: expected texts as Minari wants them, got {'code_permalink': 3}"
     ):
         buffer.to_minari("some-v0", code_permalink=3)
     assert not list(datasets.rglob("*-v0*"))
@@ -232,14 +232,14 @@ def test_refusals_leave_nothing_behind(datasets):
         with pytest.raises(InvalidValueError, match=f"expected a column '{missing}|or 'not_done'"):
             less.to_minari("some-v0")
     buffer.to_minari("some-v0")
-    with pytest.raises(InvalidValueError, match="expected one that is not taken, came 'some-v0'"):
+    with pytest.raises(InvalidValueError, match="expected one that is not taken, got 'some-v0'"):
         buffer.to_minari("some-v0")
     assert not buffer._gate.keepers
 
 
 @pytest.mark.filterwarnings("ignore:.*set to None:UserWarning", "ignore:env_spec is None:UserWarning")
 def test_other_data_sets_are_refused():
-    with pytest.raises(InvalidValueError, match="expected a local Minari data set, came 'none-v0'"):
+    with pytest.raises(InvalidValueError, match="expected a local Minari data set, got 'none-v0'"):
         ReplayBuffer.from_minari("none-v0")
     box = spaces.Box(0, 1, (1,))
     episode = minari.data_collector.EpisodeBuffer(
@@ -252,5 +252,5 @@ def test_other_data_sets_are_refused():
     dataset = minari.create_dataset_from_buffers(
         "arms-v0", [episode], observation_space=box, action_space=spaces.Dict({"arm": box})
     )
-    with pytest.raises(InvalidTypeError, match="expected actions that are one array, came dict"):
+    with pytest.raises(InvalidTypeError, match="expected actions that are one array, got dict"):
         ReplayBuffer.from_minari(dataset)

@@ -359,17 +359,17 @@ def test_damage_names_the_rows(tmp_path):
 def test_other_files_are_neither_loaded_nor_replaced(tmp_path):
     buffer = filled(3)
     (tmp_path / "notes").write_text("something else")
-    with pytest.raises(InvalidValueError, match="came a file that starts with b'somethin'"):
+    with pytest.raises(InvalidValueError, match="got a file that starts with b'somethin'"):
         buffer.save(tmp_path / "notes")
-    with pytest.raises(InvalidValueError, match="came a folder"):
+    with pytest.raises(InvalidValueError, match="got a folder"):
         buffer.save(tmp_path)
     assert (tmp_path / "notes").read_text() == "something else"
-    for path, came in ((tmp_path / "notes", "starts with"), (tmp_path, "a folder"), (tmp_path / "none", "nothing")):
-        with pytest.raises(InvalidValueError, match=came):
+    for path, got in ((tmp_path / "notes", "starts with"), (tmp_path, "a folder"), (tmp_path / "none", "nothing")):
+        with pytest.raises(InvalidValueError, match=got):
             ReplayBuffer.load(path)
     with pa.OSFile(str(tmp_path / "table"), "wb") as file, pa.ipc.new_file(file, pa.schema([("a", pa.int8())])):
         pass
-    with pytest.raises(InvalidValueError, match=r"came another Arrow file, of columns \['a'\]"):
+    with pytest.raises(InvalidValueError, match=r"got another Arrow file, of columns \['a'\]"):
         ReplayBuffer.load(tmp_path / "table")
 
 
@@ -379,7 +379,7 @@ def test_a_path_that_cannot_be_written_says_so(tmp_path):
     for path in (tmp_path / "none" / "buffer", tmp_path / "file" / "buffer", Path("/proc/buffer")):
         with pytest.raises(FileError, match="expected to write a saved buffer, but"):
             buffer.save(path)
-    with pytest.raises(InvalidValueError, match=r"compression: expected one of .* came 'zst'"):
+    with pytest.raises(InvalidValueError, match=r"compression: expected one of .* got 'zst'"):
         buffer.save(tmp_path / "buffer", compression="zst")
     assert not buffer._gate.keepers
     buffer.put(rows(3, 20))
@@ -477,6 +477,6 @@ def test_a_closed_buffer_is_no_empty_one(tmp_path):
     with ReplayBuffer(50, path=tmp_path / "b") as buffer:
         buffer.put({"reward": np.arange(20.0)})
         buffer.save(tmp_path / "saved")
-    with pytest.raises(ReallyError, match=r"save: .*expected an open buffer, came one that has been closed"):
+    with pytest.raises(ReallyError, match=r"save: .*expected an open buffer, got one that has been closed"):
         buffer.save(tmp_path / "saved")
     assert len(ReplayBuffer.load(tmp_path / "saved")) == 20
