@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from really._utils.checks import check_count, check_positive
 from really.collectors.collector import STREAMED_ROWS, Collector
+from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
-from really.collectors.runner import Settings
 from really.errors import InvalidValueError, ReallyError
 from really.replay.buffer import ReplayBuffer
 
@@ -29,7 +29,7 @@ class BackgroundCollection:
         self,
         collector: Collector,
         buffer: ReplayBuffer,
-        settings: Callable[[], Settings],
+        settings: Callable[[], PolicySettings],
         *,
         samples_per_insert: float | None = None,
         min_rows: int = 1,

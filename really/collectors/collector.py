@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from really.collectors.demand import Demand, Part, spread, waves
-from really.collectors.fleet import QUEUED_ORDERS, Fleet, Ticket, Worker
-from really.collectors.runner import Chunk, Order, Settings
+from really.collectors.fleet import QUEUED_ORDERS, Fleet, PendingOrder, Worker
+from really.collectors.messages import Chunk, Order, PolicySettings
 from really.data.normalisation import RunningStatistics
 from really.errors import RunnerTimeoutError
 
@@ -64,12 +64,14 @@ class Collector:
             "delivered_rows": self.delivered_rows,
             "dropped_rows": self.dropped_rows,
             "kept_rows": sum(part.rows for part in self._ready.values()),
-            "queued_orders": sum(len(worker.tickets) for worker in self._fleet.workers),
+            "queued_orders": sum(len(worker.pending) for worker in self._fleet.workers),
             "waited_seconds": round(self.waited_seconds, 3),
             "rows_per_second_per_runner": self._seen_rows / self._seen_seconds if self._seen_seconds else 0.0,
         }
 
-    def collect(self, rows: int, settings: Settings, progress: Callable[[int], None] = lambda rows: None) -> list[Part]:
+    def collect(
+        self, rows: int, settings: PolicySettings, progress: Callable[[int], None] = lambda rows: None
+    ) -> list[Part]:
         """Whole results with at least `rows` rows: the fewest of those that came, older ones first.
 
         `progress` is told how many rows are there whenever some came.
@@ -96,7 +98,7 @@ class Collector:
                 worker.planned.clear()
         return self._deliver(demand)
 
-    def stream(self, settings: Callable[[], Settings], enough: Callable[[], bool]) -> Iterator[Part]:
+    def stream(self, settings: Callable[[], PolicySettings], enough: Callable[[], bool]) -> Iterator[Part]:
         """Chunks as they come, each runner with one more order queued, until `enough`; then what is under way.
 
         Settings are asked for anew with each order. Whoever takes the chunks slows the runners down by taking his time.
@@ -109,7 +111,7 @@ class Collector:
         while True:
             if not enough():
                 self._keep_busy(settings)
-            busy = [worker for worker in self._fleet.workers if worker.tickets]
+            busy = [worker for worker in self._fleet.workers if worker.pending]
             if not busy:
                 return
             ready = self._fleet.wait(busy, _seconds_until(self._deadline(busy)))
@@ -122,11 +124,11 @@ class Collector:
                     self._take(*fetched)
             yield from self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
 
-    def _keep_busy(self, settings: Callable[[], Settings]) -> None:
+    def _keep_busy(self, settings: Callable[[], PolicySettings]) -> None:
         rows = self._num_agents * self._expected_rows
         results = max(1, int(STREAMED_ROWS // rows)) if rows else 1
         for worker in self._fleet.workers:
-            while len(worker.tickets) < QUEUED_ORDERS:
+            while len(worker.pending) < QUEUED_ORDERS:
                 self._serial += 1
                 self._fleet.send(worker, self._serial, Order((results,) * len(worker.agents), settings()))
 
@@ -139,7 +141,7 @@ class Collector:
 
     def _met(self, demand: Demand) -> bool:
         on_time = (worker for worker in self._fleet.workers if not worker.late)
-        if self._awaits_all(demand) and any(worker.tickets or worker.planned for worker in on_time):
+        if self._awaits_all(demand) and any(worker.pending or worker.planned for worker in on_time):
             return False
         return demand.met(self._ready.values())
 
@@ -148,13 +150,13 @@ class Collector:
         on_policy_episodes = self._num_steps is None and self._max_staleness == 0
         return demand.agents == self._num_agents or on_policy_episodes
 
-    def _plan(self, demand: Demand, settings: Settings) -> None:
+    def _plan(self, demand: Demand, settings: PolicySettings) -> None:
         """Plans orders for what is neither here nor on its way; nothing more."""
         on_time = [worker for worker in self._fleet.workers if not worker.late]
-        coming = [ticket for worker in on_time for ticket in worker.tickets]
+        coming = [pending for worker in on_time for pending in worker.pending]
         if not on_time or any(w.planned for w in on_time) or (coming and self._awaits_all(demand)):
             return
-        missing = self._missing_results(demand, sum(ticket.results for ticket in coming))
+        missing = self._missing_results(demand, sum(pending.results for pending in coming))
         if missing <= 0:
             return
         agents = [agent for worker in on_time for agent in worker.agents]
@@ -185,12 +187,12 @@ class Collector:
 
     def _submit(self) -> None:
         for worker in self._fleet.workers:
-            while worker.planned and len(worker.tickets) < QUEUED_ORDERS:
+            while worker.planned and len(worker.pending) < QUEUED_ORDERS:
                 self._fleet.send(worker, *worker.planned.popleft())
 
     def _gather(self, demand: Demand) -> Demand:
         """Waits until something comes and takes it in; after a time-out goes on without those that are late."""
-        busy = [worker for worker in self._fleet.workers if worker.tickets]
+        busy = [worker for worker in self._fleet.workers if worker.pending]
         deadline, began = self._deadline(busy), time.monotonic()
         while not (ready := self._fleet.wait(busy, self._patience(busy, deadline))):
             if time.monotonic() >= deadline:
@@ -216,21 +218,21 @@ class Collector:
 
     def _due(self, worker: Worker) -> float:
         """When its order is late; never for a runner that is still starting, or where all are waited for anyway."""
-        ticket = worker.tickets[0]
-        if ticket.late or not worker.started or not self._seen_rows or self._min_agents == self._num_agents:
+        oldest = worker.pending[0]
+        if oldest.late or not worker.started or not self._seen_rows or self._min_agents == self._num_agents:
             return math.inf
-        seconds = self._seen_seconds / self._seen_rows * ticket.results * self._expected_rows
-        return ticket.begun + LATE_ALLOWANCE + LATE_FACTOR * seconds
+        seconds = self._seen_seconds / self._seen_rows * oldest.results * self._expected_rows
+        return oldest.started_at + LATE_ALLOWANCE + LATE_FACTOR * seconds
 
     def _mark_late(self, busy: list[Worker]) -> bool:
-        late = [worker.tickets[0] for worker in busy if self._due(worker) <= time.monotonic()]
-        for ticket in late:
-            ticket.late = True
+        late = [worker.pending[0] for worker in busy if self._due(worker) <= time.monotonic()]
+        for pending in late:
+            pending.late = True
         return bool(late)
 
     def _timed_out(self, demand: Demand, busy: list[Worker]) -> Demand:
         for worker in busy:
-            worker.tickets[0].late = True
+            worker.pending[0].late = True
         if not self._ready:
             raise self._none_came(busy)
         log.warning("remote_time_out: going on without what does not come: %s", self._whereabouts(busy))
@@ -247,7 +249,7 @@ class Collector:
 
     def _none_came(self, busy: list[Worker]) -> RunnerTimeoutError:
         """What is raised where nothing came from these in time; the slowest is restarted."""
-        slowest = min(busy, key=lambda worker: worker.tickets[0].begun)
+        slowest = min(busy, key=lambda worker: worker.pending[0].started_at)
         where = self._fleet.where(slowest)
         self._fleet.restart(slowest)
         return RunnerTimeoutError(
@@ -255,13 +257,13 @@ class Collector:
             f"which was restarted. It was in {where}"
         )
 
-    def _take(self, ticket: Ticket, chunk: Chunk) -> None:
+    def _take(self, pending: PendingOrder, chunk: Chunk) -> None:
         self._seen_rows += chunk.batch.num_rows
         self._seen_results += len(chunk.results)
         self._seen_seconds += chunk.seconds
-        self._ready[ticket.number] = Part.whole(chunk)
+        self._ready[pending.number] = Part.whole(chunk)
         # Also of rows that turn out to be stale: the environment does not depend on the policy's version.
-        self._statistics.add(ticket.number, chunk.measured)
+        self._statistics.add(pending.number, chunk.measured)
         self._drop_stale()
 
     def _drop_stale(self) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from really.collectors.rollout import Result, Rollout
+from really.collectors.messages import Result
+from really.collectors.rollout import Rollout
 from really.data import returns
 from really.data.normalisation import Normaliser
 from really.data.transitions import Column, Columns

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from really.collectors.runner import Chunk
+from really.collectors.messages import Chunk
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,6 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really.data.transitions import Column
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one agent was asked for at a time: `num_steps` rows, or `num_episodes` episodes, in time order."""
-
-    agent: int
-    rows: int
-    version: int
 
 
 class Rollout:

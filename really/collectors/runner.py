@@ -5,7 +5,6 @@ A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the dr
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import threading
@@ -13,113 +12,27 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
-from really.collectors.rollout import Result, Rollout
+from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
+from really.collectors.rollout import Rollout
+from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
 from really.data.frames import encode
-from really.data.normalisation import NormalisationOptions, Normaliser, Statistics
+from really.data.normalisation import Normaliser
 from really.data.transitions import Column, Columns, schema, to_record_batch
-from really.envs.make import EnvironmentSpec, make_batch
+from really.envs.make import make_batch
 from really.errors import EnvironmentFailedError, ModelError
 from really.policies import inference
 from really.policies.policy import check_finite, make_policy
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from really.policies.inference import Exported
-
 # Steps for which random numbers are drawn at a time: enough to make the drawing cheap, few enough to stay in cache.
 NOISE_STEPS = 256
-# What a seed's streams are for: the second number of a spawn key, after the agent's.
-ENVIRONMENT_STREAM, ACTION_STREAM = 0, 1
-
-
-@dataclass(frozen=True)
-class RunnerSpec:
-    """What every runner of a manager is made from; picklable."""
-
-    environment: EnvironmentSpec
-    returns: tuple[str, ...]
-    num_steps: int | None
-    num_episodes: int | None
-    gamma: float
-    gae_lambda: float
-    entropy: int
-    normalisation: NormalisationOptions
-    vector: str = "auto"
-    message_bytes: float = math.inf
-
-
-@dataclass(frozen=True)
-class Acting:
-    """How a runner chooses actions: the exported model and the way its outputs are sampled; picklable.
-
-    `value_output` is the name of the model's state values, None where it has none.
-    """
-
-    exported: Exported
-    sampling_type: str
-    value_output: str | None
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What makes a policy version: the model's weights, and the statistics that were frozen with them; picklable."""
-
-    arrays: list[NDArray[Any]]
-    statistics: Statistics
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How actions are sampled: what may change between two calls, besides the weights."""
-
-    epsilon: float
-    temperature: float
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """Those that a manager's `kwargs` say now."""
-        return cls(given["epsilon"], given["temperature"])
-
-
-@dataclass(frozen=True)
-class Order:
-    """How many results each of a runner's agents is to collect, in the order of its agents, and how.
-
-    `version` is that of the weights to act with; the fleet fills it in when it sends the order.
-    """
-
-    results: tuple[int, ...]
-    settings: Settings
-    version: int = -1
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One message of a runner: rows of whole results, one agent after the other, and how long they took.
-
-    Where something is normalised, `measured` are statistics `[agent, ...]` of these rows as environments gave them.
-    Where `more`, the rest of the rows has to be asked for with `Runner.rest`.
-    """
-
-    batch: pa.RecordBatch
-    results: tuple[Result, ...]
-    seconds: float
-    more: bool = False
-    measured: Statistics = field(default_factory=dict)
-
-
-def agent_seed(entropy: int, agent: int, stream: int, restart: int = 0) -> np.random.SeedSequence:
-    """The seed of one agent's stream, the same in whatever process the agent lives."""
-    return np.random.SeedSequence(entropy, spawn_key=(agent, stream, restart))
 
 
 class Runner:
@@ -158,11 +71,11 @@ class Runner:
         stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
         return f"environment {self._envs.name!r}, step {self._step} of the rollout, at\n{stack}"
 
-    def equip(self, acting: Acting) -> None:
-        """Takes over the way to act; called before the first order, and when the model changes."""
-        self._acting = acting
-        self._policy = make_policy(acting.sampling_type, self._envs.action_space)
-        self._model = inference.load(acting.exported, batch_size=len(self._agents))
+    def set_policy(self, policy: ExportedPolicy) -> None:
+        """Takes over a policy; called before the first order, and when the model changes."""
+        self._value_output = policy.value_output
+        self._policy = make_policy(policy.sampling_type, self._envs.action_space)
+        self._model = inference.load(policy.exported, batch_size=len(self._agents))
         self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
         self._columns = self._working_columns()
         self._delivery = Delivery(
@@ -170,14 +83,14 @@ class Runner:
             self._schema(self._spec.returns),
             self._spec.gamma,
             self._spec.gae_lambda,
-            self._values_after if acting.value_output else None,
+            self._values_after if policy.value_output else None,
             self._normaliser,
         )
 
-    def collect(self, order: Order, weights: Weights | None = None, acting: Acting | None = None) -> Chunk:
-        """Collects the results ordered; weights and the way to act come along where they changed."""
-        if acting is not None:
-            self.equip(acting)
+    def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
+        """Collects the results of an order. Weights and policy are given if they changed since the last order."""
+        if policy is not None:
+            self.set_policy(policy)
         if weights is not None:
             self._set_weights(weights)
         self._thread = threading.get_ident()
@@ -303,7 +216,7 @@ class Runner:
         asked, wanted = set(self._spec.returns), []
         if "log_prob" in asked:
             wanted.append("log_prob")
-        if self._acting.value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
+        if self._value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
             wanted.append("value_estimate")
         kept = tuple(column for column in self._schema(wanted) if column.name not in {"not_done", "terminal"})
         return (*kept, Column("terminated", (), bools), Column("truncated", (), bools))
@@ -323,5 +236,5 @@ class Runner:
 
     def _values(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The model's state values `[env]`."""
-        assert self._acting.value_output is not None
-        return outputs[self._acting.value_output].reshape(-1)
+        assert self._value_output is not None
+        return outputs[self._value_output].reshape(-1)

@@ -22,8 +22,10 @@ from really.checkpoints import training_state
 from really.collectors.background import BackgroundCollection
 from really.collectors.collector import Collector
 from really.collectors.demand import Part
-from really.collectors.fleet import Fleet, LocalFleet, RayFleet
-from really.collectors.runner import Acting, RunnerSpec, Settings
+from really.collectors.fleet import Fleet, LocalFleet
+from really.collectors.messages import ExportedPolicy, PolicySettings, RunnerSpec
+from really.collectors.ray_fleet import RayFleet
+from really.collectors.seeds import AGENT_STREAM, BUFFER_STREAM, EVALUATION_STREAM, MODEL_STREAM, manager_seed
 from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.data.spaces import observation_leaves
 from really.data.transitions import Columns, concatenate, from_record_batch, schema
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("really")
 
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
-# What a manager's seed is for besides the agents' streams: spawn keys apart from the agents' numbers.
-MODEL_STREAM, BUFFER_STREAM, AGENT_STREAM, EVALUATION_STREAM = (2**31 + purpose for purpose in range(4))
 
 
 class SampleManager:
@@ -222,7 +222,7 @@ class SampleManager:
         self._background = BackgroundCollection(
             self._collector,
             self._buffer(),
-            functools.partial(Settings.of, self.kwargs),
+            functools.partial(PolicySettings.of, self.kwargs),
             samples_per_insert=samples_per_insert,
             min_rows=min_rows,
             error_buffer=error_buffer,
@@ -443,9 +443,9 @@ class SampleManager:
                 "environment": self._probe.name,
                 "observation_space": str(self._probe.observation_space),
                 "action_space": str(self._probe.action_space),
-                "action_sampling_type": self._acting.sampling_type,
-                "inference": self._acting.exported.kind,
-                "inference_report": self._acting.exported.report,
+                "action_sampling_type": self._exported_policy.sampling_type,
+                "inference": self._exported_policy.exported.kind,
+                "inference_report": self._exported_policy.exported.report,
                 "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
                 "policy_version": self._fleet.version,
@@ -489,7 +489,7 @@ class SampleManager:
         model_kwargs, weights = dict(self.kwargs["model_kwargs"]), self.kwargs["weights"]
         agent = self._build_agent()
         now("choosing the fastest form of the model for runners")
-        acting, policy = self._export(agent), agent.policy
+        exported, policy = self._export(agent), agent.policy
         self._schema = schema(
             observation_leaves(self._probe.observation_space),
             policy.action_shape,
@@ -497,8 +497,13 @@ class SampleManager:
             self.kwargs["returns"],
         )
         # All that can be refused is done: what was given before this call holds until here.
-        self._agent, self._acting, self._model_kwargs, self._given_weights = agent, acting, model_kwargs, weights
-        self._fleet.equip(self._acting)
+        self._agent, self._exported_policy, self._model_kwargs, self._given_weights = (
+            agent,
+            exported,
+            model_kwargs,
+            weights,
+        )
+        self._fleet.set_policy(self._exported_policy)
         self.set_agent(self._agent.get_weights())
 
     def _start_collector(self) -> Collector:
@@ -528,7 +533,7 @@ class SampleManager:
         """Takes up a run where it stood, with the agent's weights as they are now."""
         self.kwargs.update(standing.settings)
         self._entropy, self._evaluations, self._agent.epoch = standing.entropy, standing.evaluations, standing.epoch
-        self._fleet.begin_anew(standing.entropy, standing.restarts + 1)
+        self._fleet.restart_all(standing.entropy, standing.restarts + 1)
         self._collector = self._start_collector()
         self.set_agent(self._agent.get_weights())
         self._fleet.version = standing.version
@@ -554,7 +559,7 @@ class SampleManager:
         leaves = observation_leaves(self._probe.observation_space)
         return Normalisation(self._normalisation, leaves, self._statistics.frozen)
 
-    def _export(self, agent: Agent) -> Acting:
+    def _export(self, agent: Agent) -> ExportedPolicy:
         from really.agents.export import export
 
         space, given = self._probe.observation_space, self.kwargs
@@ -567,9 +572,9 @@ class SampleManager:
         source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
         exported = export(agent.model, space, self._fleet.most_agents, source, repeatable=given["seed"] is not None)
         agent.compiled = exported.kind != "eager"
-        return Acting(exported, agent.policy.sampling_type, value)
+        return ExportedPolicy(exported, agent.policy.sampling_type, value)
 
-    def _sync(self) -> Settings:
+    def _sync(self) -> PolicySettings:
         """Applies what was changed in `kwargs` since the last call, and says what now holds."""
         if not same(self.kwargs["model_kwargs"], self._model_kwargs):
             self._refuse_background("a change of model_kwargs")
@@ -580,7 +585,7 @@ class SampleManager:
             self._given_weights = self.kwargs["weights"]
         policy = self._agent.policy
         policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
-        return Settings.of(self.kwargs)
+        return PolicySettings.of(self.kwargs)
 
     def _refuse_background(self, what: str) -> None:
         if self._background is not None and self._background.running:
@@ -603,7 +608,7 @@ class SampleManager:
             viewer.showing(),
             progress_bar("testing", episodes, "episode", progress) as bar,
         ):
-            forward = inference.load(self._acting.exported, size)
+            forward = inference.load(self._exported_policy.exported, size)
             forward.set_weights(self._weights)
             normalisation = self._agent.normalization
             shown = forward if normalisation is None else normalisation.before(forward)
@@ -633,6 +638,6 @@ class SampleManager:
         leaves = [column.name for column in self._schema if column.name.startswith(f"{key}.")]
         return leaves or [key]
 
-    def _stream(self, *purpose: int) -> np.random.SeedSequence:
+    def _stream(self, stream: int, *number: int) -> np.random.SeedSequence:
         """The seed of one of the manager's own streams."""
-        return np.random.SeedSequence(self._entropy, spawn_key=purpose)
+        return manager_seed(self._entropy, stream, *number)

@@ -162,7 +162,7 @@ def test_what_hangs_when_it_is_to_end_is_given_up(tmp_path: Path, caplog: pytest
 
 
 def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("really.collectors.fleet.RayFleet.end_patience", 1.0)
+    monkeypatch.setattr("really.collectors.ray_fleet.RayFleet.end_patience", 1.0)
     token = tmp_path / "token"
     manager = make(SlowAlone, env_config={"token": str(token), "seconds": 120}, num_workers=1)
     background = manager.collect_in_background()

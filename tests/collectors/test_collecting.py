@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from really import EnvironmentFailedError, ModelError, ReallyError, RunnerTimeoutError, SampleManager
-from really.collectors.runner import ENVIRONMENT_STREAM, agent_seed
+from really.collectors.seeds import ENVIRONMENT_STREAM, agent_seed
 from really.envs.batch import seed_of
 from tests.environments import Counter, Raising, RaisingOnce, SlowAlone
 from tests.models import Policy, QNet

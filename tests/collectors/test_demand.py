@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from really.collectors.demand import Demand, Part, spread, waves
-from really.collectors.rollout import Result
-from really.collectors.runner import Chunk
+from really.collectors.messages import Chunk, Result
 from really.data.transitions import from_record_batch, to_record_batch
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from really import EnvironmentFailedError, RunnerError, SampleManager
-from really.collectors.fleet import warn_of_small_shared_memory
+from really._ray.runtime import warn_of_small_shared_memory
 from tests.environments import Counter, Exiting, Fragile, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay

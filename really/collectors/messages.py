@@ -1,0 +1,111 @@
+"""Messages between the driver and its runners, all picklable: the specification, the policy, orders and chunks.
+
+The driver sends an `Order`, with an `ExportedPolicy` and `Weights` whenever these have changed. The runner answers
+with a `Chunk` of whole `Result`s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+
+from really.data.normalisation import NormalisationOptions, Statistics
+from really.envs.make import EnvironmentSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from really.policies.inference import Exported
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """The specification from which every runner of a manager is made."""
+
+    environment: EnvironmentSpec
+    returns: tuple[str, ...]
+    num_steps: int | None
+    num_episodes: int | None
+    gamma: float
+    gae_lambda: float
+    entropy: int
+    normalisation: NormalisationOptions
+    vector: str = "auto"
+    message_bytes: float = math.inf
+
+
+@dataclass(frozen=True)
+class ExportedPolicy:
+    """The exported model and the way in which actions are sampled from its outputs.
+
+    `value_output` is the name of the output that holds state values, or None if the model has no such output.
+    """
+
+    exported: Exported
+    sampling_type: str
+    value_output: str | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One policy version: the model's weights, and the normalisation statistics that were frozen with them."""
+
+    arrays: list[NDArray[Any]]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The sampling parameters of a policy, which may change between two calls without new weights."""
+
+    epsilon: float
+    temperature: float
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """Reads the current values from the manager's settings."""
+        return cls(settings["epsilon"], settings["temperature"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """How many results each agent of a runner collects, in the order of the runner's agents, and with which settings.
+
+    `version` is the policy version to act with. The fleet sets it when it sends the order.
+    """
+
+    results: tuple[int, ...]
+    settings: PolicySettings
+    version: int = -1
+
+
+@dataclass(frozen=True)
+class Result:
+    """The unit in which an agent delivers: `num_steps` rows, or `num_episodes` episodes, in time order."""
+
+    agent: int
+    rows: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One message from a runner: rows of whole results, agent by agent, and the seconds that collecting them took.
+
+    Attributes:
+        batch: the rows.
+        results: the results, in the order of their rows.
+        seconds: how long the runner worked on them.
+        more: whether rows are left over, which `Runner.rest` returns.
+        measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
+    """
+
+    batch: pa.RecordBatch
+    results: tuple[Result, ...]
+    seconds: float
+    more: bool = False
+    measured: Statistics = field(default_factory=dict)

@@ -1,0 +1,157 @@
+"""Runners in Ray actors, one process each, anywhere in the cluster."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from really._ray import cpus, runtime
+from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, RunnerLost, Worker
+from really.collectors.messages import Order, RunnerSpec
+from really.collectors.runner import Runner
+from really.errors import InvalidTypeError, ReallyError, RunnerError
+
+log = logging.getLogger("really")
+
+# The concurrency group of an actor whose thread answers while another one steps environments, and how many seconds
+# the driver waits for its answer.
+PROBE_GROUP, PROBE_TIMEOUT = "probe", 2.0
+
+
+class RayRunner(Runner):
+    """A runner in an actor's process. It finds the driver's modules, and knows the node that it runs on."""
+
+    def __init__(self, packed_spec: bytes, paths: Sequence[str], agents: Sequence[int], restart: int) -> None:
+        # The user's classes may be in modules that only the driver's path leads to.
+        sys.path.extend(path for path in paths if path not in sys.path)
+        super().__init__(pickle.loads(packed_spec), agents, restart)
+
+    def info(self) -> dict[str, Any]:
+        """Describes the runner, with the first digits of its node's id."""
+        import ray
+
+        return {**super().info(), "node": ray.get_runtime_context().get_node_id()[:8]}
+
+
+class RayFleet(Fleet):
+    """Runners in Ray actors, on the CPUs that are free when the manager starts."""
+
+    end_patience = 30.0
+
+    def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
+        import ray
+
+        self._ray = ray
+        self._job = runtime.start()
+        wanted = num_workers or max(1, min(num_parallel, cpus.cluster_cpus()))
+        workers, self._cpus = cpus.claim(self, self._job, min(wanted, num_parallel))
+        limit = _chunk_limit(workers)
+        self.message_bytes = min(limit, MESSAGE_BYTES)
+        self._actor = ray.remote(concurrency_groups={PROBE_GROUP: 1})(RayRunner)
+        # A result that is larger than a message still comes in one piece if the object store has room for it.
+        spec = replace(spec, message_bytes=limit)
+        self._packed_spec = self._packed(spec)
+        super().__init__(spec, num_parallel, workers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the runners hold their CPUs."""
+        # A fleet whose constructor raised has no finalizer.
+        finalizer = getattr(self, "_finalizer", None)
+        return finalizer is not None and finalizer.alive
+
+    def check(self) -> None:
+        """Raises RunnerError if the runners were closed, or their Ray runtime was shut down."""
+        super().check()
+        runtime.check(self._job)
+
+    def _set_spec(self, spec: RunnerSpec) -> None:
+        self._packed_spec = self._packed(spec)
+        super()._set_spec(spec)
+
+    def _share(self, value: Any) -> Any:
+        self.check()
+        return self._ray.put(value)
+
+    def _start(self, agents: Sequence[int], restart: int) -> Any:
+        # A restarted runner must not wait for a CPU that went with its node, or that Ray still counts as taken.
+        options = {"num_cpus": 0 if restart else self._cpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        return self._actor.options(**options).remote(self._packed_spec, sys.path, agents, restart)
+
+    def _packed(self, spec: RunnerSpec) -> bytes:
+        """The pickled specification; raises InvalidTypeError if the user's environment cannot be pickled."""
+        try:
+            packed: bytes = self._ray.cloudpickle.dumps(spec)
+        except (TypeError, pickle.PicklingError) as error:
+            raise InvalidTypeError(
+                f"environment {spec.environment.name!r}: expected what can be sent to another process, got what "
+                f"cannot ({error.__cause__ or error}). Give its class or a factory instead, or use_ray=False."
+            ) from error
+        return packed
+
+    def _call(self, runner: Any, order: Order, weights: Any, policy: Any) -> Any:
+        return runner.collect.remote(order, weights, policy)
+
+    def _call_rest(self, runner: Any) -> Any:
+        # In the probe group, or the call would wait for the order that is queued already.
+        return runner.rest.options(concurrency_group=PROBE_GROUP).remote()
+
+    def _where(self, runner: Any) -> str:
+        call = runner.where.options(concurrency_group=PROBE_GROUP).remote()
+        try:
+            return str(self._ray.get(call, timeout=PROBE_TIMEOUT))
+        except self._ray.exceptions.RayError:
+            return "an unknown place: it does not release the interpreter lock, or has not started"
+
+    def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
+        ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(handles, num_returns=len(handles), timeout=0)
+        return list(ready)
+
+    def _get(self, handle: Any) -> Any:
+        exceptions = self._ray.exceptions
+        try:
+            return self._ray.get(handle)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, ReallyError):
+                raise error.cause from error
+            raise RunnerError(f"a runner failed:\n{error}") from error
+        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
+            raise RunnerLost(str(error), getattr(error, "actor_init_failed", False)) from error
+
+    def _info(self, runner: Any) -> Any:
+        return self._get(runner.info.remote())
+
+    @staticmethod
+    def _stop(runner: Any) -> None:
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(runner)
+
+    @classmethod
+    def _release(cls, workers: list[Worker]) -> None:
+        super()._release(workers)
+        cpus.note_release()
+
+
+def _chunk_limit(workers: int) -> float:
+    """Bytes of a chunk such that all queued chunks together fill at most half of the smallest object store."""
+    store = runtime.smallest_object_store()
+    limit = store / (2 * QUEUED_ORDERS * workers)
+    if limit < MESSAGE_BYTES:
+        log.warning(
+            "Ray's object store is small (%.0f MB): runners send at most %.1f MB at a time; "
+            "ray.init(object_store_memory=...) makes it larger.",
+            store / 1e6,
+            limit / 1e6,
+        )
+    if math.isfinite(store):
+        runtime.warn_of_small_shared_memory(store)
+    return limit
