@@ -119,7 +119,7 @@ def test_the_newest_row_is_whole_at_every_fill(capacity):
         assert newest["reward"][0] == at
         np.testing.assert_array_equal(newest["state_new"][0], stacks[at + 1])
         np.testing.assert_array_equal(newest["state"][1], stacks[int(newest["reward"][1])])
-    assert buffer._sharings()
+    assert buffer._ring.shared
 
 
 def test_ends_of_episodes_keep_their_priorities_and_returns():

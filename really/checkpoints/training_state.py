@@ -223,7 +223,7 @@ def _write_buffer(folder: Path, buffer: ReplayBuffer | None) -> dict[str, Any] |
     return {
         "capacity": buffer.capacity,
         "columns": _columns(buffer),
-        **{name: buffer._arguments()[name] for name in DRAWN_BY},
+        **{name: getattr(buffer.options, name) for name in DRAWN_BY},
         "path": path,
         # One on disk goes on changing; a saved one has the generator's state in its file.
         "generator": None if path is None else buffer.state_dict(),
@@ -367,7 +367,7 @@ def _check_buffer(folder: Path, saved: Mapping[str, Any] | None, buffer: ReplayB
             f"{folder}: expected a buffer of {buffer.capacity:,} rows, as there is, got one of {saved['capacity']:,}"
         )
     for name in DRAWN_BY:
-        if name in saved and saved[name] != (there := buffer._arguments()[name]):
+        if name in saved and saved[name] != (there := getattr(buffer.options, name)):
             raise InvalidValueError(f"{folder}: expected a buffer with {name}={there}, got one with {saved[name]}")
     own = _columns(buffer)
     for key in {**own, **saved["columns"]}:

@@ -12,17 +12,15 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import tensors
 from really.replay.arguments import checked_size
+from really.replay.rows import Rows
 from really.replay.samplers import Beta, checked_beta
-
-if TYPE_CHECKING:
-    from really.replay.buffer import ReplayBuffer
 
 State = dict[str, Any]
 Cancelled = Callable[[], bool]
@@ -49,7 +47,7 @@ class Source:
 
     def __init__(
         self,
-        buffer: ReplayBuffer,
+        buffer: Rows,
         n: Any,
         as_: str,
         replace: bool,
@@ -62,7 +60,7 @@ class Source:
         self._as, self._replace, self._before = as_, replace, before
         self._convert = tensors.converter(as_)
         self._known = False
-        self._beta = checked_beta(beta, buffer.is_prioritized, replace)
+        self._beta = checked_beta(beta, buffer.sampler, replace)
         self.start_at(0)
         self._check_dtypes()
 
@@ -176,7 +174,7 @@ class Batches:
 
     def __init__(
         self,
-        buffer: ReplayBuffer,
+        buffer: Rows,
         n: Any,
         prefetch: int = 2,
         *,

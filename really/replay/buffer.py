@@ -1,4 +1,8 @@
-"""ReplayBuffer: the newest `capacity` rows of named columns, and uniform batches of them; the one door to `_ring`."""
+"""ReplayBuffer: the newest `capacity` rows of named columns, and batches of them.
+
+It is a storage (where rows live), a sampler (which rows a batch has) and a sample unit (what a row becomes in a batch)
+around the compiled ring.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +14,62 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data import frames
-from really.errors import EmptyBufferError, InvalidValueError, NotEnoughMemoryError
-from really.replay import arguments, columns
-from really.replay import engine as living_rings
-from really.replay import n_step as n_steps
-from really.replay._ring import FrameDiskError, FramesTooManyError, Ring
+from really.errors import EmptyBufferError, InvalidValueError
+from really.replay import arguments, columns, engine, tf_datasets
+from really.replay._ring import Ring
+from really.replay.batches import Batches
 from really.replay.columns import Spec, spec_of
-from really.replay.readers import Gate, Reader
-from really.replay.refusals import no_room
-from really.replay.samplers import PrioritizedRows, check_keys, refuse_beta, set_generator_of, with_generator_of
+from really.replay.disk.folder import Folder, open_folder
+from really.replay.io import interchange, minari, pickling, saving
+from really.replay.options import BufferOptions
+from really.replay.readers import Reader, Readers
+from really.replay.samplers import VALUE, PrioritizedSampler, Sampler, checked_shape
+from really.replay.snapshot import Description, Snapshot
+from really.replay.storages import make_storage
+from really.replay.units import Batch, SampleUnit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from really.replay.batches import Batches
-    from really.replay.disk.folder import Storage
-
-Batch = dict[str, NDArray[Any]]
-"""Key -> [n, ...] of the key's dtype."""
-
-FRAMES_SHARE = 0.8
-"""Of the memory that is left, what the frames of a buffer may take."""
-NO_LIMIT = int(np.iinfo(np.int64).max)
+TRIES = 100
+"""How often a batch is drawn again because other threads drop one of its rows meanwhile."""
 
 
 class ReplayBuffer:
-    """Rows first in, first out, in one block of memory; any number of threads may put and sample.
+    """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
-    The schema (dtype and shape of a row per key) is `spec`, or what the first put brings: arrays keep their dtype,
-    Python floats become float32, ints int64, bools bool. Address space for all `capacity` rows is reserved when
-    the schema is known; memory is taken as rows arrive, and never more than `nbytes`, unless rows that could share
-    frames do not (then up to `max_bytes` for those). A forked process goes on with a copy of its own, generator
-    included.
+    The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python
+    floats become float32, ints int64, bools bool. Address space for all `capacity` rows is reserved once the schema is
+    known. Memory is taken as rows arrive, and never exceeds `nbytes`, unless rows that could share frames share none
+    (then up to `max_bytes` for their frames). A forked process continues with a copy of its own, generator included.
 
     Args:
         capacity: how many rows are kept.
-        keys: which keys of the data are kept; None: those of `spec`, else all of the first put.
+        keys: which keys of the data are kept; None keeps those of `spec`, else all of the first put.
         spec: key -> (dtype, shape of one row), or key -> dtype.
         seed: what batches are drawn from; a generator is not used itself, a child of its seed is.
-        overcommit: True to reserve even what does not fit in the memory, or on the disk, that is left.
-        path: a folder for the rows to live in, instead of memory, and to outlive the process; made if it is not there.
-            On one that has a buffer of this capacity, keys and schema the buffer goes on with it, generator included.
+        overcommit: True reserves even what does not fit in the memory, or on the disk, that is left.
+        dedup: True stores each observation once: if a row of 1 kB or more continues an earlier one (the next state of
+            one is the state of another, stacks of frames have frames in common), its record keeps numbers of frames
+            in place of their bytes. Batches have exactly what was put. False stores every row whole.
+        stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis, if it
+            is at most 16 long and others follow (`frames.plan`).
+        max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction, or with
+            `path` what the disk has.
+        alpha: makes the buffer prioritized (Schaul et al. 2016): rows are drawn in proportion to
+            (priority + eps)^alpha, and batches have `index` and `weight` besides. None draws uniformly.
+        eps: added to every priority, by default 1e-6.
+        n_step: makes each row of a batch up to so many steps (`n_step.NSteps`): `reward` is their discounted sum,
+            `state_new` and `terminal` are those of the last step, and `discount`, float32, is gamma^k (1 - terminal).
+            It needs `episode_end`, and each agent's rows one after the other.
+        gamma: the discount factor of `n_step`.
+        sampler: which rows a batch has, in place of `alpha`: a name of `really.replay.SAMPLERS`, or a sampler.
+        unit: what a row becomes in a batch, in place of `n_step`: a name of `really.replay.UNITS`, or a sample unit.
+        path: a folder for the rows to live in, which outlives the process; it is made if it is not there. If it has a
+            buffer of this capacity, keys and schema, the buffer continues that one, generator included.
         spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many; by
             default max(8192, capacity / 64).
-        dedup: store each observation once: where rows of 1 kB and more turn out to go on from earlier ones (the next
-            state of one is the state of another, stacks of frames have frames in common) a record keeps numbers of
-            frames in place of their bytes. What comes out is exactly what was put. False stores every row whole.
-        stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis of
-            up to 16 where others follow (`frames.plan`).
-        max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction, with `path`
-            what the disk has.
-        alpha: makes it a prioritized buffer (Schaul et al. 2016): rows are drawn in proportion to
-            (priority + eps)^alpha, and batches have `index` and `weight` as well. None draws uniformly.
-        eps: added to every priority of such a buffer, by default 1e-6.
-        n_step: makes each row of a batch up to so many steps (`csrc/rows/n_step.pxd`): `reward` is their discounted
-            sum, `state_new`, `terminal` and what else tells of the end are those of the last one, and `discount`,
-            float32, is gamma^k (1 - terminal). Needs `episode_end`, and each agent's rows one after the other.
-        gamma: the discount factor of such a buffer.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -92,48 +93,79 @@ class ReplayBuffer:
         eps: float | None = None,
         n_step: SupportsIndex = 1,
         gamma: float | None = None,
-        path: str | os.PathLike[str] | Storage | None = None,
+        sampler: str | Sampler | tuple[str, Mapping[str, Any]] | None = None,
+        unit: str | SampleUnit | tuple[str, Mapping[str, Any]] | None = None,
+        path: str | os.PathLike[str] | Folder | None = None,
         spare: SupportsIndex | None = None,
     ) -> None:
-        self._capacity = arguments.whole("capacity", capacity)
-        self._keys = None if keys is None else arguments.checked_keys(keys)
-        self._overcommit = bool(overcommit)
-        self._dedup = bool(dedup)
-        self._stack = stack
-        self._max_bytes = None if max_bytes is None else arguments.whole("max_bytes", max_bytes, arguments.MAX_BYTES)
+        options = BufferOptions.checked(
+            capacity,
+            keys,
+            overcommit=overcommit,
+            dedup=dedup,
+            stack=stack,
+            max_bytes=max_bytes,
+            alpha=alpha,
+            eps=eps,
+            n_step=n_step,
+            gamma=gamma,
+            sampler=sampler,
+            unit=unit,
+        )
         self._bit_generator = arguments.bit_generator(seed)
-        self.n_step, self.gamma = n_steps.checked(n_step, gamma, self._keys)
-        self._alpha, self._eps = alpha, eps
-        self._prioritized: PrioritizedRows | None = None
-        if alpha is not None:
-            self._prioritized = PrioritizedRows(self._capacity, alpha, eps, self._bit_generator, self._overcommit)
-            self._eps = self._prioritized.priorities.eps
-        elif eps is not None:
-            raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {eps!r}")
+        self._sampler, self._unit = options.make_sampler(), options.make_unit()
+        self._sampler.start(options.capacity, self._bit_generator, options.overcommit)
+        self._draws_in_ring = self._sampler.in_ring and self._unit.in_ring
+        self._readers = Readers()
         self._ring: Ring | None = None
-        self._gate = Gate()
-        self._storage: Storage | None = None
-        self._spare = None if spare is None else arguments.whole("spare", spare)
-        wanted = None if spec is None else arguments.checked_spec(spec, self._keys)
-        if path is not None:
-            self._open_storage(path, wanted)
-        elif wanted is not None:
-            self._ring = self._new_ring(wanted)
+        wanted = None if spec is None else arguments.checked_spec(spec, options.keys)
+        self._storage = make_storage(path, options, wanted, spare, self._sampler)
+        try:
+            known = self._storage.spec or wanted
+            self._ring = None if known is None else self._new_ring(known)
+        except BaseException:
+            self._storage.abandon()
+            raise
+
+    @property
+    def options(self) -> BufferOptions:
+        """What the buffer was made with: all that is needed to make it again, apart from seed, place and rows."""
+        return self._storage.options
 
     @property
     def capacity(self) -> int:
         """How many rows are kept."""
-        return self._capacity
+        return self.options.capacity
+
+    @property
+    def n_step(self) -> int:
+        """Steps of a row of a batch, at most."""
+        return self.options.n_step
+
+    @property
+    def gamma(self) -> float | None:
+        """The discount factor of `n_step`; None with single steps."""
+        return self.options.gamma
 
     @property
     def keys(self) -> tuple[str, ...] | None:
-        """The keys in the order of a batch; None as long as neither caller nor data have said them."""
-        return self._keys if self._ring is None else tuple(self._ring.names)
+        """The keys in the order of a batch; None until the caller or the first put has named them."""
+        return self.options.keys if self._ring is None else tuple(self._ring.names)
 
     @property
     def spec(self) -> Spec | None:
         """Key -> (dtype, shape of one row); None before the first put."""
         return None if self._ring is None else spec_of(self._ring)
+
+    @property
+    def batch_spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row) of a batch, columns that sampler and unit add included."""
+        return None if self._ring is None else self._sampler.batch_spec(self._unit.batch_spec(spec_of(self._ring)))
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the rows of a batch."""
+        return self._sampler
 
     @property
     def nbytes(self) -> int:
@@ -142,32 +174,30 @@ class ReplayBuffer:
         For rows that share frames this counts one frame a row, and 5 % for those that trajectories begin with; with
         `alpha`, the priorities too.
         """
-        priorities = 0 if self._prioritized is None else self._prioritized.priorities.nbytes
-        return 0 if self._ring is None else living_rings.nbytes(self._ring, self._capacity) + priorities
+        return 0 if self._ring is None else engine.nbytes(self._ring, self.capacity) + self._sampler.nbytes
 
     def memory(self) -> dict[str, float]:
-        """What the rows take now: `held` bytes, the `naive` bytes of all rows stored whole, and how many times more."""
+        """`held`: bytes that the rows take now; `naive`: bytes of all rows stored whole; `ratio`: naive / held."""
         ring = self._ring
         if ring is None:
             return {"held": 0, "naive": 0, "ratio": 1.0}
-        naive = len(ring) * arguments.row_nbytes(spec_of(ring))
-        held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
+        naive, held = len(ring) * arguments.row_nbytes(spec_of(ring)), engine.held_nbytes(ring)
         return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
     @property
     def path(self) -> Path | None:
-        """The folder that the rows live in; None where they live in memory."""
-        return None if self._storage is None else self._storage.path
+        """The folder that the rows live in; None if they live in memory."""
+        return self._storage.path
 
     def __len__(self) -> int:
         return 0 if self._ring is None else len(self._ring)
 
     def __repr__(self) -> str:
         where = "" if self.path is None else f", path={str(self.path)!r}"
-        return f"ReplayBuffer({len(self)} of {self._capacity} rows, keys={self.keys}, nbytes={self.nbytes}{where})"
+        return f"ReplayBuffer({len(self)} of {self.capacity} rows, keys={self.keys}, nbytes={self.nbytes}{where})"
 
     def put(self, data: Any) -> None:
-        """Appends rows; the oldest fall out, and of more rows than fit the newest are kept. All or nothing.
+        """Appends rows. The oldest drop out; of more rows than fit, the newest are kept. All or nothing.
 
         Args:
             data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, or
@@ -179,9 +209,9 @@ class ReplayBuffer:
             InvalidValueError: a key is missing; rows are ragged, of another shape, unequal in number; values are
                 null or do not fit the dtype.
             InvalidTypeError: the data or a dtype cannot be used (casts are those that NumPy calls same_kind).
-            NotEnoughMemoryError: the first put says how long a row is, and `capacity` of them are too much; or the
-                rows share so few frames that those would take more than `max_bytes`. None of them is in; but of an
-                Arrow table of several chunks those before may be, and the message says how many rows.
+            NotEnoughMemoryError: `capacity` rows of the first put's length are too much; or the rows share so few
+                frames that those would take more than `max_bytes`. None of them is in; but of an Arrow table of
+                several chunks those before may be, and the message says how many rows.
             DiskFullError: the buffer is on disk, which has no room for the rows. None of them is in; but of rows that
                 share frames and are more than `spare` whole pieces may be, and the message says how many.
             ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
@@ -191,23 +221,24 @@ class ReplayBuffer:
             try:
                 if ring.put(data):
                     return
-            except (FramesTooManyError, FrameDiskError) as error:
-                raise no_room(ring, error) from None
+            except engine.PUT_ERRORS as error:
+                raise engine.translated(ring, error) from None
         self._put_converted(data)
 
     def sample(
         self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
     ) -> Batch:
-        """Rows drawn uniformly from all held, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
+        """A batch of rows, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
 
-        With `alpha` they are drawn by priority (`Priorities.sample`); the batch then also has `index`, int64 numbers of
-        the rows for `update_priorities`, and `weight`, float32 importance weights.
+        Rows are drawn uniformly from all that are held, or as the buffer's sampler draws. With `alpha` they are drawn
+        by priority (`Priorities.sample`), and the batch has two more columns: `index`, int64 numbers of the rows for
+        `update_priorities`, and `weight`, float32 importance weights.
 
         Args:
             n: how many rows (with replacement more than are held, if wanted), or (k, n) for k batches, [k, n, ...].
-            replace: False to draw no row twice within a batch.
+            replace: False draws no row twice within a batch.
             out: C-contiguous arrays of the right shape and dtype for every key to write to; returned.
-            beta: how much the weights make good for drawing by priority, 0 to 1; by default 0.4. Only with `alpha`.
+            beta: importance-sampling exponent of the weights, 0 to 1; by default 0.4. Only with `alpha`.
 
         Raises:
             EmptyBufferError: no rows are held.
@@ -217,54 +248,51 @@ class ReplayBuffer:
         ring = self._ring
         if (
             type(n) is int and ring is not None and 0 < n <= ring.quick_rows and replace is True and out is None
-            and beta is None and self._prioritized is None
+            and beta is None and self._draws_in_ring
         ):  # fmt: skip
             batch = ring.sample(n)
             if batch is not None:
                 return batch
-        if self._prioritized is not None or beta is not None:
-            return self._sample_prioritized(n, replace, out, beta)
-        return self._sample_checked(n, replace, out)
+        if self._draws_in_ring:
+            self._sampler.check(replace, beta)
+            return self._sample_in_ring(n, replace, out)
+        return self._sample(n, replace, out, beta)
 
     @property
     def is_prioritized(self) -> bool:
         """Whether rows are drawn by priority."""
-        return self._prioritized is not None
+        return isinstance(self._sampler, PrioritizedSampler)
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
 
-        Returns how many are still held: those of rows that have fallen out meanwhile are ignored. A buffer that is open
-        for reading takes them for itself alone.
+        Returns how many of the rows are still held; priorities of others are ignored. A buffer that is open for reading
+        takes them for itself alone.
         """
-        if self._prioritized is None:
+        if not isinstance(self._sampler, PrioritizedSampler):
             raise InvalidValueError(
                 "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
             )
-        return self._prioritized.update(self._filled("update_priorities", 0), index, priorities)
+        return self._sampler.update(self._filled("update_priorities", 0), index, priorities)
 
     def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
         Options: `as_`, `replace`, and `beta` of prioritized replay.
         """
-        from really.replay.batches import Batches
-
         return Batches(self, n, prefetch, **options)
 
     def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`).
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
 
         Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
         """
-        from really.replay.tf_datasets import sampled_dataset
-
-        return sampled_dataset(self, n, prefetch, **options)
+        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
 
     def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         num, num_batches = arguments.checked_size(n)
-        if self._prioritized is not None:
+        if not self._sampler.in_ring:
             raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, got one made with alpha=")
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
@@ -284,7 +312,10 @@ class ReplayBuffer:
             arguments.refuse_big_batch("take: a batch", ages.size, spec_of(ring))
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
         outputs = self._outputs(ring, num, num_batches, out)
-        batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
+        if self._unit.in_ring:
+            batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
+        else:
+            batch = self._unit.take(ring, ages + ring.oldest_row)
         if batch is None:
             raise InvalidValueError(
                 f"take: expected indices from 0 to {len(ring) - 1}, got {arguments.outsiders(ages, len(ring))}"
@@ -293,21 +324,20 @@ class ReplayBuffer:
 
     def clear(self) -> None:
         """Drops all rows; schema and generator stay."""
-        if self._storage is not None:
-            self._storage.check_writable("clear")
+        self._storage.check_writable("clear")
         if self._ring is not None:
-            self._gate.clear(self._ring)
+            self._readers.clear(self._ring)
 
     def open_reader(self, *, keeps: bool = False) -> Reader:
         """Reads the rows that are held now, oldest first, in pieces; close it, or use it in a `with`.
 
-        With `keeps`, puts wait where they would drop a row that the reader has yet to read; without, the reader then
-        gets an OvertakenError. Raises EmptyBufferError where there is no schema yet.
+        With `keeps`, a put that would drop a row that the reader has yet to read waits; without, the reader then
+        raises OvertakenError. Raises EmptyBufferError if there is no schema yet.
         """
         if self._ring is None:
-            self._check_open("open_reader")
+            self.check_open("open_reader")
             raise EmptyBufferError("open_reader: expected a buffer whose schema is known, got one without")
-        return self._gate.open(self._ring, keeps)
+        return self._readers.open(self._ring, keeps)
 
     @classmethod
     def open(
@@ -319,49 +349,45 @@ class ReplayBuffer:
         n_step: SupportsIndex | None = None,
         gamma: float | None = None,
     ) -> Self:
-        """The buffer on disk at `path`, whatever its schema; it draws by priority if it was made so.
+        """The buffer on disk at `path`, whatever its schema, with the sampler and the unit that it was made with.
 
         Args:
             path: its folder.
             mode: "r" to sample what it holds while another process may write it, with a generator of its own; "r+" to
-                go on with it.
+                continue it.
             seed: what batches are drawn from in mode "r".
             n_step, gamma: of this object's batches; by default those that the buffer was made with.
 
         Raises:
-            InvalidValueError: no buffer is there, or one that is damaged or of another version; or `n_step` and `gamma`
+            InvalidValueError: no buffer is there, or one that is damaged or of another version; `n_step` or `gamma`
                 cannot be used.
             LockedError: mode is "r+", and another process writes it.
         """
-        from really.replay.disk import folder as storage
-
-        folder = storage.open_folder(path, mode)
-        drawn_by = folder.drawn_by()
+        folder = open_folder(path, mode)
+        options = folder.options()
         if n_step is not None:
-            drawn_by["n_step"] = n_step
+            options["n_step"] = n_step
         if gamma is not None or n_step == 1:
-            drawn_by["gamma"] = gamma
+            options["gamma"] = gamma
         try:
-            return cls(folder.capacity, path=folder, seed=seed, **drawn_by)
+            return cls(path=folder, seed=seed, **options)
         except BaseException:
             folder.close()
             raise
 
     def flush(self) -> None:
-        """Returns when the rows put so far are on the disk, safe from a loss of power (`storage.Storage.flush`).
+        """Returns when the rows put so far are on the disk, safe from a loss of power (`disk.folder.Folder.flush`).
 
-        So are priorities, which only this, `close` and a process's ordinary end write.
+        Priorities are too; only `flush`, `close` and a process's ordinary end write them.
         """
-        if self._storage is not None:
-            self._storage.flush()
+        self._storage.flush()
 
     def close(self) -> None:
-        """On disk, lets go of rows, files and lock, as dropping the buffer does; batches stay as they are.
+        """Closes a buffer on disk: rows, files and lock are released, as by dropping the buffer. Batches stay.
 
-        A buffer in memory has nothing to let go of: it stays as it is.
+        A buffer in memory stays as it is.
         """
-        if self._storage is not None:
-            self._storage.close()
+        if self._storage.close():
             self._ring = None
 
     def __enter__(self) -> Self:
@@ -372,21 +398,15 @@ class ReplayBuffer:
 
     def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
         """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
-        from really.replay.io import saving
-
         saving.save(self, path, compression=compression)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """The buffer that `save` wrote (`saving.load`)."""
-        from really.replay.io import saving
-
-        return cast(Self, saving.load(cls, path))
+        return saving.load(cls, path)
 
     def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
         """The rows as a stream of record batches, oldest first, made as they are asked for (`interchange.to_arrow`)."""
-        from really.replay.io import interchange
-
         return interchange.to_arrow(self, keys, float16=float16)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -402,65 +422,85 @@ class ReplayBuffer:
         compression: str = "zstd",
     ) -> None:
         """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
-        from really.replay.io import interchange
-
         interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
 
     @classmethod
     def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:
         """A buffer with the rows of an Arrow table, stream or what gives one (`interchange.from_arrow`)."""
-        from really.replay.io import interchange
-
-        return cast(Self, interchange.from_arrow(cls, source, capacity, **options))
+        return interchange.from_arrow(cls, source, capacity, **options)
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str], capacity: int | None = None, **options: Any) -> Self:
         """A buffer with the rows of a Parquet file (`interchange.from_parquet`)."""
-        from really.replay.io import interchange
-
-        return cast(Self, interchange.from_parquet(cls, path, capacity, **options))
+        return interchange.from_parquet(cls, path, capacity, **options)
 
     def to_minari(self, dataset_id: str, **options: Any) -> Any:
-        """Writes the rows as episodes to a new Minari data set (`minari_io.to_minari`)."""
-        from really.replay.io import minari as minari_io
-
-        return minari_io.to_minari(self, dataset_id, **options)
+        """Writes the rows as episodes to a new Minari data set (`minari.to_minari`)."""
+        return minari.to_minari(self, dataset_id, **options)
 
     @classmethod
     def from_minari(cls, dataset: Any, capacity: int | None = None, **options: Any) -> Self:
-        """A buffer with the steps of a Minari data set (`minari_io.from_minari`)."""
-        from really.replay.io import minari as minari_io
+        """A buffer with the steps of a Minari data set (`minari.from_minari`)."""
+        return minari.from_minari(cls, dataset, capacity, **options)
 
-        return cast(Self, minari_io.from_minari(cls, dataset, capacity, **options))
+    def snapshot(self, what: str = "snapshot") -> Snapshot:
+        """The rows of this moment and how to make the buffer again; puts that would drop a row of them wait.
 
-    def _arguments(self) -> dict[str, Any]:
-        """What the buffer was made with, apart from the seed."""
-        return {
-            "capacity": self._capacity,
-            "keys": self._keys,
-            "overcommit": self._overcommit,
-            "dedup": self._dedup,
-            "stack": self._stack,
-            "max_bytes": self._max_bytes,
-            "alpha": self._alpha,
-            "eps": self._eps,
-            "n_step": self.n_step,
-            "gamma": self.gamma,
-        }
+        Close it, or use it in a `with`. Raises ClosedError, naming `what`, if the buffer is closed.
+        """
+        self.check_open(what)
+        if self._ring is None:
+            return Snapshot(self.options, self.state_dict())
+        reader, sampler = self.open_reader(keeps=True), self._sampler
+        first, end = reader.next_row, reader.next_row + reader.num_left
+        prioritized = isinstance(sampler, PrioritizedSampler)
+        priorities = cast(PrioritizedSampler, sampler).state_of(self._ring, first, end) if prioritized else None
+        spec, sharings = engine.layout_of(self._ring)
+        number, nbytes = (first if prioritized else 0), self.nbytes // self.capacity
+        return Snapshot(self.options, self.state_dict(), spec, number, priorities, sharings, nbytes, reader)
 
-    def _sharings(self) -> list[frames.Sharing]:
-        """Which columns share frames."""
-        return [] if self._ring is None else frames.sharings_of(self._ring)
+    @classmethod
+    def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
+        """The buffer that a snapshot describes, with the rows of `parts`, oldest first.
+
+        A part may have the column `really.priority`: values (priority + eps)^alpha of its rows. Then the description's
+        `priorities` need no `values`.
+        """
+        buffer = cls(**description.options.to_dict(), spec=description.spec)
+        if description.first_number and buffer._ring is not None:
+            buffer._ring.begin_at(description.first_number)
+        values = [np.zeros(0)]
+        for part in parts:
+            values.append(part.pop(VALUE, values[0]))
+            buffer.put(part)
+        buffer.load_state_dict(description.generator)
+        if description.priorities is not None and isinstance(buffer._sampler, PrioritizedSampler):
+            state = {"values": np.concatenate(values)} | description.priorities
+            buffer._sampler.priorities.load_state_dict(state)
+        return buffer
+
+    @classmethod
+    def unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
+        """The buffer that `__reduce_ex__` took apart; pickles name this method."""
+        return cls.restore(pickling.description(about), pickling.parts(about, layout, rows))
+
+    @classmethod
+    def reopen(cls, path: Path, state: Mapping[str, Any], n_step: int, gamma: float | None) -> Self:
+        """The buffer in a folder, open for reading, in another process; pickles name this method."""
+        buffer = cls.open(path, n_step=n_step, gamma=gamma)
+        buffer.load_state_dict(state)
+        return buffer
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator that batches are drawn from: numbers, strings and arrays.
 
-        With `alpha` its `priorities` are the state of the one that draws by priority.
+        With `alpha` its `priorities` are the state of the generator that draws by priority.
         """
-        return with_generator_of(self._prioritized, self._locked(lambda: dict(self._bit_generator.state)))
+        state: dict[str, Any] = self._locked(lambda: dict(self._bit_generator.state))
+        return state | self._sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Draws from now on as the buffer did when `state_dict` gave `state`; InvalidValueError where none did."""
+        """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
         before = self.state_dict()
         try:
             self._set_states(state)
@@ -471,86 +511,66 @@ class ReplayBuffer:
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """Rows, oldest first, schema and generator.
 
-        From protocol 5 on the rows are buffers over the ring itself: what takes them out of band copies them, and
-        no thread should put before that has happened. Of a buffer on disk the copy is one in memory, unless it is open
-        for reading only: then the copy opens the same folder.
+        From protocol 5 on the rows are buffers over the ring itself: taking them out of band copies them, and no
+        thread should put before that has happened. The copy of a buffer on disk is one in memory; that of a buffer
+        that is open for reading only opens the same folder.
         """
-        from really.replay.io import pickling
+        self.check_open("pickling")
+        if not self._storage.writable:
+            return type(self).reopen, (self.path, self.state_dict(), self.n_step, self.gamma)
+        return pickling.reduce(self, int(protocol))
 
-        return pickling.taken_apart(self, int(protocol))
-
-    def _open_storage(self, path: str | os.PathLike[str] | Storage, spec: Spec | None) -> None:
-        from really.replay.disk import folder as storage
-
-        plan = self._plan if self._stack is not None or not self._dedup else None
-        steps = (self.n_step, self.gamma)
-        self._storage = storage.opened(path, self._capacity, self._keys, spec, self._spare, steps, plan)
-        try:
-            if self._storage.about is None:
-                self._storage.adopt(self._prioritized, 0)
-                self._ring = None if spec is None else self._new_ring(spec)
-            else:
-                if self.n_step > 1:
-                    n_steps.check_spec(self._storage.about.spec)
-                self._ring = self._made(self._storage.ring(self._bit_generator))
-                self._storage.adopt(self._prioritized, self._ring.num_put)
-                self._dedup, self._stack = bool(self._ring.shared), frames.stacks_of(*_layout(self._ring)) or None
-        except BaseException:
-            self._storage.abandon()
-            raise
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError, naming `what`, if the buffer is on disk and closed."""
+        self._storage.check_open(what)
 
     def _put_converted(self, data: Any) -> None:
-        if self._storage is not None:
-            self._storage.check_writable("put")
+        self._storage.check_writable("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         if self._ring is not None or not self._put_first(parts):
             ring = cast(Ring, self._ring)
-            self._put_fitted(ring, columns.fit_all(parts, *_layout(ring)))
+            self._put_fitted(ring, columns.fit_all(parts, *engine.layout_of(ring)))
 
     def _put_first(self, parts: list[dict[str, columns.Value]]) -> bool:
-        """Puts rows that fix the schema, in memory only once they are in; False where another thread was first."""
-        with self._gate.changed:
+        """Puts rows that fix the schema, in memory only if all are in; returns False if another thread was first."""
+        with self._readers.changed:
             if self._ring is not None:
                 return False
             spec = columns.infer_spec(parts[0])
-            fitted = columns.fit_all(parts, spec, self._plan(spec))
+            fitted = columns.fit_all(parts, spec, self.options.plan(spec))
             ring = self._new_ring(spec)
             try:
                 self._put_fitted(ring, fitted)
             except BaseException:
                 # Its files are made, or chunks before the one that is refused are in.
-                self._ring = ring if self._storage is not None or len(ring) > 0 else None
+                self._ring = ring if self.path is not None or len(ring) > 0 else None
                 raise
             self._ring = ring
             return True
 
     def _put_fitted(self, ring: Ring, parts: list[dict[str, Any]]) -> None:
         try:
-            self._gate.put(ring, parts)
-        except (FramesTooManyError, FrameDiskError) as error:
-            raise no_room(ring, error) from None
+            self._readers.put(ring, parts)
+        except engine.PUT_ERRORS as error:
+            raise engine.translated(ring, error) from None
 
-    def _sample_prioritized(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
-        if self._prioritized is None:
-            refuse_beta(beta)
-        if replace is not True or out is not None:
-            raise InvalidValueError(
-                "sample: expected neither replace=False nor out= with alpha, which draws by priority"
-            )
-        return self._prioritized.sample(self._filled("sample"), n, beta)
+    def _sample(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
+        """A batch whose rows the sampler picks outside the ring, or that the unit makes."""
+        sampler, unit = self._sampler, self._unit
+        if out is not None:
+            raise InvalidValueError("out: expected none for a buffer whose batches have more columns than its rows")
+        sampler.check(replace, beta)
+        ring, shape = self._filled("sample"), checked_shape(n)
+        for _ in range(TRIES):
+            numbers, added = sampler.draw(ring, shape, beta)
+            batch = unit.take(ring, numbers)
+            if batch is not None:
+                return batch | added
+        raise EmptyBufferError(
+            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
+        )
 
-    def _priorities_of(self, first: int, end: int) -> dict[str, Any] | None:
-        """The state of the priorities of those rows by number; None where rows are drawn uniformly."""
-        ring, prioritized = self._ring, self._prioritized
-        return None if ring is None or prioritized is None else prioritized.state(ring, first, end)
-
-    def _begin_with(self, priorities: dict[str, Any]) -> None:
-        """Lets an empty buffer number its rows as those of this state are, of which all are put next."""
-        if self._ring is not None and self._prioritized is not None:
-            self._ring.begin_at(priorities["newest"] - len(priorities["values"]))
-            self._prioritized.priorities.load_state_dict(priorities)
-
-    def _sample_checked(self, n: Any, replace: bool, out: Batch | None) -> Batch:
+    def _sample_in_ring(self, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)
         ring = self._filled("sample")
         if num * max(num_batches, 1) > ring.quick_rows:
@@ -560,70 +580,35 @@ class ReplayBuffer:
         return self._refuse_few("sample", num, replace) if batch is None else batch
 
     def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
-        if out is not None and self.n_step > 1:
-            raise InvalidValueError(
-                f"out: expected none with n_step={self.n_step}, whose batches have a column besides"
-            )
+        if out is not None and (self.n_step > 1 or not self._unit.in_ring):
+            raise InvalidValueError("out: expected none for a buffer whose batches have more columns than its rows")
         if out is None or ring.fits(out, num, num_batches):
             return out
         return arguments.checked_out(out, spec_of(ring), (num_batches, num) if num_batches else (num,))
 
-    def _made(self, ring: Ring) -> Ring:
-        """The ring as this buffer uses it."""
-        if self.gamma is not None:
-            n_steps.prepare(ring, self.n_step, self.gamma)
-        if self._max_bytes is not None:
-            ring.max_bytes = self._max_bytes
-        living_rings.add(ring)
+    def _new_ring(self, spec: Spec) -> Ring:
+        """The storage's ring, as this buffer uses it."""
+        self._unit.check_spec(spec)
+        self._sampler.check_spec(spec)
+        ring = self._storage.ring(spec, self._bit_generator)
+        self._unit.prepare(ring)
+        if self.options.max_bytes is not None:
+            ring.max_bytes = self.options.max_bytes
+        engine.track(ring)
         return ring
 
-    def _new_ring(self, spec: Spec) -> Ring:
-        if self.n_step > 1:
-            n_steps.check_spec(spec)
-        if self._prioritized is not None:
-            check_keys(spec)
-        if self._storage is not None:
-            from really.replay.disk.schema import About
-
-            drawn_by = (self.n_step, self.gamma, self._prioritized is not None)
-            about = About.new(self._capacity, spec, self._spare, self._plan(spec), drawn_by)
-            ring = self._storage.create(about, self._bit_generator, self._overcommit)
-            return self._made(ring)
-        names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
-        what, shared = f"a buffer of {self._capacity:,} rows", self._plan(spec)
-        needed = living_rings.needed(what, self._capacity, spec, shared)
-        needed += 0 if self._prioritized is None else self._prioritized.priorities.nbytes
-        available = None if self._overcommit else available_bytes()
-        if not self._overcommit:
-            refuse_if_too_big(what, needed, living_rings.promised(), " (overcommit=True goes on)")
-        most = NO_LIMIT if available is None else int(FRAMES_SHARE * available)
-        try:
-            ring = Ring(self._capacity, names, dtypes, shapes, self._bit_generator, shared, most)
-        except MemoryError as error:
-            raise NotEnoughMemoryError(
-                f"{what}: needs {needed:,} bytes, for which the system has no addresses left"
-            ) from error
-        return self._made(ring)
-
-    def _plan(self, spec: Spec) -> list[frames.Sharing]:
-        return frames.plan(spec, self._stack) if self._dedup else []
-
     def _filled(self, what: str, num_rows: int = 1) -> Ring:
-        self._check_open(what)
+        self.check_open(what)
         if self._ring is None or len(self._ring) < num_rows:
             raise EmptyBufferError(f"{what}: expected a buffer that holds rows, got an empty one; put some first")
         return self._ring
-
-    def _check_open(self, what: str) -> None:
-        if self._storage is not None:
-            self._storage.check_open(what)
 
     def _refuse_few(self, what: str, num: int, replace: bool) -> NoReturn:
         arguments.refuse_few(what, num, len(self._filled(what)), replace)
 
     def _set_states(self, state: Mapping[str, Any]) -> None:
         self._locked(lambda: self._set_state(state))
-        set_generator_of(self._prioritized, state)
+        self._sampler.load_state_dict(state)
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._bit_generator.state = dict(state)
@@ -639,7 +624,3 @@ class ReplayBuffer:
             return action()
         finally:
             ring.release()
-
-
-def _layout(ring: Ring) -> tuple[Spec, list[frames.Sharing]]:
-    return spec_of(ring), frames.sharings_of(ring)

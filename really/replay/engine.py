@@ -1,32 +1,65 @@
-"""Every ring of this process: a fork waits for their locks, a new one leaves room for pages they have yet to take."""
+"""The compiled ring seen from Python: the one place that makes rings, lists them, and translates their errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from really._utils.forks import HeldWhileForking
 from really.data.frames import Sharing, field_nbytes, frame_nbytes, sharings_of
-from really.errors import NotEnoughMemoryError
-from really.replay._ring import Ring, row_stride
+from really.errors import DiskFullError, NotEnoughMemoryError
+from really.replay._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
 from really.replay.arguments import MAX_BYTES, MAX_ROWS, row_nbytes
 from really.replay.columns import Spec, spec_of
+
+NO_LIMIT = int(np.iinfo(np.int64).max)
+PUT_ERRORS = (FramesTooManyError, FrameDiskError)
+"""The errors of a put for whose frames there is no room; `translated` makes them ours."""
 
 # A child has none of the readers that puts would have to wait for.
 _rings: HeldWhileForking[Ring] = HeldWhileForking(in_child=Ring.keep_from)
 
 
-def add(ring: Ring) -> None:
-    """Has a fork wait until nobody is in the ring, and counts what it has promised."""
+def make_ring(
+    capacity: int,
+    spec: Spec,
+    bit_generator: np.random.BitGenerator,
+    shared: Sequence[Sharing],
+    max_bytes: int = NO_LIMIT,
+    files: Any = None,
+) -> Ring:
+    """A ring of this schema, in memory of its own or in the files of a folder.
+
+    Raises MemoryError if the system has no address space for it.
+    """
+    names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
+    return Ring(capacity, names, dtypes, shapes, bit_generator, list(shared), max_bytes, files)
+
+
+def track(ring: Ring) -> None:
+    """Makes forks wait until no thread is inside the ring, and counts the memory that it has yet to take."""
     _rings.add(ring)
 
 
+def layout_of(ring: Ring) -> tuple[Spec, list[Sharing]]:
+    """The ring's schema, and which of its columns share frames."""
+    return spec_of(ring), sharings_of(ring)
+
+
 def nbytes(ring: Ring, num_rows: int) -> int:
-    """Bytes that so many rows of the ring take; of frames, those of rows that share as they may."""
-    return int(num_rows * (ring.stride + frame_nbytes(spec_of(ring), sharings_of(ring))))
+    """Bytes that so many rows of the ring take, if their frames are shared as far as they can be."""
+    return int(num_rows * (ring.stride + frame_nbytes(*layout_of(ring))))
+
+
+def held_nbytes(ring: Ring) -> int:
+    """Bytes that the rows take now."""
+    return min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
 
 
 def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> int:
-    """`nbytes` of a ring yet to be made; raises NotEnoughMemoryError, naming `what`, where no address tells so many."""
+    """Bytes that a ring of this schema would need; raises NotEnoughMemoryError if they exceed the address space."""
     stride = MAX_BYTES if row_nbytes(spec) > MAX_ROWS else row_stride(field_nbytes(spec, shared))
     total = int(num_rows * (stride + frame_nbytes(spec, shared)))
     if total >= MAX_BYTES:
@@ -35,5 +68,19 @@ def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> i
 
 
 def promised() -> int:
-    """Bytes of memory that rings have yet to take."""
+    """Bytes of memory that all rings of this process have yet to take."""
     return sum(max(0, nbytes(ring, ring.capacity - len(ring))) for ring in _rings if ring.storage is None)
+
+
+def translated(ring: Ring, error: Exception) -> NotEnoughMemoryError | DiskFullError:
+    """The error of a put whose frames have no room: it names the column and says how many rows are in."""
+    if isinstance(error, FrameDiskError):
+        refused: DiskFullError = ring.storage.refuse_frames(*error.args)
+        return refused
+    key, num_alone, num_rows, num_in = error.args
+    block = next(ring.frame_tables[at][0] for at, sharing in enumerate(ring.shared) if key in sharing[0])
+    return NotEnoughMemoryError(
+        f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "
+        f"{ring.frames_nbytes:,} are taken (in blocks of {block:,}), but {num_alone:,} of {num_rows:,} rows go on from "
+        f"no earlier one; {f'{num_in:,} rows before them are' if num_in else 'none is'} in"
+    )

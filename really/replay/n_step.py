@@ -1,9 +1,9 @@
-"""Steps of a buffer's batches: several at a time, with what they earn as reward and what is left of the discount."""
+"""The sample unit of n-step returns: a row becomes up to n steps, with their discounted reward and `discount`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -11,15 +11,67 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.columns import Spec
+from really.replay.units import SampleUnit
 
 REWARD, END, TERMINAL, AGENT, DISCOUNT = "reward", "episode_end", "terminal", "agent", "discount"
 MOST_STEPS = 2**31 - 1
 AFTER = ("state_new", TERMINAL, "not_done", "truncated", END)
-"""What a batch takes from the last of a row's steps, leaves of `state_new` included."""
+"""Columns that a batch takes from the last of a row's steps, leaves of `state_new` included."""
 
 
-def checked(n_step: Any, gamma: Any, keys: Sequence[str] | None) -> tuple[int, float | None]:
-    """`n_step` and `gamma` of a buffer: an integer from 1 on, and from 2 on a number from 0 to 1; checks keys."""
+class NSteps(SampleUnit):
+    """Each row of a batch is up to `n_step` steps of one agent (csrc/rows/n_step.pxd).
+
+    `reward` is their discounted sum; `state_new`, `terminal` and the other columns of `AFTER` are those of the last
+    step; `discount`, float32, is gamma^k (1 - terminal) after k steps.
+    """
+
+    def __init__(self, n_step: SupportsIndex, gamma: float) -> None:
+        steps, discount = checked(n_step, gamma)
+        assert discount is not None
+        self.n_step, self.gamma = steps, discount
+
+    def options(self) -> dict[str, Any]:
+        """`n_step` and `gamma`."""
+        return {"n_step": self.n_step, "gamma": self.gamma}
+
+    def check_keys(self, keys: Sequence[str]) -> None:
+        """Raises InvalidValueError if a column that several steps need is missing."""
+        if not {REWARD, END, TERMINAL} <= set(keys):
+            raise InvalidValueError(
+                f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, got {list(keys)}; managers deliver "
+                f"{END!r} where `returns` asks for it"
+            )
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if a column that several steps need is missing or of another dtype or shape."""
+        self.check_keys(list(spec))
+        for name in (REWARD, END, TERMINAL):
+            dtype, shape = spec[name]
+            if dtype != np.float32 or shape != ():
+                raise InvalidValueError(
+                    f"n_step: key {name!r}: expected float32 of shape [], got {dtype} of {list(shape)}"
+                )
+        if DISCOUNT in spec:
+            raise InvalidValueError(
+                f"n_step: expected no key {DISCOUNT!r}, which batches have besides, got {list(spec)}"
+            )
+
+    def prepare(self, ring: Ring) -> None:
+        """Makes batches of the ring consist of up to `n_step` steps."""
+        names = ring.names
+        reward, end, terminal = (names.index(name) for name in (REWARD, END, TERMINAL))
+        agent = names.index(AGENT) if AGENT in names else -1
+        after = [at for at, name in enumerate(names) if name.partition(".")[0] in AFTER]
+        ring.set_steps(self.n_step, self.gamma, reward, end, terminal, agent, after)
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The columns and `discount`."""
+        return spec | {DISCOUNT: (np.dtype(np.float32), ())}
+
+
+def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
+    """`n_step` as an integer >= 1, and `gamma` as a number from 0 to 1, or None with n_step=1."""
     num = arguments.whole("n_step", n_step, MOST_STEPS)
     if num == 1 and gamma is not None:
         raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, got {gamma!r}")
@@ -29,13 +81,11 @@ def checked(n_step: Any, gamma: Any, keys: Sequence[str] | None) -> tuple[int, f
         raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, got {gamma!r}")
     if not 0 <= float(gamma) <= 1:
         raise InvalidValueError(f"gamma: expected a number from 0 to 1, got {gamma!r}")
-    if keys is not None:
-        check_keys(keys)
     return num, float(gamma)
 
 
 def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
-    """Options of a manager's buffer, with the manager's gamma where several steps need one; refuses another."""
+    """Options of a manager's buffer, with the manager's gamma if n_step needs one; refuses another gamma."""
     if options.get("n_step", 1) == 1:
         return options
     if options.get("gamma") not in (None, gamma):
@@ -45,41 +95,9 @@ def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
     return {**options, "gamma": gamma}
 
 
-def check_keys(keys: Iterable[str]) -> None:
-    """Raises InvalidValueError where a column that several steps need is missing."""
-    if not {REWARD, END, TERMINAL} <= set(keys):
-        raise InvalidValueError(
-            f"n_step: expected the keys {REWARD!r}, {END!r} and {TERMINAL!r}, got {list(keys)}; managers deliver "
-            f"{END!r} where `returns` asks for it"
-        )
-
-
-def check_spec(spec: Spec) -> None:
-    """Raises InvalidValueError where a column that several steps need is missing or of another kind."""
-    check_keys(spec)
-    for name in (REWARD, END, TERMINAL):
-        dtype, shape = spec[name]
-        if dtype != np.float32 or shape != ():
-            raise InvalidValueError(f"n_step: key {name!r}: expected float32 of shape [], got {dtype} of {list(shape)}")
-    if DISCOUNT in spec:
-        raise InvalidValueError(f"n_step: expected no key {DISCOUNT!r}, which batches have besides, got {list(spec)}")
-
-
-def prepare(ring: Ring, n_step: int, gamma: float) -> None:
-    """Lets batches of a ring with the right columns be of up to `n_step` steps."""
-    names = ring.names
-    reward, end, terminal = (names.index(name) for name in (REWARD, END, TERMINAL))
-    agent = names.index(AGENT) if AGENT in names else -1
-    ring.set_steps(n_step, gamma, reward, end, terminal, agent, _after(names))
-
-
 def alternating() -> InvalidValueError:
-    """The error for rows that cannot be followed."""
+    """The error for rows of several agents that alternate within their episodes."""
     return InvalidValueError(
         f"n_step: expected each agent's rows one after the other, with {END!r} 1 at the last one, got rows of "
         f"another {AGENT!r} where that is 0"
     )
-
-
-def _after(names: Sequence[str]) -> list[int]:
-    return [at for at, name in enumerate(names) if name.partition(".")[0] in AFTER]

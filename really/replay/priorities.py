@@ -58,7 +58,7 @@ class Priorities:
         seed: arguments.Seed = None,
     ) -> None:
         self._capacity = arguments.whole("capacity", capacity)
-        self._alpha, self._eps = _not_negative("alpha", alpha), _not_negative("eps", eps)
+        self._alpha, self._eps = not_negative("alpha", alpha), not_negative("eps", eps)
         self._bit_generator = arguments.bit_generator(seed)
         try:
             self._tree = SumTree(self._capacity, self._alpha, self._eps, self._bit_generator)
@@ -263,7 +263,8 @@ def _checked_size(n: Any) -> tuple[int, int]:
     return num, num_batches
 
 
-def _not_negative(name: str, number: SupportsFloat) -> float:
+def not_negative(name: str, number: SupportsFloat) -> float:
+    """A finite number >= 0; raises InvalidValueError or InvalidTypeError, naming the argument."""
     if isinstance(number, str | bytes | bool):
         raise InvalidTypeError(f"{name}: expected a number >= 0, got {number!r}")
     try:

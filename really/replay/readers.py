@@ -1,8 +1,8 @@
-"""Who reads a buffer's rows in order while others put, and what puts owe such a reader.
+"""Readers: they read a buffer's rows in order while other threads put.
 
-The ring numbers its rows, so a `Reader` knows its next row whatever is put meanwhile, and finds out by that number
-whether the row is still there. Readers that keep their rows tell the ring the lowest of them: it refuses, under its
-own lock, the put that would drop it, which then waits here. Without such readers no put ever comes here to look.
+The ring numbers its rows. A `Reader` knows the number of its next row, whatever is put meanwhile, and sees by it
+whether the row is still held. Readers that keep their rows tell the ring the lowest of them. The ring refuses, under
+its own lock, the put that would drop that row, and the put waits here. Without such readers no put looks here.
 """
 
 from __future__ import annotations
@@ -25,23 +25,30 @@ from really.replay.columns import Spec, spec_of
 PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
 STARTS = 20
-"""How often a reader begins again if it is overtaken before it has read anything: the oldest rows go first."""
+"""How often a reader starts again if puts overtake it before it has read anything: the oldest rows drop first."""
 NO_ROW = np.iinfo(np.int64).max
 """A row number that is never reached."""
 
 
 class Reader:
-    """Reads the rows that were held when it was opened, oldest first; `keeps` makes puts wait rather than drop them."""
+    """Reads the rows that were held when it was opened, oldest first. With `keeps`, puts wait rather than drop them.
 
-    def __init__(self, gate: Gate, ring: Ring, keeps: bool) -> None:
+    Attributes:
+        keeps: whether puts wait for this reader.
+        ring: what it reads.
+        next_row: number of the next row.
+        thread: identifier of the thread that read last.
+    """
+
+    def __init__(self, readers: Readers, ring: Ring, keeps: bool) -> None:
         self.keeps = keeps
-        self.thread = threading.get_ident()  # that reads
+        self.thread = threading.get_ident()
         self.ring = ring
-        self._gate = gate
+        self._readers = readers
         self.restart()
 
     def restart(self) -> None:
-        """What is held now is what there is to read."""
+        """Makes the rows that are held now the rows to read."""
         self._first, self._end = self.ring.held_rows()
         self.next_row = self._first
 
@@ -61,17 +68,17 @@ class Reader:
         return self._end - self.next_row
 
     def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
-        """Bytes of a row of these keys, by default of all, without padding; at least 1."""
+        """Bytes of a row of these keys, without padding; by default of all keys. At least 1."""
         return max(1, row_nbytes(self._spec(keys)))
 
     def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """The next `num` rows (fewer at the end), key -> [n, ...] of new memory.
 
-        Which rows there are to read is fixed by the first call, unless the reader `keeps` them from the beginning.
-        With `keys` there may be more columns than those: one that shares frames comes with all others.
+        The first call fixes which rows there are to read, unless the reader `keeps` them from the start. With `keys`
+        there may be more columns than those: one that shares frames comes with all others.
 
         Raises:
-            OvertakenError: puts or `clear` have dropped one of them.
+            OvertakenError: puts or `clear` have dropped one of the rows.
         """
         self.thread = threading.get_ident()
         spec = self._spec(keys)
@@ -84,7 +91,7 @@ class Reader:
         return self._copied(num, spec)
 
     def read_shared(self, num: int) -> dict[str, Any]:
-        """`read` of at most `num` rows, with `FrameColumn`s for the keys that share frames."""
+        """The next `num` rows (fewer at the end), with a `FrameColumn` for each key that shares frames."""
         self.thread = threading.get_ident()
         rows = self.ring.read(self.next_row, min(num, self.num_left))
         if rows is None:
@@ -92,10 +99,17 @@ class Reader:
         self._advance(min(num, self.num_left))
         return rows
 
+    def records(self) -> list[NDArray[np.uint8]]:
+        """The memory of the rows in the ring, oldest first, in one part or two; for a reader that keeps its rows."""
+        parts: list[NDArray[np.uint8]] = []
+        for part in self.ring.records():  # rows that were put later may stand behind those of the reader
+            parts.append(part[: self.num_rows - sum(len(before) for before in parts)])
+        return [part for part in parts if len(part)]
+
     def close(self) -> None:
-        """Ends reading: nothing is left, and puts need not wait for this reader any more."""
+        """Ends reading: no row is left, and puts no longer wait for this reader."""
         if self.keeps:
-            self._gate.leave(self)
+            self._readers.remove(self)
         self._end = self.next_row
 
     def __enter__(self) -> Reader:
@@ -134,7 +148,7 @@ class Reader:
 
     def _advance(self, num: int) -> None:
         if self.keeps:
-            self._gate.advance(self, num)
+            self._readers.advance(self, num)
         else:
             self.next_row += num
 
@@ -147,16 +161,19 @@ class Reader:
         )
 
 
-class Gate:
-    """Where readers that keep rows are known, and where puts that the ring refuses for their sake wait."""
+class Readers:
+    """The readers of one buffer that keep their rows; puts that the ring refuses because of them wait here.
+
+    `changed` guards the list, and is notified when a reader has advanced.
+    """
 
     def __init__(self) -> None:
         self.keepers: list[Reader] = []
         self.changed = threading.Condition()  # on an RLock: a generator may be closed in the middle of a put
-        _gates.add(self)
+        _all_readers.add(self)
 
     def open(self, ring: Ring, keeps: bool = False) -> Reader:
-        """A reader of the rows that are held now; with `keeps`, puts wait where they would drop rows it has to read."""
+        """A reader of the rows that are held now; with `keeps`, puts that would drop a row of them wait."""
         if not keeps:
             return Reader(self, ring, keeps=False)
         with self.changed:
@@ -169,23 +186,23 @@ class Gate:
         return reader
 
     def advance(self, reader: Reader, num: int) -> None:
-        """The reader has read so many rows; those go on who waited for that."""
+        """Moves the reader on by `num` rows, and wakes the puts that wait."""
         with self.changed:
             reader.next_row += num
             self._tell(reader.ring)
 
-    def leave(self, reader: Reader) -> None:
-        """Forgets a reader; no harm if it is forgotten already."""
+    def remove(self, reader: Reader) -> None:
+        """Removes a reader; harmless when repeated."""
         with self.changed:
             if reader in self.keepers:
                 self.keepers.remove(reader)
                 self._tell(reader.ring)
 
     def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
-        """`ring.put` of whole columns, part by part, each as soon as no reader needs what it drops.
+        """Puts columns part by part, each as soon as no reader needs the rows that it drops.
 
-        Raises InvalidValueError, with nothing put, where the thread would wait for a reader of its own; and what
-        `ring.put` does where there is no room for the frames of a part, with those before it put and counted.
+        Raises InvalidValueError, with nothing put, if the thread would wait for a reader of its own. If the frames of
+        a part have no room, raises the error of `ring.put`; the parts before it are in, and counted in its arguments.
         """
         total, num_in = sum(_num_rows(part) for part in parts), 0
         with self.changed:
@@ -205,8 +222,8 @@ class Gate:
         with self.changed:
             self._pass(ring.clear, ring, ring.capacity)
 
-    def start_anew(self) -> None:
-        """In a forked process: those who read were threads of the other one."""
+    def reset_after_fork(self) -> None:
+        """In a forked process: the readers were threads of the parent."""
         self.keepers.clear()
         self.changed = threading.Condition()
 
@@ -214,7 +231,8 @@ class Gate:
         return [reader for reader in self.keepers if reader.num_left > 0]
 
     def _tell(self, ring: Ring) -> None:
-        # With the lock held, as the readers' numbers change: who is refused must find a reader that is behind.
+        # Keep this under the lock in which readers advance: a put that the ring refuses must then find the reader that
+        # blocks it.
         ring.keep_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
         self.changed.notify_all()
 
@@ -225,9 +243,9 @@ class Gate:
             self.changed.wait()
 
     def _blocked(self, ring: Ring, num_rows: int) -> bool:
-        """Whether putting so many rows would drop one that a reader has yet to read.
+        """Whether a put of so many rows would drop one that a reader has yet to read.
 
-        Raises InvalidValueError where this thread reads it: it would wait for itself.
+        Raises InvalidValueError if the reader belongs to this thread, which would wait for itself.
         """
         first_left = ring.num_put - max(0, ring.capacity - num_rows)
         blocking = [reader for reader in self._reading() if reader.next_row < first_left]
@@ -245,13 +263,12 @@ def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
     return len(next(iter(columns.values())))
 
 
-def _begin_in_child() -> None:
-    """In a forked process: no reader of the other one is waited for, no lock of its threads is held."""
-    for gate in _gates:
-        gate.start_anew()
+def _reset_after_fork() -> None:
+    for readers in _all_readers:
+        readers.reset_after_fork()
 
 
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+_all_readers: weakref.WeakSet[Readers] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,7 +1,7 @@
-"""Prioritized replay in a buffer: draws its rows by priority, and takes new priorities for them.
+"""Samplers: which rows a batch has. Uniform draws happen inside the ring, prioritized ones in a sum tree.
 
-The ring numbers its rows, and so do the priorities. Puts know nothing of them: whoever draws or updates first lets the
-priorities catch up with the rows that have been put since, each with the largest priority so far.
+The ring numbers its rows in the order of puts, and a sampler picks numbers. Puts know nothing of samplers: the
+prioritized one gives new rows the largest priority so far when it next draws or updates.
 """
 
 from __future__ import annotations
@@ -18,76 +18,164 @@ from numpy.typing import ArrayLike, NDArray
 from really._utils.checks import check_number
 from really._utils.memory_limits import refuse_if_too_big
 from really.errors import EmptyBufferError, InvalidValueError
+from really.replay import arguments
 from really.replay._ring import Ring
+from really.replay.columns import Spec
 from really.replay.priorities import Priorities
 
 BETA, EPS = 0.4, 1e-6
 INDEX, WEIGHT = "index", "weight"
+VALUE = "really.priority"
+"""The column of the values (priority + eps)^alpha in files."""
 Beta = float | Callable[[int], float]
-"""How much the weights make good, or a function that tells it of a batch's number, from 0 on."""
-TRIES = 100
-"""How often a batch is drawn again because other threads drop one of its rows meanwhile."""
+"""Importance-sampling exponent beta, or a function from the batch number (0, 1, ...) to it."""
+Shape = tuple[int] | tuple[int, int]
+"""[n] for a batch of n rows, [k, n] for k batches."""
 
 
-class PrioritizedRows:
-    """The priorities of a buffer's rows.
+class Sampler:
+    """Picks the rows of a batch by their numbers.
 
-    Args:
-        capacity: of the buffer.
-        alpha: exponent of priorities.
-        eps: added to every priority; None: 1e-6.
-        bit_generator: the buffer's; rows are drawn from a child of its seed.
-        overcommit: True to reserve even what does not fit in the memory that is left.
+    A row's number is how many rows the buffer had taken before it. A subclass is made with its own options, and
+    registered under a name in `really.replay.SAMPLERS`; `ReplayBuffer(sampler=)` uses it. It overrides `draw`.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        alpha: float,
-        eps: float | None,
-        bit_generator: np.random.BitGenerator,
-        overcommit: bool = False,
-    ) -> None:
+    in_ring = False
+    """Whether `Ring.sample` draws the rows. False sends each batch through `draw`."""
+    nbytes = 0
+    """Memory that the sampler takes for a full buffer, in bytes."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this sampler again: numbers, strings and None."""
+        return {}
+
+    def start(self, capacity: int, bit_generator: np.random.BitGenerator, overcommit: bool) -> None:
+        """Gets ready for a buffer; called once. A random sampler spawns its own generator from `bit_generator`."""
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if a column has a name that the sampler adds to batches."""
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The schema of a batch, with the columns that the sampler adds."""
+        return spec
+
+    def check(self, replace: bool, beta: Any) -> None:
+        """Raises InvalidValueError for an argument of `sample` that this sampler does not use."""
+        if replace is not True:
+            raise InvalidValueError(f"replace: expected True with {type(self).__name__}, got {replace!r}")
+        if beta is not None:
+            refuse_beta(beta)
+
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Row numbers [n] or [k, n] int64, and the columns of that shape that the batch gets besides.
+
+        Raises EmptyBufferError if no row can be drawn.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `ReplayBuffer.state_dict` holds of the sampler's own generators."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the part of a buffer's `state_dict` that is the sampler's."""
+
+
+class UniformSampler(Sampler):
+    """Every row with the same probability, with the buffer's own generator."""
+
+    in_ring = True
+
+    def check(self, replace: bool, beta: Any) -> None:
+        """Refuses beta, which only a sampler with importance weights uses."""
+        if beta is not None:
+            refuse_beta(beta)
+
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Row numbers, uniform over all rows held."""
+        oldest = ring.oldest_row
+        ages = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0)
+        if ages is None:
+            raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
+        return ages + oldest, {}
+
+
+class PrioritizedSampler(Sampler):
+    """Rows in proportion to (priority + eps)^alpha (Schaul et al. 2016); batches have `index` and `weight` besides.
+
+    Args:
+        alpha: exponent of priorities.
+        eps: added to every priority.
+    """
+
+    def __init__(self, alpha: float = 0.6, eps: float = EPS) -> None:
+        self.alpha, self.eps = alpha, eps
+
+    def options(self) -> dict[str, Any]:
+        """`alpha` and `eps`."""
+        return {"alpha": self.alpha, "eps": self.eps}
+
+    def start(self, capacity: int, bit_generator: np.random.BitGenerator, overcommit: bool) -> None:
+        """Makes the priorities; raises NotEnoughMemoryError if memory has no room for them, unless `overcommit`."""
         seed = np.random.Generator(bit_generator)
-        self.priorities = Priorities(capacity, alpha=alpha, eps=EPS if eps is None else eps, seed=seed)
+        self.priorities = Priorities(capacity, alpha=self.alpha, eps=self.eps, seed=seed)
+        self.nbytes = self.priorities.nbytes
         if not overcommit:
-            needed = self.priorities.nbytes
-            refuse_if_too_big(f"priorities of {capacity:,} rows", needed, advice=" (overcommit=True goes on)")
+            what = f"priorities of {capacity:,} rows"
+            refuse_if_too_big(what, self.nbytes, advice=" (overcommit=True goes on)")
         self._catching_up = threading.Lock()
         _live.add(self)
 
-    def sample(self, ring: Ring, n: Any, beta: float | None) -> dict[str, NDArray[Any]]:
-        """A batch with `index`, the rows' numbers, int64, and `weight`, float32 (`Priorities.sample`)."""
-        for _ in range(TRIES):
-            oldest, newest = self._catch_up(ring)
-            exponent = BETA if beta is None else beta
-            numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
-            num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
-            batch = ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
-            if batch is not None:
-                return batch | {INDEX: numbers, WEIGHT: weights}
-        raise EmptyBufferError(
-            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
-        )
+    def check_spec(self, spec: Iterable[str]) -> None:
+        """Refuses columns named `index` or `weight`."""
+        taken = [key for key in spec if key in (INDEX, WEIGHT)]
+        if taken:
+            raise InvalidValueError(f"keys: expected others than {INDEX!r} and {WEIGHT!r} with alpha, got {taken}")
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The columns, `index` int64 and `weight` float32."""
+        return spec | {INDEX: (np.dtype(np.int64), ()), WEIGHT: (np.dtype(np.float32), ())}
+
+    def check(self, replace: bool, beta: Any) -> None:
+        """Refuses draws without replacement."""
+        if replace is not True:
+            raise InvalidValueError("replace: expected True with alpha, which draws by priority, got False")
+
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Row numbers and their importance weights (`Priorities.sample`)."""
+        oldest, newest = self._catch_up(ring)
+        exponent = BETA if beta is None else beta
+        n = shape[0] if len(shape) == 1 else shape
+        numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
+        return numbers, {INDEX: numbers, WEIGHT: weights}
 
     def update(self, ring: Ring, index: ArrayLike, priorities: ArrayLike) -> int:
-        """Sets priorities of rows; how many are still held."""
+        """Sets the priorities of rows; returns how many of the rows are still held."""
         oldest, newest = self._catch_up(ring)
         return self.priorities.update(index, priorities, oldest=oldest, newest=newest)
 
-    def state(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
-        """`Priorities.state_dict` of the rows from `first` to before `end` alone."""
+    def state_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
+        """`Priorities.state_dict`, reduced to the rows from number `first` to before `end`."""
         self._catch_up(ring)
         state = self.priorities.state_dict()
         start = first - (state["newest"] - len(state["values"]))
         return state | {"newest": end, "values": state["values"][start : start + end - first]}
 
-    def start_anew(self) -> None:
-        """In a forked process: the thread that was catching up is another process's; the tree is as before or after."""
+    def state_dict(self) -> dict[str, Any]:
+        """`priorities`: the state of the generator that draws by priority."""
+        return {"priorities": self.priorities.generator_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets that generator, unless the state is of a buffer that draws uniformly."""
+        if "priorities" in state:
+            self.priorities.set_generator_state(state["priorities"])
+
+    def reset_after_fork(self) -> None:
+        """Replaces the lock: the thread that held it runs in the parent process. The tree is as before or after."""
         self._catching_up = threading.Lock()
 
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
-        """The numbers of the oldest row held and of the row to come; all between them have a priority."""
+        """Gives each new row its priority; returns the numbers of the oldest row held and of the row to come."""
         oldest, newest = ring.held_rows()
         if self.priorities.newest < newest:
             with self._catching_up:
@@ -97,49 +185,34 @@ class PrioritizedRows:
         return oldest, newest
 
 
-def _after_fork() -> None:
-    for rows in _live:
-        rows.start_anew()
+def _reset_after_fork() -> None:
+    for sampler in _live:
+        sampler.reset_after_fork()
 
 
-_live: weakref.WeakSet[PrioritizedRows] = weakref.WeakSet()
+_live: weakref.WeakSet[PrioritizedSampler] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def with_generator_of(rows: PrioritizedRows | None, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a buffer's generator, and of the one that draws by priority where there is one."""
-    return state if rows is None else state | {"priorities": rows.priorities.generator_state()}
-
-
-def set_generator_of(rows: PrioritizedRows | None, state: Mapping[str, Any]) -> None:
-    """Sets the second of the two, unless the state is that of a uniform buffer."""
-    if rows is not None and "priorities" in state:
-        rows.priorities.set_generator_state(state["priorities"])
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def refuse_beta(beta: Any) -> NoReturn:
-    """Says that a buffer that draws uniformly has no weights."""
+    """Raises the error for importance weights that the sampler does not have."""
     raise InvalidValueError(f"beta: expected none for a buffer that draws uniformly (no alpha), got {beta!r}")
 
 
-def checked_beta(beta: Beta | None, is_prioritized: bool, replace: bool) -> Callable[[int], float | None]:
-    """What tells beta of the number of a batch; refuses options that the buffer's way of drawing would not use."""
-    if is_prioritized and replace is not True:
-        raise InvalidValueError("replace: expected True with alpha, which draws by priority, got False")
-    if callable(beta) and is_prioritized:
+def checked_beta(beta: Beta | None, sampler: Sampler, replace: bool) -> Callable[[int], float | None]:
+    """Beta as a function of the batch number; raises InvalidValueError for options that the sampler does not use."""
+    sampler.check(replace, beta)
+    if callable(beta):
         return beta
     if beta is None:
         return lambda number: None
-    if not is_prioritized:
-        refuse_beta(beta)
     exponent = check_number("beta", beta, 0, 1)
     return lambda number: exponent
 
 
-def check_keys(keys: Iterable[str]) -> None:
-    """Refuses columns whose names a prioritized batch needs."""
-    taken = [key for key in keys if key in (INDEX, WEIGHT)]
-    if taken:
-        raise InvalidValueError(f"keys: expected others than {INDEX!r} and {WEIGHT!r} with alpha, got {taken}")
+def checked_shape(n: Any) -> Shape:
+    """[n] or [k, n] of a batch of `n` rows or of (k, n); raises InvalidValueError or InvalidTypeError."""
+    num, num_batches = arguments.checked_size(n)
+    return (num_batches, num) if num_batches else (num,)

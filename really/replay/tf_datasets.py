@@ -6,7 +6,7 @@ import inspect
 import math
 import weakref
 from collections.abc import KeysView, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,9 @@ from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError,
 from really.replay.arguments import checked_size, row_nbytes, whole
 from really.replay.batches import BeforeSample, checked_prefetch
 from really.replay.columns import Spec
-from really.replay.n_step import DISCOUNT
-from really.replay.samplers import INDEX, WEIGHT, checked_beta
+from really.replay.rows import Rows
+from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes
-
-if TYPE_CHECKING:
-    from really.replay.buffer import ReplayBuffer
 
 # What one call of Python draws at most: it costs some 100 us of TensorFlow's, so that small batches share one.
 CALL_NBYTES = 1 << 20
@@ -28,7 +25,7 @@ CALL_BATCHES = 16
 
 
 def sampled_dataset(
-    buffer: ReplayBuffer,
+    buffer: Rows,
     n: Any,
     prefetch: int = 2,
     *,
@@ -85,7 +82,7 @@ class _Calls:
 
     def __init__(
         self,
-        buffer: ReplayBuffer,
+        buffer: Rows,
         spec: Spec,
         lead: tuple[int, ...],
         replace: bool,
@@ -95,7 +92,7 @@ class _Calls:
     ) -> None:
         if callable(beta):
             raise InvalidTypeError(f"beta: expected a number from 0 to 1, got {beta!r}; batches() takes a function")
-        self._beta = checked_beta(beta, buffer.is_prioritized, replace)(0)
+        self._beta = checked_beta(beta, buffer.sampler, replace)(0)
         if num is None:
             num = min(CALL_BATCHES, max(1, CALL_NBYTES // max(1, math.prod(lead) * row_nbytes(spec))))
         self.num = whole("batches_per_call", num)
@@ -116,14 +113,12 @@ class _Calls:
         return [batch[key].reshape(shape) for key, shape in zip(self._keys, self._shapes, strict=True)]
 
 
-def _known_spec(buffer: ReplayBuffer) -> Spec:
-    """Of the batches: the buffer's columns, and those that several steps and drawing by priority add."""
-    if buffer.spec is None:
+def _known_spec(buffer: Rows) -> Spec:
+    """The schema of a batch."""
+    if buffer.spec is None or buffer.batch_spec is None:
         raise EmptyBufferError("dataset: expected a buffer whose schema is known, got one without; put some rows first")
     check_dtypes("tf", buffer.spec)
-    added: dict[str, Any] = {DISCOUNT: np.float32} if buffer.n_step > 1 else {}
-    added |= {INDEX: np.int64, WEIGHT: np.float32} if buffer.is_prioritized else {}
-    return buffer.spec | {key: (np.dtype(kind), ()) for key, kind in added.items()}
+    return buffer.batch_spec
 
 
 def _endless(dataset: Any, prefetch: int) -> Any:

@@ -59,7 +59,7 @@ class SharingMachine(RuleBasedStateMachine):
         spec = {"state": (dtype, shape), "state_new": (dtype, shape), "row": np.int64}
         self.options = {"spec": spec, "stack": (self.stack, axis) if self.stack > 1 else None}
         self.buffer = self.new_buffer(capacity, seed)
-        assert self.buffer._sharings() == [Sharing((0, 1), self.stack, axis)]
+        assert self.buffer._ring.shared == [Sharing((0, 1), self.stack, axis)]
         self.plain = {key: [] for key in KEYS}
 
     def new_buffer(self, capacity, seed):
@@ -176,7 +176,7 @@ class SharingOnDiskMachine(SharingMachine):
                 assert_equal_rows(all_rows(reader), {key: np.array(self.plain[key]) for key in KEYS})
         self.buffer.close()
         self.buffer = ReplayBuffer.open(self.folder.name, mode="r+")
-        assert self.buffer._sharings()
+        assert self.buffer._ring.shared
 
     @rule()
     def pickled(self):
@@ -501,7 +501,7 @@ def test_dedup_false_stores_rows_whole():
     buffer = ReplayBuffer(50, dedup=False)
     buffer.put(encode(rows))
     assert_equal_rows(all_rows(buffer), rows)
-    assert buffer._sharings() == []
+    assert buffer._ring.shared == []
     assert buffer.memory()["ratio"] <= 1
 
 
@@ -547,9 +547,9 @@ def test_a_buffer_on_disk_without_sharing_stays_one(tmp_path):
     with ReplayBuffer(50, path=tmp_path / "b", dedup=False) as buffer:
         buffer.put(rows)
     with ReplayBuffer.open(tmp_path / "b", "r+") as buffer:
-        assert pickle.loads(pickle.dumps(buffer))._sharings() == []
+        assert pickle.loads(pickle.dumps(buffer))._ring.shared == []
         buffer.save(tmp_path / "saved")
-    assert ReplayBuffer.load(tmp_path / "saved")._sharings() == []
+    assert ReplayBuffer.load(tmp_path / "saved")._ring.shared == []
 
 
 def test_what_shares_nothing_is_stored_where_there_is_room():
@@ -583,7 +583,7 @@ def test_stack_survives_save_and_pickle(tmp_path, stack):
     buffer.put(next(long_run(1, 50, 1)))
     buffer.save(tmp_path / "buffer")
     for other in (ReplayBuffer.load(tmp_path / "buffer"), pickle.loads(pickle.dumps(buffer))):
-        assert other._sharings() == buffer._sharings()
+        assert other._ring.shared == buffer._ring.shared
         assert_equal_rows(all_rows(other), all_rows(buffer))
 
 
@@ -692,7 +692,7 @@ def test_frames_of_a_structured_dtype(tmp_path):
     frames["depth"] = np.random.default_rng(0).random((40, 20, 20))
     buffer = ReplayBuffer(39)
     buffer.put({"obs": frames[:-1], "next_obs": frames[1:]})
-    assert buffer._sharings()
+    assert buffer._ring.shared
     buffer.save(tmp_path / "b")
     for other in (buffer, ReplayBuffer.load(tmp_path / "b")):
         np.testing.assert_array_equal(all_rows(other)["next_obs"], frames[1:])

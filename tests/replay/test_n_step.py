@@ -107,7 +107,7 @@ def test_frames_stored_once():
     rows = experience(100, end_probability=0.1) | {"state": stacks[:-1], "state_new": stacks[1:]}
     buffer = ReplayBuffer(100, n_step=4, gamma=0.9)
     buffer.put(rows)
-    assert buffer._sharings()
+    assert buffer._ring.shared
     plain = ReplayBuffer(100, n_step=4, gamma=0.9, dedup=False)
     plain.put(rows)
     ours, theirs = buffer.take(np.arange(100)), plain.take(np.arange(100))
@@ -231,5 +231,5 @@ def test_what_would_be_single_steps_without_a_word_is_refused(call, error, messa
 def test_outputs_of_the_caller_are_refused():
     buffer = ReplayBuffer(5, n_step=2, gamma=0.9, spec=SPEC)
     buffer.put({key: np.zeros(5, np.float32) for key in SPEC})
-    with pytest.raises(InvalidValueError, match="out: expected none with n_step=2"):
+    with pytest.raises(InvalidValueError, match="out: expected none for a buffer whose batches have more"):
         buffer.sample(2, out={key: np.zeros(2, np.float32) for key in SPEC})

@@ -138,7 +138,7 @@ def test_clear_drops_priorities_too():
 def test_a_forked_child_draws_though_a_thread_of_its_parent_was_catching_up():
     buffer = filled(20)
     buffer.put(rows(20, 5))
-    with buffer._prioritized._catching_up:
+    with buffer.sampler._catching_up:
         pid = os.fork()
         if pid == 0:
             os._exit(0 if set(buffer.sample(50)["number"]) <= set(range(25)) else 1)
@@ -183,8 +183,8 @@ def test_threads_that_put_sample_and_update():
         (lambda b: b.update_priorities([99], [1.0]), InvalidValueError, "99"),
         (lambda b: b.update_priorities([0.5], [1.0]), InvalidTypeError, "integers"),
         (lambda b: b.sample(3, beta=-1), InvalidValueError, "beta"),
-        (lambda b: b.sample(3, replace=False), InvalidValueError, "neither replace=False nor out="),
-        (lambda b: b.sample(3, out={}), InvalidValueError, "neither replace=False nor out="),
+        (lambda b: b.sample(3, replace=False), InvalidValueError, "replace: expected True with alpha"),
+        (lambda b: b.sample(3, out={}), InvalidValueError, "out: expected none for a buffer whose batches have more"),
         (lambda b: ReplayBuffer(5).sample(3, beta=0.4), InvalidValueError, "beta: expected none"),
         (lambda b: ReplayBuffer(5).update_priorities([0], [1.0]), InvalidValueError, "made with alpha="),
         (lambda b: b.sample_indices(3), InvalidValueError, "got one made with alpha="),
@@ -196,10 +196,10 @@ def test_threads_that_put_sample_and_update():
 )
 def test_refusals_change_nothing(call, error, message):
     buffer = filled(20)
-    before = buffer._prioritized.priorities.state_dict()
+    before = buffer.sampler.priorities.state_dict()
     with pytest.raises(error, match=message):
         call(buffer)
-    after = buffer._prioritized.priorities.state_dict()
+    after = buffer.sampler.priorities.state_dict()
     np.testing.assert_array_equal(before["values"], after["values"])
 
 
@@ -244,6 +244,6 @@ def test_a_pickle_is_of_one_moment_while_others_put(size, alpha):
         held = copy.take(np.arange(len(copy)))["a"]
         assert (np.diff(held) == 1).all()
         if alpha is not None:  # but for the last put, whose rows may not have theirs yet
-            values = copy._priorities_of(*copy._ring.held_rows())["values"]
+            values = copy.sampler.state_of(copy._ring, *copy._ring.held_rows())["values"]
             assert len(values) == len(held)
             assert np.array_equal(values[:-7], held[:-7])

@@ -1,15 +1,15 @@
-"""The folder that a buffer on disk lives in: made, locked, opened, checked, grown, made durable.
+"""The folder of a buffer on disk: made, locked, opened, checked, grown, made durable.
 
-    schema.json   what the buffer is; it is written last, under another name, and renamed: it makes a folder a buffer
+    schema.json   what the buffer is (schema.py); it is written last and renamed, and makes the folder a buffer
     records       [slots, stride] the rows, mapped shared and sparse; row number r is in slot r % slots
     frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
     priorities    of rows that are drawn by priority (priority_files.py)
-    cursor        one page, mapped shared (csrc/rows/cursor_page.pxd): which rows are held, and the generator's state
-    lock          locked (flock) by the one process that writes, and let go by the system when that one dies
+    cursor        which rows are held, and the generator's state (cursor_page.py)
+    lock          held by the one process that writes (lock.py)
 
-Slots are `capacity` and a spare. New rows go to slots that hold no row, then one store of the cursor commits them; so a
-process that is killed leaves all rows whose `put` returned, and none that is half there. What was stored to a shared
-mapping outlives the process; to outlive the machine's power it takes `flush`.
+There are `capacity` slots and spare ones. New rows go to slots that hold no row; then one store of the cursor commits
+them. So a process that is killed leaves all rows whose `put` returned, and no row that is half there. The system keeps
+what was stored to a shared mapping when the process dies; only `flush` makes it outlive a loss of power.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import fcntl
 import os
 import sys
 import weakref
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,40 +31,38 @@ from really._utils.atomic_files import described, sync_folder
 from really._utils.checks import check_path
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
-from really.data.frames import Sharing
 from really.errors import (
     ClosedError,
     DiskFullError,
     FileError,
     InvalidValueError,
-    LockedError,
     ReadOnlyError,
     ReallyError,
     one_of,
 )
+from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
 from really.replay.columns import Spec
-from really.replay.disk import frame_files, priority_files
-from really.replay.disk import schema as folder_schema
+from really.replay.disk import frame_files, priority_files, schema
+from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.frame_files import FrameFile
-from really.replay.disk.schema import GENERATOR, PARTIAL, SCHEMA, VERSION, WHAT, About
-from really.replay.samplers import PrioritizedRows
+from really.replay.disk.lock import LOCK, FolderLock
+from really.replay.disk.schema import PARTIAL, SCHEMA, WHAT, FolderSchema
+from really.replay.options import BufferOptions
+from really.replay.samplers import PrioritizedSampler
 
-RECORDS, CURSOR, LOCK = "records", "cursor", "lock"
+RECORDS = "records"
 OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, priority_files.PARTIAL, *frame_files.NAMES)
-MAGIC = b"REALLYRB"
-HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
-PAGE = 4096
-HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
 MODES = ("r", "r+")
-ENDLESS = (1 << 63) - 1
+NO_END = (1 << 63) - 1
 
 
-class Storage:
-    """A buffer's folder, open; `about` is None as long as no buffer has been made in it.
+class Folder:
+    """A buffer's folder, open. `schema` is None until a buffer has been made in it.
 
-    Opened for writing it is locked until `close`, and made where it is not there.
+    A folder that is opened for writing is made if it is not there, and locked until `close`. The ring works in
+    `records`, [slots * stride] uint8, and `page`, [4096] uint8, and calls `make_room`.
 
     Raises:
         InvalidValueError: the path holds something else, or a buffer that is damaged or of another version.
@@ -79,13 +75,14 @@ class Storage:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path, self.writable = path.absolute(), writable
-        self.about: About | None = None
+        self.schema: FolderSchema | None = None
         self._refusal: ReallyError | None = None
-        self._lock, self._made_folder, self._process = -1, False, os.getpid()
+        self._lock: FolderLock | None = None
+        self._made_folder = False
         self._files: list[MappedFile] = []
         self._frames: list[FrameFile] = []
         self._ring: weakref.ref[Ring] | None = None
-        self._priorities: PrioritizedRows | None = None
+        self._priorities: PrioritizedSampler | None = None
         self._kept: dict[str, Any] | None = None
         _check_folder(self.path)
         try:
@@ -93,79 +90,81 @@ class Storage:
                 self._claim()
             else:
                 self._refusal = ReadOnlyError(f"{self.path}: expected a buffer opened for writing, got one of mode 'r'")
-            self._names = folder_schema.read(self.path)
+            self._stored = schema.read(self.path)
             if writable:
-                priority_files.remove_left(self.path, all_of_it=self._names is None)
-            if self._names is not None:
-                self.about = About.from_json(self._names)
-                self._kept = priority_files.read(self.path, expected=self.about.prioritized)
-                self._map(self.about, new=False)
+                priority_files.remove_left(self.path, all_of_it=self._stored is None)
+            if self._stored is not None:
+                self.schema = FolderSchema.from_json(self._stored)
+                self._kept = priority_files.read(self.path, expected=self.schema.prioritized)
+                self._map(self.schema, new=False)
         except BaseException:
             self.close()
             raise
-        _storages.add(self)
+        _folders.add(self)
 
-    def create(self, about: About, bit_generator: np.random.BitGenerator, overcommit: bool) -> Ring:
-        """Makes the buffer in the folder that is still without one; its ring.
+    def create(
+        self, options: BufferOptions, spec: Spec, spare: int | None, bit_generator: np.random.BitGenerator
+    ) -> Ring:
+        """Makes a buffer in a folder that has none; returns its ring.
 
         Raises:
-            DiskFullError: the full buffer would not fit on the disk, unless `overcommit`.
-            FileError: no file can be so long.
+            DiskFullError: the full buffer would not fit on the disk, unless `options.overcommit`.
+            FileError: no file can be that long.
         """
-        if about.nbytes >= MAX_BYTES:
-            raise FileError(errno.EFBIG, f"{self.path}: needs {about.nbytes:,} bytes, more than a file can have")
-        if not overcommit:
-            _refuse_if_too_big(self.path, about)
-        self._map(about, new=True)
-        self.page[HEAD] = np.frombuffer(_head(about), np.uint8)
-        ring = self._new_ring(about, bit_generator, new=True)
+        new = FolderSchema.new(options, spec, spare)
+        if new.nbytes >= MAX_BYTES:
+            raise FileError(errno.EFBIG, f"{self.path}: needs {new.nbytes:,} bytes, more than a file can have")
+        if not options.overcommit:
+            _refuse_if_too_big(self.path, new)
+        self._map(new, new=True)
+        self._page.write_head(new)
+        ring = self._new_ring(new, bit_generator, new=True)
         ring.store_generator()
-        self._names = about.to_json(ring.offsets)
-        folder_schema.write(self.path, self._names)
-        self.about = about
+        self._stored = new.to_json(ring.offsets)
+        schema.write(self.path, self._stored)
+        self.schema = new
         return ring
 
     def ring(self, bit_generator: np.random.BitGenerator) -> Ring:
-        """The ring of the buffer that is there; where it can be written, the generator goes on as it was left."""
-        assert self.about is not None
-        self._check_page(self.about)
+        """The ring of the buffer that is there. If it can be written, its generator continues where it was left."""
+        assert self.schema is not None
+        self._page.check(self.schema)
         if self.writable:
-            bit_generator.state = self._generator_state()
-        ring = self._new_ring(self.about, bit_generator, new=False)
-        if self.about.to_json(ring.offsets) != self._names:
+            bit_generator.state = self._page.generator_state()
+        ring = self._new_ring(self.schema, bit_generator, new=False)
+        if self.schema.to_json(ring.offsets) != self._stored:
             raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, got others")
         if self.writable:
-            used = min(ring.num_put, self.about.num_slots) * ring.stride
+            used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
             ring.set_room(self._room(ring))
         return ring
 
-    def drawn_by(self) -> dict[str, Any]:
-        """Arguments of the buffer there that say what its batches are."""
-        assert self.about is not None
-        found = {"n_step": self.about.n_step, "gamma": self.about.gamma}
-        return found if self._kept is None else found | {name: self._kept[name] for name in ("alpha", "eps")}
+    def options(self) -> dict[str, Any]:
+        """The arguments that make a buffer of the one that is there."""
+        assert self.schema is not None
+        return self.schema.options() | {name: self._kept[name] for name in ("alpha", "eps") if self._kept}
 
-    def adopt(self, priorities: PrioritizedRows | None, num_put: int) -> None:
-        """Writes these from now on; they go on from those that the folder had (`priority_files.go_on`)."""
+    def adopt(self, priorities: PrioritizedSampler | None, num_put: int) -> None:
+        """Writes these priorities from now on; they continue those of the folder (`priority_files.resume`)."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            priority_files.go_on(priorities, kept, self.path, num_put, with_generator=self.writable)
+            priority_files.resume(priorities, kept, self.path, num_put, with_generator=self.writable)
         self._priorities = priorities
         if kept is None:
             self.keep_priorities()
 
     def keep_priorities(self) -> None:
-        """Writes the priorities, where there are any and the files are this buffer's to write."""
+        """Writes the priorities if there are any and the files are this process's to write."""
         if self._priorities is not None and self.writable and not sys.is_finalizing():
             priority_files.keep(self.path, self._priorities)
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
-        """Called by the ring before it writes rows for which the disk has not set blocks aside yet.
+        """Allocates blocks of the disk; the ring calls it before it writes rows that have none yet.
 
         Raises:
             DiskFullError: there is no room; the buffer is as before.
-            ReadOnlyError, ClosedError: the files are not this buffer's to write.
+            ReadOnlyError, ClosedError: the files are not this process's to write.
         """
         self.check_writable("put")
         slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
@@ -177,27 +176,21 @@ class Storage:
             ) from error
         ring.set_room(self._room(ring))
 
-    @property
-    def capacity(self) -> int:
-        """How many rows the buffer there keeps."""
-        assert self.about is not None
-        return self.about.capacity
-
     def check_open(self, what: str) -> None:
-        """Raises if the buffer has been closed."""
+        """Raises ClosedError if the buffer has been closed."""
         if isinstance(self._refusal, ClosedError):
             self.check_writable(what)
 
     def check_writable(self, what: str) -> None:
-        """Raises why the files cannot be written, if so."""
+        """Raises ReadOnlyError or ClosedError if the files cannot be written."""
         if self._refusal is not None:
             raise type(self._refusal)(f"{what}: {self._refusal}")
 
     def flush(self) -> None:
-        """Returns when the rows put before, then the cursor, are on the disk: the machine's power may go.
+        """Returns when the rows put before, then the cursor, are on the disk, safe from a loss of power.
 
-        Rows are made durable before the cursor that says that they are there. A put that goes on meanwhile may be in
-        the durable cursor without being durable: flush when nobody puts, if the power's loss is what you fear.
+        Rows are made durable before the cursor that counts them. A put that runs at the same time may be counted by the
+        durable cursor without being durable: flush while nobody puts to be safe from a loss of power.
         """
         self.check_writable("flush")
         for frames in self._frames:
@@ -208,7 +201,7 @@ class Storage:
         sync_folder(self.path)
 
     def refuse_frames(self, number: int, key: str, num_in: int) -> DiskFullError:
-        """The error of a put for whose frames a file could not grow, of which the first rows are in."""
+        """The error of a put for whose frames a file could not grow, and whose first `num_in` rows are in."""
         left, reason = free_bytes(self.path), os.strerror(number)
         done = f"{num_in:,} rows are in" if num_in else "none is in"
         return DiskFullError(
@@ -216,16 +209,16 @@ class Storage:
         )
 
     def close(self) -> None:
-        """Ends writing and lets the folder go to whoever opens it next; mappings go with the last array over them."""
+        """Ends writing and releases the lock; mappings are removed with the last array over them."""
         try:
             self.keep_priorities()
         finally:
-            self._leave(ClosedError(f"{self.path}: expected an open buffer, got one that has been closed"))
+            self._detach(ClosedError(f"{self.path}: expected an open buffer, got one that has been closed"))
 
     def abandon(self) -> None:
-        """Closes a folder in which no buffer could be made, and leaves nothing of it."""
+        """Closes a folder in which no buffer could be made, and removes what was made."""
         self._priorities = None
-        if self.about is None and self._lock >= 0:
+        if self.schema is None and self._lock is not None:
             for name in OWN_FILES:
                 for file in self.path.glob(name):
                     file.unlink(missing_ok=True)
@@ -235,166 +228,101 @@ class Storage:
         self.close()
 
     def leave_to_parent(self) -> None:
-        """In a forked process: the files stay the other one's."""
+        """In a forked process: the files stay the parent's."""
         if self._refusal is None:
             reason = f"{self.path}: expected the process that opened it, got one forked from it; open it with mode='r'"
-            self._leave(ReadOnlyError(reason))
+            self._detach(ReadOnlyError(reason))
 
     def __del__(self) -> None:
         self.close()
 
-    def _promised(self, device: int) -> int:
+    def promised(self, device: int) -> int:
         """Bytes of that file system that the buffer has yet to take."""
         if not self._files or not self.writable or os.stat(self.path).st_dev != device:
             return 0
         return self._files[0].nbytes - self._files[0].allocated
 
-    def _leave(self, reason: ReallyError) -> None:
+    def _detach(self, reason: ReallyError) -> None:
         self._refusal, self.writable = reason, False
         ring = None if self._ring is None else self._ring()
         if ring is not None:
             ring.leave()
         for file in self._files:
             file.close()
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            if os.getpid() == self._process:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a process forked a moment ago may have it, too
-            os.close(lock)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _claim(self) -> None:
-        """Makes the folder where it is not there, and locks it."""
+        """Makes the folder if it is not there, and locks it."""
         try:
             if not self.path.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._made_folder = True
-            self._lock = _locked_file(self.path / LOCK)
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        except BlockingIOError as error:
-            owner = (self.path / LOCK).read_text() or "another one"
-            raise LockedError(
-                f"{self.path}: expected a buffer that nobody else writes, but process {owner} does; "
-                f"open it with mode='r' to read it meanwhile"
-            ) from error
+            self._lock = FolderLock(self.path)
         except OSError as error:
             raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
 
-    def _map(self, about: About, new: bool) -> None:
+    def _map(self, about: FolderSchema, new: bool) -> None:
         mode = {"writable": self.writable, "new": new}
         rows = MappedFile(self.path / RECORDS, about.num_slots * about.stride, **mode)
         self._files = [rows]
-        cursor = MappedFile(self.path / CURSOR, PAGE, **mode)
-        self._files.append(cursor)
-        if new:
-            cursor.allocate(PAGE)
-        self.records, self.page = rows.data, cursor.data
+        self._page = CursorPage(self.path, **mode)
+        self._files.append(self._page.file)
+        self.records, self.page = rows.data, self._page.data
 
-    def _new_ring(self, about: About, bit_generator: np.random.BitGenerator, new: bool) -> Ring:
-        kinds = about.spec.values()
-        names, dtypes, shapes = list(about.spec), [dtype for dtype, _ in kinds], [shape for _, shape in kinds]
-        ring = Ring(about.capacity, names, dtypes, shapes, bit_generator, list(about.shared), storage=self)
+    def _new_ring(self, about: FolderSchema, bit_generator: np.random.BitGenerator, new: bool) -> Ring:
+        ring = engine.make_ring(about.capacity, about.spec, bit_generator, about.shared, files=self)
         available = available_bytes()
         ring.asks_early = available is not None and about.nbytes > available
         mode = {"writable": self.writable, "new": new}
         self._frames = [FrameFile(self.path, at, ring, **mode) for at in range(len(about.shared))]
         # A huge page comes from the disk whole, which is too much for one row.
         self._files[0].advise("RANDOM" if ring.asks_early else "HUGEPAGE")
-        if ring.generator_bytes() != _packed(bit_generator.state):
-            raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, got another layout")
+        check_generator(ring, bit_generator)
         self._ring = weakref.ref(ring)
         return ring
 
     def _room(self, ring: Ring) -> int:
         num_slots = self._files[0].allocated // ring.stride
-        return ENDLESS if num_slots >= self._num_slots(ring) else num_slots
+        return NO_END if num_slots >= self._num_slots(ring) else num_slots
 
     def _num_slots(self, ring: Ring) -> int:
         return len(self.records) // ring.stride
 
-    def _check_page(self, about: About) -> None:
-        path = self.path / CURSOR
-        for what, got, expected in zip(
-            HEAD_PARTS, _parts(self.page[HEAD].tobytes()), _parts(_head(about)), strict=True
-        ):
-            if got != expected:
-                raise InvalidValueError(
-                    f"{path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
-                )
-        num_put, first, num_begun = self.page[NUMBERS].view(np.int64).tolist()
-        if not (0 <= first <= num_put < 1 << 60 and num_begun <= num_put + about.num_slots):
-            raise InvalidValueError(
-                f"{path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun): damaged"
-            )
-
-    def _generator_state(self) -> dict[str, Any]:
-        num_states = int(self.page[NUM_STATES].view(np.int64)[0])
-        words = self.page[STATES[num_states % 2]]
-        has_half, half = words[32:40].view(np.uint32).tolist()
-        state = {"state": words[:32].view(np.uint64).copy()}
-        return {"bit_generator": GENERATOR, "state": state, "has_uint32": has_half, "uinteger": half}
-
 
 def opened(
-    path: str | os.PathLike[str] | Storage,
-    capacity: int,
-    keys: tuple[str, ...] | None,
-    spec: Spec | None,
-    spare: int | None,
-    steps: tuple[int, float | None],
-    plan: Callable[[Spec], list[Sharing]] | None = None,
-) -> Storage:
-    """The folder at `path` for writing, if it has no buffer yet or one of this capacity, keys, schema, spare and steps.
+    path: str | os.PathLike[str] | Folder, options: BufferOptions, spec: Spec | None, spare: int | None
+) -> Folder:
+    """The folder at `path`, open for writing; if it has a buffer, that is one of these options, schema and spare.
 
-    With `plan`, its columns have to share frames as that says of its schema. `steps` are `n_step` and `gamma`.
-
-    Raises InvalidValueError where it has another, saying what differs; else as `Storage` does.
+    Raises InvalidValueError if it has another, saying what differs; else as `Folder` does.
     """
-    if isinstance(path, Storage):
+    if isinstance(path, Folder):
         return path
-    storage = Storage(check_path("path", path), writable=True)
+    folder = Folder(check_path("path", path), writable=True)
     try:
-        if storage.about is not None:
-            for what, expected, got in folder_schema.differences(storage.about, capacity, keys, spec, spare, steps):
+        if folder.schema is not None:
+            for what, expected, got in schema.differences(folder.schema, options, spec, spare):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, got {got}")
-            if plan is not None and tuple(plan(storage.about.spec)) != storage.about.shared:
-                raise InvalidValueError(
-                    f"dedup, stack: expected {[*map(tuple, storage.about.shared)]}, as the buffer at {path} has, "
-                    f"got {[*map(tuple, plan(storage.about.spec))]}"
-                )
     except BaseException:
-        storage.close()
+        folder.close()
         raise
-    return storage
+    return folder
 
 
-def open_folder(path: str | os.PathLike[str], mode: str) -> Storage:
-    """The buffer at `path`, in mode "r" to read while others may write or "r+" to write as well."""
+def open_folder(path: str | os.PathLike[str], mode: str) -> Folder:
+    """The folder of the buffer at `path`: mode "r" reads while another process may write, "r+" writes as well."""
     if mode not in MODES:
         raise InvalidValueError(one_of("mode", mode, MODES))
     folder = check_path("path", path)
     if not (folder / SCHEMA).exists():
         raise InvalidValueError(f"{path}: expected {WHAT}, got {_contents(folder)}")
-    return Storage(folder, writable=mode == "r+")
-
-
-def _locked_file(path: Path) -> int:
-    """A handle of the file, locked; BlockingIOError if another has it."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its last owner has removed it meanwhile
-                    return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+    return Folder(folder, writable=mode == "r+")
 
 
 def _check_folder(path: Path) -> None:
-    """Raises where `path` holds something that is no buffer's folder, not even one whose creation was cut."""
+    """Raises InvalidValueError if `path` is no buffer's folder, nor one whose creation was cut short."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -412,10 +340,10 @@ def _contents(path: Path) -> str:
     return f"a folder without {SCHEMA}, with {', '.join(names[:5]) if names else 'nothing in it'}"
 
 
-def _refuse_if_too_big(path: Path, about: About) -> None:
+def _refuse_if_too_big(path: Path, about: FolderSchema) -> None:
     needed = about.nbytes
     device = os.stat(existing(path)).st_dev
-    promised = sum(storage._promised(device) for storage in _storages)
+    promised = sum(folder.promised(device) for folder in _folders)
     left = max(0, free_bytes(path) - promised)
     if needed > left:
         raise DiskFullError(
@@ -425,33 +353,19 @@ def _refuse_if_too_big(path: Path, about: About) -> None:
         )
 
 
-def _head(about: About) -> bytes:
-    return MAGIC + VERSION.to_bytes(8, sys.byteorder) + bytes.fromhex(about.identity)
-
-
-def _parts(head: bytes) -> tuple[bytes, bytes, bytes]:
-    return head[:8], head[8:16], head[16:]
-
-
-def _packed(state: Any) -> bytes:
-    """The state of an SFC64 as its memory has it."""
-    halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
-    return bytes(state["state"]["state"].astype(np.uint64).tobytes() + halves.tobytes())
-
-
 def _after_fork() -> None:
-    for storage in _storages:
-        storage.leave_to_parent()
+    for folder in _folders:
+        folder.leave_to_parent()
 
 
 @atexit.register
 def _at_exit() -> None:
     with contextlib.ExitStack() as all_of_them:
-        for storage in _storages:
-            all_of_them.callback(storage.keep_priorities)
+        for folder in _folders:
+            all_of_them.callback(folder.keep_priorities)
 
 
-_storages: weakref.WeakSet[Storage] = weakref.WeakSet()
+_folders: weakref.WeakSet[Folder] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

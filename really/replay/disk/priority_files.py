@@ -1,7 +1,8 @@
-"""The priorities of a buffer on disk, in a file of its folder; `flush`, `close` and a process's ordinary end write it.
+"""The file of a buffer's priorities in its folder. `flush`, `close` and a process's ordinary end write it.
 
-An Arrow IPC file with one column, the values (priority + eps)^alpha of the newest rows; the schema's metadata has the
-rest as JSON, and a CRC-32 of both. A kill leaves the priorities written last; rows put later have the largest.
+It is an Arrow IPC file with one column, the values (priority + eps)^alpha of the newest rows. The schema's metadata has
+the rest as JSON, and a CRC-32 of both. After a kill the priorities are those written last; rows put later get the
+largest priority.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, left_of, replacing, starts_with
 from really.errors import InvalidValueError
-from really.replay.io.saving import MAGIC, VALUE, array_of, plain
-from really.replay.samplers import PrioritizedRows
+from really.replay.io.saving import MAGIC, array_of, plain
+from really.replay.samplers import VALUE, PrioritizedSampler
 
 NAME = "priorities"
 PARTIAL = left_of(NAME)
@@ -26,11 +27,11 @@ ABOUT, CHECK = b"really.priorities", b"really.crc32"
 WHAT = "the priorities of a buffer"
 
 
-def keep(folder: Path, rows: PrioritizedRows) -> None:
-    """Writes them to the buffer's folder; raises FileError where that fails, with those from before still there."""
+def keep(folder: Path, sampler: PrioritizedSampler) -> None:
+    """Writes the priorities to the buffer's folder; raises FileError if that fails, and leaves the file before it."""
     import pyarrow as pa
 
-    state = rows.priorities.state_dict()
+    state = sampler.priorities.state_dict()
     values = state.pop("values")
     text = json.dumps(state, default=plain).encode()
     metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
@@ -39,14 +40,14 @@ def keep(folder: Path, rows: PrioritizedRows) -> None:
         writer.write_batch(batch)
 
 
-def go_on(
-    rows: PrioritizedRows | None, state: dict[str, Any], folder: Path, num_put: int, with_generator: bool
+def resume(
+    sampler: PrioritizedSampler | None, state: dict[str, Any], folder: Path, num_put: int, with_generator: bool
 ) -> None:
-    """Has rows that were put before number `num_put` take the priorities that `read` found in the folder.
+    """Gives the rows before number `num_put` the priorities that `read` found in the folder.
 
-    Raises InvalidValueError where they are of another alpha or eps, or `rows` is None.
+    Raises InvalidValueError if they are of another alpha or eps, or if `sampler` is None.
     """
-    got = None if rows is None else rows.priorities
+    got = None if sampler is None else sampler.priorities
     for name in ("alpha", "eps"):
         if (given := getattr(got, name, None)) != state[name]:
             raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, got {given}")
@@ -58,14 +59,14 @@ def go_on(
 
 
 def remove_left(folder: Path, all_of_it: bool) -> None:
-    """Removes what kills have left of files that were being written; with `all_of_it` one that is whole, too."""
+    """Removes files that a kill left half-written; with `all_of_it` a whole one, too."""
     for name in (PARTIAL, NAME) if all_of_it else (PARTIAL,):
         for path in folder.glob(name):
             path.unlink(missing_ok=True)
 
 
 def read(folder: Path, expected: bool) -> dict[str, Any] | None:
-    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None where there is none and none is expected."""
+    """What `keep` wrote, as `Priorities.load_state_dict` takes it; None if there is no file and none is expected."""
     path = folder / NAME
     if not path.exists():
         if expected:

@@ -1,4 +1,4 @@
-"""What a buffer's folder says of itself: schema.json, from which the layout of the other files follows."""
+"""schema.json: what a buffer on disk is. The layout of the folder's other files follows from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from really.data.frames import Sharing, field_nbytes, frame_nbytes
 from really.errors import FileError, InvalidValueError
 from really.replay._ring import row_stride
 from really.replay.columns import Spec, dtype_from_json
+from really.replay.options import BufferOptions
+from really.replay.registry import Kind
 
 FORMAT, VERSION = "really-buffer-folder", 3
 SCHEMA, PARTIAL = "schema.json", "schema.json.partial"
@@ -26,30 +28,36 @@ LEAST_SPARE = 8192
 GENERATOR = "SFC64"
 
 
-class About(NamedTuple):
-    """What a buffer on disk is, from its first row to its last."""
+class FolderSchema(NamedTuple):
+    """What a buffer on disk is, from its first row to its last.
+
+    `identity` is the same in schema.json and in the cursor, so that files of two buffers are never mixed.
+    `prioritized` says that there has to be a file of priorities. `sampler` and `unit` are as in `BufferOptions`.
+    """
 
     capacity: int
     spare: int
     spec: Spec
     shared: tuple[Sharing, ...]
-    identity: str  # the same in schema.json and cursor, so that files of two buffers are not taken for one
+    identity: str
     n_step: int = 1
     gamma: float | None = None
-    prioritized: bool = False  # it was made with priorities, so that a file of theirs has to be there
+    prioritized: bool = False
+    sampler: Kind | None = None
+    unit: Kind | None = None
 
     @classmethod
-    def new(
-        cls,
-        capacity: int,
-        spec: Spec,
-        spare: int | None,
-        shared: Sequence[Sharing],
-        drawn_by: tuple[int, float | None, bool],
-    ) -> About:
-        """That of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
-        spare = max(LEAST_SPARE, capacity // 64) if spare is None else spare
-        return cls(capacity, spare, spec, tuple(shared), uuid.uuid4().hex, *drawn_by)
+    def new(cls, options: BufferOptions, spec: Spec, spare: int | None) -> FolderSchema:
+        """The schema of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
+        spare = max(LEAST_SPARE, options.capacity // 64) if spare is None else spare
+        steps = (options.n_step, options.gamma, options.alpha is not None)
+        parts = (options.sampler, options.unit)
+        return cls(options.capacity, spare, spec, tuple(options.plan(spec)), uuid.uuid4().hex, *steps, *parts)
+
+    def options(self) -> dict[str, Any]:
+        """The options that the folder keeps, as a buffer's constructor takes them; priorities keep alpha and eps."""
+        found = {"capacity": self.capacity, "n_step": self.n_step, "gamma": self.gamma}
+        return found | {"sampler": self.sampler, "unit": self.unit}
 
     @property
     def stride(self) -> int:
@@ -58,7 +66,7 @@ class About(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files when the buffer is full; of frames, those of rows that share as they may."""
+        """Bytes of all files when the buffer is full, if frames are shared as far as they can be."""
         return int(self.num_slots * (self.stride + frame_nbytes(self.spec, self.shared)))
 
     @property
@@ -67,7 +75,7 @@ class About(NamedTuple):
         return self.capacity + self.spare
 
     def to_json(self, offsets: list[int]) -> dict[str, Any]:
-        """All of it in words that JSON has."""
+        """All of it as JSON has it: lists in place of tuples."""
         columns = [
             {"key": key, "dtype": np.lib.format.dtype_to_descr(dtype), "shape": list(shape), "offset": offset}
             for (key, (dtype, shape)), offset in zip(self.spec.items(), offsets, strict=True)
@@ -75,12 +83,13 @@ class About(NamedTuple):
         names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
         names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
         names |= {"n_step": self.n_step, "gamma": self.gamma, "prioritized": self.prioritized}
+        names |= {name: kind for name, kind in (("sampler", self.sampler), ("unit", self.unit)) if kind is not None}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
-        return dict(json.loads(json.dumps(names)))  # as it will be read: lists where there are tuples
+        return dict(json.loads(json.dumps(names)))
 
     @classmethod
-    def from_json(cls, names: dict[str, Any]) -> About:
-        """What `to_json` gave."""
+    def from_json(cls, names: dict[str, Any]) -> FolderSchema:
+        """The schema that `to_json` gave."""
         spec = {
             column["key"]: (
                 dtype_from_json(column["dtype"]),
@@ -90,11 +99,12 @@ class About(NamedTuple):
         }
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
         given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
-        return cls(names["capacity"], names["spare"], spec, shared, *given)
+        kinds = (None if name not in names else (names[name][0], names[name][1]) for name in ("sampler", "unit"))
+        return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What schema.json says, checked; None where there is none."""
+    """The content of schema.json, checked; None if there is no such file."""
     path = folder / SCHEMA
     try:
         text = json.loads(path.read_bytes())
@@ -130,27 +140,33 @@ def write(folder: Path, names: dict[str, Any]) -> None:
 
 
 def differences(
-    about: About,
-    capacity: int,
-    keys: tuple[str, ...] | None,
-    spec: Spec | None,
-    spare: int | None,
-    steps: tuple[int, float | None],
+    stored: FolderSchema, options: BufferOptions, spec: Spec | None, spare: int | None
 ) -> Iterator[tuple[str, Any, Any]]:
-    """What of a buffer to be opened is not as that of `about`: name, expected, got."""
-    if capacity != about.capacity:
-        yield "capacity", f"{about.capacity:,}", f"{capacity:,}"
-    if spare is not None and spare != about.spare:
-        yield "spare", f"{about.spare:,}", f"{spare:,}"
-    if keys is not None and set(keys) != set(about.spec):
-        yield "keys", list(about.spec), list(keys)
-    if spec is not None and set(spec) != set(about.spec):
-        yield "spec", f"the keys {list(about.spec)}", list(spec)
+    """Yields (argument, stored value, given value) for each option that differs from the buffer on disk."""
+    given = {"capacity": (f"{stored.capacity:,}", f"{options.capacity:,}")}
+    if spare is not None:
+        given["spare"] = (f"{stored.spare:,}", f"{spare:,}")
+    steps, parts = (stored.n_step, stored.gamma), (stored.sampler, stored.unit)
+    yield from ((name, there, here) for name, (there, here) in given.items() if there != here)
+    yield from _column_differences(stored.spec, options.keys, spec)
+    if (options.n_step, options.gamma) != steps:
+        yield "n_step, gamma", steps, f"{(options.n_step, options.gamma)}; ReplayBuffer.open takes others"
+    if (options.sampler, options.unit) != parts:
+        yield "sampler, unit", parts, (options.sampler, options.unit)
+    if (options.stack is not None or not options.dedup) and (plan := tuple(options.plan(stored.spec))) != stored.shared:
+        yield "dedup, stack", [*map(tuple, stored.shared)], [*map(tuple, plan)]
+
+
+def _column_differences(
+    stored: Spec, keys: tuple[str, ...] | None, spec: Spec | None
+) -> Iterator[tuple[str, Any, Any]]:
+    if keys is not None and set(keys) != set(stored):
+        yield "keys", list(stored), list(keys)
+    if spec is not None and set(spec) != set(stored):
+        yield "spec", f"the keys {list(stored)}", list(spec)
     for key, kind in (spec or {}).items():
-        if kind != about.spec[key]:
-            yield f"spec: key {key!r}", "{} of shape {}".format(*about.spec[key]), "{} of shape {}".format(*kind)
-    if steps != (about.n_step, about.gamma):
-        yield "n_step, gamma", (about.n_step, about.gamma), f"{steps}; ReplayBuffer.open takes others"
+        if kind != stored[key]:
+            yield f"spec: key {key!r}", "{} of shape {}".format(*stored[key]), "{} of shape {}".format(*kind)
 
 
 def _crc32(names: dict[str, Any]) -> int:

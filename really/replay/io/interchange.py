@@ -10,27 +10,27 @@ import collections
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import check_path
 from really._utils.progress import advance, progress_bar
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
 from really.replay.columns import Spec
+from really.replay.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from really.replay.buffer import ReplayBuffer
 
 CHUNK = 16 << 20
 """Bytes of rows in a record batch or row group."""
 PARQUET = b"PAR1"
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
+Buffer = TypeVar("Buffer", bound=Rows)
 
 
 def to_arrow(
-    buffer: ReplayBuffer, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
+    buffer: Rows, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
 ) -> pa.RecordBatchReader:
     """The rows as a stream of record batches, oldest first; a batch is made when it is asked for.
 
@@ -55,7 +55,7 @@ def to_arrow(
 
 
 def to_parquet(
-    buffer: ReplayBuffer,
+    buffer: Rows,
     path: str | PathLike[str],
     keys: Sequence[str] | None = None,
     *,
@@ -87,9 +87,7 @@ def to_parquet(
         collections.deque(map(writer.write_batch, batches(buffer, schema, chunk_bytes, keeps=True)), maxlen=0)
 
 
-def from_arrow(
-    buffer_type: type[ReplayBuffer], source: Any, capacity: int | None = None, **options: Any
-) -> ReplayBuffer:
+def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = None, **options: Any) -> Buffer:
     """A buffer with the rows of `source`, a batch at a time.
 
     Args:
@@ -114,8 +112,8 @@ def from_arrow(
 
 
 def from_parquet(
-    buffer_type: type[ReplayBuffer], path: str | PathLike[str], capacity: int | None = None, **options: Any
-) -> ReplayBuffer:
+    buffer_type: type[Buffer], path: str | PathLike[str], capacity: int | None = None, **options: Any
+) -> Buffer:
     """A buffer with the rows of a Parquet file, a chunk at a time; arguments as for `from_arrow`.
 
     Raises:
@@ -134,9 +132,7 @@ def from_parquet(
         raise InvalidValueError(f"{path}: expected a whole Parquet file, but {error}") from error
 
 
-def batches(
-    buffer: ReplayBuffer, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False
-) -> Iterator[pa.RecordBatch]:
+def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:
     """The rows as record batches of `schema`; which rows is fixed at the first. With `keeps` puts wait for it."""
     from really.data import arrow_types
 
@@ -151,8 +147,8 @@ def batches(
                 advance(bar, reader.num_rows - reader.num_left)
 
 
-def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
-    buffer._check_open("to_arrow")
+def _chosen(buffer: Rows, keys: Sequence[str] | None) -> Spec:
+    buffer.check_open("to_arrow")
     spec = buffer.spec
     if spec is None:
         raise EmptyBufferError("expected a buffer whose schema is known, got one without; put some rows first")
@@ -164,9 +160,7 @@ def _chosen(buffer: ReplayBuffer, keys: Sequence[str] | None) -> Spec:
     return {key: spec[key] for key in keys}
 
 
-def _filled(
-    buffer: ReplayBuffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None
-) -> ReplayBuffer:
+def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None) -> Buffer:
     """The buffer with all rows put into it; it knows its schema even if there are none."""
     from really.data import arrow_types
 

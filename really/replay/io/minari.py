@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from really._utils.progress import advance, progress_bar
 from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
 from really.replay.columns import Spec
+from really.replay.rows import Rows
 
 if TYPE_CHECKING:
     from gymnasium import Env, Space
     from gymnasium.envs.registration import EnvSpec
 
-    from really.replay.buffer import ReplayBuffer
     from really.replay.readers import Reader
 
 Columns = dict[str, NDArray[Any]]
+Buffer = TypeVar("Buffer", bound=Rows)
 CHUNK = 16 << 20
 FLAGS = ("terminal", "not_done", "truncated", "episode_end")
 OURS = ("dataset_id", "minari_version")
@@ -48,7 +49,7 @@ class Spaces(NamedTuple):
 
 
 def to_minari(
-    buffer: ReplayBuffer,
+    buffer: Rows,
     dataset_id: str,
     *,
     env: str | Env[Any, Any] | EnvSpec | None = None,
@@ -99,9 +100,7 @@ def to_minari(
     return minari.load_dataset(dataset_id)
 
 
-def from_minari(
-    buffer_type: type[ReplayBuffer], dataset: Any, capacity: int | None = None, **options: Any
-) -> ReplayBuffer:
+def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = None, **options: Any) -> Buffer:
     """A buffer with the steps of a Minari data set, episode by episode.
 
     It has `state`, `action`, `state_new`, and as float32 `reward`, `not_done`, `terminal` and `truncated`, or those of
@@ -259,7 +258,7 @@ def _new_folder(dataset_id: str) -> Path:
     return folder
 
 
-def _write(buffer: ReplayBuffer, folder: Path, spaces: Spaces, about: Mapping[str, Any]) -> None:
+def _write(buffer: Rows, folder: Path, spaces: Spaces, about: Mapping[str, Any]) -> None:
     from minari.dataset.minari_storage import MinariStorage
 
     spec = cast(Spec, buffer.spec)

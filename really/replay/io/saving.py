@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,13 @@ from really._utils.checks import check_path
 from really._utils.progress import advance, progress_bar
 from really.data.frames import FrameColumn
 from really.errors import InvalidValueError, ReallyError, one_of
-from really.replay._ring import Ring
-from really.replay.columns import Spec
+from really.replay.options import BufferOptions
+from really.replay.rows import Rows
+from really.replay.samplers import VALUE
+from really.replay.snapshot import Description, Snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from really.replay.buffer import ReplayBuffer
-    from really.replay.readers import Reader
 
 MAGIC = b"ARROW1"
 ABOUT, CHECK = b"really.buffer", b"really.crc32"
@@ -36,19 +35,15 @@ FORMAT = "really-buffer-1"
 WHAT = "a saved buffer"
 CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
-VALUE = "really.priority"
-"""The column of a prioritized buffer's values, (priority + eps)^alpha."""
-MADE_WITH = ("capacity", "keys", "overcommit", "dedup", "stack", "max_bytes", "alpha", "eps", "n_step", "gamma")
+Buffer = TypeVar("Buffer", bound=Rows)
 
 
-def save(
-    buffer: ReplayBuffer, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK
-) -> None:
-    """Writes rows, order, generator, schema and arguments of the buffer to one file.
+def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK) -> None:
+    """Writes rows, order, generator, schema and options of the buffer to one file.
 
-    The rows are those held when it begins. Others may put and sample meanwhile; a put that would drop a row not yet
-    written waits. The file appears under its name when it is whole and on disk. Memory: one chunk, and what zstd
-    takes for it, together below 20 MB whatever the buffer's size.
+    The rows are those held when it begins. Other threads may put and sample meanwhile; a put that would drop a row not
+    yet written waits. The file gets its name when it is whole and on disk. Memory: one chunk, and what zstd takes for
+    it, together below 20 MB whatever the buffer's size.
 
     Args:
         buffer: what to save.
@@ -65,19 +60,15 @@ def save(
     if compression not in COMPRESSIONS:
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
-    buffer._check_open("save")
-    with replacing(check_path("path", path), MAGIC, WHAT) as file:
-        if buffer.spec is None:
-            pa.ipc.new_file(file, _schema(buffer, {}, 0)).close()
-            return
-        with buffer.open_reader(keeps=True) as reader:
-            priorities = buffer._priorities_of(reader.next_row, reader.next_row + reader.num_left)
-            schema = _schema(buffer, buffer.spec, reader.num_rows, priorities)
-            with pa.ipc.new_file(file, schema, options=options) as writer:
-                _write_rows(reader, writer, schema, _rows_in(chunk_bytes, buffer, reader), priorities)
+    buffer.check_open("save")
+    with replacing(check_path("path", path), MAGIC, WHAT) as file, buffer.snapshot("save") as snapshot:
+        schema = _schema(snapshot)
+        with pa.ipc.new_file(file, schema, options=options) as writer:
+            if snapshot.spec is not None:
+                _write_rows(snapshot, writer, schema, chunk_bytes)
 
 
-def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBuffer:
+def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
     """The buffer that `save` wrote: the same rows in the same order, and the same batches to come.
 
     Raises:
@@ -92,25 +83,20 @@ def load(buffer_type: type[ReplayBuffer], path: str | PathLike[str]) -> ReplayBu
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-            about = _about(path, file.schema)
-            buffer = buffer_type(**{name: about[name] for name in MADE_WITH if name != "stack"}, stack=_stack(about))
+            about, spec = _about(path, file.schema), None
             if len(file.schema):
-                buffer.put(_columns(arrow_columns.empty_batch(file.schema), about["columns"]))
+                no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
+                spec = {key: (column.dtype, column.shape[1:]) for key, column in no_rows.items()}
+            priorities = about["priorities"]
+            first = priorities["newest"] - about["num_rows"] if priorities else 0
+            description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
             with progress_bar("loading", about["num_rows"], "row") as bar:
-                values = [np.zeros(0)]
-                if about["priorities"]:
-                    cast(Ring, buffer._ring).begin_at(about["priorities"]["newest"] - about["num_rows"])
-                for columns in _read_rows(path, file, about["columns"] + ([VALUE] if about["priorities"] else [])):
-                    values.append(columns.pop(VALUE, values[0]))
-                    buffer.put(columns)
-                    advance(bar, len(buffer))
+                parts = _read_rows(path, file, about["columns"] + ([VALUE] if priorities else []), bar)
+                buffer = buffer_type.restore(description, parts)
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
     if len(buffer) != about["num_rows"]:
         raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
-    buffer.load_state_dict(about["generator"])
-    if about["priorities"] and buffer._prioritized is not None:
-        buffer._prioritized.priorities.load_state_dict(about["priorities"] | {"values": np.concatenate(values)})
     return buffer
 
 
@@ -130,15 +116,16 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
         raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
 
 
-def _schema(buffer: ReplayBuffer, spec: Spec, num_rows: int, priorities: Mapping[str, Any] | None = None) -> pa.Schema:
+def _schema(snapshot: Snapshot) -> pa.Schema:
     import pyarrow as pa
 
     from really.data import arrow_frames, arrow_types
 
-    about = {"format": FORMAT, "num_rows": num_rows, "columns": list(spec), "generator": buffer.state_dict()}
+    spec, priorities = snapshot.spec or {}, snapshot.priorities
+    about = {"format": FORMAT, "num_rows": snapshot.num_rows, "columns": list(spec), "generator": snapshot.generator}
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
-    text = json.dumps(about | buffer._arguments(), default=plain).encode()
-    fields = arrow_frames.fields(spec, buffer._sharings())
+    text = json.dumps(about | snapshot.options.to_dict(), default=plain).encode()
+    fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
     rest = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
     value = [pa.field(VALUE, pa.float64(), nullable=False)] if priorities else []
@@ -170,22 +157,17 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     return about
 
 
-def _write_rows(
-    reader: Reader, writer: Any, schema: pa.Schema, num_a_chunk: int, priorities: Mapping[str, Any] | None
-) -> None:
+def _write_rows(snapshot: Snapshot, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
+    reader, priorities = snapshot.reader, snapshot.priorities
+    num = max(1, chunk_bytes // (snapshot.row_nbytes if snapshot.sharings else reader.row_nbytes()))
     with progress_bar("saving", reader.num_rows, "row") as bar:
         while reader.num_left:
             done = reader.num_read
-            columns = reader.read_shared(num_a_chunk) if reader.ring.num_sharings else reader.read(num_a_chunk)
+            columns = reader.read_shared(num) if snapshot.sharings else reader.read(num)
             if priorities:
                 columns[VALUE] = priorities["values"][done : reader.num_read]
             _write_chunk(columns, writer, schema)
             advance(bar, reader.num_read)
-
-
-def _rows_in(chunk_bytes: int, buffer: ReplayBuffer, reader: Reader) -> int:
-    row_nbytes = buffer.nbytes // buffer.capacity if reader.ring.num_sharings else reader.row_nbytes()
-    return max(1, chunk_bytes // row_nbytes)
 
 
 def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> None:
@@ -200,14 +182,14 @@ def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> 
     writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns))})
 
 
-def _read_rows(path: str | PathLike[str], file: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
+def _read_rows(path: str | PathLike[str], file: Any, keys: list[str], bar: Any) -> Iterator[dict[str, Any]]:
     num_rows = 0
     for at in range(file.num_record_batches):
         batch, check = file.get_batch_with_custom_metadata(at)
         try:
             columns = _columns(batch, keys)
         except ReallyError:
-            columns = {}  # damaged so that it cannot even be read
+            columns = {}  # too damaged to be read
         if not columns or check is None or check.get(CHECK) != str(_crc32(columns)).encode():
             raise InvalidValueError(
                 f"{path}: expected rows as they were saved, but rows {num_rows:,} to "
@@ -215,10 +197,11 @@ def _read_rows(path: str | PathLike[str], file: Any, keys: list[str]) -> Iterato
             )
         num_rows += len(batch)
         yield columns
+        advance(bar, num_rows)
 
 
 def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
-    """The columns of a record batch in the order of `keys`, frames stored once where they were so in the buffer."""
+    """The columns of a record batch in the order of `keys`; columns that shared frames in the buffer still do."""
     from really.data import arrow_frames, arrow_types
 
     shared, plain = arrow_frames.columns_of(batch), arrow_types.Columns(batch)
@@ -244,14 +227,6 @@ def _crc32_of(column: NDArray[Any], check: int) -> int:
     if column.dtype == np.bool_:
         raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
     return zlib.crc32(cast(Any, raw), check)
-
-
-def _stack(about: Mapping[str, Any]) -> Any:
-    """The buffer's argument from JSON, which has no tuples."""
-    stack = about["stack"]
-    if isinstance(stack, dict):
-        return {key: tuple(value) for key, value in stack.items()}
-    return None if stack is None else tuple(stack)
 
 
 def _fingerprint(schema: pa.Schema, text: bytes) -> int:

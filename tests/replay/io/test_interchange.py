@@ -85,7 +85,7 @@ def test_opening_a_stream_is_free_and_fixes_nothing():
     capsules = [buffer.__arrow_c_stream__() for _ in range(50)]
     buffer.put(wide(100, 950))
     assert stream.read_all()["number"].to_pylist() == list(range(50, 1050))
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
     del capsules
 
 
@@ -93,7 +93,7 @@ def test_a_half_read_stream_is_nobody_that_puts_wait_for():
     buffer = numbered(1000, 1000)
     stream = to_arrow(buffer, chunk_bytes=1000)
     stream.read_next_batch()
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
     buffer.put(wide(1000, 2000))
     assert buffer.take([0])["number"].tolist() == [2000]
     del stream
@@ -146,7 +146,7 @@ def test_duckdb_reads_a_buffer_in_use():
     finally:
         stop.set()
         thread.join()
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
 
 
 def test_duckdb_reads_every_kind_that_it_has():

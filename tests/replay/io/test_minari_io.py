@@ -234,7 +234,7 @@ def test_refusals_leave_nothing_behind(datasets):
     buffer.to_minari("some-v0")
     with pytest.raises(InvalidValueError, match="expected one that is not taken, got 'some-v0'"):
         buffer.to_minari("some-v0")
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
 
 
 @pytest.mark.filterwarnings("ignore:.*set to None:UserWarning", "ignore:env_spec is None:UserWarning")

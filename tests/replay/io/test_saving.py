@@ -141,7 +141,7 @@ buffer, held, done = numbered(100, 100), threading.Event(), threading.Event()
 reader = buffer.open_reader(keeps=True)
 reader.read(5)
 def hold():
-    with buffer._gate.changed:
+    with buffer._readers.changed:
         held.set()
         done.wait()
 thread = threading.Thread(target=hold)
@@ -277,7 +277,7 @@ def test_no_put_drops_a_row_of_a_reader_that_opens_amid_puts(num):
         sys.setswitchinterval(switch)
     assert not any(thread.is_alive() for thread in threads), "a put waits for nobody"
     assert not failures
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
 
 
 def assert_whole_runs(numbers):
@@ -381,7 +381,7 @@ def test_a_path_that_cannot_be_written_says_so(tmp_path):
             buffer.save(path)
     with pytest.raises(InvalidValueError, match=r"compression: expected one of .* got 'zst'"):
         buffer.save(tmp_path / "buffer", compression="zst")
-    assert not buffer._gate.keepers
+    assert not buffer._readers.keepers
     buffer.put(rows(3, 20))
 
 

@@ -1,0 +1,83 @@
+"""The cursor page of a buffer on disk: which rows are held, and the generator's state, in one page mapped shared.
+
+csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but the head.
+
+    bytes 0 to 32      magic number, version, and the buffer's identity, the same as in schema.json
+    bytes 64 to 88     int64: rows put, number of the first row held, rows that puts have begun to write
+    bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
+    192 and 256        two places for a state of the generator, 40 bytes each
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.mapped_files import MappedFile
+from really.errors import InvalidValueError, ReallyError
+from really.replay._ring import Ring
+from really.replay.disk.schema import GENERATOR, VERSION, FolderSchema
+
+CURSOR = "cursor"
+MAGIC = b"REALLYRB"
+HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
+PAGE = 4096
+HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
+
+
+class CursorPage:
+    """The page of a folder, mapped; `data` is [4096] uint8."""
+
+    def __init__(self, folder: Path, *, writable: bool, new: bool) -> None:
+        self.path = folder / CURSOR
+        self.file = MappedFile(self.path, PAGE, writable=writable, new=new)
+        if new:
+            self.file.allocate(PAGE)
+        self.data: NDArray[np.uint8] = self.file.data
+
+    def write_head(self, schema: FolderSchema) -> None:
+        """Says which buffer's page this is."""
+        self.data[HEAD] = np.frombuffer(_head(schema), np.uint8)
+
+    def check(self, schema: FolderSchema) -> None:
+        """Raises InvalidValueError if the page is damaged, or another buffer's."""
+        parts = zip(HEAD_PARTS, _parts(self.data[HEAD].tobytes()), _parts(_head(schema)), strict=True)
+        for what, got, expected in parts:
+            if got != expected:
+                raise InvalidValueError(
+                    f"{self.path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
+                )
+        num_put, first, num_begun = self.data[NUMBERS].view(np.int64).tolist()
+        if not (0 <= first <= num_put < 1 << 60 and num_begun <= num_put + schema.num_slots):
+            raise InvalidValueError(
+                f"{self.path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun): "
+                f"damaged"
+            )
+
+    def generator_state(self) -> dict[str, Any]:
+        """The state that the generator had after the last draw, as NumPy's SFC64 takes it."""
+        num_states = int(self.data[NUM_STATES].view(np.int64)[0])
+        words = self.data[STATES[num_states % 2]]
+        has_half, half = words[32:40].view(np.uint32).tolist()
+        state = {"state": words[:32].view(np.uint64).copy()}
+        return {"bit_generator": GENERATOR, "state": state, "has_uint32": has_half, "uinteger": half}
+
+
+def check_generator(ring: Ring, bit_generator: np.random.BitGenerator) -> None:
+    """Raises ReallyError if NumPy keeps the state of an SFC64 otherwise than the page does."""
+    state: Any = bit_generator.state
+    halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
+    if ring.generator_bytes() != state["state"]["state"].astype(np.uint64).tobytes() + halves.tobytes():
+        raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, got another layout")
+
+
+def _head(schema: FolderSchema) -> bytes:
+    return MAGIC + VERSION.to_bytes(8, sys.byteorder) + bytes.fromhex(schema.identity)
+
+
+def _parts(head: bytes) -> tuple[bytes, bytes, bytes]:
+    return head[:8], head[8:16], head[16:]

@@ -1,0 +1,58 @@
+"""The lock of a buffer's folder: one process writes, and the system releases the lock if that process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from really.errors import LockedError
+
+LOCK = "lock"
+
+
+class FolderLock:
+    """An exclusive flock on the file `lock` of a folder, held until `release`.
+
+    Raises:
+        LockedError: another process holds it.
+        OSError: the system does not open or write the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._process = os.getpid()
+        try:
+            self._handle = _locked_file(folder / LOCK)
+        except BlockingIOError as error:
+            owner = (folder / LOCK).read_text() or "another one"
+            raise LockedError(
+                f"{folder}: expected a buffer that nobody else writes, but process {owner} does; "
+                f"open it with mode='r' to read it meanwhile"
+            ) from error
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Releases the lock; harmless when repeated."""
+        handle, self._handle = self._handle, -1
+        if handle < 0:
+            return
+        if os.getpid() == self._process:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked a moment ago may have the handle, too
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> int:
+    """A handle of the file, locked; raises BlockingIOError if another process has locked it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its last owner has removed it meanwhile
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)

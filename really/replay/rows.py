@@ -1,0 +1,71 @@
+"""Rows: what a replay buffer offers to the modules around it. I/O, batches and datasets are typed against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, Self
+
+from really.replay.columns import Spec
+from really.replay.options import BufferOptions
+from really.replay.readers import Reader
+from really.replay.samplers import Sampler
+from really.replay.snapshot import Description, Snapshot
+from really.replay.units import Batch
+
+
+class Rows(Protocol):
+    """Rows that are put in order and sampled. `ReplayBuffer` documents each method."""
+
+    def __init__(self, capacity: int, **options: Any) -> None:
+        """Makes an empty buffer."""
+
+    @classmethod
+    def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
+        """The buffer that a snapshot was made of."""
+
+    @classmethod
+    def unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
+        """The buffer that a pickle was made of."""
+
+    @property
+    def options(self) -> BufferOptions:
+        """What the buffer was made with."""
+
+    @property
+    def spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row)."""
+
+    @property
+    def batch_spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row) of a batch."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the rows of a batch."""
+
+    def __len__(self) -> int:
+        """How many rows are held."""
+
+    def put(self, data: Any) -> None:
+        """Appends rows."""
+
+    def sample(self, n: Any, *, replace: bool = True, beta: float | None = None) -> Batch:
+        """A batch."""
+
+    def take(self, indices: Any) -> Batch:
+        """The rows of these indices by age."""
+
+    def open_reader(self, *, keeps: bool = False) -> Reader:
+        """Reads the rows that are held now."""
+
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError if the buffer is closed."""
+
+    def snapshot(self, what: str = "snapshot") -> Snapshot:
+        """The rows of this moment, and how to make the buffer again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the state of the generators."""

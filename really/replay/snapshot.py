@@ -1,0 +1,65 @@
+"""Snapshot: a buffer's rows at one moment, with all that is needed to make the buffer again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from really.data.frames import Sharing
+from really.errors import ReallyError
+from really.replay.columns import Spec
+from really.replay.options import BufferOptions
+from really.replay.readers import Reader
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a saved buffer or a pickle says of a buffer besides its rows.
+
+    Attributes:
+        options: the buffer's options.
+        generator: `ReplayBuffer.state_dict`.
+        spec: the schema; None if no row has been put yet.
+        first_number: number of the oldest row; it matters if rows have priorities.
+        priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
+    """
+
+    options: BufferOptions
+    generator: dict[str, Any]
+    spec: Spec | None = None
+    first_number: int = 0
+    priorities: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot(Description):
+    """A description, and a reader of the rows of the same moment. Puts wait for it until the `with` block ends.
+
+    Attributes:
+        sharings: which columns share frames.
+        row_nbytes: memory that a row takes in the buffer, frames included.
+    """
+
+    sharings: Sequence[Sharing] = ()
+    row_nbytes: int = 0
+    opened: Reader | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows it has."""
+        return 0 if self.opened is None else self.opened.num_rows
+
+    @property
+    def reader(self) -> Reader:
+        """Reads the rows, oldest first; raises ReallyError if there is no schema."""
+        if self.opened is None:
+            raise ReallyError("snapshot: expected a buffer whose schema is known, got one without")
+        return self.opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.opened is not None:
+            self.opened.close()

@@ -1,0 +1,48 @@
+"""Sample units: what a row number becomes in a batch. The default is the transition itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.replay._ring import Ring
+from really.replay.columns import Spec
+
+Batch = dict[str, NDArray[Any]]
+"""Key -> [n, ...] of the key's dtype."""
+
+
+class SampleUnit:
+    """Makes the rows of a batch from row numbers: one transition for each number, as it was put.
+
+    A subclass is made with its own options, and registered under a name in `really.replay.UNITS`; `ReplayBuffer(unit=)`
+    uses it. It overrides `take`, and `batch_spec` if its batches have other columns.
+    """
+
+    in_ring = True
+    """Whether `Ring.sample` and `Ring.take` give batches of this unit. False sends each batch through `take`."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this unit again: numbers, strings and None."""
+        return {}
+
+    def check_keys(self, keys: Sequence[str]) -> None:
+        """Raises InvalidValueError if a column that the unit needs is missing."""
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if a column that the unit needs is missing or of another dtype or shape."""
+
+    def prepare(self, ring: Ring) -> None:
+        """Sets up a ring before its first batch; called once for each ring."""
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The schema of a batch of rows of this schema."""
+        return spec
+
+    def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
+        """The batch of these row numbers, [n] or [k, n]; None if a row is no longer held."""
+        num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
+        return ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
