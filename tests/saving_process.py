@@ -11,7 +11,7 @@ from really.data.normalisation import NormalisationOptions, RunningStatistics
 
 ROWS, WEIGHTS = 5_000, 200_000
 TASK = {"environment": "none"}
-STANDING = training_state.Standing({"epsilon": 0.5}, version=1, evaluations=0, epoch=0, entropy=1, restarts=0)
+STATE = training_state.ManagerState({"epsilon": 0.5}, version=1, evaluations=0, epoch=0, entropy=1, restarts=0)
 
 
 class Plain:
@@ -34,7 +34,7 @@ def parts(model):
     buffer.put({"reward": np.full(ROWS, number), "state": np.random.default_rng(0).normal(size=(ROWS, 8))})
     statistics = RunningStatistics(NormalisationOptions(False, 10.0, False, 1.0, (-np.inf, np.inf)), [])
     models = [ModelArrays("agent", model)]
-    return training_state.Parts(TASK, models, [], {}, buffer, None, statistics)
+    return training_state.RunParts(TASK, models, [], {}, buffer, None, statistics)
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
     assert not {"tensorflow", "ray"} & sys.modules.keys()
     while True:
         number += 1
-        training_state.save(parts(Plain(number)), path, STANDING, {"number": number}, keep=3)
+        training_state.save(parts(Plain(number)), path, STATE, {"number": number}, keep=3)
         print(number, flush=True)
 
 

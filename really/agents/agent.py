@@ -110,6 +110,7 @@ class Agent:
     Attributes:
         model: the Keras model; its variables are the agent's weights.
         policy: how actions are sampled, with `epsilon` and `temperature`.
+        rng: the generator from which `act` draws.
         epoch: the epoch that a loaded model was saved with.
         normalization: how observations are normalised, frozen with the weights that the manager was last given; None
             where they are not. A copy keeps the one that it was made with.
@@ -137,7 +138,7 @@ class Agent:
         self.compiled = isinstance(model, keras.layers.Layer)
         self._leaves = model_leaves(observation_space)
         self._bounds = action_bounds(action_space)
-        self._rng = np.random.default_rng() if rng is None else rng
+        self.rng = np.random.default_rng() if rng is None else rng
         with undecorated():
             example = _as_outputs(model(_example(observation_space, None)))
         self.output_names = tuple(sorted(example))
@@ -168,7 +169,7 @@ class Agent:
         if greedy:
             actions = self.policy.greedy(outputs)
         else:
-            actions = self.policy.sample(outputs, self.policy.noise(self._rng, int(leaves[0].shape[0])))
+            actions = self.policy.sample(outputs, self.policy.noise(self.rng, int(leaves[0].shape[0])))
         return actions[0] if single else actions
 
     def normalize(self, state: Any) -> Any:
@@ -220,7 +221,7 @@ class Agent:
         made = self.model if self._make_model is None else self._make_model()
         model = _copied(self.model) if made is self.model else made
         set_model_weights(model, self.get_weights())
-        policy, rng = self.policy, self._rng.spawn(1)[0]
+        policy, rng = self.policy, self.rng.spawn(1)[0]
         return Agent(
             model,
             self.observation_space,

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from really._utils import atomic_folders as whole_folders
+from really._utils import atomic_folders
 from really._utils.atomic_files import described
 from really._utils.checks import check_count, check_path
 from really.checkpoints import variables
@@ -35,7 +35,7 @@ FORMAT = "really-checkpoint-1"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
 # Parts of the statistics of one column, as `Moments` takes them.
 MOMENTS = ("count", "mean", "squares")
-FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{whole_folders.TIME})")
+FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{atomic_folders.TIME})")
 
 
 def save_model(
@@ -60,7 +60,7 @@ def save_model(
     _check_model_name(model_name)
     weights = _weights_of(model)
     fill = functools.partial(_write, model, weights, epoch, statistics or {})
-    return whole_folders.write(parent, f"{model_name}_{epoch}", fill)
+    return atomic_folders.write(parent, f"{model_name}_{epoch}", fill)
 
 
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:

@@ -98,7 +98,7 @@ class Fleet:
 
     Attributes:
         workers: the runners with their orders.
-        weights: the current weights and statistics, with which the next order is carried out; None before the first.
+        weights: the current weights and statistics, with which the next order is carried out; empty at first.
         version: the policy version, which counts how often the weights have changed.
         message_bytes: approximate limit on the bytes of one chunk.
         end_patience: seconds to wait for running orders when the manager closes; None waits until they are done.
@@ -109,7 +109,7 @@ class Fleet:
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
-        self.weights: Weights | None = None
+        self.weights = Weights([], {})
         self.version = -1
         self._policy: ExportedPolicy | None = None
         # What runners receive with an order, as it is shared with all of them: "policy", "weights".

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really.envs.make import EnvironmentBatch
+from really._utils.progress import advance, progress_bar
+from really.data.normalisation import Normalisation
+from really.envs.make import EnvironmentBatch, EnvironmentSpec
 from really.errors import ModelError
+from really.evaluation.rendering import Viewer
+from really.policies import inference
 from really.policies.policy import Policy, check_finite
 
 MEASURES = ("time", "reward", "time_and_reward")
@@ -77,3 +82,51 @@ class Evaluation:
         self._playing[active[over]] += self._envs.num_envs
         self.finished += int(over.sum())
         self._active = np.flatnonzero(self._playing < len(self.steps))
+
+
+def evaluate(
+    environment: EnvironmentSpec,
+    policy: Policy,
+    exported: inference.Exported,
+    weights: Sequence[NDArray[Any]],
+    normalisation: Normalisation | None,
+    *,
+    episodes: int,
+    max_steps: int,
+    seed: np.random.SeedSequence,
+    viewer: Viewer,
+    vector: str = "auto",
+    progress: bool | None = None,
+) -> Evaluation:
+    """Plays greedy episodes with an exported model and these weights, and shows them to the viewer.
+
+    Args:
+        environment: the environment to play in.
+        policy: takes the best action from the model's outputs.
+        exported: the exported model.
+        weights: the model's weights.
+        normalisation: of the observations; None if the model takes them as the environment shows them.
+        episodes: number of episodes.
+        max_steps: steps after which an episode is ended.
+        seed: the seed from which the environments' seeds are derived.
+        viewer: decides how many environments are stepped at once.
+        vector: as in `make_batch`.
+        progress: show a progress bar; by default on a terminal if it takes longer than two seconds.
+    """
+    size = min(episodes, viewer.at_once)
+    with (
+        contextlib.closing(viewer.batch(environment, seed.spawn(size), vector)) as envs,
+        viewer.showing(),
+        progress_bar("testing", episodes, "episode", progress) as bar,
+    ):
+        model = inference.load(exported, size)
+        model.set_weights(weights)
+        forward = model if normalisation is None else normalisation.before(model)
+        evaluation = Evaluation(envs, forward, policy, episodes, max_steps)
+
+        def after_step(run: Evaluation) -> None:
+            advance(bar, run.finished)
+            viewer.after_step()
+
+        evaluation.run(after_step)
+    return evaluation

@@ -137,7 +137,7 @@ _CHANGEABLE: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-class Kwargs(UserDict[str, Any]):
+class Settings(UserDict[str, Any]):
     """The manager's arguments by name; epsilon, temperature, total_steps, weights and model_kwargs may be set.
 
     A new value applies from the next row collected. Setting any other argument is an error: it would do nothing.

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import check_count
 from really._utils.progress import advance, progress_bar, steps_of
-from really.checkpoints import saved_models as checkpoints
 from really.checkpoints import training_state
+from really.checkpoints.saved_models import save_model
 from really.collectors.background import BackgroundCollection
-from really.collectors.collector import Collector
 from really.collectors.demand import Part
-from really.collectors.fleet import Fleet, LocalFleet
-from really.collectors.messages import ExportedPolicy, PolicySettings, RunnerSpec
-from really.collectors.ray_fleet import RayFleet
-from really.collectors.seeds import AGENT_STREAM, BUFFER_STREAM, EVALUATION_STREAM, MODEL_STREAM, manager_seed
-from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics
-from really.data.spaces import observation_leaves
-from really.data.transitions import Columns, concatenate, from_record_batch, schema
-from really.envs.make import EnvironmentSpec
-from really.errors import InvalidValueError, ModelError, ReallyError, one_of
-from really.evaluation.evaluation import MEASURES, Evaluation
-from really.evaluation.rendering import Viewer, viewer_of
-from really.manager.arguments import Kwargs, checked, same
+from really.collectors.messages import PolicySettings
+from really.collectors.seeds import BUFFER_STREAM
+from really.data.transitions import Columns, concatenate, from_record_batch
+from really.errors import InvalidValueError, ReallyError, one_of
+from really.evaluation.evaluation import MEASURES
+from really.evaluation.rendering import viewer_of
+from really.manager.arguments import Settings, checked
+from really.manager.building import Builder
+from really.manager.current_agent import CurrentAgent
 from really.manager.summary import Summary
 from really.metrics.aggregator import Aggregator
-from really.policies import inference
-from really.policies.policy import VALUE_OUTPUTS
 from really.replay import n_step
 from really.replay.arguments import checked_size
 from really.replay.batches import Batches
@@ -46,8 +37,6 @@ from really.replay.tf_datasets import sampled_dataset
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
-
-log = logging.getLogger("really")
 
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
@@ -136,33 +125,32 @@ class SampleManager:
         reward_clip: float | tuple[float, float] | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
-        self.kwargs = Kwargs(checked(arguments))
+        self.kwargs = Settings(checked(arguments))
         self.buffer: ReplayBuffer | None = None
-        self._background: BackgroundCollection | None = None
         self.aggregator: Aggregator | None = None
         self.film: Path | None = None
-        self._entropy: Any = np.random.SeedSequence(self.kwargs["seed"]).entropy
-        self._weights: list[NDArray[Any]] = []
-        self._evaluations = 0
+        self._background: BackgroundCollection | None = None
         self._pool = ArrayPool()
-        with steps_of("SampleManager") as now:
-            self._start(now)
+        with steps_of("SampleManager") as report:
+            self._start(report)
 
-    def _start(self, now: Callable[[str], None]) -> None:
-        """What takes long in the constructor; `now` is told what is being done."""
-        now("looking at the environment")
-        self._environment = EnvironmentSpec(self.kwargs["environment"], self.kwargs["env_config"])
-        self._probe = self._environment.probe()
-        self._normalisation = NormalisationOptions.of(self.kwargs)
-        self._statistics = RunningStatistics(self._normalisation, observation_leaves(self._probe.observation_space))
-        now("starting runners")
-        self._fleet = self._start_fleet()
+    def _start(self, report: Callable[[str], None]) -> None:
+        """The slow part of the constructor; `report` is called with the name of each step."""
+        report("looking at the environment")
+        self._builder = Builder(self.kwargs)
+        self._statistics = self._builder.statistics()
+        report("starting runners")
+        self._fleet = self._builder.fleet()
         try:
-            self._equip(now)
-            self._collector = self._start_collector()
+            self._current = CurrentAgent(self._builder, self.kwargs, self._fleet, self._statistics, report)
+            self._start_collector()
         except BaseException:
             self.close()
             raise
+
+    def _start_collector(self) -> None:
+        """Makes a new collector. A change of `model_kwargs` keeps it, and with it the numbers of pending orders."""
+        self._collector = self._builder.collector(self._fleet, self._statistics, self._current.columns)
 
     # ------------------------------------------------------------------------------------------ collecting
 
@@ -181,7 +169,7 @@ class SampleManager:
             `terminal` (1 at true termination only), and the columns asked for with `returns`.
         """
         parts = self._collect(total_steps, progress)
-        data = concatenate(self._schema, [from_record_batch(part.batch) for part in parts], self._pool)
+        data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
         if do_print:
             print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
         return data
@@ -258,7 +246,7 @@ class SampleManager:
         self._refuse_background("initialize_buffer()")
         options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
-        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._stream(BUFFER_STREAM), path=path, **options)
+        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._builder.seed(BUFFER_STREAM), path=path, **options)
 
     initialize_buffer = initilize_buffer
 
@@ -296,37 +284,25 @@ class SampleManager:
     def get_agent(self) -> Agent:
         """The current agent, the same object at each call; `agent.copy()` gives one of its own, say for targets."""
         self._sync()
-        return self._agent
+        return self._current.agent
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
         """Makes these the agent's weights; runners act with them from the next row collected.
 
         Where observations or rewards are normalised, what was measured so far takes effect with them.
         """
-        self._agent.set_weights(weights)
-        current = self._agent.get_weights()
-        if self._weights and not self._statistics.changed and all(map(np.array_equal, current, self._weights)):
-            return
-        self._weights = current
-        self._fleet.set_weights(current, self._statistics.freeze())
-        self._agent.normalization = self._frozen_normalisation()
+        self._current.set_weights(weights)
 
     def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
         """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
-        return str(checkpoints.save_model(self._agent.model, path, epoch, model_name, self._statistics.frozen))
+        return str(save_model(self._current.agent.model, path, epoch, model_name, self._statistics.frozen))
 
     def load_model(self, path: str | os.PathLike[str]) -> Agent:
         """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch.
 
         The statistics of a manager that normalises go on from those that were saved with the model.
         """
-        folder = checkpoints.newest_checkpoint(path)
-        statistics = checkpoints.load_statistics(folder)
-        self._statistics.check(statistics, str(folder))
-        self._agent.epoch = checkpoints.load_model(self._agent.model, folder)
-        self._statistics.replace(statistics)
-        self.set_agent(self._agent.get_weights())
-        return self._agent
+        return self._current.load(path)
 
     def save_checkpoint(
         self,
@@ -351,7 +327,7 @@ class SampleManager:
             keep: how many checkpoints stay in `path`, this one included; by default all.
         """
         self._sync()
-        return str(training_state.save(self._parts(target, optimizer), path, self._standing(), counters, keep))
+        return str(training_state.save(self._parts(target, optimizer), path, self._current.state(), counters, keep))
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], *, target: Any = None, optimizer: Any = None
@@ -368,11 +344,9 @@ class SampleManager:
         self._fleet.check()
         self._sync()
         restored = training_state.read(self._parts(target, optimizer), path)
-        self.buffer, self.aggregator = restored.set()
-        self._statistics.replace(restored.frozen)
-        self._go_on(restored.standing)
-        # Only now: what was measured takes effect with the next change of weights, as it would have.
-        self._statistics.add(0, restored.pending)
+        self.buffer, self.aggregator = restored.apply()
+        self._current.resume(restored)
+        self._start_collector()
         return restored.counters
 
     def test(
@@ -405,8 +379,10 @@ class SampleManager:
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
         max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
-        viewer = viewer_of(render, self._environment.name)
-        evaluation = self._evaluate(max_steps, test_episodes, viewer, progress)
+        viewer = viewer_of(render, self._builder.environment.name)
+        self._sync()
+        evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
+        self.film = viewer.path or self.film
         if do_print:
             print(evaluation)
         return evaluation.measured(evaluation_measure)
@@ -440,13 +416,7 @@ class SampleManager:
         """What the manager is made of and how it runs, a dict that prints well; asks the runners, so not for a loop."""
         return Summary(
             {
-                "environment": self._probe.name,
-                "observation_space": str(self._probe.observation_space),
-                "action_space": str(self._probe.action_space),
-                "action_sampling_type": self._exported_policy.sampling_type,
-                "inference": self._exported_policy.exported.kind,
-                "inference_report": self._exported_policy.exported.report,
-                "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self._schema},
+                **self._current.info(),
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
                 "policy_version": self._fleet.version,
                 **self._statistics.info(),
@@ -476,116 +446,18 @@ class SampleManager:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start_fleet(self) -> Fleet:
-        names = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
-        options = {name: self.kwargs[name] for name in names}
-        spec = RunnerSpec(self._environment, entropy=self._entropy, normalisation=self._normalisation, **options)
-        kind = RayFleet if self.kwargs["use_ray"] else LocalFleet
-        return kind(spec, self.kwargs["num_parallel"], self.kwargs["num_workers"])
-
-    def _equip(self, now: Callable[[str], None]) -> None:
-        """Builds the agent and hands runners the way to act; again where `model_kwargs` changed."""
-        now("building the model")
-        model_kwargs, weights = dict(self.kwargs["model_kwargs"]), self.kwargs["weights"]
-        agent = self._build_agent()
-        now("choosing the fastest form of the model for runners")
-        exported, policy = self._export(agent), agent.policy
-        self._schema = schema(
-            observation_leaves(self._probe.observation_space),
-            policy.action_shape,
-            policy.action_dtype,
-            self.kwargs["returns"],
-        )
-        # All that can be refused is done: what was given before this call holds until here.
-        self._agent, self._exported_policy, self._model_kwargs, self._given_weights = (
-            agent,
-            exported,
-            model_kwargs,
-            weights,
-        )
-        self._fleet.set_policy(self._exported_policy)
-        self.set_agent(self._agent.get_weights())
-
-    def _start_collector(self) -> Collector:
-        """One for the manager's life: orders under way keep their numbers when `model_kwargs` change."""
-        return Collector(
-            self._fleet,
-            self.kwargs["num_parallel"],
-            self._statistics,
-            num_steps=self.kwargs["num_steps"],
-            row_bytes=sum(column.row_bytes for column in self._schema),
-            min_agents=self.kwargs["remote_min_returns"],
-            time_out=self.kwargs["remote_time_out"],
-            max_staleness=self.kwargs["max_staleness"],
-        )
-
-    def _parts(self, target: Any, optimizer: Any) -> training_state.Parts:
-        """What the run is made of, for a checkpoint."""
-        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
-        return training_state.Parts.of(self._agent, self._probe.name, target, optimizer, **own)
-
-    def _standing(self) -> training_state.Standing:
-        settings = {name: self.kwargs[name] for name in ("epsilon", "temperature", "total_steps")}
-        fleet, epoch = self._fleet, self._agent.epoch
-        return training_state.Standing(settings, fleet.version, self._evaluations, epoch, self._entropy, fleet.restarts)
-
-    def _go_on(self, standing: training_state.Standing) -> None:
-        """Takes up a run where it stood, with the agent's weights as they are now."""
-        self.kwargs.update(standing.settings)
-        self._entropy, self._evaluations, self._agent.epoch = standing.entropy, standing.evaluations, standing.epoch
-        self._fleet.restart_all(standing.entropy, standing.restarts + 1)
-        self._collector = self._start_collector()
-        self.set_agent(self._agent.get_weights())
-        self._fleet.version = standing.version
-        self._sync()
-
-    def _build_agent(self) -> Agent:
-        from really.agents.agent import Agent, build_model, seeded_initialisers
-
-        given, spaces = self.kwargs, (self._probe.observation_space, self._probe.action_space)
-        make_model = functools.partial(
-            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
-        )
-        with seeded_initialisers(self._stream(MODEL_STREAM) if given["seed"] is not None else None):
-            model = make_model(weights=given["weights"])
-        rng, now = np.random.default_rng(self._stream(AGENT_STREAM)), self._frozen_normalisation()
-        sampling_type = given["action_sampling_type"]
-        return Agent(model, *spaces, sampling_type, rng=rng, make_model=make_model, normalization=now)
-
-    def _frozen_normalisation(self) -> Normalisation | None:
-        """How the current version sees observations; None where it sees them as they are."""
-        if not self._normalisation.normalize_observations:
-            return None
-        leaves = observation_leaves(self._probe.observation_space)
-        return Normalisation(self._normalisation, leaves, self._statistics.frozen)
-
-    def _export(self, agent: Agent) -> ExportedPolicy:
-        from really.agents.export import export
-
-        space, given = self._probe.observation_space, self.kwargs
-        value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
-        if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
-            raise ModelError(
-                f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
-                f"got one with {', '.join(agent.output_names)}"
-            )
-        source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
-        exported = export(agent.model, space, self._fleet.most_agents, source, repeatable=given["seed"] is not None)
-        agent.compiled = exported.kind != "eager"
-        return ExportedPolicy(exported, agent.policy.sampling_type, value)
-
     def _sync(self) -> PolicySettings:
-        """Applies what was changed in `kwargs` since the last call, and says what now holds."""
-        if not same(self.kwargs["model_kwargs"], self._model_kwargs):
+        """Applies the settings that were changed since the last call; returns those of the policy."""
+        if self._current.is_outdated:
             self._refuse_background("a change of model_kwargs")
-            with steps_of("model_kwargs") as now:
-                self._equip(now)
-        if self.kwargs["weights"] is not self._given_weights:
-            self.set_agent(self.kwargs["weights"])
-            self._given_weights = self.kwargs["weights"]
-        policy = self._agent.policy
-        policy.epsilon, policy.temperature = self.kwargs["epsilon"], self.kwargs["temperature"]
-        return PolicySettings.of(self.kwargs)
+            with steps_of("model_kwargs") as report:
+                self._current.build(report)
+        return self._current.apply_settings()
+
+    def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
+        """The parts of the run that a checkpoint saves."""
+        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
+        return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
     def _refuse_background(self, what: str) -> None:
         if self._background is not None and self._background.running:
@@ -597,30 +469,6 @@ class SampleManager:
         settings = self._sync()
         with progress_bar("collecting", rows, "step", progress) as bar:
             return self._collector.collect(rows, settings, functools.partial(advance, bar))
-
-    def _evaluate(self, max_steps: int, episodes: int, viewer: Viewer, progress: bool | None) -> Evaluation:
-        self._sync()
-        self._evaluations += 1
-        size = min(episodes, viewer.at_once)
-        seeds = self._stream(EVALUATION_STREAM, self._evaluations).spawn(size)
-        with (
-            contextlib.closing(viewer.batch(self._environment, seeds, self.kwargs["vector"])) as envs,
-            viewer.showing(),
-            progress_bar("testing", episodes, "episode", progress) as bar,
-        ):
-            forward = inference.load(self._exported_policy.exported, size)
-            forward.set_weights(self._weights)
-            normalisation = self._agent.normalization
-            shown = forward if normalisation is None else normalisation.before(forward)
-            evaluation = Evaluation(envs, shown, self._agent.policy, episodes, max_steps)
-
-            def after_step(run: Evaluation) -> None:
-                advance(bar, run.finished)
-                viewer.after_step()
-
-            evaluation.run(after_step)
-        self.film = viewer.path or self.film
-        return evaluation
 
     def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
         if self._background is not None:
@@ -635,9 +483,5 @@ class SampleManager:
     def _column_names(self, key: str) -> list[str]:
         """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation."""
         key = "state_new" if key == "new_state" else key
-        leaves = [column.name for column in self._schema if column.name.startswith(f"{key}.")]
+        leaves = [column.name for column in self._current.columns if column.name.startswith(f"{key}.")]
         return leaves or [key]
-
-    def _stream(self, stream: int, *number: int) -> np.random.SeedSequence:
-        """The seed of one of the manager's own streams."""
-        return manager_seed(self._entropy, stream, *number)

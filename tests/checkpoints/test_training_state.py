@@ -214,13 +214,13 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_that_loads(tmp_path):
         assert process.returncode == -signal.SIGKILL
         model = saving_process.Plain(-1)
         restored = training_state.read(saving_process.parts(model), tmp_path)
-        buffer, _ = restored.set()
+        buffer, _ = restored.apply()
         known = int(restored.counters["number"])
         assert known >= acknowledged, "an acknowledged checkpoint is gone"
         assert (model.arrays[0] == known).all()
         assert len(buffer) == saving_process.ROWS
         assert (buffer.to_arrow(["reward"]).read_all()["reward"].to_numpy() == known).all()
-    training_state.save(saving_process.parts(model), tmp_path, saving_process.STANDING, None, keep=2)
+    training_state.save(saving_process.parts(model), tmp_path, saving_process.STATE, None, keep=2)
     assert len(list(tmp_path.iterdir())) == 2  # nothing half written is left
 
 
@@ -317,7 +317,7 @@ def test_another_model_environment_or_buffer_is_refused_by_what_differs(tmp_path
     saved.save_checkpoint(tmp_path)
     refused(make(model_kwargs={"units": 9}), tmp_path, ModelError, r"dense/kernel \[4, 9\], got dense/kernel \[4, 8\]")
     refused(make(environment=Renamed), tmp_path, InvalidValueError, "environment 'Renamed', got 'CartPole-v1'")
-    refused(make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as there is, got one of 40")
+    refused(make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as the manager has, got one of 40")
     refused(make(keys=KEYS[:4]), tmp_path, InvalidValueError, "buffer column 'terminal': expected no such column")
     prioritized = make(capacity=0)
     prioritized.initialize_buffer(CAPACITY, KEYS, alpha=0.5)
@@ -432,7 +432,7 @@ def test_the_curves_of_other_keys_are_refused(tmp_path):
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_aggregator(tmp_path / "other", 100, ["los"])
     fresh.update_aggregator(los=3.0)
-    message = r"expected an aggregator of \['los'\], as there is, got one of \['loss', 'reward'\]"
+    message = r"expected an aggregator of \['los'\], as the manager has, got one of \['loss', 'reward'\]"
     refused(fresh, tmp_path / "checkpoints", InvalidValueError, message)
     assert (tmp_path / "other" / "progress.csv").read_text().endswith("1,3.0,0.0\n")
 

@@ -44,7 +44,7 @@ def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 def test_rows_are_what_the_plain_environment_gives_for_the_same_actions() -> None:
     with make(seed=5, num_parallel=3, total_steps=900, num_steps=300, returns=["agent"]) as manager:
         data = manager.get_data()
-        entropy = manager._entropy
+        entropy = manager._builder.entropy
     for agent in range(3):
         rows = {name: column[data["agent"] == agent] for name, column in data.items()}
         env = gymnasium.make("CartPole-v1")

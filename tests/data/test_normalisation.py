@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really import EnvironmentFailedError, ModelError, ReallyError, SampleManager
+from really.collectors.seeds import EVALUATION_STREAM
 from really.data.normalisation import Moments, Normalisation, NormalisationOptions
 from really.data.spaces import observation_leaves
 from tests.environments import Counter, RaisingOnce
@@ -322,10 +323,10 @@ def test_an_evaluation_acts_as_the_agent_and_tells_the_environments_rewards() ->
         assert manager.info()["normalization"]["state"]["count"] == counts, "nothing was measured meanwhile"
         from really.evaluation.evaluation import Evaluation
 
-        seeds = manager._stream(2**31 + 3, 1).spawn(3)
+        seeds = manager._builder.seed(EVALUATION_STREAM, 1).spawn(3)
         from really.envs.make import make_batch
 
-        envs = make_batch(manager._environment, seeds)
+        envs = make_batch(manager._builder.environment, seeds)
         agent.set_weights([*agent.get_weights()[:-1], agent.get_weights()[-1] - 0.125])
 
         def forward(leaves: Any) -> dict[str, np.ndarray]:

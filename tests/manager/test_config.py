@@ -13,7 +13,7 @@ import pytest
 from really import SampleManager
 from really._utils.checks import check_count, check_number
 from really.errors import InvalidTypeError, InvalidValueError
-from really.manager.arguments import Kwargs, checked, same
+from really.manager.arguments import Settings, checked, same
 from tests.models import QNet
 
 BARE: dict[str, Any] = {
@@ -129,7 +129,7 @@ def test_numbers_of_any_type(value: Any) -> None:
 
 
 def test_settings_between_calls() -> None:
-    kwargs = Kwargs(checked(BARE))
+    kwargs = Settings(checked(BARE))
     kwargs["epsilon"], kwargs["temperature"], kwargs["total_steps"] = 0, np.float32(2), np.int64(5)
     assert (kwargs["epsilon"], kwargs["temperature"], kwargs["total_steps"]) == (0.0, 2.0, 5)
     kwargs.update(model_kwargs={"a": 1})

@@ -1,0 +1,124 @@
+"""Building: makes the parts of a SampleManager from its settings: runners, agent, exported policy, collector."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from really.collectors.collector import Collector
+from really.collectors.fleet import Fleet, LocalFleet
+from really.collectors.messages import ExportedPolicy, RunnerSpec
+from really.collectors.ray_fleet import RayFleet
+from really.collectors.seeds import AGENT_STREAM, MODEL_STREAM, manager_seed
+from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics, Statistics
+from really.data.spaces import observation_leaves
+from really.data.transitions import Column, schema
+from really.envs.make import EnvironmentSpec
+from really.errors import ModelError
+from really.manager.arguments import Settings
+from really.policies import inference
+from really.policies.policy import VALUE_OUTPUTS, Policy
+
+if TYPE_CHECKING:
+    from really.agents.agent import Agent
+
+# Settings that a runner needs as they are.
+RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
+
+
+class Builder:
+    """Builds the parts of a manager from its settings.
+
+    Attributes:
+        environment: the specification of the environment.
+        probe: the environment's name and spaces, taken from an instance of it.
+        entropy: the number from which all seeds are derived.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
+        self.environment = EnvironmentSpec(settings["environment"], settings["env_config"])
+        self.probe = self.environment.probe()
+        self._leaves = observation_leaves(self.probe.observation_space)
+        self._normalisation = NormalisationOptions.of(settings)
+
+    def seed(self, stream: int, *number: int) -> np.random.SeedSequence:
+        """The seed of one of the manager's own streams."""
+        return manager_seed(self.entropy, stream, *number)
+
+    def statistics(self) -> RunningStatistics:
+        """Statistics of the columns that are normalised, without a row so far."""
+        return RunningStatistics(self._normalisation, self._leaves)
+
+    def normalisation(self, statistics: Statistics) -> Normalisation | None:
+        """The normalisation of observations with these statistics. Returns None if they are not normalised."""
+        if not self._normalisation.normalize_observations:
+            return None
+        return Normalisation(self._normalisation, self._leaves, statistics)
+
+    def fleet(self) -> Fleet:
+        """Starts the runners."""
+        settings = {name: self._settings[name] for name in RUNNER_SETTINGS}
+        spec = RunnerSpec(self.environment, entropy=self.entropy, normalisation=self._normalisation, **settings)
+        kind = RayFleet if self._settings["use_ray"] else LocalFleet
+        return kind(spec, self._settings["num_parallel"], self._settings["num_workers"])
+
+    def collector(self, fleet: Fleet, statistics: RunningStatistics, columns: tuple[Column, ...]) -> Collector:
+        """A collector for a fleet whose runners deliver these columns."""
+        settings = self._settings
+        return Collector(
+            fleet,
+            settings["num_parallel"],
+            statistics,
+            num_steps=settings["num_steps"],
+            row_bytes=sum(column.row_bytes for column in columns),
+            min_agents=settings["remote_min_returns"],
+            time_out=settings["remote_time_out"],
+            max_staleness=settings["max_staleness"],
+        )
+
+    def agent(self, statistics: Statistics) -> Agent:
+        """An agent with a new model, which normalises observations with these statistics."""
+        from really.agents.agent import Agent, build_model, seeded_initialisers
+
+        given, spaces = self._settings, (self.probe.observation_space, self.probe.action_space)
+        make_model = functools.partial(
+            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
+        )
+        with seeded_initialisers(self.seed(MODEL_STREAM) if given["seed"] is not None else None):
+            model = make_model(weights=given["weights"])
+        return Agent(
+            model,
+            *spaces,
+            given["action_sampling_type"],
+            rng=np.random.default_rng(self.seed(AGENT_STREAM)),
+            make_model=make_model,
+            normalization=self.normalisation(statistics),
+        )
+
+    def export(self, agent: Agent, batch_size: int) -> ExportedPolicy:
+        """The agent's policy as runners act with it, in the form that is fastest for batches of this size.
+
+        Raises:
+            ModelError: `returns` needs state values, and the model has none.
+        """
+        from really.agents.export import export
+
+        space, given = self.probe.observation_space, self._settings
+        value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
+        if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
+            raise ModelError(
+                f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
+                f"got one with {', '.join(agent.output_names)}"
+            )
+        source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
+        exported = export(agent.model, space, batch_size, source, repeatable=given["seed"] is not None)
+        agent.compiled = exported.kind != "eager"
+        return ExportedPolicy(exported, agent.policy.sampling_type, value)
+
+    def columns(self, policy: Policy) -> tuple[Column, ...]:
+        """The columns that runners deliver when they act with this policy."""
+        return schema(self._leaves, policy.action_shape, policy.action_dtype, self._settings["returns"])

@@ -1,0 +1,156 @@
+"""The current agent: built from the settings, and published to the runners as policy versions.
+
+The agent's model holds the weights that a learner changes. The fleet holds the weights of the current policy version,
+with which runners act. `publish` is the one way from the model to the fleet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.checkpoints import saved_models
+from really.checkpoints.training_state import ManagerState, Restored
+from really.collectors.fleet import Fleet
+from really.collectors.messages import PolicySettings
+from really.collectors.seeds import EVALUATION_STREAM
+from really.data.normalisation import RunningStatistics
+from really.evaluation.evaluation import Evaluation, evaluate
+from really.evaluation.rendering import Viewer
+from really.manager.arguments import Settings, same
+from really.manager.building import Builder
+
+if TYPE_CHECKING:
+    from really.agents.agent import Agent
+
+# Settings that a checkpoint saves, besides what is set once and for all in the constructor.
+SAVED_SETTINGS = ("epsilon", "temperature", "total_steps")
+
+
+class CurrentAgent:
+    """The agent of a manager, kept in step with its settings and its runners.
+
+    Attributes:
+        agent: the agent.
+        exported: its policy as the runners have it.
+        columns: the columns that the runners deliver.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        settings: Settings,
+        fleet: Fleet,
+        statistics: RunningStatistics,
+        report: Callable[[str], None],
+    ) -> None:
+        self._builder, self._settings, self._fleet, self._statistics = builder, settings, fleet, statistics
+        self._evaluations = 0
+        self.build(report)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether `model_kwargs` have changed since the agent was built."""
+        return not same(self._settings["model_kwargs"], self._model_kwargs)
+
+    def build(self, report: Callable[[str], None]) -> None:
+        """Builds the agent and gives the runners its policy. `report` is called with the name of each step.
+
+        If a setting is refused, the agent and the runners keep what they have.
+        """
+        report("building the model")
+        model_kwargs, weights = dict(self._settings["model_kwargs"]), self._settings["weights"]
+        agent = self._builder.agent(self._statistics.frozen)
+        report("choosing the fastest form of the model for runners")
+        exported = self._builder.export(agent, self._fleet.most_agents)
+        self.columns = self._builder.columns(agent.policy)
+        self.agent, self.exported = agent, exported
+        self._model_kwargs, self._weights_setting = model_kwargs, weights
+        self._fleet.set_policy(exported)
+        self.publish()
+
+    def apply_settings(self) -> PolicySettings:
+        """Applies the settings `weights`, `epsilon` and `temperature`; returns the last two for the runners."""
+        weights = self._settings["weights"]
+        if weights is not self._weights_setting:
+            self.set_weights(weights)
+            self._weights_setting = weights
+        policy = self.agent.policy
+        policy.epsilon, policy.temperature = self._settings["epsilon"], self._settings["temperature"]
+        return PolicySettings.of(self._settings)
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Sets the weights of the agent's model, and publishes them."""
+        self.agent.set_weights(weights)
+        self.publish()
+
+    def publish(self) -> None:
+        """Makes a policy version of the model's weights and the statistics so far, unless both are as they were."""
+        weights, published = self.agent.get_weights(), self._fleet.weights.arrays
+        if published and not self._statistics.changed and all(map(np.array_equal, weights, published)):
+            return
+        self._fleet.set_weights(weights, self._statistics.freeze())
+        self.agent.normalization = self._builder.normalisation(self._statistics.frozen)
+
+    def evaluate(self, episodes: int, max_steps: int, viewer: Viewer, progress: bool | None) -> Evaluation:
+        """Plays greedy episodes with the published weights, in environments with new seeds."""
+        self._evaluations += 1
+        return evaluate(
+            self._builder.environment,
+            self.agent.policy,
+            self.exported.exported,
+            self._fleet.weights.arrays,
+            self.agent.normalization,
+            episodes=episodes,
+            max_steps=max_steps,
+            seed=self._builder.seed(EVALUATION_STREAM, self._evaluations),
+            viewer=viewer,
+            vector=self._settings["vector"],
+            progress=progress,
+        )
+
+    def load(self, path: str | os.PathLike[str]) -> Agent:
+        """Loads the newest saved model in `path`, with its epoch and statistics, and publishes it."""
+        folder = saved_models.newest_checkpoint(path)
+        statistics = saved_models.load_statistics(folder)
+        self._statistics.check(statistics, str(folder))
+        self.agent.epoch = saved_models.load_model(self.agent.model, folder)
+        self._statistics.replace(statistics)
+        self.publish()
+        return self.agent
+
+    def state(self) -> ManagerState:
+        """The manager's own numbers, for a checkpoint."""
+        settings = {name: self._settings[name] for name in SAVED_SETTINGS}
+        fleet, entropy = self._fleet, self._builder.entropy
+        return ManagerState(settings, fleet.version, self._evaluations, self.agent.epoch, entropy, fleet.restarts)
+
+    def resume(self, restored: Restored) -> None:
+        """Continues the run of a checkpoint, whose weights the agent has already, with new random streams."""
+        state = restored.state
+        self._statistics.replace(restored.frozen)
+        self._settings.update(state.settings)
+        self._builder.entropy, self._evaluations, self.agent.epoch = state.entropy, state.evaluations, state.epoch
+        self._fleet.restart_all(state.entropy, state.restarts + 1)
+        self.publish()
+        self._fleet.version = state.version
+        # After `publish`: these statistics take effect with the next policy version, as they did in the saved run.
+        self._statistics.add(0, restored.pending)
+        self.apply_settings()
+
+    def info(self) -> dict[str, Any]:
+        """Describes the environment, the policy, its form for runners, and the columns."""
+        probe, exported = self._builder.probe, self.exported.exported
+        return {
+            "environment": probe.name,
+            "observation_space": str(probe.observation_space),
+            "action_space": str(probe.action_space),
+            "action_sampling_type": self.exported.sampling_type,
+            "inference": exported.kind,
+            "inference_report": exported.report,
+            "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self.columns},
+        }
