@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from really.checkpoints import saved_models
@@ -91,7 +90,7 @@ class CurrentAgent:
     def publish(self) -> None:
         """Makes a policy version of the model's weights and the statistics so far, unless both are as they were."""
         weights, published = self.agent.get_weights(), self._fleet.weights.arrays
-        if published and not self._statistics.changed and all(map(np.array_equal, weights, published)):
+        if published and not self._statistics.changed and same(weights, published):
             return
         self._fleet.set_weights(weights, self._statistics.freeze())
         self.agent.normalization = self._builder.normalisation(self._statistics.frozen)

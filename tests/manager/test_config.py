@@ -156,6 +156,15 @@ def test_model_kwargs_may_be_changed_in_place() -> None:
         assert manager.get_agent().get_weights()[0].shape == (4, 16)
 
 
+def test_model_kwargs_may_add_weights_behind_unchanged_ones() -> None:
+    """With a seed the first weights of both models are equal: runners must still receive the additional ones."""
+    with SampleManager(QNet, "CartPole-v1", 1, 10, num_steps=10, use_ray=False, seed=1) as manager:
+        manager.get_data()
+        manager.kwargs["model_kwargs"] = {"value": True}
+        assert len(manager.get_data()["reward"]) == 10
+        assert manager.info()["policy_version"] == 1
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
