@@ -164,12 +164,12 @@ def sample_and_put(buffer: ReplayBuffer, rows) -> None:
     Those without come last, not in turns: what the system reads ahead for them drives out what others left in memory.
     """
     ring = buffer._ring
-    print(f"  rows are asked for early: {bool(ring.asks_early)}")
+    print(f"  rows are prefetched from the disk: {bool(ring.prefetches_from_disk)}")
     buffer.flush()  # what filling left to be written would take turns with what is read
     show_cold(buffer, "asked for")
     both = [seconds(lambda: (buffer.put(rows), buffer.sample(COLD_BATCH))) for _ in range(COLD_ROUNDS)]
     print(f"  put {len(rows['reward'])} and sample {COLD_BATCH}: {1e3 * statistics.median(both):.1f} ms")
-    ring.asks_early = False
+    ring.prefetches_from_disk = False
     show_cold(buffer, "not asked for")
 
 

@@ -28,7 +28,7 @@ from bounded_random cimport draw, draw_distinct, table_nbytes
 from frame_store cimport attach_file, find_blocks, follow_writer, frame_at, give_up_all
 from matching cimport FrameColumn, Sharing, free_sharing, init_sharing
 from gather cimport ask_for_rows, gather
-from lock cimport hold, let_go
+from lock cimport acquire, release
 from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
 from n_step cimport Steps, walk
 from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
@@ -48,8 +48,6 @@ cdef extern from "numpy/arrayobject.h":
     PyTypeObject PyArray_Type
 
 cnp.import_array()
-
-from really.data.frames import FrameColumn as FramesOnTheirWay, Sharing as Shared, frame_shape
 
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
@@ -103,13 +101,27 @@ cdef class Block:
             give_block(&self.pool.free, self.memory)
 
 
-class FramesTooManyError(MemoryError):
-    """The frames of a put do not fit in what they may take; the arguments say which key's, of how many rows alone,
-    of how many rows, and how many rows of the put are in already."""
+class RingError(Exception):
+    """An error of the ring's own, which `really.replay.engine` alone translates for the user."""
 
 
-class FrameDiskError(Exception):
-    """A file of frames cannot grow; the arguments are the errno, the key, and how many rows of the put are in."""
+class TooManyFramesError(RingError, MemoryError):
+    """The frames of a put exceed `max_bytes`, or the system has no memory for them.
+
+    Arguments: position of the key, rows that share no frame with an earlier one, rows that were tried together, rows
+    of the put that are in already.
+    """
+
+
+class FrameFileError(RingError):
+    """A file of frames cannot grow. Arguments: errno, name of the key, rows of the put that are in already."""
+
+
+class AlternatingAgentsError(RingError):
+    """Rows of several agents alternate within an episode, so that no row has n steps of one agent.
+
+    Arguments: names of the column that ends episodes and of the column with the agent.
+    """
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
@@ -157,26 +169,27 @@ cdef class Ring:
     Arguments are checked by the caller: `names` list[str], `dtypes` list[np.dtype], `shapes` list[tuple[int, ...]],
     all of one length. `shared` has an entry (positions of one or two names, stack, axis) for what shares frames:
     rows that are stacks of `stack` frames along that axis, and of two names the second holds what comes after the first.
-    The frames may take `max_bytes`. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the
+    `frame_column` is a class with attributes `frames` [frame, ...], `indices` [row, stack] int32 and `axis`, made from
+    these three, in which such columns come and go; it has checked the indices. The frames may take `max_bytes`. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the
     ring keeps it alive: `storage.records` uint8 [slots * stride] and `storage.page` uint8 [4096] with the cursor, of which nothing
     is written unless `storage.writable`. `storage.make_room(ring, num_rows)` is called before so many rows are written
-    beyond `room`, and raises where they cannot be.
+    from `allocated_end` on, and raises where they cannot be.
     """
 
     cdef object __weakref__
     cdef Records rows
     cdef Cursor cursor
     cdef PyThread_type_lock lock
-    cdef int64_t kept_from  # number of the first row that must not be dropped
+    cdef int64_t pinned_from  # number of the first row that must not be dropped
     cdef bitgen_t* source
     cdef readonly object bit_generator
     cdef readonly list names
     cdef readonly list dtypes
     cdef readonly list shapes
-    cdef readonly Py_ssize_t quick_rows  # how many rows a batch may have without a look at the memory that is left
+    cdef readonly Py_ssize_t max_unchecked_rows  # how many rows a batch may have without a look at the memory that is left
     cdef readonly list shared
     cdef public int64_t max_bytes
-    cdef readonly Py_ssize_t num_sharings
+    cdef Py_ssize_t num_sharings
     cdef Py_ssize_t max_stack
     cdef Py_ssize_t num_keys
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
@@ -189,22 +202,24 @@ cdef class Ring:
     cdef Pool pool
     cdef readonly object storage
     cdef Page* page  # NULL in memory of the ring's own
+    cdef object frame_column  # class of the columns that come and go as frames and indices
     cdef bint writes  # the page and the records are this process's to write
-    cdef readonly int64_t room  # rows of numbers below it can be written
-    cdef public bint asks_early  # the disk is asked for all rows of a batch before they are copied
+    cdef readonly int64_t allocated_end  # rows with numbers below it have their space: they can be written
+    cdef public bint prefetches_from_disk  # the disk is asked for all rows of a batch before they are copied
 
     def __cinit__(
         self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, list shared=[],
-        int64_t max_bytes=INT64_MAX, storage=None,
+        int64_t max_bytes=INT64_MAX, storage=None, frame_column=None,
     ):
         cdef Py_ssize_t i, num = len(names)
         self.names, self.dtypes, self.shapes, self.shared = names, dtypes, shapes, shared
+        self.frame_column = frame_column
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         self.rows.capacity = self.rows.num_slots = capacity
         self.rows.cursor = &self.cursor
-        self.kept_from = NO_ROW
+        self.pinned_from = NO_ROW
         self.max_bytes = max_bytes
         self.num_keys = num
         self.rows.num_fields = num + len(shared)
@@ -228,10 +243,10 @@ cdef class Ring:
             self.set_sharing(i, shared[i][0], shared[i][1], shared[i][2])
         lay_out(&self.rows)
         self.row_nbytes = max(self.row_nbytes, self.rows.stride)
-        self.quick_rows = QUICK // self.row_nbytes
+        self.max_unchecked_rows = QUICK // self.row_nbytes
         self.rows.stage = <char*>really_lines_new(STAGE)
         if storage is None:
-            self.writes, self.room = True, INT64_MAX
+            self.writes, self.allocated_end = True, INT64_MAX
             self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
         else:
             self.move_to(storage)
@@ -249,10 +264,10 @@ cdef class Ring:
         if self.writes:
             self.rows.cursor = &self.page.cursor
         else:
-            self.look()
+            self.refresh_cursor()
         return 0
 
-    cdef bint look(self) noexcept nogil:
+    cdef bint refresh_cursor(self) noexcept nogil:
         """Of files that another process writes, takes the cursor as it is now and maps new frames; the lock is held.
 
         False where those cannot be mapped.
@@ -363,20 +378,20 @@ cdef class Ring:
     def frames_nbytes(self):
         """Bytes that frames take at the moment."""
         cdef Py_ssize_t s
-        hold(self.lock)
-        if not self.writes and self.look():
+        acquire(self.lock)
+        if not self.writes and self.refresh_cursor():
             for s in range(self.num_sharings):
                 count_rows_anew(&self.rows, &self.sharings[s])
         cdef int64_t nbytes = bytes_needed(self.sharings, self.num_sharings)
-        let_go(self.lock)
+        release(self.lock)
         return nbytes
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
-        hold(self.lock)
-        self.look()
+        acquire(self.lock)
+        self.refresh_cursor()
         cdef int64_t oldest = oldest_slot(&self.rows), size = num_held(&self.rows)
-        let_go(self.lock)
+        release(self.lock)
         cdef int64_t num_behind = min(size, self.rows.num_slots - oldest)
         parts = [self.view(oldest, num_behind), self.view(0, size - num_behind)]
         return [part for part in parts if len(part)]
@@ -393,71 +408,71 @@ cdef class Ring:
 
     def acquire(self):
         """Takes the lock, for a fork or for the generator's state; `release` must follow."""
-        hold(self.lock)
+        acquire(self.lock)
 
     def release(self):
         """Gives the lock back."""
-        let_go(self.lock)
+        release(self.lock)
 
     def held_rows(self):
         """Numbers of the oldest row held and of the row to come, as they are together."""
-        hold(self.lock)
-        self.look()
+        acquire(self.lock)
+        self.refresh_cursor()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
-        let_go(self.lock)
+        release(self.lock)
         return numbers
 
-    def keep_held(self):
-        """`held_rows`, none of which `put` and `clear` drop until `keep_from` lets them go."""
-        hold(self.lock)
-        self.look()
+    def pin_held(self):
+        """`held_rows`, none of which `put` and `clear` drop until `pin_from` unpins them."""
+        acquire(self.lock)
+        self.refresh_cursor()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
-        self.kept_from = min(self.kept_from, <int64_t>numbers[0])
-        let_go(self.lock)
+        self.pinned_from = min(self.pinned_from, <int64_t>numbers[0])
+        release(self.lock)
         return numbers
 
-    def keep_from(self, int64_t number=NO_ROW):
+    def pin_from(self, int64_t number=NO_ROW):
         """`put` and `clear` refuse to drop the rows from this number on; by default they may drop all."""
-        hold(self.lock)
-        self.kept_from = number
-        let_go(self.lock)
+        acquire(self.lock)
+        self.pinned_from = number
+        release(self.lock)
 
-    def begin_at(self, int64_t number):
+    def set_first_number(self, int64_t number):
         """Lets the first row of a ring that is empty have this number."""
-        hold(self.lock)
+        acquire(self.lock)
         if self.writes and num_held(&self.rows) == 0:
             self.rows.cursor.num_put = self.rows.cursor.first = number
-        let_go(self.lock)
+        release(self.lock)
 
     def clear(self):
         """Drops all rows; False, with nothing done, if one of them is kept."""
-        hold(self.lock)
-        cdef bint may = self.writes and self.kept_from >= self.rows.cursor.num_put
+        acquire(self.lock)
+        cdef bint may = self.writes and self.pinned_from >= self.rows.cursor.num_put
         cdef Py_ssize_t s
         if may:
             really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
             for s in range(self.num_sharings):
                 give_up_all(&self.sharings[s].store)
-        let_go(self.lock)
+        release(self.lock)
         return may
 
-    def set_room(self, int64_t number):
+    def set_allocated_end(self, int64_t number):
         """From now on rows of numbers below this one can be written."""
-        hold(self.lock)
+        acquire(self.lock)
         if self.writes:
-            self.room = number
-        let_go(self.lock)
+            self.allocated_end = number
+        release(self.lock)
 
-    def leave(self):
+    def detach(self):
         """Writes to the storage no more, as if another process had opened it; what is held can still be read."""
-        hold(self.lock)
+        acquire(self.lock)
         cdef Py_ssize_t s
-        self.writes, self.room, self.rows.cursor = False, -1, &self.cursor
+        self.writes, self.allocated_end, self.rows.cursor = False, -1, &self.cursor
         for s in range(self.num_sharings):
             if self.sharings[s].store.file != NULL:
                 self.sharings[s].store.file.writable = False
-        self.look()
-        let_go(self.lock)
+        self.refresh_cursor()
+        release(self.lock)
 
     @property
     def frame_tables(self):
@@ -468,12 +483,12 @@ cdef class Ring:
 
     def attach_frames(self, Py_ssize_t at, int descriptor, cnp.ndarray table, unsigned int num_blocks):
         """Keeps a sharing's frames in a file of `num_blocks` blocks, before the ring is used and after
-        `asks_early` is set; `table` is theirs, mapped.
+        `prefetches_from_disk` is set; `table` is theirs, mapped.
 
         False if the table names a block that the file has not.
         """
         cdef Sharing* sharing = &self.sharings[at]
-        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes, not self.asks_early):
+        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes, not self.prefetches_from_disk):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         if not self.writes:
             return follow_writer(&sharing.store)
@@ -498,7 +513,7 @@ cdef class Ring:
         """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong, or if
         rows that are kept would be dropped.
 
-        Raises FramesTooManyError where there is no room for the frames of rows that share them, and what
+        Raises TooManyFramesError where there is no room for the frames of rows that share them, and what
         `storage.make_room` does; with nothing done either.
         """
         if self.num_sharings > 0:
@@ -531,7 +546,7 @@ cdef class Ring:
         return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
 
     cdef bint put_shared(self, dict data) except -1:
-        """`put` of rows of which some share frames; those may come as `really.frames.FrameColumn`."""
+        """`put` of rows of which some share frames; those may come as a `frame_column`."""
         cdef Py_ssize_t i, num = self.rows.num_fields
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
@@ -549,7 +564,7 @@ cdef class Ring:
                 if value == NULL:
                     return False
                 held.append(<object>value)
-                if self.sharing_of[i] >= 0 and type(<object>value) is FramesOnTheirWay:
+                if self.sharing_of[i] >= 0 and type(<object>value) is self.frame_column:
                     if not self.find_frames(<object>value, i, &rows.frames[i], &num_rows):
                         return False
                     continue
@@ -564,8 +579,10 @@ cdef class Ring:
         """`find_column` of rows that come as frames and indices."""
         cdef cnp.ndarray frames = value.frames, indices = value.indices
         cdef Sharing* sharing = &self.sharings[self.sharing_of[i]]
-        if value.dtype != self.dtypes[i] or value.shape[1:] != self.shapes[i] or value.stack != (
-            sharing.stack, self.shared[self.sharing_of[i]][2]
+        axis = self.shared[self.sharing_of[i]][2]
+        if value.axis != axis or cnp.PyArray_DIM(indices, 1) != sharing.stack or (
+            frames.dtype != self.dtypes[i]
+            or (<object>frames).shape[1:] != frame_shape(self.shapes[i], sharing.stack, axis)
         ):
             return False
         column.data = <const char*>cnp.PyArray_DATA(frames)
@@ -599,7 +616,7 @@ cdef class Ring:
                     &self.rows, self.sharings, self.num_sharings, self.max_bytes, rows, start, num
                 )
                 start += num
-        let_go(self.lock)
+        release(self.lock)
         PyMem_Free(rows.numbers)
         if failed >= 0:
             self.refuse(&self.sharings[failed], num, start - num - first)
@@ -608,8 +625,8 @@ cdef class Ring:
     cdef int refuse(self, const Sharing* sharing, int64_t num_rows, int64_t num_in) except -1:
         """Says why there is no room for the frames of a put, of which rows may be in already."""
         if sharing.store.file != NULL and sharing.store.file.error != 0:
-            raise FrameDiskError(sharing.store.file.error, self.names[sharing.keys[0]], num_in)
-        raise FramesTooManyError(sharing.keys[0], sharing.num_alone, num_rows, num_in)
+            raise FrameFileError(sharing.store.file.error, self.names[sharing.keys[0]], num_in)
+        raise TooManyFramesError(sharing.keys[0], sharing.num_alone, num_rows, num_in)
 
     cdef bint find_column(
         self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
@@ -664,15 +681,15 @@ cdef class Ring:
     cdef bint may_drop(self, int64_t num_rows) noexcept:
         """Whether so many new rows drop none that is kept."""
         cdef int64_t oldest_then = self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0)
-        return num_rows == 0 or oldest_then <= self.kept_from
+        return num_rows == 0 or oldest_then <= self.pinned_from
 
     cdef int hold_with_room(self, int64_t num_rows) except -1:
         """Takes the lock with room for so many rows."""
-        hold(self.lock)
-        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.room:
-            let_go(self.lock)
+        acquire(self.lock)
+        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.allocated_end:
+            release(self.lock)
             self.storage.make_room(self, num_rows)
-            hold(self.lock)
+            acquire(self.lock)
         return 0
 
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
@@ -684,7 +701,7 @@ cdef class Ring:
         elif may:
             with nogil:
                 append(&self.rows, columns, num_rows)
-        let_go(self.lock)
+        release(self.lock)
         return may
 
     # Out ----------------------------------------------------------------------------------------------------------
@@ -698,13 +715,13 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out, whole=True, steps=self.steps.most > 0)
         cdef bint drawn
-        hold(self.lock)
-        if total * self.row_nbytes <= SMALL and not self.asks_early:
+        acquire(self.lock)
+        if total * self.row_nbytes <= SMALL and not self.prefetches_from_disk:
             drawn = self.draw_rows(block, total, num, distinct)
         else:
             with nogil:
                 drawn = self.draw_rows(block, total, num, distinct)
-        let_go(self.lock)
+        release(self.lock)
         if not drawn:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
@@ -712,7 +729,7 @@ cdef class Ring:
     cdef bint draw_rows(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         cdef int i
         for i in range(TRIES):
-            if not self.look() or num_held(&self.rows) < (num if distinct else 1):
+            if not self.refresh_cursor() or num_held(&self.rows) < (num if distinct else 1):
                 return False
             if self.copy_drawn(block, total, num, distinct):
                 return True
@@ -720,7 +737,7 @@ cdef class Ring:
 
     cdef bint copy_drawn(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
         """As copy_rows does, rows that are drawn: where nothing has to know all of them first, while they are copied."""
-        if distinct or self.asks_early:
+        if distinct or self.prefetches_from_disk:
             self.draw_ages(block, total, num, distinct)
             return self.copy_rows(block, total)
         self.gather_rows(block, total, self.source)
@@ -729,7 +746,7 @@ cdef class Ring:
 
     cdef bint copy_rows(self, Block block, Py_ssize_t total) noexcept nogil:
         """Copies the rows of the block's ages; False if another process has begun to write over one of them."""
-        if self.asks_early:
+        if self.prefetches_from_disk:
             ask_for_rows(&self.rows, block.ages, total)
         self.gather_rows(block, total, NULL)
         return self.are_whole(block, total)
@@ -768,14 +785,14 @@ cdef class Ring:
         """The ages, int64, that `sample` with the same arguments would draw; None if there are too few rows."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
-        hold(self.lock)
-        self.look()
+        acquire(self.lock)
+        self.refresh_cursor()
         if num_held(&self.rows) < (num if distinct else 1):
-            let_go(self.lock)
+            release(self.lock)
             return None
         with nogil:
             self.draw_ages(block, total, num, distinct)
-        let_go(self.lock)
+        release(self.lock)
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
@@ -794,10 +811,10 @@ cdef class Ring:
         cdef int64_t origin = 0, oldest
         if total > 0:
             memcpy(block.ages, &rows[0], total * sizeof(int64_t))
-        hold(self.lock)
+        acquire(self.lock)
         with nogil:
             for i in range(TRIES):
-                held = self.look()
+                held = self.refresh_cursor()
                 oldest = oldest_row(&self.rows)
                 if by_number:
                     subtract(block.ages, total, oldest - origin)
@@ -806,7 +823,7 @@ cdef class Ring:
                 if not held or self.copy_rows(block, total):
                     break
                 held = False
-        let_go(self.lock)
+        release(self.lock)
         if not held:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
@@ -818,7 +835,7 @@ cdef class Ring:
         if self.num_sharings > 0:
             if not self.are_whole(block, total):
                 return  # numbers written over name no frames; are_whole sees it again
-            if self.asks_early:
+            if self.prefetches_from_disk:
                 ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
             unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
 
@@ -832,11 +849,11 @@ cdef class Ring:
             gather(&self.steps.after, block.lasts, total, block.after, NULL)
 
     def read(self, int64_t first, Py_ssize_t num):
-        """Rows `first` to `first + num` by number, those that share frames as FrameColumns; None if one is not held."""
+        """Rows `first` to `first + num` by number, those that share frames as `frame_column`s; None if one is not held."""
         cdef Block block = self.new_batch(num, 0, None, whole=False)
         cdef Py_ssize_t i
         cdef dict rows
-        hold(self.lock)
+        acquire(self.lock)
         try:
             if not self.find_ages(block, first, num):
                 return None
@@ -848,12 +865,12 @@ cdef class Ring:
                 self.read_frames(&self.sharings[i], block, num, rows)
             return rows if self.are_whole(block, num) else None
         finally:
-            let_go(self.lock)
+            release(self.lock)
 
     cdef bint find_ages(self, Block block, int64_t first, Py_ssize_t num) noexcept nogil:
         """Sets the block's ages to those of rows `first` to `first + num` by number; False if one is not held."""
         cdef Py_ssize_t i
-        if not self.look():
+        if not self.refresh_cursor():
             return False
         for i in range(num):
             block.ages[i] = first - oldest_row(&self.rows) + i
@@ -871,7 +888,7 @@ cdef class Ring:
         cdef bint held
         if fields == NULL:
             raise MemoryError("the fields of a few keys: the system gave no memory")
-        hold(self.lock)
+        acquire(self.lock)
         held = self.find_ages(block, first, num)
         some = self.rows
         some.fields, some.num_fields = fields, 0
@@ -884,7 +901,7 @@ cdef class Ring:
             with nogil:
                 gather(&some, block.ages, num, block.columns, NULL)
             held = self.are_whole(block, num)
-        let_go(self.lock)
+        release(self.lock)
         PyMem_Free(fields)
         return held
 
@@ -906,8 +923,8 @@ cdef class Ring:
             )
             if count < 0:
                 raise MemoryError("the numbers of a few frames: the system gave no memory")
-            shared = Shared(*self.shared[self.sharing_of[first]])
-            frames = np.empty((count, *frame_shape(self.shapes[first], shared)), self.dtypes[first])
+            axis = self.shared[self.sharing_of[first]][2]
+            frames = np.empty((count, *frame_shape(self.shapes[first], sharing.stack, axis)), self.dtypes[first])
             for i in range(count):
                 memcpy(
                     <char*>cnp.PyArray_DATA(<cnp.ndarray>frames) + i * sharing.store.nbytes,
@@ -916,7 +933,7 @@ cdef class Ring:
         finally:
             PyMem_Free(order)
         for key in indices:
-            rows[self.names[key]] = FramesOnTheirWay(frames, indices[key], shared.axis)
+            rows[self.names[key]] = self.frame_column(frames, indices[key], axis)
         return 0
 
     cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
@@ -986,9 +1003,7 @@ cdef class Ring:
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
         if block.is_broken:
-            from really.replay.n_step import alternating
-
-            raise alternating()
+            raise AlternatingAgentsError(self.names[self.steps.end], self.names[self.steps.agent])
         if block.discounts != NULL:
             batch["discount"] = new_array(block, <char*>block.discounts, FLOAT32, dims, num_lead)
         for i in range(self.num_keys):
@@ -1004,6 +1019,11 @@ cdef class Ring:
 cdef cnp.dtype INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
+
+
+cdef tuple frame_shape(tuple shape, int stack, int axis):
+    """Shape of the frames of which rows of `shape` are stacks; a stack of one frame along axis 0 has no axis for it."""
+    return shape if stack == 1 and axis == 0 else shape[:axis] + shape[axis + 1:]
 
 
 cdef inline void* new_reference(object owned) noexcept:

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw
-from lock cimport hold, let_go
+from lock cimport acquire, release
 from memory cimport really_pages_release, really_pages_reserve
 from proportional cimport Exponents, draw_targets, usable, value_of, weigh
 from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_one_by_one, total
@@ -103,23 +103,23 @@ cdef class SumTree:
 
     def acquire(self):
         """Takes the lock, for a fork or for the generator's state; `release` must follow."""
-        hold(self.lock)
+        acquire(self.lock)
 
     def release(self):
         """Gives the lock back."""
-        let_go(self.lock)
+        release(self.lock)
 
     # In -----------------------------------------------------------------------------------------------------------
 
     def add(self, int64_t first, int64_t num):
         """Takes rows in, with the highest value; what `capacity` leaves no room for drops out."""
-        hold(self.lock)
+        acquire(self.lock)
         if num <= SMALL:
             self.add_rows(first, first + num)
         else:
             with nogil:
                 self.add_rows(first, first + num)
-        let_go(self.lock)
+        release(self.lock)
 
     cdef void add_rows(self, int64_t first, int64_t end) noexcept nogil:
         admit(&self.window, &self.tree, first, end)
@@ -136,13 +136,13 @@ cdef class SumTree:
         cdef int64_t* slots = <int64_t*>PyMem_Malloc(num * (2 * sizeof(int64_t) + sizeof(double)) + 1)
         if slots == NULL:
             raise MemoryError(f"an update of {num} rows: the system gave no memory")
-        hold(self.lock)
+        acquire(self.lock)
         if num <= SMALL:
             num_set = self.update_rows(rows, given, num, oldest, newest, slots)
         else:
             with nogil:
                 num_set = self.update_rows(rows, given, num, oldest, newest, slots)
-        let_go(self.lock)
+        release(self.lock)
         PyMem_Free(slots)
         return num_set
 
@@ -167,23 +167,23 @@ cdef class SumTree:
 
     def clear(self):
         """Drops all rows; the next to come has the number that it would have had."""
-        hold(self.lock)
+        acquire(self.lock)
         with nogil:
             drop_before(&self.window, &self.tree, self.window.newest)
             self.highest = value_of(self.exponents, 1.0)
-        let_go(self.lock)
+        release(self.lock)
 
     def load(self, int64_t newest, cnp.ndarray values not None, double highest):
         """Holds exactly the rows before `newest` with these values [n] float64, n <= capacity."""
         cdef const double* given = <const double*>cnp.PyArray_DATA(values)
         cdef int64_t first = newest - cnp.PyArray_SIZE(values)
-        hold(self.lock)
+        acquire(self.lock)
         with nogil:
             drop_before(&self.window, &self.tree, self.window.newest)
             set_bounds(&self.window, first, newest)
             put_rows(&self.window, &self.tree, first, newest, given)
             self.highest = highest
-        let_go(self.lock)
+        release(self.lock)
 
     # Out ----------------------------------------------------------------------------------------------------------
 
@@ -205,13 +205,13 @@ cdef class SumTree:
         cdef double* targets = <double*>PyMem_Malloc(num * sizeof(double))
         if targets == NULL:
             raise MemoryError(f"a batch of {num} rows: the system gave no memory")
-        hold(self.lock)
+        acquire(self.lock)
         if num * batches <= SMALL:
             found = self.sample_rows(num, batches, beta, oldest, newest, targets, rows, importance)
         else:
             with nogil:
                 found = self.sample_rows(num, batches, beta, oldest, newest, targets, rows, importance)
-        let_go(self.lock)
+        release(self.lock)
         PyMem_Free(targets)
         return (numbers, weights) if found else None
 

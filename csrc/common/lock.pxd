@@ -20,13 +20,13 @@ cdef extern from *:
         REALLY_LOCKS
 
 
-cdef inline void hold(PyThread_type_lock lock) noexcept:
-    """Takes the lock; the GIL is let go while another thread has it, so that one can come to release it."""
+cdef inline void acquire(PyThread_type_lock lock) noexcept:
+    """Takes the lock. Waits without the GIL if another thread has it, which may need the GIL before it releases."""
     if REALLY_LOCKS and not PyThread_acquire_lock(lock, NOWAIT_LOCK):
         with nogil:
             PyThread_acquire_lock(lock, WAIT_LOCK)
 
 
-cdef inline void let_go(PyThread_type_lock lock) noexcept:
+cdef inline void release(PyThread_type_lock lock) noexcept:
     if REALLY_LOCKS:
         PyThread_release_lock(lock)

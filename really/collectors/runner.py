@@ -23,13 +23,13 @@ from really.collectors.delivery import Delivery
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
 from really.collectors.rollout import Rollout
 from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
-from really.data.frames import encode
 from really.data.normalisation import Normaliser
 from really.data.transitions import Column, Columns, schema, to_record_batch
 from really.envs.make import make_batch
 from really.errors import EnvironmentFailedError, ModelError
 from really.policies import inference
 from really.policies.policy import check_finite, make_policy
+from really.replay.frame_encoding import encode
 
 # Steps for which random numbers are drawn at a time: enough to make the drawing cheap, few enough to stay in cache.
 NOISE_STEPS = 256

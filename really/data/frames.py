@@ -6,15 +6,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
-
-if TYPE_CHECKING:
-    from really.replay._ring import Ring
 
 Spec = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 Stack = tuple[int, int]
@@ -156,11 +153,6 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     return sorted(found + [Sharing((keys.index(key),), *stacks[key]) for key in alone])
 
 
-def sharings_of(ring: Ring) -> list[Sharing]:
-    """Which columns of a ring share frames."""
-    return [Sharing(*sharing) for sharing in ring.shared]
-
-
 def is_after(key: str, other: str) -> bool:
     """Whether the name says that `other` holds what comes after `key`."""
     if key == other:
@@ -188,25 +180,6 @@ def stacks_of(spec: Spec, sharings: Sequence[Sharing]) -> dict[str, Stack]:
     """Key -> stack of the columns that share frames."""
     keys = list(spec)
     return {keys[at]: (sharing.stack, sharing.axis) for sharing in sharings for at in sharing.columns}
-
-
-def encode(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """The same columns [row, ...], those that may share frames as `FrameColumn`s: what one message of rows holds."""
-    from really.replay._ring import Ring
-
-    spec = {key: (column.dtype, column.shape[1:]) for key, column in columns.items()}
-    sharings = plan(spec)
-    num = len(next(iter(columns.values())))
-    if not sharings or num == 0:
-        return dict(columns)
-    names = [list(spec)[at] for sharing in sharings for at in sharing.columns]
-    numbers = iter(range(len(names)))
-    local = [sharing._replace(columns=tuple(next(numbers) for _ in sharing.columns)) for sharing in sharings]
-    kinds, shapes = [spec[name][0] for name in names], [spec[name][1] for name in names]
-    ring = Ring(num, names, kinds, shapes, np.random.SFC64(0), local)
-    if not ring.put({name: columns[name] for name in names}):
-        raise AssertionError("the ring refused columns of its own schema")
-    return dict(columns) | (ring.read(0, num) or {})
 
 
 def frame_shape(shape: tuple[int, ...], sharing: Sharing) -> tuple[int, ...]:

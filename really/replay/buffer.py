@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from really.data import frames
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine, tf_datasets
-from really.replay._ring import Ring
+from really.replay._ring import Ring, RingError
 from really.replay.batches import Batches
 from really.replay.columns import Spec, spec_of
 from really.replay.disk.folder import Folder, open_folder
@@ -221,7 +221,7 @@ class ReplayBuffer:
             try:
                 if ring.put(data):
                     return
-            except engine.PUT_ERRORS as error:
+            except RingError as error:
                 raise engine.translated(ring, error) from None
         self._put_converted(data)
 
@@ -247,10 +247,13 @@ class ReplayBuffer:
         """
         ring = self._ring
         if (
-            type(n) is int and ring is not None and 0 < n <= ring.quick_rows and replace is True and out is None
+            type(n) is int and ring is not None and 0 < n <= ring.max_unchecked_rows and replace is True and out is None
             and beta is None and self._draws_in_ring
         ):  # fmt: skip
-            batch = ring.sample(n)
+            try:
+                batch = ring.sample(n)
+            except RingError as error:
+                raise engine.translated(ring, error) from None
             if batch is not None:
                 return batch
         if self._draws_in_ring:
@@ -308,14 +311,17 @@ class ReplayBuffer:
         """
         ages = arguments.checked_indices(indices)
         ring = self._filled("take")
-        if ages.size > ring.quick_rows:
+        if ages.size > ring.max_unchecked_rows:
             arguments.refuse_big_batch("take: a batch", ages.size, spec_of(ring))
         num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
         outputs = self._outputs(ring, num, num_batches, out)
-        if self._unit.in_ring:
-            batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
-        else:
-            batch = self._unit.take(ring, ages + ring.oldest_row)
+        try:
+            if self._unit.in_ring:
+                batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
+            else:
+                batch = self._unit.take(ring, ages + ring.oldest_row)
+        except RingError as error:
+            raise engine.translated(ring, error) from None
         if batch is None:
             raise InvalidValueError(
                 f"take: expected indices from 0 to {len(ring) - 1}, got {arguments.outsiders(ages, len(ring))}"
@@ -468,7 +474,7 @@ class ReplayBuffer:
         """
         buffer = cls(**description.options.to_dict(), spec=description.spec)
         if description.first_number and buffer._ring is not None:
-            buffer._ring.begin_at(description.first_number)
+            buffer._ring.set_first_number(description.first_number)
         values = [np.zeros(0)]
         for part in parts:
             values.append(part.pop(VALUE, values[0]))
@@ -551,7 +557,7 @@ class ReplayBuffer:
     def _put_fitted(self, ring: Ring, parts: list[dict[str, Any]]) -> None:
         try:
             self._readers.put(ring, parts)
-        except engine.PUT_ERRORS as error:
+        except RingError as error:
             raise engine.translated(ring, error) from None
 
     def _sample(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
@@ -563,7 +569,10 @@ class ReplayBuffer:
         ring, shape = self._filled("sample"), checked_shape(n)
         for _ in range(TRIES):
             numbers, added = sampler.draw(ring, shape, beta)
-            batch = unit.take(ring, numbers)
+            try:
+                batch = unit.take(ring, numbers)
+            except RingError as error:
+                raise engine.translated(ring, error) from None
             if batch is not None:
                 return batch | added
         raise EmptyBufferError(
@@ -573,10 +582,13 @@ class ReplayBuffer:
     def _sample_in_ring(self, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)
         ring = self._filled("sample")
-        if num * max(num_batches, 1) > ring.quick_rows:
+        if num * max(num_batches, 1) > ring.max_unchecked_rows:
             arguments.refuse_big_batch("a batch", num * max(num_batches, 1), spec_of(ring))
         outputs = self._outputs(ring, num, num_batches, out)
-        batch = ring.sample(num, num_batches, not replace, outputs)
+        try:
+            batch = ring.sample(num, num_batches, not replace, outputs)
+        except RingError as error:
+            raise engine.translated(ring, error) from None
         return self._refuse_few("sample", num, replace) if batch is None else batch
 
     def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 
 from really._utils.forks import HeldWhileForking
-from really.data.frames import Sharing, field_nbytes, frame_nbytes, sharings_of
-from really.errors import DiskFullError, NotEnoughMemoryError
-from really.replay._ring import FrameDiskError, FramesTooManyError, Ring, row_stride
+from really.data.frames import FrameColumn, Sharing, field_nbytes, frame_nbytes
+from really.errors import InvalidValueError, NotEnoughMemoryError, ReallyError
+from really.replay._ring import AlternatingAgentsError, FrameFileError, Ring, RingError, TooManyFramesError, row_stride
 from really.replay.arguments import MAX_BYTES, MAX_ROWS, row_nbytes
 from really.replay.columns import Spec, spec_of
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
-PUT_ERRORS = (FramesTooManyError, FrameDiskError)
-"""The errors of a put for whose frames there is no room; `translated` makes them ours."""
 
 # A child has none of the readers that puts would have to wait for.
-_rings: HeldWhileForking[Ring] = HeldWhileForking(in_child=Ring.keep_from)
+_rings: HeldWhileForking[Ring] = HeldWhileForking(in_child=Ring.pin_from)
 
 
 def make_ring(
@@ -35,7 +33,7 @@ def make_ring(
     Raises MemoryError if the system has no address space for it.
     """
     names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
-    return Ring(capacity, names, dtypes, shapes, bit_generator, list(shared), max_bytes, files)
+    return Ring(capacity, names, dtypes, shapes, bit_generator, list(shared), max_bytes, files, FrameColumn)
 
 
 def track(ring: Ring) -> None:
@@ -45,7 +43,7 @@ def track(ring: Ring) -> None:
 
 def layout_of(ring: Ring) -> tuple[Spec, list[Sharing]]:
     """The ring's schema, and which of its columns share frames."""
-    return spec_of(ring), sharings_of(ring)
+    return spec_of(ring), [Sharing(*sharing) for sharing in ring.shared]
 
 
 def nbytes(ring: Ring, num_rows: int) -> int:
@@ -72,12 +70,22 @@ def promised() -> int:
     return sum(max(0, nbytes(ring, ring.capacity - len(ring))) for ring in _rings if ring.storage is None)
 
 
-def translated(ring: Ring, error: Exception) -> NotEnoughMemoryError | DiskFullError:
-    """The error of a put whose frames have no room: it names the column and says how many rows are in."""
-    if isinstance(error, FrameDiskError):
-        refused: DiskFullError = ring.storage.refuse_frames(*error.args)
+def translated(ring: Ring, error: RingError) -> ReallyError:
+    """The error of `really.errors` that says what an error of the ring means."""
+    if isinstance(error, AlternatingAgentsError):
+        end, agent = error.args
+        return InvalidValueError(
+            f"n_step: expected each agent's rows one after the other, with {end!r} 1 at the last one, got rows of "
+            f"another {agent!r} where that is 0"
+        )
+    if isinstance(error, FrameFileError):
+        refused: ReallyError = ring.storage.refuse_frames(*error.args)
         return refused
-    key, num_alone, num_rows, num_in = error.args
+    assert isinstance(error, TooManyFramesError)
+    return _too_many_frames(ring, *error.args)
+
+
+def _too_many_frames(ring: Ring, key: int, num_alone: int, num_rows: int, num_in: int) -> NotEnoughMemoryError:
     block = next(ring.frame_tables[at][0] for at, sharing in enumerate(ring.shared) if key in sharing[0])
     return NotEnoughMemoryError(
         f"put: key {ring.names[key]!r}: expected rows whose frames fit in max_bytes={ring.max_bytes:,}, of which "

@@ -93,11 +93,3 @@ def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
             f"gamma: expected {gamma}, which the manager was made with, got {options['gamma']!r} for the buffer"
         )
     return {**options, "gamma": gamma}
-
-
-def alternating() -> InvalidValueError:
-    """The error for rows of several agents that alternate within their episodes."""
-    return InvalidValueError(
-        f"n_step: expected each agent's rows one after the other, with {END!r} 1 at the last one, got rows of "
-        f"another {AGENT!r} where that is 0"
-    )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidValueError, OvertakenError
-from really.replay._ring import FrameDiskError, FramesTooManyError, Ring
+from really.replay._ring import FrameFileError, Ring, TooManyFramesError
 from really.replay.arguments import row_nbytes
 from really.replay.columns import Spec, spec_of
 
@@ -177,7 +177,7 @@ class Readers:
         if not keeps:
             return Reader(self, ring, keeps=False)
         with self.changed:
-            ring.keep_held()  # from here on no put drops what the reader is about to find
+            ring.pin_held()  # from here on no put drops what the reader is about to find
             try:
                 reader = Reader(self, ring, keeps=True)
                 self.keepers.append(reader)
@@ -212,7 +212,7 @@ class Readers:
             for part in parts:
                 try:
                     self._pass(partial(ring.put, part), ring, _num_rows(part))
-                except (FramesTooManyError, FrameDiskError) as error:
+                except (TooManyFramesError, FrameFileError) as error:
                     error.args = (*error.args[:-1], error.args[-1] + num_in)
                     raise
                 num_in += _num_rows(part)
@@ -233,7 +233,7 @@ class Readers:
     def _tell(self, ring: Ring) -> None:
         # Keep this under the lock in which readers advance: a put that the ring refuses must then find the reader that
         # blocks it.
-        ring.keep_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
+        ring.pin_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
         self.changed.notify_all()
 
     def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.data.frames import FrameColumn, Sharing, encode, is_after, joined, owned, plan
+from really.data.frames import FrameColumn, Sharing, is_after, joined, owned, plan
 from really.data.transitions import from_record_batch, to_record_batch
 from really.errors import NotEnoughMemoryError, ReadOnlyError
+from really.replay.frame_encoding import encode
 from really.replay.io.interchange import to_arrow
 from tests.trajectories import FRAME, Game, rows_of
 

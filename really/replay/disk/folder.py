@@ -137,7 +137,7 @@ class Folder:
         if self.writable:
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
-            ring.set_room(self._room(ring))
+            ring.set_allocated_end(self._room(ring))
         return ring
 
     def options(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class Folder:
             raise DiskFullError(
                 error.errno, f"put: {num_rows:,} rows do not fit, none is in: {error.strerror}"
             ) from error
-        ring.set_room(self._room(ring))
+        ring.set_allocated_end(self._room(ring))
 
     def check_open(self, what: str) -> None:
         """Raises ClosedError if the buffer has been closed."""
@@ -246,7 +246,7 @@ class Folder:
         self._refusal, self.writable = reason, False
         ring = None if self._ring is None else self._ring()
         if ring is not None:
-            ring.leave()
+            ring.detach()
         for file in self._files:
             file.close()
         if self._lock is not None:
@@ -274,11 +274,11 @@ class Folder:
     def _new_ring(self, about: FolderSchema, bit_generator: np.random.BitGenerator, new: bool) -> Ring:
         ring = engine.make_ring(about.capacity, about.spec, bit_generator, about.shared, files=self)
         available = available_bytes()
-        ring.asks_early = available is not None and about.nbytes > available
+        ring.prefetches_from_disk = available is not None and about.nbytes > available
         mode = {"writable": self.writable, "new": new}
         self._frames = [FrameFile(self.path, at, ring, **mode) for at in range(len(about.shared))]
         # A huge page comes from the disk whole, which is too much for one row.
-        self._files[0].advise("RANDOM" if ring.asks_early else "HUGEPAGE")
+        self._files[0].advise("RANDOM" if ring.prefetches_from_disk else "HUGEPAGE")
         check_generator(ring, bit_generator)
         self._ring = weakref.ref(ring)
         return ring

@@ -398,7 +398,7 @@ def test_rows_that_the_disk_is_asked_for_early_are_the_same_rows(tmp_path, plan)
     data = {"state": frames[:-1], "state_new": frames[1:], "number": np.arange(300)}
     with ReplayBuffer(200, path=tmp_path / "b", spare=50, seed=0, **plan) as buffer:
         buffer.put(data)
-        buffer._ring.asks_early = True
+        buffer._ring.prefetches_from_disk = True
         for _ in range(20):
             batch = buffer.sample(64)
             for key in ("state", "state_new"):
