@@ -41,10 +41,11 @@ def actor() -> Any:
 def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
     """The forward pass that a runner would use for this model."""
     from really.agents.export import export
+    from really.agents.models import ModelBuilder
     from really.envs.make import EnvironmentSpec
-    from really.policies.inference import Source, load
+    from really.policies.inference import load
 
     space = EnvironmentSpec(environment).probe().observation_space
-    forward = load(export(model, space, batch_size, Source(lambda: model, {}, None, space)), batch_size)
+    forward = load(export(model, space, batch_size, ModelBuilder(lambda: model, {}, None, space)), batch_size)
     forward.set_weights(model.get_weights())
     return forward

@@ -21,7 +21,8 @@ class DQNUpdates:
         import tensorflow as tf
         from gymnasium import spaces
 
-        from really.agents.agent import Agent, build_model
+        from really.agents.agent import Agent
+        from really.agents.models import build_model
         from really.learners import DQNLearner
 
         with contextlib.suppress(RuntimeError):  # of `pytest bench`, where others have used TensorFlow before

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import math
-import operator
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,83 +14,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agents.compiled import Compiled, remember, signature
+from really.agents.log_probs import bernoulli, categorical, epsilon_greedy, normal, of_actions
+from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
 from really.data.normalisation import Normalisation
 from really.data.spaces import action_bounds, flatten, nest, observation_leaves
-from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
-from really.policies.inference import check_weights, model_leaves
+from really.errors import InvalidValueError, ModelError
+from really.policies.model_inputs import model_leaves
 from really.policies.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
 
-_LOG_2PI = math.log(2.0 * math.pi)
 _Q_VALUES = ("q_values",)
 _VALUES = (*VALUE_OUTPUTS, "q_values")
-
-
-def build_model(
-    model: Any,
-    model_kwargs: Mapping[str, Any] | None,
-    input_shape: Any,
-    observation_space: spaces.Space[Any],
-    weights: Sequence[NDArray[Any]] | None = None,
-) -> Any:
-    """A model with its weights in place.
-
-    Args:
-        model: a class, a function that returns a model, or a model.
-        model_kwargs: what the class or function is called with.
-        input_shape: None builds the model by a call on zeros of the observation space, [1, ...] a leaf; a shape
-            without the batch axis takes its place; False means that the model needs no call to have weights.
-        observation_space: of the environment.
-        weights: set if given.
-
-    Raises:
-        InvalidTypeError: the class or function does not take these kwargs.
-        InvalidValueError: kwargs come with a model that exists already, or a shape with a Dict or Tuple space, or
-            something that is no shape.
-        ModelError: making or calling the model raised; the output is not a dict; the weights are another model's.
-    """
-    built = _instance(model, dict(model_kwargs or {}))
-    if input_shape is not False:
-        # A decorated `call` that is traced while the weights come into being keeps their first values for ever.
-        with undecorated():
-            _first_calls(built, observation_space, input_shape)
-    if weights is not None:
-        set_model_weights(built, weights)
-    return built
-
-
-@contextlib.contextmanager
-def undecorated() -> Iterator[None]:
-    """Run every `tf.function`, of a model and of its layers, as the Python function under it.
-
-    One that was traced before holds the variables it saw then, and ignores weights that are given to it.
-    """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
-
-
-def set_model_weights(model: Any, weights: Sequence[NDArray[Any]]) -> None:
-    """Set weights that have the model's shapes; ModelError naming both otherwise, with the model as it was."""
-    if isinstance(model, keras.layers.Layer):
-        shapes = [tuple(weight.shape) for weight in model.weights]
-        check_weights(shapes, weights, [weight.path for weight in model.weights])
-    model.set_weights(list(weights))
-
-
-@contextlib.contextmanager
-def seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
-    """Repeatable initial weights: Keras seeds its initialisers from Python's generator, which is put back after."""
-    before = random.getstate()
-    if seed is not None:
-        random.seed(int(seed.generate_state(1)[0]))
-    try:
-        yield
-    finally:
-        if seed is not None:
-            random.setstate(before)
 
 
 class Agent:
@@ -139,8 +68,7 @@ class Agent:
         self._leaves = model_leaves(observation_space)
         self._bounds = action_bounds(action_space)
         self.rng = np.random.default_rng() if rng is None else rng
-        with undecorated():
-            example = _as_outputs(model(_example(observation_space, None)))
+        example = example_outputs(model, observation_space)
         self.output_names = tuple(sorted(example))
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
@@ -219,7 +147,7 @@ class Agent:
             ModelError: the agent was not told how to make a model (`make_model`), and Keras cannot copy this one.
         """
         made = self.model if self._make_model is None else self._make_model()
-        model = _copied(self.model) if made is self.model else made
+        model = copy_model(self.model) if made is self.model else made
         set_model_weights(model, self.get_weights())
         policy, rng = self.policy, self.rng.spawn(1)[0]
         return Agent(
@@ -253,7 +181,7 @@ class Agent:
         return tf.reduce_max(self._outputs(leaves)["q_values"], axis=-1)
 
     def _q_val(self, leaves: list[tf.Tensor], action: tf.Tensor) -> tf.Tensor:
-        return _of_actions(self._outputs(leaves)["q_values"], self._parts(action)[:, 0])
+        return of_actions(self._outputs(leaves)["q_values"], self._parts(action)[:, 0])
 
     def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
         outputs = self._outputs(leaves)
@@ -272,16 +200,16 @@ class Agent:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         outputs, actions = self._outputs(leaves), self._parts(action)
         if isinstance(self.action_space, spaces.Box):
-            return _normal(outputs["mu"], outputs["sigma"], actions)
+            return normal(outputs["mu"], outputs["sigma"], actions)
         if self.policy.sampling_type == "epsilon_greedy":
-            return _epsilon_greedy(outputs["q_values"], actions, epsilon)
+            return epsilon_greedy(outputs["q_values"], actions, epsilon)
         if self.policy.sampling_type == "thompson":
-            return _categorical(outputs["q_values"] / temperature, actions[:, 0])
+            return categorical(outputs["q_values"] / temperature, actions[:, 0])
         if isinstance(self.action_space, spaces.MultiBinary):
-            return _bernoulli(outputs["policy"], actions)
+            return bernoulli(outputs["policy"], actions)
         sizes = np.ravel(getattr(self.action_space, "nvec", getattr(self.action_space, "n", 0))).tolist()
         parts = tf.split(outputs["policy"], sizes, axis=-1)
-        pairs = [_categorical(logits, actions[:, at]) for at, logits in enumerate(parts)]
+        pairs = [categorical(logits, actions[:, at]) for at, logits in enumerate(parts)]
         return tf.add_n([pair[0] for pair in pairs]), tf.add_n([pair[1] for pair in pairs])
 
     def _parts(self, action: tf.Tensor) -> tf.Tensor:
@@ -389,142 +317,6 @@ class Agent:
             )
 
 
-def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
-    makes_one = isinstance(model, type | functools.partial) or inspect.isroutine(model)
-    if makes_one or not (isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")):
-        if not callable(model):
-            raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
-        return _made(model, kwargs)
-    if kwargs:
-        raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, got {sorted(kwargs)}")
-    return model
-
-
-def _made(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    """What a class or function returns, with errors that name it and what it was given."""
-    name = getattr(make, "__name__", type(make).__name__)
-    # A builtin may tell no signature.
-    with contextlib.suppress(ValueError):
-        signature = inspect.signature(make)
-        try:
-            signature.bind(**kwargs)
-        except TypeError as error:
-            raise InvalidTypeError(
-                f"model_kwargs: expected arguments of {name}{signature}, got {kwargs}: {error}"
-            ) from None
-    try:
-        return make(**kwargs)
-    except Exception as error:
-        raise ModelError(
-            f"model: expected a model from {name} with model_kwargs {kwargs}, got {summary(error)}"
-        ) from error
-
-
-def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None:
-    """Calls the model with `input_shape`, which creates its weights, and, where that is another, with observations."""
-    observation = _example(space, None)
-    examples, was = [observation], ""
-    if input_shape is not None and input_shape is not True:
-        given = _example(space, input_shape)
-        examples = [given] if given.shape == observation.shape else [given, observation]
-        was = f" after input_shape={input_shape!r}"
-    for example in examples:
-        try:
-            outputs = model(example)
-        except Exception as error:
-            leaves = ", ".join(
-                f"{leaf.name or 'state'} {list(leaf.shape)} {leaf.dtype}" for leaf in model_leaves(space)
-            )
-            raise ModelError(
-                f"model: expected {type(model).__name__} to take observations ({leaves}){was}, got {summary(error)}"
-            ) from error
-        _as_outputs(outputs)
-
-
-def _copied(model: Any) -> Any:
-    try:
-        return keras.models.clone_model(model)
-    except Exception as error:
-        name = type(model).__name__
-        raise ModelError(
-            f"agent.copy: expected a model that can be made anew, got the instance of {name}, which Keras cannot "
-            f"copy; give the class or a function that returns the model instead"
-        ) from error
-
-
-def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
-    """One observation, [1, ...] a leaf: zeros, or the first number of a Discrete."""
-    leaves = model_leaves(space)
-    if input_shape is None or input_shape is True:
-        start = np.asarray(getattr(space, "start", 0))
-        return nest(space, [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves])
-    if len(leaves) > 1 or leaves[0].name:
-        raise InvalidValueError(f"input_shape: expected None or False with {space}, got {input_shape!r}")
-    return np.zeros((1, *_checked_shape(input_shape)), leaves[0].dtype)
-
-
-def _checked_shape(input_shape: Any) -> list[int]:
-    sizes = list(input_shape) if isinstance(input_shape, Iterable) else [input_shape]
-    try:
-        if isinstance(input_shape, str) or min(map(operator.index, sizes), default=1) < 1:
-            raise TypeError
-    except TypeError:
-        message = f"input_shape: expected sizes >= 1 of one observation, None or False, got {input_shape!r}"
-        raise InvalidValueError(message) from None
-    return [operator.index(size) for size in sizes]
-
-
 def _tensor(value: Any, dtype: np.dtype[Any]) -> tf.Tensor:
     tensor = tf.convert_to_tensor(value)
     return tensor if tensor.dtype == dtype else tf.cast(tensor, dtype)
-
-
-def _as_outputs(outputs: Any) -> Mapping[str, Any]:
-    if not isinstance(outputs, Mapping):
-        raise ModelError(
-            f"model output: expected a dict with 'q_values', or 'policy', or 'mu' and 'sigma', "
-            f"got {type(outputs).__name__}"
-        )
-    return outputs
-
-
-def _of_actions(values: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """What `[n, action]` values have for `[n]` actions, `[n]`.
-
-    Not by `tf.gather(batch_dims=1)`: traced for any number of rows, its gradient makes XLA compile for every batch.
-    """
-    rows = tf.range(tf.shape(actions, out_type=actions.dtype)[0], dtype=actions.dtype)
-    return tf.gather_nd(values, tf.stack([rows, actions], axis=1))
-
-
-# (log-probability [n], entropy [n]) of each kind of policy
-
-
-def _categorical(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    log_probs = tf.nn.log_softmax(logits)
-    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
-    return _of_actions(log_probs, actions), entropy
-
-
-def _bernoulli(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    logits = tf.reshape(logits, tf.shape(actions))
-    cross = functools.partial(tf.nn.sigmoid_cross_entropy_with_logits, logits=logits)
-    log_prob = -tf.reduce_sum(cross(labels=tf.cast(actions, tf.float32)), axis=-1)
-    return log_prob, tf.reduce_sum(cross(labels=tf.sigmoid(logits)), axis=-1)
-
-
-def _epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    count = q_values.shape[-1]
-    probabilities = (1.0 - epsilon) * tf.one_hot(tf.argmax(q_values, axis=-1), count) + epsilon / count
-    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(probabilities), probabilities), axis=-1)
-    return tf.math.log(_of_actions(probabilities, actions[:, 0])), entropy
-
-
-def _normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sums over dimensions: of log-densities, and of entropies ½ + ½ log 2π + log sigma."""
-    width = actions.shape[-1]
-    mu = tf.reshape(mu, [-1, width])
-    sigma = tf.reshape(sigma, [1, 1] if sigma.shape.num_elements() == 1 else [-1, width]) + tf.zeros_like(mu)
-    z = (actions - mu) / sigma
-    log_prob = tf.reduce_sum(-0.5 * z * z - tf.math.log(sigma) - 0.5 * _LOG_2PI, axis=-1)
-    return log_prob, tf.reduce_sum(0.5 + 0.5 * _LOG_2PI + tf.math.log(sigma), axis=-1)

@@ -22,10 +22,11 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.agents.agent import undecorated
+from really.agents.models import undecorated
 from really.data.spaces import Leaf, flatten, nest
 from really.errors import summary
-from really.policies.inference import Exported, Forward, Patch, Source, load, model_leaves
+from really.policies.inference import Build, Exported, Forward, Patch, load
+from really.policies.model_inputs import model_leaves
 
 # Seconds a call. Below the first, what is left to gain is less than a step costs elsewhere; below the second,
 # TensorFlow's own compilers are not tried, which cost a runner 500 MB and some seconds to start.
@@ -57,18 +58,18 @@ class _Trial:
 
 
 def export(
-    model: Any, observation_space: spaces.Space[Any], batch_size: int, source: Source, repeatable: bool = False
+    model: Any, observation_space: spaces.Space[Any], batch_size: int, build: Build, repeatable: bool = False
 ) -> Exported:
     """The fastest form of `model` that agrees with it, timed for runners with `batch_size` environments.
 
     It can be loaded for any other number too. Where the model has to run as Python (side effects, state, dropout
-    at acting time, weights that are not floats, inputs that cannot be traced) the runner builds it from `source`.
+    at acting time, weights that are not floats, inputs that cannot be traced) the runner calls `build`.
 
     Args:
         model: a built Keras model; any other callable is called as it is.
         observation_space: random elements of it are what candidates are verified with.
         batch_size: number of states at which candidates are timed.
-        source: how a runner builds the model.
+        build: builds the model in a runner; picklable.
         repeatable: True takes the first that agrees, in an order that the model's size decides. What is the fastest may
             differ from run to run, and the last bit of outputs with it.
     """
@@ -78,12 +79,17 @@ def export(
         function = _trace(model, observation_space, base.leaves)
         trials = _trials(model, observation_space, batch_size)
     except _CannotExportError as reason:
-        return replace(base, source=source, report={"eager": f"the model is called as it is: {reason}"})
+        return _as_python(base, build, observation_space, {"eager": f"the model is called as it is: {reason}"})
     base = replace(base, output_names=tuple(trials[0].expected))
     found, report = _measure(function, base, trials, batch_size, repeatable)
     if not found:
-        return replace(base, source=source, report={**report, "eager": "the model is called as it is"})
+        return _as_python(base, build, observation_space, {**report, "eager": "the model is called as it is"})
     return replace(min(found, key=lambda candidate: found[candidate]), report=report)
+
+
+def _as_python(base: Exported, build: Build, space: spaces.Space[Any], report: dict[str, str]) -> Exported:
+    """The export that makes each runner build the model and call it as Python."""
+    return replace(base, build=build, observation_space=space, report=report)
 
 
 def _measure(

@@ -13,7 +13,7 @@ from really._utils.progress import advance, progress_bar
 from really.data.normalisation import Normalisation
 from really.envs.make import EnvironmentBatch, EnvironmentSpec
 from really.errors import ModelError
-from really.evaluation.rendering import Viewer
+from really.evaluation.viewer import Viewer
 from really.policies import inference
 from really.policies.policy import Policy, check_finite
 

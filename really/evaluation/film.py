@@ -20,16 +20,10 @@ from really.envs.batch import EnvironmentBatch
 from really.envs.environment import Environment
 from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidValueError
-from really.evaluation.rendering import (
-    EXPECTED,
-    Viewer,
-    Watcher,
-    frame_of,
-    frames_per_second,
-    watched_batch,
-    with_frames,
-)
+from really.evaluation.rendering import frame_of, frames_per_second, with_frames
+from really.evaluation.viewer import Viewer, Watcher, watched_batch
 
+EXPECTED = "expected True, False, 'gif', 'mp4' or a path that ends in .gif or .mp4"
 # Browsers play a GIF whose frames last less than 0.02 s at a tenth of that speed.
 MOST_GIF_FPS = 50
 # Smaller frames are enlarged, by a whole number: a gridworld's may be a pixel a field.

@@ -14,7 +14,7 @@ from really._utils.checks import check_number
 from really.data.spaces import action_bounds, nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.policies.inference import model_leaves
+from really.policies.model_inputs import model_leaves
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent

@@ -14,7 +14,7 @@ from really.data.spaces import nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners.inputs import listed
-from really.policies.inference import model_leaves
+from really.policies.model_inputs import model_leaves
 from really.policies.policy import VALUE_OUTPUTS
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from really.data.transitions import Column, schema
 from really.envs.make import EnvironmentSpec
 from really.errors import ModelError
 from really.manager.arguments import Settings
-from really.policies import inference
 from really.policies.policy import VALUE_OUTPUTS, Policy
 
 if TYPE_CHECKING:
@@ -82,7 +81,8 @@ class Builder:
 
     def agent(self, statistics: Statistics) -> Agent:
         """An agent with a new model, which normalises observations with these statistics."""
-        from really.agents.agent import Agent, build_model, seeded_initialisers
+        from really.agents.agent import Agent
+        from really.agents.models import build_model, seeded_initialisers
 
         given, spaces = self._settings, (self.probe.observation_space, self.probe.action_space)
         make_model = functools.partial(
@@ -106,6 +106,7 @@ class Builder:
             ModelError: `returns` needs state values, and the model has none.
         """
         from really.agents.export import export
+        from really.agents.models import ModelBuilder
 
         space, given = self.probe.observation_space, self._settings
         value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
@@ -114,8 +115,8 @@ class Builder:
                 f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
                 f"got one with {', '.join(agent.output_names)}"
             )
-        source = inference.Source(given["model"], given["model_kwargs"], given["input_shape"], space)
-        exported = export(agent.model, space, batch_size, source, repeatable=given["seed"] is not None)
+        build = ModelBuilder(given["model"], given["model_kwargs"], given["input_shape"], space)
+        exported = export(agent.model, space, batch_size, build, repeatable=given["seed"] is not None)
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
 

@@ -19,7 +19,7 @@ from really.collectors.messages import PolicySettings
 from really.collectors.seeds import EVALUATION_STREAM
 from really.data.normalisation import RunningStatistics
 from really.evaluation.evaluation import Evaluation, evaluate
-from really.evaluation.rendering import Viewer
+from really.evaluation.viewer import Viewer
 from really.manager.arguments import Settings, same
 from really.manager.building import Builder
 

@@ -23,7 +23,7 @@ from really.collectors.seeds import BUFFER_STREAM
 from really.data.transitions import Columns, concatenate, from_record_batch
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.evaluation.evaluation import MEASURES
-from really.evaluation.rendering import viewer_of
+from really.evaluation.viewers import viewer_of
 from really.manager.arguments import Settings, checked
 from really.manager.building import Builder
 from really.manager.current_agent import CurrentAgent

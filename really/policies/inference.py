@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.spaces import Leaf, nest, observation_leaves
+from really.data.spaces import Leaf, nest
 from really.errors import ModelError
+from really.policies.model_inputs import check_weights
 
 Leaves = Sequence[NDArray[Any]]
+Model = Callable[[Any], Mapping[str, Any]]
+Build = Callable[[], tuple[Model, Callable[[Sequence[NDArray[Any]]], None]]]
+"""Builds a model in the runner's process: returns the model, and the function that sets its weights."""
 
 # XNNPACK computes a single row with another kernel, whose last bit may differ: one row is computed as two alike.
 LEAST_ROWS = 2
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a runner needs to build the model itself, where no export of it is right."""
-
-    model: Any
-    model_kwargs: Mapping[str, Any]
-    input_shape: Any
-    observation_space: Any
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,8 @@ class Exported:
         weight_shapes: of each array that `set_weights` takes.
         fetches: names of the output tensors in a GraphDef.
         patches: where the weights stand in a 'litert_static' flatbuffer.
+        build: for 'eager', builds the model in the runner; picklable.
+        observation_space: for 'eager', the structure of the observations that the model takes.
         report: for each kind, how long a call takes or why it was passed over.
     """
 
@@ -66,7 +62,8 @@ class Exported:
     weight_shapes: tuple[tuple[int, ...], ...]
     fetches: tuple[str, ...] = ()
     patches: tuple[Patch, ...] = ()
-    source: Source | None = None
+    build: Build | None = None
+    observation_space: Any = None
     report: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,33 +88,6 @@ class Forward:
 def load(exported: Exported, batch_size: int) -> Forward:
     """The forward pass for batches of `batch_size` states; imports TensorFlow for kinds that need it alone."""
     return _LOADERS[exported.kind](exported, batch_size)
-
-
-def model_leaves(space: Any) -> tuple[Leaf, ...]:
-    """The leaves of an observation space as models take them: floats of any width as float32, as Keras would."""
-    float32 = np.dtype(np.float32)
-    return tuple(
-        replace(leaf, dtype=float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
-        for leaf in observation_leaves(space)
-    )
-
-
-def check_weights(
-    shapes: Sequence[tuple[int, ...]], weights: Sequence[NDArray[Any]], names: Sequence[str] | None = None
-) -> None:
-    """ModelError that names expected and received shapes, unless `weights` have exactly `shapes`."""
-    if not isinstance(weights, Sequence | np.ndarray):
-        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, got {type(weights).__name__}")
-    got = [tuple(np.shape(weight)) for weight in weights]
-    if len(got) != len(shapes):
-        raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, got {len(got)} of {got}")
-    for at, (expected, shape) in enumerate(zip(shapes, got, strict=True)):
-        if tuple(expected) != shape:
-            name = f" ({names[at]})" if names else ""
-            raise ModelError(
-                f"weights[{at}]{name}: expected shape {list(expected)}, got {list(shape)}; are these the "
-                f"weights of another model?"
-            )
 
 
 class _LiteRT(Forward):
@@ -259,15 +229,11 @@ class _Eager(Forward):
 
     def __init__(self, exported: Exported, batch_size: int) -> None:
         _tensorflow()
-        from really.agents.agent import build_model, set_model_weights
-
-        if exported.source is None:
-            raise ModelError("inference: expected an Exported with its source for kind 'eager', got one without")
-        source = exported.source
-        self._space, self._batch_size = source.observation_space, batch_size
+        if exported.build is None:
+            raise ModelError("inference: expected an Exported with `build` for kind 'eager', got one without")
+        self._space, self._batch_size = exported.observation_space, batch_size
         self._dtypes = [leaf.dtype for leaf in exported.leaves]
-        self._model = build_model(source.model, source.model_kwargs, source.input_shape, source.observation_space)
-        self._set = set_model_weights
+        self._model, self._set_weights = exported.build()
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
         leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
@@ -281,9 +247,9 @@ class _Eager(Forward):
         return outputs
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        self._set(self._model, weights)
+        self._set_weights(weights)
 
-    def _outputs(self, model: Callable[[Any], Mapping[str, Any]], leaves: Leaves) -> dict[str, NDArray[Any]]:
+    def _outputs(self, model: Model, leaves: Leaves) -> dict[str, NDArray[Any]]:
         return {name: np.asarray(value) for name, value in model(nest(self._space, leaves)).items()}
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from gymnasium import spaces
 from scipy import stats
 
-from really.agents.agent import Agent, build_model
+from really.agents.agent import Agent
+from really.agents.models import build_model
 from really.errors import InvalidValueError, ModelError
 from really.policies.policy import make_policy
 from tests import models

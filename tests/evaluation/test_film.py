@@ -21,7 +21,7 @@ from really.envs.atari import AtariInColour
 from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec
 from really.errors import FileError
-from really.evaluation.rendering import viewer_of
+from really.evaluation.viewers import viewer_of
 from tests.environments import Counter, Raising
 from tests.models import QNet
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 import really
 from really import ReplayBuffer, SampleManager
-from really.agents.agent import Agent, build_model
+from really.agents.agent import Agent
+from really.agents.models import build_model
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners import DQNLearner
 from tests import models

@@ -15,7 +15,8 @@ from scipy import stats
 
 import really
 from really import SampleManager
-from really.agents.agent import Agent, build_model
+from really.agents.agent import Agent
+from really.agents.models import build_model
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners import A2CLearner, PPOLearner
 from tests import models

@@ -16,11 +16,11 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from really.agents import export as exporting
-from really.agents.agent import build_model
 from really.agents.export import export
+from really.agents.models import ModelBuilder, build_model
 from really.data.spaces import nest
 from really.errors import ModelError
-from really.policies.inference import Source, load
+from really.policies.inference import load
 from tests import models
 
 BOX = spaces.Box(-np.inf, np.inf, (4,))
@@ -59,7 +59,7 @@ def built(maker, space, **kwargs):
 
 def exported_from(maker, space, batch_size=3, **kwargs):
     model = built(maker, space, **kwargs)
-    return model, export(model, space, batch_size, Source(maker, kwargs, None, space))
+    return model, export(model, space, batch_size, ModelBuilder(maker, kwargs, None, space))
 
 
 def observations(space, rows, seed=5):
@@ -119,7 +119,7 @@ def test_python_side_effects_happen_at_each_call_in_the_runner():
 def test_a_table_that_answers_one_state_at_a_time_serves_a_batch():
     space = spaces.Discrete(6)
     table = models.Table()
-    exported = export(table, space, 3, Source(models.Table, {}, False, space))
+    exported = export(table, space, 3, ModelBuilder(models.Table, {}, False, space))
     forward = load(exported, 3)
     forward.set_weights([np.arange(12, dtype=np.float32).reshape(6, 2)])
     got = forward([np.array([4, 0, 5])])["q_values"]
@@ -197,7 +197,7 @@ def test_export_leaves_model_and_random_states_as_they_were(maker):
     expected_draw = float(tf.random.normal(()))
     tf.random.set_seed(1)
     states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    export(model, space, 2, Source(maker, {}, None, space))
+    export(model, space, 2, ModelBuilder(maker, {}, None, space))
     assert states == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
     assert float(tf.random.normal(())) == expected_draw
     np.testing.assert_array_equal(space.sample(), expected_sample)
@@ -223,7 +223,7 @@ def test_a_row_does_not_depend_on_the_batch_it_is_in(maker, hidden):
 @pytest.mark.parametrize("kind", ["litert", "eager"])
 def test_weights_of_another_model_are_refused(kind):
     model, exported = exported_from(models.QNet, BOX)
-    exported = replace(exported, kind=kind, source=Source(models.QNet, {}, None, BOX))
+    exported = replace(exported, kind=kind, build=ModelBuilder(models.QNet, {}, None, BOX), observation_space=BOX)
     forward = load(exported, 3)
     with pytest.raises(ModelError, match=r"weights: expected 6 arrays"):
         forward.set_weights(model.get_weights()[:-1])
@@ -258,7 +258,7 @@ def test_kinds_that_need_tensorflow_run_in_a_process_of_their_own_with_one_threa
     other = built(models.QNet, BOX)
     function = exporting._trace(other, BOX, eager.leaves)
     shapes = exporting._weight_shapes(other)
-    base = replace(eager, output_names=("q_values",), weight_shapes=shapes, source=None)
+    base = replace(eager, output_names=("q_values",), weight_shapes=shapes, build=None)
     compiled = exporting._graph(function, base, "xla")
     pairs = [(eager, model.get_weights()), (compiled, other.get_weights())]
     (tmp_path / "exported").write_bytes(pickle.dumps(pairs))
@@ -307,4 +307,4 @@ def test_with_a_seed_the_kind_does_not_depend_on_the_time(monkeypatch, units, ki
         # Stands for a loaded machine: whatever is tried first comes out slow.
         seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
         monkeypatch.setattr(exporting, "_seconds_a_call", lambda *_, seconds=seconds: next(seconds))
-        assert export(model, BOX, 3, Source(maker, {}, None, BOX), repeatable=True).kind == kind
+        assert export(model, BOX, 3, ModelBuilder(maker, {}, None, BOX), repeatable=True).kind == kind

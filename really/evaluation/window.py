@@ -1,0 +1,149 @@
+"""Window: shows the episodes of an evaluation on the screen, if there is a display."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.envs.atari import Atari
+from really.envs.batch import EnvironmentBatch
+from really.envs.environment import Environment, logged_warnings
+from really.envs.spec import EnvironmentSpec
+from really.errors import InvalidValueError
+from really.evaluation.rendering import frame_of, frames_per_second, render_modes, with_frames
+from really.evaluation.viewer import Viewer, Watcher, watched_batch
+
+log = logging.getLogger("really")
+
+# A window whose frames are smaller than this is enlarged, by a whole number.
+WINDOW_SIDE = 480
+
+
+class Window(Viewer):
+    """Shows the episodes in a window, one after the other; where none can be opened, it says so and plays on."""
+
+    at_once = 1
+
+    def batch(
+        self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
+    ) -> EnvironmentBatch:
+        """One environment that shows itself, or whose frames are shown."""
+        for opened in (_shows_itself, _shown_by_us):
+            try:
+                with logged_warnings():
+                    environment, watcher = opened(spec)
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            else:
+                return watched_batch(spec, seeds[0], environment, watcher)
+        log.warning("render=True: expected to open a window, but %s; episodes are not shown.", reason)
+        return super().batch(spec, seeds, vector)
+
+
+class _Glance(Watcher):
+    """Asks environments of the old API to show themselves; those of the new one do at each step, unasked."""
+
+    def see(self, environment: Environment, is_start: bool) -> None:
+        if not hasattr(environment.env, "render_mode"):
+            environment.render("human")
+
+
+class _Screen(Watcher):
+    """A window of our own, for environments that render frames only."""
+
+    def __init__(self, frame: NDArray[np.uint8], fps: float, name: str) -> None:
+        import pygame
+
+        pygame.display.init()
+        height, width = frame.shape[:2]
+        scale = max(1, WINDOW_SIDE // max(height, width))
+        self._pygame, self._fps, self._name = pygame, fps, name
+        self._surface = pygame.display.set_mode((width * scale, height * scale))
+        pygame.display.set_caption(name)
+        self._clock = pygame.time.Clock()
+
+    def see(self, environment: Environment, is_start: bool) -> None:
+        pygame, frame = self._pygame, frame_of(environment, self._name, "render=True")
+        picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+        pygame.transform.scale(picture, self._surface.get_size(), self._surface)
+        pygame.display.flip()
+        pygame.event.pump()
+        self._clock.tick(self._fps)
+
+    def leave(self) -> None:
+        self._pygame.display.quit()
+
+
+def _shows_itself(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
+    """An environment with render mode 'human', once it has shown something."""
+    if isinstance(spec.environment, Atari):
+        raise InvalidValueError("ale_py's vector environment has no render mode 'human'")
+    environment = spec.make("human")
+    try:
+        modes = render_modes(environment)
+        if modes is not None and "human" not in modes:
+            raise InvalidValueError(f"environment {spec.name!r} has no render mode 'human'")
+        if getattr(environment.env, "render_mode", "human") != "human":
+            raise InvalidValueError(f"environment {spec.name!r} was not made with render_mode='human'")
+        environment.reset(0)
+        watcher = _Glance()
+        watcher.see(environment, is_start=True)
+    except BaseException:
+        environment.close()
+        raise
+    return environment, watcher
+
+
+def _shown_by_us(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
+    environment, frame = with_frames(spec, "render=True")
+    try:
+        return environment, _Screen(frame, frames_per_second(environment), spec.name)
+    except BaseException:
+        environment.close()
+        raise
+
+
+def has_display() -> bool:
+    """Whether a window can open: on Linux a variable says where, and somebody answers there.
+
+    SDL draws into nothing where nobody does, and other toolkits end the process.
+    """
+    if sys.platform != "linux" or os.environ.get("SDL_VIDEODRIVER"):
+        return True
+    addresses = [*_x_addresses(os.environ.get("DISPLAY", "")), *_wayland_addresses()]
+    return any(_answers(*address) for address in addresses)
+
+
+def _x_addresses(display: str) -> Iterator[tuple[int, Any]]:
+    """Where an X server may listen: `[host]:display[.screen]`, as X(7) has it."""
+    host, _, number = display.rpartition(":")
+    number = number.partition(".")[0]
+    if not number.isdigit():
+        return
+    if host in ("", "unix"):
+        path = f"/tmp/.X11-unix/X{number}"
+        yield from ((socket.AF_UNIX, path), (socket.AF_UNIX, f"\0{path}"))
+    else:
+        yield socket.AF_INET, (host, 6000 + int(number))
+
+
+def _wayland_addresses() -> Iterator[tuple[int, Any]]:
+    if name := os.environ.get("WAYLAND_DISPLAY"):
+        yield socket.AF_UNIX, os.path.join(os.environ.get("XDG_RUNTIME_DIR", ""), name)
+
+
+def _answers(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as connection:
+            connection.settimeout(2)
+            connection.connect(address)
+    except OSError:
+        return False
+    return True
