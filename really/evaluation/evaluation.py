@@ -1,4 +1,4 @@
-"""Evaluation: greedy episodes stepped as one batch, with seed streams of their own; training is left alone."""
+"""Evaluation: plays greedy episodes as one batch, with seeds of its own, and measures them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from really._utils.progress import advance, progress_bar
 from really.data.normalisation import Normalisation
-from really.envs.make import EnvironmentBatch, EnvironmentSpec
+from really.envs.batch import EnvironmentBatch
+from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.evaluation.viewer import Viewer
 from really.policies import inference
@@ -22,12 +23,12 @@ Forward = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
 
 
 class Evaluation:
-    """Plays `episodes` greedy episodes of at most `max_steps` steps; environment `i` plays every n-th from `i` on.
+    """Plays greedy episodes of at most `max_steps` steps; of n environments, number i plays episodes i, i + n, ...
 
     Attributes:
         steps: int64 `[episode]`, steps taken in each episode.
-        rewards: float64 `[episode]`, undiscounted sum of rewards of each.
-        finished: how many episodes have ended.
+        rewards: float64 `[episode]`, undiscounted sum of rewards of each episode.
+        finished: number of episodes that have ended.
     """
 
     def __init__(self, envs: EnvironmentBatch, forward: Forward, policy: Policy, episodes: int, max_steps: int) -> None:
@@ -45,13 +46,13 @@ class Evaluation:
         )
 
     def measured(self, measure: str) -> list[int] | list[float] | tuple[list[int], list[float]]:
-        """One of `MEASURES` of each episode, as lists: steps taken, sum of rewards, or both."""
+        """A list with one value for each episode: steps (`time`), sum of rewards (`reward`), or both lists."""
         steps, rewards = self.steps.tolist(), self.rewards.tolist()
-        found: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
-        return found[measure]  # type: ignore[no-any-return]
+        values: dict[str, Any] = {"time": steps, "reward": rewards, "time_and_reward": (steps, rewards)}
+        return values[measure]  # type: ignore[no-any-return]
 
     def run(self, each_step: Callable[[Evaluation], None] | None = None) -> None:
-        """Plays all episodes; `each_step` is called after every step of the batch (a progress bar, a frame)."""
+        """Plays all episodes and calls `each_step` after every step of the batch."""
         self._envs.reset()
         while self._active.size:
             self._step()
@@ -74,13 +75,15 @@ class Evaluation:
         ended = (envs.terminated | envs.truncated)[active]
         too_long = ~ended & (self.steps[episodes] >= self._max_steps)
         if ended.any() or too_long.any():
-            self._next_episodes(active, ended | too_long, active[too_long])
+            self._start_next_episodes(active, ended | too_long, active[too_long])
 
-    def _next_episodes(self, active: NDArray[np.intp], over: NDArray[np.bool_], unfinished: NDArray[np.intp]) -> None:
+    def _start_next_episodes(
+        self, active: NDArray[np.intp], ended: NDArray[np.bool_], unfinished: NDArray[np.intp]
+    ) -> None:
         if unfinished.size:
             self._envs.reset(unfinished)
-        self._playing[active[over]] += self._envs.num_envs
-        self.finished += int(over.sum())
+        self._playing[active[ended]] += self._envs.num_envs
+        self.finished += int(ended.sum())
         self._active = np.flatnonzero(self._playing < len(self.steps))
 
 
