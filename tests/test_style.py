@@ -31,15 +31,20 @@ def bodies(source: str) -> Iterator[tuple[str, int]]:
             yield node.name, node.end_lineno - statements[0].lineno + 1 if statements else 1
 
 
-def code_lines(source: str) -> int:
-    """Lines that hold code: no blank lines, comments or docstrings."""
+def code_line_numbers(source: str) -> set[int]:
+    """Numbers of the lines that hold code: no blank lines, comments or docstrings."""
     documented = (ast.Module, ast.ClassDef, *DEFINITIONS.__args__)
     nodes = [
         found for node in ast.walk(ast.parse(source)) if isinstance(node, documented) and (found := docstring(node))
     ]
     text = {line for node in nodes for line in range(node.lineno, node.end_lineno + 1)}
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in LAYOUT]
-    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - text)
+    return {line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - text
+
+
+def code_lines(source: str) -> int:
+    """How many lines hold code."""
+    return len(code_line_numbers(source))
 
 
 def violations(sources: Mapping[str, str]) -> list[str]:
