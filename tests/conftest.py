@@ -1,4 +1,4 @@
-"""What all tests share: one Ray runtime for the session, and quiet, single-threaded TensorFlow."""
+"""Fixtures of all tests: one Ray runtime for the session, and quiet, single-threaded TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_CPUS = 2
 
 @pytest.fixture(scope="session")
 def ray_runtime() -> Iterator[None]:
-    """Ray on this machine, shut down at the end; what it put into /dev/shm must be gone then."""
+    """Ray on this machine. It is shut down at the end, and its files in /dev/shm must then be gone."""
     import ray
 
     shared = Path("/dev/shm")
@@ -36,5 +36,5 @@ def ray_runtime() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def long_day() -> LongDay:
-    """What a process of a user's printed through faults of every kind, and what it left."""
+    """The result of a user's script that meets every kind of fault: its output, and what it left behind."""
     return run_long_day()

@@ -1,11 +1,11 @@
-"""A process that writes a buffer on disk until it is killed: rows that say which they are, each put acknowledged.
+"""A process that writes numbered rows to a buffer on disk and acknowledges each put, until it is killed.
 
     python tests/disk_writer.py FOLDER CAPACITY SPARE SEED
 
-Row number k of all time has k in every value; its state is a stack of the frames k to k + 3, the state after it one
-of k + 1 to k + 4, so that frames are stored once. To standard output go records of 48 bytes: one when it begins to open
-the buffer, then one after each put and one after each batch: the number of the row to come (-1 in the first), and the
-40 bytes of the generator's state. Imports nothing heavy.
+Row k has k in every value. Its `state` is a stack of frames k to k + 3 and its `state_new` one of k + 1 to k + 4, so
+that the buffer stores each frame once. The process writes records of 48 bytes to standard output: one before it opens
+the buffer, then one after each put and each batch. A record is the number of the next row (-1 in the first record) and
+the 40 bytes of the generator's state. The imports are light.
 """
 
 import os
@@ -22,7 +22,7 @@ SPEC |= {"state": STACK, "state_new": STACK}
 
 
 def rows(first, num):
-    """Rows `first` to `first + num` of all time."""
+    """Rows `first` to `first + num`, counted from the first put."""
     number = np.arange(first, first + num)
     wide = np.broadcast_to(number[:, None], (num, 120))
     image = np.broadcast_to(number.astype(np.uint8)[:, None], (num, 700))
@@ -37,13 +37,13 @@ def rows(first, num):
 
 
 def stacks(number):
-    """[row, 4, 8, 9] frames from `number` on."""
+    """Stacks of frames [row, 4, 8, 9], the first frame of each by number."""
     frames = number[:, None] + np.arange(4)
     return np.ascontiguousarray(np.broadcast_to(frames[:, :, None, None], (len(number), 4, 8, 9)))
 
 
 def torn(batch):
-    """Which rows of a batch have parts of several rows."""
+    """Returns the torn rows of a batch: those that mix parts of several rows."""
     number = batch["number"]
     whole = (batch["wide"] == number[:, None]).all(axis=1) & (batch["flag"] == number)
     for key, first in (("state", number), ("state_new", number + 1)):

@@ -1,4 +1,4 @@
-"""Environments that misbehave in one way each, or that count, for the tests of runners and managers."""
+"""Environments for the tests of runners and managers: some count steps, the others have one fault each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium import Env, spaces
 
 
 class Counter(Env[np.ndarray, int]):
-    """Shows how many steps its episode has; ends (or is truncated) after `length`; the action is the reward."""
+    """Observes the step number of the episode; terminates (or truncates) after `length`; the reward is the action."""
 
     def __init__(self, length: int = 10, truncate: bool = False, start: int = 0) -> None:
         self.length, self.truncate = length, truncate
@@ -34,7 +34,7 @@ class Counter(Env[np.ndarray, int]):
 
 
 class Wide(Counter):
-    """Shows its count 4,000 times over: 16 kB an observation."""
+    """Observes its count in 4,000 copies: 16 kB an observation."""
 
     def __init__(self) -> None:
         super().__init__(length=10**6)
@@ -45,7 +45,7 @@ class Wide(Counter):
 
 
 class SlowAlone(Counter):
-    """Only the environment that takes the file named `token` away is slow from then on: `seconds` a step."""
+    """The environment that removes the file `token` is slow from then on, `seconds` a step; all others are fast."""
 
     def __init__(self, token: str, seconds: float, length: int = 10) -> None:
         super().__init__(length)
@@ -67,7 +67,7 @@ class SlowAlone(Counter):
 
 
 class HeldAlone(SlowAlone):
-    """Only the environment that takes the file named `token` away waits in that step, until `token`.held is gone."""
+    """The environment that removes the file `token` waits in that step until `token`.held is gone."""
 
     def __init__(self, token: str, length: int = 10**6) -> None:
         super().__init__(token, 0.0, length)
@@ -80,7 +80,7 @@ class HeldAlone(SlowAlone):
 
 
 class Raising(Counter):
-    """Raises in step `at` of an episode; in `reset` where `at` is 0."""
+    """Raises in step `at` of an episode, or in `reset` if `at` is 0."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Raising(Counter):
 
 
 class Fragile(Counter):
-    """Raises at every start in a runner while there is no file `licence`; not in the process that first probed it."""
+    """Its constructor raises in runners while the file `licence` is missing, but not in the process that probes it."""
 
     def __init__(self, alive: int, licence: str) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Fragile(Counter):
 
 
 class Exiting(Counter):
-    """Ends its process at every start, but not the one that first probed it."""
+    """Its constructor kills its process, unless that is the process that probes it."""
 
     def __init__(self, alive: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Exiting(Counter):
 
 
 class RaisingOnce(SlowAlone):
-    """The environment that takes the file named `token` away raises in that step, and is well afterwards."""
+    """The environment that removes the file `token` raises in that step, and works afterwards."""
 
     def __init__(self, token: str, length: int = 10**6) -> None:
         super().__init__(token, 0.0, length)

@@ -1,4 +1,4 @@
-"""Keras models as users write them, shared by the tests of all modules."""
+"""Keras models as users write them, for the tests of all wings."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ L = keras.layers
 
 
 class QNet(keras.Model):
-    """Two hidden layers; `q_values` and, if asked for, `v_estimate`."""
+    """Two hidden layers; outputs `q_values`, and `v_estimate` with `value=True`."""
 
     def __init__(self, num_actions=2, hidden=64, value=False):
         super().__init__()
@@ -36,7 +36,7 @@ class DecoratedCall(keras.Model):
 
 
 class OwnCall(keras.Model):
-    """Overrides `__call__`, as scripts of this API do."""
+    """Overrides `__call__`, as scripts of the published API do."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -136,7 +136,7 @@ class DictModel(keras.Model):
 
 
 class Normalised(keras.Model):
-    """Batch normalisation: weights that are not trained, and that a converter folds into others."""
+    """Batch normalisation: its statistics are not trained, and a converter folds them into other weights."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -181,7 +181,7 @@ class Noisy(keras.Model):
 
 
 class Counting(keras.Model):
-    """A Python side effect that the output depends on."""
+    """Its output depends on a Python side effect."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -193,7 +193,7 @@ class Counting(keras.Model):
 
 
 class Branching(keras.Model):
-    """Control flow on data, which AutoGraph turns into a graph because `call` is decorated."""
+    """Data-dependent control flow, which AutoGraph converts because `call` is decorated."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -207,7 +207,7 @@ class Branching(keras.Model):
 
 
 class InNumPy(keras.Model):
-    """Leaves TensorFlow in the middle, which no graph can follow."""
+    """Computes partly in NumPy, which no graph can follow."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -218,7 +218,7 @@ class InNumPy(keras.Model):
 
 
 class Frozen(keras.Model):
-    """Has weights that its output does not depend on."""
+    """Has weights that do not affect its output."""
 
     def __init__(self, num_actions=2):
         super().__init__()
@@ -249,7 +249,7 @@ class NoDict(keras.Model):
 
 
 class Table:
-    """Tabular Q-values in plain NumPy: one state at a time, no Keras, no input shape."""
+    """Tabular Q-values in plain NumPy: one state at a time, without Keras and without an input shape."""
 
     def __init__(self, states=6, num_actions=2):
         self.table = np.zeros((states, num_actions), np.float32)

@@ -1,4 +1,4 @@
-"""Run by test_inference in a process of its own: models with computed shapes, whose memory LiteRT moves in a call.
+"""Models with computed shapes, whose memory LiteRT moves during a call; test_inference runs this as a process.
 
 python moving_memory.py NAME HEIGHT WIDTH DTYPE
 """
@@ -16,7 +16,7 @@ from really.policies.inference import load
 
 
 class CountedLarge(keras.layers.Layer):
-    """A column with the number of large inputs of the first state, after a copy of them: as many as the data say."""
+    """Outputs the number of large inputs of the first state, after a copy whose length depends on the data."""
 
     def call(self, x):
         kept = tf.boolean_mask(x[0], x[0] > 0.5)
@@ -36,7 +36,7 @@ def model_named(name, shape):
 
 
 def expect_agreement(candidate, model, leaves_of):
-    """Call after call, under one set of weights after another, for several batch sizes."""
+    """Compares call after call with Keras, for several sets of weights and several batch sizes."""
     rng = np.random.default_rng(1)
     for rows in (1, 2, 5):
         forward = load(candidate, rows)

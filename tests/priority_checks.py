@@ -1,4 +1,4 @@
-"""Prioritized sampling in plain Python, what it has to pass, and samplers with a defect each that have to fail it.
+"""Checks of prioritized sampling, an oracle in plain Python that passes them, and broken samplers that fail them.
 
 A sampler has `add`, `update` and `sample` like Priorities. The checks raise AssertionError.
 """
@@ -10,7 +10,7 @@ from tests.sampling_checks import LEAST_P
 
 
 class PlainPriorities:
-    """The oracle: row number -> (priority + eps)**alpha of the newest `capacity` rows, and a search in running sums."""
+    """The oracle: (priority + eps)**alpha of the newest `capacity` rows by number, searched by running sums."""
 
     def __init__(self, capacity, alpha=0.6, eps=1e-6, seed=0):
         self.capacity, self.alpha, self.eps = capacity, alpha, eps
@@ -51,7 +51,7 @@ class PlainPriorities:
         self.highest = self.value(1.0)
 
     def rows(self, oldest=0, newest=None):
-        """(numbers, values) of the rows that can be drawn, in the order of their slots."""
+        """Numbers and values of the rows that can be sampled, in slot order."""
         self.drop_before(oldest)
         end = self.newest if newest is None else min(newest, self.newest)
         numbers = sorted(range(self.oldest, end), key=lambda number: number % self.capacity)
@@ -66,7 +66,7 @@ class PlainPriorities:
 
 
 class StaleSums(PlainPriorities):
-    """Draws by what the priorities were before the last update."""
+    """Samples by the priorities from before the last update."""
 
     before = None
 
@@ -92,14 +92,14 @@ class MissesTheNewest(PlainPriorities):
 
 
 class IgnoresAlpha(PlainPriorities):
-    """Draws in proportion to the priorities themselves."""
+    """Samples in proportion to the priorities without the exponent alpha."""
 
     def value(self, priority):
         return float(priority) + self.eps
 
 
 class FirstClashWins(PlainPriorities):
-    """Of priorities for one row in a batch, keeps the first."""
+    """Keeps the first priority of a row that is twice in an update."""
 
     def update(self, numbers, priorities, **bounds):
         numbers, first = np.unique(numbers, return_index=True)
@@ -107,7 +107,7 @@ class FirstClashWins(PlainPriorities):
 
 
 class NewRowsAtOne(PlainPriorities):
-    """New rows get priority 1, whatever has been given."""
+    """Gives new rows priority 1, not the largest so far."""
 
     def add(self, first, num):
         self.highest = self.value(1.0)
@@ -115,7 +115,7 @@ class NewRowsAtOne(PlainPriorities):
 
 
 class DropsNothing(PlainPriorities):
-    """Lets an update through that came too late, to the row that stands in the slot now."""
+    """Applies a late update to the new row in the slot."""
 
     def update(self, numbers, priorities, **bounds):
         numbers = np.where(np.asarray(numbers) < self.oldest, np.asarray(numbers) + self.capacity, numbers)
@@ -126,7 +126,7 @@ BROKEN = (StaleSums, MissesTheNewest, IgnoresAlpha, FirstClashWins, NewRowsAtOne
 
 
 def check_distribution(make, capacity=150, n=1, draws=30_000):
-    """Frequencies are those of the oracle: after inserting, updating, clashing updates, wrapping and late updates."""
+    """Frequencies match the oracle after inserts, updates, duplicate updates, wrapping and late updates."""
     sampler, oracle = make(capacity, alpha=0.6, eps=1e-6, seed=1), PlainPriorities(capacity)
     draw = np.random.default_rng(2)
 
@@ -144,7 +144,7 @@ def check_distribution(make, capacity=150, n=1, draws=30_000):
 
 
 def assert_proportional(sampler, oracle, n, draws):
-    """Pearson's chi-square of the rows drawn against (priority + eps)**alpha; rare rows are counted together."""
+    """Pearson's chi-square of sampled rows against (priority + eps)**alpha; rare rows share one cell."""
     numbers, values = oracle.rows()
     drawn = np.concatenate([sampler.sample(n)[0] for _ in range(draws // n)])
     assert np.isin(drawn, numbers).all(), "not proportional: drawn was a row that is not held"

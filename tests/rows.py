@@ -1,4 +1,4 @@
-"""Buffers whose rows say which they are, of every kind of dtype, for the tests of what goes in and out."""
+"""Buffers whose values encode the row number, in every kind of dtype, for the tests of files and formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILLS = {"empty": 0, "one row": 1, "one short of full": 9, "full": 10, "one over
 
 
 def rows(first: int, num: int) -> dict[str, np.ndarray]:
-    """Rows `first` to `first + num`, a column a kind of dtype."""
+    """Rows `first` to `first + num`, with one column per kind of dtype."""
     at = np.arange(first, first + num)
     return {
         "reward": at.astype(np.float32),
@@ -36,7 +36,7 @@ def rows(first: int, num: int) -> dict[str, np.ndarray]:
 
 
 def filled(num: int, capacity: int = CAPACITY, seed: int = 3) -> ReplayBuffer:
-    """A buffer into which rows 0 to `num` have been put, two at a time."""
+    """A buffer with rows 0 to `num`, put two at a time."""
     buffer = ReplayBuffer(capacity, seed=seed)
     buffer.put(rows(0, 0))
     for first in range(0, num, 2):
@@ -45,7 +45,7 @@ def filled(num: int, capacity: int = CAPACITY, seed: int = 3) -> ReplayBuffer:
 
 
 def assert_same_rows(one: ReplayBuffer, other: ReplayBuffer) -> None:
-    """Schema and all rows are equal, bit for bit and in order."""
+    """Asserts that schema and rows are equal, bit for bit and in order."""
     assert one.spec == other.spec
     assert len(one) == len(other)
     if len(one):
@@ -55,13 +55,13 @@ def assert_same_rows(one: ReplayBuffer, other: ReplayBuffer) -> None:
 
 
 def numbered(num: int, capacity: int, **options: Any) -> ReplayBuffer:
-    """A buffer of rows 0 to `num` with a number and 64 floats that repeat it."""
+    """A buffer with rows 0 to `num`: a number, and 64 floats that repeat it."""
     buffer = ReplayBuffer(capacity, seed=0, **options)
     buffer.put(wide(0, num))
     return buffer
 
 
 def wide(first: int, num: int) -> dict[str, np.ndarray]:
-    """Rows whose every value is their number."""
+    """Rows in which every value is the row number."""
     number = np.arange(first, first + num)
     return {"number": number, "copies": np.repeat(number[:, None], 64, axis=1).astype(np.float32)}

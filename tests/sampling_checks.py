@@ -1,7 +1,7 @@
-"""What a uniform sampler has to pass, as functions that raise AssertionError; and samplers that have to fail them.
+"""Checks of uniform samplers, as functions that raise AssertionError, and broken samplers that fail them.
 
 A sampler has `put(rows)` and `sample(n)` like ReplayBuffer, with rows {"id": int64}. The checks are those of
-docs/performance.md ("How uniformity is shown"); each broken sampler is a defect that a replay buffer has had.
+docs/performance.md ("How uniformity is tested"); each broken sampler has a defect that some replay buffer had.
 """
 
 import itertools
@@ -18,7 +18,7 @@ def rows(first, num):
 
 
 def filled(make, capacity, num):
-    """A sampler that has been given rows 0 to num - 1, in puts of different lengths."""
+    """A sampler with rows 0 to num - 1, put in pieces of different lengths."""
     sampler = make(capacity)
     first = 0
     while first < num:
@@ -29,7 +29,7 @@ def filled(make, capacity, num):
 
 
 def assert_uniform(observed, lengths=None):
-    """Pearson's chi-square over cells that are equally likely, or as likely as they are long."""
+    """Pearson's chi-square over equally likely cells, or cells with probabilities in proportion to their lengths."""
     assert np.sum(observed) >= 20 * len(observed), "too few draws to tell"
     if len(observed) > 1:
         shares = np.full(len(observed), 1.0) if lengths is None else np.array(lengths, float)
@@ -38,14 +38,14 @@ def assert_uniform(observed, lengths=None):
 
 
 def check_rows(make, capacity=500, hits=400):
-    """Every row is as likely."""
+    """All rows are equally likely."""
     sampler = filled(make, capacity, 2 * capacity + 17)
     drawn = np.concatenate([sampler.sample(100)["id"] for _ in range(capacity * hits // 100)])
     assert_uniform(np.bincount(drawn - (capacity + 17), minlength=capacity))
 
 
 def check_ages(make, capacity=40, hits=400):
-    """Every age is as likely at each fill about the seam, and nothing is drawn that is not held."""
+    """All ages are equally likely at each fill about the seam, and only rows in the buffer are sampled."""
     for num in (1, capacity - 1, capacity, capacity + 1, 2 * capacity - 1):
         sampler = filled(make, capacity, num)
         held = min(num, capacity)
@@ -56,7 +56,7 @@ def check_ages(make, capacity=40, hits=400):
 
 
 def check_batches(make, capacity=1000, batches=1000, num=32):
-    """No batch comes twice, and none tells the next: chi-square on (bucket in a batch, bucket in the next)."""
+    """No batch repeats, and none predicts the next: chi-square on (bucket in a batch, bucket in the next)."""
     sampler = filled(make, capacity, capacity)
     drawn = np.stack([sampler.sample(num)["id"] for _ in range(batches)])
     assert len(np.unique(drawn, axis=0)) == batches, "the same batch came again"
@@ -69,7 +69,7 @@ def check_batches(make, capacity=1000, batches=1000, num=32):
 
 
 def check_shards(make, hits=200):
-    """Drawn from shards of uneven fills, each as often as it is full, every row of all is as likely."""
+    """All rows are equally likely over shards of uneven fills, each sampled in proportion to its fill."""
     fills = (7, 150, 43, 300)
     shards = [filled(make, 300, fill) for fill in fills]
     which = np.random.default_rng(5).choice(len(fills), sum(fills) * hits, p=np.array(fills) / sum(fills))
@@ -96,7 +96,7 @@ def check_bound(draw, num=300_000):
 
 
 class PlainSampler:
-    """A right one, of a Python list: what the broken ones are made of."""
+    """A correct sampler over a Python list; the broken ones derive from it."""
 
     def __init__(self, capacity):
         self.capacity, self.ids, self.draw = capacity, [], random.Random(7)
@@ -119,14 +119,14 @@ class MissesTheNewest(PlainSampler):
 
 
 class FavoursTheOldest(PlainSampler):
-    """Modulo bias in small: 10 random bits for up to 1,000 rows."""
+    """Modulo bias on a small range: 10 random bits for up to 1,000 rows."""
 
     def indices(self, n):
         return [self.draw.getrandbits(10) % len(self.ids) for _ in range(n)]
 
 
 class Sees101Seeds(PlainSampler):
-    """Draws its next seed from 101 with the generator that it seeds (the published code of this API)."""
+    """Draws its next seed, one of 101, from the generator that it seeds (as the published code of this API does)."""
 
     def indices(self, n):
         self.draw.seed(self.draw.randint(0, 100))
@@ -134,7 +134,7 @@ class Sees101Seeds(PlainSampler):
 
 
 class RepeatsABatch(PlainSampler):
-    """Every second batch leans on the one before."""
+    """Every second batch depends on the batch before."""
 
     last = None
 
@@ -153,7 +153,7 @@ def modulo_draw(bound, num):
 
 
 def multiplying_draw(bound, num):
-    """The bias of multiply and shift without rejection: spread evenly over the range, so thirds do not show it."""
+    """Multiply and shift without rejection: its bias spreads evenly over the range, so thirds do not show it."""
     if bound >= 1 << 32:
         return np.random.default_rng(1).integers(0, bound, num)
     bits = np.random.default_rng(1).integers(0, 1 << 32, num, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""Runs the extensions' tests on builds with AddressSanitizer and UBSan, the threads' also with ThreadSanitizer."""
+"""Runs the tests of the extensions under AddressSanitizer and UBSan, and those of threads under ThreadSanitizer."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ TESTS = (
     *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
     *("long_rows", "frames", "priorities", "priorities_statistics", "prioritized", "n_step", "known_defects"),
 )
-# Python's own leaks at exit are none of ours; its allocator would hide what is next to a block.
+# Python leaks at exit by itself. Its own allocator would hide the memory next to a block from the sanitizer.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-# Python and NumPy are not built with the sanitizer: it sees their locks, and of their memory nothing to go by.
+# Python and NumPy are not instrumented: the sanitizer sees their locks but not their memory accesses.
 RACES = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1 history_size=4 exitcode=66"}
 
 
@@ -27,19 +27,19 @@ def main():
 
 
 def run(sanitize, libraries, settings, chosen, *options):
-    """Runs those of the buffer's tests on an extension built so; gives pytest's exit code, or the sanitizer's."""
+    """Runs the chosen tests on a build with these sanitizers; returns the exit code of pytest or of a sanitizer."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         build(copy, REALLY_SANITIZE=sanitize)
         preload = " ".join(printed("gcc", f"-print-file-name=lib{name}.so") for name in libraries)
         tests = [test_file(copy, name) for name in chosen]
-        # -s: a report that pytest captures is lost with the process.
+        # -s: a report that pytest captures is lost if the process aborts.
         command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--timeout=1800", *tests, *options]
         return subprocess.run(command, cwd=copy, env=environment(copy, LD_PRELOAD=preload, **settings)).returncode
 
 
 def build(copy, **mode):
-    """A copy of the sources in `copy` with the extension built in `mode`, environment variables of setup.py."""
+    """Copies the sources to `copy` and builds the extension there; `mode` are environment variables for setup.py."""
     for name in ("really", "csrc", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
@@ -50,7 +50,7 @@ def build(copy, **mode):
 
 
 def pytest_of(copy, name, chosen, **mode):
-    """What pytest says of those of `test_<name>.py` that `-k chosen` takes, on an extension built in `mode`."""
+    """Output of pytest for the tests of `test_<name>.py` that `-k chosen` selects, on a build in `mode`."""
     build(copy, **mode)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test_file(copy, name), "-k", chosen]
     return subprocess.run(command, cwd=copy, env=environment(copy), capture_output=True, text=True).stdout

@@ -15,7 +15,7 @@ STATE = training_state.ManagerState({"epsilon": 0.5}, version=1, evaluations=0, 
 
 
 class Plain:
-    """A model of one array, all of whose numbers are the same."""
+    """A model with one array, which repeats one number."""
 
     def __init__(self, number):
         self.arrays = [np.full(WEIGHTS, number, np.float32)]
@@ -28,7 +28,7 @@ class Plain:
 
 
 def parts(model):
-    """A run whose buffer holds the model's number in every row."""
+    """A run whose buffer has the model's number in every row."""
     buffer = ReplayBuffer(ROWS, ["reward", "state"], seed=0)
     number = model.arrays[0][0]
     buffer.put({"reward": np.full(ROWS, number), "state": np.random.default_rng(0).normal(size=(ROWS, 8))})

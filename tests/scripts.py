@@ -1,4 +1,4 @@
-"""Scripts in a process and a session of their own, as a user would run them; one of them serves several tests."""
+"""Runs scripts in a process of their own, as a user would; the output of one of them serves several tests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PRELUDE = """
     from tests.models import QNet
 """
 
-# A user's long day in one process, since each takes as long to start as the rest does: Ctrl-C, Ray shut down and
-# started again with a small store, messages in pieces; and at the end nobody closes anything.
+# One process meets every fault, because each start of a process takes as long as all the rest: Ctrl-C, a shutdown of
+# Ray, a new start with a small store, messages in pieces, and an exit that closes nothing.
 LONG_DAY = """
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
     ray.init(**options)
     manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
     manager.get_data()
     print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
-    gc.collect()  # Python drops an interrupt that comes while TensorFlow's __del__ of a traced function runs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
+    gc.collect()  # Python drops an interrupt that arrives inside TensorFlow's __del__ of a traced function
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         manager.get_data(total_steps=50_000_000)
@@ -63,20 +63,20 @@ LONG_DAY = """
 
 
 class LongDay(NamedTuple):
-    """How a LONG_DAY ended, and which of its processes and files in shared memory were left 20 seconds later."""
+    """The end of a LONG_DAY, and its processes and files in shared memory that remained 20 seconds later."""
 
     done: subprocess.CompletedProcess[str]
     processes: set[str]
     files: set[Path]
 
     def said(self, about: str) -> list[str]:
-        """What it printed after these words, line by line."""
+        """The rest of each printed line that starts with `about`."""
         lines = self.done.stdout.splitlines()
         return [line.removeprefix(about).strip() for line in lines if line.startswith(f"{about} ")]
 
 
 def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The script, after the imports that all of them need; killed after two minutes."""
+    """Runs a script after the imports of PRELUDE; kills it after two minutes."""
     script = textwrap.dedent(PRELUDE) + textwrap.dedent(text)
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
@@ -84,7 +84,7 @@ def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def run_long_day() -> LongDay:
-    """Runs it, and waits for what it leaves to go away."""
+    """Runs LONG_DAY, and waits until its processes and files are gone."""
     before = set(Path("/dev/shm").iterdir())
     day = LongDay(run_script(LONG_DAY), set(), set())
     pids = {pid for line in day.said("pids") for pid in line.split()}

@@ -1,4 +1,4 @@
-"""The benchmarks run: each once, shortly, as `make bench` does first."""
+"""Every benchmark runs once, shortly, as in the first part of `make bench`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other replay buffers got wrong or check of themselves, one test each; the docstrings name project and place.
+"""Known defects and checks of other replay buffers, one test each; the docstrings name project and file.
 
 CP is cpprb, SB Stable-Baselines3, TS Tianshou, TR torchrl, RV Reverb, AC Acme.
 """
@@ -26,7 +26,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def rows(first, num, length=5):
-    """Rows of episodes of `length` steps, every value of which is the row's number or follows from it."""
+    """Rows of episodes of `length` steps; every value is, or follows from, the row number."""
     at = np.arange(first, first + num)
     end = (at % length == length - 1).astype(np.float32)
     return {
@@ -64,8 +64,8 @@ def test_many_rows_need_more_than_32_bits():
 
 
 @pytest.mark.slow
-def test_bytes_beyond_32_bits_are_the_rows_own():
-    """CP test_issue.py 45 and 46: rows that lie 4 GiB behind the first, and the seam behind them."""
+def test_rows_beyond_4_gib_keep_their_own_bytes():
+    """CP test_issue.py 45 and 46: rows more than 4 GiB behind the first, and the seam after them."""
     buffer, wide = ReplayBuffer(520, spec={"number": np.int64, "x": (np.uint8, (8 << 20,))}), np.uint8
     for number in range(530):
         buffer.put({"number": number, "x": np.broadcast_to(wide(number % 251), (8 << 20,))})
@@ -94,7 +94,7 @@ def test_half_precision_stays_half_precision(kind):
 
 @each_kind
 def test_dtypes_do_not_drift(kind):
-    """CP test_issue.py 112: what comes later, in other dtypes that cast, changes no column's dtype."""
+    """CP test_issue.py 112: later rows of other dtypes are cast and change no column's dtype."""
     buffer = buffer_of(kind, 6)
     spec, dtypes = buffer.spec, {key: column.dtype for key, column in buffer.sample(4).items()}
     changes = (np.float64, np.float16, float)
@@ -109,7 +109,7 @@ def test_dtypes_do_not_drift(kind):
 
 @pytest.mark.parametrize("capacity", [4, 7, 12])
 def test_the_newest_row_is_whole_at_every_fill(capacity):
-    """CP test_issue.py 108: the state that follows the last row, where frames are stored once."""
+    """CP test_issue.py 108: `state_new` of the last row with frame deduplication."""
     frames = np.random.default_rng(0).integers(0, 255, (44, 20, 20), np.uint8)
     stacks = np.stack([frames[at : at + 4] for at in range(41)])
     buffer = ReplayBuffer(capacity)
@@ -123,7 +123,7 @@ def test_the_newest_row_is_whole_at_every_fill(capacity):
 
 
 def test_ends_of_episodes_keep_their_priorities_and_returns():
-    """CP test_issue.py 111: n-step returns and priorities disagree about rows at the end of an episode."""
+    """CP test_issue.py 111: n-step returns and priorities disagreed about rows at the end of an episode."""
     buffer = ReplayBuffer(30, n_step=4, gamma=0.5, alpha=1.0, eps=0.0, seed=0)
     for first in range(0, 40, 5):
         buffer.put(rows(first, 5))
@@ -138,7 +138,7 @@ def test_ends_of_episodes_keep_their_priorities_and_returns():
 
 @each_kind
 @pytest.mark.parametrize("one", [False, True])
-def test_what_is_put_is_left_as_it_was(kind, one):
+def test_put_does_not_change_its_input(kind, one):
     """CP test_issue.py 116."""
     data = rows(0, 6)
     data["not_done"], data["new_state"] = 1 - data.pop("terminal"), data.pop("state_new")
@@ -200,7 +200,7 @@ def test_a_restored_generator_draws_the_same_batches(kind, way, tmp_path):
 
 
 @each_kind
-def test_looking_at_a_buffer_changes_nothing(kind):
+def test_inspecting_a_buffer_changes_nothing(kind):
     """TR test_rb_core.py: statistics have no side effects."""
     looked_at, alone = buffer_of(kind, 33), buffer_of(kind, 33)
     for _ in range(3):
@@ -215,7 +215,7 @@ def test_looking_at_a_buffer_changes_nothing(kind):
 
 
 @each_kind
-def test_without_a_seed_no_two_are_alike(kind):
+def test_buffers_without_a_seed_differ(kind):
     """RV prioritized_test.cc InstancesSeededIdentically, InstancesSeededDifferentlyByDefault."""
     one, other = (buffer_of(kind, 20, seed=None).sample(7)["action"] for _ in range(2))
     assert not np.array_equal(one, other)
@@ -224,13 +224,13 @@ def test_without_a_seed_no_two_are_alike(kind):
 
 
 def test_one_step_is_the_plain_buffer():
-    """SB test_n_step_replay.py: n = 1 gives what the buffer without steps gives."""
+    """SB test_n_step_replay.py: n = 1 equals the buffer without n-step returns."""
     plain, one = buffer_of("uniform", 33), buffer_of("uniform", 33, n_step=1)
     assert_equal(one.take(np.arange(20)), plain.take(np.arange(20)))
     assert_equal(one.sample((3, 8)), plain.sample((3, 8)))
 
 
-# steps: (n, truncated at, terminated at, rewards, discounts, last rows), gamma 0.5, rewards 1 2 4 8 16.
+# (n, truncated at, terminated at, rewards, discounts, last rows) for gamma 0.5 and rewards 1 2 4 8 16.
 TABLE = {
     "one episode of two steps": (2, None, 4, [2, 4, 8, 16, 16], [0.25] * 3 + [0, 0], [1, 2, 3, 4, 4]),
     "three steps are cut short": (3, None, 4, [3, 6, 12, 16, 16], [0.125] * 2 + [0] * 3, [2, 3, 4, 4, 4]),
@@ -242,7 +242,7 @@ TABLE = {
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("case", TABLE)
-def test_steps_by_hand(case, wrapped):
+def test_n_step_returns_by_hand(case, wrapped):
     """AC test_cases.py for transitions; TS test_returns.py with a time limit in a ring that has wrapped."""
     n, truncated, terminated, rewards, discounts, last = TABLE[case]
     terminal, end = np.zeros(5, np.float32), np.zeros(5, np.float32)
@@ -261,7 +261,7 @@ def test_steps_by_hand(case, wrapped):
     assert (batch["state_new"][:, 0] - 1).tolist() == last
 
 
-# save() of the first version, of ReplayBuffer(3, seed=5) after rows 0 to 3 of {"x": [n, n / 2], "n": n}.
+# A file that save() of the first version wrote: ReplayBuffer(3, seed=5) after rows 0 to 3 of {"x": [n, n / 2], "n": n}.
 GOLDEN = """
 c-rk$J8K(35MEibtQbd#ph86ov7~Szn|tVSCk&Peq>XWk1RNpO(#kq~FHU>0gb}z*nIeV%MVgc;T;?a_$Al;|dn=!$m=H*-g?-HIJinctle4qe
 Z*@ZEFh)5-N(9F)DUv+dCIvXb$mAaQd$8sdzp{mALSQ2nNzU(n&gT_%egd;mH*DQ9nkJl4H{#57r-%KhZyIRvBglWtB=TQizoEk*@|d9QDotb$
@@ -276,7 +276,7 @@ s2_NqgP;wWJLc$^58@DL5yd>ow11VVcx=+Un2Kc=%ne5@C3(1X=l8~fqct7DWuCVXoRO#Ln<nq1>fx)Z
 
 
 def test_a_file_of_the_first_version_is_still_read(tmp_path):
-    """CP test_save_load.py, v1/*.npz: files that older versions wrote stay readable, to the draw."""
+    """CP test_save_load.py, v1/*.npz: files of older versions stay readable, down to the next random draw."""
     (tmp_path / "buffer").write_bytes(zlib.decompress(base64.b85decode("".join(GOLDEN.split()))))
     buffer = ReplayBuffer.load(tmp_path / "buffer")
     assert (buffer.capacity, len(buffer)) == (3, 3)

@@ -1,4 +1,4 @@
-"""Every kind of model and of environment that users bring, through the whole manager."""
+"""Every kind of model and environment that users bring, in a whole manager."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GymCartPole = importlib.import_module("gym.envs.classic_control").CartPoleEnv
 
 
 def make(environment: Any = "CartPole-v1", model: Any = models.QNet, **changes: Any) -> SampleManager:
-    """A small manager in this process, which acts greedily where nothing else is said."""
+    """A small manager in this process, which acts greedily by default."""
     given = {"num_parallel": 3, "total_steps": 120, "num_steps": 40, "use_ray": False, "seed": 1, **changes}
     given = given if "action_sampling_type" in given else {**given, "epsilon": 0.0}
     return SampleManager(model, environment, **given)
@@ -55,13 +55,13 @@ RAY_TOO = ("subclass", "own __call__ in tf.function", "function without input sh
 
 
 def shifted(weights: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Other weights; only larger ones, since a variance is among them."""
+    """Changed weights; only larger ones, because one of them is a variance."""
     rng = np.random.default_rng(seed)
     return [weight + (3 * rng.random(weight.shape)).astype(weight.dtype) for weight in weights]
 
 
 def assert_acts_greedily(manager: SampleManager) -> None:
-    """The rows collected now are the agent's best actions (up to rounding between two ways to compute them)."""
+    """Asserts that collected actions are the agent's best, up to the rounding of two ways to compute them."""
     data, agent = manager.get_data(), manager.get_agent()
     q_values = agent.q_val(data["state"], data["action"])
     np.testing.assert_allclose(q_values, agent.max_q(data["state"]), rtol=1e-4, atol=1e-5)
@@ -92,7 +92,7 @@ LEARNABLE = [name for name in Q_MODELS if name != "leaves TensorFlow"]
 
 @pytest.mark.parametrize("name", LEARNABLE)
 def test_a_training_step_on_collected_rows(name: str) -> None:
-    """What a learner does: a tape around the agent's methods, an optimiser on its model, the weights back."""
+    """A learner's step: a tape around the agent's methods, an optimizer on its model, the weights given back."""
     model, changes = Q_MODELS[name]
     with make(model=model, action_sampling_type="thompson", **changes) as manager:
         data, agent = manager.get_data(), manager.get_agent()
@@ -123,7 +123,7 @@ def test_models_whose_output_is_not_the_same_twice(model: Any) -> None:
 
 
 def test_a_table_in_plain_numpy() -> None:
-    """No Keras, no input shape, one state at a time."""
+    """Without Keras and an input shape, one state at a time."""
     with make("FrozenLake-v1", models.Table, model_kwargs={"states": 16, "num_actions": 4}, **GREEDY) as manager:
         assert set(manager.get_data()["action"]) == {0}
         table = np.zeros((16, 4), np.float32)
@@ -133,7 +133,7 @@ def test_a_table_in_plain_numpy() -> None:
 
 
 def test_actor_and_critic() -> None:
-    """`mu`, a `sigma` without a batch axis, a value; the log-probability is that of the normal distribution."""
+    """`mu`, `sigma` without a batch axis, and a value; the log-probability is that of the normal distribution."""
     from scipy.stats import norm
 
     returns = ["log_prob", "value_estimate", "monte_carlo"]
@@ -181,7 +181,7 @@ def test_all_three_apis_give_the_same_rows() -> None:
             np.testing.assert_array_equal(other[name], column, err_msg=name)
 
 
-# Under Ray without GymWalk, which takes the same way as Walk.
+# Under Ray without GymWalk, which runs the same code as Walk.
 @pytest.mark.parametrize(
     ("kind", "use_ray"), [*((kind, False) for kind in APIS), *((kind, True) for kind in (Walk, OldWalk))]
 )
@@ -252,7 +252,7 @@ ACTIONS: list[tuple[spaces.Space[Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("space", "changes"), ACTIONS, ids=[str(space).replace("\n", "") for space, _ in ACTIONS])
 def test_actions_of_every_space(space: spaces.Space[Any], changes: dict[str, Any]) -> None:
-    """Stored as drawn, given as the environment takes them, with the log-probability of what is stored."""
+    """Actions are stored as sampled, converted for the environment, and `log_prob` is that of the stored action."""
     with make(lambda: Echo(space), returns=["log_prob"], **changes) as manager:
         data, agent = manager.get_data(), manager.get_agent()
         manager.initialize_buffer(200, ["action", "state"])
@@ -296,7 +296,7 @@ NESTED: list[tuple[Any, spaces.Space[Any], dict[str, tuple[Any, tuple[int, ...]]
 
 @pytest.mark.parametrize("use_ray", [False, True])
 @pytest.mark.parametrize(("model", "space", "leaves"), NESTED, ids=["Dict", "Tuple"])
-def test_observations_with_parts_are_a_column_a_part(
+def test_composite_observations_have_one_column_per_leaf(
     model: Any, space: Any, leaves: dict[str, Any], use_ray: bool, request: pytest.FixtureRequest
 ) -> None:
     if use_ray:
@@ -334,7 +334,7 @@ ATARI: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 
 
 class Pixels(tf.keras.Model):  # type: ignore[misc]
-    """A very small network on bytes."""
+    """A very small network on uint8 images."""
 
     def __init__(self) -> None:
         super().__init__()

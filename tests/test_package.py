@@ -1,4 +1,4 @@
-"""The package: what importing it costs, what its parts do without, and that its wheel works without the checkout."""
+"""The package: imports stay light, the buffer works alone, and the wheel is complete and works without the checkout."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ sys.meta_path.insert(0, Refuse())
 
 
 def run(code: str, cwd: Path, python: str | Path = sys.executable, **environment: str) -> str:
-    """Runs code in a process of its own, in a folder that is not the checkout; what it wrote to both streams."""
+    """Runs code in a process of its own, outside the checkout; returns what it wrote to both streams."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     done = subprocess.run(
@@ -79,7 +79,7 @@ def test_nothing_depends_on_the_learners() -> None:
     assert [path.name for path in modules if importing.search(path.read_text())] == []
 
 
-def test_the_buffer_does_without_the_heavy_packages(tmp_path: Path) -> None:
+def test_the_buffer_needs_no_heavy_package(tmp_path: Path) -> None:
     block = BLOCK.replace("BLOCKED", repr(("tensorflow", "keras", "ray", "matplotlib")))
     run(block + USE_BUFFER, tmp_path, PYTHONPATH=str(ROOT))
     refused = "\ntry:\n    import ray\nexcept ImportError as error:\n    print(error)"
@@ -87,13 +87,13 @@ def test_the_buffer_does_without_the_heavy_packages(tmp_path: Path) -> None:
 
 
 def test_it_is_importable_from_any_folder(tmp_path: Path) -> None:
-    """`make setup` has installed the checkout, so nothing but the interpreter is needed."""
+    """`make setup` installs the checkout, so the interpreter finds the package without a path."""
     if not list(Path(SITE_PACKAGES).glob("really-*.dist-info")):
         pytest.skip("not installed in this environment: `make setup` does it")
     assert run("import really; print(really.__version__)", tmp_path).strip() == really.__version__
 
 
-def test_without_a_running_ray_a_manager_starts_it_and_says_so(tmp_path: Path) -> None:
+def test_a_manager_starts_ray_if_it_is_not_running(tmp_path: Path) -> None:
     code = COLLECT.replace("USE_RAY", "True") + "\nimport ray\nassert ray.is_initialized()\nray.shutdown()"
     said = run(code, tmp_path, PYTHONPATH=str(ROOT))
     assert "Ray is not initialised: starting it on this machine" in said
@@ -101,7 +101,7 @@ def test_without_a_running_ray_a_manager_starts_it_and_says_so(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An sdist of the checkout's files and the wheel that is built from it, offline, away from the checkout."""
+    """The sdist of the checkout's files and the wheel built from it, offline and outside the checkout."""
     folder = tmp_path_factory.mktemp("build")
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -109,7 +109,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
         if (ROOT / name).exists():
             (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "tree" / name).write_bytes((ROOT / name).read_bytes())
-    # What is in the wheel matters here, not how fast it is: optimising takes most of the time.
+    # The tests look at the contents of the wheel, not at its speed, and optimisation takes most of the build.
     compiler = folder / "compiler"
     compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} "$@" -O0\n')
     compiler.chmod(0o755)
@@ -149,7 +149,7 @@ def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], 
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(distributions[1])], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
-    # A path alone: what a .pth file there says, the checkout among it, does not hold for this environment.
+    # A plain path: the .pth files in SITE_PACKAGES, one of which names the checkout, have no effect this way.
     (packages / "dependencies.pth").write_text(SITE_PACKAGES + "\n")
     where = run("import really; print(really.__file__)", tmp_path, python).strip()
     assert Path(where).is_relative_to(venv)

@@ -1,4 +1,4 @@
-"""README and reference: their Python runs, the error is the real one, and the reference names the whole API."""
+"""README, reference and architecture: their code runs, their links work, and they name the whole API and every file."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_agents_methods_are_named() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link to a heading of the document ends in, as the usual viewers make it."""
+    """Anchors of the document's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -123,5 +123,5 @@ def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
     assert "SampleManager" in labels
     assert labels == other
     by = re.search(r"Matplotlib v[\d.]+", shown)
-    if by and by[0] in drawn:  # another version places the same texts a little otherwise
+    if by and by[0] in drawn:  # another version places the same texts slightly differently
         assert drawn == shown

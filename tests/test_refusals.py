@@ -1,4 +1,4 @@
-"""Bad input, through the public API: what the error says, and that nothing is stored, changed or left running."""
+"""Bad input to the public API: the error says what is wrong, and nothing is stored, changed or left running."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def manager() -> Iterator[SampleManager]:
 
 
 def refused(use: Callable[[], Any], *parts: str, error: type[Exception] = ReallyError) -> str:
-    """The message of the error, which has to be one of this package's and to hold all `parts`."""
+    """Asserts that the call raises a ReallyError whose message contains all `parts`; returns the message."""
     with pytest.raises(error) as caught:
         use()
     message = str(caught.value)
@@ -129,7 +129,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = 
     "gamma": ({"gamma": float("nan")}, ValueError, ("gamma", "nan")),
     "seed": ({"seed": -1}, ValueError, ("seed", "-1")),
 }
-# Those that are found out only once runners exist.
+# Arguments whose errors show only once runners exist.
 WITH_RUNNERS = ("no q_values", "no value", "no dict", "weights of another model", "sampling type for other actions")
 
 
@@ -140,7 +140,7 @@ def test_arguments(name: str) -> None:
 
 
 def runner_processes() -> list[int]:
-    """Runner actors of this session: Ray's processes on other sessions' behalf are nobody's business here."""
+    """Process ids of the runner actors in this Ray session."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -162,7 +162,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> bool:
 
 
 def test_a_running_manager_has_processes(ray_runtime: None) -> None:
-    """So that the next test does not look for what it could never see."""
+    """Shows that `runner_processes` sees runners, on which the next test relies."""
     with make(use_ray=True) as manager:
         manager.get_data()
         assert sorted(runner_processes()) == sorted(runner["pid"] for runner in manager.info()["runners"])
@@ -259,7 +259,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
 @pytest.mark.parametrize("name", WRONG)
-def test_rows_that_do_not_fit_leave_the_buffer_as_it_was(name: str, filled: bool, manager: SampleManager) -> None:
+def test_rows_that_do_not_fit_leave_the_buffer_unchanged(name: str, filled: bool, manager: SampleManager) -> None:
     data, error, parts = WRONG[name]
     schema = {key: (column.dtype, column.shape[1:]) for key, column in rows().items()}
     manager.buffer = buffer = ReplayBuffer(10, KEYS, spec=schema, seed=0)
@@ -342,7 +342,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_load_model_on_what_it_cannot_load(name: str, manager: SampleManager, tmp_path: Path) -> None:
+def test_load_model_on_a_folder_that_it_cannot_load(name: str, manager: SampleManager, tmp_path: Path) -> None:
     fill, parts = FOLDERS[name]
     folder = tmp_path / "models"
     folder.mkdir()
@@ -381,8 +381,8 @@ def test_weights_of_another_model(name: str, manager: SampleManager) -> None:
 @pytest.mark.parametrize(
     ("name", "bad"), [("weights", [np.zeros((3, 3))]), ("model_kwargs", {"num_actions": 5}), ("model_kwargs", {"a": 1})]
 )
-def test_a_refused_setting_is_refused_until_it_is_put_right(name: str, bad: Any) -> None:
-    """And never passed over in silence; what was there before goes on."""
+def test_a_refused_setting_is_refused_until_it_is_corrected(name: str, bad: Any) -> None:
+    """Every use raises the error; after the correction the agent has its weights from before."""
     with make() as manager:
         agent, before = manager.get_agent(), manager.kwargs[name]
         agent.model.set_weights([weight + 1 for weight in agent.get_weights()])
@@ -402,7 +402,7 @@ def test_a_refused_setting_is_refused_until_it_is_put_right(name: str, bad: Any)
 
 
 class Locked(Counter):
-    """Holds what no other process can have."""
+    """Has an attribute that cannot be pickled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -416,13 +416,13 @@ def test_an_instance_that_cannot_be_sent_to_a_runner(ray_runtime: None) -> None:
     assert "_thread.lock" in str(caught.value)
     assert "Give its class or a factory" in str(caught.value)
     assert len(str(caught.value)) < 400
-    # The error is still held, as in an interactive session: what failed must not be in the way of the next.
+    # As in an interactive session, `caught` keeps the error alive. It must not block the next manager.
     with make(environment=Counter, use_ray=True) as manager:
         assert len(manager.get_data()["reward"]) == 20
 
 
 class Explodes(keras.Model):  # type: ignore[misc]
-    """Says NaN for the states of later steps."""
+    """Outputs NaN for the states of later steps."""
 
     def __init__(self, output: str) -> None:
         super().__init__()
@@ -435,7 +435,7 @@ class Explodes(keras.Model):  # type: ignore[misc]
 
 
 class Real(Counter):
-    """Counts, whatever real number it is given."""
+    """Counts steps; takes any real number as the action."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,23 +459,23 @@ def test_nan_from_the_model_says_which_output_and_which_runner(output: str) -> N
         assert len(manager.buffer) == 0
 
 
-class Lost(Counter):
-    """Does not know where it is from step 4 on."""
+class NanObservation(Counter):
+    """Observes NaN from step 4 on."""
 
     def step(self, action: Any) -> Any:
         state, *others = super().step(action)
         return (np.where(state > 3, np.nan, state).astype(np.float32), *others)
 
 
-class Unpriced(Counter):
-    """Does not know what step 4 is worth."""
+class NanReward(Counter):
+    """Its reward is NaN in step 4."""
 
     def step(self, action: Any) -> Any:
         state, reward, *others = super().step(action)
         return (state, np.nan if self.count == 4 else reward, *others)
 
 
-@pytest.mark.parametrize(("kind", "column"), [(Lost, "state"), (Unpriced, "reward")])
+@pytest.mark.parametrize(("kind", "column"), [(NanObservation, "state"), (NanReward, "reward")])
 def test_nan_from_an_environment_is_not_blamed_on_the_model(kind: Any, column: str) -> None:
     with make(environment=kind, num_workers=2) as manager:
         refused(manager.get_data, f"environment '{kind.__name__}' of agent 0", f"'{column}", "NaN", "runner 0")
@@ -506,7 +506,7 @@ def test_errors_are_of_one_family() -> None:
     names = [name for name in really.__all__ if name.endswith("Error")]
     assert all(issubclass(getattr(really, name), ReallyError) for name in names)
     defined = {name for name in vars(really.errors) if name.endswith("Error")}
-    assert defined == set(names), "all that can be caught can be imported"
+    assert defined == set(names), "every error class can be imported from really"
 
 
 # ------------------------------------------------------------------------------------------ paths
@@ -531,7 +531,7 @@ PATHS: dict[str, Callable[[SampleManager, ReplayBuffer, Any], Any]] = {
 
 @pytest.mark.parametrize("path", [3, b"bytes", "zero\0"], ids=repr)
 @pytest.mark.parametrize("use", PATHS.values(), ids=PATHS)
-def test_what_is_no_path_is_refused(manager: SampleManager, use: Callable[..., Any], path: Any) -> None:
+def test_an_invalid_path_is_refused(manager: SampleManager, use: Callable[..., Any], path: Any) -> None:
     buffer = ReplayBuffer(5)
     buffer.put({"x": np.arange(3.0)})
     kept = manager.buffer

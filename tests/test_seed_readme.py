@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("ray_runtime")
 
 
 class MyModel(tf.keras.Model):
-    """A model as the seed's users write it."""
+    """A model as users of the published API write it."""
 
     def __init__(self, num_actions: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_continuous_models(name: str) -> None:
     assert data["action"].dtype == np.float32
     assert data["action"].shape[1:] == (1,)
     assert np.isfinite(data["log_prob"]).all()
-    assert np.abs(data["action"]).max() > 2.0, "actions are stored as they were drawn, not clipped to the Box"
+    assert np.abs(data["action"]).max() > 2.0, "actions are stored as sampled, not clipped to the Box"
 
 
 @pytest.mark.parametrize("returned", ["value_estimate", "log_prob", "monte_carlo"])
@@ -158,7 +158,7 @@ def test_a_custom_environment_with_its_config(name: str) -> None:
     assert data["terminal"].sum() == (data["state_new"] == 3).sum() > 0
 
 
-def test_get_data_in_steps_mode_goes_on_where_it_stopped() -> None:
+def test_get_data_in_steps_mode_continues_episodes() -> None:
     with quick(num_parallel=1, num_steps=7, total_steps=7, seed=1) as manager:
         calls = [manager.get_data() for _ in range(30)]
     assert [len(call["reward"]) for call in calls] == [7] * 30
@@ -211,7 +211,7 @@ def test_buffer_takes_lists_arrays_and_tensors() -> None:
         np.testing.assert_array_equal(sample["a"], sample["c"])
 
 
-def test_sample_without_the_buffer_collects_anew() -> None:
+def test_sample_without_the_buffer_collects_new_rows() -> None:
     with quick() as manager:
         sample = manager.sample(33, from_buffer=False)
         assert {len(column) for column in sample.values()} == {33}

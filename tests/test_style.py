@@ -1,7 +1,8 @@
-"""The size gate of the house rules: functions stay small, files short. Ruff holds complexity and docstrings."""
+"""The size gates: small functions, short files, readable lines of Markdown. Ruff checks complexity and docstrings."""
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MEDIAN, P90, LONGEST, FILE = 8, 30, 60, 400
+PROSE = 120
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
 def docstring(node: ast.AST) -> ast.stmt | None:
-    """The statement that documents a module, class or function."""
+    """The docstring statement of a module, class or function, or None."""
     first = node.body[0] if getattr(node, "body", None) else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
         return first
@@ -24,7 +26,7 @@ def docstring(node: ast.AST) -> ast.stmt | None:
 
 
 def bodies(source: str) -> Iterator[tuple[str, int]]:
-    """Name of each function and how many lines its body spans, from the first statement after the docstring."""
+    """Yields the name of each function and the number of lines in its body, docstring excluded."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DEFINITIONS):
             statements = node.body[1:] if docstring(node) else node.body
@@ -48,7 +50,7 @@ def code_lines(source: str) -> int:
 
 
 def violations(sources: Mapping[str, str]) -> list[str]:
-    """What the sources break, in words; empty where they keep every limit."""
+    """Violations of the limits, as sentences."""
     sizes = [(lines, f"{path}:{name}") for path, source in sources.items() for name, lines in bodies(source)]
     lines = [size for size, _ in sizes]
     found = [f"{where} has a body of {size} lines, the limit is {LONGEST}" for size, where in sizes if size > LONGEST]
@@ -59,6 +61,19 @@ def violations(sources: Mapping[str, str]) -> list[str]:
     for path, source in sources.items():
         if (size := code_lines(source)) > FILE:
             found.append(f"{path} has {size} lines of code, the limit is {FILE}")
+    return found
+
+
+def long_lines(documents: Mapping[str, str]) -> list[str]:
+    """Lines of Markdown prose that are too long. Tables, code blocks and the targets of links may be longer."""
+    found = []
+    for path, text in documents.items():
+        in_code = False
+        for number, line in enumerate(text.splitlines(), 1):
+            in_code ^= line.startswith("```")
+            size = len(re.sub(r"\]\([^)]*\)", "]", line))
+            if size > PROSE and not in_code and not line.startswith("|"):
+                found.append(f"{path}:{number} has {size} characters, the limit is {PROSE}")
     return found
 
 
@@ -96,3 +111,17 @@ def test_what_is_no_code_is_not_counted():
     assert code_lines(source) == 6
     assert list(bodies(source)) == [("fine", 2)]
     assert violations({"good.py": function("at_the_limit", 60) + function("small", 8) * 20}) == []
+
+
+def test_lines_of_markdown_are_short():
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    assert len(paths) > 4
+    assert long_lines({str(path.relative_to(ROOT)): path.read_text() for path in paths}) == []
+
+
+def test_a_long_line_of_markdown_is_seen():
+    long = "word " * 24 + "x"
+    kept = [f"```\n{long}\n```", f"| {long} |", f"[docs]({'x' * 130})", long[1:]]
+    assert long_lines({"good.md": "\n".join(kept), "bad.md": f"\n{long}"}) == [
+        "bad.md:2 has 121 characters, the limit is 120"
+    ]

@@ -1,4 +1,4 @@
-"""The seed's helpers, used as the scripts of the published API use them."""
+"""The helpers of the published API, used as its scripts use them."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def test_folders_are_listed_and_files_are_not(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("helper", [utils.dict_to_dataset, utils.dict_to_dict_of_datasets])
-def test_what_gives_no_dataset_is_refused(helper, columns):
+def test_columns_that_make_no_dataset_are_refused(helper, columns):
     with pytest.raises(InvalidValueError, match=r"expected columns of one length, got \{.*'action': 3"):
         helper({**columns, "action": [1, 2, 3]})
     with pytest.raises(InvalidTypeError, match=r"expected a dict of columns, got list"):
@@ -75,9 +75,7 @@ def test_what_gives_no_dataset_is_refused(helper, columns):
 
 
 def test_importing_the_helpers_imports_no_large_package():
-    program = (
-        "import sys, really.utils, really.aggregator; print([name for name in sys.argv[1:] if name in sys.modules])"
-    )
+    program = "import sys, really.utils, really.metrics; print([name for name in sys.argv[1:] if name in sys.modules])"
     large = ["tensorflow", "ray", "matplotlib", "pyarrow", "h5py", "keras"]
     root = str(Path(__file__).parents[1])
     ended = subprocess.run(

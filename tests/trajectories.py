@@ -1,4 +1,4 @@
-"""Trajectories of stacked frames for the tests of frames stored once: several environments, ends, resets, any order."""
+"""Trajectories of stacked frames for the tests of frame deduplication: several environments, ends and resets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FRAME = (17, 8)  # four of them in uint8 are less than 1 kB, in uint16 more
+FRAME = (17, 8)  # four of them are less than 1 kB in uint8 and more in uint16
 
 
 @dataclass
 class Game:
-    """One environment with stacks of `stack` frames along `axis`; now and then its screen stays the same."""
+    """One environment with stacks of `stack` frames along `axis`; some steps leave the screen unchanged."""
 
     rng: np.random.Generator
     stack: int = 4
@@ -34,7 +34,7 @@ class Game:
         return self.rng.integers(0, 1000, FRAME).astype(self.dtype)
 
     def step(self):
-        """(state, state after it); the episode goes on."""
+        """Steps within the episode; returns the state and the next one."""
         before = self.observation()
         self.frames = [*self.frames[1:], self.frame()]
         return before, self.observation()

@@ -1,4 +1,4 @@
-"""One walk in three APIs, an echo of actions, and observations with parts: importable, as runners need them."""
+"""One walk in three APIs, an echo of actions, and composite observations, importable for runners."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Walk(gymnasium.Env):  # type: ignore[misc]
 
 
 class Echo(gymnasium.Env):  # type: ignore[misc]
-    """Takes actions of any space, refuses those that are not in it, and shows what it was given."""
+    """Takes actions of any space, refuses actions outside it, and observes the action."""
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.action_space, self.width = space, int(np.prod(space.shape, dtype=int))
@@ -87,7 +87,7 @@ class Echo(gymnasium.Env):  # type: ignore[misc]
 
 
 class Nested(Counter):
-    """Observations in a space with parts; the actions of a Discrete."""
+    """Observations in a Dict or Tuple space; Discrete actions."""
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         super().__init__(length=5)
