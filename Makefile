@@ -1,5 +1,5 @@
-# Everything runs in the project's own .venv, which `setup` makes once. REALLY_DEBUG=1 in front of any target
-# builds and uses the extension with bounds checks, assertions and line tracing; without it the fast one comes back.
+# Everything runs in the project's own .venv, which `setup` makes once. REALLY_DEBUG=1 before any target builds and uses
+# the extension with bounds checks, assertions and line tracing; the next target without it brings back the fast build.
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := gym,atari,box2d,test
@@ -42,15 +42,15 @@ bench: .venv/.bench
 bench-collecting: .venv/.bench
 	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python --figure docs/collecting.png
 
-# A million real Pong transitions in ours and the others' buffers: some 20 minutes and 9 GB.
+# A million real Pong transitions in each buffer: some 20 minutes and 9 GB of memory.
 bench-atari: .venv/.bench
 	$(BIN)/python -m bench.frames && $(BIN)/python bench/atari.py --figure docs/atari.png
 
-# Some 5 GB of disk; the part with less memory than the buffer needs root.
+# Needs some 5 GB of disk, and root for the part that limits memory.
 bench-disk: .venv/.bench
 	$(BIN)/python -m bench.disk
 
-# Two commits: make bench-compare BASE=main~1 HEAD=main
+# Compares two commits: make bench-compare BASE=main~1 HEAD=main
 bench-compare: .venv/.bench
 	cd bench && ../$(BIN)/python -m asv continuous $(or $(BASE),HEAD~1) $(or $(HEAD),HEAD)
 
@@ -63,7 +63,7 @@ build: setup
 debug:
 	REALLY_DEBUG=1 $(MAKE) setup
 
-# Every example with five seeds, one after the other, then the README's table and figure: make results EXAMPLES=gridworld
+# Runs every example with five seeds, then makes the README's table and figure: make results EXAMPLES=gridworld
 EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander gridworld
 results: setup
 	for example in $(EXAMPLES); do for seed in 0 1 2 3 4; do \
@@ -73,7 +73,7 @@ results: setup
 report: setup
 	$(BIN)/python examples/report.py runs
 
-# The README's figure of `really.compare`: 15 short runs, some three minutes.
+# Draws the README's figure of `really.compare` from 15 short runs, in some three minutes.
 comparison: setup
 	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 

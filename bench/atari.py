@@ -2,10 +2,10 @@
 
 Each buffer lives in a process of its own and is filled by the same 16 games of ALE Pong (random actions, fixed seed),
 in chunks of 128 steps a game. Every `--every` rows it reports resident memory and the rate of batches of 256. A buffer
-ends at `--rows`, or where the process exceeds `--budget` GB.
+stops at `--rows`, or when its process exceeds `--budget` GB.
 
-Each peer as its documentation says saves most memory: cpprb with `next_of` and `stack_compress` (a game's chunk at a
-time, `on_episode_end` behind it), Stable-Baselines3 with `optimize_memory_usage`, NumPy as preallocated arrays.
+Each peer has the options that its documentation gives for the least memory: cpprb `next_of` and `stack_compress` (one
+game's chunk at a time, then `on_episode_end`), Stable-Baselines3 `optimize_memory_usage`, NumPy preallocated arrays.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Really:
         self.buffer.put({key: column.reshape(-1, *column.shape[2:]) for key, column in chunk.items()})
 
     def sample(self):
-        """A batch."""
+        """Samples a batch."""
         return self.buffer.sample(BATCH)
 
 
 class Cpprb:
-    """cpprb with what it has against large images."""
+    """cpprb with its options for large images."""
 
     def __init__(self, rows, budget):
         import cpprb
@@ -54,7 +54,7 @@ class Cpprb:
         self.buffer = cpprb.ReplayBuffer(rows, env, next_of="obs", stack_compress="obs")
 
     def put(self, chunk):
-        """A game's steps at a time; `stack_compress` wants the stack's axis last."""
+        """Puts one game's steps at a time; `stack_compress` needs the stack axis last."""
         last = {key: np.moveaxis(chunk[key], 2, -1) for key in ("state", "state_new")}
         for game in range(GAMES):
             steps = {key: chunk[key][game] for key in ("action", "reward", "terminal")}
@@ -68,7 +68,7 @@ class Cpprb:
             self.buffer.on_episode_end()
 
     def sample(self):
-        """A batch."""
+        """Samples a batch."""
         return self.buffer.sample(BATCH)
 
 
@@ -79,7 +79,7 @@ class StableBaselines:
         from gymnasium import spaces
         from stable_baselines3.common.buffers import ReplayBuffer
 
-        self.rows = min(rows, int(2 * budget / ROW_NBYTES))  # more of them the system does not even reserve
+        self.rows = min(rows, int(2 * budget / ROW_NBYTES))  # the system would not reserve more
         self.buffer = ReplayBuffer(
             self.rows,
             spaces.Box(0, 255, STATE, np.uint8),
@@ -90,14 +90,14 @@ class StableBaselines:
         )
 
     def put(self, chunk):
-        """A step of all games at a time."""
+        """Puts one step of all games at a time."""
         infos = [{}] * GAMES
         for step in range(STEPS):
             row = {key: column[:, step] for key, column in chunk.items()}
             self.buffer.add(row["state"], row["state_new"], row["action"], row["reward"], row["terminal"], infos)
 
     def sample(self):
-        """A batch."""
+        """Samples a batch."""
         return self.buffer.sample(BATCH)
 
 
@@ -105,20 +105,20 @@ class NumPy:
     """Preallocated columns."""
 
     def __init__(self, rows, budget):
-        self.rows = rows = min(rows, int(budget / ROW_NBYTES))  # more of them the system does not even reserve
+        self.rows = rows = min(rows, int(budget / ROW_NBYTES))  # the system would not reserve more
         kinds = {"state": (np.uint8, STATE), "state_new": (np.uint8, STATE), "action": (np.int64, ())}
         kinds |= {"reward": (np.float32, ()), "terminal": (np.float32, ())}
         self.columns = {key: np.zeros((rows, *shape), dtype) for key, (dtype, shape) in kinds.items()}
         self.size, self.draw = 0, np.random.default_rng(0)
 
     def put(self, chunk):
-        """Slices."""
+        """Puts slices."""
         for key, column in chunk.items():
             self.columns[key][self.size : self.size + GAMES * STEPS] = column.reshape(-1, *column.shape[2:])
         self.size += GAMES * STEPS
 
     def sample(self):
-        """A batch."""
+        """Samples a batch."""
         indices = self.draw.integers(0, self.size, BATCH)
         return {key: column[indices] for key, column in self.columns.items()}
 
@@ -127,7 +127,7 @@ KINDS = dict(zip(PEERS, (Really, Cpprb, StableBaselines, NumPy), strict=True))
 
 
 def pong():
-    """Chunks of transitions `[game, step, ...]`, for ever."""
+    """Yields chunks of transitions `[game, step, ...]` without end."""
     import really
 
     games = really.atari("pong", terminal_on_life_loss=False).make_vector(GAMES)
@@ -156,7 +156,7 @@ def pong():
 
 
 def resident() -> float:
-    """GB of this process."""
+    """Resident memory of this process in GB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024 / 1e9
@@ -164,7 +164,7 @@ def resident() -> float:
 
 
 def rate(peer) -> float:
-    """Rows sampled a second, the median of 15 turns."""
+    """Sampled rows a second, the median of 15 turns."""
     times = []
     for _ in range(15):
         began = time.perf_counter()
@@ -231,7 +231,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: where each buffer ended."""
+    """Markdown table of the last report of each buffer."""
     lines = [
         "| buffer | transitions | GB | kB a transition | sampled rows/s | put rows/s |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -254,7 +254,7 @@ def draw(results: dict[str, list[dict[str, float]]], options: argparse.Namespace
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    # What tells them apart in print.
+    # Markers tell the curves apart in print.
     markers = {"really": "o", "cpprb": "s", "sb3": "^", "numpy": "D"}
     label = {
         "really": "really",

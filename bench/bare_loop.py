@@ -1,8 +1,7 @@
-"""The floor that runners are held against: bare Python loops of environment and model.
+"""The floor for runners: bare Python loops of environment and model, without manager, policy class or checks.
 
-CartPole's loops write five columns (`state`, `action`, `reward`, `state_new`, `terminal`), as the design's did; those
-of Pong and HalfCheetah only step and act. No manager, no policy class, no checks. One process each; `collecting.py`
-runs as many at once as ours has runners.
+The loops of CartPole write five columns (`state`, `action`, `reward`, `state_new`, `terminal`); those of Pong and
+HalfCheetah only step and act. Each loop is one process; `collecting.py` starts as many as `really` has runners.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def columns(rows: int, num_envs: int) -> tuple[np.ndarray, ...]:
 
 
 def cartpole(steps: int, num_envs: int) -> Callable[[], None]:
-    """One environment freed of gymnasium's wrappers, or several in gymnasium's native vector environment."""
+    """One environment without gymnasium's wrappers, or several in gymnasium's native vector environment."""
     forward = forward_of(q_network(), "CartPole-v1", num_envs)
     return lambda: _plain_cartpole(forward, steps) if num_envs == 1 else _native_cartpole(forward, steps, num_envs)
 
@@ -89,7 +88,7 @@ def pong(steps: int, num_envs: int) -> Callable[[], None]:
 
 
 def halfcheetah(steps: int, num_envs: int) -> Callable[[], None]:
-    """MuJoCo environments freed of gymnasium's wrappers, and a diagonal Gaussian policy."""
+    """MuJoCo environments without gymnasium's wrappers, and a diagonal Gaussian policy."""
     forward = forward_of(actor(), "HalfCheetah-v5", num_envs)
     envs = [gymnasium.make("HalfCheetah-v5", disable_env_checker=True).unwrapped for _ in range(num_envs)]
     observations = np.stack([env.reset(seed=at)[0] for at, env in enumerate(envs)])
@@ -109,7 +108,7 @@ LOOPS = {"CartPole-v1": cartpole, "Pong": pong, "HalfCheetah-v5": halfcheetah}
 
 
 def seconds(loop: Callable[[], None]) -> float:
-    """Seconds that one round takes."""
+    """Seconds of one round."""
     began = time.perf_counter()
     loop()
     return time.perf_counter() - began

@@ -1,9 +1,9 @@
 """Measures ours and the peers side by side and writes the table and the figure: `make bench`.
 
-Each peer lives in a process of its own, so that none finds its memory allocator as another has left it. Every cell is
-measured in rounds in which each peer has one turn of about the same length, one after the other, in an order that
-rotates from round to round; a peer's time is the median of its turns. On a machine with other work, many turns that
-are shorter than the system's time slices (`--turn 0.003 --rounds 61`) are disturbed least.
+Each peer lives in a process of its own, so that no peer affects the memory allocator of another. Every cell is measured
+in rounds. In each round each peer has one turn of about the same length, in an order that rotates, and a peer's time is
+the median of its turns. On a machine with other work, many turns shorter than a time slice (`--turn 0.003 --rounds 61`)
+are disturbed least.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.workloads import WORKLOADS
 from colours import COLOURS
 
 BATCHES = (32, 256, 1024)
-FLOORS = ("floor", "best C")  # of puts the one is the other
+FLOORS = ("floor", "best C")  # the same for puts
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
 
 
@@ -51,7 +51,7 @@ def parse():
 
 
 def measure(workload, arguments):
-    """Yields (cell, {peer: rows a second}) with the C floor and the best C among the peers."""
+    """Yields (cell, {peer: rows a second}); the C floor and the best C are peers, too."""
     names = [name for name in peers_for(workload) if not arguments.only or name in arguments.only]
     workers = {name: Worker(name, workload, arguments.turn) for name in [*names, *FLOORS]}
     cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.name]] + [("put one", 1)]
@@ -77,7 +77,7 @@ def rates(workers, verb, num, rounds):
 
 
 class Worker:
-    """A peer in a process of its own, which works only while it is asked."""
+    """A peer in a process of its own, which works only on request."""
 
     def __init__(self, name, workload, turn):
         self.pipe, theirs = multiprocessing.Pipe()
@@ -87,7 +87,7 @@ class Worker:
         self.ask(("hello",))
 
     def ask(self, what):
-        """The answer, once the work is done."""
+        """Sends a request and waits for its answer."""
         self.pipe.send(what)
         return self.pipe.recv()
 
@@ -98,7 +98,7 @@ class Worker:
 
 
 def work(name, workload_name, seconds, pipe):
-    """Fills a peer, then prepares and takes turns as asked."""
+    """Fills a peer, then serves requests to prepare a turn and to run it."""
     workload = WORKLOADS[workload_name]
     is_floor = name in FLOORS
     peer = filled_floor(workload, best=name == "best C") if is_floor else filled(name, workload)
@@ -111,7 +111,7 @@ def work(name, workload_name, seconds, pipe):
 
 
 def peer_turn(peer, workload, seconds, verb, num):
-    """A turn of the peer's, in seconds a call."""
+    """Prepares a turn of a peer; its result is seconds per call."""
     if verb == "sample":
         return turn_of(seconds, lambda: peer.sample(num))
     rows = workload.rows(num)
@@ -122,7 +122,7 @@ def peer_turn(peer, workload, seconds, verb, num):
 
 
 def floor_turn(floor, workload, seconds, verb, num):
-    """A turn of the C floor's, in seconds a batch."""
+    """Prepares a turn of the C floor; its result is seconds per batch."""
     if verb == "sample":
         return floor_sampling_turn(floor, seconds, num)
     rows = workload.rows(num)
@@ -138,7 +138,7 @@ def timed(call, repeats):
 
 
 def turn_of(seconds, call):
-    """A turn of about so many seconds."""
+    """Prepares a turn of about `seconds`."""
     call()
     repeats = max(1, int(seconds / min(timed(call, 3) for _ in range(5))))
     return lambda: timed(call, repeats)
@@ -160,7 +160,7 @@ def text(rate):
 
 
 def table(results):
-    """Markdown: rows a second of everyone, and ours as a ratio to each."""
+    """Markdown table of rows a second of all peers, and the ratio of ours to each."""
     peers = list(dict.fromkeys(peer for rates in results.values() for peer in rates))
     others = [peer for peer in peers if peer != "really"]
     lines = [
@@ -175,7 +175,7 @@ def table(results):
 
 
 def figure(results, path):
-    """Bars: sampling 256 rows, everyone in multiples of NumPy."""
+    """Bar chart: sampling 256 rows, all peers in multiples of NumPy."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,8 +1,8 @@
-"""Size and speed of what leaves the machine, for real Pong transitions: `python bench/compression.py [--rows N]`.
+"""Size and speed of saved buffers and Parquet, for real Pong transitions: `python bench/compression.py [--rows N]`.
 
-The same transitions, of 16 games of ALE Pong with random actions (`bench/atari.py`), in a buffer that stores frames
-once and in one that does not; each is saved and written as Parquet, plain and with zstd and lz4. The ratio is that to
-the bytes that rows have without sharing.
+The transitions are of 16 games of ALE Pong with random actions (`bench/atari.py`). One buffer deduplicates frames and
+one does not. Each is saved and written as Parquet, uncompressed and with zstd and lz4. Ratios refer to the bytes of the
+rows without deduplication.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAYS = {"buffer.save": "save", "to_parquet": "to_parquet"}
 
 
 def filled(num_rows: int, dedup: bool) -> ReplayBuffer:
-    """A buffer with whole chunks, `num_rows` at most."""
+    """A buffer filled with complete chunks, at most `num_rows` rows."""
     buffer, source = ReplayBuffer(num_rows, KEYS, seed=0, dedup=dedup), pong()
     for _ in range(num_rows // (GAMES * STEPS)):
         chunk = next(source)
@@ -32,7 +32,7 @@ def filled(num_rows: int, dedup: bool) -> ReplayBuffer:
 
 
 def measured(write, path: Path, naive: int) -> str:
-    """Cells of the table: MB, ratio, MB of rows a second; the faster of two turns."""
+    """Cells of the table: MB, ratio, MB of rows a second, of the faster of two turns."""
     times = []
     for _ in range(2):
         began = time.perf_counter()

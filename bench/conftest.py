@@ -1,4 +1,4 @@
-"""`pytest bench/` runs every asv benchmark once, shortly, and prints what it measured: one source for both."""
+"""`pytest bench/` runs every asv benchmark once, shortly, and prints the results; pytest and asv share the files."""
 
 import importlib
 import inspect
@@ -38,7 +38,7 @@ class BenchmarkFile(pytest.File):
 
 
 class Benchmark(pytest.Item):
-    """One benchmark with one choice of its parameters."""
+    """One benchmark with one combination of its parameters."""
 
     def __init__(self, *, group, method, values, **more):
         super().__init__(**more)
@@ -61,7 +61,7 @@ class Benchmark(pytest.Item):
 
 
 def measure(call, method, values):
-    """One short measurement, as text."""
+    """Runs one short measurement; returns its result as text."""
     if method.startswith("timeraw_"):
         command = [
             sys.executable,
@@ -92,7 +92,7 @@ def seconds(value):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The timings, after the tests."""
+    """Prints the timings after the tests."""
     if measured:
         terminalreporter.section("benchmarks")
         for line in measured:

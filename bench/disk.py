@@ -1,9 +1,9 @@
 """A buffer in files against one in memory, in turns of one run: `python -m bench.disk [--limit MB] [--folder DIR]`.
 
-Prints rows a second of both and their ratio while the files fit in memory; how long a buffer takes to open, with
-priorities, too; then, in a control group that may take `--limit` MB of memory (root), what a buffer of four times as
-much does, with the rows of a batch asked for before they are copied and without, and what the disk itself gives. Needs
-some 5 GB of disk meanwhile.
+The first part has files that fit in memory. It prints rows a second of both buffers, their ratio, and the time to open
+a buffer, also one with priorities. The second part runs in a control group with `--limit` MB of memory, which needs
+root. It samples from a buffer of four times that size, with `madvise` for the rows of a batch and without, and then
+reads the disk directly. The benchmark needs some 5 GB of disk.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ BATCHES = (32, 256, 1024)
 SECONDS, LEAST_ROUNDS, WARM_UP = 3.0, 40, 5
 PRIORITIES = (1_000_000, 10_000_000, 100_000_000)  # rows
 COLD_BATCH, COLD_ROUNDS, TIMES_LARGER = 256, 12, 4
-ROW_NBYTES = {"wide": 3136, "frames": 7200}  # that a row adds
-READ_NBYTES = {"wide": 3136, "frames": 5 * 7056}  # that a batch needs of a row
+ROW_NBYTES = {"wide": 3136, "frames": 7200}  # bytes that a row adds to the files
+READ_NBYTES = {"wide": 3136, "frames": 5 * 7056}  # bytes that a batch reads for a row
 
 
 def main() -> None:
     arguments = parse()
     if arguments.open:
-        there_already(arguments.open)
+        open_existing(arguments.open)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.inside:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def compare(workload: str, folder: Path) -> None:
-    """The rows of the table for one kind of experience, then what opening it takes."""
+    """Prints the table rows of one kind of experience, then how long its buffer takes to open."""
     (memory, rows), (disk, _) = filled(workload), filled(workload, folder)
     num = len(rows["reward"])
     show(f"{workload}, put {num}", num, partial(memory.put, rows), partial(disk.put, rows))
@@ -68,17 +68,17 @@ def compare(workload: str, folder: Path) -> None:
 
 
 def open_prioritized(num: int, folder: Path) -> None:
-    """What opening takes where each row has a priority, which a file of its own keeps."""
+    """Prints how long a buffer with priorities takes to open; these are in a file of their own."""
     rows = {"reward": np.zeros(num // 10, np.float32)}
     buffer = ReplayBuffer(num, spec={"reward": (np.float32, ())}, path=folder, alpha=0.6, seed=0)
     for _ in range(10):
         buffer.put(rows)
-    buffer.sample(1)  # rows get their priorities when somebody draws
+    buffer.sample(1)  # rows get their priorities at the next draw
     buffer.close()
     cold = opening(folder)
     warm = 1e3 * seconds(lambda: ReplayBuffer.open(folder).close())
     print(
-        f"{num / 1e6:.0f}M rows with priorities: {cold:.0f} ms to open, {warm:.0f} ms with its files in memory",
+        f"{num / 1e6:.0f}M rows with priorities: {cold:.0f} ms to open, {warm:.0f} ms from a warm page cache",
         file=sys.stderr,
         flush=True,
     )
@@ -86,7 +86,7 @@ def open_prioritized(num: int, folder: Path) -> None:
 
 
 def show(cell: str, rows: int, memory, disk) -> None:
-    """Lower quartiles of calls in turns: a machine's other work makes calls longer, never shorter."""
+    """Prints lower quartiles of calls in turns: other work on the machine makes calls longer, never shorter."""
     times: dict[str, list[float]] = {"memory": [], "disk": []}
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times["disk"]) < LEAST_ROUNDS:
@@ -104,7 +104,7 @@ def seconds(call) -> float:
 
 
 def opening(folder: Path) -> float:
-    """Milliseconds that opening takes; pages that nobody maps any more are dropped first."""
+    """Milliseconds to open a buffer whose files are not in the page cache."""
     forget_pages(folder)
     began = time.perf_counter()
     buffer = ReplayBuffer.open(folder, "r+")
@@ -113,8 +113,8 @@ def opening(folder: Path) -> float:
     return 1e3 * took
 
 
-def there_already(folder: Path) -> None:
-    """What it takes to open a buffer that a run has left, and to average two of its columns with DuckDB."""
+def open_existing(folder: Path) -> None:
+    """Prints how long an existing buffer takes to open, and DuckDB to average two of its columns."""
     import duckdb
 
     cold = opening(folder)
@@ -122,14 +122,14 @@ def there_already(folder: Path) -> None:
         warm = 1e3 * seconds(lambda: ReplayBuffer.open(folder).close())
         held, ratio = buffer.memory()["held"], buffer.memory()["ratio"]
         print(f"{len(buffer):,} rows, {held / 1e9:.2f} GB, {ratio:.1f} times less than whole rows")
-        print(f"opened in {cold:.0f} ms after its files had been dropped from memory, in {warm:.0f} ms the next time")
+        print(f"opened in {cold:.0f} ms from a cold page cache, in {warm:.0f} ms from a warm one")
         columns = duckdb.from_arrow(buffer.to_arrow(["reward", "action"]))
         took = seconds(lambda: columns.aggregate("avg(reward), avg(action)").fetchall())
         print(f"DuckDB averages two columns in {took:.2f} s")
 
 
 def forget_pages(folder: Path) -> None:
-    """Has the system drop the pages of all files there that nobody maps."""
+    """Drops the pages of all files in the folder from the page cache, except mapped ones."""
     for path in folder.iterdir():
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -141,7 +141,7 @@ def forget_pages(folder: Path) -> None:
 
 
 def larger_than_memory(workload: str, folder: Path, limit_mb: int) -> None:
-    """What a buffer does that takes `TIMES_LARGER` times the memory there is."""
+    """Fills, samples and reopens a buffer of `TIMES_LARGER` times the memory of the control group."""
     nbytes = TIMES_LARGER * limit_mb << 20
     with limited(limit_mb << 20):
         began = time.perf_counter()
@@ -159,18 +159,18 @@ def larger_than_memory(workload: str, folder: Path, limit_mb: int) -> None:
 
 
 def sample_and_put(buffer: ReplayBuffer, rows) -> None:
-    """Batches with rows asked for, then puts and batches in turns, then batches without asking.
+    """Prints batches with `madvise` for their rows, then puts and batches in turns, then batches without `madvise`.
 
-    Those without come last, not in turns: what the system reads ahead for them drives out what others left in memory.
+    The last come at the end, not in turns: the read-ahead of the system for them evicts pages that the others need.
     """
     ring = buffer._ring
-    print(f"  rows are prefetched from the disk: {bool(ring.prefetches_from_disk)}")
-    buffer.flush()  # what filling left to be written would take turns with what is read
-    show_cold(buffer, "asked for")
+    print(f"  rows are prefetched with madvise: {bool(ring.prefetches_from_disk)}")
+    buffer.flush()  # else writes from filling would compete with the reads
+    show_cold(buffer, "with madvise")
     both = [seconds(lambda: (buffer.put(rows), buffer.sample(COLD_BATCH))) for _ in range(COLD_ROUNDS)]
     print(f"  put {len(rows['reward'])} and sample {COLD_BATCH}: {1e3 * statistics.median(both):.1f} ms")
     ring.prefetches_from_disk = False
-    show_cold(buffer, "not asked for")
+    show_cold(buffer, "without madvise")
 
 
 def show_cold(buffer: ReplayBuffer, what: str) -> None:
@@ -180,7 +180,7 @@ def show_cold(buffer: ReplayBuffer, what: str) -> None:
 
 @contextlib.contextmanager
 def limited(nbytes: int):
-    """Puts this process into a control group of its own that may take so many bytes, its files' pages among them."""
+    """Limits this process to `nbytes` of memory, page cache included, by a control group of its own."""
     version1 = Path("/sys/fs/cgroup/memory")
     root, limit = (version1, "memory.limit_in_bytes") if version1.exists() else (version1.parent, "memory.max")
     group = root / f"really_bench_{os.getpid()}"
@@ -195,7 +195,7 @@ def limited(nbytes: int):
 
 
 def disk_rate(path: Path, nbytes: int) -> float:
-    """Reads a second of so many bytes anywhere in the file, a batch's asked for at once, none of it in memory."""
+    """Reads a second of `nbytes` at random places of a file from a cold page cache, with `fadvise` for each batch."""
     forget_pages(path.parent)
     handle, size = os.open(path, os.O_RDONLY), path.stat().st_size
     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
@@ -214,9 +214,9 @@ def read(handle: int, nbytes: int, places: list[int]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", help="where files are made (default: the system's temporary one)")
+    parser.add_argument("--folder", help="folder for the files (default: the system's temporary folder)")
     parser.add_argument("--limit", type=int, default=1024, help="MB of memory in the second part")
-    parser.add_argument("--open", type=Path, help="only this: how long a buffer that is there takes to open")
+    parser.add_argument("--open", type=Path, help="only measure how long this existing buffer takes to open")
     parser.add_argument("--inside", choices=ROW_NBYTES, help="only the second part, of this kind of experience")
     return parser.parse_args()
 

@@ -1,12 +1,12 @@
-/* The floor that the buffer is held against: what plain C, with nothing but the copies, reaches on this machine.
+/* The floor of the benchmarks: the rate that plain C reaches on this machine with nothing but the copies.
 
-   Gather: rows of records, picked by index, copied to columns in reused memory, the rows to come prefetched. The best gather
-   asks for rows in the second cache and copies long ones eight side by side, a line of each in turns.
-   Scatter: columns put together to records in the first-level cache and streamed out by whole cache lines.
-   Frames: rows are four of five frames that stand side by side, and the four from the second on; eight rows side by side, one column after the other.
-   Read: every byte of two columns, which is what a put has to know at least to find what they share.
-   Sizes of the three workloads are constants, so that the compiler makes of each copy what it can. Time is taken
-   here, around many batches, so that no call from Python is in it. Build: cc -O3 -shared -fPIC floor.c -o floor */
+   Gather: copies records, picked by index, to columns in reused memory, and prefetches the next rows. The best gather
+   prefetches into the second-level cache and copies long rows eight at a time, one line of each in turn.
+   Scatter: assembles columns to records in the first-level cache and streams them out by whole cache lines.
+   Frames: a row is the first four and the last four of five adjacent frames; eight rows at a time, one column at a time.
+   Read: reads every byte of two columns, the least that a put has to do to find shared frames.
+   The sizes of the three workloads are constants, so that the compiler can optimise each copy. The clock runs here,
+   around many batches, so that it includes no call from Python. Build: cc -O3 -shared -fPIC floor.c -o floor */
 #define _GNU_SOURCE
 #include <emmintrin.h>
 #include <stdint.h>
@@ -16,10 +16,11 @@
 #include <time.h>
 
 #define INLINE static inline __attribute__((always_inline))
-/* Where there is AVX-512 a line is a load and a store, unless it is streamed. */
+/* With AVX-512 a line that is not streamed is one load and one store. */
 #define WITH_AVX512 __attribute__((target_clones("avx512f", "default")))
 enum { LINE = 64, MAX_FIELDS = 5, STAGE = 8192, BIG = 512, OUT_OF_CACHE = 1 << 25, FRAME = 84 * 84, STACK = 4 * FRAME };
-/* Of the best gather: short rows asked for ahead, long ones copied at a time, bytes of theirs asked for ahead, of a batch past the cache. */
+/* Best gather: short rows to prefetch, long rows to copy at a time, bytes of these to prefetch, and the size from which
+   a batch bypasses the cache. */
 enum { AHEAD = 64, SIDE_BY_SIDE = 8, START = 256, PAST_THE_CACHE = 1 << 23 };
 
 typedef struct {
@@ -34,7 +35,7 @@ INLINE void prefetch_near(const char *row, size_t nbytes) {
     for (size_t at = 0; at < nbytes; at += LINE) _mm_prefetch(row + at, _MM_HINT_T0);
 }
 
-/* To the second cache, which can have many more lines on their way than the first. */
+/* Into the second-level cache, which can have many more lines in flight than the first. */
 INLINE void prefetch_row(const char *row, size_t nbytes) {
     for (size_t at = 0; at < nbytes; at += LINE) _mm_prefetch(row + at, _MM_HINT_T1);
 }
@@ -50,7 +51,7 @@ INLINE void stream_line(char *to, const char *from) {
     _mm_stream_si128((__m128i *)(to + 48), d);
 }
 
-/* Past the cache, from the first whole line on, the source asked for `ahead` bytes before its turn. */
+/* Bypasses the cache from the first whole line on; prefetches the source by `ahead` bytes. */
 INLINE void stream(char *to, const char *from, size_t nbytes, size_t ahead) {
     size_t at = -(uintptr_t)to % LINE;
     at = at < nbytes ? at : nbytes;
@@ -62,7 +63,7 @@ INLINE void stream(char *to, const char *from, size_t nbytes, size_t ahead) {
     memcpy(to + at, from + at, nbytes - at);
 }
 
-/* Eight rows, a line of each in turns: more of them are on their way at a time than of one. */
+/* Eight rows, one line of each in turn: more reads are in flight than with one row. */
 INLINE void copy_side_by_side(char *to, const char *const *rows, size_t offset, size_t nbytes, int streams) {
     const size_t whole = nbytes / LINE * LINE;
     for (size_t at = 0; at < whole; at += LINE)
@@ -116,7 +117,7 @@ INLINE void best_gather(const Workload w, const char *rows, const int64_t *picks
         gather_long(w, rows, picks, num, columns);
 }
 
-/* A row after another, the next ones asked for: what one would write first. */
+/* One row after another, with prefetching: the simple way. */
 INLINE void gather(const Workload w, const char *rows, const int64_t *picks, size_t num, char *const *columns) {
     const size_t ahead = w.stride < BIG ? 16 : 1;
     const size_t reach = w.stride < 1024 ? w.stride : 1024;
@@ -151,7 +152,7 @@ INLINE void scatter_staged(const Workload w, char *rows, size_t num, const char 
 
 INLINE void scatter_streamed(const Workload w, char *rows, size_t num, const char *const *columns) {
     for (size_t i = 0; i < num; i++) {
-        /* Lines that are written in parts are read first: have them here by then. */
+        /* A line that is written in parts is read first: prefetch it. */
         for (size_t k = 0; k < w.num_fields && i + 2 < num; k++)
             if (w.nbytes[k] < BIG || w.nbytes[k] % LINE) {
                 const char *end = rows + (i + 2) * w.stride + w.offset[k] + w.nbytes[k];
@@ -196,7 +197,7 @@ INLINE void gather_frames(const char *frames, const int64_t *picks, size_t num, 
     _mm_sfence();
 }
 
-/* All words of two columns, read side by side, in one: nothing that has to know their bytes does with less. */
+/* Exclusive or of all words of two columns: a lower bound for anything that looks at every byte. */
 uint64_t floor_read(const uint64_t *one, const uint64_t *other, size_t num) {
     uint64_t words[8] = {0};
     size_t at = 0;
@@ -234,7 +235,7 @@ size_t floor_stride(int workload) {
     return (workload == 0 ? CARTPOLE : workload == 1 ? WIDE : ATARI).stride;
 }
 
-/* Zeroed memory in huge pages where the system has them. */
+/* Zeroed memory, in huge pages if the system has them. */
 char *floor_reserve(size_t nbytes) {
     char *pages = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED) return NULL;
@@ -259,7 +260,7 @@ double floor_time_gather(int workload, const char *rows, const int64_t *picks, s
     return now() - start;
 }
 
-/* Seconds for `repeats` insertions of the same columns one after another into a ring of `capacity` rows. */
+/* Seconds for `repeats` puts of the same columns into a ring of `capacity` rows. */
 double floor_time_scatter(int workload, char *rows, size_t capacity, size_t num, const char *const *columns,
                           size_t repeats) {
     size_t next = 0;

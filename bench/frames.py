@@ -1,11 +1,12 @@
 """Frames stored once against whole rows, in turns of one run: `python -m bench.frames`.
 
-Prints rows a second of both kinds of storage and their ratio: puts of raw rows, a few steps of each game or many, of
-what runners send and of rows that are views of one array, while a new buffer fills; batches.
-A turn is three calls after one that is not timed, so that none finds the caches as another has left them.
-Of batches also the share of the bandwidth floor: bench/floor.c copies as many bytes from five frames side by side
-at random places, past the cache or through it, whichever is faster, and weaves nothing. Of a put of raw rows the share
-is that of reading each of their bytes once, and doing nothing with them.
+Prints rows a second of both kinds of storage and their ratio: puts of raw rows (a few steps of each game, or many), of
+messages from runners, of rows that are views of one array, and to a buffer that fills; then batches. A turn is three
+calls after one that is not timed, so that no call finds the caches of another.
+
+The last column is the share of a floor. The floor of a batch is bench/floor.c, which copies as many bytes from five
+adjacent frames at random places, through the cache or past it, whichever is faster, and interleaves nothing. The floor
+of a put of raw rows reads each of their bytes once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BATCHES = (32, 256, 1024)
 
 
 def seconds(call) -> float:
-    """Of one call in a turn."""
+    """Seconds per call in one turn."""
     call()
     began = time.perf_counter()
     for _ in range(CALLS):
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def compare(name: str, axis: int) -> None:
-    """The rows of the table for stacks along this axis."""
+    """Prints the table rows for stacks along `axis`."""
     (whole, rows), (once, _), (_, sent) = (filled(kind, axis) for kind in ("whole", "once", "runners"))
     num, nbytes = GAMES * STEPS, [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
     print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
@@ -74,7 +75,7 @@ def compare(name: str, axis: int) -> None:
 
 
 def views_of(rows):
-    """The same rows where those of a trajectory share their memory."""
+    """Yields the same rows as views of one array per trajectory."""
     num = len(rows["reward"])
     frames = np.concatenate([rows["state"][0, :3], rows["state"][:, 3], rows["state_new"][-1:, 3]])
     windows = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0).transpose(0, 3, 1, 2)
@@ -84,7 +85,7 @@ def views_of(rows):
 
 
 def show_few_steps(cell: str, steps: int, rows, whole, once) -> None:
-    """Puts of a few steps of each game, just written, after as many untimed that bring both buffers' games to them."""
+    """Prints puts of a few steps of each game, after an untimed pass over the same steps."""
     at = np.arange(GAMES * STEPS).reshape(GAMES, STEPS)
     batches = [at[:, first : first + steps].ravel() for first in range(0, STEPS, steps)]
     times = {"whole": [], "once": []}
@@ -100,7 +101,7 @@ def show_few_steps(cell: str, steps: int, rows, whole, once) -> None:
 
 
 def show_filling(cell: str, rows, axis: int) -> None:
-    """Puts until a new buffer is full, whose memory comes from the system meanwhile."""
+    """Prints puts until a new buffer is full, while the system provides its memory."""
     num, num_puts = len(rows["reward"]), CAPACITY // len(rows["reward"])
     times = {"whole": [], "once": []}
     for _ in range(FILLINGS):

@@ -1,4 +1,4 @@
-"""The models that collection is measured with, and their forward pass as runners have it."""
+"""The models of the collection benchmarks, and their forward pass in a runner."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def actor() -> Any:
 
 
 def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
-    """The forward pass that a runner would use for this model."""
+    """The forward pass that a runner uses for this model."""
     from really.agents.export import export
     from really.agents.models import ModelBuilder
     from really.envs.make import EnvironmentSpec

@@ -1,6 +1,6 @@
 """Ours and cpprb's prioritized replay in turns, call by call, as a table: `python bench/prioritized.py`.
 
-A call is short against a time slice, so the quickest twentieth of the calls had the processor to themselves.
+A call is short against a time slice, so nothing interrupts the fastest twentieth of the calls.
 """
 
 import time
@@ -28,7 +28,7 @@ def main():
 
 
 def in_turns(claim, more, num):
-    """Microseconds of each call by peer, one after the other."""
+    """Microseconds of all calls by peer; the peers take turns."""
     cases = {name: (name, *more, num) for name in PEERS}
     ready = {name: claim() for name in PEERS}
     for name, values in cases.items():

@@ -44,7 +44,7 @@ def main() -> None:
 
     parts = {
         "forward pass": lambda step: runner._forward(envs.observations),
-        "look for NaN": lambda step: check_finite(outputs, policy.required_outputs),
+        "NaN check": lambda step: check_finite(outputs, policy.required_outputs),
         "sampling": lambda step: runner._sample(outputs, step % 256),
         "writing state and action": lambda step: rollout.write_action(step, envs.observations, actions),
         "environments' step": lambda step: envs.step(actions, None),

@@ -1,4 +1,4 @@
-"""The C floor copies what it says it copies: every share in the tables hangs on it."""
+"""The C floor copies the right bytes: every share in the tables relies on it."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_timed_gather_uses_every_pick(name, best):
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_timed_scatter_goes_on_where_it_left_off(name):
+def test_timed_scatter_continues_where_it_stopped(name):
     workload = WORKLOADS[name]
     floor = Floor(workload, 10)
     rows = workload.rows(4)

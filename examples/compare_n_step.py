@@ -1,9 +1,9 @@
-"""Compares 1, 3 and 5-step DQN on CartPole-v1 over seeds with `really.compare`: the figure of the README.
+"""Compares 1, 3 and 5-step DQN on CartPole-v1 over seeds with `really.compare`, for the figure in the README.
 
-`python examples/compare_n_step.py [--seeds 5] [--out DIR] [--figure PATH]` trains each for 12,000 steps, prints where
-they end, with bootstrap confidence intervals, and draws learning curves to PATH (.png and .svg). DIR (by default
-`runs/compare_n_step`) then has `<steps>/<seed>/progress/` of every run, which `compare` reads. All else is that of
-`dqn_cartpole.py`.
+`python examples/compare_n_step.py [--seeds 5] [--out DIR] [--figure PATH]` trains each for 12,000 steps, prints final
+returns with bootstrap confidence intervals, and draws learning curves to PATH (.png and .svg). `compare` reads the
+folders `<steps>/<seed>/progress/` that the runs write to DIR (by default `runs/compare_n_step`). All other settings are
+those of `dqn_cartpole.py`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from really import compare
 from really.learners import DQNLearner
 from really.metrics.comparison import figure_stem
 
-# Returns while exploring are compared: no greedy episodes in between, and no early end.
+# The curves are returns while exploring, so there are no greedy episodes in between and there is no early stop.
 TASK = dataclasses.replace(cartpole.TASK, env_steps=12_000, solved=np.inf, evaluate_every=10**9)
 KEYS = ("state", "action", "reward", "state_new", "terminal", "episode_end")
 N_STEPS = (1, 3, 5)
 
 
 def train(n_step: int, seed: int, out: Path) -> None:
-    """One run; `environment_steps` is a key of its own, so that curves can be drawn over it."""
+    """Trains once; the key `environment_steps` is the x-axis of the curves."""
     tf.keras.utils.set_random_seed(seed)
-    # In this process: so short a run would be over before Ray has started.
+    # Such a short run would be over before Ray has started.
     with cartpole.make_manager(seed, returns=["episode_end"], use_ray=False) as manager:
         run = experiment.Run(TASK, manager, out, keys=("environment_steps",))
         manager.initilize_buffer(TASK.env_steps, KEYS, n_step=n_step)
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=None, help="draw learning curves to this file")
     arguments = parser.parse_args()
     if arguments.figure is not None:
-        figure_stem(arguments.figure)  # now, not after an hour
+        figure_stem(arguments.figure)  # refuses a wrong name now, not after an hour
     runs: dict[str, list[Path]] = {}
     for seed in range(arguments.seeds):
         for n_step in N_STEPS:
@@ -62,7 +62,7 @@ def main() -> None:
             train(n_step, seed, folder)
             runs.setdefault("1 step" if n_step == 1 else f"{n_step} steps", []).append(folder)
     labels = {"x_label": "environment steps", "y_label": "return of an episode (sum of rewards)"}
-    # The last calls of a run that plays well may end no episode: its last value is held.
+    # The last calls of a good run may end no episode, so the comparison keeps its last value.
     options = {"x": "environment_steps", "max_size": 10, "hold_last": True}
     print(compare(runs, "reward", path=arguments.figure, **options, **labels))
 

@@ -1,12 +1,12 @@
-"""DQN learns Acrobot-v1: double DQN with a dueling network, a Huber loss and a target network that is set now and then.
+"""DQN learns Acrobot-v1: double DQN with a dueling network, a Huber loss and a target network with periodic updates.
 
-`python examples/dqn_acrobot.py [--seed N] [--out DIR]` trains for at most 150,000 steps, stops early at weights whose
-300 greedy episodes need fewer than 82 steps on average, else goes back to the best weights seen, and plays 100 greedy
-episodes with the model saved and loaded again. DIR (by default `runs/dqn_acrobot_<seed>`) then has `result.json`,
-`progress/` with the curves and `models/`.
+`python examples/dqn_acrobot.py [--seed N] [--out DIR]` trains for at most 150,000 steps. It stops early at weights that
+need fewer than 82 steps on average in 300 greedy episodes, and otherwise returns to the best weights. Then it saves and
+loads the model and plays 100 greedy episodes. It writes `result.json`, `progress/` with the curves and `models/` to DIR
+(by default `runs/dqn_acrobot_<seed>`).
 
-Every step costs 1 until the tip is above the line, so a return is minus the number of steps. An episode that the time
-limit cuts off at 500 steps is not terminal: its target goes on, else standing still would look like a success.
+Every step costs 1 until the tip is above the line, so a return is minus the number of steps. The time limit of 500
+steps is no termination: targets bootstrap through it, else standing still would look like a success.
 """
 
 from __future__ import annotations

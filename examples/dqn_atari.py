@@ -1,13 +1,14 @@
 """DQN learns an Atari game from pixels, with a replay buffer of a million transitions that outlives the process.
 
-`python examples/dqn_atari.py [--game pong] [--steps N] [--path DIR] [--resume] [--seed N] [--out DIR]`. Preprocessing,
-network, buffer, batch and steps an update are those of the published DQN (Mnih et al. 2015, Methods and table 1);
-optimizer, its rate, exploration and warm-up those of CleanRL's dqn_atari.py. The target network is renewed every 1,000
-updates, that is 4,000 steps (published: 10,000 updates; CleanRL: 1,000 steps). With `--path` the buffer lives in files
-there. A run that was ended, by whatever, goes on with `--resume`.
+    python examples/dqn_atari.py [--game pong] [--steps N] [--path DIR] [--resume] [--seed N] [--out DIR]
 
-DIR (by default `runs/dqn_atari_<seed>`) has `result.json`, `checkpoints/`, and `progress/` with curves, CSV and
-TensorBoard events.
+Preprocessing, network, buffer, batch and steps per update are those of the published DQN (Mnih et al. 2015, Methods and
+table 1). Optimizer, learning rate, exploration and warm-up are those of CleanRL's dqn_atari.py. The target network is
+updated every 1,000 updates, that is 4,000 steps (published: 10,000 updates; CleanRL: 1,000 steps). With `--path` the
+buffer lives in files. `--resume` continues a run after any kind of end.
+
+The run writes `result.json`, `checkpoints/`, and `progress/` with curves, CSV and TensorBoard events to the folder
+`--out` (by default `runs/dqn_atari_<seed>`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import experiment  # noqa: F401 - it is to come before TensorFlow
+import experiment  # noqa: F401 - must be imported before TensorFlow
 import numpy as np
 import ray
 import tensorflow as tf
@@ -30,7 +31,7 @@ from really.learners import DQNLearner
 AGENTS, CHUNK = 8, 64
 BATCH, STEPS_AN_UPDATE, UPDATES_A_CALL = 32, 4, 16
 GAMMA, LEARNING_RATE, TARGET_EVERY = 0.99, 1e-4, 1_000
-EPSILON_START, EPSILON_END, EPSILON_PART = 1.0, 0.01, 0.1  # falls during this part of all steps
+EPSILON_START, EPSILON_END, EPSILON_PART = 1.0, 0.01, 0.1  # epsilon falls during this part of all steps
 TEST_EPISODES = 3
 KEYS = ("state", "action", "reward", "state_new", "terminal")
 
@@ -56,7 +57,7 @@ class NatureNetwork(tf.keras.Model):
 
 
 class Training:
-    """A run that can end at any time: what it learns with, what it counts, where it is saved."""
+    """A run that can end at any time: its manager and learner, its counters, its checkpoints."""
 
     def __init__(self, arguments: argparse.Namespace, out: Path) -> None:
         self.arguments, self.out = arguments, out
@@ -77,29 +78,29 @@ class Training:
         events = out / "progress" / "events"
         self.manager.initialize_aggregator(out / "progress", 5, ["loss", "q_value", "reward"], tensorboard=events)
         optimizer = tf.keras.optimizers.Adam(LEARNING_RATE)
-        # Without XLA, whose convolutions are slower on processors than oneDNN's.
+        # Without XLA, whose convolutions are slower on CPUs than oneDNN's.
         options = {"target_every": TARGET_EVERY, "double": False, "jit_compile": False}
         self.learner = DQNLearner(self.manager, optimizer, gamma=GAMMA, **options)
         self.counters: dict[str, Any] = {"env_steps": 0, "updates": 0, "seconds": 0.0}
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint."""
+        """Continues from the newest checkpoint."""
         parts = {"target": self.learner.target, "optimizer": self.learner.optimizer}
         self.counters = dict(self.manager.load_checkpoint(self.out / "checkpoints", **parts))
 
     def save(self) -> None:
-        """Saves all that is needed to go on."""
+        """Saves a checkpoint."""
         parts = {"target": self.learner.target, "optimizer": self.learner.optimizer}
         self.manager.save_checkpoint(self.out / "checkpoints", **parts, counters=self.counters, keep=2)
 
     def warm_up(self) -> None:
-        """Random actions until there is something to learn from."""
+        """Fills the buffer with random actions up to `learning_starts` rows."""
         buffer = self.manager.buffer
         while len(buffer) < self.arguments.learning_starts:
             self.counters["env_steps"] += self.manager.collect()
 
     def run(self) -> None:
-        """Trains in stretches; between two of them the agent is tested and saved."""
+        """Trains in parts, and tests and saves the agent after each."""
         arguments, began, before = self.arguments, time.perf_counter(), self.counters["seconds"]
         with tqdm(total=arguments.steps, initial=self.counters["env_steps"], unit="step") as bar:
             self.warm_up()
@@ -112,7 +113,7 @@ class Training:
                 self.save()
 
     def learn(self, steps: int, bar: tqdm) -> None:
-        """Trains on about so many steps more, in turns of collecting and updating."""
+        """Trains for about `steps` more steps, collecting and updating in turns."""
         manager, counters, began = self.manager, self.counters, time.perf_counter()
         first, goal = counters["updates"], counters["env_steps"] + steps
         while counters["env_steps"] < goal:
@@ -127,7 +128,7 @@ class Training:
             self.show(bar, (counters["updates"] - first) / (time.perf_counter() - began))
 
     def show(self, bar: tqdm, updates_a_second: float) -> None:
-        """Steps (of four frames), updates a second, and what the buffer holds."""
+        """Shows steps (of four frames), updates a second and the memory of the buffer."""
         memory = self.manager.buffer.memory()
         bar.update(self.counters["env_steps"] - bar.n)
         bar.set_postfix(
@@ -174,9 +175,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-starts", type=int, default=80_000, help="steps before the first update")
     parser.add_argument("--test-every", type=int, default=25_000, help="steps from one test and checkpoint to the next")
     parser.add_argument("--episodes", type=int, default=20, help="games played at the end")
-    parser.add_argument("--max-steps", type=int, default=27_000, help="of a game that the agent is tested in")
-    parser.add_argument("--path", type=Path, help="folder for the buffer's files; by default it is in memory")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--max-steps", type=int, default=27_000, help="longest game in a test")
+    parser.add_argument("--path", type=Path, help="folder for the buffer's files (default: the buffer is in memory)")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for results (default: runs/dqn_atari_<seed>)")
     return parser.parse_args()

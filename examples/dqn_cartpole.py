@@ -1,13 +1,13 @@
-"""DQN learns CartPole-v1 on experience from parallel runners: the main job of `really`, through its public API.
+"""DQN learns CartPole-v1 from parallel runners: the main use of `really`, through its public API.
 
-`python examples/dqn_cartpole.py [--seed N] [--out DIR]` trains for at most 80,000 steps, stops early at weights that
-play 100 perfect episodes, else goes back to the best weights seen, and plays 100 greedy episodes with the model saved
-and loaded again. DIR (by default `runs/dqn_cartpole_<seed>`) then has `result.json`, `progress/` with the curves and
-`models/`.
+`python examples/dqn_cartpole.py [--seed N] [--out DIR]` trains for at most 80,000 steps. It stops early at weights that
+play 100 perfect episodes, and otherwise returns to the best weights. Then it saves and loads the model and plays 100
+greedy episodes. It writes `result.json`, `progress/` with the curves and `models/` to DIR (by default
+`runs/dqn_cartpole_<seed>`).
 
-The update is that of double DQN (van Hasselt et al. 2016) with a target network that follows slowly (Lillicrap et al.
-2016); a target goes on through a time limit, as `terminal` is 1 at true termination only. Rewards are scaled so that
-values stay near 1, where a squared error and Adam's default steps are of the right size.
+The update is double DQN (van Hasselt et al. 2016) with a slowly moving target network (Lillicrap et al. 2016). Targets
+bootstrap through time limits, because `terminal` is 1 only at true termination. Rewards are scaled so that values stay
+near 1, where a squared error and Adam's default steps have the right size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPSILON_START, EPSILON_END, EPSILON_STEPS = 1.0, 0.04, 8_000
 
 
 class QNetwork(tf.keras.Model):
-    """Two hidden layers; the output is a dict, as `really` asks of every model."""
+    """Two hidden layers; the output is a dict, as `really` expects of every model."""
 
     def __init__(self, num_actions: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def make_manager(seed: int, **more: Any) -> SampleManager:
 
 
 def epsilon_at(env_steps: int) -> float:
-    """It falls linearly, then stays."""
+    """Epsilon falls linearly, then stays constant."""
     return float(np.interp(env_steps, [0, EPSILON_STEPS], [EPSILON_START, EPSILON_END]))
 
 

@@ -1,6 +1,6 @@
-"""What the examples share: arguments and seeds, the books of a training run, and the results that it leaves behind.
+"""The common part of the examples: command line and seeds, bookkeeping of a training run, and its results.
 
-Import it before TensorFlow: the clock of `wall_seconds` starts here.
+Import it before TensorFlow, because the clock of `wall_seconds` starts here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from really import SampleManager  # noqa: E402
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned: a run ends after `env_steps`, or at weights that reach `solved`.
+    """A task: a run ends after `env_steps`, or at weights that score `solved`.
 
-    Weights are tried every `evaluate_every` steps in `few` greedy episodes of at most `max_steps`; where these are
-    better than the best weights so far, `many` others have to confirm it: their mean return is the weights' score.
+    Every `evaluate_every` steps the weights play `few` greedy episodes of at most `max_steps`. If their mean return is
+    above the best score so far, the weights play `many` others, whose mean return is their score.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Task:
 
 
 class Run:
-    """The books of one training run: steps and updates done, returns of finished episodes, the best weights seen."""
+    """Bookkeeping of one training run: steps, updates, returns of finished episodes, the best weights."""
 
     def __init__(self, task: Task, manager: SampleManager, out: Path, keys: tuple[str, ...]) -> None:
         self.task, self.manager = task, manager
@@ -54,16 +54,16 @@ class Run:
         self._best_weights = manager.get_agent().get_weights()
         self._open_returns = np.zeros(manager.kwargs["num_parallel"])
         self._returns: list[float] = []
-        self._bar = tqdm(total=task.env_steps, unit="step", disable=None)  # quiet where nobody looks
+        self._bar = tqdm(total=task.env_steps, unit="step", disable=None)  # no bar unless on a terminal
         units = {"reward": "sum of an episode"}
         manager.initialize_aggregator(out / "progress", 100, aggregator_keys=[*keys, "reward"], units=units)
 
     def goes_on(self) -> bool:
-        """Whether there are steps left and something left to learn."""
+        """Whether steps are left and the task is not solved."""
         return self.env_steps < self.task.env_steps and self.best < self.task.solved
 
     def collect(self) -> dict[str, np.ndarray]:
-        """`manager.get_data()`, counted."""
+        """Collects with `manager.get_data()` and counts the steps."""
         data = self.manager.get_data()
         self.env_steps += len(data["reward"])
         self._bar.update(len(data["reward"]))
@@ -71,9 +71,9 @@ class Run:
         return data
 
     def learned(self, updates: int, **values: Any) -> None:
-        """Counts updates whose weights the manager has been given; values go to the aggregator.
+        """Counts updates after `manager.set_agent`, and gives `values` to the aggregator.
 
-        Every `evaluate_every` steps the weights are tried, and kept if none before were better.
+        Every `evaluate_every` steps the weights are evaluated, and kept if they are the best so far.
         """
         self.updates += updates
         self.manager.update_aggregator(reward=self._returns, **values)
@@ -83,7 +83,7 @@ class Run:
             self._evaluate()
 
     def finish(self) -> dict[str, float]:
-        """Puts the best weights back; what the training took."""
+        """Restores the best weights; returns the cost of the training."""
         self._bar.close()
         self.manager.set_agent(self._best_weights)
         return {
@@ -100,7 +100,7 @@ class Run:
         return float(np.mean(self.manager.test(self.task.max_steps, episodes, evaluation_measure="reward")))
 
     def _finished(self, data: dict[str, np.ndarray]) -> list[float]:
-        """Returns of the episodes that ended; each agent's rows stand together, and an episode goes on in the next."""
+        """Returns of finished episodes; rows are ordered by agent, and the next call continues open episodes."""
         agents, found = len(self._open_returns), []
         ends = data["not_done"].reshape(agents, -1) == 0
         unscaled = data["reward"].astype(np.float64) / self.manager.kwargs["reward_scale"]
@@ -120,15 +120,15 @@ def main(
     keys: tuple[str, ...] = ("loss",),
     use_ray: bool = True,
 ) -> None:
-    """Reads `--seed` and `--out`, trains, plays 100 greedy episodes with the model saved and loaded again.
+    """Reads `--seed` and `--out`, trains, saves and loads the model, and plays 100 greedy episodes.
 
     Args:
-        example: the script's file; the name without its ending is that of its runs.
-        task: what is to be learned.
-        make_manager: a manager for a seed.
+        example: the script's file, which names its runs.
+        task: the task to learn.
+        make_manager: makes a manager for a seed.
         train: trains the manager's agent while `run.goes_on()`.
-        keys: what `train` gives to `run.learned`.
-        use_ray: False for a manager that does without.
+        keys: names of the values that `train` gives to `run.learned`.
+        use_ray: False if the manager does not use Ray.
     """
     name = Path(example).stem
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)

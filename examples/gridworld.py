@@ -1,12 +1,12 @@
-"""A gridworld of one's own, in the old API of gym, learned with Boltzmann sampling (`thompson`): its optimum is known.
+"""A custom gridworld with the old API of gym and a known optimum, learned with Boltzmann sampling (`thompson`).
 
-`python examples/gridworld.py [--seed N] [--out DIR]` trains for at most 40,000 steps, stops early at weights that walk
-the best path, and plays 100 greedy episodes with the model saved and loaded again. DIR (by default
-`runs/gridworld_<seed>`) then has `result.json`, `progress/` with the curves and `models/`.
+`python examples/gridworld.py [--seed N] [--out DIR]` trains for at most 40,000 steps and stops early at weights that
+walk the best path. Then it saves and loads the model and plays 100 greedy episodes. It writes `result.json`,
+`progress/` with the curves and `models/` to DIR (by default `runs/gridworld_<seed>`).
 
-Any class with `reset` and `step` will do: no base class, no registration. The model is a table, one row of q-values a
-cell; the temperature falls, so that actions are nearly random at first and nearly greedy in the end. So little work is
-done sooner in this process than Ray has started: `use_ray=False`.
+Any class with `reset` and `step` works, without a base class or registration. The model is a table with one row of
+q-values per cell. The temperature falls, so that actions are nearly random at first and nearly greedy at the end. The
+task is so small that it is done before Ray would have started, hence `use_ray=False`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gymnasium import spaces
 from really import SampleManager
 from really.learners import DQNLearner
 
-# S start, G goal, # wall, ~ mud, in which a step costs five times as much: the shortest path leads through it, the best
-# one does not.
+# S start, G goal, # wall, ~ mud. A step into mud costs five times as much: the shortest path leads through mud,
+# the best path does not.
 MAP = (
     "S#......",
     ".#.####.",
@@ -36,7 +36,7 @@ TIME_LIMIT = 100
 
 
 class Gridworld:
-    """Walks to the goal; observations are numbers of cells. `step` gives four values, as gym did until 0.26."""
+    """Walks to the goal; an observation is the number of a cell. `step` returns four values, as in gym before 0.26."""
 
     observation_space = spaces.Discrete(len(MAP) * len(MAP[0]))
     action_space = spaces.Discrete(len(MOVES))
@@ -58,7 +58,7 @@ def cell_of(letter: str) -> int:
 
 
 def neighbour(cell: int, action: int) -> tuple[int, float]:
-    """Where a move leads, and what it costs; walls and borders are bumped into."""
+    """The next cell and the reward of a move; walls and borders block it."""
     row, column = divmod(cell, len(MAP[0]))
     to_row, to_column = row + MOVES[action][0], column + MOVES[action][1]
     inside = 0 <= to_row < len(MAP) and 0 <= to_column < len(MAP[0])
@@ -89,7 +89,7 @@ TEMPERATURE_START, TEMPERATURE_END, TEMPERATURE_STEPS = 1.0, 0.02, 20_000
 
 
 class QTable(tf.keras.Model):
-    """One q-value a cell and action."""
+    """One q-value per cell and action."""
 
     def __init__(self) -> None:
         super().__init__()

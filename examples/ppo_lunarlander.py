@@ -1,12 +1,12 @@
-"""PPO learns LunarLanderContinuous-v3: a normal policy with a diagonal covariance, advantages from the runners.
+"""PPO learns LunarLanderContinuous-v3: a normal policy with a diagonal covariance, and advantages from the runners.
 
-`python examples/ppo_lunarlander.py [--seed N] [--out DIR]` trains for at most 1,000,000 steps, stops early at weights
-whose 100 greedy episodes return 250 on average, else goes back to the best weights seen, and plays 100 greedy episodes
-with the model saved and loaded again. DIR (by default `runs/ppo_lunarlander_<seed>`) then has `result.json`,
-`progress/` with the curves and `models/`. Needs `gymnasium[box2d]`.
+`python examples/ppo_lunarlander.py [--seed N] [--out DIR]` trains for at most 1,000,000 steps. It stops early at
+weights with a mean return of 250 in 100 greedy episodes, and otherwise returns to the best weights. Then it saves and
+loads the model and plays 100 greedy episodes. It writes `result.json`, `progress/` with the curves and `models/` to DIR
+(by default `runs/ppo_lunarlander_<seed>`). It needs `gymnasium[box2d]`.
 
-`get_data()` gives what PPO learns from: the actions as they were sampled, their log-probabilities, and generalised
-advantages. Greedy episodes take the mean action.
+`get_data()` delivers all that PPO needs: the sampled actions, their log-probabilities, and generalised advantages.
+Greedy episodes take the mean action.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ AGENTS, STEPS_A_CALL = 16, 8_192  # a call collects this many rows, from all age
 EPOCHS, MINIBATCH = 6, 128
 GAMMA, GAE_LAMBDA, CLIP_RANGE = 0.999, 0.98, 0.2
 LEARNING_RATE_START, LEARNING_RATE_END = 1e-3, 1e-4
-# Returns are in the hundreds. In units of this many a value is of the size that a new network puts out.
+# Returns are in the hundreds. In this unit values have the size of a new network's outputs.
 VALUE_UNIT = 100.0
 
 
 class ActorCritic(tf.keras.Model):
-    """A network for the mean action and another for the value; the standard deviation is the same in every state."""
+    """Separate networks for the mean action and the value; the standard deviation does not depend on the state."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.actor = [tf.keras.layers.Dense(64, activation="tanh", kernel_initializer=orthogonal()) for _ in range(2)]
         self.critic = [tf.keras.layers.Dense(64, activation="tanh", kernel_initializer=orthogonal()) for _ in range(2)]
-        # Actions near zero to begin with: the policy explores around them (Andrychowicz et al. 2021, section 3.2).
+        # Initial actions near zero, around which the policy explores (Andrychowicz et al. 2021, section 3.2).
         self.mu = tf.keras.layers.Dense(dimensions, kernel_initializer=orthogonal(0.01))
         self.value = tf.keras.layers.Dense(1, kernel_initializer=orthogonal(1.0))
         self.log_sigma = self.add_weight(shape=(dimensions,), initializer="zeros", name="log_sigma")

@@ -1,8 +1,8 @@
-"""Prints the README's table rows from what examples left behind, and draws their learning curves.
+"""Prints the README's table of examples from the results of their runs, and draws their learning curves.
 
-`python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default `runs`)
-and groups the runs by example, that is by the name of the run's folder without its seed: `runs/dqn_cartpole_0` to
-`runs/dqn_cartpole_4` make one row. `--figure` takes the name of a .png or .svg.
+`python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
+`runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
+make one row. `--figure` takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = (
     "| example | task | seeds | mean return of each | environment steps | updates | wall seconds |",
     "| --- | --- | --- | --- | --- | --- | --- |",
 )
-# What each task asks for, drawn as a line.
+# The return that solves each task, drawn as a line.
 GOALS = {"CartPole-v1": 475.0, "Acrobot-v1": -90.0, "LunarLanderContinuous-v3": 230.0, "gridworld": -18.0}
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
@@ -40,7 +40,7 @@ def runs_by_example(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 
 
 def row(example: str, runs: list[dict[str, Any]]) -> str:
-    """One line of the table: every seed's score, and the span of what the runs took."""
+    """One line of the table: every seed's score, and the range of steps, updates and seconds."""
     cells = [
         f"`examples/{example}.py`",
         ", ".join(sorted({run["task"] for run in runs})),
@@ -52,16 +52,16 @@ def row(example: str, runs: list[dict[str, Any]]) -> str:
 
 
 def span(values: list[float]) -> str:
-    """Least and largest value, rounded; one number where they agree."""
+    """Smallest and largest value, rounded; one number if they are equal."""
     least, largest = (f"{value:,.0f}" for value in (min(values), max(values)))
     return least if least == largest else f"{least} to {largest}"
 
 
 def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps `[point]`, and the mean return of the episodes that had ended lately, `[point]`.
+    """Environment steps `[point]`, and the mean return of recent episodes, `[point]`.
 
-    Each row of `progress.csv` with more than returns followed as many steps as any other such; one in which no episode
-    ended has no return.
+    Every row of `progress.csv` that has more than returns stands for the same number of steps. A row in which no
+    episode ended has no return.
     """
     path = run["folder"] / "progress" / "progress.csv"
     with path.open(newline="") as file:
@@ -72,14 +72,14 @@ def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
     steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
     if not len(returns):
-        sys.exit(f"report: expected returns of episodes in {path}, got none: not one ended in training")
+        sys.exit(f"report: expected returns of episodes in {path}, got none: no episode ended in training")
     if "tested" in run:
         return steps, returns
     return steps, smoothed(returns, SMOOTHED)
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """One panel an example: every seed's curve, their mean and spread while all were training, and what came of it."""
+    """One panel per example: the curve of every seed, their mean and spread, and the greedy episodes after training."""
     from matplotlib.figure import Figure
 
     from really.metrics.plots import COLOURS, INK
@@ -134,9 +134,9 @@ def legend() -> list[Any]:
 
 
 def main() -> None:
-    """Prints the table, or says where it looked in vain; draws the figure if asked to."""
+    """Prints the table, or an error if there are no results; draws the figure if `--figure` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="*", default=["runs"], help="where runs are (default: runs)")
+    parser.add_argument("folders", nargs="*", default=["runs"], help="folders with runs (default: runs)")
     parser.add_argument("--figure", type=Path, default=None, help="draw learning curves to this file")
     arguments = parser.parse_args()
     found = runs_by_example(map(Path, arguments.folders))

@@ -18,7 +18,7 @@ def network():
 
 
 def bare_functions(model, epsilon):
-    """What somebody who knows the model writes by hand."""
+    """Hand-written functions for this model."""
     import tensorflow as tf
 
     def log_prob(state, action):

@@ -1,4 +1,4 @@
-"""Batches drawn ahead: sampling hides behind the learner's step; a dataset without a generator beats one with it."""
+"""Prefetching hides sampling behind the learner's step; `dataset` is faster than `from_generator`."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from really import ReplayBuffer
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROWS = {"cartpole": 64, "wide": 256, "atari": 64}
 HELD = {"cartpole": 100_000, "wide": 20_000, "atari": 2_000}
-# Of the matrices in a step: some milliseconds, most of them outside the GIL, as a learner's are.
+# Size of the matrices in a step: some milliseconds, mostly outside the GIL, like a learner's.
 STEP_WIDTH = 300
 
 
@@ -20,7 +20,7 @@ def filled(workload):
 
 
 def learner_step():
-    """Some matrix products in one compiled call, without the data: a step takes the same time for all ways."""
+    """A compiled step of matrix products that ignores the batch, so that it takes the same time for all ways."""
     import tensorflow as tf
 
     weights = tf.Variable(tf.random.normal((STEP_WIDTH, STEP_WIDTH), stddev=0.05))
@@ -37,10 +37,10 @@ def learner_step():
 
 
 class Ahead:
-    """`ahead`, the learner waits some 30 us for a batch, whatever is in it: the hand-over between two threads.
+    """With `ahead` the learner waits some 30 us for any batch: the hand-over between two threads.
 
-    Sampling `in_loop` takes less for narrow rows (there is nothing to hide) and many times that for wide rows and
-    images. Whole turns are as fast as `step_alone` only where a core is free for the thread.
+    Sampling `in_loop` takes less for narrow rows, which leave nothing to hide, and many times that for wide rows and
+    images. Whole turns are as fast as `step_alone` only if a core is free for the thread.
     """
 
     params = (list(WORKLOADS), ["step_alone", "in_loop", "ahead"])

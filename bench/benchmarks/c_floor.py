@@ -1,4 +1,4 @@
-"""bench/floor.c from Python: compiled on first use, with the same calls as the peers plus timing inside C."""
+"""bench/floor.c from Python: compiled on first use, with the calls of the peers and timing inside C."""
 
 import ctypes
 import functools
@@ -31,7 +31,7 @@ def library():
 
 
 class Floor:
-    """Records of one workload in memory of their own; `best` takes the gather that knows most of the machine."""
+    """Records of one workload in memory of their own; `best` selects the fastest gather."""
 
     def __init__(self, workload, capacity=None, best=False):
         self.workload, self.number, self.best = workload, NUMBERS[workload.name], best
@@ -64,7 +64,7 @@ class Floor:
         )
 
     def seconds_per_gather(self, picks, num, columns):
-        """Seconds a batch of `num` rows, all of `picks` used up."""
+        """Seconds per batch of `num` rows, over all of `picks`."""
         repeats = len(picks) // num
         seconds = library().floor_time_gather(
             self.number,
@@ -78,7 +78,7 @@ class Floor:
         return seconds / repeats
 
     def seconds_per_scatter(self, columns, repeats):
-        """Seconds an insertion of the columns."""
+        """Seconds per put of the columns."""
         num = len(next(iter(columns.values())))
         seconds = library().floor_time_scatter(
             self.number,
@@ -96,14 +96,14 @@ class Floor:
 
 
 class FrameFloor:
-    """Frames of 84x84 bytes side by side, of which rows are gathered as a sampler of frames stored once has to."""
+    """Adjacent frames of 84x84 bytes, gathered to rows as a sampler with frame deduplication has to."""
 
     def __init__(self, frames):
         self.frames = frames
         self.draw = np.random.default_rng(0)
 
     def sampler(self, num, streams):
-        """A call that gathers `num` rows, other ones each time, to the same memory, past the cache or not."""
+        """Returns a call that gathers `num` other rows each time to the same memory, past the cache or through it."""
         state, after = (_aligned((num, 4, 84, 84), np.uint8) for _ in range(2))
         picks = self.draw.integers(0, len(self.frames) - 4, (64, num))
         at = iter(range(1 << 60))
@@ -126,7 +126,7 @@ class FrameFloor:
 
 
 def read_all(one, other):
-    """All words of two arrays of as many bytes, exclusive-ored: reads each byte and does nothing else with it."""
+    """Exclusive or of all words of two arrays of one size: reads each byte once."""
     return library().floor_read(_pointer(one), _pointer(other), ctypes.c_size_t(one.nbytes // 8))
 
 

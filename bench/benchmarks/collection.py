@@ -1,4 +1,4 @@
-"""Collection: what a warm call of `get_data()` costs, and how soon a manager is ready; in this process and with Ray."""
+"""Collection: the cost of a warm `get_data()`, and the start of a manager, in this process and with Ray."""
 
 import os
 
@@ -27,7 +27,7 @@ def make(number, use_ray, **more):
 
 
 class Collect:
-    """Runners live as long as the manager, so that a call costs its steps and hardly anything else.
+    """Runners live as long as the manager, so a call costs its steps and hardly anything else.
 
     1 and 4 environments are plain instances in a runner, 8 and more go through gymnasium's vector implementation.
     """
@@ -57,7 +57,7 @@ class Collect:
 
 
 class Normalise:
-    """Normalising observations and rewards costs a few NumPy calls a step and a pass over each chunk; off, nothing."""
+    """Normalisation costs a few NumPy calls a step and a pass over each chunk; without it, nothing."""
 
     params = ([1, 8, 64], [False, True])
     param_names = ("num_parallel", "normalize")
@@ -76,7 +76,7 @@ class Normalise:
 
 
 class Start:
-    """A manager is ready for its first row in well under the 2.5 s that a user would notice, Ray being up."""
+    """With Ray up, a manager delivers its first row in well under 2.5 s."""
 
     params = ([2, 64],)
     param_names = ("num_parallel",)

@@ -1,6 +1,6 @@
-"""Claim: a buffer in files is as fast as one in memory, 90 % at least, as long as its pages stay in memory.
+"""Claim: a buffer in files reaches at least 90 % of the speed of one in memory while its pages stay in memory.
 
-`frames` are games' stacks of frames stored once, put as runners send them. `Reopen`: < 1 s whatever the size.
+`frames` are stacks of deduplicated frames, put as runners send them. `Reopen` takes less than 1 s for any size.
 """
 
 import shutil
@@ -17,7 +17,7 @@ PLAIN = {workload.name: workload for workload in (CARTPOLE, WIDE)}
 
 
 def filled(workload, folder=None, held=None):
-    """A full buffer, in files if there is a folder for them, and rows to put: 1,000, or a chunk of frames."""
+    """A full buffer, in files if `folder` is given, and rows to put: 1,000, or a chunk of frames."""
     place, capacity = {} if folder is None else {"path": folder}, held or HELD[workload]
     if workload == "frames":
         buffer = ReplayBuffer(capacity, seed=0, stack=(4, 0), **place)
@@ -32,7 +32,7 @@ def filled(workload, folder=None, held=None):
 
 
 class Disk:
-    """Calls of a full buffer whose files fit in memory, against those of one without files."""
+    """A full buffer whose files fit in memory, against one without files."""
 
     params = (list(HELD), PLACES)
     param_names = ("workload", "place")
@@ -60,7 +60,7 @@ class Disk:
 
 
 class Reopen:
-    """A buffer that is there is open at once, however many rows it holds."""
+    """An existing buffer opens at once, for any number of rows."""
 
     params = (list(HELD),)
     param_names = ("workload",)

@@ -1,7 +1,7 @@
-"""Claim: frames stored once take an eighth of the memory, are sampled as fast as whole rows, put faster by runners.
+"""Claim: frame deduplication takes an eighth of the memory, samples as fast, and puts faster from runners.
 
-Rows are those of 16 games, stacks of four 84x84 frames, in chunks of 128 steps; `once` stores each frame once, `whole`
-every row as it is, `runners` puts what runners send.
+The rows are of 16 games, stacks of four 84x84 frames, in chunks of 128 steps. `once` stores each frame once, `whole`
+stores every row as it is, `runners` puts messages of runners.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def chunks(num, seed=0, axis=0):
 
 
 OPTIONS = {"whole": lambda axis: {"dedup": False}, "once": lambda axis: {"stack": (4, axis)}}
-"""Of a buffer of either kind, by the stack's axis."""
+"""Options of each kind of buffer, by stack axis."""
 
 
 def filled(kind, axis=0):
@@ -45,7 +45,7 @@ def filled(kind, axis=0):
 
 
 class Frames:
-    """One process, one order; the ratio of `once` to `whole` is the claim."""
+    """The claim is the ratio of `once` to `whole`, in one process."""
 
     params = (["whole", "once", "runners"],)
     param_names = ("stored",)
@@ -70,7 +70,7 @@ class Frames:
 
 
 class ChannelsLast(Frames):
-    """The same with the stack's axis last, as Stable-Baselines3 and the published DQN have it."""
+    """The same with the stack axis last, as in Stable-Baselines3 and the published DQN."""
 
     params = (["whole", "once"],)
 

@@ -1,6 +1,6 @@
-"""Claim: XLA makes many updates of a small network in one call faster; convolutions are better left to TensorFlow.
+"""Claim: XLA speeds up many updates of a small network in one call; TensorFlow is faster for convolutions.
 
-Seconds of a call with all its updates; `DQNLearner` chooses the faster of the two by itself.
+Seconds of one call with all its updates. `DQNLearner` chooses the faster of the two by default.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class DQNUpdates:
         from really.agents.models import build_model
         from really.learners import DQNLearner
 
-        with contextlib.suppress(RuntimeError):  # of `pytest bench`, where others have used TensorFlow before
+        with contextlib.suppress(RuntimeError):  # with `pytest bench` other benchmarks have used TensorFlow before
             tf.config.threading.set_intra_op_parallelism_threads(1)
         shape, dtype, updates, rows = PARTS[task]
         space = spaces.Box(0, 255, shape, dtype)

@@ -1,4 +1,4 @@
-"""Ours and the others behind one set of verbs, each used as its own documentation says is fastest."""
+"""Our buffer and its peers behind one interface, each used in the fastest way that its documentation names."""
 
 import random
 from math import prod
@@ -10,7 +10,7 @@ from really import ReplayBuffer
 
 
 class Really:
-    """This package; rows whole, as the others store them (frames.py has those that share frames)."""
+    """This package without frame deduplication, as the others store rows (frames.py measures it)."""
 
     name = "really"
 
@@ -21,7 +21,7 @@ class Really:
 
 
 class NumPy:
-    """Preallocated columns, a slice to put, fancy indexing to sample."""
+    """Preallocated columns; puts slices, samples with fancy indexing."""
 
     name = "numpy"
 
@@ -53,7 +53,7 @@ class NumPy:
 
 
 class NumPyIndices(NumPy):
-    """The same with fancy indexing to put, too, as many buffers in NumPy do; slices, where they serve, are faster."""
+    """The same, but puts with fancy indexing, as many NumPy buffers do; slices are faster if they suffice."""
 
     name = "indices"
 
@@ -66,7 +66,7 @@ class NumPyIndices(NumPy):
 
 
 class PythonList:
-    """A list of transitions as course code has it; kept to 100,000 rows, for its memory."""
+    """A list of transitions, as in course code; limited to 100,000 rows by its memory."""
 
     name = "list"
 
@@ -152,12 +152,12 @@ PEERS = {peer.name: peer for peer in (Really, NumPy, NumPyIndices, PythonList, C
 
 
 def peers_for(workload):
-    """The names of those that can hold the workload."""
+    """Names of the peers that support the workload."""
     return [name for name in PEERS if name != "rlox" or all(dtype != "uint8" for _, dtype, _ in workload.columns)]
 
 
 def filled(name, workload, capacity=None):
-    """A peer that holds `capacity` rows."""
+    """A peer filled with `capacity` rows."""
     capacity = capacity or workload.capacity
     peer = PEERS[name](workload, capacity)
     rows = workload.rows(min(capacity, 32 if workload.name == "atari" else 10_000))
@@ -168,7 +168,7 @@ def filled(name, workload, capacity=None):
 
 
 def filled_floor(workload, capacity=None, best=False):
-    """The C floor, or the best C, with as many rows."""
+    """The C floor, or the best C, filled with as many rows."""
     floor = Floor(workload, capacity, best)
     rows = workload.rows(min(floor.capacity, 32 if workload.name == "atari" else 10_000))
     num = len(next(iter(rows.values())))

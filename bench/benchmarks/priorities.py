@@ -1,9 +1,8 @@
-"""Prioritized replay: drawing rows in proportion to their priorities, and setting them, beside cpprb.
+"""Prioritized replay: sampling rows by priority and updating priorities, side by side with cpprb.
 
-cpprb has no call that draws row numbers alone: its `sample` gathers the batch, too. Its columns are therefore one
-float32 in `Draw`, so that the search is nearly all of its time; `Gathering` and `Update` are calls of both buffers with
-CartPole rows. Each call gets row numbers and priorities that it has not had before, since both save work where
-nothing changes.
+cpprb has no call that draws row numbers alone: its `sample` also gathers the batch. In `Draw` its only column is one
+float32, so that nearly all of its time is the search. `Gathering` and `Update` are calls of both buffers with CartPole
+rows. Each call gets new row numbers and priorities, because both packages save work if nothing changes.
 """
 
 import numpy as np
@@ -17,7 +16,7 @@ DIFFERENT = 100  # batches of row numbers and priorities that take turns
 
 
 class Really:
-    """This package: the sum tree alone where there are no columns, else a buffer with one."""
+    """This package: a sum tree without columns, else a buffer with them."""
 
     def __init__(self, num_rows, priorities, columns=None):
         if columns is None:
@@ -67,7 +66,7 @@ def priorities(num):
 
 
 class Draw:
-    """Drawing rows and their weights is at least five times as fast, at every size of batch."""
+    """Drawing rows and their weights is at least five times as fast at every batch size."""
 
     params = (list(PEERS), [32, 256, 1024])
     param_names = ("peer", "rows")
@@ -90,7 +89,7 @@ class Gathering(Draw):
 
 
 class Update:
-    """Setting priorities is no slower, of rows in a batch's order ("drawn") and in any order."""
+    """Updating priorities is no slower, for rows in the order of a batch ("drawn") and in any order."""
 
     params = (list(PEERS), list(UPDATES), [32, 256, 1024])
     param_names = ("peer", "order", "rows")
@@ -106,12 +105,12 @@ class Update:
     def time_update(self, peer, order, rows):
         self.at = (self.at + 1) % DIFFERENT
         numbers, given = self.calls[self.at]
-        given += np.float32(1e-3)  # or the second turn would change nothing
+        given += np.float32(1e-3)  # else the second turn would change nothing
         self.peer.update(numbers, given)
 
 
 class Add:
-    """Rows come in with the largest priority at a few nanoseconds each."""
+    """New rows get the largest priority, at a few nanoseconds each."""
 
     params = ([1, 1000, 20_000],)
     param_names = ("rows",)
@@ -124,7 +123,7 @@ class Add:
 
 
 class Held:
-    """A draw costs the same however many rows are held, cache misses and a level apart."""
+    """A draw costs the same for any number of rows, except for cache misses and one more level of the tree."""
 
     params = ([10_000, 100_000, 1_000_000, 10_000_000],)
     param_names = ("held",)

@@ -1,4 +1,4 @@
-"""Putting: rows go in at the speed of streaming stores; one transition costs less than the Python around it."""
+"""Putting: rows are stored at the speed of streaming stores; one transition costs less than the Python around it."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from really import ReplayBuffer
 
 
 class Put:
-    """ReplayBuffer takes rows faster than every peer, from messages that fit the cache to ones that do not."""
+    """ReplayBuffer puts rows faster than every peer, whether or not they fit in the cache."""
 
     params = (list(WORKLOADS), list(PEERS), [100, 1000, 20_000])
     param_names = ("workload", "peer", "rows")
@@ -26,7 +26,7 @@ class Put:
 
 
 class PutOne:
-    """One transition at a time works well too."""
+    """One transition at a time is fast, too."""
 
     params = (list(WORKLOADS), list(PEERS))
     param_names = ("workload", "peer")
@@ -43,7 +43,7 @@ class PutOne:
 
 
 class Floor:
-    """What plain C reaches, records put together in the cache and streamed out."""
+    """The rate of plain C, which assembles records in the cache and streams them out."""
 
     params = (list(WORKLOADS), [500, 1000, 20_000])
     param_names = ("workload", "rows")
@@ -61,7 +61,7 @@ class Floor:
 
 
 class Inputs:
-    """What needs no conversion costs nothing more; Arrow out of shared memory costs no copy."""
+    """Arrays that need no conversion cost nothing extra; Arrow from shared memory costs no copy."""
 
     params = (["arrays", "arrow", "arrow in 8 chunks", "float64", "lists", "alias"],)
     param_names = ("data",)
@@ -90,7 +90,7 @@ class Inputs:
 
 
 class Construction:
-    """A buffer of any length is there at once: address space is reserved, pages come with rows."""
+    """A buffer of any capacity is made at once: it reserves address space, and pages come with rows."""
 
     params = ([1_000, 1_000_000, 100_000_000],)
     param_names = ("capacity",)

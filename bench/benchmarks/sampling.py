@@ -1,4 +1,4 @@
-"""Sampling: a batch costs one cache miss a narrow row, and the memory's bandwidth for a wide one."""
+"""Sampling: a narrow row costs one cache miss, and a wide row the bandwidth of the memory."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from benchmarks.peers import PEERS, filled, filled_floor, peers_for
 from benchmarks.workloads import WORKLOADS
 from really import ReplayBuffer
 
-# Rows held: some 64 MB of each workload, twice what the last cache holds.
+# Rows held: some 64 MB of each workload, twice the last-level cache.
 HELD = {"cartpole": 1_000_000, "wide": 20_000, "atari": 1_000}
 
 
 class Sample:
-    """ReplayBuffer samples faster than every peer at every size of batch.
+    """ReplayBuffer samples faster than every peer at every batch size.
 
     32 to 1024 rows straddle malloc's mmap threshold (128 kB) for wide rows and images.
     """
@@ -29,7 +29,7 @@ class Sample:
 
 
 class Floor:
-    """What plain C reaches, a row after another or at its best: every share in the tables is of this."""
+    """The rate of plain C, one row after another or with all techniques; shares in the tables refer to it."""
 
     params = (list(WORKLOADS), [32, 256, 1024], [False, True])
     param_names = ("workload", "rows", "best")
@@ -46,7 +46,7 @@ class Floor:
 
 
 class Held:
-    """A batch costs the same however many rows are held, cache misses apart: below and above every cache."""
+    """A batch costs the same for any number of rows, except for cache misses; sizes below and above every cache."""
 
     params = ([10_000, 100_000, 1_000_000, 10_000_000, 100_000_000], [256])
     param_names = ("held", "rows")
@@ -79,7 +79,7 @@ class Several:
 
 
 class Ways:
-    """Drawing without replacement and writing into given arrays stay near the plain way."""
+    """Sampling without replacement, and into given arrays, is about as fast as plain sampling."""
 
     params = (["plain", "distinct", "out", "take"],)
     param_names = ("way",)
@@ -99,7 +99,7 @@ class Ways:
 
 
 class PeakMemory:
-    """A batch takes its own bytes and no more: no index arrays, no second copy."""
+    """A batch needs only its own bytes: no index arrays, no second copy."""
 
     params = ([1000, 10_000],)
     param_names = ("rows",)

@@ -1,4 +1,4 @@
-"""The three kinds of experience that every claim about the buffer is measured on, and rows of them."""
+"""The three workloads of all buffer benchmarks, and rows of them."""
 
 from dataclasses import dataclass
 from math import prod
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Workload:
-    """Columns (name, dtype, shape of one row) and how many rows the buffer holds."""
+    """Columns (name, dtype, shape of one row) and the number of rows in the buffer."""
 
     name: str
     columns: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -23,7 +23,7 @@ class Workload:
         return sum(np.dtype(dtype).itemsize * prod(shape) for _, dtype, shape in self.columns)
 
     def rows(self, num, seed=0):
-        """`num` rows of numbers that differ from row to row, C-contiguous."""
+        """`num` C-contiguous rows of random numbers."""
         draw = np.random.default_rng(seed)
         return {
             name: draw.integers(0, 100, (num, *shape), dtype=np.uint8).astype(dtype)
