@@ -8,10 +8,12 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 import really
 
@@ -125,21 +127,32 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     paths = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".pyx", ".pxd", ".h"}]
-    sources = {str(path.relative_to(ROOT)) for path in paths}
-    assert (
-        sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml", "really/replay/_ring.pyi"} <= names
-    )
+    sources = {str(path.relative_to(ROOT)) for path in paths} | package_files()
+    assert sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml"} <= names
     assert not {name for name in names if name.endswith((".c", ".so", ".pyc")) or name.startswith(("build/", "runs/"))}
 
 
 def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(distributions[1]).namelist())
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "really").rglob("*.py")}
-    assert modules | {"really/py.typed"} <= names
+    assert package_files() - names == set()
     assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
     for extension in ("_ring", "_sum_tree"):
-        assert f"really/replay/{extension}.pyi" in names
         assert any(name.startswith(f"really/replay/{extension}.") and name.endswith(".so") for name in names)
+
+
+def package_files() -> set[str]:
+    """Modules, stubs and the type marker of the package, by path."""
+    found = [path for path in (ROOT / "really").rglob("*") if path.suffix in {".py", ".pyi"} or path.name == "py.typed"]
+    paths = {path.relative_to(ROOT).as_posix() for path in found}
+    assert {"really/py.typed", "really/replay/_ring.pyi", "really/replay/_sum_tree.pyi"} <= paths
+    return paths
+
+
+def test_no_wing_is_forgotten() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    folders = {str(Path(name).parent).replace(os.sep, ".") for name in package_files()}
+    assert set(find_packages(str(ROOT), **options)) == folders
+    assert set(find_packages(str(ROOT), include=["really"])) != folders, "a list by hand would forget the wings"
 
 
 def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], tmp_path: Path) -> None:
