@@ -1,1 +1,1 @@
-"""The learner's model: the Agent, its compiled functions, and its export for runners."""
+"""The learner's model in TensorFlow: the Agent, its compiled functions, and its export for the runners."""

@@ -1,4 +1,4 @@
-"""The driver's agent: a model with TensorFlow around it, compiled and differentiable, acting as runners act."""
+"""Agent: the model on the driver, with compiled and differentiable TensorFlow methods; it acts as the runners do."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _VALUES = (*VALUE_OUTPUTS, "q_values")
 
 
 class Agent:
-    """A model that acts and is learned from.
+    """A model with methods to act and to learn.
 
-    States are one observation or a batch [n, ...] of them, in the structure of the observation space, as arrays or
-    tensors; one observation gives results without the batch axis. Apart from `act`, methods return tensors, are
-    compiled with `tf.function`, and let gradients through.
+    A state is one observation or a batch [n, ...] of observations, in the structure of the observation space, as arrays
+    or tensors. One observation gives results without the batch axis. All methods but `act` return tensors, are
+    compiled with `tf.function`, and pass gradients.
 
-    Where the manager normalises observations, `act` takes states as environments show them, and all other methods take
-    them as they are delivered, which is normalised; `normalize` makes the second of the first.
+    If the manager normalises observations, `act` takes states as the environments show them. All other methods take
+    states as the manager delivers them, which is normalised; `normalize` turns the former into the latter.
 
     Attributes:
         model: the Keras model; its variables are the agent's weights.
-        policy: how actions are sampled, with `epsilon` and `temperature`.
+        policy: the policy that samples actions, with `epsilon` and `temperature`.
         rng: the generator from which `act` draws.
-        epoch: the epoch that a loaded model was saved with.
-        normalization: how observations are normalised, frozen with the weights that the manager was last given; None
-            where they are not. A copy keeps the one that it was made with.
-        compiled: False for a model that has to run as Python each time; found out where compiling fails, and may
-            be set where it would go wrong unnoticed (side effects that the outputs depend on).
+        epoch: the epoch with which a loaded model was saved.
+        normalization: the normalisation of observations, frozen with the last weights that the manager was given; None
+            if observations are not normalised. A copy keeps the one with which it was made.
+        compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it
+            if compiling would go wrong unnoticed, for example if outputs depend on side effects.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Agent:
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
         self.policy.check_outputs({name: np.asarray(value) for name, value in example.items()}, 1)
         self._functions: dict[Callable[..., Any], Compiled] = {}
-        # Of calls that passed all checks, with tensors that the compiled function takes as they are.
+        # Compiled functions by method and signature, for calls that have passed all checks before.
         self._traces: dict[Any, Callable[..., Any]] = {}
         self._settings_of: tuple[float, float] | None = None
         self._tensors: tuple[tf.Tensor, tf.Tensor]
@@ -84,12 +84,12 @@ class Agent:
         return iter((self, self.epoch))
 
     def act(self, state: Any, greedy: bool = False, normalized: bool = False) -> NDArray[Any]:
-        """Actions as runners sample and store them (a Box's unclipped), NumPy, [n, *action_shape].
+        """Actions as runners sample and store them (not clipped to a Box), NumPy, [n, *action_shape].
 
         Args:
-            state: as the environment shows it; what is to be normalised is normalised here.
+            state: as the environment shows it; this method normalises it if necessary.
             greedy: take the best action instead of sampling one.
-            normalized: `state` comes from data that the manager delivered, and is taken as it is.
+            normalized: True for a `state` from data that the manager delivered; it is not normalised again.
         """
         leaves, single = self._batch(state if normalized else self.normalize(state))
         outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
@@ -101,9 +101,9 @@ class Agent:
         return actions[0] if single else actions
 
     def normalize(self, state: Any) -> Any:
-        """States as the manager delivers them, NumPy, of states as the environment shows them.
+        """Turns states as the environment shows them into states as the manager delivers them, NumPy.
 
-        `state` itself where the manager does not normalise observations. Rewards are never touched.
+        Returns `state` itself if the manager does not normalise observations.
         """
         if self.normalization is None:
             return state
@@ -118,22 +118,23 @@ class Agent:
         return self._result(self._max_q, _Q_VALUES, state)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
-        """The q-values of `action`, [n] or [n, 1] as stored (a Discrete's `start` included), [n] float32.
+        """The q-values of `action`, [n] float32.
 
-        Actions that there are not are refused, as far as they can be seen: not while a `tf.function` is traced.
+        `action` is [n] or [n, 1] as it is stored (a Discrete space's `start` included). Actions outside of the action
+        space raise InvalidValueError, except while a `tf.function` is traced, where they have no values.
         """
         return self._result(self._q_val, _Q_VALUES, state, action)
 
     def v(self, state: Any) -> tf.Tensor:
-        """The value of each state, [n] float32: the model's value output, or the largest q-value without one."""
+        """The value of each state, [n] float32: the model's value output, or else the largest q-value."""
         return self._result(self._v, _VALUES, state)
 
     def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False) -> Any:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
 
-        With `return_entropy` a pair: the policy's entropy too, [n] float32. Under `epsilon_greedy` both are constant
-        in the weights nearly everywhere: their gradient is zero. A `tf.function` of yours keeps the epsilon and
-        temperature that held when it was traced.
+        With `return_entropy` it returns a pair: the log-probability and the policy's entropy, [n] float32. Under
+        `epsilon_greedy` both are constant in the weights nearly everywhere: their gradient is zero. A `tf.function` of
+        yours keeps the epsilon and temperature with which it was traced.
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
@@ -141,13 +142,13 @@ class Agent:
         return self._result(function, (), state, action, settings=self._settings())
 
     def copy(self) -> Agent:
-        """An agent with a model of its own and the same weights, say for targets.
+        """An agent with a model of its own and the same weights, for example as a target network.
 
         Raises:
-            ModelError: the agent was not told how to make a model (`make_model`), and Keras cannot copy this one.
+            ModelError: the agent has no `make_model`, and Keras cannot copy the model.
         """
-        made = self.model if self._make_model is None else self._make_model()
-        model = copy_model(self.model) if made is self.model else made
+        new = self.model if self._make_model is None else self._make_model()
+        model = copy_model(self.model) if new is self.model else new
         set_model_weights(model, self.get_weights())
         policy, rng = self.policy, self.rng.spawn(1)[0]
         return Agent(
@@ -164,15 +165,15 @@ class Agent:
         )
 
     def get_weights(self) -> list[NDArray[Any]]:
-        """The model's weights, as copies."""
+        """Copies of the model's weights."""
         weights: list[NDArray[Any]] = self.model.get_weights()
         return weights
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Set the model's weights; ModelError naming expected and received shapes for another model's."""
+        """Sets the model's weights. Raises ModelError, naming the expected and the given shapes, if they differ."""
         set_model_weights(self.model, weights)
 
-    # Inside the compiled functions: leaves [n, ...] -> [n]
+    # Functions that are compiled: from leaves [n, ...] to results [n]
 
     def _outputs(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         return dict(self.model(nest(self.observation_space, leaves)))
@@ -213,14 +214,14 @@ class Agent:
         return tf.add_n([pair[0] for pair in pairs]), tf.add_n([pair[1] for pair in pairs])
 
     def _parts(self, action: tf.Tensor) -> tf.Tensor:
-        """Stored actions as [n, parts], float32 for a Box, else int64 counted from 0."""
+        """Stored actions as [n, parts]: float32 for a Box, otherwise int64 that counts from 0."""
         dtype = tf.float32 if isinstance(self.action_space, spaces.Box) else tf.int64
         actions = tf.reshape(tf.cast(action, dtype), [-1, math.prod(self.policy.action_shape)])
         start = getattr(self.action_space, "start", None)
         return actions if start is None else actions - np.ravel(start).astype(np.int64)
 
-    # From what users give to what the compiled functions take. What can be done in those costs hardly anything, each
-    # operation here costs as much as a small layer.
+    # From the user's arguments to the tensors of the compiled functions. An operation inside a compiled function costs
+    # hardly anything; here, each costs as much as a small layer.
 
     def _result(
         self,
@@ -234,13 +235,13 @@ class Agent:
         trace = None if key is None else self._traces.get((function, key))
         if trace is not None and self.compiled:
             return trace(state, *actions, *settings)
-        self._need(function.__name__[1:], needed)
+        self._check_outputs(function.__name__[1:], needed)
         leaves, single = self._batch(state)
         tensors = *(self._actions(action, leaves) for action in actions), *settings
         result = self._run(function, leaves, *tensors)
-        # Of actions only whole numbers go unchecked from now on: TensorFlow itself refuses those that there are not.
-        whole = self._bounds is None or all(action.dtype.is_integer for action in tensors[: len(actions)])
-        if key is not None and self.compiled and whole and leaves[0] is state:
+        # Later calls skip the checks. For discrete actions only integers may: TensorFlow itself refuses invalid ones.
+        unchecked = self._bounds is None or all(action.dtype.is_integer for action in tensors[: len(actions)])
+        if key is not None and self.compiled and unchecked and leaves[0] is state:
             remember(self._traces, (function, key), self._functions[function].trace((*leaves, *tensors)))
         if not single:
             return result
@@ -252,21 +253,21 @@ class Agent:
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
         if function in self._functions:
             return self._functions[function](*leaves, *tensors)
-        # A decorated `call` that was traced while its weights came into being holds their first values, so that its
-        # Python is traced anew; one that needs AutoGraph cannot be.
+        # A decorated `call` that was traced while its weights were created holds their first values. So its Python is
+        # traced anew first. A `call` that needs AutoGraph fails then, and is traced with its decorator.
         for context in (undecorated, contextlib.nullcontext):
             compiled = Compiled(function, len(leaves), context)
             with contextlib.suppress(Exception):
                 result = compiled(*leaves, *tensors)
                 self._functions[function] = compiled
                 return result
-        # What no graph can follow may still work as Python; if not, that is the error to show.
+        # The model may still work as Python. If not, the error that it raises there is the one to show.
         result = function(leaves, *tensors)
         self.compiled = False
         return result
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
-        """Leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
+        """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
         given = flatten(self.observation_space, state)
         tensors = [_tensor(value, leaf.dtype) for value, leaf in zip(given, self._leaves, strict=True)]
         single = tensors[0].shape.rank == len(self._leaves[0].shape)
@@ -280,7 +281,7 @@ class Agent:
         return tensors, single
 
     def _actions(self, action: Any, leaves: list[tf.Tensor]) -> tf.Tensor:
-        """Actions as they are stored, as many as there are states."""
+        """The actions as a tensor, after a check that there is one for each state."""
         actions = tf.convert_to_tensor(action)
         width = math.prod(self.policy.action_shape)
         rows, got = leaves[0].shape[0], actions.shape.num_elements()
@@ -289,27 +290,27 @@ class Agent:
                 f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, got {actions.shape}"
             )
         if self._bounds is not None and not tf.is_symbolic_tensor(actions):
-            self._check_numbers(np.asarray(actions), *self._bounds)
+            self._check_bounds(np.asarray(actions), *self._bounds)
         return actions
 
     @staticmethod
-    def _check_numbers(actions: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
+    def _check_bounds(actions: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
         actions = actions.reshape(-1, *low.shape)
-        good = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
-        if not good.all():
+        valid = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
+        if not valid.all():
             raise InvalidValueError(
-                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, got {actions[~good][0]}"
+                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, got {actions[~valid][0]}"
             )
 
     def _settings(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Epsilon and temperature as tensors, made anew only when one of them changes."""
+        """Epsilon and temperature as tensors. They are made again only if one of them has changed."""
         now = self.policy.epsilon, self.policy.temperature
         if self._settings_of != now:
-            with tf.init_scope():  # not of a graph that is just being traced
+            with tf.init_scope():  # outside of a graph that is being traced
                 self._settings_of, self._tensors = now, (tf.constant(now[0]), tf.constant(now[1]))
         return self._tensors
 
-    def _need(self, method: str, names: tuple[str, ...]) -> None:
+    def _check_outputs(self, method: str, names: tuple[str, ...]) -> None:
         if names and not set(names) & set(self.output_names):
             raise ModelError(
                 f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "

@@ -1,4 +1,4 @@
-"""Functions of tensors that TensorFlow compiles, found again by shapes and dtypes without asking TensorFlow."""
+"""Compiled: a `tf.function` whose traces are looked up by shapes and dtypes, faster than TensorFlow does it."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ import tensorflow as tf
 Signature = tuple[Any, ...]
 """Shape and dtype of each argument."""
 
-MOST_SIGNATURES = 1024
-"""Remembered at once; they are forgotten together, the traces behind them are TensorFlow's and stay."""
+MAX_SIGNATURES = 1024
+"""Size of a cache, which is emptied when it is full. TensorFlow keeps the traces themselves."""
 
 _EagerTensor = type(tf.constant(0.0))
 
 
 def signature(tensors: Sequence[Any]) -> Signature | None:
-    """What a compiled function is found by; None where one is no tensor with a value, or TensorFlow runs as Python."""
-    found: list[Any] = []
+    """The key of a compiled function for these tensors.
+
+    Returns None if one of them is not an eager tensor, or if TensorFlow traces a graph or runs functions as Python.
+    """
+    parts: list[Any] = []
     for tensor in tensors:
         if type(tensor) is not _EagerTensor:
             return None
-        found += tensor.shape, tensor.dtype
-    return tuple(found) if tf.executing_eagerly() and not tf.config.functions_run_eagerly() else None
+        parts += tensor.shape, tensor.dtype
+    return tuple(parts) if tf.executing_eagerly() and not tf.config.functions_run_eagerly() else None
 
 
-def remember(known: dict[Any, Any], key: Any, value: Any) -> None:
-    """Puts one more into a cache that stays small."""
-    if len(known) >= MOST_SIGNATURES:
-        known.clear()
-    known[key] = value
+def remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Adds an entry to a cache; empties the cache first if it is full."""
+    if len(cache) >= MAX_SIGNATURES:
+        cache.clear()
+    cache[key] = value
 
 
 class Compiled:
-    """`function` of a list of leaves and further tensors as a `tf.function` of tensors one by one, traced in `context`.
+    """A `tf.function` of single tensors, made from a function of a list of leaves and further tensors.
 
-    Neither a bound method nor a list: TensorFlow looks at both in each call. Choosing the trace for the arguments takes
-    it half the time of a small call, so the choice is made once for each signature. Within a graph that is
-    being traced, TensorFlow chooses.
+    TensorFlow inspects bound methods and lists in each call, so it gets neither. Choosing the trace for the arguments
+    takes TensorFlow half the time of a small call, so this class chooses it once for each signature. Inside a graph
+    that is being traced, TensorFlow chooses.
+
+    Args:
+        function: takes a list of leaves, and further tensors.
+        num_leaves: number of tensors that belong to that list.
+        context: returns the context manager in which Python is traced.
     """
 
     def __init__(
@@ -57,16 +65,16 @@ class Compiled:
         self._traces: dict[Signature, Callable[..., Any]] = {}
 
     def __call__(self, *tensors: tf.Tensor) -> Any:
-        """Of the leaves, one after the other, and what follows them."""
+        """Calls the function. The leaves come first, then the further tensors."""
         return self.trace(tensors)(*tensors)
 
     @property
     def num_traces(self) -> int:
-        """How often Python was traced."""
+        """Number of times that Python was traced."""
         return int(self._function.experimental_get_tracing_count())
 
     def trace(self, tensors: Sequence[tf.Tensor]) -> Callable[..., Any]:
-        """What takes tensors of the shapes and dtypes of these."""
+        """The compiled function for tensors of these shapes and dtypes."""
         key = signature(tensors)
         if key is None:
             return self._function  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""Driver side of inference: trace a Keras model with its weights as arguments, convert, verify, time, choose.
+"""Export: traces a Keras model with its weights as arguments, converts it, verifies it and chooses the fastest form.
 
-A candidate counts only if it agrees with the model on random observations, under the model's own weights and
-under two random sets that give different outputs: one that ignores its weight arguments cannot. The model is
-read, never written: weights, decorators and random state stay as they are.
+A candidate must agree with the model on random observations, under the model's own weights and under two random sets
+of weights that give different outputs. So a candidate that ignores its weight arguments is rejected. The model is not
+changed: weights, decorators and random state stay as they are.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from really.errors import summary
 from really.policies.inference import Build, Exported, Forward, Patch, load
 from really.policies.model_inputs import model_leaves
 
-# Seconds a call. Below the first, what is left to gain is less than a step costs elsewhere; below the second,
-# TensorFlow's own compilers are not tried, which cost a runner 500 MB and some seconds to start.
+# Seconds for a call below which packed weights are not tried: a step costs more than that elsewhere.
 NOTHING_TO_GAIN = 10e-6
+# Seconds for a call below which TensorFlow's own compilers are not tried: they cost a runner 500 MB and a slow start.
 GOOD_WITHOUT_TENSORFLOW = 100e-6
-# For those 500 MB a candidate that needs TensorFlow has to be this much faster.
+# For those 500 MB a candidate that needs TensorFlow must be faster by this factor.
 WORTH_TENSORFLOW = 1.25
-# Candidates are compared by the time of a call and its share in setting weights, once in so many calls.
-CALLS_A_SET_OF_WEIGHTS = 200
+# A candidate's cost is the time of a call plus its share in setting weights, once in so many calls.
+CALLS_PER_SET_WEIGHTS = 200
 
-# Bytes of weights from which packing them once is worth more than it takes to set them.
+# Bytes of weights from which packing them once saves more time than setting them takes.
 LARGE_MODEL = 1 << 20
 
 Arrays = Sequence[NDArray[Any]]
@@ -45,12 +45,12 @@ Outputs = Mapping[str, NDArray[Any]]
 
 
 class _CannotExportError(Exception):
-    """Why an export is passed over; ends up in the report."""
+    """The reason for rejecting a candidate; the report shows it."""
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Weights, observations, and what the model itself makes of them."""
+    """Weights, observations, and the model's outputs for them."""
 
     weights: Arrays
     leaves: Arrays
@@ -60,18 +60,18 @@ class _Trial:
 def export(
     model: Any, observation_space: spaces.Space[Any], batch_size: int, build: Build, repeatable: bool = False
 ) -> Exported:
-    """The fastest form of `model` that agrees with it, timed for runners with `batch_size` environments.
+    """Exports `model` in the fastest form that agrees with it, timed for runners with `batch_size` environments.
 
-    It can be loaded for any other number too. Where the model has to run as Python (side effects, state, dropout
-    at acting time, weights that are not floats, inputs that cannot be traced) the runner calls `build`.
+    The export can be loaded for any other batch size too. A model that must run as Python (side effects, state, dropout
+    while acting, weights that are not floats, inputs that cannot be traced) is built by the runner with `build`.
 
     Args:
         model: a built Keras model; any other callable is called as it is.
-        observation_space: random elements of it are what candidates are verified with.
-        batch_size: number of states at which candidates are timed.
+        observation_space: candidates are verified with random elements of it.
+        batch_size: number of states with which candidates are timed.
         build: builds the model in a runner; picklable.
-        repeatable: True takes the first that agrees, in an order that the model's size decides. What is the fastest may
-            differ from run to run, and the last bit of outputs with it.
+        repeatable: True takes the first candidate that agrees, in an order that depends on the model's size. The
+            fastest candidate may differ from run to run, and the last bit of the outputs with it.
     """
     base = Exported("eager", b"", model_leaves(observation_space), (), _weight_shapes(model))
     try:
@@ -95,7 +95,7 @@ def _as_python(base: Exported, build: Build, space: spaces.Space[Any], report: d
 def _measure(
     function: Any, base: Exported, trials: Sequence[_Trial], batch_size: int, repeatable: bool = False
 ) -> tuple[dict[Exported, float], dict[str, str]]:
-    """The cost of each candidate that agrees with the model, and for each kind what became of it."""
+    """Returns the cost of each candidate that agrees with the model, and a report on each kind."""
     makers: dict[str, Callable[[], Exported]] = {
         "litert": lambda: replace(base, kind="litert", payload=_convert(function)),
         "litert_static": lambda: _static(function, base, trials[1].weights),
@@ -116,24 +116,24 @@ def _measure(
         try:
             candidate = make()
             call, setting = _verify_and_time(candidate, trials, batch_size)
-        except Exception as error:  # whatever a converter raises, it only means: not this way
-            report[kind] = f"passed over: {summary(error)}"
+        except Exception as error:  # a converter may raise anything; it rejects the candidate
+            report[kind] = f"rejected: {summary(error)}"
         else:
             report[kind] = f"{call * 1e6:.1f} µs a call with {batch_size} states, {setting * 1e6:.0f} µs to set weights"
             handicap = 1.0 if kind.startswith("litert") else WORTH_TENSORFLOW
-            found[candidate] = (call + setting / CALLS_A_SET_OF_WEIGHTS) * handicap
+            found[candidate] = (call + setting / CALLS_PER_SET_WEIGHTS) * handicap
     return found, report
 
 
 def _order(weights: Arrays, repeatable: bool) -> tuple[str, ...]:
-    """The kinds in the order in which they are tried."""
+    """The kinds, in the order in which they are tried."""
     large = repeatable and sum(weight.nbytes for weight in weights) > LARGE_MODEL
     first = ("litert_static", "litert") if large else ("litert", "litert_static")
     return (*first, "xla", "tf.function")
 
 
 def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: int) -> tuple[float, float]:
-    """Seconds a call and seconds to set weights; _CannotExportError where an output is not the model's."""
+    """Returns the seconds of a call and of setting weights. Raises _CannotExportError if an output differs."""
     forward = load(candidate, batch_size)
     setting = np.inf
     for trial in trials:
@@ -143,7 +143,7 @@ def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: 
         got = forward(trial.leaves)
         for name, expected in trial.expected.items():
             _expect_close(name, got[name], expected)
-    return _seconds_a_call(forward, trials[0].leaves), setting
+    return _seconds_per_call(forward, trials[0].leaves), setting
 
 
 def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -155,8 +155,11 @@ def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
         raise _CannotExportError(f"output {name!r} differs from the model's by {difference:.3g}")
 
 
-def _seconds_a_call(forward: Forward, leaves: Arrays) -> float:
-    """The best of three rounds; CPU seconds where several threads work, since a runner has one."""
+def _seconds_per_call(forward: Forward, leaves: Arrays) -> float:
+    """Seconds of a call, the best of three rounds.
+
+    Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one.
+    """
     forward(leaves)
     started = time.perf_counter()
     forward(leaves)
@@ -174,7 +177,7 @@ def _seconds_a_call(forward: Forward, leaves: Arrays) -> float:
 
 
 def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:
-    """The model's output, names sorted, under `weights` in place of its own; `__call__` may be overridden."""
+    """The model's outputs, sorted by name, with `weights` in place of its own; `__call__` may be overridden."""
     mapping = list(zip(model.weights, weights, strict=True))
     with undecorated(), keras.StatelessScope(state_mapping=mapping) as scope:
         outputs = model(inputs)
@@ -184,7 +187,7 @@ def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any
 
 
 def _trace(model: Any, space: spaces.Space[Any], leaves: tuple[Leaf, ...]) -> Any:
-    """The concrete function (leaves [None, ...], weights) -> outputs in the order of their names."""
+    """The concrete function from leaves [None, ...] and weights to the outputs, in the order of their names."""
     specs = [tf.TensorSpec((None, *leaf.shape), leaf.dtype, f"x{at}") for at, leaf in enumerate(leaves)]
     specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(model.weights)]
 
@@ -213,7 +216,7 @@ def _as_reason(what: str) -> Iterator[None]:
 
 
 def _convert(function: Any) -> bytes:
-    # Without a trackable object the converter takes the way that keeps argument names and does not write files.
+    # Without a trackable object the converter keeps argument names and writes no files.
     logger = logging.getLogger("absl")
     logger.addFilter(_not_about_trackable)
     try:
@@ -235,10 +238,10 @@ def _graph(function: Any, base: Exported, kind: str) -> Exported:
 
 
 def _static(function: Any, base: Exported, weights: Arrays) -> Exported:
-    """A flatbuffer with random weights as constants, and where each of them stands in it.
+    """A flatbuffer with random weights as constants, and the place of each of them.
 
-    XNNPACK packs constants once: 2 to 5 times faster than weights that are inputs. A converter may transpose a
-    weight or fold a constant factor into it; one that it does more to is not found, and stays an input.
+    XNNPACK packs constants once: 2 to 5 times faster than weights that are inputs. The converter may transpose a
+    weight or fold a constant factor into it. A weight that it changes in another way stays an input.
     """
     payload = _convert_closed(function, len(base.leaves), dict(enumerate(weights)))
     found = {patch.weight: weights[patch.weight] for patch in _patches(payload, weights)}
@@ -251,7 +254,7 @@ def _static(function: Any, base: Exported, weights: Arrays) -> Exported:
 
 
 def _convert_closed(function: Any, leaves: int, constants: Mapping[int, NDArray[Any]]) -> bytes:
-    """The flatbuffer of `function` with these of its weights as constants."""
+    """The flatbuffer of `function`, with the weights in `constants` as constants."""
     specs = function.structured_input_signature[0]
     inputs = [at for at in range(len(specs)) if at - leaves not in constants]
 
@@ -267,18 +270,18 @@ def _patches(payload: bytes, weights: Arrays) -> tuple[Patch, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(payload, 0)
-    whole = np.frombuffer(payload, np.uint8)
+    content = np.frombuffer(payload, np.uint8)
     found = []
     for at in range(model.BuffersLength()):
         data = model.Buffers(at).DataAsNumpy()
         if isinstance(data, np.ndarray) and data.size and data.size % 4 == 0:
-            offset = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            offset = data.__array_interface__["data"][0] - content.__array_interface__["data"][0]
             found += [patch for w, weight in enumerate(weights) for patch in _match(data, offset, w, weight)]
     return tuple(found)
 
 
 def _match(data: NDArray[np.uint8], offset: int, at: int, weight: NDArray[Any]) -> list[Patch]:
-    """The Patch that turns `weight` into `data`, if there is one: a permutation of axes and a factor."""
+    """The Patch that turns `weight` into `data` by a permutation of axes and a factor; empty if there is none."""
     stored = data.view(np.float32)
     if weight.size != stored.size or weight.ndim > 4:
         return []
@@ -292,7 +295,7 @@ def _match(data: NDArray[np.uint8], offset: int, at: int, weight: NDArray[Any]) 
     return []
 
 
-# What candidates are verified with
+# Observations and weights with which candidates are verified
 
 
 def _expect_float_weights(model: Any) -> None:
@@ -304,7 +307,10 @@ def _expect_float_weights(model: Any) -> None:
 
 
 def _trials(model: Any, space: spaces.Space[Any], batch_size: int) -> list[_Trial]:
-    """The model under its own weights and under two random sets; _CannotExportError where that says nothing."""
+    """The model's outputs under its own weights and under two random sets.
+
+    Raises _CannotExportError if these outputs cannot tell a right candidate from a wrong one.
+    """
     rng = np.random.default_rng(0)
     leaves = _random_leaves(space, batch_size, rng)
     sets = [model.get_weights(), _random_weights(model, rng), _random_weights(model, rng)]
@@ -325,16 +331,16 @@ def _expected(model: Any, weights: Arrays, inputs: Any) -> Outputs:
 
 
 def _random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Arrays:
-    """Leaves [rows, ...] of random observations; the user's space keeps its random state."""
-    own = copy.deepcopy(space)
-    own.seed(int(rng.integers(2**31)))
-    samples = [flatten(own, own.sample()) for _ in range(rows)]
+    """Leaves [rows, ...] of random observations; a copy is sampled, so the user's space keeps its random state."""
+    copied = copy.deepcopy(space)
+    copied.seed(int(rng.integers(2**31)))
+    samples = [flatten(copied, copied.sample()) for _ in range(rows)]
     stacked = [np.stack(column) for column in zip(*samples, strict=True)]
     return [_moderate(column, rng) for column in stacked]
 
 
 def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """float32 for floats; a space without real bounds samples 1e38, which no network survives."""
+    """Makes floats float32 of moderate size: a space without real bounds samples 1e38, which overflows in a network."""
     if not np.issubdtype(column.dtype, np.floating):
         return column
     moderate = np.where(np.abs(column) < 1e3, column, rng.standard_normal(column.shape))
@@ -342,7 +348,7 @@ def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _random_weights(model: Any, rng: np.random.Generator) -> list[NDArray[Any]]:
-    """Weights of a size that keeps outputs moderate; all-positive ones, a variance say, stay positive."""
+    """Random weights that keep outputs moderate; a weight that is all positive, such as a variance, stays positive."""
     return [_random_like(np.asarray(weight), rng) for weight in model.get_weights()]
 
 

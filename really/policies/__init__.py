@@ -1,1 +1,1 @@
-"""Acting with NumPy alone: sampling types, exact log-probabilities, the forward pass of an exported model."""
+"""Policies of the runners, in NumPy: sampling types, exact log-probabilities, and the exported model's forward pass."""

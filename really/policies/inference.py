@@ -1,7 +1,7 @@
-"""A model's forward pass inside a runner: LiteRT without TensorFlow, else a TensorFlow graph, else the model.
+"""A model's forward pass in a runner: through LiteRT without TensorFlow, a TensorFlow graph, or the model itself.
 
-`export.py` makes an `Exported`, `load` turns it into a `Forward` in whatever process the runner lives. Through
-LiteRT the result for a state does not depend, to the bit, on how many other states are in the batch.
+`agents/export.py` makes an `Exported`; `load` turns it into a `Forward` in the runner's process. With LiteRT the
+outputs for a state are the same to the bit for any number of other states in the batch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Model = Callable[[Any], Mapping[str, Any]]
 Build = Callable[[], tuple[Model, Callable[[Sequence[NDArray[Any]]], None]]]
 """Builds a model in the runner's process: returns the model, and the function that sets its weights."""
 
-# XNNPACK computes a single row with another kernel, whose last bit may differ: one row is computed as two alike.
-LEAST_ROWS = 2
+# XNNPACK computes a single row with another kernel, whose last bit may differ. So one row is computed as two.
+MIN_ROWS = 2
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Where a weight stands in a flatbuffer: `stored = transpose(weight, permutation) * scale` at byte `offset`."""
+    """Place of a weight in a flatbuffer: at byte `offset` stands `transpose(weight, permutation) * scale`."""
 
     weight: int
     offset: int
@@ -39,20 +39,20 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A model as runners load it; picklable.
+    """A model in the form that runners load; picklable.
 
     Attributes:
-        kind: 'litert' (weights are inputs), 'litert_static' (constants, patched in place), 'xla',
-            'tf.function' or 'eager' (the runner builds and calls the model itself).
+        kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
+            'tf.function' or 'eager' (the runner builds the model and calls it as Python).
         payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the model's output, in the order of `fetches`.
-        weight_shapes: of each array that `set_weights` takes.
+        weight_shapes: shape of each array that `set_weights` takes.
         fetches: names of the output tensors in a GraphDef.
-        patches: where the weights stand in a 'litert_static' flatbuffer.
+        patches: places of the weights in a 'litert_static' flatbuffer.
         build: for 'eager', builds the model in the runner; picklable.
         observation_space: for 'eager', the structure of the observations that the model takes.
-        report: for each kind, how long a call takes or why it was passed over.
+        report: for each kind, how long a call takes, or why the kind was rejected.
     """
 
     kind: str
@@ -68,41 +68,41 @@ class Exported:
 
 
 class Forward:
-    """One batched forward pass. `set_weights` comes before the first call."""
+    """A batched forward pass. `set_weights` must be called before the first pass."""
 
     kind: str
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        """Outputs [env, ...] for the observations' leaves [env, ...]; may be views, valid until the next call."""
+        """Outputs [env, ...] for observation leaves [env, ...]. They may be views that the next call overwrites."""
         raise NotImplementedError
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Use these weights, in the order of the model's `get_weights()`, from the next call on.
+        """Uses these weights, in the order of the model's `get_weights()`, from the next call on.
 
         Raises:
-            ModelError: number or shapes are not the model's.
+            ModelError: the number of weights or a shape is not the model's.
         """
         raise NotImplementedError
 
 
 def load(exported: Exported, batch_size: int) -> Forward:
-    """The forward pass for batches of `batch_size` states; imports TensorFlow for kinds that need it alone."""
+    """The forward pass for batches of `batch_size` states. Imports TensorFlow only for the kinds that need it."""
     return _LOADERS[exported.kind](exported, batch_size)
 
 
 class _LiteRT(Forward):
-    """A flatbuffer with the weights as inputs: setting them is a copy each."""
+    """A flatbuffer with the weights as inputs: setting the weights copies each array."""
 
     kind = "litert"
 
     def __init__(self, exported: Exported, batch_size: int) -> None:
         self._exported, self._batch_size = exported, batch_size
-        self._rows = max(batch_size, LEAST_ROWS)
+        self._rows = max(batch_size, MIN_ROWS)
         self._shapes = exported.weight_shapes
         self._start(exported.payload)
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        for view, leaf in zip(self._views, leaves):  # noqa: B905 - a view a leaf; the check would cost a tenth of this
+        for view, leaf in zip(self._views, leaves):  # noqa: B905 - equally many; the check would take a tenth of this
             view[:] = leaf
         self._invoke()
         return self._outputs
@@ -112,7 +112,7 @@ class _LiteRT(Forward):
         self._fill_weights(weights)
 
     def _fill_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Writes the weights that are inputs."""
+        """Copies the weights that are inputs of the graph."""
         for at, index in self._weight_inputs:
             self._interpreter.tensor(index)()[...] = weights[at]
 
@@ -126,27 +126,27 @@ class _LiteRT(Forward):
         for at, index in self._leaf_inputs:
             interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
         interpreter.allocate_tensors()
-        self._interpreter = interpreter  # owns the flatbuffer's bytes, which the compiled part only points to
+        self._interpreter = interpreter  # owns the flatbuffer's bytes, to which the compiled part only points
         self._weight_inputs = [(w, inputs[f"w{w}"]) for w in range(len(self._shapes)) if f"w{w}" in inputs]
         self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
         self._batched = [list(detail["shape_signature"][:1]) == [-1] for detail in interpreter.get_output_details()]
-        # The public invoke() refuses to run while views are held.
+        # The public invoke() raises while views of tensors exist.
         self._invoke_only = interpreter._interpreter.Invoke
         self._views = [np.empty((self._rows, *leaf.shape), leaf.dtype) for leaf in leaves]
         self._view_leaves()
         self._invoke = self._first_invoke
 
     def _first_invoke(self) -> None:
-        """Finds out whether this graph's memory stays where it is.
+        """Runs the graph once and finds out whether its tensors keep their addresses.
 
-        Where a shape is computed, as by Flatten for batches of any size, LiteRT plans what follows inside of
-        Invoke(), and its arena may grow and move there: views hold from one call to the next at best. Outputs of
-        such a graph have no memory before, or other memory than after.
+        If a shape is computed in the graph, as by Flatten for batches of any size, LiteRT plans memory inside
+        Invoke(), and its arena may move there. Then views are valid until the next call at most. An output of such
+        a graph has no memory before the first call, or moves during it.
         """
         before = self._addresses()
         self._invoke_and_view()
-        stays = None not in before and self._addresses() == before
-        self._invoke = self._invoke_only if stays else self._invoke_and_view
+        is_fixed = None not in before and self._addresses() == before
+        self._invoke = self._invoke_only if is_fixed else self._invoke_and_view
 
     def _invoke_and_view(self) -> None:
         self._invoke_only()
@@ -162,7 +162,7 @@ class _LiteRT(Forward):
             self._views[at] = self._interpreter.tensor(index)()
 
     def _addresses(self) -> list[int | None]:
-        """Where inputs and outputs lie; None for an output whose size is not known yet."""
+        """Addresses of inputs and outputs; None for an output whose size is not known yet."""
         return [_address(self._interpreter, index) for _, index in self._leaf_inputs + self._weight_inputs] + [
             _address(self._interpreter, index) for index in self._output_indices
         ]
@@ -176,7 +176,10 @@ def _address(interpreter: Any, index: int) -> int | None:
 
 
 class _LiteRTStatic(_LiteRT):
-    """A flatbuffer with weights as constants, which XNNPACK packs once: faster, but setting them restarts it."""
+    """A flatbuffer with the weights as constants, which XNNPACK packs once.
+
+    Calls are faster, but `set_weights` makes a new interpreter.
+    """
 
     kind = "litert_static"
 
@@ -188,14 +191,14 @@ class _LiteRTStatic(_LiteRT):
         check_weights(self._shapes, weights)
         for patch in self._exported.patches:
             stored = np.transpose(np.asarray(weights[patch.weight], np.float32), patch.permutation)
-            place = np.frombuffer(self._content, np.float32, stored.size, patch.offset).reshape(stored.shape)
-            np.multiply(stored, np.float32(patch.scale), out=place)
+            target = np.frombuffer(self._content, np.float32, stored.size, patch.offset).reshape(stored.shape)
+            np.multiply(stored, np.float32(patch.scale), out=target)
         self._start(bytes(self._content))
         self._fill_weights(weights)
 
 
 class _Graph(Forward):
-    """A GraphDef with the weights as arguments, called through `tf.function`, compiled by XLA for kind 'xla'."""
+    """A GraphDef with the weights as arguments, called through `tf.function`; XLA compiles it for kind 'xla'."""
 
     def __init__(self, exported: Exported, batch_size: int) -> None:
         tf = _tensorflow()
@@ -223,7 +226,7 @@ class _Graph(Forward):
 
 
 class _Eager(Forward):
-    """The model itself, built in this process: for models that must run as Python."""
+    """The model itself, built in this process, for models that must run as Python."""
 
     kind = "eager"
 
@@ -238,7 +241,7 @@ class _Eager(Forward):
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
         leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
         outputs = self._outputs(self._model, leaves)
-        # A model written for one state at a time (a table, say) answers a batch with one row.
+        # A model written for one state at a time, such as a table, returns one row for a batch.
         if self._batch_size > 1 and all(value.shape[:1] == (1,) for value in outputs.values()):
             rows = [
                 self._outputs(self._model, [leaf[at : at + 1] for leaf in leaves]) for at in range(self._batch_size)
@@ -254,10 +257,10 @@ class _Eager(Forward):
 
 
 def _tensorflow() -> Any:
-    """TensorFlow, with one thread where nothing has run in this process yet, which is to say in a runner's."""
+    """Imports TensorFlow, with one thread if it has not run in this process yet, as in a runner's process."""
     import tensorflow as tf
 
-    # On the driver a model was built before: its threads are the learner's, and cannot be changed any more.
+    # On the driver TensorFlow has run a model already: its threads are the learner's and cannot be changed.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

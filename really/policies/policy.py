@@ -1,7 +1,7 @@
-"""Action sampling and log-probabilities in NumPy: one small class a sampling type, the same verbs on each.
+"""Action sampling and exact log-probabilities in NumPy: one small class for each sampling type and action space.
 
-A policy keeps no generator. `noise` takes one and returns all that some rows of actions need; `sample` is
-then a function of the model's outputs and that noise, so that a runner may draw a chunk's noise at once.
+A policy holds no random generator. `noise` takes one and returns the random numbers for some rows of actions. `sample`
+is a function of the model's outputs and this noise, so a runner can draw the noise of many steps at once.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 
 def canonical_sampling_type(name: str) -> str:
-    """The name under which `name` stands in `SAMPLING_TYPES`; InvalidValueError where it does not."""
-    found = ALIASES.get(name, name)
-    if found not in SAMPLING_TYPES:
+    """The name in `SAMPLING_TYPES` that `name` or its alias stands for; raises InvalidValueError if there is none."""
+    canonical = ALIASES.get(name, name)
+    if canonical not in SAMPLING_TYPES:
         raise InvalidValueError(one_of("action_sampling_type", name, (*SAMPLING_TYPES, *ALIASES)))
-    return found
+    return canonical
 
 
 def infer_sampling_type(output_names: Iterable[str]) -> str:
-    """The sampling type for a model with these outputs.
+    """The default sampling type for a model with these outputs.
 
-    In this order: `q_values` gives `thompson` (as in the published code of this API), `policy`
-    `discrete_policy`, `mu` with `sigma` `continuous_normal_diagonal`; ModelError where the model has none.
+    The first that applies: `thompson` for `q_values` (as in the published code of this API), `discrete_policy` for
+    `policy`, `continuous_normal_diagonal` for `mu` and `sigma`. Raises ModelError if the model has none of these.
     """
     names = set(output_names)
     for sampling_type in ("thompson", "discrete_policy", "continuous_normal_diagonal"):
@@ -58,11 +58,11 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
 def make_policy(
     sampling_type: str, action_space: spaces.Space[Any], epsilon: float = 0.95, temperature: float = 1.0
 ) -> Policy:
-    """The policy of `sampling_type` for actions of `action_space`.
+    """Makes the policy that samples actions of `action_space` by `sampling_type`.
 
     Raises:
-        InvalidValueError: the sampling type is unknown, or cannot give actions of this space; epsilon is
-            outside of [0, 1], or temperature is negative.
+        InvalidValueError: the sampling type is unknown or gives no actions of this space, epsilon is outside
+            [0, 1], or temperature is negative.
     """
     from gymnasium import spaces
 
@@ -77,32 +77,34 @@ def make_policy(
     elif isinstance(action_space, spaces.Box) and kind == "continuous_normal_diagonal":
         policy = _DiagonalNormal(action_space)
     if policy is None:
-        raise InvalidValueError(_refusal(kind, action_space))
+        raise InvalidValueError(_no_policy_message(kind, action_space))
     policy.epsilon, policy.temperature = epsilon, temperature
     return policy
 
 
 def check_finite(outputs: Outputs, names: Iterable[str]) -> None:
-    """ModelError naming the first of the outputs `names` that holds NaN or infinity; about 0.5 µs an output.
+    """Raises ModelError, naming the output, if one of the outputs `names` holds NaN or infinity; about 0.5 µs each.
 
-    The sum of squares is NaN or infinite wherever an element is, and one BLAS call; only when it is (large
-    finite values overflow too) are the elements looked at.
+    One BLAS call gives the sum of squares, which is not finite if any element is not. Large finite values overflow
+    it too, so the elements are checked then.
     """
     for name in names:
         values = outputs[name]
         if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0]) if values.ndim else 0
-            found = values[~np.isfinite(values)].ravel()[0]
-            raise ModelError(f"model output {name!r}: expected finite numbers, got {found} in row {row}")
+            value = values[~np.isfinite(values)].ravel()[0]
+            raise ModelError(f"model output {name!r}: expected finite numbers, got {value} in row {row}")
 
 
 class Policy:
-    """How actions come out of a model's outputs.
+    """Samples actions from a model's outputs.
 
     Attributes:
-        required_outputs: names of the model outputs that are read.
-        action_shape, action_dtype: of one action as it is stored.
-        noise_width: how many random numbers an action needs.
+        sampling_type: one of `SAMPLING_TYPES`.
+        required_outputs: names of the model outputs that the policy reads.
+        action_shape: shape of one action as it is stored.
+        action_dtype: dtype of an action as it is stored.
+        noise_width: number of random numbers that one action needs.
     """
 
     sampling_type: str
@@ -116,7 +118,7 @@ class Policy:
 
     @property
     def epsilon(self) -> float:
-        """Probability of a uniformly random action, in [0, 1]; read by `epsilon_greedy` alone."""
+        """Probability of a uniformly random action, in [0, 1]; only `epsilon_greedy` reads it."""
         return self._epsilon
 
     @epsilon.setter
@@ -128,7 +130,7 @@ class Policy:
 
     @property
     def temperature(self) -> float:
-        """Temperature of `thompson`, ≥ 0; 0 is the limit, which is greedy. Read by `thompson` alone."""
+        """Temperature of `thompson`, ≥ 0; 0 is the greedy limit. Only `thompson` reads it."""
         return self._temperature
 
     @temperature.setter
@@ -139,40 +141,40 @@ class Policy:
         self._settings_changed()
 
     def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-        """All random numbers of `rows` actions, [rows, noise_width] float64.
+        """Draws all random numbers of `rows` actions, [rows, noise_width] float64.
 
-        The generator is read row by row: two calls for a and b rows give what one call for a + b gives.
+        Numbers are drawn row by row: calls for a rows and then b rows give the same numbers as one call for a + b rows.
         """
         raise NotImplementedError
 
     def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
-        """Actions [env, *action_shape] as stored, from outputs [env, ...] and noise [env, noise_width]."""
+        """Actions [env, *action_shape] as they are stored, from outputs [env, ...] and noise [env, noise_width]."""
         raise NotImplementedError
 
     def sampler(self, noise: NDArray[np.float64]) -> Sampler:
-        """`sample` for many steps: a function of outputs and the index of a step in noise [env, time, noise_width].
+        """Returns `sample` for many steps: a function of outputs and a step's index in noise [env, time, noise_width].
 
-        What depends on the noise and the settings alone is computed here, for all steps at once.
+        Terms that depend only on the noise and the settings are computed here, for all steps at once.
         """
         return lambda outputs, step: self.sample(outputs, noise[:, step])
 
     def greedy(self, outputs: Outputs) -> NDArray[Any]:
-        """The most probable actions, [env, *action_shape] as stored; the first one among equals."""
+        """The most probable actions, [env, *action_shape] as they are stored; the first one among equals."""
         raise NotImplementedError
 
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
-        """Exact log-probability (density for a Box) of stored actions under this policy, [env] float32."""
+        """Exact log-probability of stored actions under this policy (for a Box, log-density), [env] float32."""
         raise NotImplementedError
 
     def to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Actions as the environment takes them: a Box's are clipped to its bounds, others are unchanged."""
+        """Actions as the environment takes them: those of a Box are clipped to its bounds, others are unchanged."""
         return actions
 
     def check_outputs(self, outputs: Outputs, rows: int) -> None:
-        """The full check of outputs for `rows` states, for a model's first call; too slow for each step.
+        """Checks the outputs for `rows` states in full. It serves a model's first call; it is too slow for each step.
 
         Raises:
-            ModelError: an output is missing, of a wrong shape, or holds NaN or infinity.
+            ModelError: an output is missing, has a wrong shape, or holds NaN or infinity.
         """
         missing = [name for name in self.required_outputs if name not in outputs]
         if missing:
@@ -187,11 +189,11 @@ class Policy:
         raise NotImplementedError
 
     def _settings_changed(self) -> None:
-        """Recompute what the hot path keeps of epsilon and temperature."""
+        """Recomputes the values that sampling derives from epsilon and temperature."""
 
 
-class _OneOf(Policy):
-    """Actions that are one of `actions` numbers from `start` on: a Discrete."""
+class _DiscretePolicy(Policy):
+    """Policies for a Discrete space: an action is one of `actions` numbers from `start` on."""
 
     def __init__(self, space: spaces.Discrete) -> None:
         self.actions = int(space.n)
@@ -210,8 +212,8 @@ class _OneOf(Policy):
         _expect_shape(self._output, outputs[self._output], (rows, self.actions))
 
 
-class _EpsilonGreedy(_OneOf):
-    """A uniformly random action with probability epsilon, else the greedy one.
+class _EpsilonGreedy(_DiscretePolicy):
+    """A uniformly random action with probability epsilon, otherwise the greedy one.
 
     π(a) = (1 - ε)·1[a = argmax q] + ε/|A| (Sutton & Barto 2018, section 2.2).
     """
@@ -231,10 +233,10 @@ class _EpsilonGreedy(_OneOf):
         return self.sampler(noise[:, None])(outputs, 0)
 
     def sampler(self, noise: NDArray[np.float64]) -> Sampler:
-        # u < ε explores, and u/ε is then uniform again: one random number decides both.
-        stretched = noise[..., 0] * self._stretch if self._epsilon else np.full(noise.shape[:2], np.inf)
-        explores = stretched < self.actions
-        random = np.where(explores, stretched, 0).astype(np.int64) + self.start
+        # An agent explores if u < ε, and u/ε is then uniform in [0, 1): one random number gives both decisions.
+        scaled = noise[..., 0] * self._noise_scale if self._epsilon else np.full(noise.shape[:2], np.inf)
+        explores = scaled < self.actions
+        random = np.where(explores, scaled, 0).astype(np.int64) + self.start
         any_explores = np.any(explores, axis=0).tolist()
 
         def sample(outputs: Outputs, step: int) -> NDArray[Any]:
@@ -250,15 +252,15 @@ class _EpsilonGreedy(_OneOf):
 
     def _settings_changed(self) -> None:
         random = self._epsilon / self.actions
-        self._stretch = self.actions / self._epsilon if self._epsilon else math.inf
+        self._noise_scale = self.actions / self._epsilon if self._epsilon else math.inf
         self._log_random = np.float32(math.log(random) if random else -math.inf)
         self._log_greedy = np.float32(math.log(1.0 - self._epsilon + random))
 
 
-class _Boltzmann(_OneOf):
-    """`thompson`: actions from softmax(q / temperature); temperature 0 is its limit, the greedy action.
+class _Boltzmann(_DiscretePolicy):
+    """`thompson`: actions from softmax(q / temperature), and the greedy action at temperature 0.
 
-    Sampled as argmax(q + temperature·Gumbel noise), exactly this distribution (Maddison et al. 2014).
+    argmax(q + temperature·Gumbel noise) has exactly this distribution (Maddison et al. 2014).
     """
 
     sampling_type = "thompson"
@@ -275,7 +277,7 @@ class _Boltzmann(_OneOf):
         return _chosen_log_softmax(scaled, actions - self.start).astype(np.float32)
 
 
-class _Categorical(_OneOf):
+class _Categorical(_DiscretePolicy):
     """`discrete_policy` on a Discrete: `policy` [env, actions] holds unnormalised logits."""
 
     sampling_type = "discrete_policy"
@@ -291,7 +293,7 @@ class _Categorical(_OneOf):
 
 
 class _MultiCategorical(Policy):
-    """`discrete_policy` on a MultiDiscrete: `policy` [env, Σ nvec] holds the logits part after part."""
+    """`discrete_policy` on a MultiDiscrete: `policy` [env, Σ nvec] holds the logits of one part after the other."""
 
     sampling_type = "discrete_policy"
     required_outputs = _REQUIRED[sampling_type]
@@ -363,11 +365,11 @@ class _Bernoulli(Policy):
 
 
 class _DiagonalNormal(Policy):
-    """`continuous_normal_diagonal` on a Box: a ~ Normal(mu, sigma²), each dimension for itself.
+    """`continuous_normal_diagonal` on a Box: a ~ Normal(mu, sigma²), independently in each dimension.
 
-    `mu` is [env, *shape] or [env, prod(shape)]; `sigma` the same, or without the batch axis, or one number.
-    Actions are stored as drawn; only `to_environment` clips them. The log-density sums over the dimensions
-    -½((a - mu)/sigma)² - log sigma - ½ log 2π.
+    `mu` is [env, *shape] or [env, prod(shape)]. `sigma` has the same shape, or lacks the batch axis, or is one number.
+    Actions are stored as they are drawn; only `to_environment` clips them. The log-density is the sum over dimensions
+    of -½((a - mu)/sigma)² - log sigma - ½ log 2π.
     """
 
     sampling_type = "continuous_normal_diagonal"
@@ -377,7 +379,7 @@ class _DiagonalNormal(Policy):
         if not np.issubdtype(space.dtype, np.floating):
             raise InvalidValueError(
                 f"action_sampling_type {self.sampling_type!r}: expected a Box of floats, got {space}, "
-                f"whose {space.dtype} cannot hold what a normal distribution draws"
+                f"whose {space.dtype} cannot hold samples of a normal distribution"
             )
         self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
         self.noise_width = math.prod(self.action_shape)
@@ -427,14 +429,14 @@ def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
     return classes[kind](space) if kind in classes else None
 
 
-def _refusal(kind: str, space: spaces.Space[Any]) -> str:
-    takes = {
+def _no_policy_message(kind: str, space: spaces.Space[Any]) -> str:
+    needed = {
         "epsilon_greedy": "Discrete: it chooses among q-values",
         "thompson": "Discrete: it chooses among q-values",
         "discrete_policy": "Discrete, MultiDiscrete or MultiBinary: it chooses among logits",
         "continuous_normal_diagonal": "Box: it draws real numbers",
     }
-    return f"action_sampling_type {kind!r}: expected an action space of type {takes[kind]}; got {space}"
+    return f"action_sampling_type {kind!r}: expected an action space of type {needed[kind]}; got {space}"
 
 
 def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> NDArray[np.float64]:

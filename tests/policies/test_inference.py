@@ -306,5 +306,5 @@ def test_with_a_seed_the_kind_does_not_depend_on_the_time(monkeypatch, units, ki
     for slower in ("litert", "litert_static"):
         # Stands for a loaded machine: whatever is tried first comes out slow.
         seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
-        monkeypatch.setattr(exporting, "_seconds_a_call", lambda *_, seconds=seconds: next(seconds))
+        monkeypatch.setattr(exporting, "_seconds_per_call", lambda *_, seconds=seconds: next(seconds))
         assert export(model, BOX, 3, ModelBuilder(maker, {}, None, BOX), repeatable=True).kind == kind
