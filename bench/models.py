@@ -42,7 +42,7 @@ def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
     """The forward pass that a runner uses for this model."""
     from really.agents.export import export
     from really.agents.models import ModelBuilder
-    from really.envs.make import EnvironmentSpec
+    from really.envs.spec import EnvironmentSpec
     from really.policies.inference import load
 
     space = EnvironmentSpec(environment).probe().observation_space

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from really.data.normalisation import NormalisationOptions, Statistics
-from really.envs.make import EnvironmentSpec
+from really.envs.spec import EnvironmentSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Environments of any API as batches that runners step."""
+"""Environments of any API, made from what the user gave, and stepped as batches."""
 
 from __future__ import annotations
 

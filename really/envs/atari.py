@@ -1,4 +1,4 @@
-"""Atari games with the preprocessing of the published DQN, on ale_py's native vector environment."""
+"""atari: Atari games with the preprocessing of the published DQN, on ale_py's native vector environment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from really.envs.spec import EnvironmentSpec
 from really.envs.vector_api import SingleOfVector
 from really.errors import InvalidValueError
 
-# Height and width of most games' screens, and how many there are in a second.
-SCREEN, SCREENS_A_SECOND = (210, 160), 60
+# Height and width of most games' screens, and screens per second.
+SCREEN, SCREENS_PER_SECOND = (210, 160), 60
 
 
 @dataclass(frozen=True)
 class Atari:
-    """An Atari game and its preprocessing; made by `atari`, given to a manager as its environment."""
+    """An Atari game with its preprocessing, as an environment for a manager; made by `atari`."""
 
     game: str
     options: tuple[tuple[str, Any], ...]
@@ -34,7 +34,7 @@ class Atari:
         return f"atari({self.game!r})"
 
     def make_vector(self, num_envs: int) -> Any:
-        """ale_py's vector environment with `num_envs` games; each SameStep, so that a step ends with a new episode."""
+        """ale_py's vector environment with `num_envs` games, in mode SameStep: a new episode starts within the step."""
         import ale_py
         from ale_py.vector_env import AtariVectorEnv
 
@@ -59,25 +59,25 @@ def atari(
 ) -> Atari:
     """An Atari game as the published DQN plays it (Mnih et al. 2015, Nature 518, Methods and table 1).
 
-    Observations are `[frame_stack, screen_size, screen_size] uint8`, grey, the newest frame last, each the maximum of
-    the last two screens of its action; actions are the game's minimal set. Every option's default is the
-    published one for training; to test as published, give `terminal_on_life_loss=False, clip_rewards=False`.
+    Observations are `[frame_stack, screen_size, screen_size] uint8`, grey, the newest frame last. Each frame is the
+    maximum of the last two screens of its action. Actions are the game's minimal set. Every default is the published
+    value for training; to test as published, give `terminal_on_life_loss=False, clip_rewards=False`.
 
     Args:
-        game: 'pong', 'Pong', 'ms_pacman' or 'MsPacman'
-        terminal_on_life_loss: whether a lost life is a termination (the game itself goes on)
-        clip_rewards: whether rewards become -1, 0 or 1
-        noop_max: an episode begins with up to so many actions that do nothing
-        frame_skip: screens for which an action is repeated
-        frame_stack: observations hold so many frames
-        screen_size: height and width
-        full_action_space: all 18 actions instead of those that do something in this game
-        sticky_actions: probability that the last action is repeated instead (Machado et al. 2018: 0.25)
-        fire_reset: whether an episode begins with the fire button, where the game waits for it
-        max_frames: screens after which an episode is truncated: half an hour at 60 Hz
+        game: name of the game, such as 'pong', 'Pong', 'ms_pacman' or 'MsPacman'.
+        terminal_on_life_loss: whether a lost life is a termination (the game itself continues).
+        clip_rewards: whether rewards become -1, 0 or 1.
+        noop_max: greatest number of actions without effect at the start of an episode.
+        frame_skip: number of screens for which an action is repeated.
+        frame_stack: number of frames in an observation.
+        screen_size: height and width of a frame.
+        full_action_space: all 18 actions instead of those that have an effect in this game.
+        sticky_actions: probability that the last action is repeated instead (Machado et al. 2018: 0.25).
+        fire_reset: whether an episode starts with the fire button, if the game waits for it.
+        max_frames: screens after which an episode is truncated; the default is half an hour at 60 Hz.
 
     Raises:
-        InvalidValueError: no such game (with near matches), or ale_py is not installed.
+        InvalidValueError: the game is unknown (the message names similar ones), or ale_py is not installed.
     """
     options = {
         "episodic_life": terminal_on_life_loss,
@@ -112,10 +112,10 @@ def _rom_of(game: str) -> str:
 
 
 class AtariBatch(EnvironmentBatch):
-    """Games stepped at once, each in a native vector environment (and thread) of its own.
+    """Games that are stepped in parallel, each in a native vector environment and a thread of its own.
 
-    One native vector environment for all takes 5 to 8 % less processor time, but always steps all of its games:
-    an agent that waits for others could not keep its game as it is, and the data would depend on its neighbours.
+    One native vector environment for all games takes 5 to 8 % less processor time, but always steps all of them. The
+    game of an agent that waits for others would continue, and the data would depend on the other agents.
     """
 
     kind = "native"
@@ -131,14 +131,14 @@ class AtariBatch(EnvironmentBatch):
         self._elapsed = 0
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
-        """Begins new episodes; a game's first reset is with its seed."""
+        """Starts new episodes; a game's first reset uses its seed."""
         for i in self._all if which is None else which.tolist():
             seed, self._seeds[i] = self._seeds[i], None
             self.observations[0][i] = self._games[i].reset(seed=seed)[0][0]
         self.final_observations = self.observations
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
-        """Starts the step of every active game, then takes what came of it."""
+        """Sends the actions to all active games, then receives their results."""
         numbers = self._all if active is None else active.tolist()
         games, shown = self._games, self.observations[0]
         actions = np.ascontiguousarray(actions, np.int64)
@@ -159,7 +159,7 @@ class AtariBatch(EnvironmentBatch):
             self.final_observations = self._finals
 
     def render(self) -> Any:
-        """Game 0's newest frame, `[height, width, 3] uint8`: the preprocessed one; `AtariInColour` has the screen."""
+        """The newest preprocessed frame of game 0, `[height, width, 3] uint8`; `AtariInColour` renders the screen."""
         return np.repeat(self.observations[0][0, -1, :, :, None], 3, axis=2)
 
     def close(self) -> None:
@@ -169,35 +169,35 @@ class AtariBatch(EnvironmentBatch):
 
 
 class AtariInColour(Environment):
-    """One game that renders its screen, which ale_py's vector environment does not.
+    """One game that renders its screen, which ale_py's vector environment cannot do.
 
-    A twin without the preprocessing gets the same seeds and the same actions, hence it plays the same game.
+    A second game without the preprocessing gets the same seeds and the same actions, so it shows the same game.
     """
 
     def __init__(self, atari: Atari) -> None:
         super().__init__(SingleOfVector(atari.make_vector(1)))
         screen = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "grayscale": False}
         options = {**dict(atari.options), **screen}
-        self._twin = SingleOfVector(replace(atari, options=tuple(options.items())).make_vector(1))
+        self._colour_game = SingleOfVector(replace(atari, options=tuple(options.items())).make_vector(1))
         self._screen: Any = None
-        self.env.metadata = {"render_modes": ["rgb_array"], "render_fps": SCREENS_A_SECOND / options["frameskip"]}
+        self.env.metadata = {"render_modes": ["rgb_array"], "render_fps": SCREENS_PER_SECOND / options["frameskip"]}
         self.step = self._step_both
         self.is_known = True
 
     def reset(self, seed: int | None = None) -> Any:
-        """Begins an episode."""
-        self._screen = self._twin.reset(seed=seed)[0]
+        """Starts an episode."""
+        self._screen = self._colour_game.reset(seed=seed)[0]
         return super().reset(seed)
 
     def render(self, mode: str | None) -> Any:
-        """The screen, `[210, 160, 3] uint8`, the maximum of the last two as in the observation."""
+        """The screen, `[210, 160, 3] uint8`: the maximum of the last two, as in the observation."""
         return self._screen[-1]
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes both games."""
         super().close()
-        self._twin.close()
+        self._colour_game.close()
 
     def _step_both(self, action: Any) -> StepResult:
-        self._screen = self._twin.step(action)[0]
+        self._screen = self._colour_game.step(action)[0]
         return self.env.step(action)  # type: ignore[no-any-return]

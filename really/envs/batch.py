@@ -1,4 +1,4 @@
-"""Environments stepped together: the interface of every batch, and the batch of plain instances."""
+"""EnvironmentBatch: the interface of environments that are stepped together; PlainBatch: plain instances."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from really.errors import EnvironmentFailedError
 
 
 class EnvironmentBatch(ABC):
-    """Environments stepped together; begin with `reset()`.
+    """Environments that are stepped together. The first call must be `reset()`.
 
-    The arrays may be overwritten or replaced by the next call: read them from the attributes and copy.
+    The next call may overwrite or replace the arrays: read them from the attributes and copy them.
 
     Attributes:
-        kind: 'plain' or 'native'
-        can_idle: whether environments that are not active stay as they are; else they are stepped too, with
-            what comes of it discarded
-        observations: per leaf `[env, ...]`: what each environment shows now
-        final_observations: per leaf `[env, ...]`: where the last step led; at an episode's end the episode's
-            own last observation
-        rewards: `[env] float32`
-        terminated, truncated: `[env] bool`; both may be true
+        kind: 'plain' or 'native'.
+        can_idle: whether inactive environments keep their state. If not, they are stepped too, and the results are
+            discarded.
+        observations: for each leaf `[env, ...]`, the current observations.
+        final_observations: for each leaf `[env, ...]`, the observations to which the last step led; at an episode's
+            end the last observation of that episode.
+        rewards: `[env] float32`.
+        terminated, truncated: `[env] bool`; both may be true.
     """
 
     kind: str
@@ -49,27 +49,27 @@ class EnvironmentBatch(ABC):
 
     @abstractmethod
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
-        """Begins new episodes in all environments, or in those with the given numbers."""
+        """Starts new episodes in all environments, or in those with the given numbers."""
 
     @abstractmethod
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
-        """Steps all environments, or the active ones; an episode that ends is followed by the next at once.
+        """Steps all environments, or the active ones. If an episode ends, the next one starts within the same call.
 
-        Entries of environments that are not active mean nothing afterwards, except in `observations`.
+        Afterwards the entries of inactive environments are undefined, except in `observations`.
 
         Args:
-            actions: `[env, ...]`, as the environment takes them (a Discrete's `start` included)
-            active: numbers of the environments to step
+            actions: `[env, ...]`, as the environment takes them (a Discrete space's `start` included).
+            active: numbers of the environments to step.
 
         Raises:
-            EnvironmentFailedError: an environment raised or returned what its spaces do not allow; `reset()`
-                all before the next step, some may have been stepped and some not.
+            EnvironmentFailedError: an environment raised, or returned something that its spaces do not allow. Some
+                environments may have been stepped then and some not: call `reset()` before the next step.
         """
 
     def check_observations(self, names: Sequence[int]) -> None:
-        """Refuses NaN in what the environments show, which is not the model's fault if it says NaN in turn.
+        """Raises EnvironmentFailedError if an observation has NaN, which explains NaN in the model's outputs.
 
-        `names[i]` is the agent that environment `i` is called after in the message.
+        The message calls environment `i` that of agent `names[i]`.
         """
         for leaf, values in zip(self.leaves, self.observations, strict=True):
             bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
@@ -81,7 +81,7 @@ class EnvironmentBatch(ABC):
 
     @abstractmethod
     def render(self) -> Any:
-        """What environment 0 renders: a frame `[height, width, 3] uint8` with render mode 'rgb_array'."""
+        """Renders environment 0: a frame `[height, width, 3] uint8` with render mode 'rgb_array'."""
 
     @abstractmethod
     def close(self) -> None:
@@ -92,7 +92,7 @@ class EnvironmentBatch(ABC):
 
 
 class PlainBatch(EnvironmentBatch):
-    """Plain instances, stepped one after the other in one tight loop."""
+    """Plain instances, stepped one after the other in a tight loop."""
 
     kind = "plain"
 
@@ -103,7 +103,7 @@ class PlainBatch(EnvironmentBatch):
         self._environments = [spec.make(render_mode) for _ in seeds]
         self._limit = self._environments[0].limit
         self._render_mode = render_mode
-        # A seed is used once: later resets continue the environment's own generator.
+        # Each seed is used once: later resets continue the environment's own generator.
         self._seeds: list[int | None] = [seed_of(seed) for seed in seeds]
         self._steps = [environment.step for environment in self._environments]
         self._elapsed = [0] * self.num_envs
@@ -114,22 +114,22 @@ class PlainBatch(EnvironmentBatch):
         nested = isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         self._single = None if nested else self.observations[0]
         self._shape = None if nested else self.leaves[0].shape
-        self._settled = False
+        self._steps_are_final = False
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
-        """Begins new episodes; an environment's first reset is with its seed."""
+        """Starts new episodes; an environment's first reset uses its seed."""
         for i in self._all if which is None else which.tolist():
             self._begin(i)
         self._clear_flags()
         self.final_observations = self.observations
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
-        """Steps the environments one after the other; resets those whose episode ended."""
+        """Steps the environments one after the other, and resets those whose episode ended."""
         given = actions.tolist() if self._actions_as_ints else actions
         if self._flags_set:
             self._clear_flags()
         ended = []
-        # Locals: this loop is all that a step costs beyond the environments' own.
+        # Local variables are faster: this loop is the whole cost of a step besides the environments' own.
         steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
         single, shape, array = self._single, self._shape, np.ndarray
         i = -1
@@ -151,13 +151,13 @@ class PlainBatch(EnvironmentBatch):
         except Exception as error:
             raise self._failed("step", i, error) from error
         self.final_observations = self.observations
-        if not self._settled:
-            self._settle()
+        if not self._steps_are_final:
+            self._update_steps()
         if ended:
             self._end(ended)
 
     def render(self) -> Any:
-        """What environment 0 renders."""
+        """Renders environment 0."""
         return self._environments[0].render(self._render_mode)
 
     def close(self) -> None:
@@ -165,10 +165,10 @@ class PlainBatch(EnvironmentBatch):
         for environment in self._environments:
             environment.close()
 
-    def _settle(self) -> None:
-        """Takes the environments' own steps, once the first has told their flavour."""
+    def _update_steps(self) -> None:
+        """Replaces `Environment.step` by the environments' own functions, once their API is known."""
         self._steps = [environment.step for environment in self._environments]
-        self._settled = all(environment.is_known for environment in self._environments)
+        self._steps_are_final = all(environment.is_known for environment in self._environments)
 
     def _clear_flags(self) -> None:
         self.terminated[:] = False
@@ -192,7 +192,7 @@ class PlainBatch(EnvironmentBatch):
             raise self._failed("reset", i, error) from error
 
     def _store(self, i: int, observation: Any) -> None:
-        """Writes any observation, leaf by leaf, refusing shapes that NumPy would broadcast."""
+        """Writes any observation leaf by leaf; raises ValueError for a shape that NumPy would broadcast."""
         if type(observation) is int and self._shape == ():
             self.observations[0][i] = observation
             return
@@ -212,5 +212,5 @@ class PlainBatch(EnvironmentBatch):
 
 
 def seed_of(sequence: np.random.SeedSequence) -> int:
-    """The integer seed of an environment: 31 bits, which every flavour (ALE among them) takes."""
+    """The integer seed of an environment: 31 bits, which every API takes, ALE included."""
     return int(sequence.generate_state(1)[0] >> 1)

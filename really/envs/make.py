@@ -1,4 +1,4 @@
-"""Environments in batches: which batch of environments is made from what the user gave."""
+"""make_batch: chooses the kind of batch that suits an environment, and makes it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 
 from really.envs.atari import Atari, AtariBatch
 from really.envs.batch import EnvironmentBatch, PlainBatch
-from really.envs.environment import IdSource, VectorSource
 from really.envs.native import CartPoleBatch, VectorBatch, can_reset_some, is_classic_cartpole
-from really.envs.spec import EnvironmentSpec, Probe
+from really.envs.sources import IdSource, VectorSource
+from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidValueError, one_of
-
-__all__ = ["EnvironmentBatch", "EnvironmentSpec", "Probe", "make_batch"]
 
 VECTOR_CHOICES = ("auto", "plain", "native")
 # Measured (us a step of the batch, plain against native): 28 / 31 at 4, 35 / 31 at 5, 56 / 32 at 8.
@@ -27,18 +25,19 @@ def make_batch(
     vector: str = "auto",
     render_mode: str | None = None,
 ) -> EnvironmentBatch:
-    """A batch with one environment a seed.
+    """Makes a batch with one environment for each seed.
 
     Args:
-        spec: what the user gave
-        seeds: each environment's own: the same seed gives the same transitions, whatever stands beside it
-        vector: 'plain' for instances stepped one by one, 'native' for the id's own vector environment (for `atari`
-            one for all games, which is faster, but steps those that wait, too), 'auto' for the faster at this
-            number among those that give the transitions of the plain ones
-        render_mode: gymnasium's, for `render`
+        spec: the environment.
+        seeds: one for each environment. The same seed gives the same transitions, whatever the other seeds are.
+        vector: 'plain' steps instances one by one. 'native' takes the id's own vector environment (for `atari` one
+            for all games, which is faster but steps waiting games too). 'auto' takes the fastest for this number of
+            environments among those that give the transitions of plain instances.
+        render_mode: gymnasium's, for `render`.
 
     Raises:
-        InvalidValueError: no seeds, an unknown `vector`, or no native vector environment where one is asked for.
+        InvalidValueError: there are no seeds, `vector` is unknown, or it is 'native' and there is no native vector
+            environment.
         EnvironmentFailedError: an environment could not be made.
     """
     if vector not in VECTOR_CHOICES:
@@ -59,33 +58,36 @@ def make_batch(
 def _from_vectors(
     spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str, render_mode: str | None
 ) -> EnvironmentBatch | None:
-    """The batch of what makes vector environments itself; plain ones of size one where episodes would mix."""
+    """The batch for a source of vector environments, as plain instances of size one if it cannot reset some alone.
+
+    Returns None for another source.
+    """
     if isinstance(spec.environment, Atari):
         if vector == "native" and render_mode is None:
             return VectorBatch(spec, spec.environment.make_vector(len(seeds)), seeds)
         return AtariBatch(spec, seeds, render_mode)
     if not isinstance(spec.source, VectorSource):
         return None
-    made = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
-    if can_reset_some(made):
-        return VectorBatch(spec, made, seeds)
-    made.close()
+    vector_env = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
+    if can_reset_some(vector_env):
+        return VectorBatch(spec, vector_env, seeds)
+    vector_env.close()
     return PlainBatch(spec, seeds, render_mode)
 
 
 def _from_id(
     spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str, render_mode: str | None
 ) -> EnvironmentBatch | None:
-    """The batch of an id's own vector environment, where there is one and it is asked for or worth it."""
+    """The batch of an id's own vector environment. Returns None if there is none, or plain instances are preferable."""
     if not isinstance(spec.source, IdSource):
         return None
     if render_mode is None and is_classic_cartpole(spec):
-        worth_it = len(seeds) >= CARTPOLE_NATIVE_FROM
-        return CartPoleBatch(spec, seeds) if worth_it or vector == "native" else None
+        is_faster = len(seeds) >= CARTPOLE_NATIVE_FROM
+        return CartPoleBatch(spec, seeds) if is_faster or vector == "native" else None
     if vector != "native":
         return None
-    made = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
-    if made is None or can_reset_some(made):
-        return made and VectorBatch(spec, made, seeds)
-    made.close()
+    vector_env = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
+    if vector_env is None or can_reset_some(vector_env):
+        return vector_env and VectorBatch(spec, vector_env, seeds)
+    vector_env.close()
     return None

@@ -1,4 +1,4 @@
-"""Batches on gymnasium's own vector environments: CartPole's, equal to plain instances, and any other's."""
+"""Batches of native vector environments: CartPole, with the transitions of plain instances, and any other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from really.data.spaces import flatten
 from really.envs.batch import EnvironmentBatch, seed_of
-from really.envs.environment import IdSource, failure, gymnasium_spec, logged_warnings
+from really.envs.environment import failure, logged_warnings
+from really.envs.sources import IdSource, gymnasium_spec
 from really.envs.spec import EnvironmentSpec
 from really.envs.vector_api import DISABLED, SAME_STEP, autoreset_mode, pick
 from really.errors import InvalidTypeError
@@ -18,12 +19,12 @@ from really.errors import InvalidTypeError
 CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 CARTPOLE_VECTOR = "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
 CARTPOLE_ARGUMENTS = {"max_episode_steps", "sutton_barto_reward"}
-# Starts drawn at a time for one environment; a draw of its own for each episode costs 2 us more.
+# Number of start states that an environment draws at once; drawing each on its own costs 2 us more.
 STARTS = 64
 
 
 def is_classic_cartpole(spec: EnvironmentSpec) -> bool:
-    """Whether this is gymnasium's CartPole, registered as gymnasium does, with arguments that both its forms take."""
+    """Whether this is gymnasium's own CartPole, with arguments that both its plain and its vector form accept."""
     if not isinstance(spec.source, IdSource):
         return False
     with logged_warnings():
@@ -36,11 +37,11 @@ def is_classic_cartpole(spec: EnvironmentSpec) -> bool:
 
 
 class CartPoleBatch(EnvironmentBatch):
-    """gymnasium's native CartPole, with resets from each environment's own stream.
+    """gymnasium's native CartPole, in which each environment resets from its own random stream.
 
-    Its dynamics are those of the plain environment bit for bit. Its resets draw from one generator for all
-    columns and come a step late, so both are done here, on its public `state` and `steps`: the same seeds
-    give the transitions of plain instances.
+    Its dynamics equal those of the plain environment bit for bit. Its resets draw from one generator for all
+    environments and happen a step late. So this class resets by itself, on the public `state` and `steps`: the same
+    seeds give the same transitions as plain instances.
     """
 
     kind = "native"
@@ -59,12 +60,12 @@ class CartPoleBatch(EnvironmentBatch):
         self._all = np.arange(self.num_envs)
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
-        """Begins new episodes, each at the next start of its environment's stream."""
+        """Starts new episodes, each at the next start state of its environment's stream."""
         self._begin(self._all if which is None else which)
         self.final_observations = self.observations
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
-        """Steps all columns at once; those that are not active are put back."""
+        """Steps all environments at once, and restores those that are not active."""
         vector, shown = self._vector, self.observations[0]
         state, steps = vector.state, vector.steps
         if active is not None:
@@ -87,7 +88,7 @@ class CartPoleBatch(EnvironmentBatch):
             vector.prev_done = np.zeros(self.num_envs, np.bool_)
 
     def render(self) -> Any:
-        """Nothing: `make_batch` takes plain instances where something is to be rendered."""
+        """Returns None: `make_batch` makes plain instances if something is to be rendered."""
         return None
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ class CartPoleBatch(EnvironmentBatch):
 
     def _begin(self, which: NDArray[np.intp]) -> None:
         for i in which[self._next_start[which] == STARTS].tolist():
-            # As CartPole's reset draws them: four numbers from its own generator an episode.
+            # Like CartPole's reset, which draws four numbers for an episode from its own generator.
             self._starts[i] = self._rngs[i].uniform(-0.05, 0.05, (STARTS, 4))
             self._next_start[i] = 0
         starts = self._starts[which, self._next_start[which]]
@@ -112,30 +113,30 @@ def _vector_cartpole(num_envs: int, options: dict[str, Any]) -> Any:
 
     vector: Any = CartPoleVectorEnv(num_envs, **options)
     vector.reset(seed=0)
-    # Every action comes from the policy, and no reset is the vector environment's own.
+    # Every action comes from the policy, and the vector environment never resets by itself.
     for name, value in (("action_space", _AnyAction()), ("np_random", _NoDraws())):
         setattr(vector, name, value)
     return vector
 
 
 class _AnyAction:
-    """Stands for the action space in the vector environment's own check of its actions."""
+    """Replaces the action space in the vector environment's check of its actions."""
 
     def contains(self, action: object) -> bool:
-        """True: policies give valid actions, and the check costs as much as the dynamics."""
+        """Returns True: policies give valid actions, and the check costs as much as the dynamics."""
         return True
 
 
 class _NoDraws:
-    """Stands for the generator from which the vector environment would reset columns: there are none."""
+    """Replaces the generator from which the vector environment would reset environments; it resets none."""
 
     def uniform(self, low: float, high: float, size: tuple[int, int]) -> NDArray[np.float64]:
-        """An empty array of the size asked, `[4, 0]`."""
+        """An empty array of the given size, `[4, 0]`."""
         return np.empty(size)
 
 
 def can_reset_some(vector: Any) -> bool:
-    """Whether `vector` ends episodes without mixing them up in a batch: by SameStep, or by `reset_mask`."""
+    """Whether `vector` can reset some of its environments alone: in mode SameStep, or with `reset_mask`."""
     from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
     if autoreset_mode(vector) in (SAME_STEP, DISABLED):
@@ -145,10 +146,10 @@ def can_reset_some(vector: Any) -> bool:
 
 
 class VectorBatch(EnvironmentBatch):
-    """Any gymnasium vector environment for which `can_reset_some`, in each of the autoreset modes.
+    """Any gymnasium vector environment for which `can_reset_some` is true, in each of the autoreset modes.
 
-    It steps all of its environments always, so those that are not active go on unseen (`can_idle` is False).
-    Where it takes one seed only, that is the first environment's.
+    It always steps all of its environments, so inactive ones continue unseen (`can_idle` is False). If it takes only
+    one seed, it gets that of the first environment.
     """
 
     kind = "native"
@@ -172,7 +173,7 @@ class VectorBatch(EnvironmentBatch):
         self._elapsed = 0
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
-        """Begins new episodes; the first reset is one of all environments, with their seeds."""
+        """Starts new episodes; the first call resets all environments, with their seeds."""
         if which is None or self._seeds is not None:
             self._show(self._call("reset", seed=self._take_seeds())[0])
         else:
@@ -180,7 +181,7 @@ class VectorBatch(EnvironmentBatch):
         self.final_observations = self.observations
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
-        """Steps all environments, whichever are active."""
+        """Steps all environments, the inactive ones too."""
         batch, rewards, terminated, truncated, info = self._call("step", actions)
         self._show(batch)
         self.rewards[:] = rewards

@@ -1,4 +1,4 @@
-"""What the user gave as an environment: enough to make any number of instances, and what one of them looks like."""
+"""EnvironmentSpec: makes any number of instances of the user's environment, and describes them by a Probe."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 from gymnasium import spaces
 
 from really.data.spaces import infer_space, observation_leaves, to_gymnasium
-from really.envs.environment import NO_LIMIT, Environment, InstanceSource, Source, failure, source_of
+from really.envs.environment import NO_LIMIT, Environment, failure
+from really.envs.sources import EnvironmentSource, InstanceSource, source_of
 from really.errors import InvalidTypeError, ReallyError
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one instance of an environment says about all of them.
+    """Description of all instances of an environment, taken from one of them.
 
     Attributes:
-        name: the id, or the name of the class
-        observation_space: gymnasium's; inferred from `observation` where the environment has none
-        action_space: gymnasium's Discrete, Box, MultiDiscrete or MultiBinary
-        max_episode_steps: the time limit, None where there is none or it is not known
-        observation: one observation after a reset, in the structure of the space
+        name: the id, or the name of the class.
+        observation_space: a gymnasium space; inferred from `observation` if the environment has none.
+        action_space: gymnasium's Discrete, Box, MultiDiscrete or MultiBinary.
+        max_episode_steps: the time limit; None if there is none or it is unknown.
+        observation: an observation after a reset, in the structure of the space.
     """
 
     name: str
@@ -35,11 +36,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What the user gave; enough to make any number of instances in any process (pickled by cloudpickle).
+    """The user's environment, from which any process can make instances (pickled by cloudpickle).
 
     Args:
-        environment: an id of gymnasium or gym, a class, a factory, an instance, or what `really.atari` returns
-        env_config: arguments of the class or factory; for ids those of `gymnasium.make`
+        environment: an id of gymnasium or gym, a class, a factory, an instance, or the result of `really.atari`.
+        env_config: arguments of the class or factory; for an id, arguments of `gymnasium.make`.
     """
 
     environment: Any
@@ -47,41 +48,41 @@ class EnvironmentSpec:
 
     @property
     def name(self) -> str:
-        """The id, also an instance's, or the name of the class or factory."""
+        """The id, which an instance may have too, or the name of the class or factory."""
         if isinstance(self.environment, str):
             return self.environment
-        made_from = getattr(getattr(self.environment, "spec", None), "id", None)
-        if isinstance(made_from, str):
-            return made_from
-        # functools.partial keeps the function it calls there.
+        registered_id = getattr(getattr(self.environment, "spec", None), "id", None)
+        if isinstance(registered_id, str):
+            return registered_id
+        # A functools.partial has the function that it calls in `func`.
         named = getattr(self.environment, "func", self.environment)
         return str(getattr(named, "__name__", type(named).__name__))
 
     @cached_property
-    def source(self) -> Source:
-        """What makes the instances. Raises as `probe` does."""
+    def source(self) -> EnvironmentSource:
+        """The source that makes the instances. Raises the same errors as `probe`."""
         return source_of(self.environment)
 
     @cached_property
     def _probe(self) -> Probe:
-        environment = self.source.lend() if isinstance(self.source, InstanceSource) else self.make()
+        environment = self.source.borrow() if isinstance(self.source, InstanceSource) else self.make()
         try:
-            return _look_at(self.name, environment)
+            return _inspect(self.name, environment)
         finally:
             environment.close()
 
     def probe(self) -> Probe:
-        """Makes one instance, looks at it and closes it; the second call remembers the first.
+        """Makes an instance, inspects it and closes it; later calls return the same Probe.
 
         Raises:
-            InvalidValueError: an unknown id, with near matches.
-            InvalidTypeError: not an environment, or spaces that are missing or not supported.
-            EnvironmentFailedError: its constructor or its reset raised, or an observation is not of its space.
+            InvalidValueError: the id is unknown; the message names similar ids.
+            InvalidTypeError: this is no environment, or its spaces are missing or not supported.
+            EnvironmentFailedError: the constructor or the reset raised.
         """
         return self._probe
 
     def make(self, render_mode: str | None = None) -> Environment:
-        """One new instance."""
+        """Makes a new instance."""
         try:
             return self.source.make(self.env_config, render_mode)
         except ReallyError:
@@ -91,7 +92,7 @@ class EnvironmentSpec:
             raise failure(where, error) from error
 
 
-def _look_at(name: str, environment: Environment) -> Probe:
+def _inspect(name: str, environment: Environment) -> Probe:
     action_space = _action_space(name, environment.env)
     try:
         observation = environment.reset(0)

@@ -1,4 +1,4 @@
-"""gymnasium's vector environments: their three autoreset modes, and one of size one as a single environment."""
+"""gymnasium's vector environments: their autoreset modes, and one of size one as a single environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEXT_STEP, SAME_STEP, DISABLED = "NextStep", "SameStep", "Disabled"
 
 
 def autoreset_mode(vector: Any) -> str:
-    """Name of the mode in which `vector` begins episodes; gymnasium's default is NextStep."""
+    """Name of the mode in which `vector` starts episodes; gymnasium's default is NextStep."""
     mode = vector.metadata.get("autoreset_mode", NEXT_STEP)
     return str(getattr(mode, "value", mode))
 
@@ -19,7 +19,8 @@ def autoreset_mode(vector: Any) -> str:
 def pick(space: spaces.Space[Any], batch: Any, i: int) -> Any:
     """The observation of environment `i` in a batch of observations of `space`.
 
-    A Dict's batch is a dict of batches, a Tuple's a tuple of them, or (in `info`) an array of observations.
+    The batch of a Dict space is a dict of batches, that of a Tuple a tuple of batches; in `info` either is an array of
+    observations.
     """
     if isinstance(space, spaces.Dict) and isinstance(batch, dict):
         return {key: pick(part, batch[key], i) for key, part in space.items()}
@@ -31,14 +32,15 @@ def pick(space: spaces.Space[Any], batch: Any, i: int) -> Any:
 class SingleOfVector:
     """A vector environment of size one with the interface of a single gymnasium environment.
 
-    An explicit `reset()` is right in each of the autoreset modes, since nobody else is in the batch: after it, a
-    NextStep environment has no reset pending. A SameStep one has begun its next episode within the step.
+    An explicit `reset()` is right in every autoreset mode, because the batch holds no other environment: after it, a
+    NextStep environment has no reset pending. A SameStep environment has started its next episode within the step, so
+    `reset()` returns the observation of that start.
     """
 
     def __init__(self, vector: Any) -> None:
         self._vector = vector
         self._same_step = autoreset_mode(vector) == SAME_STEP
-        self._begun: Any = None
+        self._next_start: Any = None
         self.observation_space = vector.single_observation_space
         self.action_space = vector.single_action_space
         self.spec = vector.spec
@@ -46,26 +48,26 @@ class SingleOfVector:
         self.metadata: dict[str, Any] = vector.metadata
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode, or hands over the one that a SameStep environment has begun."""
-        begun, self._begun = self._begun, None
-        if begun is None or seed is not None:
+        """Starts an episode, or returns the start of the one that a SameStep environment has started."""
+        start, self._next_start = self._next_start, None
+        if start is None or seed is not None:
             batch, _ = self._vector.reset(seed=seed)
-            begun = pick(self.observation_space, batch, 0)
-        return begun, {}
+            start = pick(self.observation_space, batch, 0)
+        return start, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step; the observation is the episode's own, also at its end."""
+        """Steps the environment; at an episode's end the observation is the last one of that episode."""
         batch, rewards, terminated, truncated, info = self._vector.step(
             np.asarray(action, self._vector.action_space.dtype)[None]
         )
         observation = pick(self.observation_space, batch, 0)
         if self._same_step and (terminated[0] or truncated[0]):
-            self._begun = observation
+            self._next_start = observation
             observation = pick(self.observation_space, info["final_obs"], 0)
         return observation, rewards[0], bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> Any:
-        """The only environment's frame."""
+        """Renders a frame."""
         return self._vector.render()[0]
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from really.collectors.seeds import AGENT_STREAM, MODEL_STREAM, manager_seed
 from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics, Statistics
 from really.data.spaces import observation_leaves
 from really.data.transitions import Column, schema
-from really.envs.make import EnvironmentSpec
+from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.manager.arguments import Settings
 from really.policies.policy import VALUE_OUTPUTS, Policy

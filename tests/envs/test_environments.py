@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really.data.spaces import flatten, infer_space, to_gymnasium
-from really.envs.environment import import_gym
-from really.envs.make import EnvironmentSpec, make_batch
+from really.envs.make import make_batch
+from really.envs.sources import import_gym
+from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
 
 gym = import_gym()

@@ -14,7 +14,8 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import really.envs.make
 from really.envs.atari import atari
-from really.envs.make import EnvironmentSpec, make_batch
+from really.envs.make import make_batch
+from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
 
 
