@@ -107,7 +107,9 @@ class Agent:
         """
         if self.normalization is None:
             return state
-        given = zip(flatten(self.observation_space, state), observation_leaves(self.observation_space), strict=True)
+        given = zip(
+            flatten(self.observation_space, state), observation_leaves(self.observation_space).values(), strict=True
+        )
         return nest(
             self.observation_space,
             self.normalization.observations([np.asarray(value, leaf.dtype) for value, leaf in given]),
@@ -269,14 +271,14 @@ class Agent:
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
         given = flatten(self.observation_space, state)
-        tensors = [_tensor(value, leaf.dtype) for value, leaf in zip(given, self._leaves, strict=True)]
-        single = tensors[0].shape.rank == len(self._leaves[0].shape)
+        tensors = [_tensor(value, leaf.dtype) for value, leaf in zip(given, self._leaves.values(), strict=True)]
+        single = tensors[0].shape.rank == len(next(iter(self._leaves.values())).shape)
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
-        for tensor, leaf in zip(tensors, self._leaves, strict=True):
+        for tensor, (name, leaf) in zip(tensors, self._leaves.items(), strict=True):
             if not tensor.shape[1:].is_compatible_with(leaf.shape):
                 shape = list(leaf.shape)
                 raise InvalidValueError(
-                    f"state{leaf.name}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
+                    f"state{name}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
                 )
         return tensors, single
 

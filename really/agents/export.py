@@ -23,7 +23,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agents.models import undecorated
-from really.data.spaces import Leaf, flatten, nest
+from really.data.schema import Spec
+from really.data.spaces import flatten, nest
 from really.errors import summary
 from really.policies.inference import Build, Exported, Forward, Patch, load
 from really.policies.model_inputs import model_leaves
@@ -186,9 +187,9 @@ def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any
     return {name: tf.convert_to_tensor(outputs[name]) for name in sorted(outputs)}
 
 
-def _trace(model: Any, space: spaces.Space[Any], leaves: tuple[Leaf, ...]) -> Any:
+def _trace(model: Any, space: spaces.Space[Any], leaves: Spec) -> Any:
     """The concrete function from leaves [None, ...] and weights to the outputs, in the order of their names."""
-    specs = [tf.TensorSpec((None, *leaf.shape), leaf.dtype, f"x{at}") for at, leaf in enumerate(leaves)]
+    specs = [tf.TensorSpec((None, *leaf.shape), leaf.dtype, f"x{at}") for at, leaf in enumerate(leaves.values())]
     specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(model.weights)]
 
     def function(*arguments: Any) -> list[Any]:

@@ -175,7 +175,7 @@ def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None
             outputs = model(example)
         except Exception as error:
             leaves = ", ".join(
-                f"{leaf.name or 'state'} {list(leaf.shape)} {leaf.dtype}" for leaf in model_leaves(space)
+                f"{name or 'state'} {list(leaf.shape)} {leaf.dtype}" for name, leaf in model_leaves(space).items()
             )
             raise ModelError(
                 f"model: expected {type(model).__name__} to take observations ({leaves}){after}, got {summary(error)}"
@@ -188,10 +188,11 @@ def _example(space: spaces.Space[Any], input_shape: Any) -> Any:
     leaves = model_leaves(space)
     if input_shape is None or input_shape is True:
         start = np.asarray(getattr(space, "start", 0))
-        return nest(space, [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves])
-    if len(leaves) > 1 or leaves[0].name:
+        values = [np.zeros((1, *leaf.shape), leaf.dtype) + start.astype(leaf.dtype) for leaf in leaves.values()]
+        return nest(space, values)
+    if list(leaves) != [""]:
         raise InvalidValueError(f"input_shape: expected None or False with {space}, got {input_shape!r}")
-    return np.zeros((1, *_checked_shape(input_shape)), leaves[0].dtype)
+    return np.zeros((1, *_checked_shape(input_shape)), leaves[""].dtype)
 
 
 def _checked_shape(input_shape: Any) -> list[int]:

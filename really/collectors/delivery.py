@@ -11,7 +11,8 @@ from really.collectors.messages import Result
 from really.collectors.rollout import Rollout
 from really.data import returns
 from really.data.normalisation import Normaliser
-from really.data.transitions import Column, Columns
+from really.data.schema import Spec
+from really.data.transitions import Columns
 from really.errors import EnvironmentFailedError, ModelError
 
 Flags = NDArray[np.bool_]
@@ -32,7 +33,7 @@ class Delivery:
     def __init__(
         self,
         name: str,
-        schema: Sequence[Column],
+        schema: Spec,
         gamma: float,
         gae_lambda: float,
         values_after: ValuesAfter | None,
@@ -41,7 +42,6 @@ class Delivery:
         self._name, self._schema, self._gamma, self._lambda = name, schema, gamma, gae_lambda
         self._values_after, self._normaliser = values_after, normaliser
         self._finite: Collection[str] = () if normaliser is None else normaliser.names
-        self._names = {column.name for column in schema}
 
     def rows(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
         """The schema's columns, `[row, ...]`: one agent's results after the other's.
@@ -63,12 +63,12 @@ class Delivery:
         if self._normaliser is not None:
             self._normaliser.measure(flat, done, rollout.lengths)
             flat["reward"] = self._normaliser.rewards(flat["reward"])
-        if not self._names.isdisjoint({"monte_carlo", "advantage"}):
+        if not self._schema.keys().isdisjoint({"monte_carlo", "advantage"}):
             flat |= self._estimates(flat, terminated, ends)
         if self._normaliser is not None:
             # Last: the values of final states are those of observations as the environment shows them.
             self._normaliser.normalise_columns(flat)
-        return {column.name: flat[column.name].astype(column.dtype, copy=False) for column in self._schema}
+        return {name: flat[name].astype(column.dtype, copy=False) for name, column in self._schema.items()}
 
     def _estimates(self, flat: Columns, terminated: Flags, ends: Flags) -> Columns:
         """Monte Carlo returns and advantages; a truncation or a cut leaves out what its last state is worth."""
@@ -79,9 +79,9 @@ class Delivery:
         # One long trajectory with all its ends: nothing flows across an end.
         reward, dead, open_ = flat["reward"][None], terminated[None], cut[None]
         found = {}
-        if "monte_carlo" in self._names:
+        if "monte_carlo" in self._schema:
             found["monte_carlo"] = returns.monte_carlo(reward, dead, open_, final_values[None], self._gamma)[0]
-        if "advantage" in self._names:
+        if "advantage" in self._schema:
             arguments = (reward, values[None], final_values[None], dead, open_)
             found["advantage"] = returns.gae(*arguments, self._gamma, self._lambda)[0]
         return found

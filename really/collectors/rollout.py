@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
-from really.data.transitions import Column
+from really.data.schema import Spec
 
 
 class Rollout:
@@ -18,13 +18,13 @@ class Rollout:
     Environment `i` has filled the first `lengths[i]` steps; whatever stands behind them means nothing.
     """
 
-    def __init__(self, columns: Sequence[Column], num_envs: int, time: int, pool: ArrayPool) -> None:
+    def __init__(self, columns: Spec, num_envs: int, time: int, pool: ArrayPool) -> None:
         self.time = time
         self._pool = pool
         self.lengths = np.zeros(num_envs, np.intp)
         self.ends: list[list[int]] = [[] for _ in range(num_envs)]
         self.arrays: dict[str, NDArray[Any]] = {
-            column.name: pool.empty((num_envs, time, *column.shape), column.dtype) for column in columns
+            name: pool.empty((num_envs, time, *column.shape), column.dtype) for name, column in columns.items()
         }
         self._bind()
 

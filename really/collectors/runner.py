@@ -24,7 +24,8 @@ from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, Run
 from really.collectors.rollout import Rollout
 from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
 from really.data.normalisation import Normaliser
-from really.data.transitions import Column, Columns, schema, to_record_batch
+from really.data.schema import ColumnSpec, Spec
+from really.data.transitions import Columns, schema, to_record_batch
 from really.envs.make import make_batch
 from really.errors import EnvironmentFailedError, ModelError
 from really.policies import inference
@@ -210,18 +211,19 @@ class Runner:
             self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
         self._sample = self._policy.sampler(self._noise)
 
-    def _working_columns(self) -> tuple[Column, ...]:
+    def _working_columns(self) -> Spec:
         """What is written at each step; the rest of the delivered columns follows from it at the end."""
-        bools = np.dtype(np.bool_)
+        flag = ColumnSpec(np.dtype(np.bool_))
         asked, wanted = set(self._spec.returns), []
         if "log_prob" in asked:
             wanted.append("log_prob")
         if self._value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
             wanted.append("value_estimate")
-        kept = tuple(column for column in self._schema(wanted) if column.name not in {"not_done", "terminal"})
-        return (*kept, Column("terminated", (), bools), Column("truncated", (), bools))
+        columns = self._schema(wanted)
+        kept = {name: columns[name] for name in columns if name not in {"not_done", "terminal"}}
+        return kept | {"terminated": flag, "truncated": flag}
 
-    def _schema(self, returns: Sequence[str]) -> tuple[Column, ...]:
+    def _schema(self, returns: Sequence[str]) -> Spec:
         return schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -229,7 +231,7 @@ class Runner:
         size, found = self._envs.num_envs, np.empty(len(rows), np.float32)
         for start in range(0, len(rows), size):
             part = np.resize(rows[start : start + size], size)
-            outputs = self._forward([flat["state_new" + leaf.name][part] for leaf in self._envs.leaves])
+            outputs = self._forward([flat["state_new" + name][part] for name in self._envs.leaves])
             count = min(size, len(rows) - start)
             found[start : start + count] = self._values(outputs)[:count]
         return found

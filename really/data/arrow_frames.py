@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from really.data.frames import FrameColumn, Sharing, Spec, frame_shape, pairs
+from really.data.frames import FrameColumn, Sharing, frame_shape, pairs
+from really.data.schema import Spec, dtype_from_json
 from really.errors import InvalidValueError
-from really.replay.columns import dtype_from_json
 
 FRAMES = b"really.frames"
 PREFIX = "really.frames."

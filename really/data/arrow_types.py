@@ -24,8 +24,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from really.data import arrow_columns
+from really.data.schema import Spec, dtype_from_json
 from really.errors import InvalidValueError, one_of
-from really.replay.columns import Spec, dtype_from_json
 
 DTYPE, SHAPE = b"really.dtype", b"really.shape"
 TIME_UNITS = ("s", "ms", "us", "ns")

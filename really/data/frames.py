@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 
-Spec = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 Stack = tuple[int, int]
 """(number of frames, axis of a row along which they stand)."""
 
@@ -139,7 +139,7 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
         InvalidValueError, InvalidTypeError: a stack that no column has.
     """
     keys = list(spec)
-    large = [key for key in keys if _row_nbytes(spec[key]) >= SMALLEST_ROW]
+    large = [key for key in keys if spec[key].nbytes >= SMALLEST_ROW]
     stacks = {key: _stack_of(key, spec[key], _given(stack, key)) for key in large}
     _refuse_unused(stack, stacks)
     found, used = [], set[str]()
@@ -164,12 +164,12 @@ def is_after(key: str, other: str) -> bool:
 def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
     """Bytes that the frames of one row take, as counted against memory."""
     columns = list(spec.values())
-    return sum(EXTRA * _row_nbytes(columns[sharing.columns[0]]) / sharing.stack for sharing in sharings)
+    return sum(EXTRA * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
 
 
 def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
     """Bytes of a record's fields: of the columns, of which some hold numbers of frames, and of the oldest of those."""
-    nbytes = [_row_nbytes(kind) for kind in spec.values()]
+    nbytes = [column.nbytes for column in spec.values()]
     for sharing in sharings:
         for at in sharing.columns:
             nbytes[at] = FRAME_NUMBER * sharing.stack
@@ -220,16 +220,12 @@ def joined(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return columns
 
 
-def _row_nbytes(kind: tuple[np.dtype[Any], tuple[int, ...]]) -> int:
-    return kind[0].itemsize * math.prod(kind[1])
-
-
 def _given(stack: Stack | Mapping[str, Stack] | None, key: str) -> Stack | None:
     return stack.get(key) if isinstance(stack, Mapping) else stack
 
 
-def _stack_of(key: str, kind: tuple[np.dtype[Any], tuple[int, ...]], given: Stack | None) -> Stack:
-    shape = kind[1]
+def _stack_of(key: str, column: ColumnSpec, given: Stack | None) -> Stack:
+    shape = column.shape
     if given is None:
         return (shape[0], 0) if len(shape) > 1 and 1 < shape[0] <= LARGEST_STACK else WHOLE
     if not isinstance(given, tuple) or len(given) != 2 or not all(isinstance(part, int) for part in given):

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.returns import running_returns
-from really.data.spaces import Leaf
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidValueError, ModelError
 
 log = logging.getLogger("really")
@@ -66,15 +66,19 @@ class NormalisationOptions:
         """Whether delivered rows are other than the environment's."""
         return self.normalize_observations or self.changes_rewards
 
-    def shapes(self, leaves: Sequence[Leaf]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, leaves: Spec) -> dict[str, tuple[int, ...]]:
         """Of what statistics are kept: column names, and the shape of a mean.
 
         Raises:
             InvalidValueError: observations are to be normalised, and none of their leaves is of floating point.
         """
-        kept = {"state" + leaf.name: leaf.shape for leaf in leaves if self.normalize_observations and _is_float(leaf)}
+        kept = {
+            "state" + name: leaf.shape
+            for name, leaf in leaves.items()
+            if self.normalize_observations and _is_float(leaf)
+        }
         if self.normalize_observations and not kept:
-            got = ", ".join(f"'state{leaf.name}' of {leaf.dtype}" for leaf in leaves)
+            got = ", ".join(f"'state{name}' of {leaf.dtype}" for name, leaf in leaves.items())
             raise InvalidValueError(
                 f"normalize_observations: expected an observation space with floating-point numbers, got {got}; "
                 f"integers and images are delivered as they are and belong to the model"
@@ -82,7 +86,7 @@ class NormalisationOptions:
         return kept | ({REWARD: ()} if self.normalize_rewards else {})
 
 
-def _is_float(leaf: Leaf) -> bool:
+def _is_float(leaf: ColumnSpec) -> bool:
     return np.issubdtype(leaf.dtype, np.floating)
 
 
@@ -165,10 +169,10 @@ class Normalisation:
         statistics: that it was made with.
     """
 
-    def __init__(self, options: NormalisationOptions, leaves: Sequence[Leaf], statistics: Statistics) -> None:
+    def __init__(self, options: NormalisationOptions, leaves: Spec, statistics: Statistics) -> None:
         self.statistics = statistics
-        self._leaves, self._clip = tuple(leaves), options.observation_clip
-        kept = [statistics.get("state" + leaf.name) for leaf in leaves]
+        self._leaves, self._clip = leaves, options.observation_clip
+        kept = [statistics.get("state" + name) for name in leaves]
         self._scales = [None if moments is None else (moments.mean, moments.factor) for moments in kept]
         self._reward_factor = options.reward_scale * (statistics[REWARD].factor if REWARD in statistics else 1.0)
         self._reward_clip = options.reward_clip
@@ -177,15 +181,15 @@ class Normalisation:
         """Normalised copies of the leaves `[..., *leaf.shape]`, in the leaves' dtypes; integers as they are."""
         return [
             values if scale is None else self._standardised(values, *scale).astype(leaf.dtype, copy=False)
-            for values, leaf, scale in zip(leaves, self._leaves, self._scales, strict=True)
+            for values, leaf, scale in zip(leaves, self._leaves.values(), self._scales, strict=True)
         ]
 
     def normalise_columns(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Normalises `state` and `state_new` of every leaf in their place, to the same numbers as `observations`."""
-        for leaf, scale in zip(self._leaves, self._scales, strict=True):
-            for name in ("state" + leaf.name, "state_new" + leaf.name):
+        for name, scale in zip(self._leaves, self._scales, strict=True):
+            for key in ("state" + name, "state_new" + name):
                 if scale is not None:
-                    self._normalise(columns[name], *scale)
+                    self._normalise(columns[key], *scale)
 
     def rewards(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rewards `[row]` divided by the returns' deviation, then scaled, then clipped."""
@@ -221,8 +225,8 @@ class Normaliser:
         measured: of the last rollout, `[agent, ...]` for each agent with rows in it, in their order.
     """
 
-    def __init__(self, options: NormalisationOptions, leaves: Sequence[Leaf], num_envs: int, gamma: float) -> None:
-        self._options, self._leaves, self._gamma = options, tuple(leaves), gamma
+    def __init__(self, options: NormalisationOptions, leaves: Spec, num_envs: int, gamma: float) -> None:
+        self._options, self._leaves, self._gamma = options, leaves, gamma
         self.names = tuple(options.shapes(leaves))
         self.measured: Statistics = {}
         self._returns = np.zeros(num_envs)
@@ -260,7 +264,7 @@ class RunningStatistics:
         frozen: what the current version acts with.
     """
 
-    def __init__(self, options: NormalisationOptions, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, options: NormalisationOptions, leaves: Spec) -> None:
         self._shapes = options.shapes(leaves)
         self.frozen: Statistics = {name: Moments.none(shape) for name, shape in self._shapes.items()}
         self._measured: list[tuple[int, Statistics]] = []

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One array of an observation: `name` is '' for a plain space, else '.key' (nested: '.key.key')."""
+def observation_leaves(space: spaces.Space[Any]) -> Spec:
+    """The arrays (leaves) that make up one observation of `space`, in the order of the columns.
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-def observation_leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
-    """The arrays that one observation of `space` consists of, in the order in which columns stand."""
-    return tuple(Leaf(name, shape_of(leaf), dtype_of(leaf)) for name, leaf in _walk(space, ""))
+    The name of a leaf is what follows `state` in the name of its column: '' for a plain space, '.key' for a part of a
+    Dict or Tuple, '.key.key' for a nested part.
+    """
+    return {name: ColumnSpec(dtype_of(leaf), shape_of(leaf)) for name, leaf in _walk(space, "")}
 
 
 def flatten(space: spaces.Space[Any], observation: Any) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really.data.frames import FrameColumn
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from really.data.spaces import Leaf
 
 Columns = dict[str, NDArray[Any]]
 
@@ -36,20 +34,6 @@ REQUESTABLE: dict[str, np.dtype[Any]] = {
 ON_POLICY = frozenset({"log_prob", "monte_carlo", "advantage"})
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of transitions: its name, and the shape and dtype of one row."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of this column."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
 def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
     """The requested extra columns, without repeats, in the order given; unknown names are refused."""
     if isinstance(returns, str) or not isinstance(returns, Iterable):
@@ -62,22 +46,22 @@ def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
 
 
 def schema(
-    leaves: Sequence[Leaf],
+    leaves: Spec,
     action_shape: tuple[int, ...],
     action_dtype: np.dtype[Any],
     returns: Sequence[str] = (),
-) -> tuple[Column, ...]:
-    """The columns that runners deliver, in order: the fixed ones, then those asked for with `returns`."""
-    flag = np.dtype(np.float32)
-    return (
-        *(Column("state" + leaf.name, leaf.shape, leaf.dtype) for leaf in leaves),
-        Column("action", action_shape, np.dtype(action_dtype)),
-        Column("reward", (), flag),
-        *(Column("state_new" + leaf.name, leaf.shape, leaf.dtype) for leaf in leaves),
-        Column("not_done", (), flag),
-        Column("terminal", (), flag),
-        *(Column(name, (), REQUESTABLE[name]) for name in returns),
-    )
+) -> Spec:
+    """The columns that runners deliver: the fixed ones, then those that `returns` requests."""
+    number = ColumnSpec(np.dtype(np.float32))
+    return {
+        **{"state" + name: leaf for name, leaf in leaves.items()},
+        "action": ColumnSpec(np.dtype(action_dtype), action_shape),
+        "reward": number,
+        **{"state_new" + name: leaf for name, leaf in leaves.items()},
+        "not_done": number,
+        "terminal": number,
+        **{name: ColumnSpec(REQUESTABLE[name]) for name in returns},
+    }
 
 
 def to_record_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
@@ -109,10 +93,11 @@ def from_record_batch(batch: pa.RecordBatch) -> dict[str, Any]:
     return {name: _from_arrow(batch.column(name)) for name in plain} | shared
 
 
-def concatenate(schema: Sequence[Column], parts: Sequence[Mapping[str, Any]], pool: ArrayPool) -> Columns:
+def concatenate(spec: Spec, parts: Sequence[Mapping[str, Any]], pool: ArrayPool) -> Columns:
     """The rows of all parts one after the other, in arrays `[row, ...]` of the pool that belong to the caller."""
-    rows = sum(len(part[schema[0].name]) for part in parts)
-    joined = {column.name: pool.empty((rows, *column.shape), column.dtype) for column in schema}
+    first = next(iter(spec))
+    num_rows = sum(len(part[first]) for part in parts)
+    joined = {name: pool.empty((num_rows, *column.shape), column.dtype) for name, column in spec.items()}
     for name, target in joined.items():
         start = 0
         for part in parts:

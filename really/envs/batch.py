@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.data.spaces import Leaf, flatten, observation_leaves
+from really.data.schema import Spec
+from really.data.spaces import flatten, observation_leaves
 from really.envs.environment import failure
 from really.envs.spec import EnvironmentSpec, Probe
 from really.errors import EnvironmentFailedError
@@ -40,7 +41,7 @@ class EnvironmentBatch(ABC):
         self.num_envs = num_envs
         self.observation_space = probe.observation_space
         self.action_space = probe.action_space
-        self.leaves: tuple[Leaf, ...] = observation_leaves(probe.observation_space)
+        self.leaves: Spec = observation_leaves(probe.observation_space)
         self.observations = self._empty()
         self.final_observations = self.observations
         self.rewards = np.zeros(num_envs, np.float32)
@@ -71,12 +72,12 @@ class EnvironmentBatch(ABC):
 
         The message calls environment `i` that of agent `names[i]`.
         """
-        for leaf, values in zip(self.leaves, self.observations, strict=True):
+        for name, values in zip(self.leaves, self.observations, strict=True):
             bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
             if bad.any():
                 raise EnvironmentFailedError(
                     f"environment {self.name!r} of agent {names[int(bad.argmax())]}: expected numbers in "
-                    f"'state{leaf.name}', got NaN"
+                    f"'state{name}', got NaN"
                 )
 
     @abstractmethod
@@ -88,7 +89,7 @@ class EnvironmentBatch(ABC):
         """Closes the environments."""
 
     def _empty(self) -> list[NDArray[Any]]:
-        return [np.zeros((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self.leaves]
+        return [np.zeros((self.num_envs, *leaf.shape), leaf.dtype) for leaf in self.leaves.values()]
 
 
 class PlainBatch(EnvironmentBatch):
@@ -113,7 +114,7 @@ class PlainBatch(EnvironmentBatch):
         self._actions_as_ints = isinstance(self.action_space, spaces.Discrete)
         nested = isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         self._single = None if nested else self.observations[0]
-        self._shape = None if nested else self.leaves[0].shape
+        self._shape = None if nested else self.leaves[""].shape
         self._steps_are_final = False
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
@@ -196,13 +197,13 @@ class PlainBatch(EnvironmentBatch):
         if type(observation) is int and self._shape == ():
             self.observations[0][i] = observation
             return
-        for leaf, shown, part in zip(
-            self.leaves, self.observations, flatten(self.observation_space, observation), strict=True
+        for (name, leaf), shown, part in zip(
+            self.leaves.items(), self.observations, flatten(self.observation_space, observation), strict=True
         ):
             got = np.asarray(part)
             if got.shape != leaf.shape:
                 raise ValueError(
-                    f"observation{leaf.name}: expected shape {leaf.shape}, got {got.shape} of dtype {got.dtype}"
+                    f"observation{name}: expected shape {leaf.shape}, got {got.shape} of dtype {got.dtype}"
                 )
             shown[i] = got
 

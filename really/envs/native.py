@@ -227,11 +227,11 @@ class VectorBatch(EnvironmentBatch):
         return np.array(seeds) if type(inner).__module__ == "ale_py.vector_env" else seeds[0]
 
     def _show(self, batch: Any, which: NDArray[np.intp] | slice = slice(None)) -> None:
-        for leaf, shown, part in zip(
+        for name, shown, part in zip(
             self.leaves, self.observations, flatten(self.observation_space, batch), strict=True
         ):
             if np.shape(part) != shown.shape:
-                error = ValueError(f"observation{leaf.name}: expected {shown.shape}, got {np.shape(part)}")
+                error = ValueError(f"observation{name}: expected {shown.shape}, got {np.shape(part)}")
                 raise failure(self._where("returned a wrong shape"), error) from error
             shown[which] = part[which]
 

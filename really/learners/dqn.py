@@ -10,9 +10,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import check_count, check_number
+from really.data.schema import Spec
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
-from really.learners.inputs import Input
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
@@ -81,7 +81,7 @@ class DQNLearner:
         self.gamma = sources.gamma_of("DQNLearner", source, gamma)
         self.n_step = check_count("n_step", n_step)
         self._buffer = sources.buffer_of(source)
-        sources.check_keys("DQNLearner", self._buffer(), [wanted.name for wanted in self._needed("terminal")])
+        sources.check_keys("DQNLearner", self._buffer(), list(self._needed("terminal")))
         self._check_steps()
         self._every = None if target_every is None else check_count("target_every", target_every)
         self._rate = None if target_rate is None else check_number("target_rate", target_rate, 1e-6, 1)
@@ -186,9 +186,9 @@ class DQNLearner:
         inputs.check_actions("DQNLearner", columns["action"], self.agent.action_space)
         return columns | {"action": columns["action"] - self._start}
 
-    def _needed(self, *floats: str) -> list[Input]:
-        states = [*inputs.state_inputs(self.agent, "state"), *inputs.state_inputs(self.agent, "state_new")]
-        return [Input("reward"), Input("action", (), inputs.INTEGER), *states, *map(Input, floats)]
+    def _needed(self, *floats: str) -> Spec:
+        states = inputs.state_inputs(self.agent, "state") | inputs.state_inputs(self.agent, "state_new")
+        return {"reward": inputs.NUMBER, "action": inputs.INTEGER, **states, **dict.fromkeys(floats, inputs.NUMBER)}
 
     def _check_steps(self) -> None:
         sources.check_buffer("DQNLearner", self._buffer(), self.gamma, self.n_step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import check_number
+from really.data.schema import ColumnSpec, Spec
 from really.data.spaces import action_bounds, nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -19,22 +19,14 @@ from really.policies.model_inputs import model_leaves
 if TYPE_CHECKING:
     from really.agents.agent import Agent
 
-FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
+# One number of a row, as a compiled function takes it.
+NUMBER, INTEGER = ColumnSpec(np.dtype(np.float32)), ColumnSpec(np.dtype(np.int64))
 # A float32 holds gamma^k to about this, relative to 1.
 DISCOUNT_TOLERANCE = 1e-5
 # Ways to advantages, and the column that each takes beside `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
 # Columns of batches that say how rows count; a learner that does not read them would learn something else.
 REPLAYED = ("discount", "weight", "index")
-
-
-@dataclass(frozen=True)
-class Input:
-    """A column that a learner needs: its name, shape and dtype of one row as the compiled function takes it."""
-
-    name: str
-    shape: tuple[int, ...] = ()
-    dtype: np.dtype[Any] = FLOAT
 
 
 def checked_norm(max_gradient_norm: float | None) -> float | None:
@@ -51,8 +43,8 @@ def estimates_of(advantages: str) -> list[str]:
 
 def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: Sequence[str]) -> dict[str, Any]:
     """The checked columns `floats`, `action` and those of `state`."""
-    action = Input("action", agent.policy.action_shape, agent.policy.action_dtype)
-    needed = [*map(Input, floats), action, *state_inputs(agent, "state")]
+    action = ColumnSpec(agent.policy.action_dtype, agent.policy.action_shape)
+    needed = {**dict.fromkeys(floats, NUMBER), "action": action, **state_inputs(agent, "state")}
     asked = [name for name in floats if name in REQUESTABLE and name not in data]
     hint = f"ask for {asked} with SampleManager(returns=...)" if asked else ""
     columns = checked_columns(learner, data, needed, hint=hint)
@@ -80,17 +72,17 @@ def has_convolutions(model: Any) -> bool:
 
 def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
     """The states of a batch as the model takes them."""
-    leaves = [batch[key + leaf.name] for leaf in model_leaves(agent.observation_space)]
+    leaves = [batch[key + name] for name in model_leaves(agent.observation_space)]
     return nest(agent.observation_space, leaves)
 
 
-def state_inputs(agent: Agent, key: str) -> list[Input]:
+def state_inputs(agent: Agent, key: str) -> Spec:
     """The columns of `state` or `state_new`: one, or `<key>.<name>` for each leaf of a Dict or Tuple."""
-    return [Input(key + leaf.name, leaf.shape, leaf.dtype) for leaf in model_leaves(agent.observation_space)]
+    return {key + name: leaf for name, leaf in model_leaves(agent.observation_space).items()}
 
 
 def checked_columns(
-    learner: str, columns: Mapping[str, Any], inputs: Sequence[Input], axes: Sequence[int] = (1,), hint: str = ""
+    learner: str, columns: Mapping[str, Any], inputs: Spec, axes: Sequence[int] = (1,), hint: str = ""
 ) -> dict[str, Any]:
     """The columns that `inputs` name, of the dtypes that they say; all others are left out.
 
@@ -108,22 +100,22 @@ def checked_columns(
     """
     if not isinstance(columns, Mapping):
         raise InvalidTypeError(f"{learner}.update: expected a dict of columns, got {type(columns).__name__}")
-    if missing := [wanted.name for wanted in inputs if wanted.name not in columns]:
+    if missing := [name for name in inputs if name not in columns]:
         raise InvalidValueError(
-            f"{learner}.update: expected columns {listed(wanted.name for wanted in inputs)}, "
+            f"{learner}.update: expected columns {listed(inputs)}, "
             f"got {listed(columns)}; missing: {listed(missing)}{hint and '; '}{hint}"
         )
-    arrays = {wanted.name: _array(columns[wanted.name]) for wanted in inputs}
-    lead = tuple(arrays[inputs[0].name].shape)
+    arrays, first = {name: _array(columns[name]) for name in inputs}, next(iter(inputs))
+    lead = tuple(arrays[first].shape)
     if len(lead) not in axes or 0 in lead:
         wanted_axes = " or ".join(str(["update", "row"][-count:]).replace("'", "") for count in axes)
         raise InvalidValueError(
-            f"{learner}.update: expected {inputs[0].name!r} of shape {wanted_axes}, not empty, got {list(lead)}"
+            f"{learner}.update: expected {first!r} of shape {wanted_axes}, not empty, got {list(lead)}"
         )
-    fitted = {wanted.name: _fitted(learner, wanted, arrays[wanted.name], lead, inputs[0].name) for wanted in inputs}
-    for wanted in inputs:
-        if wanted.shape == () and wanted.dtype == FLOAT:
-            _check_numbers(learner, wanted.name, np.asarray(fitted[wanted.name]))
+    fitted = {name: _fitted(learner, name, wanted, arrays[name], lead, first) for name, wanted in inputs.items()}
+    for name, wanted in inputs.items():
+        if wanted == NUMBER:
+            _check_numbers(learner, name, np.asarray(fitted[name]))
     return fitted
 
 
@@ -174,16 +166,16 @@ def _check_numbers(learner: str, name: str, numbers: NDArray[np.float32]) -> Non
         )
 
 
-def _fitted(learner: str, wanted: Input, array: Any, lead: tuple[int, ...], first: str) -> Any:
+def _fitted(learner: str, name: str, wanted: ColumnSpec, array: Any, lead: tuple[int, ...], first: str) -> Any:
     shape, expected = tuple(array.shape), (*lead, *wanted.shape)
     dtype = np.dtype(getattr(array.dtype, "as_numpy_dtype", array.dtype))
     if not np.can_cast(dtype, wanted.dtype, "same_kind"):
         raise InvalidTypeError(
-            f"{learner}.update: column {wanted.name!r}: expected {wanted.dtype}, got {dtype}, which it cannot hold"
+            f"{learner}.update: column {name!r}: expected {wanted.dtype}, got {dtype}, which it cannot hold"
         )
     if shape != expected and (wanted.shape or shape != (*expected, 1)):
         raise InvalidValueError(
-            f"{learner}.update: column {wanted.name!r}: expected shape {list(expected)}, "
+            f"{learner}.update: column {name!r}: expected shape {list(expected)}, "
             f"as {first!r} has {list(lead)}, got {list(shape)}"
         )
     array = array if shape == expected else tf.reshape(array, expected)

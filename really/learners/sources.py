@@ -63,7 +63,7 @@ def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str,
         raise ModelError(
             f"{learner}: expected a model with output {listed(missing)}, got one with {listed(agent.output_names)}"
         )
-    leaves = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in model_leaves(agent.observation_space)]
+    leaves = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in model_leaves(agent.observation_space).values()]
     return agent.model(nest(agent.observation_space, leaves))  # type: ignore[no-any-return]
 
 

@@ -13,8 +13,9 @@ from really.collectors.messages import ExportedPolicy, RunnerSpec
 from really.collectors.ray_fleet import RayFleet
 from really.collectors.seeds import AGENT_STREAM, MODEL_STREAM, manager_seed
 from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics, Statistics
+from really.data.schema import Spec, row_nbytes
 from really.data.spaces import observation_leaves
-from really.data.transitions import Column, schema
+from really.data.transitions import schema
 from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.manager.arguments import Settings
@@ -65,7 +66,7 @@ class Builder:
         kind = RayFleet if self._settings["use_ray"] else LocalFleet
         return kind(spec, self._settings["num_parallel"], self._settings["num_workers"])
 
-    def collector(self, fleet: Fleet, statistics: RunningStatistics, columns: tuple[Column, ...]) -> Collector:
+    def collector(self, fleet: Fleet, statistics: RunningStatistics, columns: Spec) -> Collector:
         """A collector for a fleet whose runners deliver these columns."""
         settings = self._settings
         return Collector(
@@ -73,7 +74,7 @@ class Builder:
             settings["num_parallel"],
             statistics,
             num_steps=settings["num_steps"],
-            row_bytes=sum(column.row_bytes for column in columns),
+            row_bytes=row_nbytes(columns),
             min_agents=settings["remote_min_returns"],
             time_out=settings["remote_time_out"],
             max_staleness=settings["max_staleness"],
@@ -120,6 +121,6 @@ class Builder:
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
 
-    def columns(self, policy: Policy) -> tuple[Column, ...]:
+    def columns(self, policy: Policy) -> Spec:
         """The columns that runners deliver when they act with this policy."""
         return schema(self._leaves, policy.action_shape, policy.action_dtype, self._settings["returns"])

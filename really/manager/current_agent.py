@@ -151,5 +151,5 @@ class CurrentAgent:
             "action_sampling_type": self.exported.sampling_type,
             "inference": exported.kind,
             "inference_report": exported.report,
-            "columns": {column.name: f"{column.dtype}{list(column.shape)}" for column in self.columns},
+            "columns": {name: f"{column.dtype}{list(column.shape)}" for name, column in self.columns.items()},
         }

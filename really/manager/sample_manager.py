@@ -483,5 +483,5 @@ class SampleManager:
     def _column_names(self, key: str) -> list[str]:
         """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation."""
         key = "state_new" if key == "new_state" else key
-        leaves = [column.name for column in self._current.columns if column.name.startswith(f"{key}.")]
+        leaves = [name for name in self._current.columns if name.startswith(f"{key}.")]
         return leaves or [key]

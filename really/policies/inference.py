@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.spaces import Leaf, nest
+from really.data.schema import Spec
+from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
 
@@ -57,7 +58,7 @@ class Exported:
 
     kind: str
     payload: bytes
-    leaves: tuple[Leaf, ...]
+    leaves: Spec
     output_names: tuple[str, ...]
     weight_shapes: tuple[tuple[int, ...], ...]
     fetches: tuple[str, ...] = ()
@@ -121,7 +122,7 @@ class _LiteRT(Forward):
 
         interpreter = Interpreter(model_content=payload, num_threads=1)
         inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
-        leaves = self._exported.leaves
+        leaves = list(self._exported.leaves.values())
         self._leaf_inputs = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
         for at, index in self._leaf_inputs:
             interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
@@ -215,7 +216,7 @@ class _Graph(Forward):
         self._weights: list[Any] = []
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        dtypes = [leaf.dtype for leaf in self._exported.leaves]
+        dtypes = [leaf.dtype for leaf in self._exported.leaves.values()]
         tensors = [self._tensor(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
         outputs = self._call(*tensors, *self._weights)
         return {name: out.numpy() for name, out in zip(self._exported.output_names, outputs, strict=True)}
@@ -235,7 +236,7 @@ class _Eager(Forward):
         if exported.build is None:
             raise ModelError("inference: expected an Exported with `build` for kind 'eager', got one without")
         self._space, self._batch_size = exported.observation_space, batch_size
-        self._dtypes = [leaf.dtype for leaf in exported.leaves]
+        self._dtypes = [leaf.dtype for leaf in exported.leaves.values()]
         self._model, self._set_weights = exported.build()
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.spaces import Leaf, observation_leaves
+from really.data.schema import Spec
+from really.data.spaces import observation_leaves
 from really.errors import ModelError
 
 
-def model_leaves(space: Any) -> tuple[Leaf, ...]:
+def model_leaves(space: Any) -> Spec:
     """The leaves of an observation space as models take them: floats of any width as float32, as in Keras."""
     float32 = np.dtype(np.float32)
-    return tuple(
-        replace(leaf, dtype=float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
-        for leaf in observation_leaves(space)
-    )
+    return {
+        name: leaf._replace(dtype=float32) if np.issubdtype(leaf.dtype, np.floating) else leaf
+        for name, leaf in observation_leaves(space).items()
+    }
 
 
 def check_weights(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, SupportsIndex, cast
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.memory_limits import refuse_if_too_big
+from really.data.schema import ColumnSpec, Spec, check_axes, normal_dtype, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
-from really.replay.columns import Spec, check_axes, normal_dtype
 
 MAX_ROWS = 1 << 40
 MAX_BYTES = 1 << 62
@@ -68,11 +67,6 @@ def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
     raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, got {num}")
 
 
-def row_nbytes(spec: Spec) -> int:
-    """Bytes of a row without padding."""
-    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in spec.values())
-
-
 def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
     """An integer from 1 to `most`."""
     if isinstance(number, bool | np.bool_):
@@ -112,7 +106,7 @@ def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
     return {key: _checked_column(key, spec[key]) for key in keys or names}
 
 
-def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _checked_column(key: str, column: Any) -> ColumnSpec:
     dtype, shape = column if isinstance(column, tuple) and len(column) == 2 else (column, ())
     shape = (shape,) if isinstance(shape, int | np.integer) else shape
     try:
@@ -126,7 +120,7 @@ def _checked_column(key: str, column: Any) -> tuple[np.dtype[Any], tuple[int, ..
     if any(not 0 <= axis < MAX_BYTES for axis in axes):
         raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, got {list(axes)}")
     check_axes("spec", key, axes)
-    return found.base, axes
+    return ColumnSpec(found.base, axes)
 
 
 def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data import frames
+from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine, tf_datasets
 from really.replay._ring import Ring, RingError
 from really.replay.batches import Batches
-from really.replay.columns import Spec, spec_of
+from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder, open_folder
 from really.replay.io import interchange, minari, pickling, saving
 from really.replay.options import BufferOptions
@@ -181,7 +182,7 @@ class ReplayBuffer:
         ring = self._ring
         if ring is None:
             return {"held": 0, "naive": 0, "ratio": 1.0}
-        naive, held = len(ring) * arguments.row_nbytes(spec_of(ring)), engine.held_nbytes(ring)
+        naive, held = len(ring) * row_nbytes(spec_of(ring)), engine.held_nbytes(ring)
         return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
     @property

@@ -10,23 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
+from really.data.schema import ColumnSpec, Spec, canonical, check_axes, normal_dtype
 from really.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from really.replay._ring import Ring
 
-Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
-"""Key -> (dtype, shape of one row)."""
-
-MAX_AXES = 60
-"""Of a row; NumPy's arrays may have 64, and batches have up to two before those of a row."""
 _OPPOSITES = {"not_done": "terminal", "terminal": "not_done"}
 _PYTHON_NUMBERS = (bool, int, float, complex)
 
 
 def spec_of(ring: Ring) -> Spec:
     """The schema of a ring."""
-    return {key: (dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)}
+    return {
+        key: ColumnSpec(dtype, shape) for key, dtype, shape in zip(ring.names, ring.dtypes, ring.shapes, strict=True)
+    }
 
 
 class Value(NamedTuple):
@@ -34,12 +32,6 @@ class Value(NamedTuple):
 
     array: Any
     plain: bool
-
-
-def canonical(key: str) -> str:
-    """`state_new` for its alias `new_state`, leaves included; any other key as it is."""
-    name, dot, leaf = key.partition(".")
-    return f"state_new{dot}{leaf}" if name == "new_state" else key
 
 
 def chunks(data: Any) -> list[Mapping[str, Any]]:
@@ -96,39 +88,9 @@ def fit(values: Mapping[str, Value], spec: Spec, stacks: Mapping[str, Stack] | N
     return columns
 
 
-def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
-    """The dtype in native byte order; refuses those without a fixed width."""
-    try:
-        found: np.dtype[Any] = np.dtype(dtype)
-    except TypeError as error:
-        raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, got {dtype!r}") from error
-    if found.hasobject or found.itemsize == 0:
-        raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, got {found}")
-    return found if found.isnative else found.newbyteorder("=")
-
-
-def check_axes(what: str, key: str, shape: tuple[int, ...]) -> None:
-    """Refuses rows of more axes than an array has room for behind those of a batch."""
-    if len(shape) > MAX_AXES:
-        raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, got {len(shape)}")
-
-
 def _unshared(value: Value, stack: Stack | None) -> Value:
     shared = isinstance(value.array, FrameColumn) and value.array.stack != stack
     return Value(np.asarray(value.array), value.plain) if shared else value
-
-
-def dtype_from_json(described: Any) -> np.dtype[Any]:
-    """The dtype that `numpy.lib.format.dtype_to_descr` described, after JSON has made lists of its tuples."""
-    return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(described)))
-
-
-def _with_tuples(described: Any) -> Any:
-    if not isinstance(described, list):
-        return described
-    if described and all(isinstance(part, list) for part in described):
-        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in described]
-    return tuple(_with_tuples(part) for part in described)
 
 
 def _find(data: Mapping[str, Any], key: str) -> Value:
@@ -204,7 +166,7 @@ def _leaf_names(value: Any, array: NDArray[Any]) -> str:
     return " and ".join(sorted({type(element).__name__ for element in array.flat}))
 
 
-def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _infer(key: str, value: Value, one_row: bool) -> ColumnSpec:
     array = value.array
     dtype = array.dtype
     if value.plain and array.shape == (0,):
@@ -213,7 +175,7 @@ def _infer(key: str, value: Value, one_row: bool) -> tuple[np.dtype[Any], tuple[
         dtype = np.dtype(np.float32)
     shape = array.shape if one_row else array.shape[1:]
     check_axes("put", key, shape)
-    return normal_dtype(key, dtype), shape
+    return ColumnSpec(normal_dtype(key, dtype), shape)
 
 
 def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:

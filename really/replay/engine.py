@@ -9,10 +9,11 @@ import numpy as np
 
 from really._utils.forks import HeldWhileForking
 from really.data.frames import FrameColumn, Sharing, field_nbytes, frame_nbytes
+from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, NotEnoughMemoryError, ReallyError
 from really.replay._ring import AlternatingAgentsError, FrameFileError, Ring, RingError, TooManyFramesError, row_stride
-from really.replay.arguments import MAX_BYTES, MAX_ROWS, row_nbytes
-from really.replay.columns import Spec, spec_of
+from really.replay.arguments import MAX_BYTES, MAX_ROWS
+from really.replay.columns import spec_of
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.frames import plan
+from really.data.schema import spec_of_columns
 from really.replay import engine
 
 
 def encode(columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """The same columns [row, ...], with a `FrameColumn` for each that may share frames: the rows of one message."""
-    spec = {key: (column.dtype, column.shape[1:]) for key, column in columns.items()}
+    spec = spec_of_columns(columns)
     sharings = plan(spec)
     num = len(next(iter(columns.values())))
     if not sharings or num == 0:

@@ -7,10 +7,10 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.columns import Spec
 from really.replay.units import SampleUnit
 
 REWARD, END, TERMINAL, AGENT, DISCOUNT = "reward", "episode_end", "terminal", "agent", "discount"
@@ -67,7 +67,7 @@ class NSteps(SampleUnit):
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns and `discount`."""
-        return spec | {DISCOUNT: (np.dtype(np.float32), ())}
+        return spec | {DISCOUNT: ColumnSpec(np.dtype(np.float32))}
 
 
 def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:

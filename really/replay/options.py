@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self, SupportsIndex
 
 from really.data import frames
+from really.data.schema import Spec
 from really.errors import InvalidValueError
 from really.replay import arguments, n_step
-from really.replay.columns import Spec
 from really.replay.priorities import not_negative
 from really.replay.registry import SAMPLERS, UNITS, Kind, kind_of, made
 from really.replay.samplers import EPS, Sampler

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, OvertakenError
 from really.replay._ring import FrameFileError, Ring, TooManyFramesError
-from really.replay.arguments import row_nbytes
-from really.replay.columns import Spec, spec_of
+from really.replay.columns import spec_of
 
 PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""

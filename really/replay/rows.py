@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self
 
-from really.replay.columns import Spec
+from really.data.schema import Spec
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader
 from really.replay.samplers import Sampler

@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from really._utils.checks import check_number
 from really._utils.memory_limits import refuse_if_too_big
+from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.columns import Spec
 from really.replay.priorities import Priorities
 
 BETA, EPS = 0.4, 1e-6
@@ -134,7 +134,7 @@ class PrioritizedSampler(Sampler):
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns, `index` int64 and `weight` float32."""
-        return spec | {INDEX: (np.dtype(np.int64), ()), WEIGHT: (np.dtype(np.float32), ())}
+        return spec | {INDEX: ColumnSpec(np.dtype(np.int64)), WEIGHT: ColumnSpec(np.dtype(np.float32))}
 
     def check(self, replace: bool, beta: Any) -> None:
         """Refuses draws without replacement."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from really.data.frames import Sharing
+from really.data.schema import Spec
 from really.errors import ReallyError
-from really.replay.columns import Spec
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader
 

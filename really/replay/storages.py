@@ -10,10 +10,10 @@ import numpy as np
 
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.frames import stacks_of
+from really.data.schema import Spec
 from really.errors import NotEnoughMemoryError
 from really.replay import arguments, engine
 from really.replay._ring import Ring
-from really.replay.columns import Spec
 from really.replay.disk.folder import Folder, opened
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler

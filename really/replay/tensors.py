@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.replay.columns import Spec
 
 Tensors = dict[str, Any]
 """Key -> [n, ...], an array or tensor of the library asked for."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
-from really.replay.arguments import checked_size, row_nbytes, whole
+from really.replay.arguments import checked_size, whole
 from really.replay.batches import BeforeSample, checked_prefetch
-from really.replay.columns import Spec
 from really.replay.rows import Rows
 from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import Spec
 from really.replay._ring import Ring
-from really.replay.columns import Spec
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""

@@ -76,10 +76,13 @@ def test_batches_are_pickled_out_of_band() -> None:
 def test_concatenate_gives_arrays_of_the_callers_own() -> None:
     leaves = observation_leaves(spaces.Box(-1, 1, (3,), np.float32))
     columns = schema(leaves, (), np.dtype(np.int64))
-    parts = [{column.name: np.full((rows, *column.shape), rows, column.dtype) for column in columns} for rows in (2, 3)]
+    parts = [
+        {name: np.full((rows, *column.shape), rows, column.dtype) for name, column in columns.items()}
+        for rows in (2, 3)
+    ]
     joined = concatenate(columns, parts, ArrayPool())
-    for column in columns:
-        rows = joined[column.name]
+    for name, column in columns.items():
+        rows = joined[name]
         assert rows.dtype == column.dtype
         assert rows.flags.writeable
         assert rows.flags.c_contiguous
@@ -89,8 +92,8 @@ def test_concatenate_gives_arrays_of_the_callers_own() -> None:
 def test_schema_has_one_column_a_leaf_and_the_documented_dtypes() -> None:
     space = spaces.Dict({"image": spaces.Box(0, 255, (4, 4), np.uint8), "at": spaces.Discrete(3)})
     columns = {
-        column.name: (column.shape, column.dtype)
-        for column in schema(observation_leaves(space), (2,), np.dtype(np.float32), ["agent", "log_prob"])
+        name: (column.shape, column.dtype)
+        for name, column in schema(observation_leaves(space), (2,), np.dtype(np.float32), ["agent", "log_prob"]).items()
     }
     number = ((), np.dtype(np.float32))
     assert columns == {

@@ -308,7 +308,11 @@ def test_time_limit_none():
 
 def test_nested_observations_are_one_array_a_leaf():
     batch = make_batch(EnvironmentSpec(Nested()), seeds(2))
-    assert [(leaf.name, leaf.shape) for leaf in batch.leaves] == [(".place", (2,)), (".rest.0", ()), (".rest.1", (3,))]
+    assert [(name, leaf.shape) for name, leaf in batch.leaves.items()] == [
+        (".place", (2,)),
+        (".rest.0", ()),
+        (".rest.1", (3,)),
+    ]
     rows = roll(batch, 4, np.random.default_rng(0))
     assert [row["state_new"][0][0] for row in rows[1]] == [1, 2, 3, 1]
     assert [row["state_new"][1] for row in rows[1]] == [1, 2, 3, 1]

@@ -176,7 +176,7 @@ def test_nature_cnn_takes_packed_weights_and_counts_frames_as_bytes():
     model, exported = exported_from(models.NatureCNN, FRAMES, batch_size=2)
     assert exported.kind == "litert_static", exported.report
     assert set(exported.report) == {"litert", "litert_static", "xla", "tf.function"}
-    assert exported.leaves[0].dtype == np.uint8
+    assert exported.leaves[""].dtype == np.uint8
     expect_agreement(load(exported, 2), model, FRAMES, 2)
 
 

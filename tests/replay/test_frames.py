@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.data.frames import FrameColumn, Sharing, is_after, joined, owned, plan
+from really.data.schema import ColumnSpec
 from really.data.transitions import from_record_batch, to_record_batch
 from really.errors import NotEnoughMemoryError, ReadOnlyError
 from really.replay.frame_encoding import encode
@@ -612,12 +613,12 @@ def test_arrow_tables_of_frames_in_several_chunks():
 
 
 SPEC = {
-    "state": (np.dtype(np.uint8), (4, 84, 84)),
-    "state_new": (np.dtype(np.uint8), (4, 84, 84)),
-    "flat": (np.dtype(np.float32), (376,)),
-    "flat_new": (np.dtype(np.float32), (376,)),
-    "small": (np.dtype(np.float32), (4,)),
-    "other": (np.dtype(np.float64), (50, 50)),
+    "state": ColumnSpec(np.dtype(np.uint8), (4, 84, 84)),
+    "state_new": ColumnSpec(np.dtype(np.uint8), (4, 84, 84)),
+    "flat": ColumnSpec(np.dtype(np.float32), (376,)),
+    "flat_new": ColumnSpec(np.dtype(np.float32), (376,)),
+    "small": ColumnSpec(np.dtype(np.float32), (4,)),
+    "other": ColumnSpec(np.dtype(np.float64), (50, 50)),
 }
 
 
@@ -629,7 +630,7 @@ def test_plan():
         Sharing((1, 2), 4, 0),
     ]
     assert plan({"state_new": SPEC["state"], "state": SPEC["state"]}) == [Sharing((1, 0), 4, 0)]
-    last = {"state": (np.dtype(np.uint8), (84, 84, 4))}
+    last = {"state": ColumnSpec(np.dtype(np.uint8), (84, 84, 4))}
     assert plan(last) == []
     assert plan(last, stack=(4, -1)) == [Sharing((0,), 4, 2)]
 

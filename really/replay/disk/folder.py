@@ -31,6 +31,7 @@ from really._utils.atomic_files import described, sync_folder
 from really._utils.checks import check_path
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
+from really.data.schema import Spec
 from really.errors import (
     ClosedError,
     DiskFullError,
@@ -43,7 +44,6 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.columns import Spec
 from really.replay.disk import frame_files, priority_files, schema
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.frame_files import FrameFile

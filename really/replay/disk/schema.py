@@ -15,9 +15,9 @@ import numpy as np
 
 from really._utils.atomic_files import sync_folder
 from really.data.frames import Sharing, field_nbytes, frame_nbytes
+from really.data.schema import ColumnSpec, Spec, dtype_from_json
 from really.errors import FileError, InvalidValueError
 from really.replay._ring import row_stride
-from really.replay.columns import Spec, dtype_from_json
 from really.replay.options import BufferOptions
 from really.replay.registry import Kind
 
@@ -91,10 +91,7 @@ class FolderSchema(NamedTuple):
     def from_json(cls, names: dict[str, Any]) -> FolderSchema:
         """The schema that `to_json` gave."""
         spec = {
-            column["key"]: (
-                dtype_from_json(column["dtype"]),
-                tuple(column["shape"]),
-            )
+            column["key"]: ColumnSpec(dtype_from_json(column["dtype"]), tuple(column["shape"]))
             for column in names["columns"]
         }
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import check_path
 from really._utils.progress import advance, progress_bar
+from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
-from really.replay.columns import Spec
 from really.replay.rows import Rows
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.progress import advance, progress_bar
+from really.data.schema import Spec
 from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
-from really.replay.columns import Spec
 from really.replay.rows import Rows
 
 if TYPE_CHECKING:
@@ -365,9 +365,9 @@ def _check(spec: Spec, spaces: Spaces) -> None:
     """Raises InvalidValueError where a column is missing or is not what its space says."""
     from really.data.spaces import observation_leaves, shape_of
 
-    for leaf in observation_leaves(spaces.observation):
-        for key in ("state" + leaf.name, "state_new" + leaf.name):
-            if spec.get(key) != (leaf.dtype, leaf.shape):
+    for name, leaf in observation_leaves(spaces.observation).items():
+        for key in ("state" + name, "state_new" + name):
+            if spec.get(key) != leaf:
                 raise InvalidValueError(
                     f"to_minari: expected a column {key!r} of {leaf.dtype} {list(leaf.shape)} as the observation "
                     f"space says, got {_text(spec.get(key))}"
@@ -386,7 +386,7 @@ def _text(column: tuple[np.dtype[Any], tuple[int, ...]] | None) -> str:
 def _states(space: Space[Any]) -> list[str]:
     from really.data.spaces import observation_leaves
 
-    names = ["state" + leaf.name for leaf in observation_leaves(space)]
+    names = ["state" + name for name in observation_leaves(space)]
     if not names:
         raise InvalidValueError("to_minari: expected a column 'state' or columns 'state.key', got none")
     return names
@@ -405,9 +405,10 @@ def _rows_of(episode: Any, space: Space[Any]) -> Columns:
     from really.data.spaces import flatten, observation_leaves
 
     rows: Columns = {}
-    for leaf, values in zip(observation_leaves(space), flatten(space, episode.observations), strict=True):
-        observations = np.asarray(values, leaf.dtype)
-        rows["state" + leaf.name], rows["state_new" + leaf.name] = observations[:-1], observations[1:]
+    leaves = observation_leaves(space)
+    for name, values in zip(leaves, flatten(space, episode.observations), strict=True):
+        observations = np.asarray(values, leaves[name].dtype)
+        rows["state" + name], rows["state_new" + name] = observations[:-1], observations[1:]
     if isinstance(episode.actions, dict | tuple):
         raise InvalidTypeError(
             f"from_minari: expected actions that are one array, got {type(episode.actions).__name__}"

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from really.data.schema import ColumnSpec
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader
 from really.replay.rows import Rows
@@ -21,8 +22,10 @@ def reduce(buffer: Rows, protocol: int) -> tuple[Any, ...]:
     """What `__reduce_ex__` returns: a classmethod of the buffer, and its arguments."""
     with buffer.snapshot("pickling") as snapshot:
         options, number = snapshot.options.to_dict(), snapshot.first_number
-        about = (options, snapshot.generator, snapshot.spec, number, snapshot.priorities)
-        if snapshot.spec is None:
+        # Plain tuples, so that a pickle names no class of this package but the buffer.
+        spec = None if snapshot.spec is None else {key: tuple(column) for key, column in snapshot.spec.items()}
+        about = (options, snapshot.generator, spec, number, snapshot.priorities)
+        if spec is None:
             return type(buffer).unpickle, (about, None, [])
         if snapshot.sharings:
             return type(buffer).unpickle, (about, None, _shared_rows(snapshot.reader))
@@ -32,8 +35,9 @@ def reduce(buffer: Rows, protocol: int) -> tuple[Any, ...]:
 
 def description(about: tuple[Any, ...]) -> Description:
     """The description that `reduce` took apart."""
-    options, *others = about
-    return Description(BufferOptions.from_dict(options), *others)
+    options, generator, columns, *others = about
+    spec = None if columns is None else {key: ColumnSpec(*column) for key, column in columns.items()}
+    return Description(BufferOptions.from_dict(options), generator, spec, *others)
 
 
 def parts(

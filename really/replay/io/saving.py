@@ -20,6 +20,7 @@ from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import check_path
 from really._utils.progress import advance, progress_bar
 from really.data.frames import FrameColumn
+from really.data.schema import spec_of_columns
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.replay.options import BufferOptions
 from really.replay.rows import Rows
@@ -86,7 +87,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
             about, spec = _about(path, file.schema), None
             if len(file.schema):
                 no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
-                spec = {key: (column.dtype, column.shape[1:]) for key, column in no_rows.items()}
+                spec = spec_of_columns(no_rows)
             priorities = about["priorities"]
             first = priorities["newest"] - about["num_rows"] if priorities else 0
             description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)

@@ -1,0 +1,77 @@
+"""The schema of rows: which columns there are, and the dtype and shape that one row has in each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import InvalidTypeError, InvalidValueError
+
+MAX_AXES = 60
+"""Most axes of a row. A NumPy array has at most 64, and a batch has up to two axes before those of a row."""
+
+
+class ColumnSpec(NamedTuple):
+    """What one row holds in one column. It equals the plain tuple (dtype, shape)."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row in this column."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+Spec = dict[str, ColumnSpec]
+"""Column name -> dtype and shape of one row, in the order of the columns."""
+
+
+def spec_of_columns(columns: Mapping[str, NDArray[Any]]) -> Spec:
+    """The schema of columns [row, ...]."""
+    return {key: ColumnSpec(column.dtype, column.shape[1:]) for key, column in columns.items()}
+
+
+def row_nbytes(spec: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> int:
+    """Bytes of a row without padding."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in spec.values())
+
+
+def canonical(key: str) -> str:
+    """Returns `state_new` for its alias `new_state`, also before a leaf's name, and any other key unchanged."""
+    name, dot, leaf = key.partition(".")
+    return f"state_new{dot}{leaf}" if name == "new_state" else key
+
+
+def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
+    """The dtype in native byte order. Raises InvalidTypeError if it has no fixed width."""
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, got {dtype!r}") from error
+    if found.hasobject or found.itemsize == 0:
+        raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, got {found}")
+    return found if found.isnative else found.newbyteorder("=")
+
+
+def check_axes(what: str, key: str, shape: tuple[int, ...]) -> None:
+    """Raises InvalidValueError if a row has so many axes that a batch of rows could not be a NumPy array."""
+    if len(shape) > MAX_AXES:
+        raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, got {len(shape)}")
+
+
+def dtype_from_json(description: Any) -> np.dtype[Any]:
+    """The dtype that `numpy.lib.format.dtype_to_descr` described. JSON has turned its tuples into lists."""
+    return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(description)))
+
+
+def _with_tuples(description: Any) -> Any:
+    if not isinstance(description, list):
+        return description
+    if description and all(isinstance(part, list) for part in description):
+        return [(name, _with_tuples(part), *(tuple(shape) for shape in shapes)) for name, part, *shapes in description]
+    return tuple(_with_tuples(part) for part in description)
