@@ -1,38 +1,64 @@
-"""Forks of this process: they wait until nobody is in what has a lock, which no thread of a child could let go."""
+"""The one registry of what a fork of this process has to do with live objects: hold their locks, reset them.
+
+A child has only the thread that forked. A lock that another thread held at that moment would stay held there for ever,
+and the other threads are missing. So each kind of object that has locks or threads registers a group here.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Order(enum.IntEnum):
+    """The order of the groups. A fork acquires their locks from the last group to the first.
+
+    After the fork each process goes from the first group to the last: it releases the locks, and a child resets the
+    objects. So the objects of a group can use those of the groups before it.
+    """
+
+    RINGS = 0
+    SUM_TREES = 1
+    SAMPLERS = 2
+    READERS = 3
+    ITERATORS = 4
+    FOLDERS = 5
 
 
 class Lockable(Protocol):
-    """What has a lock of its own."""
+    """An object with a lock of its own."""
 
     def acquire(self) -> None:
         """Waits for the lock and takes it."""
 
     def release(self) -> None:
-        """Lets it go."""
+        """Releases the lock."""
 
 
-Thing = TypeVar("Thing", bound=Lockable)
+Thing = TypeVar("Thing")
+Locked = TypeVar("Locked", bound=Lockable)
 
 
-class HeldWhileForking(Generic[Thing]):
-    """Living things, each held by whoever forks until both processes go on; `in_child` is then told of each there."""
+class ForkGroup(Generic[Thing]):
+    """Live objects of one kind that a forked child has to reset. The group has weak references to them.
 
-    def __init__(self, in_child: Callable[[Thing], object] = lambda thing: None) -> None:
+    Args:
+        order: the group's place among the others.
+        in_child: resets an object in a forked child.
+    """
+
+    def __init__(self, order: Order, in_child: Callable[[Thing], object]) -> None:
         self._things: weakref.WeakSet[Thing] = weakref.WeakSet()
-        self._held: list[Thing] = []
         self._in_child = in_child
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._before, after_in_parent=self._let_go, after_in_child=self._begin_in_child)
+        self.order = order
+        _groups.append(self)
 
     def add(self, thing: Thing) -> None:
-        """Has forks wait for it as long as it lives."""
+        """Adds an object for as long as it lives."""
         self._things.add(thing)
 
     def __iter__(self) -> Iterator[Thing]:
@@ -42,18 +68,62 @@ class HeldWhileForking(Generic[Thing]):
             except RuntimeError:  # another thread has added one meanwhile
                 continue
 
-    def _before(self) -> None:
+    def before(self) -> None:
+        """Runs before the fork."""
+
+    def after_in_parent(self) -> None:
+        """Runs in the parent after the fork."""
+
+    def after_in_child(self) -> None:
+        """Runs in the child after the fork."""
+        for thing in self:
+            self._in_child(thing)
+
+
+class LockedGroup(ForkGroup[Locked]):
+    """Live objects whose locks a fork holds, so that no thread is inside one of them while the process is copied."""
+
+    def __init__(self, order: Order, in_child: Callable[[Locked], object] = lambda thing: None) -> None:
+        super().__init__(order, in_child)
+        self._held: list[Locked] = []
+
+    def before(self) -> None:
+        """Acquires all locks."""
         self._held.extend(self)
         for thing in self._held:
             thing.acquire()
 
-    def _let_go(self) -> None:
+    def after_in_parent(self) -> None:
+        """Releases the locks."""
         for thing in self._held:
             thing.release()
         self._held.clear()
 
-    def _begin_in_child(self) -> None:
+    def after_in_child(self) -> None:
+        """Releases the locks, then resets the objects."""
         things = list(self._held)
-        self._let_go()
+        self.after_in_parent()
         for thing in things:
             self._in_child(thing)
+
+
+_groups: list[ForkGroup[Any]] = []
+
+
+def _in_order() -> list[ForkGroup[Any]]:
+    return sorted(_groups, key=lambda group: group.order)
+
+
+def _call_each(actions: Iterable[Callable[[], None]]) -> None:
+    """Calls each action, even if one before it raises."""
+    with contextlib.ExitStack() as stack:
+        for action in reversed(list(actions)):
+            stack.callback(action)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _call_each(group.before for group in reversed(_in_order())),
+        after_in_parent=lambda: _call_each(group.after_in_parent for group in _in_order()),
+        after_in_child=lambda: _call_each(group.after_in_child for group in _in_order()),
+    )

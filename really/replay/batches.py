@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
-import os
 import queue
 import threading
 import weakref
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from really._utils.forks import ForkGroup, Order
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import tensors
 from really.replay.arguments import checked_size
@@ -243,7 +243,7 @@ class Batches:
         if all(_equal(end, begin) for end, begin in zip(ends, begins, strict=False)):
             self._source.buffer.load_state_dict(self._position)
 
-    def _start_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a forked process, which has no thread: draws again what was ahead there, a draw under way included."""
         worker, self._worker, self._starting = self._worker, None, threading.Lock()
         if worker is not None:
@@ -274,14 +274,6 @@ def _end_threads() -> None:
             act(worker)
 
 
-def _after_fork() -> None:
-    for batches in list(_iterators):
-        batches._start_anew()
-
-
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-_iterators: weakref.WeakSet[Batches] = weakref.WeakSet()
+_iterators = ForkGroup(Order.ITERATORS, in_child=Batches._reset_after_fork)
 atexit.register(_end_threads)
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from really._utils.forks import HeldWhileForking
+from really._utils.forks import LockedGroup, Order
 from really.data.frames import FrameColumn, Sharing, field_nbytes, frame_nbytes
 from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, NotEnoughMemoryError, ReallyError
@@ -18,7 +18,7 @@ from really.replay.columns import spec_of
 NO_LIMIT = int(np.iinfo(np.int64).max)
 
 # A child has none of the readers that puts would have to wait for.
-_rings: HeldWhileForking[Ring] = HeldWhileForking(in_child=Ring.pin_from)
+_rings: LockedGroup[Ring] = LockedGroup(Order.RINGS, in_child=Ring.pin_from)
 
 
 def make_ring(

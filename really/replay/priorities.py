@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from really._utils.checks import check_number
-from really._utils.forks import HeldWhileForking
+from really._utils.forks import LockedGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError
 from really.replay import arguments
@@ -24,7 +24,7 @@ QUICK = 1 << 20
 LARGEST = 2.0**960
 """Of (priority + eps) ** alpha: the sum of as many as a buffer can have is still finite."""
 
-_trees: HeldWhileForking[SumTree] = HeldWhileForking()
+_trees: LockedGroup[SumTree] = LockedGroup(Order.SUM_TREES)
 
 
 class Priorities:

@@ -7,9 +7,7 @@ its own lock, the put that would drop that row, and the put waits here. Without 
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, OvertakenError
 from really.replay._ring import FrameFileError, Ring, TooManyFramesError
@@ -263,12 +262,4 @@ def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
     return len(next(iter(columns.values())))
 
 
-def _reset_after_fork() -> None:
-    for readers in _all_readers:
-        readers.reset_after_fork()
-
-
-_all_readers: weakref.WeakSet[Readers] = weakref.WeakSet()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+_all_readers = ForkGroup(Order.READERS, in_child=Readers.reset_after_fork)

@@ -6,9 +6,7 @@ prioritized one gives new rows the largest priority so far when it next draws or
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from really._utils.checks import check_number
+from really._utils.forks import ForkGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
 from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidValueError
@@ -185,15 +184,7 @@ class PrioritizedSampler(Sampler):
         return oldest, newest
 
 
-def _reset_after_fork() -> None:
-    for sampler in _live:
-        sampler.reset_after_fork()
-
-
-_live: weakref.WeakSet[PrioritizedSampler] = weakref.WeakSet()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+_live = ForkGroup(Order.SAMPLERS, in_child=PrioritizedSampler.reset_after_fork)
 
 
 def refuse_beta(beta: Any) -> NoReturn:

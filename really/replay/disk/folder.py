@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, sync_folder
 from really._utils.checks import check_path
+from really._utils.forks import ForkGroup, Order
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
 from really.data.schema import Spec
@@ -353,11 +354,6 @@ def _refuse_if_too_big(path: Path, about: FolderSchema) -> None:
         )
 
 
-def _after_fork() -> None:
-    for folder in _folders:
-        folder.leave_to_parent()
-
-
 @atexit.register
 def _at_exit() -> None:
     with contextlib.ExitStack() as all_of_them:
@@ -365,7 +361,4 @@ def _at_exit() -> None:
             all_of_them.callback(folder.keep_priorities)
 
 
-_folders: weakref.WeakSet[Folder] = weakref.WeakSet()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_folders = ForkGroup(Order.FOLDERS, in_child=Folder.leave_to_parent)
