@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
@@ -121,9 +122,22 @@ def _call_each(actions: Iterable[Callable[[], None]]) -> None:
             stack.callback(action)
 
 
+# Two threads that fork at once take turns: each needs the locks of all groups.
+_forking = threading.Lock()
+
+
+def _before() -> None:
+    _forking.acquire()
+    _call_each(group.before for group in reversed(_in_order()))
+
+
+def _after_in_parent() -> None:
+    _call_each([*(group.after_in_parent for group in _in_order()), _forking.release])
+
+
+def _after_in_child() -> None:
+    _call_each([*(group.after_in_child for group in _in_order()), _forking.release])
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _call_each(group.before for group in reversed(_in_order())),
-        after_in_parent=lambda: _call_each(group.after_in_parent for group in _in_order()),
-        after_in_child=lambda: _call_each(group.after_in_child for group in _in_order()),
-    )
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

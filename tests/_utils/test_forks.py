@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 
@@ -76,3 +77,23 @@ def test_a_group_that_fails_does_not_stop_the_others() -> None:
     for order, reset, thing in zip((Order.SAMPLERS, Order.READERS), (fail, Counter.reset), things, strict=True):
         ForkGroup(order, reset).add(thing)
     assert forked(lambda: events == ["reset reader"])
+
+
+def test_forks_of_several_threads_take_turns() -> None:
+    class Slow(Counter):
+        def acquire(self) -> None:
+            time.sleep(0.01)
+            super().acquire()
+
+    events: list[str] = []
+    group, thing = LockedGroup(Order.RINGS, Counter.reset), Slow("ring", events)
+    group.add(thing)
+    succeeded: list[bool] = []
+    threads = [threading.Thread(target=lambda: succeeded.append(forked(lambda: True))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert succeeded == [True] * 4
+    assert events == ["acquire ring", "release ring"] * 4
+    assert not thing.lock.locked()
