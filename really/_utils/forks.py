@@ -26,8 +26,8 @@ class Order(enum.IntEnum):
     SUM_TREES = 1
     SAMPLERS = 2
     READERS = 3
-    ITERATORS = 4
-    FOLDERS = 5
+    FOLDERS = 4
+    ITERATORS = 5
 
 
 class Lockable(Protocol):

@@ -230,6 +230,19 @@ def test_a_forked_process_reads_and_does_not_write(tmp_path):
     assert len(buffer) == 10
 
 
+def test_batches_that_start_again_in_a_forked_process_write_no_generator_to_the_folder(tmp_path):
+    buffer = ReplayBuffer(10, spec=WIDE, path=tmp_path / "b", seed=0)
+    buffer.put(numbered(0, 8))
+    with buffer.batches(4, prefetch=1) as batches:
+        next(batches)
+        worker = batches._worker
+        while worker._ready.empty():
+            time.sleep(0.001)
+        before = (tmp_path / "b" / "cursor").read_bytes()
+        assert forked(lambda: assert_whole(next(batches))) == 0
+        assert (tmp_path / "b" / "cursor").read_bytes() == before
+
+
 def test_a_forked_process_that_lives_on_does_not_hold_the_lock(tmp_path):
     buffer = ReplayBuffer(10, spec=WIDE, path=tmp_path / "b")
     read, write = os.pipe()
