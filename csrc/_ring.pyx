@@ -1,12 +1,11 @@
-"""The replay ring: `Ring` holds rows as records and gives batches of them; `ReplayBuffer` is its one user.
+"""The replay ring: `Ring` stores rows as records and returns batches of them; `really.replay.ReplayBuffer` wraps it.
 
-Reading order: record.pxd (what a row is), scatter.pxd (in), gather.pxd over side_by_side.h (out), bounded_random.pxd (which
-rows), pool.pxd (where batches live), lock.pxd (who may), then this file, which ties them to Python. What not every ring has, after it:
-n_step.pxd (batches of several steps), page.pxd (what outlives the process), and for large rows that share frames
-frame_store.pxd, frames.pxd, interleave.pxd, unshare.pxd and sharing.pxd.
+Reading order: record.pxd (the layout of a row), values.pxd and scatter.pxd (in), gather.pxd over row_copy.h (out),
+bounded_random.pxd (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd, then this file, which
+makes them a Python class. Not every ring needs the rest: n_step.pxd (n-step returns), cursor_page.pxd (rings on disk),
+and for large rows that share frames frame_store.pxd, matching.pxd, interleave.pxd, reconstruct.pxd and shared_rows.pxd.
 
-One lock guards rows and generator; whoever holds it waits for nothing, the GIL included, so a holder always comes to
-release it.
+One lock guards rows and generator. A thread that holds it never waits, not even for the GIL, so it always releases it.
 """
 
 import numpy as np
@@ -15,32 +14,82 @@ cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
-from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
-from bounded_random cimport draw, draw_distinct, table_nbytes
-from frame_store cimport attach_file, find_blocks, follow_writer, frame_at, give_up_all
-from matching cimport FrameColumn, Sharing, free_sharing, init_sharing
-from gather cimport ask_for_rows, gather
-from lock cimport acquire, release
-from memory cimport REALLY_LINE, really_commit, really_lines_free, really_lines_new, really_pages_release, really_pages_reserve
-from n_step cimport Steps, walk
+from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
+from bounded_random cimport draw, draw_distinct_batches, table_nbytes
 from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
-from pool cimport FreeBlocks, Memory, give_block, release_block, take_block
-from record cimport STAGE, Column, Cursor, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot, round_up
-from scalars cimport store_scalar
+from frame_store cimport attach_file, follow_writer, map_needed_blocks
+from gather cimport gather, prefetch_rows_from_disk
+from lock cimport acquire, release
+from matching cimport Sharing, StackColumn, free_sharing, init_sharing
+from memory cimport (
+    really_aligned_free,
+    really_aligned_new,
+    really_pages_release,
+    really_pages_reserve,
+    really_store_release,
+)
+from n_step cimport Steps, gather_steps
+from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
+from reconstruct cimport copy_frames, renumber_frames
+from record cimport (
+    STAGE,
+    Column,
+    Cursor,
+    Field,
+    Records,
+    Seam,
+    all_held,
+    lay_out,
+    none_below,
+    num_held,
+    oldest_row,
+    oldest_slot,
+    subtract,
+)
 from scatter cimport append
-from shared_rows cimport Incoming, append_shared, ask_for_frames, bytes_needed, count_rows_anew, count_rows_held, unshare_all
-from reconstruct cimport number_frames
+from shared_rows cimport (
+    Incoming,
+    NoRoom,
+    allocate_columns,
+    allocate_numbers,
+    append_pieces,
+    bytes_needed,
+    count_rows_held,
+    follow_writers,
+    free_incoming,
+    lay_out_sharing,
+    prefetch_frames_from_disk,
+    reconstruct_all,
+    recount_rows,
+    release_all,
+    stop_writing,
+)
+from values cimport (
+    MAX_DIMS,
+    ONE_ROW,
+    SCALAR,
+    UNKNOWN,
+    Key,
+    find_column,
+    fits_frames,
+    fits_output,
+    frame_dims,
+    has_rows,
+    lead_dims,
+    set_shape,
+)
 
 cdef extern from "numpy/arrayobject.h":
-    # PyArray_NewFromDescr takes over the reference to `dtype`; numpy's own pxd does not declare it.
+    # PyArray_NewFromDescr takes over the reference to `dtype`, which numpy's own pxd cannot declare.
     object PyArray_NewFromDescr(
         PyTypeObject* subtype, void* dtype, int num_dims, const cnp.npy_intp* dims,
         const cnp.npy_intp* strides, void* data, int flags, PyObject* parent,
@@ -50,26 +99,18 @@ cdef extern from "numpy/arrayobject.h":
 cnp.import_array()
 
 cdef enum:
-    SMALL = 1 << 14  # bytes; a copy this short is over before another thread could take the GIL
-    QUICK = 1 << 27  # bytes
-    MAX_DIMS = 64  # of a NumPy array
-    UNKNOWN = -1  # number of rows of a put before its first column is looked at
-    SCALAR = 32  # bytes of the largest number, a complex long double
-    ONE_ROW = -2  # values without the row axis
-    TRIES = 100  # to copy a batch before another process writes over one of its rows
-    FEW = 16  # fields whose columns a put finds room for on its stack
+    SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
+    UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
+    TRIES = 100  # to copy a batch before another process overwrites one of its rows
+    FEW = 16  # fields whose columns fit on the C stack
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
-
-cdef struct Shape:
-    int num_dims
-    cnp.npy_intp dims[MAX_DIMS]
 
 
 @cython.final
 @cython.no_gc
 cdef class Pool:
-    """Memory that batches come from and go back to; lives as long as its last batch."""
+    """The pool of memory for a ring's batches; it lives as long as the last batch."""
 
     cdef FreeBlocks free
 
@@ -83,22 +124,15 @@ cdef class Pool:
 @cython.no_gc
 @cython.freelist(16)
 cdef class Block:
-    """Memory of one batch: the base of its arrays, given back to the pool when the last of them is dropped."""
+    """The memory of one batch: the base of its arrays, returned to the pool when the last array is deleted."""
 
     cdef Pool pool
     cdef Memory memory
-    cdef char** fields  # [num_fields], where each field's rows go
-    cdef char** columns  # [num_keys], where each key's rows go; a key that shares no frames is a field
-    cdef int64_t* ages  # [num_rows], which rows
-    cdef float* discounts  # [num_rows], NULL where rows are single steps
-    cdef int64_t* lasts  # [num_rows], the last step of each row
-    cdef char** after  # [num_fields of it], where the last steps' fields go
-    cdef bint is_broken  # rows of several agents alternate
-    cdef int64_t* table  # room for drawing without replacement
+    cdef Batch batch
 
     def __dealloc__(self):
         if self.memory.data != NULL:
-            give_block(&self.pool.free, self.memory)
+            return_block(&self.pool.free, self.memory)
 
 
 class RingError(Exception):
@@ -125,7 +159,7 @@ class AlternatingAgentsError(RingError):
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
-    """[num] int64 from [0, bound), drawn as batches are: what tests see of bounds that no ring reaches."""
+    """Draws [num] int64 from [0, bound) as a ring draws rows, for tests of bounds that no ring reaches."""
     cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
     cdef Block block = new_block(Pool.__new__(Pool), lines(num * sizeof(int64_t)))
     cdef cnp.npy_intp[1] dims
@@ -135,7 +169,7 @@ def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
 
 
 def row_stride(list field_nbytes):
-    """Bytes that a row of fields of these lengths takes in a ring, padding included."""
+    """Bytes from one record to the next in a ring whose fields have these lengths."""
     cdef Records rows
     cdef Py_ssize_t i
     rows.num_fields, rows.num_seams = len(field_nbytes), 0
@@ -143,7 +177,7 @@ def row_stride(list field_nbytes):
     rows.seams = <Seam*>PyMem_Calloc(rows.num_fields + 1, sizeof(Seam))
     try:
         if rows.fields == NULL or rows.seams == NULL:
-            raise MemoryError("a layout's own few bytes: the system gave no memory")
+            raise MemoryError("the tables of a ring: the system gave no memory")
         for i in range(rows.num_fields):
             rows.fields[i].nbytes = field_nbytes[i]
         lay_out(&rows)
@@ -154,6 +188,7 @@ def row_stride(list field_nbytes):
 
 
 cdef Block new_block(Pool pool, Py_ssize_t nbytes):
+    """A block of at least `nbytes` from the pool."""
     cdef Block block = Block.__new__(Block)
     block.pool = pool
     block.memory = take_block(&pool.free, nbytes)
@@ -166,97 +201,125 @@ cdef Block new_block(Pool pool, Py_ssize_t nbytes):
 cdef class Ring:
     """Rows of named columns, first in first out, in one block of `capacity` records.
 
-    Arguments are checked by the caller: `names` list[str], `dtypes` list[np.dtype], `shapes` list[tuple[int, ...]],
-    all of one length. `shared` has an entry (positions of one or two names, stack, axis) for what shares frames:
-    rows that are stacks of `stack` frames along that axis, and of two names the second holds what comes after the first.
-    `frame_column` is a class with attributes `frames` [frame, ...], `indices` [row, stack] int32 and `axis`, made from
-    these three, in which such columns come and go; it has checked the indices. The frames may take `max_bytes`. `storage` is None for memory of the ring's own; else it owns what the ring works in, and the
-    ring keeps it alive: `storage.records` uint8 [slots * stride] and `storage.page` uint8 [4096] with the cursor, of which nothing
-    is written unless `storage.writable`. `storage.make_room(ring, num_rows)` is called before so many rows are written
-    from `allocated_end` on, and raises where they cannot be.
+    The caller checks the arguments.
+
+    Args:
+        capacity: rows held at most.
+        names, dtypes, shapes: of the columns; lists of str, np.dtype and tuple[int, ...].
+        bit_generator: draws rows.
+        shared: (positions of one or two columns, stack, axis) for each store of shared frames. Rows of these columns
+            are stacks of `stack` frames along `axis`; the second column holds the state after the first.
+        max_bytes: of all frames.
+        storage: the files of a ring on disk, or None for memory. The ring keeps the object alive. It has the arrays
+            `records`, uint8 [slots * stride], and `page`, uint8 [4096] with the cursor; the ring writes to them only if
+            `writable`. `make_room(ring, num_rows)` is called before rows are written from `allocated_end` on, and
+            raises if they have no space.
+        frame_column: class of the columns that arrive and leave as frames, made from `frames` [frame, ...], `indices`
+            [row, stack] int32 and `axis`, which are its attributes. It checks the indices.
     """
 
     cdef object __weakref__
     cdef Records rows
     cdef Cursor cursor
     cdef PyThread_type_lock lock
-    cdef int64_t pinned_from  # number of the first row that must not be dropped
+    cdef int64_t pinned_from  # number of the first row that must not be evicted
     cdef bitgen_t* source
     cdef readonly object bit_generator
     cdef readonly list names
     cdef readonly list dtypes
     cdef readonly list shapes
-    cdef readonly Py_ssize_t max_unchecked_rows  # how many rows a batch may have without a look at the memory that is left
+    cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef readonly list shared
     cdef public int64_t max_bytes
-    cdef Py_ssize_t num_sharings
-    cdef Py_ssize_t max_stack
     cdef Py_ssize_t num_keys
+    cdef Key* keys  # [num_keys]
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
-    cdef Shape* row_shapes  # [num_keys], `shapes` for C
-    cdef Py_ssize_t* key_nbytes  # [num_keys], of a row
+    cdef Py_ssize_t num_sharings
     cdef Sharing* sharings  # [num_sharings]
-    cdef int* sharing_of  # [num_keys], -1 where rows are kept whole
+    cdef Py_ssize_t max_stack
+    cdef object frame_column
     cdef Steps steps
-    cdef Py_ssize_t* after_fields  # [steps.after.num_fields], which of the ring's fields those are
     cdef Pool pool
     cdef readonly object storage
-    cdef Page* page  # NULL in memory of the ring's own
-    cdef object frame_column  # class of the columns that come and go as frames and indices
-    cdef bint writes  # the page and the records are this process's to write
-    cdef readonly int64_t allocated_end  # rows with numbers below it have their space: they can be written
-    cdef public bint prefetches_from_disk  # the disk is asked for all rows of a batch before they are copied
+    cdef Page* page  # NULL in memory
+    cdef bint writes  # whether this process writes page and records
+    cdef readonly int64_t allocated_end  # rows with numbers below it have space in the file
+    cdef public bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
 
     def __cinit__(
         self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, list shared=[],
         int64_t max_bytes=INT64_MAX, storage=None, frame_column=None,
     ):
-        cdef Py_ssize_t i, num = len(names)
         self.names, self.dtypes, self.shapes, self.shared = names, dtypes, shapes, shared
-        self.frame_column = frame_column
+        self.max_bytes, self.frame_column = max_bytes, frame_column
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         self.rows.capacity = self.rows.num_slots = capacity
         self.rows.cursor = &self.cursor
         self.pinned_from = NO_ROW
-        self.max_bytes = max_bytes
-        self.num_keys = num
-        self.rows.num_fields = num + len(shared)
-        self.rows.fields = <Field*>PyMem_Calloc(self.rows.num_fields + 1, sizeof(Field))
-        self.rows.seams = <Seam*>PyMem_Calloc(self.rows.num_fields + 1, sizeof(Seam))
-        self.row_shapes = <Shape*>PyMem_Calloc(max(num, 1), sizeof(Shape))
-        self.key_nbytes = <Py_ssize_t*>PyMem_Calloc(max(num, 1), sizeof(Py_ssize_t))
-        self.sharing_of = <int*>PyMem_Calloc(max(num, 1), sizeof(int))
-        self.sharings = <Sharing*>PyMem_Calloc(len(shared) + 1, sizeof(Sharing))
-        self.lock = PyThread_allocate_lock()
-        if (
-            self.rows.fields == NULL or self.rows.seams == NULL or self.row_shapes == NULL
-            or self.key_nbytes == NULL or self.sharing_of == NULL or self.sharings == NULL or self.lock == NULL
-        ):
-            raise MemoryError("the ring's own few bytes: the system gave no memory")
-        for i in range(num):
-            self.rows.fields[i].nbytes = self.key_nbytes[i] = self.set_shape(i)
-            self.row_nbytes += self.key_nbytes[i]
-            self.sharing_of[i] = -1
-        for i in range(len(shared)):
-            self.set_sharing(i, shared[i][0], shared[i][1], shared[i][2])
+        self.num_keys = len(names)
+        self.rows.num_fields = self.num_keys + len(shared)
+        self.allocate_tables()
+        self.set_fields()
         lay_out(&self.rows)
         self.row_nbytes = max(self.row_nbytes, self.rows.stride)
-        self.max_unchecked_rows = QUICK // self.row_nbytes
-        self.rows.stage = <char*>really_lines_new(STAGE)
+        self.max_unchecked_rows = UNCHECKED // self.row_nbytes
         if storage is None:
             self.writes, self.allocated_end = True, INT64_MAX
             self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
         else:
-            self.move_to(storage)
-        if self.rows.stage == NULL or self.rows.data == NULL:
+            self.use_storage(storage)
+        if self.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
             )
-        memset(self.rows.stage, 0, STAGE)  # padding goes out with the rows: let it be zeros
 
-    cdef int move_to(self, storage) except -1:
+    cdef int allocate_tables(self) except -1:
+        cdef Py_ssize_t num = self.rows.num_fields + 1
+        self.rows.fields = <Field*>PyMem_Calloc(num, sizeof(Field))
+        self.rows.seams = <Seam*>PyMem_Calloc(num, sizeof(Seam))
+        self.rows.stage = <char*>really_aligned_new(STAGE)
+        self.keys = <Key*>PyMem_Calloc(num, sizeof(Key))
+        self.sharings = <Sharing*>PyMem_Calloc(num, sizeof(Sharing))
+        self.lock = PyThread_allocate_lock()
+        if (
+            self.rows.fields == NULL or self.rows.seams == NULL or self.rows.stage == NULL
+            or self.keys == NULL or self.sharings == NULL or self.lock == NULL
+        ):
+            raise MemoryError("the tables of a ring: the system gave no memory")
+        memset(self.rows.stage, 0, STAGE)  # padding is streamed with the rows: make it zeros
+        return 0
+
+    cdef int set_fields(self) except -1:
+        """Sets the sizes of all fields: the columns, then the oldest frames' numbers."""
+        cdef Py_ssize_t i
+        for i in range(self.num_keys):
+            set_shape(&self.keys[i], self.shapes[i], self.dtypes[i].itemsize)
+            self.keys[i].sharing = -1
+            self.rows.fields[i].nbytes = self.keys[i].nbytes
+            self.row_nbytes += self.keys[i].nbytes
+        for i in range(len(self.shared)):
+            self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2])
+        return 0
+
+    cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis) except -1:
+        """Lets records hold frame numbers in place of these columns' rows."""
+        cdef Sharing* sharing = &self.sharings[at]
+        cdef int i
+        self.num_sharings = at + 1
+        sharing.stack, sharing.num_columns, sharing.oldest_field = stack, len(columns), self.num_keys + at
+        for i in range(sharing.num_columns):
+            sharing.keys[i] = columns[i]
+            self.keys[sharing.keys[i]].sharing = <int>at
+        lay_out_sharing(sharing, self.keys, self.rows.fields, axis)
+        self.max_stack = max(self.max_stack, <Py_ssize_t>stack)
+        if not init_sharing(sharing, self.rows.capacity, self.rows.num_slots):
+            raise MemoryError("the tables of a frame store: the system gave no memory")
+        return 0
+
+    cdef int use_storage(self, storage) except -1:
+        """Works in the storage's arrays in place of memory of the ring's own."""
         self.storage, self.writes = storage, storage.writable
         self.rows.data = <char*>cnp.PyArray_DATA(<cnp.ndarray?>storage.records)
         self.rows.num_slots = cnp.PyArray_SIZE(storage.records) // self.rows.stride
@@ -267,124 +330,94 @@ cdef class Ring:
             self.refresh_cursor()
         return 0
 
-    cdef bint refresh_cursor(self) noexcept nogil:
-        """Of files that another process writes, takes the cursor as it is now and maps new frames; the lock is held.
+    def set_steps(self, int num, double gamma, int reward, int end, int terminal, int agent, list last_keys):
+        """Makes batches consist of rows of up to `num` steps. Call it once, before the ring is used.
 
-        False where those cannot be mapped.
+        Args:
+            num: n.
+            gamma: the discount of one step.
+            reward, end, terminal: positions of columns, each float32 [].
+            agent: position of the column that names the agent, or -1.
+            last_keys: positions of the columns that a batch takes from the last step.
         """
-        cdef Py_ssize_t s
-        if self.writes:
-            return True
-        read_cursor(self.page, &self.cursor)
-        for s in range(self.num_sharings):
-            if self.sharings[s].store.file == NULL or not follow_writer(&self.sharings[s].store):
-                return False
-        return True
-
-    cdef int set_sharing(self, Py_ssize_t at, tuple keys, int stack, int axis) except -1:
-        """Lets the keys keep numbers of frames in place of their rows."""
-        cdef Sharing* sharing = &self.sharings[at]
-        cdef Py_ssize_t key, i
-        self.num_sharings = at + 1
-        sharing.stack, sharing.num_columns = stack, len(keys)
-        sharing.outer = 1
-        for i in range(axis):
-            sharing.outer *= self.row_shapes[<Py_ssize_t>keys[0]].dims[i]
-        sharing.store.nbytes = self.rows.fields[<Py_ssize_t>keys[0]].nbytes // stack
-        sharing.inner = sharing.store.nbytes // sharing.outer
-        for i in range(len(keys)):
-            key = sharing.keys[i] = keys[i]
-            self.sharing_of[key] = at
-            self.rows.fields[key].nbytes = stack * sizeof(uint32_t)
-        sharing.low_field = self.num_keys + at
-        self.rows.fields[sharing.low_field].nbytes = sizeof(uint32_t)
-        self.max_stack = max(self.max_stack, <Py_ssize_t>stack)
-        if not init_sharing(sharing, self.rows.capacity, self.rows.num_slots):
-            raise MemoryError("the tables of a frame store: the system gave no memory")
-        return 0
-
-    def set_steps(self, int num, double gamma, int reward, int end, int terminal, int agent, list after):
-        """Batches are of up to `num` steps from now on: of the keys at these places, float32 [] but for `agent`, -1 for
-        none; those of `after` are taken from the last step. Called once, before the ring is used."""
-        cdef Py_ssize_t i
-        self.after_fields = <Py_ssize_t*>PyMem_Calloc(len(after) + 1, sizeof(Py_ssize_t))
-        self.steps.after = self.rows
-        self.steps.after.fields = <Field*>PyMem_Calloc(len(after) + 1, sizeof(Field))
-        if self.after_fields == NULL or self.steps.after.fields == NULL:
-            raise MemoryError("the ring's own few bytes: the system gave no memory")
-        self.steps.after.num_fields = len(after)
-        for i in range(len(after)):
-            self.after_fields[i] = after[i]
-            self.steps.after.fields[i] = self.rows.fields[self.after_fields[i]]
-        self.steps.gamma, self.steps.most = gamma, num
+        cdef Py_ssize_t i, num_last = len(last_keys)
+        self.steps.last = self.rows
+        self.steps.last.num_fields = num_last
+        self.steps.last.fields = <Field*>PyMem_Calloc(num_last + 1, sizeof(Field))
+        self.steps.last_keys = <Py_ssize_t*>PyMem_Calloc(num_last + 1, sizeof(Py_ssize_t))
+        if self.steps.last_keys == NULL or self.steps.last.fields == NULL:
+            raise MemoryError("the tables of a ring: the system gave no memory")
+        for i in range(num_last):
+            self.steps.last_keys[i] = last_keys[i]
+            self.steps.last.fields[i] = self.rows.fields[self.steps.last_keys[i]]
+        self.steps.gamma, self.steps.max_steps = gamma, num
         self.steps.reward, self.steps.end, self.steps.terminal, self.steps.agent = reward, end, terminal, agent
-
-    cdef Py_ssize_t set_shape(self, Py_ssize_t i) except -1:
-        cdef Py_ssize_t axis, nbytes = self.dtypes[i].itemsize
-        for axis in self.shapes[i]:
-            self.row_shapes[i].dims[self.row_shapes[i].num_dims] = axis
-            self.row_shapes[i].num_dims += 1
-            nbytes *= axis
-        return nbytes
 
     def __dealloc__(self):
         cdef Py_ssize_t i
         if self.storage is None:
             really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
-        really_lines_free(self.rows.stage)
-        PyMem_Free(self.rows.fields)
-        PyMem_Free(self.rows.seams)
-        PyMem_Free(self.row_shapes)
-        PyMem_Free(self.key_nbytes)
-        PyMem_Free(self.after_fields)
-        PyMem_Free(self.steps.after.fields)
-        PyMem_Free(self.sharing_of)
+        really_aligned_free(self.rows.stage)
         for i in range(self.num_sharings):
             free_sharing(&self.sharings[i])
+        PyMem_Free(self.rows.fields)
+        PyMem_Free(self.rows.seams)
+        PyMem_Free(self.keys)
         PyMem_Free(self.sharings)
+        PyMem_Free(self.steps.last_keys)
+        PyMem_Free(self.steps.last.fields)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
+    # State --------------------------------------------------------------------------------------------------------
+
     def __len__(self):
-        oldest, num_put = self.held_rows()  # a put amid the reading of the cursor would make it more than the capacity
+        oldest, num_put = self.held_rows()
         return num_put - oldest
 
     @property
     def capacity(self):
-        """How many rows are kept."""
+        """Rows held at most."""
         return self.rows.capacity
 
     @property
     def num_put(self):
-        """How many rows have been put since the ring began; the number of the row to come."""
+        """Rows put so far, which is the number of the next row."""
         return self.held_rows()[1]
 
     @property
     def oldest_row(self):
-        """The number of the oldest row held."""
+        """Number of the oldest row held."""
         return self.held_rows()[0]
 
     @property
     def stride(self):
-        """Bytes that a row takes, padding included."""
+        """Bytes from one record to the next."""
         return self.rows.stride
 
     @property
     def offsets(self):
-        """Where each name's bytes start in a row."""
+        """Offset of each column in a record."""
         return [self.rows.fields[i].offset for i in range(self.num_keys)]
 
     @property
     def frames_nbytes(self):
-        """Bytes that frames take at the moment."""
+        """Bytes of the frames of all rows held."""
         cdef Py_ssize_t s
         acquire(self.lock)
         if not self.writes and self.refresh_cursor():
             for s in range(self.num_sharings):
-                count_rows_anew(&self.rows, &self.sharings[s])
+                recount_rows(&self.rows, &self.sharings[s])
         cdef int64_t nbytes = bytes_needed(self.sharings, self.num_sharings)
         release(self.lock)
         return nbytes
+
+    @property
+    def frame_tables(self):
+        """For each store of shared frames: bytes of a block, and entries in the table of blocks."""
+        return [
+            (self.sharings[i].store.block_nbytes, self.sharings[i].store.num_blocks) for i in range(self.num_sharings)
+        ]
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
@@ -397,6 +430,7 @@ cdef class Ring:
         return [part for part in parts if len(part)]
 
     cdef object view(self, int64_t slot, int64_t num):
+        """Records from this slot on, uint8 [num, stride]."""
         cdef cnp.npy_intp[2] dims
         dims[0], dims[1] = num, self.rows.stride
         array = PyArray_NewFromDescr(
@@ -407,15 +441,15 @@ cdef class Ring:
         return array
 
     def acquire(self):
-        """Takes the lock, for a fork or for the generator's state; `release` must follow."""
+        """Takes the lock, for a fork or to read the generator's state. Call `release` afterwards."""
         acquire(self.lock)
 
     def release(self):
-        """Gives the lock back."""
+        """Releases the lock."""
         release(self.lock)
 
     def held_rows(self):
-        """Numbers of the oldest row held and of the row to come, as they are together."""
+        """Numbers of the oldest row held and of the next row, read together."""
         acquire(self.lock)
         self.refresh_cursor()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
@@ -423,7 +457,7 @@ cdef class Ring:
         return numbers
 
     def pin_held(self):
-        """`held_rows`, none of which `put` and `clear` drop until `pin_from` unpins them."""
+        """`held_rows`; `put` and `clear` refuse to evict these rows until `pin_from` unpins them."""
         acquire(self.lock)
         self.refresh_cursor()
         numbers = oldest_row(&self.rows), self.rows.cursor.num_put
@@ -432,270 +466,138 @@ cdef class Ring:
         return numbers
 
     def pin_from(self, int64_t number=NO_ROW):
-        """`put` and `clear` refuse to drop the rows from this number on; by default they may drop all."""
+        """Makes `put` and `clear` refuse to evict the rows from this number on; by default they may evict all."""
         acquire(self.lock)
         self.pinned_from = number
         release(self.lock)
 
     def set_first_number(self, int64_t number):
-        """Lets the first row of a ring that is empty have this number."""
+        """Sets the number of the next row. Does nothing unless the ring is empty."""
         acquire(self.lock)
         if self.writes and num_held(&self.rows) == 0:
             self.rows.cursor.num_put = self.rows.cursor.first = number
         release(self.lock)
 
     def clear(self):
-        """Drops all rows; False, with nothing done, if one of them is kept."""
+        """Removes all rows. Returns False, with nothing done, if one is pinned or the ring is read-only."""
         acquire(self.lock)
         cdef bint may = self.writes and self.pinned_from >= self.rows.cursor.num_put
-        cdef Py_ssize_t s
         if may:
-            really_commit(&self.rows.cursor.first, self.rows.cursor.num_put)
-            for s in range(self.num_sharings):
-                give_up_all(&self.sharings[s].store)
+            really_store_release(&self.rows.cursor.first, self.rows.cursor.num_put)
+            release_all(self.sharings, self.num_sharings)
         release(self.lock)
         return may
 
+    # On disk ------------------------------------------------------------------------------------------------------
+
     def set_allocated_end(self, int64_t number):
-        """From now on rows of numbers below this one can be written."""
+        """Sets `allocated_end`, unless the ring is read-only."""
         acquire(self.lock)
         if self.writes:
             self.allocated_end = number
         release(self.lock)
 
     def detach(self):
-        """Writes to the storage no more, as if another process had opened it; what is held can still be read."""
+        """Makes the ring read-only, as in another process that opens the storage; rows can still be read."""
         acquire(self.lock)
-        cdef Py_ssize_t s
         self.writes, self.allocated_end, self.rows.cursor = False, -1, &self.cursor
-        for s in range(self.num_sharings):
-            if self.sharings[s].store.file != NULL:
-                self.sharings[s].store.file.writable = False
+        stop_writing(self.sharings, self.num_sharings)
         self.refresh_cursor()
         release(self.lock)
 
-    @property
-    def frame_tables(self):
-        """Of each sharing, how many bytes a block of frames has, and how many places the table of blocks."""
-        return [
-            (self.sharings[i].store.block_nbytes, self.sharings[i].store.num_blocks) for i in range(self.num_sharings)
-        ]
-
     def attach_frames(self, Py_ssize_t at, int descriptor, cnp.ndarray table, unsigned int num_blocks):
-        """Keeps a sharing's frames in a file of `num_blocks` blocks, before the ring is used and after
-        `prefetches_from_disk` is set; `table` is theirs, mapped.
+        """Keeps the frames of `shared[at]` in a file of `num_blocks` blocks with this mapped table.
 
-        False if the table names a block that the file has not.
+        Call it before the ring is used, after `prefetches_from_disk` is set. Returns False if the table names a block
+        that the file does not have.
         """
         cdef Sharing* sharing = &self.sharings[at]
-        if not attach_file(&sharing.store, descriptor, <char*>cnp.PyArray_DATA(table), num_blocks, self.writes, not self.prefetches_from_disk):
+        cdef char* data = <char*>cnp.PyArray_DATA(table)
+        cdef bint huge = not self.prefetches_from_disk
+        if not attach_file(&sharing.store, descriptor, data, num_blocks, self.writes, huge):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         if not self.writes:
             return follow_writer(&sharing.store)
         count_rows_held(&self.rows, sharing)
-        return find_blocks(&sharing.store)
+        return map_needed_blocks(&sharing.store)
 
     def generator_bytes(self):
-        """The generator's state as it is in memory; the lock is held, or nobody else draws."""
+        """The bytes of the generator's state. Hold the lock, or be the only thread that draws."""
         return (<const char*>self.source.state)[:STATE]
 
     def store_generator(self):
-        """Keeps the generator's state where it outlives the process; the lock is held, or nobody else draws."""
+        """Writes the generator's state to disk. Hold the lock, or be the only thread that draws."""
         self.keep_state()
 
     cdef void keep_state(self) noexcept nogil:
         if self.page != NULL and self.writes:
             store_state(self.page, self.source.state)
 
+    cdef bint refresh_cursor(self) noexcept nogil:
+        """Reads the cursor and maps new frames if another process writes them. Hold the lock.
+
+        Returns False if frames cannot be mapped.
+        """
+        if self.writes:
+            return True
+        read_cursor(self.page, &self.cursor)
+        return follow_writers(self.sharings, self.num_sharings)
+
+    cdef bint are_intact(self, const Batch* batch, Py_ssize_t num_rows) noexcept nogil:
+        """Whether no other process has started to overwrite a row of the batch."""
+        return self.writes or none_below(batch.ages, num_rows, self.first_intact() - oldest_row(&self.rows))
+
+    cdef int64_t first_intact(self) noexcept nogil:
+        """In a process that only reads, number of the oldest row that has not been overwritten."""
+        cdef int64_t first = first_untouched(self.page, self.rows.num_slots)
+        # The frames of an evicted row may be overwritten at once; its record is not yet.
+        if self.num_sharings == 0:
+            return first
+        return max(first, max(self.page.cursor.first, self.page.cursor.num_put - self.rows.capacity))
+
     # In -----------------------------------------------------------------------------------------------------------
 
     def put(self, dict data):
-        """Appends a row or rows that need no conversion; False, with nothing done, if they do or are wrong, or if
-        rows that are kept would be dropped.
+        """Appends rows whose dtype and layout fit, or one row. Returns False, with nothing done, if they need
+        conversion, are invalid, or would evict rows that a reader holds.
 
-        Raises TooManyFramesError where there is no room for the frames of rows that share them, and what
-        `storage.make_room` does; with nothing done either.
+        Raises TooManyFramesError or FrameFileError if shared frames have no room, and what `storage.make_room` raises.
         """
         if self.num_sharings > 0:
             return self.put_shared(data)
-        cdef Column few[FEW]  # this call's own: the wait for the lock lets other puts in
+        cdef Column few[FEW]  # on the stack: while this call waits for the lock, other threads put
         cdef char few_scalars[FEW * SCALAR]
         cdef Column* columns
         if self.num_keys <= FEW:
             return self.put_columns(data, few, few_scalars)
         columns = <Column*>PyMem_Malloc(self.num_keys * (sizeof(Column) + SCALAR))
         if columns == NULL:
-            raise MemoryError("a put's own few bytes: the system gave no memory")
+            raise MemoryError("the columns of a put: the system gave no memory")
         try:
             return self.put_columns(data, columns, <char*>(columns + self.num_keys))
         finally:
             PyMem_Free(columns)
 
     cdef bint put_columns(self, dict data, Column* columns, char* scalars) except -1:
-        """`put` with room for every field's column and scalar."""
+        """`put` for a ring without shared frames; `columns` and `scalars` are scratch for every key."""
         cdef Py_ssize_t i, num = self.num_keys
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
-        cdef tuple held = PyTuple_New(num)  # another thread may empty `data` while the GIL is away
+        cdef tuple held = PyTuple_New(num)  # keeps the values alive: another thread may empty `data` meanwhile
         for i in range(num):
             value = PyDict_GetItemWithError(data, self.names[i])
-            if value == NULL or not self.find_column(<object>value, i, scalars + i * SCALAR, &columns[i], &num_rows):
+            if value == NULL or not find_column(
+                <object>value, &self.keys[i], <cnp.dtype>self.dtypes[i], scalars + i * SCALAR, &columns[i], &num_rows
+            ):
                 return False
             Py_INCREF(<object>value)
             PyTuple_SET_ITEM(held, i, <object>value)
         return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
 
-    cdef bint put_shared(self, dict data) except -1:
-        """`put` of rows of which some share frames; those may come as a `frame_column`."""
-        cdef Py_ssize_t i, num = self.rows.num_fields
-        cdef int64_t num_rows = UNKNOWN
-        cdef PyObject* value
-        cdef list held = []
-        cdef Incoming rows
-        rows.columns = <Column*>PyMem_Calloc(num + 1, 2 * sizeof(Column) + sizeof(FrameColumn) + SCALAR)
-        if rows.columns == NULL:
-            raise MemoryError("a put's own few bytes: the system gave no memory")
-        rows.piece = rows.columns + num
-        rows.frames = <FrameColumn*>(rows.piece + num)
-        cdef char* scalars = <char*>(rows.frames + num)
-        try:
-            for i in range(self.num_keys):
-                value = PyDict_GetItemWithError(data, self.names[i])
-                if value == NULL:
-                    return False
-                held.append(<object>value)
-                if self.sharing_of[i] >= 0 and type(<object>value) is self.frame_column:
-                    if not self.find_frames(<object>value, i, &rows.frames[i], &num_rows):
-                        return False
-                    continue
-                if not self.find_column(<object>value, i, scalars + i * SCALAR, &rows.columns[i], &num_rows):
-                    return False
-                rows.frames[i].data, rows.frames[i].stride = rows.columns[i].data, rows.columns[i].stride
-            return self.append_sharing(&rows, 1 if num_rows == ONE_ROW else num_rows)
-        finally:
-            PyMem_Free(rows.columns)
-
-    cdef bint find_frames(self, value, Py_ssize_t i, FrameColumn* column, int64_t* num_rows) except -1:
-        """`find_column` of rows that come as frames and indices."""
-        cdef cnp.ndarray frames = value.frames, indices = value.indices
-        cdef Sharing* sharing = &self.sharings[self.sharing_of[i]]
-        axis = self.shared[self.sharing_of[i]][2]
-        if value.axis != axis or cnp.PyArray_DIM(indices, 1) != sharing.stack or (
-            frames.dtype != self.dtypes[i]
-            or (<object>frames).shape[1:] != frame_shape(self.shapes[i], sharing.stack, axis)
-        ):
-            return False
-        column.data = <const char*>cnp.PyArray_DATA(frames)
-        column.stride = sharing.store.nbytes
-        column.indices = <const int*>cnp.PyArray_DATA(indices)
-        if num_rows[0] == UNKNOWN:
-            num_rows[0] = cnp.PyArray_DIM(indices, 0)
-        return num_rows[0] == cnp.PyArray_DIM(indices, 0)
-
-    cdef bint append_sharing(self, Incoming* rows, int64_t num_rows) except -1:
-        """`append_columns` of rows of which some share frames."""
-        cdef int64_t first = max(num_rows - self.rows.capacity, <int64_t>0)
-        cdef int64_t num, start = first, spare = self.rows.num_slots - self.rows.capacity
-        cdef int64_t piece = min(num_rows, spare) if spare > 0 else num_rows - first
-        cdef Py_ssize_t i, failed = -1
-        cdef bint may
-        rows.room = (piece + 1) * self.max_stack
-        rows.numbers = <uint32_t*>PyMem_Malloc(rows.room * self.rows.num_fields * sizeof(uint32_t))
-        if rows.numbers == NULL:
-            raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
-        try:
-            self.hold_with_room(num_rows)
-        except BaseException:
-            PyMem_Free(rows.numbers)
-            raise
-        may = self.may_drop(num_rows)
-        with nogil:
-            while may and start < num_rows and failed < 0:
-                num = min(piece, num_rows - start)
-                failed = append_shared(
-                    &self.rows, self.sharings, self.num_sharings, self.max_bytes, rows, start, num
-                )
-                start += num
-        release(self.lock)
-        PyMem_Free(rows.numbers)
-        if failed >= 0:
-            self.refuse(&self.sharings[failed], num, start - num - first)
-        return may
-
-    cdef int refuse(self, const Sharing* sharing, int64_t num_rows, int64_t num_in) except -1:
-        """Says why there is no room for the frames of a put, of which rows may be in already."""
-        if sharing.store.file != NULL and sharing.store.file.error != 0:
-            raise FrameFileError(sharing.store.file.error, self.names[sharing.keys[0]], num_in)
-        raise TooManyFramesError(sharing.keys[0], sharing.num_alone, num_rows, num_in)
-
-    cdef bint find_column(
-        self, value, Py_ssize_t i, char* scalar, Column* column, int64_t* num_rows
-    ) except -1:
-        """Where the value's rows are; False if it is not what field `i` holds, or of another number of rows.
-
-        A number is written to `scalar`, which has room for the largest.
-        """
-        cdef int64_t num = ONE_ROW
-        cdef int num_lead
-        cdef cnp.ndarray array
-        if cnp.PyArray_CheckExact(value):
-            array = <cnp.ndarray>value
-            num_lead = 1 if cnp.PyArray_NDIM(array) > self.row_shapes[i].num_dims else 0
-            if not self.is_column(array, i, num_lead):
-                return False
-            column.data = <const char*>cnp.PyArray_DATA(array)
-            column.stride = 0
-            if num_lead == 1:
-                num = cnp.PyArray_DIM(array, 0)
-                column.stride = cnp.PyArray_STRIDE(array, 0)
-        elif self.row_shapes[i].num_dims == 0 and store_scalar(value, <cnp.dtype>self.dtypes[i], scalar):
-            column.data = scalar
-            column.stride = 0
-        else:
-            return False
-        if num_rows[0] == UNKNOWN:
-            num_rows[0] = num
-        return num_rows[0] == num
-
-    cdef bint is_column(self, cnp.ndarray array, Py_ssize_t i, int num_lead) except -1:
-        """Whether the array is rows of field `i` with so many axes in front, each row's bytes in C order."""
-        cdef Shape* shape = &self.row_shapes[i]
-        cdef cnp.dtype expected = <cnp.dtype>self.dtypes[i]
-        cdef int axis
-        cdef bint is_empty = cnp.PyArray_SIZE(array) == 0
-        cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
-        if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>expected and not cnp.PyArray_EquivTypes(
-            array.dtype, expected
-        ):
-            return False
-        if cnp.PyArray_NDIM(array) != num_lead + shape.num_dims:
-            return False
-        for axis in range(shape.num_dims - 1, -1, -1):
-            if cnp.PyArray_DIM(array, num_lead + axis) != shape.dims[axis]:
-                return False
-            if shape.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, num_lead + axis) != stride:
-                return False
-            stride *= shape.dims[axis]
-        return True
-
-    cdef bint may_drop(self, int64_t num_rows) noexcept:
-        """Whether so many new rows drop none that is kept."""
-        cdef int64_t oldest_then = self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0)
-        return num_rows == 0 or oldest_then <= self.pinned_from
-
-    cdef int hold_with_room(self, int64_t num_rows) except -1:
-        """Takes the lock with room for so many rows."""
-        acquire(self.lock)
-        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.allocated_end:
-            release(self.lock)
-            self.storage.make_room(self, num_rows)
-            acquire(self.lock)
-        return 0
-
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
         cdef bint may
-        self.hold_with_room(num_rows)
-        may = self.may_drop(num_rows)
+        self.acquire_with_space(num_rows)
+        may = self.may_evict(num_rows)
         if may and num_rows * self.rows.stride <= SMALL:
             append(&self.rows, columns, num_rows)
         elif may:
@@ -704,314 +606,354 @@ cdef class Ring:
         release(self.lock)
         return may
 
+    cdef bint may_evict(self, int64_t num_rows) noexcept:
+        """Whether `num_rows` new rows evict none that is pinned."""
+        cdef int64_t oldest_then = self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0)
+        return num_rows == 0 or oldest_then <= self.pinned_from
+
+    cdef int acquire_with_space(self, int64_t num_rows) except -1:
+        """Takes the lock once there is space for `num_rows` rows."""
+        acquire(self.lock)
+        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.allocated_end:
+            release(self.lock)
+            self.storage.make_room(self, num_rows)
+            acquire(self.lock)
+        return 0
+
+    cdef bint put_shared(self, dict data) except -1:
+        """`put` for a ring with shared frames; a column of them may be a `frame_column`."""
+        cdef Py_ssize_t i
+        cdef int64_t num_rows = UNKNOWN
+        cdef PyObject* value
+        cdef list held = []  # keeps the values alive
+        cdef Incoming rows
+        if not allocate_columns(&rows, self.rows.num_fields):
+            raise MemoryError("the columns of a put: the system gave no memory")
+        try:
+            for i in range(self.num_keys):
+                value = PyDict_GetItemWithError(data, self.names[i])
+                if value == NULL or not self.find_stacks(<object>value, i, &rows, &num_rows):
+                    return False
+                held.append(<object>value)
+            return self.append_shared(&rows, 1 if num_rows == ONE_ROW else num_rows)
+        finally:
+            free_incoming(&rows)
+
+    cdef bint find_stacks(self, value, Py_ssize_t i, Incoming* rows, int64_t* num_rows) except -1:
+        """`find_column` for key `i`, whose rows may come as frames."""
+        cdef StackColumn* stacks = &rows.stacks[i]
+        cdef Key* key = &self.keys[i]
+        cdef cnp.dtype dtype = <cnp.dtype>self.dtypes[i]
+        cdef cnp.ndarray frames, indices
+        if key.sharing < 0 or type(value) is not self.frame_column:
+            if not find_column(value, key, dtype, rows.scalars + i * SCALAR, &rows.columns[i], num_rows):
+                return False
+            stacks.data, stacks.stride = rows.columns[i].data, rows.columns[i].stride
+            return True
+        frames, indices, axis = value.frames, value.indices, value.axis
+        if axis != self.shared[key.sharing][2] or not fits_frames(
+            frames, indices, key, dtype, self.sharings[key.sharing].stack, axis
+        ):
+            return False
+        stacks.data, stacks.stride = <const char*>cnp.PyArray_DATA(frames), self.sharings[key.sharing].store.nbytes
+        stacks.indices = <const int*>cnp.PyArray_DATA(indices)
+        return has_rows(cnp.PyArray_DIM(indices, 0), num_rows)
+
+    cdef bint append_shared(self, Incoming* rows, int64_t num_rows) except -1:
+        """`append_columns` for a ring with shared frames."""
+        cdef NoRoom failure
+        cdef bint may
+        if not allocate_numbers(rows, &self.rows, self.max_stack, num_rows):
+            raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
+        self.acquire_with_space(num_rows)
+        may = self.may_evict(num_rows)
+        failure.sharing = -1
+        if may:
+            with nogil:
+                failure = append_pieces(&self.rows, self.sharings, self.num_sharings, self.max_bytes, rows, num_rows)
+        release(self.lock)
+        if failure.sharing >= 0:
+            self.refuse_frames(&self.sharings[failure.sharing], failure)
+        return may
+
+    cdef int refuse_frames(self, const Sharing* sharing, NoRoom failure) except -1:
+        """Raises the error for frames that have no room."""
+        if sharing.store.file != NULL and sharing.store.file.error != 0:
+            raise FrameFileError(sharing.store.file.error, self.names[sharing.keys[0]], failure.num_in)
+        raise TooManyFramesError(sharing.keys[0], sharing.num_unmatched, failure.num_rows, failure.num_in)
+
     # Out ----------------------------------------------------------------------------------------------------------
 
     def sample(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None):
-        """A batch of `num` rows drawn from all held; with `num_batches`, that many on a leading axis.
+        """A batch of `num` rows, drawn uniformly; with `num_batches`, that many batches on a leading axis.
 
-        `distinct` draws each batch without replacement. `out` holds an array for every name, which the caller
-        has checked. None if there are too few rows, or if another process drops them as fast as they are copied.
+        `distinct` draws each batch without replacement. The batch is written to the arrays in `out`, one for every
+        name, which the caller has checked. Returns None if there are too few rows, or if another process overwrites
+        them faster than they are copied.
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, out, whole=True, steps=self.steps.most > 0)
+        cdef Block block = self.new_batch(
+            total, out, n_step=self.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
+        )
         cdef bint drawn
         acquire(self.lock)
         if total * self.row_nbytes <= SMALL and not self.prefetches_from_disk:
-            drawn = self.draw_rows(block, total, num, distinct)
+            drawn = self.draw_rows(&block.batch, total, num, distinct)
         else:
             with nogil:
-                drawn = self.draw_rows(block, total, num, distinct)
+                drawn = self.draw_rows(&block.batch, total, num, distinct)
         release(self.lock)
         if not drawn:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
-    cdef bint draw_rows(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        cdef int i
-        for i in range(TRIES):
-            if not self.refresh_cursor() or num_held(&self.rows) < (num if distinct else 1):
-                return False
-            if self.copy_drawn(block, total, num, distinct):
-                return True
-        return False
-
-    cdef bint copy_drawn(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        """As copy_rows does, rows that are drawn: where nothing has to know all of them first, while they are copied."""
-        if distinct or self.prefetches_from_disk:
-            self.draw_ages(block, total, num, distinct)
-            return self.copy_rows(block, total)
-        self.gather_rows(block, total, self.source)
-        self.keep_state()
-        return self.are_whole(block, total)
-
-    cdef bint copy_rows(self, Block block, Py_ssize_t total) noexcept nogil:
-        """Copies the rows of the block's ages; False if another process has begun to write over one of them."""
-        if self.prefetches_from_disk:
-            ask_for_rows(&self.rows, block.ages, total)
-        self.gather_rows(block, total, NULL)
-        return self.are_whole(block, total)
-
-    cdef bint are_whole(self, Block block, Py_ssize_t total) noexcept nogil:
-        """Whether no other process has begun to write over one of the rows of the block's ages."""
-        return self.writes or none_below(block.ages, total, self.first_whole() - oldest_row(&self.rows))
-
-    cdef int64_t first_whole(self) noexcept nogil:
-        """In a process that only reads, number of the first row that has not been written over by now."""
-        cdef int64_t first = first_untouched(self.page, self.rows.num_slots)
-        # Frames of rows that have been dropped may be written over at once, their records are not yet.
-        if self.num_sharings == 0:
-            return first
-        return max(first, max(self.page.cursor.first, self.page.cursor.num_put - self.rows.capacity))
-
-    def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
-        """Whether `out` is a dict of arrays, one for every name, that a batch can be written to as it is."""
-        cdef cnp.npy_intp[MAX_DIMS] dims
-        cdef int num_lead = lead_dims(dims, num, num_batches)
-        cdef PyObject* array
-        cdef Py_ssize_t i
-        if type(out) is not dict:
-            return False
-        for i in range(self.num_keys):
-            array = PyDict_GetItemWithError(out, self.names[i])
-            if array == NULL or not cnp.PyArray_CheckExact(<object>array):
-                return False
-            if not cnp.PyArray_ISCARRAY(<cnp.ndarray>array) or not self.is_column(<cnp.ndarray>array, i, num_lead):
-                return False
-            if memcmp(cnp.PyArray_DIMS(<cnp.ndarray>array), dims, num_lead * sizeof(cnp.npy_intp)) != 0:
-                return False
-        return True
-
     def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
-        """The ages, int64, that `sample` with the same arguments would draw; None if there are too few rows."""
+        """The ages, int64, that `sample` with the same arguments would draw. Returns None if there are too few rows."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        cdef Block block = self.new_batch(total, table_nbytes(num) if distinct else 0, {})
+        cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
         acquire(self.lock)
         self.refresh_cursor()
         if num_held(&self.rows) < (num if distinct else 1):
             release(self.lock)
             return None
         with nogil:
-            self.draw_ages(block, total, num, distinct)
+            self.draw_ages(&block.batch, total, num, distinct)
         release(self.lock)
         cdef cnp.npy_intp[MAX_DIMS] dims
-        return new_array(block, <char*>block.ages, INT64, dims, lead_dims(dims, num, num_batches))
+        return new_array(block, <char*>block.batch.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
     def take(
         self, const int64_t[::1] rows, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None, bint by_number=False,
         bint steps=False,
     ):
-        """The rows of these ages (or numbers), laid out as `sample` does; None if one of them is not held.
+        """The rows of these ages, or numbers, laid out as by `sample`. Returns None if one of them is not held.
 
-        Single ones, unless `steps` says that they are to be of several steps where batches are so.
+        Returns single transitions unless `steps`, which returns rows of several steps after `set_steps`.
         """
         cdef Py_ssize_t total = rows.shape[0]
-        cdef Block block = self.new_batch(total, 0, out, whole=True, steps=steps and self.steps.most > 0)
-        cdef bint held = False
-        cdef int i
-        cdef int64_t origin = 0, oldest
+        cdef Block block = self.new_batch(total, out, n_step=steps and self.steps.max_steps > 0)
+        cdef bint taken
         if total > 0:
-            memcpy(block.ages, &rows[0], total * sizeof(int64_t))
+            memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
         acquire(self.lock)
         with nogil:
-            for i in range(TRIES):
-                held = self.refresh_cursor()
-                oldest = oldest_row(&self.rows)
-                if by_number:
-                    subtract(block.ages, total, oldest - origin)
-                    origin = oldest
-                held = held and all_held(&self.rows, block.ages, total)
-                if not held or self.copy_rows(block, total):
-                    break
-                held = False
+            taken = self.take_rows(&block.batch, total, by_number)
         release(self.lock)
-        if not held:
+        if not taken:
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
-    cdef void gather_rows(self, Block block, Py_ssize_t total, bitgen_t* source) noexcept nogil:
-        gather(&self.rows, block.ages, total, block.fields, source)
-        if block.discounts != NULL:
-            self.gather_steps(block, total)
-        if self.num_sharings > 0:
-            if not self.are_whole(block, total):
-                return  # numbers written over name no frames; are_whole sees it again
-            if self.prefetches_from_disk:
-                ask_for_frames(self.sharings, self.num_sharings, block.fields, total)
-            unshare_all(self.sharings, self.num_sharings, block.fields, total, block.columns)
-
-    cdef void gather_steps(self, Block block, Py_ssize_t total) noexcept nogil:
-        cdef float* rewards = <float*>block.fields[self.steps.reward]
-        block.is_broken = not walk(
-            &self.rows, &self.steps, block.ages, total, block.lasts, rewards, block.discounts
-        )
-        self.steps.after.cursor = self.rows.cursor
-        if not block.is_broken:
-            gather(&self.steps.after, block.lasts, total, block.after, NULL)
-
     def read(self, int64_t first, Py_ssize_t num):
-        """Rows `first` to `first + num` by number, those that share frames as `frame_column`s; None if one is not held."""
-        cdef Block block = self.new_batch(num, 0, None, whole=False)
+        """Rows `first` to `first + num` by number, with a `frame_column` for each column that shares frames.
+
+        Returns None if one of the rows is not held.
+        """
+        cdef Block block = self.new_batch(num, None, n_step=False, table=0, reconstructs=False)
+        cdef Batch* batch = &block.batch
         cdef Py_ssize_t i
         cdef dict rows
         acquire(self.lock)
         try:
-            if not self.find_ages(block, first, num):
+            if not self.find_ages(batch, first, num):
                 return None
-            gather(&self.rows, block.ages, num, block.fields, NULL)
+            gather(&self.rows, batch.ages, num, batch.fields, NULL)
             rows = self.arrays(block, num, 0)
-            if not self.are_whole(block, num):
-                return None  # numbers written over name no frames
+            if not self.are_intact(batch, num):
+                return None  # an overwritten frame number may have no frame
             for i in range(self.num_sharings):
-                self.read_frames(&self.sharings[i], block, num, rows)
-            return rows if self.are_whole(block, num) else None
+                self.read_frames(&self.sharings[i], batch, num, rows)
+            return rows if self.are_intact(batch, num) else None
         finally:
             release(self.lock)
 
-    cdef bint find_ages(self, Block block, int64_t first, Py_ssize_t num) noexcept nogil:
-        """Sets the block's ages to those of rows `first` to `first + num` by number; False if one is not held."""
-        cdef Py_ssize_t i
-        if not self.refresh_cursor():
-            return False
-        for i in range(num):
-            block.ages[i] = first - oldest_row(&self.rows) + i
-        return all_held(&self.rows, block.ages, num)
-
     def read_keys(self, int64_t first, Py_ssize_t num, dict out):
-        """Copies rows `first` to `first + num` by number to an array for each of some keys that share no frames.
+        """Copies rows `first` to `first + num` by number to the arrays in `out`, for names that share no frames.
 
-        The caller has checked the arrays. False if one of the rows is not held.
+        The caller has checked the arrays. Returns False if one of the rows is not held.
         """
-        cdef Block block = self.new_batch(num, 0, {})
+        cdef Block block = self.new_batch(num, {})
+        cdef Batch* batch = &block.batch
         cdef Records some
         cdef Field* fields = <Field*>PyMem_Malloc(len(out) * sizeof(Field) + 1)
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, num_fields = 0
         cdef bint held
         if fields == NULL:
             raise MemoryError("the fields of a few keys: the system gave no memory")
-        acquire(self.lock)
-        held = self.find_ages(block, first, num)
-        some = self.rows
-        some.fields, some.num_fields = fields, 0
         for i in range(self.num_keys):
             if self.names[i] in out:
-                fields[some.num_fields] = self.rows.fields[i]
-                block.columns[some.num_fields] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
-                some.num_fields += 1
+                fields[num_fields] = self.rows.fields[i]
+                batch.columns[num_fields] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
+                num_fields += 1
+        acquire(self.lock)
+        some = self.rows
+        some.fields, some.num_fields = fields, num_fields
+        held = self.find_ages(batch, first, num)
         if held:
             with nogil:
-                gather(&some, block.ages, num, block.columns, NULL)
-            held = self.are_whole(block, num)
+                gather(&some, batch.ages, num, batch.columns, NULL)
+            held = self.are_intact(batch, num)
         release(self.lock)
         PyMem_Free(fields)
         return held
 
-    cdef int read_frames(self, Sharing* sharing, Block block, Py_ssize_t num, dict rows) except -1:
-        """Puts the columns that share frames into `rows`, frames numbered in the order in which rows need them."""
-        cdef Py_ssize_t i, key, count, total = num * sharing.stack
+    def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):
+        """Whether `out` is a dict with an array for every name to which a batch can be written as it is."""
+        cdef cnp.npy_intp[2] lead
+        cdef int num_lead = lead_dims(lead, num, num_batches)
+        cdef PyObject* array
+        cdef Py_ssize_t i
+        if type(out) is not dict:
+            return False
+        for i in range(self.num_keys):
+            array = PyDict_GetItemWithError(out, self.names[i])
+            if array == NULL or not cnp.PyArray_CheckExact(<object>array) or not fits_output(
+                <cnp.ndarray>array, &self.keys[i], <cnp.dtype>self.dtypes[i], lead, num_lead
+            ):
+                return False
+        return True
+
+    cdef bint draw_rows(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        """Draws and copies a batch. Returns False if there are too few rows, or after TRIES copies of which none is
+        intact."""
+        cdef int i
+        for i in range(TRIES):
+            if not self.refresh_cursor() or num_held(&self.rows) < (num if distinct else 1):
+                return False
+            if self.copy_drawn(batch, total, num, distinct):
+                return True
+        return False
+
+    cdef bint take_rows(self, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
+        """Copies the rows of the batch's ages, or numbers. Returns False if one of them is not held."""
+        cdef int64_t origin = 0, oldest
+        cdef int i
+        for i in range(TRIES):
+            if not self.refresh_cursor():
+                return False
+            oldest = oldest_row(&self.rows)
+            if by_number:
+                subtract(batch.ages, total, oldest - origin)
+                origin = oldest
+            if not all_held(&self.rows, batch.ages, total):
+                return False
+            if self.copy_rows(batch, total):
+                return True
+        return False
+
+    cdef bint copy_drawn(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
+        (without replacement, or to prefetch from disk)."""
+        if distinct or self.prefetches_from_disk:
+            self.draw_ages(batch, total, num, distinct)
+            return self.copy_rows(batch, total)
+        self.gather_rows(batch, total, self.source)
+        self.keep_state()
+        return self.are_intact(batch, total)
+
+    cdef bint copy_rows(self, Batch* batch, Py_ssize_t total) noexcept nogil:
+        """Copies the rows of the batch's ages. Returns False if another process has started to overwrite one of them."""
+        if self.prefetches_from_disk:
+            prefetch_rows_from_disk(&self.rows, batch.ages, total)
+        self.gather_rows(batch, total, NULL)
+        return self.are_intact(batch, total)
+
+    cdef void gather_rows(self, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
+        """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
+        gather(&self.rows, batch.ages, total, batch.fields, source)
+        if batch.discounts != NULL:
+            gather_steps(&self.rows, &self.steps, batch, total)
+        if self.num_sharings > 0:
+            if not self.are_intact(batch, total):
+                return  # an overwritten frame number may have no frame; the caller tests again
+            if self.prefetches_from_disk:
+                prefetch_frames_from_disk(self.sharings, self.num_sharings, batch.fields, total)
+            reconstruct_all(self.sharings, self.num_sharings, batch.fields, total, batch.columns)
+
+    cdef void draw_ages(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
+        if distinct:
+            draw_distinct_batches(self.source, num_held(&self.rows), batch.ages, total, num, batch.table)
+        else:
+            draw(self.source, num_held(&self.rows), batch.ages, total)
+        self.keep_state()
+
+    cdef bint find_ages(self, Batch* batch, int64_t first, Py_ssize_t num) noexcept nogil:
+        """Sets the batch's ages to those of rows `first` to `first + num` by number. Returns False if one is not held."""
+        cdef Py_ssize_t i
+        if not self.refresh_cursor():
+            return False
+        for i in range(num):
+            batch.ages[i] = first - oldest_row(&self.rows) + i
+        return all_held(&self.rows, batch.ages, num)
+
+    cdef int read_frames(self, Sharing* sharing, Batch* batch, Py_ssize_t num, dict rows) except -1:
+        """Adds the columns that share these frames to `rows`; frames are in the order in which rows need them."""
+        cdef Py_ssize_t key, count
+        cdef int i, num_dims
         cdef Py_ssize_t first = sharing.keys[0], last = sharing.keys[sharing.num_columns - 1]
-        cdef cnp.npy_intp[2] dims
-        cdef int64_t* order = <int64_t*>PyMem_Malloc((2 * total + 1) * sizeof(int64_t))
+        cdef int axis = self.shared[self.keys[first].sharing][2]
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int64_t* order = <int64_t*>PyMem_Malloc((2 * num * sharing.stack + 1) * sizeof(int64_t))
         dims[0], dims[1] = num, sharing.stack
         indices = {key: cnp.PyArray_SimpleNew(2, dims, cnp.NPY_INT32) for key in {first, last}}
-        if order == NULL:
-            raise MemoryError("the numbers of a few frames: the system gave no memory")
         try:
-            count = number_frames(
-                sharing, <uint32_t*>block.fields[first], <uint32_t*>block.fields[last], num,
+            count = -1 if order == NULL else renumber_frames(
+                sharing, <uint32_t*>batch.fields[first], <uint32_t*>batch.fields[last], num,
                 <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[first]), <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[last]),
                 order,
             )
             if count < 0:
                 raise MemoryError("the numbers of a few frames: the system gave no memory")
-            axis = self.shared[self.sharing_of[first]][2]
-            frames = np.empty((count, *frame_shape(self.shapes[first], sharing.stack, axis)), self.dtypes[first])
-            for i in range(count):
-                memcpy(
-                    <char*>cnp.PyArray_DATA(<cnp.ndarray>frames) + i * sharing.store.nbytes,
-                    frame_at(&sharing.store, order[i]), sharing.store.nbytes,
-                )
+            dims[0] = count
+            num_dims = 1 + frame_dims(dims + 1, &self.keys[first], sharing.stack, axis)
+            frames = np.empty([dims[i] for i in range(num_dims)], self.dtypes[first])
+            copy_frames(sharing, order, count, <char*>cnp.PyArray_DATA(<cnp.ndarray>frames))
         finally:
             PyMem_Free(order)
         for key in indices:
             rows[self.names[key]] = self.frame_column(frames, indices[key], axis)
         return 0
 
-    cdef void draw_ages(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        cdef Py_ssize_t first = 0
-        cdef int64_t held = num_held(&self.rows)
-        if distinct:
-            while first < total:
-                draw_distinct(self.source, held, block.ages + first, num, block.table)
-                first += num
-        else:
-            draw(self.source, held, block.ages, total)
-        self.keep_state()
-
-    cdef Block new_batch(self, Py_ssize_t total, Py_ssize_t table, dict out, bint whole=True, bint steps=False):
-        """A block with room for `total` rows; where `out` is given its arrays are the columns instead.
-
-        Unless `whole`, there is no room for rows of columns that share frames, only for the numbers of their frames.
-        """
-        cdef Py_ssize_t i, at, num = self.rows.num_fields
-        cdef Py_ssize_t nbytes = lines(2 * num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(table)
-        for i in range(num):
-            nbytes += lines(total * self.rows.fields[i].nbytes) if self.is_between(i, out) else 0
-            if i < self.num_keys and out is None and (whole or self.sharing_of[i] < 0):
-                nbytes += lines(total * self.key_nbytes[i])
-        if steps:
-            nbytes += lines(num * sizeof(char*)) + lines(total * sizeof(int64_t)) + lines(total * sizeof(float))
-        cdef Block block = new_block(self.pool, nbytes)
-        block.fields = <char**>block.memory.data
-        block.columns = block.fields + num
-        at = lines(2 * num * sizeof(char*))
-        block.ages = <int64_t*>(block.memory.data + at)
-        at += lines(total * sizeof(int64_t))
-        block.table = <int64_t*>(block.memory.data + at)
-        at += lines(table)
-        for i in range(self.num_keys):
-            if out is None and not whole and self.sharing_of[i] >= 0:
-                block.columns[i] = NULL
-            elif out is None:
-                block.columns[i] = block.memory.data + at
-                at += lines(total * self.key_nbytes[i])
-            elif out:
-                block.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
-        for i in range(num):
-            if self.is_between(i, out):
-                block.fields[i] = block.memory.data + at
-                at += lines(total * self.rows.fields[i].nbytes)
-            elif i < self.num_keys:
-                block.fields[i] = block.columns[i]
-        block.discounts = NULL
-        if steps:
-            block.after = <char**>(block.memory.data + at)
-            at += lines(num * sizeof(char*))
-            block.lasts = <int64_t*>(block.memory.data + at)
-            at += lines(total * sizeof(int64_t))
-            block.discounts = <float*>(block.memory.data + at)
-            for i in range(self.steps.after.num_fields):
-                block.after[i] = block.fields[self.after_fields[i]]
+    cdef Block new_batch(
+        self, Py_ssize_t num_rows, dict out, bint n_step=False, Py_ssize_t table=0, bint reconstructs=True
+    ):
+        """A block for a batch. With `out`, its arrays are the columns; with an empty `out`, there are none."""
+        cdef BatchParts parts
+        parts.num_rows, parts.table_nbytes, parts.reconstructs, parts.n_step = num_rows, table, reconstructs, n_step
+        parts.columns = IN_BLOCK if out is None else IN_ARRAYS if len(out) > 0 else NOWHERE
+        parts.num_last_fields = self.steps.last.num_fields
+        cdef Block block = new_block(self.pool, batch_nbytes(&self.rows, self.keys, self.num_keys, &parts))
+        lay_out_batch(&block.batch, &self.rows, self.keys, self.num_keys, &parts, block.memory.data)
+        if parts.columns == IN_ARRAYS:
+            self.set_columns(&block.batch, out)
         return block
 
-    cdef bint is_between(self, Py_ssize_t i, dict out) noexcept:
-        """Whether the field's rows are no column of a batch, but numbers of its frames."""
-        return (i >= self.num_keys or self.sharing_of[i] >= 0) and (out is None or len(out) > 0)
+    cdef int set_columns(self, Batch* batch, dict out) except -1:
+        """Sets the addresses of the columns to those of the caller's arrays."""
+        cdef Py_ssize_t i
+        for i in range(self.num_keys):
+            batch.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
+            if self.keys[i].sharing < 0:
+                batch.fields[i] = batch.columns[i]
+        return 0
 
     cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
+        """The columns of a batch as arrays over its block."""
         cdef dict batch = {}
         cdef Py_ssize_t i
+        cdef Key* key
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
-        if block.is_broken:
+        if block.batch.agents_alternate:
             raise AlternatingAgentsError(self.names[self.steps.end], self.names[self.steps.agent])
-        if block.discounts != NULL:
-            batch["discount"] = new_array(block, <char*>block.discounts, FLOAT32, dims, num_lead)
+        if block.batch.discounts != NULL:
+            batch["discount"] = new_array(block, <char*>block.batch.discounts, FLOAT32, dims, num_lead)
         for i in range(self.num_keys):
-            if block.columns[i] == NULL:
+            if block.batch.columns[i] == NULL:
                 continue
-            memcpy(dims + num_lead, self.row_shapes[i].dims, self.row_shapes[i].num_dims * sizeof(cnp.npy_intp))
+            key = &self.keys[i]
+            memcpy(dims + num_lead, key.dims, key.num_dims * sizeof(cnp.npy_intp))
             batch[self.names[i]] = new_array(
-                block, block.columns[i], self.dtypes[i], dims, num_lead + self.row_shapes[i].num_dims
+                block, block.batch.columns[i], self.dtypes[i], dims, num_lead + key.num_dims
             )
         return batch
 
@@ -1021,31 +963,8 @@ cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
 
 
-cdef tuple frame_shape(tuple shape, int stack, int axis):
-    """Shape of the frames of which rows of `shape` are stacks; a stack of one frame along axis 0 has no axis for it."""
-    return shape if stack == 1 and axis == 0 else shape[:axis] + shape[axis + 1:]
-
-
-cdef inline void* new_reference(object owned) noexcept:
-    """For a C function that takes its reference over."""
-    Py_INCREF(owned)
-    return <void*>owned
-
-
-cdef inline Py_ssize_t lines(Py_ssize_t nbytes) noexcept nogil:
-    return round_up(nbytes, REALLY_LINE)
-
-
-cdef inline int lead_dims(cnp.npy_intp* dims, Py_ssize_t num, Py_ssize_t num_batches) noexcept:
-    if num_batches == 0:
-        dims[0] = num
-        return 1
-    dims[0] = num_batches
-    dims[1] = num
-    return 2
-
-
 cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_intp* dims, int num_dims):
+    """An array over a part of the block, which it keeps alive."""
     array = PyArray_NewFromDescr(
         &PyArray_Type, new_reference(dtype), num_dims, dims, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL
     )
@@ -1053,24 +972,7 @@ cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_i
     return array
 
 
-cdef inline void subtract(int64_t* numbers, Py_ssize_t num, int64_t origin) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(num):
-        numbers[i] -= origin
-
-
-cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_t num) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef int64_t held = num_held(records)
-    for i in range(num):
-        if ages[i] < 0 or ages[i] >= held:
-            return False
-    return True
-
-
-cdef inline bint none_below(const int64_t* ages, Py_ssize_t num, int64_t first) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(num):
-        if ages[i] < first:
-            return False
-    return True
+cdef inline void* new_reference(object owned) noexcept:
+    """A reference for a C function that takes it over."""
+    Py_INCREF(owned)
+    return <void*>owned

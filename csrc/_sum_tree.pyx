@@ -1,7 +1,7 @@
-"""Priorities of the rows of a ring in a sum tree; `Priorities` is the one user of `SumTree`.
+"""`SumTree`: the priorities of a ring's rows; `really.replay.Priorities` is its only user.
 
-Reading order: sums.pxd (the tree), proportional.pxd (what is drawn and how it is weighed), window.pxd (which row is in
-which slot), then this file, which ties them to Python. One lock guards all of it, as in _ring.pyx.
+Reading order: sums.pxd (the tree), proportional.pxd (drawing and importance weights), window.pxd (which row is in which
+slot), then this file, which makes them a Python class. One lock guards everything, as in _ring.pyx.
 """
 
 cimport cython
@@ -15,8 +15,8 @@ from numpy.random cimport bitgen_t
 from bounded_random cimport draw
 from lock cimport acquire, release
 from memory cimport really_pages_release, really_pages_reserve
-from proportional cimport Exponents, draw_targets, usable, value_of, weigh
-from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_one_by_one, total
+from proportional cimport Exponents, draw_targets, is_valid_priority, scaled_priority, weigh
+from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_values, total
 from window cimport (
     Window,
     admit,
@@ -33,27 +33,27 @@ from window cimport (
 cnp.import_array()
 
 cdef enum:
-    SMALL = 1 << 11  # rows; what is over before another thread could take the GIL
+    SMALL = 1 << 11  # rows; so few are done before another thread could take the GIL
 
 cdef double LARGEST = 2.0**960
-"""Of a value: the sum of as many as a tree can have is still finite."""
+"""The largest value of a row: the sum of all values of a tree stays finite."""
 
 
 @cython.final
 cdef class SumTree:
-    """Values of the newest `capacity` rows, which are known by how many rows came before them.
+    """The values of the newest `capacity` rows. A row's number is the number of rows before it.
 
-    Arguments are checked by the caller: 0 <= alpha, 0 <= eps, row numbers from 0 up to 2**62, contiguous arrays.
+    The caller checks arguments: 0 <= alpha, 0 <= eps, row numbers from 0 to 2**62, contiguous arrays.
     """
 
     cdef object __weakref__
     cdef Sums tree
     cdef Window window
     cdef Exponents exponents
-    cdef readonly double highest  # value that new rows get: the largest ever given, at first that of priority 1
+    cdef readonly double highest  # value of new rows: the largest ever set, at first that of priority 1
     cdef char* memory
     cdef Py_ssize_t tree_nbytes
-    cdef readonly Py_ssize_t nbytes  # of tree and hidden rows, if all of it is used
+    cdef readonly Py_ssize_t nbytes  # of the tree and the hidden values, if the tree is full
     cdef PyThread_type_lock lock
     cdef bitgen_t* source
     cdef readonly object bit_generator
@@ -62,14 +62,16 @@ cdef class SumTree:
         self.bit_generator = bit_generator
         self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         self.exponents.alpha, self.exponents.eps = alpha, eps
-        self.highest = value_of(self.exponents, 1.0)
+        self.highest = scaled_priority(self.exponents, 1.0)
         self.window.capacity = capacity
         self.tree_nbytes = lay_out_sums(&self.tree, capacity)
         self.nbytes = self.tree_nbytes + capacity * sizeof(double)
         self.memory = <char*>really_pages_reserve(self.nbytes)
         self.lock = PyThread_allocate_lock()
         if self.memory == NULL or self.lock == NULL:
-            raise MemoryError(f"priorities of {capacity} rows: the system gave no address space for {self.nbytes} bytes")
+            raise MemoryError(
+                f"priorities of {capacity} rows: the system gave no address space for {self.nbytes} bytes"
+            )
         place_sums(&self.tree, <double*>self.memory)
         self.window.hidden = <double*>(self.memory + self.tree_nbytes)
 
@@ -83,12 +85,12 @@ cdef class SumTree:
 
     @property
     def oldest(self):
-        """Number of the oldest row that is held."""
+        """Number of the oldest row held."""
         return self.window.oldest
 
     @property
     def newest(self):
-        """Number of the row that comes next."""
+        """Number of the next row."""
         return self.window.newest
 
     @property
@@ -102,17 +104,17 @@ cdef class SumTree:
         return least_positive(&self.tree)
 
     def acquire(self):
-        """Takes the lock, for a fork or for the generator's state; `release` must follow."""
+        """Takes the lock, for a fork or to read the generator's state. Call `release` afterwards."""
         acquire(self.lock)
 
     def release(self):
-        """Gives the lock back."""
+        """Releases the lock."""
         release(self.lock)
 
     # In -----------------------------------------------------------------------------------------------------------
 
     def add(self, int64_t first, int64_t num):
-        """Takes rows in, with the highest value; what `capacity` leaves no room for drops out."""
+        """Adds `num` rows from number `first` on, with the highest value; evicts the oldest beyond `capacity`."""
         acquire(self.lock)
         if num <= SMALL:
             self.add_rows(first, first + num)
@@ -126,9 +128,10 @@ cdef class SumTree:
         set_rows(&self.window, &self.tree, max(first, self.window.oldest), end, self.highest)
 
     def update(self, cnp.ndarray numbers not None, cnp.ndarray priorities not None, int64_t oldest, int64_t newest):
-        """Sets priorities [n] float64 of rows [n] int64 from `oldest` on; of older ones nothing is left to set.
+        """Sets the priorities [n] float64 of rows [n] int64; ignores rows before `oldest`.
 
-        Returns how many were set, or ~i with nothing done, if the row or the priority at i cannot be used.
+        Returns how many were set. Returns ~i, with nothing done, if the row or the priority at i is invalid: rows are
+        from 0 to before `newest`.
         """
         cdef Py_ssize_t num = cnp.PyArray_SIZE(numbers), num_set
         cdef const int64_t* rows = <const int64_t*>cnp.PyArray_DATA(numbers)
@@ -154,27 +157,27 @@ cdef class SumTree:
         cdef Py_ssize_t i, num_set = 0
         oldest, newest = max(oldest, self.window.oldest), min(newest, self.window.newest)
         for i in range(num):
-            values[num_set] = value_of(self.exponents, given[i])
-            if not (usable(given[i]) and values[num_set] <= LARGEST and 0 <= rows[i] < newest):
+            values[num_set] = scaled_priority(self.exponents, given[i])
+            if not (is_valid_priority(given[i]) and values[num_set] <= LARGEST and 0 <= rows[i] < newest):
                 return ~i
             if rows[i] >= oldest:
                 slots[num_set] = slot_of_row(&self.window, rows[i])
                 highest = max(highest, values[num_set])
                 num_set += 1
-        set_one_by_one(&self.tree, slots, values, num_set, slots + num)
+        set_values(&self.tree, slots, values, num_set, slots + num)
         self.highest = highest
         return num_set
 
     def clear(self):
-        """Drops all rows; the next to come has the number that it would have had."""
+        """Removes all rows; the next row keeps its number."""
         acquire(self.lock)
         with nogil:
             drop_before(&self.window, &self.tree, self.window.newest)
-            self.highest = value_of(self.exponents, 1.0)
+            self.highest = scaled_priority(self.exponents, 1.0)
         release(self.lock)
 
     def load(self, int64_t newest, cnp.ndarray values not None, double highest):
-        """Holds exactly the rows before `newest` with these values [n] float64, n <= capacity."""
+        """Replaces all rows by the n <= capacity rows before `newest`, with these values [n] float64."""
         cdef const double* given = <const double*>cnp.PyArray_DATA(values)
         cdef int64_t first = newest - cnp.PyArray_SIZE(values)
         acquire(self.lock)
@@ -188,10 +191,10 @@ cdef class SumTree:
     # Out ----------------------------------------------------------------------------------------------------------
 
     def sample(self, Py_ssize_t num, Py_ssize_t num_batches, double beta, int64_t oldest, int64_t newest):
-        """(numbers int64, weights float32) of `num` rows from `oldest` to before `newest`.
+        """Draws `num` rows from `oldest` to before `newest`: numbers int64, importance weights float32.
 
-        With `num_batches`, that many of them on a leading axis. None if no such row is held. Rows before `oldest` are
-        dropped for good.
+        With `num_batches`, that many batches on a leading axis. Returns None if no such row is held. Removes rows
+        before `oldest` for good.
         """
         cdef Py_ssize_t batches = max(num_batches, <Py_ssize_t>1)
         cdef int num_dims = 2 if num_batches > 0 else 1
@@ -251,7 +254,7 @@ cdef class SumTree:
             weights[i] = 1.0
 
     def values(self):
-        """[n] float64, of the rows held, oldest first. To be called between `acquire` and `release`."""
+        """The values of the rows held, [n] float64, oldest first. Call it between `acquire` and `release`."""
         cdef cnp.npy_intp[1] dims
         dims[0] = self.window.newest - self.window.oldest
         cdef cnp.ndarray values = cnp.PyArray_EMPTY(1, dims, cnp.NPY_FLOAT64, 0)

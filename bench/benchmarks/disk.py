@@ -9,7 +9,7 @@ import tempfile
 from benchmarks.frames import GAMES, STEPS, chunks
 from benchmarks.workloads import CARTPOLE, WIDE
 from really import ReplayBuffer
-from really.data.frames import encode
+from really.replay.frame_encoding import encode
 
 PLACES = ["memory", "disk"]
 HELD = {"cartpole": 1_000_000, "wide": 50_000, "frames": 20_000}

@@ -7,7 +7,7 @@ stores every row as it is, `runners` puts messages of runners.
 import numpy as np
 
 from really import ReplayBuffer
-from really.data.frames import encode
+from really.replay.frame_encoding import encode
 
 CAPACITY, GAMES, STEPS = 20_000, 16, 128
 

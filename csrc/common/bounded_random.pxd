@@ -1,33 +1,33 @@
-"""Unbiased integers below a bound from a NumPy bit generator (Lemire 2019, arXiv:1805.10941, with rejection)."""
+"""Unbiased random integers below a bound from a NumPy bit generator (Lemire 2019, arXiv:1805.10941)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from numpy.random cimport bitgen_t
 
-from memory cimport really_multiply
+from memory cimport really_multiply_128
 
 
 cdef enum:
-    DRAWN = 64  # numbers at a time
+    DRAW_BLOCK = 64  # numbers drawn at a time
 
 
 cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num) noexcept nogil:
     """Fills `numbers` with independent uniform integers from [0, bound), bound >= 1.
 
-    Drawing them in calls of DRAWN each gives the same numbers.
+    Calls of DRAW_BLOCK numbers each give the same numbers as one call.
     """
     cdef Py_ssize_t first = 0
     while first < num:
         if bound <= <int64_t>0xFFFFFFFF:
-            draw_narrow(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAWN))
+            draw_narrow(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
         else:
-            draw_wide(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAWN))
-        first += DRAWN
+            draw_wide(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
+        first += DRAW_BLOCK
 
 
 cdef inline void draw_narrow(
     bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
 ) noexcept nogil:
-    # 2**32 mod bound products are one too many for a fair share each: those with the smallest low halves.
+    # Rejects the 2**32 mod bound products with the smallest low halves: the others are divided evenly.
     cdef uint32_t surplus = <uint32_t>((<uint64_t>1 << 32) % bound)
     cdef uint64_t bits, product
     cdef Py_ssize_t i = 0
@@ -50,14 +50,14 @@ cdef inline void draw_wide(
     cdef uint64_t low = 0, high
     cdef Py_ssize_t i = 0
     while i < num:
-        high = really_multiply(source.next_uint64(source.state), bound, &low)
+        high = really_multiply_128(source.next_uint64(source.state), bound, &low)
         if low >= surplus:
             numbers[i] = <int64_t>high
             i += 1
 
 
 cdef inline Py_ssize_t table_nbytes(Py_ssize_t num) noexcept nogil:
-    """Bytes of the table that `draw_distinct` needs for `num` numbers: at most half full, a power of two long."""
+    """Bytes of the hash table that `draw_distinct` needs for `num` numbers: a power of two, at most half full."""
     cdef Py_ssize_t length = 4
     while length < 4 * num:
         length *= 2
@@ -67,9 +67,9 @@ cdef inline Py_ssize_t table_nbytes(Py_ssize_t num) noexcept nogil:
 cdef inline void draw_distinct(
     bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num, int64_t* table
 ) noexcept nogil:
-    """Fills `numbers` with `num` <= bound different integers from [0, bound), every ordered choice as likely.
+    """Fills `numbers` with `num` <= bound distinct integers from [0, bound); all ordered choices are equally likely.
 
-    Fisher-Yates from the front over 0, 1, ..., bound - 1, of which only the moved ones are kept, in a hash table.
+    A Fisher-Yates shuffle of 0, 1, ..., bound - 1 from the front. A hash table holds only the numbers that have moved.
     """
     cdef Py_ssize_t length = table_nbytes(num) // (2 * sizeof(int64_t))
     cdef Py_ssize_t i, at
@@ -78,21 +78,31 @@ cdef inline void draw_distinct(
         table[2 * i] = -1
     for i in range(num):
         draw(source, bound - i, &other, 1)
-        here = moved(table, length, i)
+        here = value_at(table, length, i)
         at = find_slot(table, length, i + other)
         numbers[i] = i + other if table[2 * at] < 0 else table[2 * at + 1]
         table[2 * at] = i + other
         table[2 * at + 1] = here
 
 
-cdef inline int64_t moved(const int64_t* table, Py_ssize_t length, int64_t place) noexcept nogil:
-    """The number that stands at `place` by now."""
+cdef inline void draw_distinct_batches(
+    bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t total, Py_ssize_t num, int64_t* table
+) noexcept nogil:
+    """Fills `numbers` with `total` integers, each `num` of them as by `draw_distinct`."""
+    cdef Py_ssize_t first = 0
+    while first < total:
+        draw_distinct(source, bound, numbers + first, num, table)
+        first += num
+
+
+cdef inline int64_t value_at(const int64_t* table, Py_ssize_t length, int64_t place) noexcept nogil:
+    """The number that is at `place` now."""
     cdef Py_ssize_t at = find_slot(table, length, place)
     return place if table[2 * at] < 0 else table[2 * at + 1]
 
 
 cdef inline Py_ssize_t find_slot(const int64_t* table, Py_ssize_t length, int64_t place) noexcept nogil:
-    """Where `place` is in the table, or the free entry where it would go."""
+    """The table entry of `place`, or the free entry where it belongs."""
     cdef Py_ssize_t at = <Py_ssize_t>((<uint64_t>place * <uint64_t>0x9E3779B97F4A7C15) >> 20) & (length - 1)
     while table[2 * at] >= 0 and table[2 * at] != place:
         at = (at + 1) & (length - 1)

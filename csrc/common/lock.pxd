@@ -1,4 +1,7 @@
-"""The ring's lock. REALLY_UNLOCKED builds one that never closes, on which the threads' test has to fail."""
+"""The lock of a ring and of a sum tree.
+
+REALLY_UNLOCKED builds a lock that never closes; the test of threads must then fail.
+"""
 
 from cpython.pythread cimport (
     NOWAIT_LOCK,

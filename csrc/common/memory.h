@@ -1,4 +1,5 @@
-/* What Cython has no word for: pages, prefetch, streaming stores, ordered stores and loads, a 128-bit product. Plain C11, inline only. */
+/* What Cython cannot express: pages, prefetch, streaming stores, ordered stores and loads, a 128-bit product. C11,
+   inline only. */
 #ifndef REALLY_MEMORY_H
 #define REALLY_MEMORY_H
 
@@ -20,10 +21,10 @@
 #define REALLY_SSE2 1
 #endif
 
-/* Functions for processors that have more than the build asks for; which one is run is decided when it runs. */
+/* Functions for processors with more instructions than the build requires; the choice is made at run time. */
 #if defined(__x86_64__) && defined(__GNUC__)
-#define REALLY_WITH(features) __attribute__((target(features)))
-#define REALLY_DISPATCHES 1
+#define REALLY_TARGET(features) __attribute__((target(features)))
+#define REALLY_DISPATCH 1
 #endif
 
 #if defined(__GNUC__)
@@ -32,9 +33,9 @@
 #define REALLY_INLINE static inline
 #endif
 
-enum { REALLY_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
+enum { REALLY_CACHE_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
 
-/* Pages: address space now, memory when first written; NULL when the system refuses. Zeroed by the system. */
+/* Reserves address space; the system gives zeroed memory when a page is first written. Returns NULL if it refuses. */
 static inline void *really_pages_reserve(size_t nbytes) {
 #if defined(_WIN32)
     return VirtualAlloc(NULL, nbytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
@@ -62,8 +63,7 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
 #endif
 }
 
-/* Block `index` of a file of blocks: room on the disk (an errno, or 0), and its pages, huge ones where the file system has
-   them and they are asked for; NULL when the system refuses. */
+/* Allocates block `index` of a file of blocks on the disk. Returns 0 or an errno. */
 static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
 #if defined(_WIN32)
     (void)file, (void)index, (void)nbytes;
@@ -73,6 +73,8 @@ static inline int really_block_allocate(int file, uint32_t index, size_t nbytes)
 #endif
 }
 
+/* Maps block `index` of a file of blocks, in huge pages if `huge` and the file system has them. Returns NULL if the
+   system refuses. */
 static inline void *really_block_map(int file, uint32_t index, size_t nbytes, int writable, int huge) {
 #if defined(_WIN32)
     (void)file, (void)index, (void)nbytes, (void)writable, (void)huge;
@@ -88,17 +90,17 @@ static inline void *really_block_map(int file, uint32_t index, size_t nbytes, in
 #endif
 }
 
-/* Small blocks, aligned to a cache line. */
-static inline void *really_lines_new(size_t nbytes) {
+/* A small block, aligned to a cache line. Returns NULL if there is no memory. */
+static inline void *really_aligned_new(size_t nbytes) {
 #if defined(_WIN32)
-    return _aligned_malloc(nbytes, REALLY_LINE);
+    return _aligned_malloc(nbytes, REALLY_CACHE_LINE);
 #else
     void *lines = NULL;
-    return posix_memalign(&lines, REALLY_LINE, nbytes) == 0 ? lines : NULL;
+    return posix_memalign(&lines, REALLY_CACHE_LINE, nbytes) == 0 ? lines : NULL;
 #endif
 }
 
-static inline void really_lines_free(void *lines) {
+static inline void really_aligned_free(void *lines) {
 #if defined(_WIN32)
     _aligned_free(lines);
 #else
@@ -106,9 +108,9 @@ static inline void really_lines_free(void *lines) {
 #endif
 }
 
-/* Asks for a line: to the first cache where its turn comes at once; to the second for many lines at random places, of which
-   the first can have far fewer on their way. */
-static inline void really_prefetch(const void *address) {
+/* Prefetches one cache line to the first-level cache (L1) or the second (L2). Use L1 for a line that is read at once.
+   Use L2 for many lines at random places: L2 can have far more of them in flight. */
+static inline void really_prefetch_l1(const void *address) {
 #if defined(REALLY_SSE2)
     _mm_prefetch((const char *)address, _MM_HINT_T0);
 #elif defined(__GNUC__)
@@ -118,7 +120,7 @@ static inline void really_prefetch(const void *address) {
 #endif
 }
 
-static inline void really_prefetch_far(const void *address) {
+static inline void really_prefetch_l2(const void *address) {
 #if defined(REALLY_SSE2)
     _mm_prefetch((const char *)address, _MM_HINT_T1);
 #elif defined(__GNUC__)
@@ -128,43 +130,48 @@ static inline void really_prefetch_far(const void *address) {
 #endif
 }
 
-enum { REALLY_COMPARED = 1024, REALLY_COMPARED_AHEAD = 2048 }; /* bytes compared before a look whether to go on; asked for before that */
+enum { REALLY_COMPARE_CHUNK = 1024 }; /* bytes compared before the next test for a difference */
+enum { REALLY_COMPARE_AHEAD = 2048 }; /* bytes between the one compared and the one prefetched */
 
-/* Asks for what is compared after the next bytes from `at` on: the processor by itself stops to do so at the ends of
-   pages. Behind a row's end most arrays have the next one. */
-static inline void really_ask_compared(const char *from, size_t at) {
-    for (size_t line = at + REALLY_COMPARED_AHEAD; line < at + REALLY_COMPARED_AHEAD + REALLY_COMPARED; line += REALLY_LINE)
-        really_prefetch(from + line);
+/* Prefetches the chunk that is compared REALLY_COMPARE_AHEAD bytes after `at`: the hardware prefetcher stops at the
+   end of a page. It reads past the row's end, where most arrays have the next row. */
+static inline void really_prefetch_compared(const char *from, size_t at) {
+    const size_t start = at + REALLY_COMPARE_AHEAD;
+    for (size_t line = start; line < start + REALLY_COMPARE_CHUNK; line += REALLY_CACHE_LINE)
+        really_prefetch_l1(from + line);
 }
 
-/* Whether many bytes are the same; `one` comes from memory. */
-static inline int really_same(const char *one, const char *other, size_t nbytes) {
-    for (size_t at = 0; at < nbytes; at += REALLY_COMPARED) {
-        const size_t piece = nbytes - at < REALLY_COMPARED ? nbytes - at : REALLY_COMPARED;
-        really_ask_compared(one, at);
+/* Whether two long runs of bytes are equal; `one` is the one that is not in the cache. */
+static inline int really_equal(const char *one, const char *other, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += REALLY_COMPARE_CHUNK) {
+        const size_t piece = nbytes - at < REALLY_COMPARE_CHUNK ? nbytes - at : REALLY_COMPARE_CHUNK;
+        really_prefetch_compared(one, at);
         if (memcmp(one + at, other + at, piece) != 0) return 0;
     }
     return 1;
 }
 
-static inline uint64_t really_long_word(const char *from, size_t at) {
+static inline uint64_t really_load_u64(const char *from, size_t at) {
     uint64_t word;
     memcpy(&word, from + at, 8);
     return word;
 }
 
-/* Plain words, which the compiler makes vectors of. */
-REALLY_INLINE int really_moves_words(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
+/* A loop over words, which the compiler vectorises. */
+REALLY_INLINE int really_stack_continues_words(
+    const char *before, const char *row, const char *after, size_t nbytes, size_t by
+) {
     for (size_t at = 0; at < nbytes;) {
-        const char *next = at < by ? row : after - by; /* the first frame is in no stack after it */
-        const size_t limit = at < by ? by : nbytes, end = limit - at < REALLY_COMPARED ? limit : at + REALLY_COMPARED;
+        const char *next = at < by ? row : after - by; /* the first frame is in no later stack */
+        const size_t limit = at < by ? by : nbytes;
+        const size_t end = limit - at < REALLY_COMPARE_CHUNK ? limit : at + REALLY_COMPARE_CHUNK;
         const size_t words_end = end - (end - at) % 8;
         uint64_t differs = 0;
-        really_ask_compared(row, at);
-        if (at + REALLY_COMPARED_AHEAD >= by) really_ask_compared(after, at - by);
+        really_prefetch_compared(row, at);
+        if (at + REALLY_COMPARE_AHEAD >= by) really_prefetch_compared(after, at - by);
         for (size_t word = at; word < words_end; word += 8) {
-            const uint64_t here = really_long_word(row, word);
-            differs |= (here ^ really_long_word(before, word)) | (here ^ really_long_word(next, word));
+            const uint64_t here = really_load_u64(row, word);
+            differs |= (here ^ really_load_u64(before, word)) | (here ^ really_load_u64(next, word));
         }
         for (at = words_end; at < end; at++) differs |= (row[at] != before[at]) | (row[at] != next[at]);
         if (differs != 0) return 0;
@@ -172,32 +179,38 @@ REALLY_INLINE int really_moves_words(const char *before, const char *row, const 
     return 1;
 }
 
-#if defined(REALLY_DISPATCHES)
-REALLY_WITH("avx2")
-static int really_moves_avx2(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
-    return really_moves_words(before, row, after, nbytes, by);
+#if defined(REALLY_DISPATCH)
+REALLY_TARGET("avx2")
+static int really_stack_continues_avx2(
+    const char *before, const char *row, const char *after, size_t nbytes, size_t by
+) {
+    return really_stack_continues_words(before, row, after, nbytes, by);
 }
 
-REALLY_WITH("avx512f")
-static int really_moves_512(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
-    return really_moves_words(before, row, after, nbytes, by);
+REALLY_TARGET("avx512f")
+static int really_stack_continues_512(
+    const char *before, const char *row, const char *after, size_t nbytes, size_t by
+) {
+    return really_stack_continues_words(before, row, after, nbytes, by);
 }
 #endif
 
-/* Whether `row` is `before` and `after` begins with what is in it from `by` on, both from memory and `nbytes` long.
-   What stands in one place is the same without a look. */
-static inline int really_moves(const char *before, const char *row, const char *after, size_t nbytes, size_t by) {
-    if (row + by == after) return row == before || really_same(row, before, nbytes);
-    if (row == before) return really_same(after, row + by, nbytes - by);
-#if defined(REALLY_DISPATCHES)
-    if (__builtin_cpu_supports("avx512f")) return really_moves_512(before, row, after, nbytes, by);
-    if (__builtin_cpu_supports("avx2")) return really_moves_avx2(before, row, after, nbytes, by);
+/* Whether `row` equals `before`, and `after` begins with the bytes of `row` from `by` on. Both are `nbytes` long and
+   not in the cache. Equal addresses are not compared. */
+static inline int really_stack_continues(
+    const char *before, const char *row, const char *after, size_t nbytes, size_t by
+) {
+    if (row + by == after) return row == before || really_equal(row, before, nbytes);
+    if (row == before) return really_equal(after, row + by, nbytes - by);
+#if defined(REALLY_DISPATCH)
+    if (__builtin_cpu_supports("avx512f")) return really_stack_continues_512(before, row, after, nbytes, by);
+    if (__builtin_cpu_supports("avx2")) return really_stack_continues_avx2(before, row, after, nbytes, by);
 #endif
-    return really_moves_words(before, row, after, nbytes, by);
+    return really_stack_continues_words(before, row, after, nbytes, by);
 }
 
-/* A copy of a few bytes, without a call for fewer than 256. */
-static inline void really_copy(char *to, const char *from, size_t nbytes) {
+/* Copies a few bytes; below 256 without a call of memcpy. */
+static inline void really_copy_short(char *to, const char *from, size_t nbytes) {
     if (nbytes >= 256) {
         memcpy(to, from, nbytes);
     } else if (nbytes >= 16) {
@@ -214,16 +227,16 @@ static inline void really_copy(char *to, const char *from, size_t nbytes) {
     }
 }
 
-#if defined(REALLY_DISPATCHES)
-REALLY_WITH("avx512f") static void really_stream_512(char *to, const char *from, size_t nbytes, size_t ahead) {
-    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
-        if (ahead != 0) really_prefetch(from + at + ahead);
+#if defined(REALLY_DISPATCH)
+REALLY_TARGET("avx512f") static void really_stream_512(char *to, const char *from, size_t nbytes, size_t ahead) {
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        if (ahead != 0) really_prefetch_l1(from + at + ahead);
         _mm512_stream_si512((__m512i *)(to + at), _mm512_loadu_si512((const void *)(from + at)));
     }
 }
 #endif
 
-/* A line past the cache, `to` aligned. */
+/* Copies one line past the cache; `to` is aligned. */
 REALLY_INLINE void really_stream_line(char *to, const char *from) {
 #if defined(REALLY_SSE2)
     const __m128i a = _mm_loadu_si128((const __m128i *)from);
@@ -235,37 +248,38 @@ REALLY_INLINE void really_stream_line(char *to, const char *from) {
     _mm_stream_si128((__m128i *)(to + 32), c);
     _mm_stream_si128((__m128i *)(to + 48), d);
 #else
-    memcpy(to, from, REALLY_LINE);
+    memcpy(to, from, REALLY_CACHE_LINE);
 #endif
 }
 
-/* Copies whole lines past the cache, `to` aligned: a load and a store each where there is AVX-512. */
-static inline void really_stream_whole(char *to, const char *from, size_t nbytes, size_t ahead) {
-#if defined(REALLY_DISPATCHES)
+/* Copies whole lines past the cache; `to` is aligned. With AVX-512 a line is one load and one store. */
+static inline void really_stream_lines(char *to, const char *from, size_t nbytes, size_t ahead) {
+#if defined(REALLY_DISPATCH)
     if (__builtin_cpu_supports("avx512f")) {
         really_stream_512(to, from, nbytes, ahead);
         return;
     }
 #endif
-    for (size_t at = 0; at < nbytes; at += REALLY_LINE) {
-        if (ahead != 0) really_prefetch(from + at + ahead);
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        if (ahead != 0) really_prefetch_l1(from + at + ahead);
         really_stream_line(to + at, from + at);
     }
 }
 
-/* Copies past the cache, whole lines at a time, with the source asked for `ahead` bytes before its turn (0: it is in
-   the cache already). Call really_stream_end() before others may read. */
-static inline void really_stream(char *to, const char *from, size_t nbytes, size_t ahead) {
-    size_t at = (REALLY_LINE - (uintptr_t)to % REALLY_LINE) % REALLY_LINE;
+/* Copies past the cache, whole lines at a time. Prefetches the source `ahead` bytes ahead; 0 if it is in the cache
+   already. Call really_stream_fence() before others may read. */
+static inline void really_stream_copy(char *to, const char *from, size_t nbytes, size_t ahead) {
+    size_t at = (REALLY_CACHE_LINE - (uintptr_t)to % REALLY_CACHE_LINE) % REALLY_CACHE_LINE;
     at = at < nbytes ? at : nbytes;
-    if (at != 0) really_copy(to, from, at);
-    const size_t whole = (nbytes - at) / REALLY_LINE * REALLY_LINE;
-    really_stream_whole(to + at, from + at, whole, ahead);
-    at += whole;
-    if (at != nbytes) really_copy(to + at, from + at, nbytes - at);
+    if (at != 0) really_copy_short(to, from, at);
+    const size_t lines = (nbytes - at) / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
+    really_stream_lines(to + at, from + at, lines, ahead);
+    at += lines;
+    if (at != nbytes) really_copy_short(to + at, from + at, nbytes - at);
 }
 
-static inline void really_stream_end(void) {
+/* Orders streaming stores before all later stores. */
+static inline void really_stream_fence(void) {
 #if defined(REALLY_SSE2)
     _mm_sfence();
 #elif defined(__GNUC__)
@@ -273,8 +287,8 @@ static inline void really_stream_end(void) {
 #endif
 }
 
-/* A store that no earlier one is seen after, by another process included. */
-static inline void really_commit(int64_t *to, int64_t value) {
+/* Release store: everything stored before it is visible, to other processes too, once this store is. */
+static inline void really_store_release(int64_t *to, int64_t value) {
 #if defined(_MSC_VER)
     _ReadWriteBarrier();
     *(volatile int64_t *)to = value;
@@ -284,8 +298,8 @@ static inline void really_commit(int64_t *to, int64_t value) {
 #endif
 }
 
-/* A load that no later one is made before; and the end of loads that no later one is made before. */
-static inline int64_t really_look(const int64_t *at) {
+/* Acquire load; and, below, an acquire fence after plain loads. */
+static inline int64_t really_load_acquire(const int64_t *at) {
 #if defined(_MSC_VER)
     int64_t value = *(const volatile int64_t *)at;
     _ReadWriteBarrier();
@@ -295,7 +309,7 @@ static inline int64_t really_look(const int64_t *at) {
 #endif
 }
 
-static inline void really_loads_end(void) {
+static inline void really_acquire_fence(void) {
 #if defined(_MSC_VER)
     _ReadWriteBarrier();
 #else
@@ -303,8 +317,8 @@ static inline void really_loads_end(void) {
 #endif
 }
 
-/* Asks for the pages of a mapped file, without waiting for them. */
-static inline void really_ask(const void *start, size_t nbytes) {
+/* Tells the system that these pages of a mapped file are needed soon; does not wait for them. */
+static inline void really_advise_willneed(const void *start, size_t nbytes) {
 #if defined(MADV_WILLNEED)
     uintptr_t page = (uintptr_t)start & ~(uintptr_t)4095;
     (void)madvise((void *)page, (uintptr_t)start + nbytes - page, MADV_WILLNEED);
@@ -313,8 +327,8 @@ static inline void really_ask(const void *start, size_t nbytes) {
 #endif
 }
 
-/* High and low half of a 64 x 64 bit product. */
-static inline uint64_t really_multiply(uint64_t a, uint64_t b, uint64_t *low) {
+/* The 64 x 64 bit product: returns the high half, and writes the low half to `low`. */
+static inline uint64_t really_multiply_128(uint64_t a, uint64_t b, uint64_t *low) {
 #if defined(_MSC_VER) && defined(_M_X64)
     uint64_t high;
     *low = _umul128(a, b, &high);

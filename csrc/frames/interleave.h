@@ -1,15 +1,17 @@
-/* Stacks of four one-byte frames whose axis is the last: woven, taken apart, compared. A pixel's four bytes are a word,
-   the oldest frame's byte the lowest, so a stack one frame on is the word shifted by a byte with a new one on top. */
-#ifndef REALLY_WEAVE_H
-#define REALLY_WEAVE_H
+/* Interleaves, de-interleaves and compares stacks of four one-byte frames along the last axis. The four bytes of a
+   pixel are a 32-bit word with the oldest frame in the lowest byte. The stack after it has the word shifted by one
+   byte, with the new frame in the highest byte. */
+#ifndef REALLY_INTERLEAVE_H
+#define REALLY_INTERLEAVE_H
 
 #include "../common/memory.h"
 
-enum { REALLY_WORDS = 256, REALLY_WORDS_AHEAD = 512 }; /* compared before a look whether to go on; asked for before that */
-enum { REALLY_PIXELS_AHEAD = 512 }; /* of each of the frames in turns, asked for before they are woven */
+enum { REALLY_COMPARE_PIXELS = 256 }; /* pixels compared before the next test for a difference */
+enum { REALLY_COMPARE_PIXELS_AHEAD = 512 }; /* pixels between the one compared and the one prefetched */
+enum { REALLY_INTERLEAVE_AHEAD = 512 }; /* pixels by which each frame is prefetched ahead */
 
-/* Pixels `at` to `num` of a row. */
-static inline void really_weave_rest(char *row, const char *const *frames, size_t at, size_t num) {
+/* Writes pixels `at` to `num` of a row. */
+static inline void really_interleave_tail(char *row, const char *const *frames, size_t at, size_t num) {
 #if defined(REALLY_SSE2)
     for (; at + 16 <= num; at += 16) {
         const __m128i a = _mm_loadu_si128((const __m128i *)(frames[0] + at));
@@ -29,84 +31,91 @@ static inline void really_weave_rest(char *row, const char *const *frames, size_
         for (int j = 0; j < 4; j++) row[4 * at + j] = frames[j][at];
 }
 
-#if defined(REALLY_DISPATCHES)
-/* 64 pixels with their groups of four in the order in which unpacking lane by lane puts them right. */
-REALLY_WITH("avx512f,avx512bw") REALLY_INLINE __m512i really_pixels(const char *frame) {
+#if defined(REALLY_DISPATCH)
+/* 64 pixels, their groups of four permuted so that unpacking lane by lane restores the order. */
+REALLY_TARGET("avx512f,avx512bw") REALLY_INLINE __m512i really_load_64_pixels(const char *frame) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    really_prefetch_far(frame + REALLY_PIXELS_AHEAD);
+    really_prefetch_l2(frame + REALLY_INTERLEAVE_AHEAD);
     return _mm512_permutexvar_epi32(order, _mm512_loadu_si512(frame));
 }
 
-REALLY_WITH("avx512f,avx512bw") REALLY_INLINE void really_put_words(char *to, __m512i words, int streams) {
+REALLY_TARGET("avx512f,avx512bw") REALLY_INLINE void really_store_16_pixels(char *to, __m512i words, int streams) {
     if (streams) _mm512_stream_si512((__m512i *)to, words);
     else _mm512_storeu_si512(to, words);
 }
 
-/* 64 pixels from `at` on of the row of frames 0 to 3 and, unless it is NULL, of that of 1 to 4. */
-REALLY_WITH("avx512f,avx512bw")
-REALLY_INLINE void really_weave_64(char *row, char *after, const char *const *frames, size_t at, int streams) {
+/* Writes 64 pixels from `at` on to `row`, of frames 0 to 3, and to `after`, of frames 1 to 4, unless it is NULL. */
+REALLY_TARGET("avx512f,avx512bw")
+REALLY_INLINE void really_interleave_64(char *row, char *after, const char *const *frames, size_t at, int streams) {
     const __m512i top = _mm512_set4_epi32(0x03ffffff, 0x02ffffff, 0x01ffffff, 0x00ffffff);
-    const __m512i a = really_pixels(frames[0] + at), b = really_pixels(frames[1] + at);
-    const __m512i c = really_pixels(frames[2] + at), d = really_pixels(frames[3] + at);
+    const __m512i a = really_load_64_pixels(frames[0] + at), b = really_load_64_pixels(frames[1] + at);
+    const __m512i c = really_load_64_pixels(frames[2] + at), d = really_load_64_pixels(frames[3] + at);
     const __m512i ab_low = _mm512_unpacklo_epi8(a, b), cd_low = _mm512_unpacklo_epi8(c, d);
     const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
     const __m512i words[4] = {
         _mm512_unpacklo_epi16(ab_low, cd_low), _mm512_unpackhi_epi16(ab_low, cd_low),
         _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high),
     };
-    for (int k = 0; k < 4; k++) really_put_words(row + 4 * at + 64 * k, words[k], streams);
+    for (int k = 0; k < 4; k++) really_store_16_pixels(row + 4 * at + 64 * k, words[k], streams);
     if (after == NULL) return;
-    const __m512i e = really_pixels(frames[4] + at);
+    const __m512i e = really_load_64_pixels(frames[4] + at);
     for (int k = 0; k < 4; k++) {
         const __m512i place = _mm512_add_epi8(top, _mm512_set1_epi32(0x04000000 * k));
         const __m512i shifted = _mm512_srli_epi32(words[k], 8);
-        const __m512i moved = _mm512_mask_shuffle_epi8(shifted, 0x8888888888888888, e, place);
-        really_put_words(after + 4 * at + 64 * k, moved, streams);
+        const __m512i next = _mm512_mask_shuffle_epi8(shifted, 0x8888888888888888, e, place);
+        really_store_16_pixels(after + 4 * at + 64 * k, next, streams);
     }
 }
 
-/* Both rows of one stack, or of two, whose frames are then read side by side; how many pixels of them. */
-REALLY_WITH("avx512f,avx512bw")
-REALLY_INLINE size_t really_weave_512_as(
-    char *row, char *after, const char *const *frames, int many, size_t num, int streams
+/* Writes both rows of one or two stacks, in whole groups of 64 pixels; two stacks are read in parallel. Returns the
+   pixels written of each row. */
+REALLY_TARGET("avx512f,avx512bw")
+REALLY_INLINE size_t really_interleave_512_loop(
+    char *row, char *after, const char *const *frames, int num_stacks, size_t num, int streams
 ) {
     size_t at = 0;
     for (; at + 64 <= num; at += 64) {
-        really_weave_64(row, after, frames, at, streams);
-        if (many == 2) really_weave_64(row + 4 * num, after + 4 * num, frames + 5, at, streams);
+        really_interleave_64(row, after, frames, at, streams);
+        if (num_stacks == 2) really_interleave_64(row + 4 * num, after + 4 * num, frames + 5, at, streams);
     }
     return at;
 }
 
-REALLY_WITH("avx512f,avx512bw")
-static size_t really_weave_512(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
-    if (((uintptr_t)row | (uintptr_t)after | (many == 2 ? 4 * num : 0)) % REALLY_LINE != 0) streams = 0;
+REALLY_TARGET("avx512f,avx512bw")
+static size_t really_interleave_512(
+    char *row, char *after, const char *const *frames, int num_stacks, size_t num, int streams
+) {
+    if (((uintptr_t)row | (uintptr_t)after | (num_stacks == 2 ? 4 * num : 0)) % REALLY_CACHE_LINE != 0) streams = 0;
     if (after == NULL)
-        return streams ? really_weave_512_as(row, NULL, frames, 1, num, 1) : really_weave_512_as(row, NULL, frames, 1, num, 0);
-    if (many == 1) return really_weave_512_as(row, after, frames, 1, num, streams);
-    return streams ? really_weave_512_as(row, after, frames, 2, num, 1) : really_weave_512_as(row, after, frames, 2, num, 0);
+        return streams ? really_interleave_512_loop(row, NULL, frames, 1, num, 1)
+                       : really_interleave_512_loop(row, NULL, frames, 1, num, 0);
+    if (num_stacks == 1) return really_interleave_512_loop(row, after, frames, 1, num, streams);
+    return streams ? really_interleave_512_loop(row, after, frames, 2, num, 1)
+                   : really_interleave_512_loop(row, after, frames, 2, num, 0);
 }
 #endif
 
-/* The row of frames 0 to 3, `num` pixels each, and, unless `after` is NULL, that of frames 1 to 4; where `many` is 2 (and
-   `after` not NULL) also those of the next five frames, behind the first. `streams` asks for stores past the cache;
-   really_stream_end() has to follow. */
-static inline void really_weave4(char *row, char *after, const char *const *frames, int many, size_t num, int streams) {
+/* Writes `row` from frames 0 to 3, `num` pixels each, and `after` from frames 1 to 4 unless it is NULL. With
+   `num_stacks` 2 (then `after` is not NULL) frames 5 to 9 give the rows behind them. With `streams` the stores go
+   past the cache; call really_stream_fence() afterwards. */
+static inline void really_interleave4(
+    char *row, char *after, const char *const *frames, int num_stacks, size_t num, int streams
+) {
     size_t at = 0;
-#if defined(REALLY_DISPATCHES)
-    if (__builtin_cpu_supports("avx512bw")) at = really_weave_512(row, after, frames, many, num, streams);
+#if defined(REALLY_DISPATCH)
+    if (__builtin_cpu_supports("avx512bw")) at = really_interleave_512(row, after, frames, num_stacks, num, streams);
 #endif
     (void)streams;
-    for (int k = 0; k < many; k++, frames += 5, row += 4 * num) {
-        really_weave_rest(row, frames, at, num);
+    for (int k = 0; k < num_stacks; k++, frames += 5, row += 4 * num) {
+        really_interleave_tail(row, frames, at, num);
         if (after == NULL) continue;
-        really_weave_rest(after, frames + 1, at, num);
+        really_interleave_tail(after, frames + 1, at, num);
         after += 4 * num;
     }
 }
 
-/* A row taken apart: frame j goes to frames[j * num]. */
-static inline void really_unweave4(char *frames, const char *row, size_t num) {
+/* Splits a row into its frames: frame j goes to frames[j * num]. */
+static inline void really_deinterleave4(char *frames, const char *row, size_t num) {
     size_t at = 0;
 #if defined(REALLY_SSE2)
     const __m128i low = _mm_set1_epi32(0xff);
@@ -126,78 +135,83 @@ static inline void really_unweave4(char *frames, const char *row, size_t num) {
         for (int j = 0; j < 4; j++) frames[j * num + at] = row[j];
 }
 
-enum { REALLY_OTHER = 0, REALLY_MOVED = 1, REALLY_STOOD = 2 };
+enum { REALLY_UNRELATED = 0, REALLY_SHIFTED = 1, REALLY_REPEATED = 2 };
 
-REALLY_INLINE uint32_t really_word(const char *row, size_t at) {
+REALLY_INLINE uint32_t really_load_pixel(const char *row, size_t at) {
     uint32_t word;
     memcpy(&word, row + 4 * at, 4);
     return word;
 }
 
-REALLY_INLINE void really_ask_words(const char *row, size_t first, size_t num) {
-    for (size_t at = first; at < first + REALLY_WORDS && at < num; at += REALLY_LINE / 4) really_prefetch(row + 4 * at);
+REALLY_INLINE void really_prefetch_pixels(const char *row, size_t first, size_t num) {
+    for (size_t at = first; at < first + REALLY_COMPARE_PIXELS && at < num; at += REALLY_CACHE_LINE / 4)
+        really_prefetch_l1(row + 4 * at);
 }
 
-/* Plain words, which the compiler makes vectors of. */
-REALLY_INLINE int really_compare_words(const char *before, const char *row, const char *after, char *restrict newest, size_t num) {
+/* A loop over words, which the compiler vectorises. */
+REALLY_INLINE int really_compare_pixels(
+    const char *before, const char *row, const char *after, char *restrict newest, size_t num
+) {
     uint32_t differs = 0, moves = 0;
-    for (size_t first = 0; first < num && differs == 0; first += REALLY_WORDS) {
-        const size_t end = num - first < REALLY_WORDS ? num : first + REALLY_WORDS;
-        really_ask_words(row, first + REALLY_WORDS_AHEAD, num);
-        really_ask_words(after, first + REALLY_WORDS_AHEAD, num);
+    for (size_t first = 0; first < num && differs == 0; first += REALLY_COMPARE_PIXELS) {
+        const size_t end = num - first < REALLY_COMPARE_PIXELS ? num : first + REALLY_COMPARE_PIXELS;
+        really_prefetch_pixels(row, first + REALLY_COMPARE_PIXELS_AHEAD, num);
+        really_prefetch_pixels(after, first + REALLY_COMPARE_PIXELS_AHEAD, num);
         for (size_t at = first; at < end; at++) {
-            const uint32_t word = really_word(row, at), next = really_word(after, at);
-            differs |= (word ^ really_word(before, at)) | ((word >> 8) ^ (next & 0xffffff));
+            const uint32_t word = really_load_pixel(row, at), next = really_load_pixel(after, at);
+            differs |= (word ^ really_load_pixel(before, at)) | ((word >> 8) ^ (next & 0xffffff));
             moves |= (word ^ next) >> 24;
             newest[at] = (char)(next >> 24);
         }
     }
-    return differs != 0 ? REALLY_OTHER : moves != 0 ? REALLY_MOVED : REALLY_STOOD;
+    return differs != 0 ? REALLY_UNRELATED : moves != 0 ? REALLY_SHIFTED : REALLY_REPEATED;
 }
 
-#if defined(REALLY_DISPATCHES)
-REALLY_WITH("avx2")
+#if defined(REALLY_DISPATCH)
+REALLY_TARGET("avx2")
 static int really_compare_avx2(const char *before, const char *row, const char *after, char *newest, size_t num) {
-    return really_compare_words(before, row, after, newest, num);
+    return really_compare_pixels(before, row, after, newest, num);
 }
 
-/* A line of each at a time, asked for line by line. */
-REALLY_WITH("avx512f,avx512bw")
+/* One cache line of each row at a time. */
+REALLY_TARGET("avx512f,avx512bw")
 static int really_compare_512(const char *before, const char *row, const char *after, char *newest, size_t num) {
     const __m512i lasts = _mm512_set1_epi32((int)0xffffff00);
     __m512i differs = _mm512_setzero_si512(), differs_on = differs, moves = differs;
     size_t at = 0;
     while (at + 16 <= num) {
-        const size_t end = num - at < REALLY_WORDS ? num - num % 16 : at + REALLY_WORDS;
+        const size_t end = num - at < REALLY_COMPARE_PIXELS ? num - num % 16 : at + REALLY_COMPARE_PIXELS;
         for (; at < end; at += 16) {
-            really_prefetch(row + 4 * (at + REALLY_WORDS_AHEAD));
-            really_prefetch(after + 4 * (at + REALLY_WORDS_AHEAD));
+            really_prefetch_l1(row + 4 * (at + REALLY_COMPARE_PIXELS_AHEAD));
+            really_prefetch_l1(after + 4 * (at + REALLY_COMPARE_PIXELS_AHEAD));
             const __m512i words = _mm512_loadu_si512(row + 4 * at), next = _mm512_loadu_si512(after + 4 * at);
             differs = _mm512_or_si512(differs, _mm512_xor_si512(words, _mm512_loadu_si512(before + 4 * at)));
             differs_on = _mm512_or_si512(differs_on, _mm512_xor_si512(words, _mm512_slli_epi32(next, 8)));
             moves = _mm512_or_si512(moves, _mm512_xor_si512(words, next));
             _mm_storeu_si128((__m128i *)(newest + at), _mm512_cvtepi32_epi8(_mm512_srli_epi32(next, 24)));
         }
-        if (_mm512_test_epi32_mask(differs, differs) | _mm512_test_epi32_mask(differs_on, lasts)) return REALLY_OTHER;
+        if (_mm512_test_epi32_mask(differs, differs) | _mm512_test_epi32_mask(differs_on, lasts))
+            return REALLY_UNRELATED;
     }
-    const int rest = really_compare_words(before + 4 * at, row + 4 * at, after + 4 * at, newest + at, num - at);
-    if (rest != REALLY_STOOD) return rest;
-    return _mm512_test_epi32_mask(moves, _mm512_set1_epi32((int)0xff000000)) ? REALLY_MOVED : REALLY_STOOD;
+    const int rest = really_compare_pixels(before + 4 * at, row + 4 * at, after + 4 * at, newest + at, num - at);
+    if (rest != REALLY_REPEATED) return rest;
+    return _mm512_test_epi32_mask(moves, _mm512_set1_epi32((int)0xff000000)) ? REALLY_SHIFTED : REALLY_REPEATED;
 }
 #endif
 
-/* Whether `row` is `before` and `after` is it one frame on (REALLY_MOVED; REALLY_STOOD where the new frame is the last
-   one again) or REALLY_OTHER. Writes the frame that is new to `newest`, [num] bytes, all of it unless the answer is the last. */
+/* Compares three rows. Returns REALLY_UNRELATED unless `row` equals `before` and `after` is `row` shifted by one
+   frame. Then returns REALLY_REPEATED if the newest frame of `after` equals that of `row`, else REALLY_SHIFTED, and
+   `newest`, [num] bytes, has that frame; otherwise it may have a part of it. */
 static inline int really_compare4(const char *before, const char *row, const char *after, char *newest, size_t num) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     (void)before, (void)row, (void)after, (void)newest, (void)num;
-    return REALLY_OTHER;
+    return REALLY_UNRELATED;
 #else
-#if defined(REALLY_DISPATCHES)
+#if defined(REALLY_DISPATCH)
     if (__builtin_cpu_supports("avx512bw")) return really_compare_512(before, row, after, newest, num);
     if (__builtin_cpu_supports("avx2")) return really_compare_avx2(before, row, after, newest, num);
 #endif
-    return really_compare_words(before, row, after, newest, num);
+    return really_compare_pixels(before, row, after, newest, num);
 #endif
 }
 

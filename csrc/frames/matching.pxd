@@ -1,8 +1,8 @@
-"""Frames stored once: large rows are stacks of frames, and a record keeps the frames' numbers instead of their bytes.
+"""Frame deduplication: large rows are stacks of frames, and a record keeps the frames' numbers instead of their bytes.
 
-Whether two frames are the same is always decided by their bytes (or by their address, in data that a runner sends);
-where to look is a guess that costs nothing but memory when it is wrong: as many rows back as one of the last two
-trajectories that went on, else any trajectory that was left open, found by a hash of its last frame.
+Frames are equal if their bytes are (or their addresses, in data that a runner sends). Which earlier row a new row
+continues is a guess; a wrong guess costs memory, never correctness. First comes the row as far back as at one of the
+last two distances between rows of a trajectory, then any trajectory that is open, found by a hash of its last frame.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -10,109 +10,109 @@ from libc.string cimport memcpy, memset
 
 from frame_store cimport (
     FrameStore,
-    copy_waiting,
+    flush_pending,
     frame_at,
     free_store,
-    give_up_from,
+    forget_frames_from,
     init_store,
-    room_for_frame,
+    next_frame_slot,
     store_frame,
-    zeros,
+    zeroed_new,
 )
 from interleave cimport (
-    REALLY_MOVED,
-    REALLY_OTHER,
-    REALLY_STOOD,
-    is_quick,
+    REALLY_SHIFTED,
+    REALLY_UNRELATED,
+    REALLY_REPEATED,
+    has_fast_path,
     really_compare4,
-    really_weave4,
-    take_apart,
+    really_interleave4,
+    deinterleave,
 )
-from memory cimport really_lines_free, really_moves, really_prefetch, really_same, really_stream_end
+from memory cimport really_aligned_free, really_stack_continues, really_prefetch_l1, really_equal, really_stream_fence
 
 cdef enum:
-    MAX_STACK = 16  # frames of a stack
-    NUM_RECENT = 256  # rows that may lie between two of one trajectory in one interleaved stream
-    NUM_LAGS = 2  # one within a put and one to the put before
-    NUM_OPEN = 512  # trajectories whose next row is waited for longer than that
+    MAX_STACK = 16  # frames in a stack
+    NUM_RECENT = 256  # greatest distance between two rows of a trajectory if trajectories are interleaved
+    NUM_LAGS = 2  # one within a put, one to the previous put
+    NUM_OPEN = 512  # open trajectories whose last row is further back
 
-cdef struct Stack:  # of one row: where each frame is
+cdef struct Stack:  # addresses of the frames of one row
     const char* frames[MAX_STACK]
 
-cdef struct Seen:  # the stack that a trajectory goes on from
-    int64_t row  # counted from 1; 0 where there is none
-    int64_t put  # during which it came
-    uint64_t hash  # of the last frame; 0 while nobody has asked
-    bint is_open  # no later row has gone on from it
+cdef struct TrajectoryTail:  # the last stack of a trajectory, which its next row continues
+    int64_t row  # counted from 1; 0 if there is none
+    int64_t put  # the put that brought it
+    uint64_t hash  # of the newest frame; 0 until it is needed
+    bint is_open  # no later row has continued it
     int64_t numbers[MAX_STACK]
-    bint in_place  # during that put the frames are where `stack` says
+    bint in_place  # until the end of that put, `stack` has the frames' addresses
     Stack stack
-    const char* data  # the row itself during that put; NULL where it came as frames
+    const char* data  # address of the row until the end of that put; NULL if it came as frames
 
-cdef struct Sharing:  # one store with the columns that share it, and what is known of their trajectories
+cdef struct Sharing:  # one store, the columns that share its frames, and the tails of their trajectories
     FrameStore store
-    int stack  # frames of a row
-    Py_ssize_t outer  # pieces of a frame in a row; 1 where the stack axis is the first
+    int stack  # frames in a row
+    Py_ssize_t outer  # pieces of a frame in a row; 1 if the stack axis is the first
     Py_ssize_t inner  # bytes of a piece
-    int num_columns  # 1, or 2: a state and the state after it
-    Py_ssize_t keys[2]  # which fields hold the numbers of their frames
-    Py_ssize_t low_field  # which one holds the number of the oldest of them
-    int64_t row  # the next one, counted from 1
-    int64_t put  # puts seen
+    int num_columns  # 1, or 2: a state and the next state
+    Py_ssize_t keys[2]  # fields with the numbers of the columns' frames
+    Py_ssize_t oldest_field  # field with the number of the row's oldest frame
+    int64_t row  # the next row, counted from 1
+    int64_t put  # puts so far
     int64_t start  # number of the first frame of this put
-    int64_t lags[NUM_LAGS]  # rows between two of a trajectory, the last two that there were
-    int64_t reach  # how many frames back a row may share
-    bint by_address  # frames of this put are the same where they stand in one place, as in what runners send
-    bint in_place  # frames of this put stay where they are until it is over, they were not taken apart
-    int64_t num_alone  # rows of this put that go on from no other
-    Seen* recent  # [NUM_RECENT], row r in place r % NUM_RECENT
-    Seen* opens  # [NUM_OPEN], a ring
-    int64_t num_opened
-    char* scratch  # [2, stack] frames, where rows are taken apart whose stack axis is not the first
+    int64_t lags[NUM_LAGS]  # the last two distances between rows of a trajectory, the latest first
+    int64_t reach  # a row shares frames at most this far back
+    bint by_address  # in this put, equal frames have equal addresses, as in data that runners send
+    bint in_place  # frames of this put keep their addresses until it ends: they are not de-interleaved
+    int64_t num_unmatched  # rows of this put that continue no other
+    TrajectoryTail* recent  # [NUM_RECENT], row r at r % NUM_RECENT
+    TrajectoryTail* open_tails  # [NUM_OPEN], a ring
+    int64_t num_opened  # tails that were ever put into `open_tails`
+    char* scratch  # [2, stack] frames, for de-interleaved rows
 
-cdef struct FrameColumn:  # rows [num, stack] of frames, or whole rows where `indices` is NULL
+cdef struct StackColumn:  # rows of a put: whole rows, or with `indices` frames
     const char* data
-    Py_ssize_t stride  # of rows; of frames where there are indices
-    const int* indices
+    Py_ssize_t stride  # bytes from one row to the next; with `indices` from one frame to the next
+    const int* indices  # [row, stack], which frames; NULL for whole rows
 
 
 cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_slots) noexcept nogil:
-    """Makes the tables of a sharing whose sizes are set; False when there is no memory."""
-    # The frames of as many rows as one put commits beside those held, and as far back as the oldest of them may share.
+    """Allocates the tables of a sharing whose sizes are set. Returns False if there is no memory."""
+    # Room for the frames of all rows held, of the rows that one commit adds, and of those that the oldest may share.
     sharing.reach = 4096 + capacity // 16
-    cdef int64_t most = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
-    most += sharing.reach
+    cdef int64_t max_frames = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
+    max_frames += sharing.reach
     sharing.row = sharing.lags[0] = sharing.lags[1] = 1
-    sharing.recent = <Seen*>zeros(NUM_RECENT * sizeof(Seen))
-    sharing.opens = <Seen*>zeros(NUM_OPEN * sizeof(Seen))
-    sharing.scratch = <char*>zeros(2 * sharing.stack * sharing.store.nbytes)
+    sharing.recent = <TrajectoryTail*>zeroed_new(NUM_RECENT * sizeof(TrajectoryTail))
+    sharing.open_tails = <TrajectoryTail*>zeroed_new(NUM_OPEN * sizeof(TrajectoryTail))
+    sharing.scratch = <char*>zeroed_new(2 * sharing.stack * sharing.store.nbytes)
     return (
-        init_store(&sharing.store, capacity, most) and sharing.recent != NULL and sharing.opens != NULL
+        init_store(&sharing.store, capacity, max_frames) and sharing.recent != NULL and sharing.open_tails != NULL
         and sharing.scratch != NULL
     )
 
 
 cdef inline void free_sharing(Sharing* sharing) noexcept nogil:
     free_store(&sharing.store)
-    really_lines_free(sharing.recent)
-    really_lines_free(sharing.opens)
-    really_lines_free(sharing.scratch)
+    really_aligned_free(sharing.recent)
+    really_aligned_free(sharing.open_tails)
+    really_aligned_free(sharing.scratch)
 
 
-cdef inline void take_back(Sharing* sharing) noexcept nogil:
-    """Forgets the frames of the last put, and all guesses, which may name them."""
-    give_up_from(&sharing.store, sharing.start)
-    memset(sharing.recent, 0, NUM_RECENT * sizeof(Seen))
-    memset(sharing.opens, 0, NUM_OPEN * sizeof(Seen))
+cdef inline void undo_put(Sharing* sharing) noexcept nogil:
+    """Removes the frames of the last put, and all tails, which may name them."""
+    forget_frames_from(&sharing.store, sharing.start)
+    memset(sharing.recent, 0, NUM_RECENT * sizeof(TrajectoryTail))
+    memset(sharing.open_tails, 0, NUM_OPEN * sizeof(TrajectoryTail))
 
 
-cdef inline bint share(
-    Sharing* sharing, const FrameColumn* columns, int64_t first, int64_t num_rows, uint32_t** numbers, uint32_t* lows
+cdef inline bint store_rows(
+    Sharing* sharing, const StackColumn* columns, int64_t first, int64_t num_rows, uint32_t** numbers, uint32_t* oldest
 ) noexcept nogil:
-    """Stores the frames of rows `first` to `first + num_rows` that are not there yet.
+    """Stores the new frames of rows `first` to `first + num_rows`.
 
-    Writes the numbers of each row's frames to `numbers[column]` [num_rows, stack], and of its oldest frame to `lows`.
-    False when there is no memory for more; then `take_back` has to follow.
+    Writes the numbers of each row's frames to `numbers[column]` [num_rows, stack], and that of its oldest frame to
+    `oldest`. Returns False if there is no memory for more frames; then call `undo_put`.
     """
     cdef int64_t i
     cdef int c
@@ -124,20 +124,20 @@ cdef inline bint share(
     sharing.in_place = sharing.outer == 1 or (
         columns[0].indices != NULL and columns[sharing.num_columns - 1].indices != NULL
     )
-    sharing.num_alone = 0
+    sharing.num_unmatched = 0
     for i in range(num_rows):
         for c in range(sharing.num_columns):
             out[c] = numbers[c] + i * sharing.stack
-        if not share_row(sharing, columns, first + i, found):
+        if not store_row(sharing, columns, first + i, found):
             return False
-        lows[i] = write_numbers(sharing, found, out)
-    copy_waiting(&sharing.store)
-    really_stream_end()
+        oldest[i] = write_numbers(sharing, found, out)
+    flush_pending(&sharing.store)
+    really_stream_fence()
     return True
 
 
 cdef inline uint32_t write_numbers(const Sharing* sharing, int64_t[MAX_STACK]* found, uint32_t** out) noexcept nogil:
-    """Writes a row's numbers as records have them; returns the oldest."""
+    """Writes a row's numbers modulo 2**32, as records have them; returns the oldest."""
     cdef int c, j
     cdef int64_t oldest = found[0][0]
     for c in range(sharing.num_columns):
@@ -147,175 +147,183 @@ cdef inline uint32_t write_numbers(const Sharing* sharing, int64_t[MAX_STACK]* f
     return <uint32_t>oldest
 
 
-cdef inline bint share_row(
-    Sharing* sharing, const FrameColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
+cdef inline bint store_row(
+    Sharing* sharing, const StackColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
 ) noexcept nogil:
-    """Finds or stores a row's frames, and remembers where its trajectory stands."""
+    """Finds or stores a row's frames, and makes the row the tail of its trajectory."""
     cdef Stack stacks[2]
     cdef int j, last = sharing.num_columns - 1
-    cdef Seen* seen = next_seen(sharing)
+    cdef TrajectoryTail* tail = next_tail(sharing)
     cdef const char* data = NULL
     if columns[0].indices == NULL and columns[last].indices == NULL:
         data = columns[last].data + row * columns[last].stride
-    if data == NULL or not share_usual(sharing, columns, row, numbers):
-        find_stacks(sharing, columns, row, stacks)
-        if not share_first(sharing, &stacks[0], numbers[0]):
+    if data == NULL or not match_fast_path(sharing, columns, row, numbers):
+        locate_stacks(sharing, columns, row, stacks)
+        if not store_first_column(sharing, &stacks[0], numbers[0]):
             return False
-        if last == 1 and not share_second(sharing, stacks, numbers[0], numbers[1]):
+        if last == 1 and not store_second_column(sharing, stacks, numbers[0], numbers[1]):
             return False
-        seen.stack = stacks[last]
+        tail.stack = stacks[last]
     elif sharing.in_place:
-        find_stack(sharing, data, &seen.stack)
+        locate_stack(sharing, data, &tail.stack)
     for j in range(sharing.stack):
-        seen.numbers[j] = numbers[last][j]
-    seen.row, seen.put, seen.hash, seen.is_open = sharing.row, sharing.put, 0, True
-    seen.in_place, seen.data = sharing.in_place, data
+        tail.numbers[j] = numbers[last][j]
+    tail.row, tail.put, tail.hash, tail.is_open = sharing.row, sharing.put, 0, True
+    tail.in_place, tail.data = sharing.in_place, data
     sharing.row += 1
     return True
 
 
-cdef inline bint share_usual(
-    Sharing* sharing, const FrameColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
+cdef inline bint match_fast_path(
+    Sharing* sharing, const StackColumn* columns, int64_t row, int64_t[MAX_STACK]* numbers
 ) noexcept nogil:
-    """A row that goes on as most do, compared as it came in one pass; False, with nothing done, where others come."""
+    """Fast path: the row continues one of the last two trajectories and only its newest frame can be new; one pass
+    checks both. Returns False, with nothing changed, otherwise."""
     cdef int i, j, last = sharing.num_columns - 1
-    cdef Seen* before
+    cdef TrajectoryTail* tail
     cdef int64_t newest = 0
     for i in range(NUM_LAGS):
-        before = seen_before(sharing, sharing.lags[i])
-        if before == NULL or not is_held(sharing, before):
+        tail = tail_at_lag(sharing, sharing.lags[i])
+        if tail == NULL or not is_reachable(sharing, tail):
             continue
-        newest = before.numbers[sharing.stack - 1]
-        if share_newest(sharing, before, columns, row, &newest):
+        newest = tail.numbers[sharing.stack - 1]
+        if store_newest(sharing, tail, columns, row, &newest):
             break
     else:
         return False
-    use_lag(sharing, sharing.lags[i])
-    before.is_open = False
+    promote_lag(sharing, sharing.lags[i])
+    tail.is_open = False
     for j in range(sharing.stack):
         if last == 1:
-            numbers[0][j] = before.numbers[j]
-        numbers[last][j] = before.numbers[j + 1] if j + 1 < sharing.stack else newest
+            numbers[0][j] = tail.numbers[j]
+        numbers[last][j] = tail.numbers[j + 1] if j + 1 < sharing.stack else newest
     return True
 
 
-cdef inline bint share_newest(
-    Sharing* sharing, const Seen* before, const FrameColumn* columns, int64_t row, int64_t* newest
+cdef inline bint store_newest(
+    Sharing* sharing, const TrajectoryTail* tail, const StackColumn* columns, int64_t row, int64_t* newest
 ) noexcept nogil:
-    """Stores the one frame that is new in the row, unless it is the last one again; False where more than that is new."""
+    """Stores the row's newest frame unless it repeats the one before; returns False if another frame is new.
+
+    Writes the number of a frame that was stored to `newest`.
+    """
     cdef int last = sharing.num_columns - 1
-    cdef const char* data = NULL  # of a single column the row before is the state, this one the state after it
+    cdef const char* data = NULL  # a single column has no state besides: the tail takes its place
     cdef const char* after = columns[last].data + row * columns[last].stride
-    cdef const char* whole
-    cdef char* room = room_for_frame(&sharing.store)
-    cdef int compared = REALLY_OTHER
-    if room == NULL:
+    cdef const char* stack
+    cdef char* slot = next_frame_slot(&sharing.store)
+    cdef int compared = REALLY_UNRELATED
+    if slot == NULL:
         return False
-    # The line that two frames share is written in parts: have it here by then.
-    really_prefetch(room + sharing.store.nbytes)
+    # Two frames share this cache line, which is therefore written in parts: fetch it before.
+    really_prefetch_l1(slot + sharing.store.nbytes)
     if last == 1:
         data = columns[0].data + row * columns[0].stride
-    if is_quick(sharing.stack, sharing.outer, sharing.inner):
-        whole = whole_stack(sharing, before)
-        compared = really_compare4(whole, whole if data == NULL else data, after, room, sharing.outer)
-        sharing.store.next += compared == REALLY_MOVED
-    elif sharing.outer == 1 and moves_on(sharing, before, data, after):
-        compared = REALLY_STOOD if stands(sharing, before, data, after) else REALLY_MOVED
-        if compared == REALLY_MOVED:
+    if has_fast_path(sharing.stack, sharing.outer, sharing.inner):
+        stack = interleaved_stack(sharing, tail)
+        compared = really_compare4(stack, stack if data == NULL else data, after, slot, sharing.outer)
+        sharing.store.next += compared == REALLY_SHIFTED
+    elif sharing.outer == 1 and continues_bytes(sharing, tail, data, after):
+        compared = REALLY_REPEATED if repeats_newest(sharing, tail, data, after) else REALLY_SHIFTED
+        if compared == REALLY_SHIFTED:
             store_frame(&sharing.store, after + (sharing.stack - 1) * sharing.store.nbytes, True)
             if columns[last].stride != sharing.store.nbytes:
-                copy_waiting(&sharing.store)  # as no other stands beside it, now that reading is here
-    if compared == REALLY_MOVED:
+                flush_pending(&sharing.store)  # no other frame is next to it, and it is in the cache now
+    if compared == REALLY_SHIFTED:
         newest[0] = sharing.store.next - 1
-    return compared != REALLY_OTHER
+    return compared != REALLY_UNRELATED
 
 
-cdef inline const char* whole_stack(Sharing* sharing, const Seen* seen) noexcept nogil:
-    """Four woven frames: as they came in this put, else woven again, to where the next ones are as well."""
+cdef inline const char* interleaved_stack(Sharing* sharing, const TrajectoryTail* tail) noexcept nogil:
+    """Address of the tail's four interleaved frames: as this put has them, else interleaved again in `scratch`."""
     cdef const char* frames[4]
     cdef int j
-    if seen.put == sharing.put:
-        return seen.data
+    if tail.put == sharing.put:
+        return tail.data
     for j in range(4):
-        frames[j] = frame_at(&sharing.store, seen.numbers[j])
-    really_weave4(sharing.scratch, NULL, frames, 1, sharing.outer, False)
+        frames[j] = frame_at(&sharing.store, tail.numbers[j])
+    really_interleave4(sharing.scratch, NULL, frames, 1, sharing.outer, False)
     return sharing.scratch
 
 
-cdef inline bint moves_on(Sharing* sharing, const Seen* before, const char* data, const char* after) noexcept nogil:
-    """Whether `data`, unless it is NULL, is the stack before, and `after` begins as that goes on."""
+cdef inline bint continues_bytes(
+    Sharing* sharing, const TrajectoryTail* tail, const char* data, const char* after
+) noexcept nogil:
+    """Whether `data` (unless it is NULL) equals the tail's stack, and `after` is the stack shifted by one frame."""
     cdef Py_ssize_t nbytes = sharing.store.nbytes
     cdef const char* frame
     cdef const char* here
     cdef int j
-    if before.put == sharing.put:
-        return really_moves(
-            before.data, before.data if data == NULL else data, after, sharing.stack * nbytes, nbytes
+    if tail.put == sharing.put:
+        return really_stack_continues(
+            tail.data, tail.data if data == NULL else data, after, sharing.stack * nbytes, nbytes
         )
     for j in range(sharing.stack):
-        frame = frame_at(&sharing.store, before.numbers[j])
+        frame = frame_at(&sharing.store, tail.numbers[j])
         here = frame if data == NULL else data + j * nbytes
-        if not really_moves(frame, here, here if j == 0 else after + (j - 1) * nbytes, nbytes, 0):
+        if not really_stack_continues(frame, here, here if j == 0 else after + (j - 1) * nbytes, nbytes, 0):
             return False
     return True
 
 
-cdef inline bint stands(const Sharing* sharing, const Seen* before, const char* data, const char* after) noexcept nogil:
-    """Whether the last frame came once more."""
+cdef inline bint repeats_newest(
+    const Sharing* sharing, const TrajectoryTail* tail, const char* data, const char* after
+) noexcept nogil:
+    """Whether the newest frame of `after` equals the newest frame before it."""
     cdef Py_ssize_t last = (sharing.stack - 1) * sharing.store.nbytes
-    cdef const char* frame = data + last if data != NULL else seen_frame(sharing, before, sharing.stack - 1)
-    return really_same(after + last, frame, sharing.store.nbytes)
+    cdef const char* frame = data + last if data != NULL else tail_frame(sharing, tail, sharing.stack - 1)
+    return really_equal(after + last, frame, sharing.store.nbytes)
 
 
-cdef inline void find_stack(const Sharing* sharing, const char* data, Stack* stack) noexcept nogil:
-    """The frames of a stack that stands whole."""
+cdef inline void locate_stack(const Sharing* sharing, const char* data, Stack* stack) noexcept nogil:
+    """Locates the frames of a contiguous stack."""
     cdef int j
     for j in range(sharing.stack):
         stack.frames[j] = data + j * sharing.store.nbytes
 
 
-cdef inline void find_stacks(
-    Sharing* sharing, const FrameColumn* columns, int64_t row, Stack* stacks
+cdef inline void locate_stacks(
+    Sharing* sharing, const StackColumn* columns, int64_t row, Stack* stacks
 ) noexcept nogil:
     cdef int c, j
     cdef const char* data
-    cdef char* apart
+    cdef char* frames
     for c in range(sharing.num_columns):
         if columns[c].indices != NULL:
             for j in range(sharing.stack):
                 stacks[c].frames[j] = columns[c].data + columns[c].indices[row * sharing.stack + j] * columns[c].stride
             continue
         data = columns[c].data + row * columns[c].stride
-        apart = sharing.scratch + c * sharing.stack * sharing.store.nbytes
+        frames = sharing.scratch + c * sharing.stack * sharing.store.nbytes
         if sharing.outer != 1:
-            take_apart(apart, data, sharing.stack, sharing.outer, sharing.inner)
-            data = apart
-        find_stack(sharing, data, &stacks[c])
+            deinterleave(frames, data, sharing.stack, sharing.outer, sharing.inner)
+            data = frames
+        locate_stack(sharing, data, &stacks[c])
 
 
-cdef inline Seen* next_seen(Sharing* sharing) noexcept nogil:
-    """Room for what is to be known of the next row; an old one that is still open moves on."""
-    cdef Seen* seen = &sharing.recent[sharing.row % NUM_RECENT]
-    if seen.is_open:
-        hash_of(sharing, seen)
-        sharing.opens[sharing.num_opened % NUM_OPEN] = seen[0]
+cdef inline TrajectoryTail* next_tail(Sharing* sharing) noexcept nogil:
+    """The entry of the next row's tail. If the tail in it is still open, that moves to `open_tails`."""
+    cdef TrajectoryTail* tail = &sharing.recent[sharing.row % NUM_RECENT]
+    if tail.is_open:
+        tail_hash(sharing, tail)
+        sharing.open_tails[sharing.num_opened % NUM_OPEN] = tail[0]
         sharing.num_opened += 1
-    seen.is_open = False
-    return seen
+    tail.is_open = False
+    return tail
 
 
-cdef inline bint share_first(Sharing* sharing, const Stack* stack, int64_t* numbers) noexcept nogil:
-    """The first column goes on from an earlier row's last column: it is the same, or one frame on where it is alone."""
-    cdef int j, from_ = 0, on = sharing.num_columns == 1
-    cdef Seen* before = find_before(sharing, stack)
-    if before != NULL:
-        before.is_open = False
-        for j in range(sharing.stack - on):
-            numbers[j] = before.numbers[j + on]
-        from_ = sharing.stack - on
+cdef inline bint store_first_column(Sharing* sharing, const Stack* stack, int64_t* numbers) noexcept nogil:
+    """Finds or stores the first column's frames: it equals the tail's stack, or as the only column continues it."""
+    cdef int j, start = 0, shift = sharing.num_columns == 1
+    cdef TrajectoryTail* tail = find_tail(sharing, stack)
+    if tail != NULL:
+        tail.is_open = False
+        for j in range(sharing.stack - shift):
+            numbers[j] = tail.numbers[j + shift]
+        start = sharing.stack - shift
     else:
-        sharing.num_alone += 1
-    for j in range(from_, sharing.stack):
+        sharing.num_unmatched += 1
+    for j in range(start, sharing.stack):
         if j > 0 and is_same_here(sharing, stack.frames[j], stack.frames[j - 1]):
             numbers[j] = numbers[j - 1]
         else:
@@ -325,13 +333,14 @@ cdef inline bint share_first(Sharing* sharing, const Stack* stack, int64_t* numb
     return True
 
 
-cdef inline bint share_second(
+cdef inline bint store_second_column(
     Sharing* sharing, const Stack* stacks, const int64_t* first, int64_t* numbers
 ) noexcept nogil:
-    """The second column is the first one frame on, but for what a reset, a skipped frame or a longer step put there."""
+    """Finds or stores the second column's frames: it is the first column shifted by one frame, except after a reset, a
+    skipped frame or a longer step."""
     cdef int j
-    cdef const Seen* before = &sharing.recent[(sharing.row + NUM_RECENT - 1) % NUM_RECENT]
-    cdef bint near = before.row == sharing.row - 1 and before.row > 0 and is_held(sharing, before)
+    cdef const TrajectoryTail* tail = &sharing.recent[(sharing.row + NUM_RECENT - 1) % NUM_RECENT]
+    cdef bint near = tail.row == sharing.row - 1 and tail.row > 0 and is_reachable(sharing, tail)
     for j in range(sharing.stack):
         if j + 1 < sharing.stack and is_same_here(sharing, stacks[1].frames[j], stacks[0].frames[j + 1]):
             numbers[j] = first[j + 1]
@@ -339,8 +348,10 @@ cdef inline bint share_second(
             numbers[j] = first[j]
         elif j > 0 and is_same_here(sharing, stacks[1].frames[j], stacks[1].frames[j - 1]):
             numbers[j] = numbers[j - 1]
-        elif j + 1 < sharing.stack and near and is_same(sharing, stacks[1].frames[j], seen_frame(sharing, before, j + 1)):
-            numbers[j] = before.numbers[j + 1]
+        elif near and j + 1 < sharing.stack and is_same(
+            sharing, stacks[1].frames[j], tail_frame(sharing, tail, j + 1)
+        ):
+            numbers[j] = tail.numbers[j + 1]
         else:
             numbers[j] = store_frame(&sharing.store, stacks[1].frames[j], sharing.in_place)
         if numbers[j] < 0:
@@ -349,83 +360,86 @@ cdef inline bint share_second(
 
 
 cdef inline bint is_same_here(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
-    """`is_same` of two frames of one row."""
-    return frame == other or (not sharing.by_address and really_same(frame, other, sharing.store.nbytes))
+    """`is_same` for two frames of one row."""
+    return frame == other or (not sharing.by_address and really_equal(frame, other, sharing.store.nbytes))
 
 
 cdef inline bint is_same(const Sharing* sharing, const char* frame, const char* other) noexcept nogil:
-    return frame == other or really_same(frame, other, sharing.store.nbytes)
+    return frame == other or really_equal(frame, other, sharing.store.nbytes)
 
 
-cdef inline Seen* find_before(Sharing* sharing, const Stack* stack) noexcept nogil:
-    """What the row goes on from, or NULL."""
-    cdef Seen* seen
+cdef inline TrajectoryTail* find_tail(Sharing* sharing, const Stack* stack) noexcept nogil:
+    """The tail that the row continues, or NULL."""
+    cdef TrajectoryTail* tail
     cdef int64_t i, num
-    cdef int at = sharing.stack - (1 if sharing.num_columns == 2 else 2)
+    cdef int at = sharing.stack - (1 if sharing.num_columns == 2 else 2)  # the row's frame that is the tail's newest
     if at < 0:
         return NULL
     for i in range(NUM_LAGS):
-        seen = seen_before(sharing, sharing.lags[i])
-        if seen != NULL and goes_on(sharing, seen, stack):
-            use_lag(sharing, sharing.lags[i])
-            return seen
+        tail = tail_at_lag(sharing, sharing.lags[i])
+        if tail != NULL and continues_tail(sharing, tail, stack):
+            promote_lag(sharing, sharing.lags[i])
+            return tail
     cdef uint64_t hash = hash_frame(stack.frames[at], sharing.store.nbytes)
     num = min(sharing.row, <int64_t>NUM_RECENT) - 1
     for i in range(1, num + 1):
-        seen = &sharing.recent[(sharing.row - i) % NUM_RECENT]
-        if seen.is_open and hash_of(sharing, seen) == hash and goes_on(sharing, seen, stack):
-            use_lag(sharing, i)
-            return seen
+        tail = &sharing.recent[(sharing.row - i) % NUM_RECENT]
+        if tail.is_open and tail_hash(sharing, tail) == hash and continues_tail(sharing, tail, stack):
+            promote_lag(sharing, i)
+            return tail
     num = min(sharing.num_opened, <int64_t>NUM_OPEN)
     for i in range(1, num + 1):
-        seen = &sharing.opens[(sharing.num_opened - i) % NUM_OPEN]
-        if seen.is_open and seen.hash == hash and goes_on(sharing, seen, stack):
-            use_lag(sharing, 1)
-            return seen
+        tail = &sharing.open_tails[(sharing.num_opened - i) % NUM_OPEN]
+        if tail.is_open and tail.hash == hash and continues_tail(sharing, tail, stack):
+            promote_lag(sharing, 1)
+            return tail
     return NULL
 
 
-cdef inline Seen* seen_before(const Sharing* sharing, int64_t lag) noexcept nogil:
-    """The row `lag` rows before the next one, if its trajectory is open; else NULL."""
-    cdef Seen* seen = &sharing.recent[(sharing.row - lag) % NUM_RECENT]
-    return seen if lag < sharing.row and seen.is_open and seen.row == sharing.row - lag else NULL
+cdef inline TrajectoryTail* tail_at_lag(const Sharing* sharing, int64_t lag) noexcept nogil:
+    """The tail `lag` rows before the next row, or NULL if a later row has continued it."""
+    cdef TrajectoryTail* tail = &sharing.recent[(sharing.row - lag) % NUM_RECENT]
+    return tail if lag < sharing.row and tail.is_open and tail.row == sharing.row - lag else NULL
 
 
-cdef inline void use_lag(Sharing* sharing, int64_t lag) noexcept nogil:
-    """Looks there first from now on, then where it looked first before."""
+cdef inline void promote_lag(Sharing* sharing, int64_t lag) noexcept nogil:
+    """Makes this lag the first to try."""
     if lag != sharing.lags[0]:
         sharing.lags[1] = sharing.lags[0]
         sharing.lags[0] = lag
 
 
-cdef inline bint is_held(const Sharing* sharing, const Seen* seen) noexcept nogil:
-    """Whether all its frames are still there, and near enough not to keep many others from being given up."""
+cdef inline bint is_reachable(const Sharing* sharing, const TrajectoryTail* tail) noexcept nogil:
+    """Whether the store has all frames of the tail, near enough not to delay the release of many blocks."""
     cdef int j
     cdef int64_t oldest = max(
         sharing.store.oldest_block << sharing.store.shift, sharing.store.next - sharing.reach
     )
     for j in range(sharing.stack):
-        if seen.numbers[j] < oldest:
+        if tail.numbers[j] < oldest:
             return False
     return True
 
 
-cdef inline bint goes_on(const Sharing* sharing, const Seen* seen, const Stack* stack) noexcept nogil:
-    cdef int j, on = sharing.num_columns == 1
-    if not is_held(sharing, seen):
+cdef inline bint continues_tail(const Sharing* sharing, const TrajectoryTail* tail, const Stack* stack) noexcept nogil:
+    cdef int j, shift = sharing.num_columns == 1
+    if not is_reachable(sharing, tail):
         return False
-    if seen.put == sharing.put and seen.in_place and is_whole(sharing, &seen.stack) and is_whole(sharing, stack):
-        return stack.frames[0] == seen.stack.frames[on] or really_same(
-            stack.frames[0], seen.stack.frames[on], (sharing.stack - on) * sharing.store.nbytes
+    if (
+        tail.put == sharing.put and tail.in_place
+        and is_contiguous(sharing, &tail.stack) and is_contiguous(sharing, stack)
+    ):
+        return stack.frames[0] == tail.stack.frames[shift] or really_equal(
+            stack.frames[0], tail.stack.frames[shift], (sharing.stack - shift) * sharing.store.nbytes
         )
-    for j in range(sharing.stack - on):
-        if not is_same(sharing, stack.frames[j], seen_frame(sharing, seen, j + on)):
+    for j in range(sharing.stack - shift):
+        if not is_same(sharing, stack.frames[j], tail_frame(sharing, tail, j + shift)):
             return False
     return True
 
 
-cdef inline bint is_whole(const Sharing* sharing, const Stack* stack) noexcept nogil:
-    """Whether its frames stand one behind the other."""
+cdef inline bint is_contiguous(const Sharing* sharing, const Stack* stack) noexcept nogil:
+    """Whether the frames follow each other in memory."""
     cdef int j
     for j in range(1, sharing.stack):
         if stack.frames[j] != stack.frames[0] + j * sharing.store.nbytes:
@@ -433,20 +447,20 @@ cdef inline bint is_whole(const Sharing* sharing, const Stack* stack) noexcept n
     return True
 
 
-cdef inline const char* seen_frame(const Sharing* sharing, const Seen* seen, int j) noexcept nogil:
-    if seen.put == sharing.put and seen.in_place:
-        return seen.stack.frames[j]
-    return frame_at(&sharing.store, seen.numbers[j])
+cdef inline const char* tail_frame(const Sharing* sharing, const TrajectoryTail* tail, int j) noexcept nogil:
+    if tail.put == sharing.put and tail.in_place:
+        return tail.stack.frames[j]
+    return frame_at(&sharing.store, tail.numbers[j])
 
 
-cdef inline uint64_t hash_of(const Sharing* sharing, Seen* seen) noexcept nogil:
-    if seen.hash == 0 and is_held(sharing, seen):
-        seen.hash = hash_frame(seen_frame(sharing, seen, sharing.stack - 1), sharing.store.nbytes)
-    return seen.hash
+cdef inline uint64_t tail_hash(const Sharing* sharing, TrajectoryTail* tail) noexcept nogil:
+    if tail.hash == 0 and is_reachable(sharing, tail):
+        tail.hash = hash_frame(tail_frame(sharing, tail, sharing.stack - 1), sharing.store.nbytes)
+    return tail.hash
 
 
 cdef inline uint64_t hash_frame(const char* frame, Py_ssize_t nbytes) noexcept nogil:
-    """A number other than 0 that differs for most frames that differ; four lanes, as a product takes four cycles."""
+    """A hash other than 0. Four independent lanes hide the four cycles of a product."""
     cdef uint64_t lanes[4]
     cdef uint64_t words[4]
     cdef Py_ssize_t at = 0

@@ -1,66 +1,66 @@
-"""Frames to rows: what a record has the numbers of is copied out, or numbered anew for those who send it on."""
+"""Frame numbers to rows: copies the frames of each row, or renumbers the frames for a message."""
 
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
-from frame_store cimport FrameStore, frame_at, whole_number, zeros
+from frame_store cimport FrameStore, frame_at, full_number, zeroed_new
 from matching cimport MAX_STACK, Sharing
-from interleave cimport is_quick, put_together, really_weave4
-from memory cimport really_lines_free, really_stream_end
-from row_copy cimport OUT_OF_CACHE, REALLY_ASKED, REALLY_ROWS, prefetch_lines, really_copy_rows
+from interleave cimport has_fast_path, interleave, really_interleave4
+from memory cimport really_aligned_free, really_stream_fence
+from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
 
 cdef enum:
-    GROUP = 1 << 19  # bytes; frames of rows side by side, which the second column finds in the second cache
+    GROUP = 1 << 19  # bytes of the frames of a group of rows: the second column finds them in the L2 cache
 
 
-cdef struct RowFrames:
-    const char* frames[2 * MAX_STACK]  # of a row, [column, stack]
+cdef struct RowFrames:  # addresses of the frames of one row
+    const char* frames[2 * MAX_STACK]  # [column, stack]
 
 
-cdef inline void unshare(
+cdef inline void reconstruct(
     const Sharing* sharing, uint32_t** numbers, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
     """Copies the frames of each row to `columns[column]` [num_rows, ...]."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
     cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= OUT_OF_CACHE
-    cdef RowFrames stacks[2][REALLY_ROWS]
-    cdef Py_ssize_t group = rows_side_by_side(sharing)
-    cdef Py_ssize_t first = 0, num = find_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])
+    cdef RowFrames stacks[2][REALLY_ROW_GROUP]
+    cdef Py_ssize_t group = rows_per_group(sharing)
+    cdef Py_ssize_t first = 0, num = locate_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])
     cdef Py_ssize_t num_ahead
     cdef int half = 0
     while num > 0:
         num_ahead = min(group, num_rows - first - num)
-        find_frames(sharing, numbers, first + num, num_ahead, stacks[1 - half])
+        locate_frames(sharing, numbers, first + num, num_ahead, stacks[1 - half])
         copy_rows(sharing, stacks[half], first, <int>num, columns, streams)
         first += num
         num = num_ahead
         half = 1 - half
     if streams:
-        really_stream_end()
+        really_stream_fence()
 
 
-cdef inline Py_ssize_t rows_side_by_side(const Sharing* sharing) noexcept nogil:
-    # Where frames are woven, those of one row are read side by side already.
-    if is_quick(sharing.stack, sharing.outer, sharing.inner):
+cdef inline Py_ssize_t rows_per_group(const Sharing* sharing) noexcept nogil:
+    # Interleaving already reads the frames of one row in parallel.
+    if has_fast_path(sharing.stack, sharing.outer, sharing.inner):
         return 2
     if sharing.outer != 1:
         return 1
-    return max(min(GROUP // ((sharing.stack + 1) * sharing.store.nbytes), <Py_ssize_t>REALLY_ROWS), <Py_ssize_t>1)
+    return max(min(GROUP // ((sharing.stack + 1) * sharing.store.nbytes), <Py_ssize_t>REALLY_ROW_GROUP), <Py_ssize_t>1)
 
 
-cdef inline Py_ssize_t find_frames(
+cdef inline Py_ssize_t locate_frames(
     const Sharing* sharing, uint32_t** numbers, Py_ssize_t first, Py_ssize_t num, RowFrames* stacks
 ) noexcept nogil:
-    """Where the frames of rows `first` to `first + num` are; asks for their starts. Returns `num`."""
+    """Locates the frames of rows `first` to `first + num` and prefetches their starts. Returns `num`."""
     cdef const char** row
-    cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ASKED)
+    cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
     cdef int c, j
     for i in range(num):
         row = stacks[i].frames
         for c in range(sharing.num_columns):
             for j in range(sharing.stack):
                 row[j] = frame_at(&sharing.store, numbers[c][(first + i) * sharing.stack + j])
-                # The processor sees by itself how frames that stand side by side go on, unless they are read in turns.
+                # The hardware prefetcher follows contiguous frames, unless they are read in turn.
                 if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
                     continue
                 if sharing.outer != 1 or j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
@@ -72,33 +72,33 @@ cdef inline Py_ssize_t find_frames(
 cdef inline void copy_rows(
     const Sharing* sharing, RowFrames* stacks, Py_ssize_t first, int num, char** columns, bint streams
 ) noexcept nogil:
-    """The first column of a few rows, then the second: what they share comes from memory once."""
+    """Copies the first column of a group of rows, then the second: the frames they share are read from memory once."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
     cdef char* rows[2]
     cdef int c
     rows[0] = rows[1] = NULL
     for c in range(sharing.num_columns):
         rows[c] = columns[c] + first * row_nbytes
-    if is_quick(sharing.stack, sharing.outer, sharing.inner):
-        weave_rows(sharing, stacks, num, rows, streams)
+    if has_fast_path(sharing.stack, sharing.outer, sharing.inner):
+        interleave_rows(sharing, stacks, num, rows, streams)
         return
     for c in range(sharing.num_columns):
         if sharing.outer == 1:
             copy_stacks(sharing, stacks, c * sharing.stack, num, rows[c], streams)
         else:
-            put_together(rows[c], stacks[0].frames + c * sharing.stack, sharing.stack, sharing.outer, sharing.inner)
+            interleave(rows[c], stacks[0].frames + c * sharing.stack, sharing.stack, sharing.outer, sharing.inner)
 
 
 cdef inline void copy_stacks(
     const Sharing* sharing, RowFrames* stacks, int at, int num, char* rows, bint streams
 ) noexcept nogil:
-    """The stacks of a few rows side by side, from frame `at` of each on; what is one piece in all of them at once."""
-    cdef const char* pieces[REALLY_ROWS]
+    """Copies a group of stacks, from frame `at` on, in parallel. Frames contiguous in all rows are one piece."""
+    cdef const char* pieces[REALLY_ROW_GROUP]
     cdef Py_ssize_t nbytes = sharing.store.nbytes
     cdef int i, length, j = 0
     while j < sharing.stack:
         length = 1
-        while j + length < sharing.stack and all_go_on(sharing, stacks, at + j + length, num):
+        while j + length < sharing.stack and all_contiguous(sharing, stacks, at + j + length, num):
             length += 1
         for i in range(num):
             pieces[i] = stacks[i].frames[at + j]
@@ -106,8 +106,8 @@ cdef inline void copy_stacks(
         j += length
 
 
-cdef inline bint all_go_on(const Sharing* sharing, RowFrames* stacks, int at, int num) noexcept nogil:
-    """Whether frame `at` of each row stands behind the one before."""
+cdef inline bint all_contiguous(const Sharing* sharing, RowFrames* stacks, int at, int num) noexcept nogil:
+    """Whether frame `at` of each row follows the frame before it in memory."""
     cdef int i
     for i in range(num):
         if stacks[i].frames[at] != stacks[i].frames[at - 1] + sharing.store.nbytes:
@@ -115,57 +115,59 @@ cdef inline bint all_go_on(const Sharing* sharing, RowFrames* stacks, int at, in
     return True
 
 
-cdef inline void weave_rows(
+cdef inline void interleave_rows(
     const Sharing* sharing, RowFrames* stacks, int num, char** rows, bint streams
 ) noexcept nogil:
-    """RowFrames of four of a row or two; the second column's are put together with the first's where they are one frame on."""
+    """Interleaves the four frames of one or two rows; if the second column is the first shifted by one frame, both are
+    written in one pass."""
     cdef const char* fives[2][5]
     cdef Py_ssize_t nbytes = 4 * sharing.store.nbytes
     cdef int c, i, num_fives = 0
     for i in range(num if sharing.num_columns == 2 else 0):
-        num_fives += are_five(stacks[i].frames, fives[i])
+        num_fives += span_five_frames(stacks[i].frames, fives[i])
     if num_fives == num:
-        really_weave4(rows[0], rows[1], &fives[0][0], num, sharing.outer, streams)
+        really_interleave4(rows[0], rows[1], &fives[0][0], num, sharing.outer, streams)
         return
     for i in range(num):
         for c in range(sharing.num_columns):
-            really_weave4(rows[c] + i * nbytes, NULL, stacks[i].frames + 4 * c, 1, sharing.outer, streams)
+            really_interleave4(rows[c] + i * nbytes, NULL, stacks[i].frames + 4 * c, 1, sharing.outer, streams)
 
 
-cdef inline bint are_five(const char** frames, const char** five) noexcept nogil:
-    """Whether frames [column, 4] are five, the second column's one on; if so `five` has them."""
+cdef inline bint span_five_frames(const char** frames, const char** five) noexcept nogil:
+    """Whether the second column is the first shifted by one frame; then `five` has the five frames of both."""
     memcpy(five, frames, 4 * sizeof(char*))
     five[4] = frames[7]
     return frames[4] == frames[1] and frames[5] == frames[2] and frames[6] == frames[3]
 
 
-cdef inline Py_ssize_t number_frames(
+cdef inline Py_ssize_t renumber_frames(
     const Sharing* sharing, const uint32_t* first, const uint32_t* last, Py_ssize_t num_rows,
     int* first_out, int* last_out, int64_t* order,
 ) noexcept nogil:
-    """Numbers the frames of rows anew, from 0 on as rows need them; `order` [2 * num_rows * stack] has the old numbers.
+    """Renumbers the frames of rows from 0 on, in the order in which rows need them.
 
-    Returns how many there are, -1 when there is no memory.
+    Writes the old number of each frame to `order`, [2 * num_rows * stack]. Returns the number of frames, or -1 if there
+    is no memory.
     """
     cdef const FrameStore* store = &sharing.store
     cdef int64_t least = store.next, most = 0
     cdef Py_ssize_t i, j, count = 0
     for i in range(num_rows * sharing.stack):
-        least = min(least, min(whole_number(store, first[i]), whole_number(store, last[i])))
-        most = max(most, max(whole_number(store, first[i]), whole_number(store, last[i])))
-    cdef int* found = <int*>zeros((most - least + 1) * sizeof(int) + 1) if num_rows > 0 else <int*>zeros(1)
+        least = min(least, min(full_number(store, first[i]), full_number(store, last[i])))
+        most = max(most, max(full_number(store, first[i]), full_number(store, last[i])))
+    cdef int* found = <int*>zeroed_new((most - least + 1) * sizeof(int) + 1) if num_rows > 0 else <int*>zeroed_new(1)
     if found == NULL:
         return -1
     for i in range(num_rows):
         for j in range(i * sharing.stack, (i + 1) * sharing.stack):
-            first_out[j] = number_anew(whole_number(store, first[j]), least, found, order, &count)
+            first_out[j] = renumber(full_number(store, first[j]), least, found, order, &count)
         for j in range(i * sharing.stack, (i + 1) * sharing.stack):
-            last_out[j] = number_anew(whole_number(store, last[j]), least, found, order, &count)
-    really_lines_free(found)
+            last_out[j] = renumber(full_number(store, last[j]), least, found, order, &count)
+    really_aligned_free(found)
     return count
 
 
-cdef inline int number_anew(
+cdef inline int renumber(
     int64_t number, int64_t least, int* found, int64_t* order, Py_ssize_t* count
 ) noexcept nogil:
     if found[number - least] == 0:
@@ -173,3 +175,10 @@ cdef inline int number_anew(
         count[0] += 1
         found[number - least] = <int>count[0]
     return found[number - least] - 1
+
+
+cdef inline void copy_frames(const Sharing* sharing, const int64_t* order, Py_ssize_t num, char* to) noexcept nogil:
+    """Copies the frames with these numbers to `to`, [num] frames."""
+    cdef Py_ssize_t i
+    for i in range(num):
+        memcpy(to + i * sharing.store.nbytes, frame_at(&sharing.store, order[i]), sharing.store.nbytes)

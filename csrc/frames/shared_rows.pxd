@@ -1,112 +1,190 @@
-"""Rows that share frames, in and out of a ring: frames.pxd finds and keeps the frames, records keep their numbers."""
+"""Rows that share frames, in and out of a ring: matching.pxd stores the frames, records keep the frames' numbers."""
 
 from libc.stdint cimport int64_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from frame_store cimport FrameStore, count_rows, frame_at, give_up_dropped, num_blocks_needed, publish_next
-from matching cimport FrameColumn, Sharing, share, take_back
-from memory cimport really_ask
-from record cimport Column, Records, num_held, oldest_slot
+from frame_store cimport (
+    FrameStore,
+    count_rows,
+    follow_writer,
+    frame_at,
+    num_blocks_needed,
+    publish_next,
+    release_all_blocks,
+    release_unneeded_blocks,
+)
+from matching cimport Sharing, StackColumn, store_rows, undo_put
+from memory cimport really_advise_willneed
+from reconstruct cimport reconstruct
+from record cimport Column, Field, Records, num_held, oldest_slot
 from scatter cimport append
-from reconstruct cimport unshare
+from values cimport SCALAR, Key
 
-cdef struct Incoming:  # rows on their way in
-    Column* columns  # [num_fields], of which those that share frames are filled in here
-    FrameColumn* frames  # [num_fields], of the keys that share
-    Column* piece  # [num_fields], room for a part of the columns
-    uint32_t* numbers  # [num_fields, room], the frames' numbers
-    Py_ssize_t room  # of a field: rows of a piece times the largest stack of all that share
+cdef struct Incoming:  # the rows of a put
+    Column* columns  # [num_fields]; those of keys that share frames are set here
+    StackColumn* stacks  # [num_fields], of the keys that share frames
+    Column* piece  # [num_fields], the columns from the first row of a piece on
+    char* scalars  # [num_fields, SCALAR], numbers of a put of one row
+    uint32_t* numbers  # [num_fields, room], numbers of the frames
+    Py_ssize_t room  # numbers of a field: rows of a piece times the largest stack
+
+cdef struct NoRoom:  # why a put stopped
+    Py_ssize_t sharing  # which sharing has no room for the frames of a piece; -1 if all pieces are in
+    int64_t num_rows  # rows of the piece
+    int64_t num_in  # rows of the put before it, which are in
 
 
-cdef inline Py_ssize_t append_shared(
+cdef inline void lay_out_sharing(Sharing* sharing, const Key* keys, Field* fields, int axis) noexcept nogil:
+    """Sets the sizes of a sharing, whose stack and keys are set, and of the fields that hold its frame numbers."""
+    cdef int i
+    sharing.outer = 1
+    for i in range(axis):
+        sharing.outer *= keys[sharing.keys[0]].dims[i]
+    sharing.store.nbytes = keys[sharing.keys[0]].nbytes // sharing.stack
+    sharing.inner = sharing.store.nbytes // sharing.outer
+    for i in range(sharing.num_columns):
+        fields[sharing.keys[i]].nbytes = sharing.stack * sizeof(uint32_t)
+    fields[sharing.oldest_field].nbytes = sizeof(uint32_t)
+
+
+cdef inline bint allocate_columns(Incoming* rows, Py_ssize_t num_fields) noexcept nogil:
+    """Allocates all but the numbers. Returns False if there is no memory."""
+    rows.numbers = NULL
+    rows.columns = <Column*>calloc(num_fields + 1, 2 * sizeof(Column) + sizeof(StackColumn) + SCALAR)
+    rows.piece = rows.columns + num_fields
+    rows.stacks = <StackColumn*>(rows.piece + num_fields)
+    rows.scalars = <char*>(rows.stacks + num_fields)
+    return rows.columns != NULL
+
+
+cdef inline bint allocate_numbers(
+    Incoming* rows, const Records* records, Py_ssize_t max_stack, int64_t num_rows
+) noexcept nogil:
+    """Allocates the frame numbers of a piece. Returns False if there is no memory."""
+    rows.room = (rows_of_piece(records, num_rows) + 1) * max_stack
+    rows.numbers = <uint32_t*>malloc(rows.room * records.num_fields * sizeof(uint32_t))
+    return rows.numbers != NULL
+
+
+cdef inline void free_incoming(Incoming* rows) noexcept nogil:
+    free(rows.numbers)
+    free(rows.columns)
+
+
+cdef inline int64_t rows_of_piece(const Records* records, int64_t num_rows) noexcept nogil:
+    """Rows that are committed together: with spare slots as many as fit in them, else all that are kept."""
+    cdef int64_t spare = records.num_slots - records.capacity
+    return min(num_rows, spare if spare > 0 else records.capacity)
+
+
+cdef inline NoRoom append_pieces(
+    Records* records, Sharing* sharings, Py_ssize_t num_sharings, int64_t max_bytes,
+    const Incoming* rows, int64_t num_rows,
+) noexcept nogil:
+    """Appends rows piece by piece, of more rows than fit the newest, until a sharing has no room for its frames."""
+    cdef NoRoom failure
+    cdef int64_t first = max(num_rows - records.capacity, <int64_t>0), start = first
+    cdef int64_t num, piece = rows_of_piece(records, num_rows)
+    failure.sharing, failure.num_rows, failure.num_in = -1, 0, 0
+    while start < num_rows and failure.sharing < 0:
+        num = min(piece, num_rows - start)
+        failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num)
+        failure.num_rows, failure.num_in = num, start - first
+        start += num
+    return failure
+
+
+cdef inline Py_ssize_t append_piece(
     Records* records, Sharing* sharings, Py_ssize_t num_sharings, int64_t max_bytes,
     const Incoming* rows, int64_t first, int64_t num_rows,
 ) noexcept nogil:
-    """Appends rows `first` to `first + num_rows`, at most as many as are committed at once.
+    """Appends rows `first` to `first + num_rows`, which are committed together.
 
-    Returns -1, or, with nothing done, which sharing has no room for its frames.
+    Returns -1. Returns which sharing has no room for its frames, with nothing done, otherwise.
     """
-    cdef int64_t num_dropped = max(num_held(records) + num_rows - records.capacity, <int64_t>0)
+    cdef int64_t num_evicted = max(num_held(records) + num_rows - records.capacity, <int64_t>0)
     cdef Py_ssize_t s, k
     for k in range(records.num_fields):
         rows.piece[k] = rows.columns[k]
         rows.piece[k].data += first * rows.columns[k].stride
     for s in range(num_sharings):
-        if not share_keys(&sharings[s], rows, first, num_rows):
-            take_all_back(sharings, s + 1)
+        if not store_keys(&sharings[s], rows, first, num_rows):
+            undo_all(sharings, s + 1)
             return s
-    count_all(records, sharings, num_sharings, rows, num_dropped, num_rows, 1)
+    count_in_and_out(records, sharings, num_sharings, rows, num_evicted, num_rows, 1)
     if bytes_needed(sharings, num_sharings) > max_bytes:
-        count_all(records, sharings, num_sharings, rows, num_dropped, num_rows, -1)
-        take_all_back(sharings, num_sharings)
+        count_in_and_out(records, sharings, num_sharings, rows, num_evicted, num_rows, -1)
+        undo_all(sharings, num_sharings)
         return largest(sharings, num_sharings)
     for s in range(num_sharings):
         publish_next(&sharings[s].store)
     append(records, rows.piece, num_rows)
     for s in range(num_sharings):
-        give_up_dropped(&sharings[s].store)
+        release_unneeded_blocks(&sharings[s].store)
     return -1
 
 
-cdef inline bint share_keys(
+cdef inline bint store_keys(
     Sharing* sharing, const Incoming* rows, int64_t first, int64_t num_rows
 ) noexcept nogil:
-    cdef FrameColumn columns[2]
+    """Stores the frames of a piece, and sets its columns to their numbers. Returns False if there is no memory."""
+    cdef StackColumn columns[2]
     cdef uint32_t* numbers[2]
     cdef int c
     cdef Py_ssize_t key
-    cdef uint32_t* lows = rows.numbers + sharing.low_field * rows.room
+    cdef uint32_t* oldest = rows.numbers + sharing.oldest_field * rows.room
     for c in range(sharing.num_columns):
         key = sharing.keys[c]
-        columns[c], numbers[c] = rows.frames[key], rows.numbers + key * rows.room
+        columns[c], numbers[c] = rows.stacks[key], rows.numbers + key * rows.room
         rows.piece[key].data, rows.piece[key].stride = <char*>numbers[c], sharing.stack * sizeof(uint32_t)
-    rows.piece[sharing.low_field].data, rows.piece[sharing.low_field].stride = <char*>lows, sizeof(uint32_t)
-    return share(sharing, columns, first, num_rows, numbers, lows)
+    rows.piece[sharing.oldest_field].data, rows.piece[sharing.oldest_field].stride = <char*>oldest, sizeof(uint32_t)
+    return store_rows(sharing, columns, first, num_rows, numbers, oldest)
 
 
-cdef inline void count_all(
+cdef inline void count_in_and_out(
     const Records* records, Sharing* sharings, Py_ssize_t num_sharings, const Incoming* rows,
-    int64_t num_dropped, int64_t num_rows, int64_t by,
+    int64_t num_evicted, int64_t num_rows, int64_t by,
 ) noexcept nogil:
-    """Counts the oldest rows out and the new ones in; with `by` -1 the other way round."""
+    """Subtracts `by` from the counts of the rows that are evicted, and adds it to those of the new rows."""
     cdef Py_ssize_t s
-    cdef Column low
+    cdef Column oldest
     for s in range(num_sharings):
-        count_held(records, &sharings[s], num_dropped, -by)
-        low = rows.piece[sharings[s].low_field]
-        count_rows(&sharings[s].store, low.data, low.stride, num_rows, by)
+        count_held(records, &sharings[s], num_evicted, -by)
+        oldest = rows.piece[sharings[s].oldest_field]
+        count_rows(&sharings[s].store, oldest.data, oldest.stride, num_rows, by)
 
 
 cdef inline void count_held(
     const Records* records, Sharing* sharing, int64_t num_rows, int64_t by
 ) noexcept nogil:
-    """Counts the oldest rows held."""
+    """Adds `by` to the counts of the oldest rows held."""
     cdef int64_t slot = oldest_slot(records)
     cdef int64_t num = min(num_rows, records.num_slots - slot)
-    cdef const char* lows = records.data + records.fields[sharing.low_field].offset
-    count_rows(&sharing.store, lows + slot * records.stride, records.stride, num, by)
-    count_rows(&sharing.store, lows, records.stride, num_rows - num, by)
+    cdef const char* numbers = records.data + records.fields[sharing.oldest_field].offset
+    count_rows(&sharing.store, numbers + slot * records.stride, records.stride, num, by)
+    count_rows(&sharing.store, numbers, records.stride, num_rows - num, by)
 
 
 cdef inline void count_rows_held(const Records* records, Sharing* sharing) noexcept nogil:
-    """Counts all rows held in, in a store that has counted none yet."""
+    """Counts all rows held, in a store that has counted none yet."""
     count_held(records, sharing, num_held(records), 1)
 
 
-cdef inline void count_rows_anew(const Records* records, Sharing* sharing) noexcept nogil:
-    """In a process that only reads, for which nobody counts."""
+cdef inline void recount_rows(const Records* records, Sharing* sharing) noexcept nogil:
+    """Counts the rows held again, in a process that only reads and therefore counts none."""
     memset(sharing.store.num_rows, 0, sharing.store.num_blocks * sizeof(int64_t))
     count_rows_held(records, sharing)
 
 
-cdef inline void take_all_back(Sharing* sharings, Py_ssize_t num) noexcept nogil:
+cdef inline void undo_all(Sharing* sharings, Py_ssize_t num) noexcept nogil:
     cdef Py_ssize_t s
     for s in range(num):
-        take_back(&sharings[s])
+        undo_put(&sharings[s])
 
 
 cdef inline int64_t bytes_needed(const Sharing* sharings, Py_ssize_t num) noexcept nogil:
-    """Bytes of the blocks that rows need."""
+    """Bytes of the blocks that the rows held need."""
     cdef int64_t nbytes = 0
     cdef Py_ssize_t s
     for s in range(num):
@@ -115,7 +193,7 @@ cdef inline int64_t bytes_needed(const Sharing* sharings, Py_ssize_t num) noexce
 
 
 cdef inline Py_ssize_t largest(const Sharing* sharings, Py_ssize_t num) noexcept nogil:
-    """Which sharing takes the most."""
+    """The sharing whose frames take the most bytes."""
     cdef Py_ssize_t s, found = 0
     for s in range(1, num):
         if bytes_needed(&sharings[s], 1) > bytes_needed(&sharings[found], 1):
@@ -123,10 +201,10 @@ cdef inline Py_ssize_t largest(const Sharing* sharings, Py_ssize_t num) noexcept
     return found
 
 
-cdef inline void unshare_all(
+cdef inline void reconstruct_all(
     const Sharing* sharings, Py_ssize_t num, char** fields, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
-    """Copies the frames of gathered numbers, `fields[key]`, to rows, `columns[key]`."""
+    """Copies frames to rows, `columns[key]`, by their gathered numbers, `fields[key]`."""
     cdef Py_ssize_t s
     cdef int c
     cdef uint32_t* numbers[2]
@@ -135,21 +213,21 @@ cdef inline void unshare_all(
         for c in range(sharings[s].num_columns):
             numbers[c] = <uint32_t*>fields[sharings[s].keys[c]]
             rows[c] = columns[sharings[s].keys[c]]
-        unshare(&sharings[s], numbers, num_rows, rows)
+        reconstruct(&sharings[s], numbers, num_rows, rows)
 
 
-cdef inline void ask_for_frames(
+cdef inline void prefetch_frames_from_disk(
     const Sharing* sharings, Py_ssize_t num, char** fields, Py_ssize_t num_rows
 ) noexcept nogil:
-    """Asks the system for the pages of all frames of gathered numbers at once."""
+    """Tells the system at once that the frames of all gathered numbers are needed."""
     cdef Py_ssize_t s, i
     for s in range(num):
         for i in range(num_rows):
-            ask_for_row(&sharings[s], fields, i)
+            prefetch_row_from_disk(&sharings[s], fields, i)
 
 
-cdef inline void ask_for_row(const Sharing* sharing, char** fields, Py_ssize_t i) noexcept nogil:
-    """Asks for each frame of row i once; for those that stand side by side, of one column or both, with one call."""
+cdef inline void prefetch_row_from_disk(const Sharing* sharing, char** fields, Py_ssize_t i) noexcept nogil:
+    """Names each frame of row `i` to the system once, and contiguous frames of either column in one call."""
     cdef const FrameStore* store = &sharing.store
     cdef const uint32_t* numbers = <const uint32_t*>fields[sharing.keys[0]] + i * sharing.stack
     cdef const char* frame = frame_at(store, numbers[0])
@@ -163,6 +241,30 @@ cdef inline void ask_for_row(const Sharing* sharing, char** fields, Py_ssize_t i
             if frame == end:
                 end += store.stride
             elif frame < start or frame > end:
-                really_ask(start, end - start)
+                really_advise_willneed(start, end - start)
                 start, end = frame, frame + store.stride
-    really_ask(start, end - start)
+    really_advise_willneed(start, end - start)
+
+
+cdef inline bint follow_writers(Sharing* sharings, Py_ssize_t num) noexcept nogil:
+    """In a process that only reads, maps the new blocks of all files of frames. Returns False if the system refuses."""
+    cdef Py_ssize_t s
+    for s in range(num):
+        if sharings[s].store.file == NULL or not follow_writer(&sharings[s].store):
+            return False
+    return True
+
+
+cdef inline void release_all(Sharing* sharings, Py_ssize_t num) noexcept nogil:
+    """Releases the frames of all rows, of which none is held any more."""
+    cdef Py_ssize_t s
+    for s in range(num):
+        release_all_blocks(&sharings[s].store)
+
+
+cdef inline void stop_writing(Sharing* sharings, Py_ssize_t num) noexcept nogil:
+    """Makes this process one that only reads the files of frames."""
+    cdef Py_ssize_t s
+    for s in range(num):
+        if sharings[s].store.file != NULL:
+            sharings[s].store.file.writable = False

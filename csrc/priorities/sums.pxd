@@ -1,33 +1,33 @@
-"""A sum tree: values of slots, and sums of them in nodes as wide as a cache line (Schaul et al. 2016, appendix B.2.1).
+"""A sum tree whose nodes are cache lines (Schaul et al. 2016, appendix B.2.1).
 
-Level 0 is the values; an entry of a level above is the sum of one node, `WIDTH` neighbours of the level below. The same
-entries of `least` are the smallest positive values, 0 where there is none. An entry is always made anew from its node,
-from left to right, never by adding a difference: sums do not drift, and what `find` adds up on its way down is, bit for
-bit, what stands in the entry that it came from.
+Level 0 holds the values of the slots. An entry of a higher level is the sum of one node, `WIDTH` neighbouring entries
+of the level below; the same entry of `least` is their smallest positive value, or 0 if there is none. An entry is always
+recomputed from its node in one order, never updated by a difference: sums do not drift, and `find` adds up the same
+numbers on its way down, bit for bit.
 """
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_prefetch, really_prefetch_far
+from memory cimport REALLY_CACHE_LINE, really_prefetch_l1, really_prefetch_l2
 
 cdef enum:
     WIDTH = 8  # float64 in a cache line
-    SHIFT = 3  # log2 of it
+    SHIFT = 3  # log2(WIDTH)
     MAX_LEVELS = 16
-    INFINITE = 0x7FF0000000000000  # bits of the double
-    SEARCHES = 64  # that go down side by side, so that their cache misses overlap
-    FEW = 32  # nodes; more than that are asked for in the second cache
+    INFINITE = 0x7FF0000000000000  # bits of an infinite double
+    SEARCHES = 64  # searches that descend together, so that their cache misses overlap
+    FEW = 32  # nodes that are prefetched to L1; more go to L2
 
 cdef struct Sums:
-    int depth  # number of the level that is the total alone
-    int64_t lengths[MAX_LEVELS]  # entries of each level, whole nodes
+    int depth  # the highest level, which holds only the total
+    int64_t lengths[MAX_LEVELS]  # entries of each level, a multiple of WIDTH below the highest
     double* sums[MAX_LEVELS]  # [length]
     double* least[MAX_LEVELS]  # [length]; on level 0 the values themselves
 
 
 cdef inline Py_ssize_t lay_out_sums(Sums* tree, int64_t num_slots) noexcept nogil:
-    """Sets the lengths of the levels for so many slots; returns the bytes that `place_sums` needs."""
+    """Sets the lengths of the levels for `num_slots` slots; returns the bytes that `place_sums` needs."""
     cdef Py_ssize_t num_entries
     cdef int level = 0
     tree.lengths[0] = (num_slots + WIDTH - 1) // WIDTH * WIDTH
@@ -42,7 +42,7 @@ cdef inline Py_ssize_t lay_out_sums(Sums* tree, int64_t num_slots) noexcept nogi
 
 
 cdef inline void place_sums(Sums* tree, double* memory) noexcept nogil:
-    """Puts the levels into memory that is all zeros and starts on a cache line."""
+    """Places the levels in zeroed memory that starts on a cache line."""
     cdef int level
     tree.sums[0] = tree.least[0] = memory
     memory += tree.lengths[0]
@@ -61,32 +61,32 @@ cdef inline double total(const Sums* tree) noexcept nogil:
 
 cdef inline double least_positive(const Sums* tree) noexcept nogil:
     """The smallest value above 0; 0 if there is none."""
-    return reversed(tree.least[tree.depth][0])
+    return flipped(tree.least[tree.depth][0])
 
 
 # In ---------------------------------------------------------------------------------------------------------------
 
 
-cdef inline void set_one_by_one(
+cdef inline void set_values(
     Sums* tree, const int64_t* slots, const double* values, Py_ssize_t num, int64_t* nodes
 ) noexcept nogil:
-    """Sets values of any slots; of clashing ones the last holds. `nodes` is room for `num`.
+    """Sets the values of any slots; if a slot occurs twice, its last value counts. `nodes` is scratch for `num`.
 
-    The levels are brought up to date one after the other, each node once if the slots are in order. Nothing is made
-    anew for values that stay as they are, such as clipped priorities.
+    Updates level after level, each node once if the slots are in order. Values that do not change, such as clipped
+    priorities, cost no update.
     """
     cdef Py_ssize_t i, num_nodes = 0
     cdef double before
     cdef int level
     for i in range(num):
-        ask(tree.sums[0] + slots[i], num)
+        prefetch_node(tree.sums[0] + slots[i], num)
     for i in range(num):
         before = tree.sums[0][slots[i]]
         tree.sums[0][slots[i]] = values[i]
         nodes[num_nodes] = slots[i]
         num_nodes += before != values[i]
     for level in range(tree.depth):
-        num_nodes = parents(nodes, num_nodes)
+        num_nodes = to_parents(nodes, num_nodes)
         if num_nodes >= tree.lengths[level] // WIDTH:
             refresh_upwards(tree, level, 0, tree.lengths[level] - 1)
             return
@@ -94,8 +94,8 @@ cdef inline void set_one_by_one(
             refresh(tree, level, nodes[i])
 
 
-cdef inline Py_ssize_t parents(int64_t* entries, Py_ssize_t num) noexcept nogil:
-    """Makes entries the nodes that hold them, neighbours that are the same only once; returns how many are left."""
+cdef inline Py_ssize_t to_parents(int64_t* entries, Py_ssize_t num) noexcept nogil:
+    """Replaces entries by their nodes, and drops repetitions of the node before; returns how many are left."""
     cdef Py_ssize_t i, num_kept = 0
     cdef int64_t node, last = -1
     for i in range(num):
@@ -116,14 +116,14 @@ cdef inline void set_range(Sums* tree, int64_t first, int64_t end, double value)
 
 
 cdef inline void put_range(Sums* tree, int64_t first, int64_t end, const double* values) noexcept nogil:
-    """Sets the slots from `first` to before `end` to a value each."""
+    """Sets the slots from `first` to before `end` to these values."""
     if first < end:
         memcpy(tree.sums[0] + first, values, (end - first) * sizeof(double))
         refresh_upwards(tree, 0, first, end - 1)
 
 
 cdef inline void refresh_upwards(Sums* tree, int level, int64_t first, int64_t last) noexcept nogil:
-    """Makes anew what depends on the entries of a level from `first` to `last`."""
+    """Recomputes everything that depends on entries `first` to `last` of a level."""
     cdef int64_t node
     while level < tree.depth:
         first >>= SHIFT
@@ -142,12 +142,12 @@ cdef inline void refresh(Sums* tree, int level, int64_t node) noexcept nogil:
 
 
 cdef inline double sum_of(const double* c) noexcept nogil:
-    # The order of `step`.
+    # In the order of `descend`.
     return ((c[0] + c[1]) + (c[2] + c[3])) + ((c[4] + c[5]) + (c[6] + c[7]))
 
 
 cdef inline double least_value(const double* values) noexcept nogil:
-    # As integers, in whose order positive doubles are; one less turns 0 into the largest there is.
+    # Positive doubles have the order of their bits as integers; subtracting 1 makes 0 the largest integer.
     cdef uint64_t bits, left = <uint64_t>-1, right = <uint64_t>-1
     cdef int i
     for i in range(WIDTH // 2):
@@ -155,7 +155,7 @@ cdef inline double least_value(const double* values) noexcept nogil:
         left = min(left, bits)
         bits = bits_of(values[WIDTH // 2 + i]) - 1
         right = min(right, bits)
-    return reversed(number_of(min(left, right) + 1))
+    return flipped(double_of(min(left, right) + 1))
 
 
 cdef inline double largest(const double* c) noexcept nogil:
@@ -166,9 +166,9 @@ cdef inline double greater(double one, double other) noexcept nogil:
     return one if one > other else other
 
 
-cdef inline double reversed(double number) noexcept nogil:
-    """A number that is the smaller the larger this one is, and gives it back the same way; 0 for 0."""
-    return number_of(INFINITE - bits_of(number)) if number > 0.0 else 0.0
+cdef inline double flipped(double number) noexcept nogil:
+    """Reverses the order of positive numbers; its own inverse. 0 stays 0."""
+    return double_of(INFINITE - bits_of(number)) if number > 0.0 else 0.0
 
 
 cdef inline uint64_t bits_of(double number) noexcept nogil:
@@ -177,7 +177,7 @@ cdef inline uint64_t bits_of(double number) noexcept nogil:
     return bits
 
 
-cdef inline double number_of(uint64_t bits) noexcept nogil:
+cdef inline double double_of(uint64_t bits) noexcept nogil:
     cdef double number
     memcpy(&number, &bits, sizeof(double))
     return number
@@ -187,9 +187,9 @@ cdef inline double number_of(uint64_t bits) noexcept nogil:
 
 
 cdef inline void find(const Sums* tree, double* targets, int64_t* slots, Py_ssize_t num) noexcept nogil:
-    """The slots at which the running sum of the values first exceeds each target from [0, total); total > 0.
+    """Finds the slot at which the running sum of the values first exceeds each target in [0, total); total > 0.
 
-    Never a slot of value 0. `targets` is overwritten.
+    Never finds a slot of value 0. Overwrites `targets`.
     """
     cdef Py_ssize_t i, first = 0, last
     cdef int level
@@ -199,26 +199,26 @@ cdef inline void find(const Sums* tree, double* targets, int64_t* slots, Py_ssiz
             slots[i] = 0
         for level in range(tree.depth - 1, 0, -1):
             for i in range(first, last):
-                slots[i] = slots[i] * WIDTH + step(tree.sums[level] + slots[i] * WIDTH, &targets[i])
-                ask(tree.sums[level - 1] + slots[i] * WIDTH, num)
+                slots[i] = slots[i] * WIDTH + descend(tree.sums[level] + slots[i] * WIDTH, &targets[i])
+                prefetch_node(tree.sums[level - 1] + slots[i] * WIDTH, num)
         for i in range(first, last):
-            slots[i] = slots[i] * WIDTH + step(tree.sums[0] + slots[i] * WIDTH, &targets[i])
+            slots[i] = slots[i] * WIDTH + descend(tree.sums[0] + slots[i] * WIDTH, &targets[i])
         first = last
 
 
-cdef inline void ask(const double* entries, Py_ssize_t num) noexcept nogil:
-    """Asks for one of `num` nodes: the first cache can have the lines of a few on their way, the second of many."""
+cdef inline void prefetch_node(const double* entries, Py_ssize_t num) noexcept nogil:
+    """Prefetches one of `num` nodes: L1 can have a few lines in flight, L2 many."""
     if num <= FEW:
-        really_prefetch(entries)
+        really_prefetch_l1(entries)
     else:
-        really_prefetch_far(entries)
+        really_prefetch_l2(entries)
 
 
-cdef inline int64_t step(const double* entries, double* target) noexcept nogil:
-    """Which entry of a node the target falls into; the target becomes one within it.
+cdef inline int64_t descend(const double* entries, double* target) noexcept nogil:
+    """Finds the entry of a node that the target falls into, and subtracts the sum of the entries before it.
 
-    A target below the node's sum stays below the entry's sum, to the last bit: the difference may round up to it,
-    hence the bound. As the entry's sum was made by the same additions, the next step finds its entry, too.
+    A target below the node's sum then is below the entry's sum, to the last bit: the bound catches a difference that
+    rounds up. The entry's sum comes from the same additions, so the next level finds its entry too.
     """
     cdef double before[WIDTH + 1]  # sum of all entries to the left
     cdef double bound
@@ -242,4 +242,4 @@ cdef inline int64_t step(const double* entries, double* target) noexcept nogil:
 
 cdef inline double next_below(double number) noexcept nogil:
     """The largest double below a positive one."""
-    return number_of(bits_of(number) - 1)
+    return double_of(bits_of(number) - 1)

@@ -1,4 +1,4 @@
-"""Which rows a tree holds and in which slots: row `number` stands in slot number % capacity while it is held."""
+"""Which rows a tree holds, and in which slots: row `number` is in slot number % capacity while it is held."""
 
 from libc.stdint cimport int64_t
 
@@ -7,9 +7,9 @@ from sums cimport Sums, put_range, set_range
 cdef struct Window:
     int64_t capacity
     int64_t oldest  # number of the oldest row held
-    int64_t newest  # number of the row that comes next
-    int64_t lap_start  # number of the row that slot 0 has or will have in the newest's lap
-    double* hidden  # [capacity], values of rows that `hide_from` took out
+    int64_t newest  # number of the next row
+    int64_t lap_start  # number of slot 0's row in the lap of the next row
+    double* hidden  # [capacity], values of the rows that `hide_from` hides
 
 
 cdef inline void set_bounds(Window* window, int64_t oldest, int64_t newest) noexcept nogil:
@@ -18,7 +18,7 @@ cdef inline void set_bounds(Window* window, int64_t oldest, int64_t newest) noex
 
 
 cdef inline int64_t slot_of_row(const Window* window, int64_t number) noexcept nogil:
-    """Of a row that is held."""
+    """Slot of a row that is held."""
     cdef int64_t slot = number - window.lap_start
     return slot if slot >= 0 else slot + window.capacity
 
@@ -29,25 +29,25 @@ cdef inline int64_t row_in_slot(const Window* window, int64_t slot) noexcept nog
 
 
 cdef inline void admit(Window* window, Sums* tree, int64_t first, int64_t end) noexcept nogil:
-    """Makes room for the rows from `first` to before `end`, whose values are to be set; the oldest drop out.
+    """Makes room for the rows from `first` to before `end`, whose values are set afterwards; evicts the oldest.
 
-    Rows before `first` that have not come yet are held with value 0.
+    Rows before `first` that were not added get value 0.
     """
     if end > window.newest:
-        # Whose slots get no value now.
+        # The slots of the others get new values at once.
         drop_before(window, tree, min(end, first) - window.capacity)
         set_bounds(window, max(window.oldest, end - window.capacity), end)
 
 
 cdef inline void drop_before(Window* window, Sums* tree, int64_t oldest) noexcept nogil:
-    """Takes the rows before `oldest` out, for good."""
+    """Removes the rows before `oldest` for good."""
     if oldest > window.oldest:
         set_rows(window, tree, window.oldest, min(oldest, window.newest), 0.0)
         set_bounds(window, oldest, max(oldest, window.newest))
 
 
 cdef inline void hide_from(Window* window, Sums* tree, int64_t newest) noexcept nogil:
-    """Takes the rows from `newest` on out until `show_from`."""
+    """Hides the rows from `newest` on from a draw, until `show_from`."""
     cdef int64_t number, first = max(newest, window.oldest)
     for number in range(first, window.newest):
         window.hidden[number - first] = tree.sums[0][slot_of_row(window, number)]
@@ -55,6 +55,7 @@ cdef inline void hide_from(Window* window, Sums* tree, int64_t newest) noexcept 
 
 
 cdef inline void show_from(Window* window, Sums* tree, int64_t newest) noexcept nogil:
+    """Gives the rows that `hide_from` hides their values back."""
     cdef int64_t first = max(newest, window.oldest)
     put_rows(window, tree, first, window.newest, window.hidden)
 
@@ -70,7 +71,7 @@ cdef inline void set_rows(Window* window, Sums* tree, int64_t first, int64_t end
 
 
 cdef inline void put_rows(Window* window, Sums* tree, int64_t first, int64_t end, const double* values) noexcept nogil:
-    """Sets the rows from `first` to before `end` to a value each."""
+    """Sets the rows from `first` to before `end` to these values."""
     cdef int64_t slot, num_behind
     if first < end:
         slot = slot_of_row(window, first)

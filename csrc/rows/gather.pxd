@@ -1,23 +1,23 @@
-"""Records to columns: rows picked by age are copied out, their cache lines asked for ahead of the copy."""
+"""Records to columns: copies rows, chosen by age, and prefetches their cache lines ahead of the copy."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from bounded_random cimport DRAWN, draw
-from memory cimport really_ask, really_stream_end
+from bounded_random cimport DRAW_BLOCK, draw
+from memory cimport really_advise_willneed, really_stream_fence
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
-from row_copy cimport OUT_OF_CACHE, REALLY_ASKED, REALLY_ROWS, prefetch_lines, really_copy_rows
+from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
 
 cdef enum:
-    BLOCK = DRAWN  # rows whose cache lines are under way at a time
-    NARROW = 2048  # bytes; records up to here are asked for whole and copied key by key, longer ones a few side by side
+    BLOCK = DRAW_BLOCK  # rows whose cache lines are prefetched at a time
+    NARROW = 2048  # bytes; records up to here are prefetched whole, of longer ones a group is copied in parallel
 
 
 cdef inline void gather(
     const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
-    """Copies the rows of `ages`, which `source` draws unless it is NULL, into contiguous columns, `columns[field][row]`."""
+    """Copies the rows of these ages to columns, `columns[field][row]`. `source`, unless NULL, draws the ages."""
     cdef bint streams = batch_nbytes(records, num_rows) >= OUT_OF_CACHE
     if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
         gather_narrow(records, ages, num_rows, columns, source)
@@ -34,18 +34,20 @@ cdef inline Py_ssize_t batch_nbytes(const Records* records, Py_ssize_t num_rows)
     return num_rows * nbytes
 
 
-cdef inline void ask_for_rows(const Records* records, const int64_t* ages, Py_ssize_t num_rows) noexcept nogil:
-    """Asks the system for the pages of all these rows at once, so that the disk has more than one to do at a time."""
+cdef inline void prefetch_rows_from_disk(
+    const Records* records, const int64_t* ages, Py_ssize_t num_rows
+) noexcept nogil:
+    """Tells the system at once that all these rows are needed, so that the disk reads them in parallel."""
     cdef int64_t oldest = oldest_slot(records)
     cdef Py_ssize_t i
     for i in range(num_rows):
-        really_ask(row_at(records, oldest, ages[i]), records.stride)
+        really_advise_willneed(row_at(records, oldest, ages[i]), records.stride)
 
 
 cdef inline void gather_narrow(
     const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
-    # A block is on its way from memory while the next is drawn and the one before copied.
+    # Prefetches one block of rows while the block before it is copied.
     cdef const char* rows[2][BLOCK]
     cdef int64_t oldest = oldest_slot(records)
     cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source)
@@ -64,17 +66,17 @@ cdef inline void gather_narrow(
 cdef inline Py_ssize_t next_block(
     const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
 ) noexcept nogil:
-    """Draws the next block's rows, if they are to be, and finds them; returns how many they are."""
+    """Draws the ages of the next block unless `source` is NULL, and locates its rows; returns their number."""
     cdef Py_ssize_t num = min(num_left, <Py_ssize_t>BLOCK)
     if source != NULL:
         draw(source, num_held(records), ages, num)
-    return find_rows(records, oldest, ages, num, rows, records.stride)
+    return locate_rows(records, oldest, ages, num, rows, records.stride)
 
 
-cdef inline Py_ssize_t find_rows(
+cdef inline Py_ssize_t locate_rows(
     const Records* records, int64_t oldest, const int64_t* ages, Py_ssize_t num, const char** rows, Py_ssize_t reach
 ) noexcept nogil:
-    """Addresses of `num` rows, whose first `reach` bytes are asked for; returns `num`."""
+    """Finds the addresses of `num` rows and prefetches `reach` bytes of each; returns `num`."""
     cdef Py_ssize_t i
     for i in range(num):
         rows[i] = row_at(records, oldest, ages[i])
@@ -83,7 +85,7 @@ cdef inline Py_ssize_t find_rows(
 
 
 cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char* column) noexcept nogil:
-    # A size that is known when compiling makes the copy one load and one store.
+    # With a constant size the compiler makes each copy one load and one store.
     if field.nbytes == 4:
         copy_sized(field, rows, num, column, 4)
     elif field.nbytes == 8:
@@ -113,26 +115,26 @@ cdef inline void copy_sized(
 cdef inline void gather_wide(
     const Records* records, const int64_t* ages, Py_ssize_t num_rows, char** columns, bint streams
 ) noexcept nogil:
-    cdef const char* rows[2][REALLY_ROWS]
+    cdef const char* rows[2][REALLY_ROW_GROUP]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t most = REALLY_ROWS, reach = min(records.stride, <Py_ssize_t>REALLY_ASKED)
-    cdef Py_ssize_t first = 0, num = find_rows(records, oldest, ages, min(num_rows, most), rows[0], reach)
+    cdef Py_ssize_t most = REALLY_ROW_GROUP, reach = min(records.stride, <Py_ssize_t>REALLY_ROW_PREFETCH)
+    cdef Py_ssize_t first = 0, num = locate_rows(records, oldest, ages, min(num_rows, most), rows[0], reach)
     cdef Py_ssize_t num_ahead, half = 0
     while num > 0:
         num_ahead = min(num_rows - first - num, most)
-        find_rows(records, oldest, ages + first + num, num_ahead, rows[1 - half], reach)
-        copy_few(records, rows[half], <int>num, first, columns, streams)
+        locate_rows(records, oldest, ages + first + num, num_ahead, rows[1 - half], reach)
+        copy_row_group(records, rows[half], <int>num, first, columns, streams)
         first += num
         num = num_ahead
         half = 1 - half
     if streams:
-        really_stream_end()
+        really_stream_fence()
 
 
-cdef inline void copy_few(
+cdef inline void copy_row_group(
     const Records* records, const char** rows, int num, Py_ssize_t first, char** columns, bint streams
 ) noexcept nogil:
-    """Key by key, the rows side by side; leaves `rows` behind the last key."""
+    """Copies a group of rows in parallel, field by field. Moves the addresses in `rows` to the last field."""
     cdef Py_ssize_t k, done = 0
     cdef Field field
     cdef int i
@@ -142,5 +144,6 @@ cdef inline void copy_few(
             rows[i] += field.offset - done
         done = field.offset
         really_copy_rows(
-            columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num, streams and field.nbytes >= BIG_FIELD
+            columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num,
+            streams and field.nbytes >= BIG_FIELD,
         )

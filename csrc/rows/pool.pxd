@@ -1,30 +1,30 @@
-"""Memory of batches between two uses: a few blocks are kept, so that sampling need not ask the system for pages."""
+"""A pool of memory for batches: it keeps a few blocks, so that sampling need not request pages from the system."""
 
 from memory cimport (
     REALLY_HUGE_PAGE,
-    really_lines_free,
-    really_lines_new,
+    really_aligned_free,
+    really_aligned_new,
     really_pages_release,
     really_pages_reserve,
 )
 
 cdef enum:
     MAX_BLOCKS = 8
-    MAX_BYTES = 1 << 28  # kept in all; a block that does not fit goes back to the system
-    IN_PAGES = REALLY_HUGE_PAGE // 2  # bytes; blocks from here on are as long as whole huge pages
+    MAX_BYTES = 1 << 28  # of all blocks together
+    PAGES_FROM = REALLY_HUGE_PAGE // 2  # bytes; a block this long consists of whole huge pages
 
 cdef struct Memory:
     char* data
     size_t nbytes
 
 cdef struct FreeBlocks:
-    Memory blocks[MAX_BLOCKS]  # the longest-kept first
+    Memory blocks[MAX_BLOCKS]  # in the order of their return
     int num_blocks
     size_t nbytes
 
 
 cdef inline Memory take_block(FreeBlocks* free, size_t nbytes) noexcept nogil:
-    """A block of at least `nbytes`, kept or new, on a cache line; `.data` is NULL when there is no memory."""
+    """A block of at least `nbytes`, kept or new, aligned to a cache line; its `data` is NULL if there is no memory."""
     cdef int i
     cdef Memory block
     for i in range(free.num_blocks - 1, -1, -1):
@@ -35,8 +35,8 @@ cdef inline Memory take_block(FreeBlocks* free, size_t nbytes) noexcept nogil:
     return new_block(nbytes)
 
 
-cdef inline void give_block(FreeBlocks* free, Memory block) noexcept nogil:
-    """Takes a block back: kept if the bounds allow, the longest-kept ones making room."""
+cdef inline void return_block(FreeBlocks* free, Memory block) noexcept nogil:
+    """Puts a block back into the pool, which releases its oldest blocks to stay within its bounds."""
     if block.nbytes > MAX_BYTES:
         release_block(block)
         return
@@ -59,16 +59,16 @@ cdef inline void remove_block(FreeBlocks* free, int at) noexcept nogil:
 cdef inline Memory new_block(size_t nbytes) noexcept nogil:
     cdef Memory block
     block.nbytes = nbytes
-    if nbytes >= IN_PAGES:
+    if nbytes >= PAGES_FROM:
         block.nbytes = (nbytes + REALLY_HUGE_PAGE - 1) // REALLY_HUGE_PAGE * REALLY_HUGE_PAGE
         block.data = <char*>really_pages_reserve(block.nbytes)
     else:
-        block.data = <char*>really_lines_new(nbytes)
+        block.data = <char*>really_aligned_new(nbytes)
     return block
 
 
 cdef inline void release_block(Memory block) noexcept nogil:
-    if block.nbytes >= IN_PAGES:
+    if block.nbytes >= PAGES_FROM:
         really_pages_release(block.data, block.nbytes)
     else:
-        really_lines_free(block.data)
+        really_aligned_free(block.data)

@@ -1,31 +1,30 @@
-"""The ring as plain structs: one record a row, all keys of a row side by side, records in one aligned block."""
+"""Rows as records: a row's fields lie next to each other in one record, and all records in one aligned block."""
 
 from libc.stdint cimport int64_t
 
-from memory cimport REALLY_LINE
+from memory cimport REALLY_CACHE_LINE
 
 cdef enum:
-    BIG_FIELD = 512  # bytes; a field from here on starts on a cache line and is streamed there by itself
-
-    STAGE = 2048  # bytes of short records, or of one record's seams, that are put together at a time
+    BIG_FIELD = 512  # bytes; a field this long starts on a cache line and is streamed there by itself
+    STAGE = 2048  # bytes of short records, or of one record's seams, that are assembled before they are streamed
 
 cdef struct Field:
-    Py_ssize_t offset  # of the key's bytes inside a record
+    Py_ssize_t offset  # in the record
     Py_ssize_t nbytes
-    Py_ssize_t staged  # where in the stage the bytes go that have no cache line to themselves
+    Py_ssize_t staged  # offset in the stage of the bytes that share a cache line with other fields
 
-cdef struct Seam:  # cache lines of a record that are written in parts: no big field has them to itself
+cdef struct Seam:  # cache lines of a record that several fields share
     Py_ssize_t offset
     Py_ssize_t nbytes
 
-cdef struct Column:
+cdef struct Column:  # values of one field, row by row
     const char* data
-    Py_ssize_t stride  # bytes from one row to the next; 0 and negative ones happen
+    Py_ssize_t stride  # bytes from one row to the next; can be 0 or negative
 
-cdef struct Cursor:
-    int64_t num_put  # rows put since the ring began: the number of the row to come; one store of it commits a put
-    int64_t first  # number of the oldest row since the last clear
-    int64_t num_begun  # where there is a spare, rows of higher numbers have not been begun to be written
+cdef struct Cursor:  # which rows are held; the layout is part of the format on disk
+    int64_t num_put  # rows put so far, which is the number of the next row; a store of it commits a put
+    int64_t first  # number of the first row after the last clear
+    int64_t num_begun  # with spare slots: no put has started to write rows with this number or a higher one
 
 cdef struct Records:
     char* data  # [num_slots] records; row number r is in slot r % num_slots
@@ -35,10 +34,10 @@ cdef struct Records:
     Py_ssize_t num_seams
     Seam* seams  # [num_seams], at most num_fields + 1
     Py_ssize_t seams_nbytes  # of all seams together
-    char* stage  # [STAGE] bytes on cache lines: where rows are put together
+    char* stage  # [STAGE] bytes on cache lines, in which records are assembled
     int64_t capacity  # rows held at most
-    int64_t num_slots  # capacity, and a spare that takes new rows before they are committed, if any
-    Cursor* cursor  # where it outlives the process, if the records do
+    int64_t num_slots  # capacity, plus spare slots for rows that are not committed yet
+    Cursor* cursor  # in the mapped page if the records are on disk
 
 
 cdef inline int64_t oldest_row(const Records* records) noexcept nogil:
@@ -51,7 +50,7 @@ cdef inline int64_t num_held(const Records* records) noexcept nogil:
 
 
 cdef inline int64_t oldest_slot(const Records* records) noexcept nogil:
-    """Where age 0 stands."""
+    """Slot of the row of age 0."""
     return oldest_row(records) % records.num_slots
 
 
@@ -61,7 +60,7 @@ cdef inline int64_t slot_of(const Records* records, int64_t oldest, int64_t age)
 
 
 cdef inline const char* row_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
-    """Where the row of this age stands; `oldest` is the slot of age 0."""
+    """Address of the row of this age; `oldest` is the slot of age 0."""
     return records.data + slot_of(records, oldest, age) * records.stride
 
 
@@ -70,10 +69,10 @@ cdef inline Py_ssize_t round_up(Py_ssize_t nbytes, Py_ssize_t multiple) noexcept
 
 
 cdef inline void lay_out(Records* records) noexcept nogil:
-    """Places the fields, whose nbytes are set, in a record: offsets, stride, seams.
+    """Sets the offsets of the fields, whose nbytes are set, the stride and the seams.
 
-    Rows up to half a cache line take the power of two that holds them, so that none straddles two lines;
-    longer rows take whole lines, so that each costs the fewest cache misses.
+    The stride of a row up to half a cache line is a power of two, so that no row straddles two lines. Longer rows take
+    whole lines, so that each costs the fewest cache misses.
     """
     cdef Py_ssize_t i, end = 0, shared_from = 0
     cdef Field* field
@@ -81,17 +80,17 @@ cdef inline void lay_out(Records* records) noexcept nogil:
     for i in range(records.num_fields):
         field = &records.fields[i]
         if field.nbytes >= BIG_FIELD:
-            end = round_up(end, REALLY_LINE)
+            end = round_up(end, REALLY_CACHE_LINE)
             add_seam(records, shared_from, end)
-            shared_from = end + field.nbytes // REALLY_LINE * REALLY_LINE
+            shared_from = end + field.nbytes // REALLY_CACHE_LINE * REALLY_CACHE_LINE
         field.offset = end
         field.staged = records.seams_nbytes + max(end - shared_from, <Py_ssize_t>0)
         end += field.nbytes
     records.stride = 1
-    while records.stride < min(end, <Py_ssize_t>REALLY_LINE):
+    while records.stride < min(end, <Py_ssize_t>REALLY_CACHE_LINE):
         records.stride *= 2
     if end > records.stride:
-        records.stride = round_up(end, REALLY_LINE)
+        records.stride = round_up(end, REALLY_CACHE_LINE)
     add_seam(records, shared_from, records.stride)
 
 
@@ -101,3 +100,27 @@ cdef inline void add_seam(Records* records, Py_ssize_t start, Py_ssize_t end) no
         records.seams[records.num_seams].nbytes = end - start
         records.num_seams += 1
         records.seams_nbytes += end - start
+
+
+cdef inline bint all_held(const Records* records, const int64_t* ages, Py_ssize_t num) noexcept nogil:
+    """Whether rows of all these ages are held."""
+    cdef Py_ssize_t i
+    cdef int64_t held = num_held(records)
+    for i in range(num):
+        if ages[i] < 0 or ages[i] >= held:
+            return False
+    return True
+
+
+cdef inline bint none_below(const int64_t* ages, Py_ssize_t num, int64_t first) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        if ages[i] < first:
+            return False
+    return True
+
+
+cdef inline void subtract(int64_t* numbers, Py_ssize_t num, int64_t origin) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(num):
+        numbers[i] -= origin

@@ -1,4 +1,4 @@
-"""One number, of Python or NumPy, as a field holds it: for rows that are put one at a time."""
+"""A Python or NumPy number, written as a field holds it, for rows that are put one at a time."""
 
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
@@ -9,15 +9,15 @@ from libc.string cimport memcpy
 
 
 cdef inline bint store_scalar(value, cnp.dtype dtype, char* to) except -1:
-    """Writes a number as one of `dtype` if that loses nothing; False if it would or cannot be told."""
+    """Writes a number as `dtype`. Returns False, with nothing done, if that would lose something or is not known."""
     cdef int kind = dtype.type_num
     cdef int overflow = 0
-    cdef long long whole
+    cdef long long integer
     if PyFloat_Check(value):
         return store_float(to, kind, PyFloat_AS_DOUBLE(value))
     if PyLong_CheckExact(value):
-        whole = PyLong_AsLongLongAndOverflow(value, &overflow)
-        return overflow == 0 and store_whole(to, kind, whole)
+        integer = PyLong_AsLongLongAndOverflow(value, &overflow)
+        return overflow == 0 and store_integer(to, kind, integer)
     if value is True or value is False:
         return store_bool(to, kind, value is True)
     if not cnp.PyArray_CheckScalar(value) or cnp.PyArray_Check(value):
@@ -41,7 +41,7 @@ cdef inline bint store_float(char* to, int kind, double value) noexcept:
     return True
 
 
-cdef inline bint store_whole(char* to, int kind, int64_t value) noexcept:
+cdef inline bint store_integer(char* to, int kind, int64_t value) noexcept:
     if kind == cnp.NPY_INT64:
         memcpy(to, &value, sizeof(int64_t))
         return True

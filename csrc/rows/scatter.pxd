@@ -1,12 +1,19 @@
-"""Columns to records: rows are put together in the first-level cache and streamed out whole lines at a time.
+"""Columns to records: rows are assembled in the first-level cache and streamed to memory in whole cache lines.
 
-REALLY_EARLY_COMMIT builds one that commits rows before they are written, on which the test of killed processes has to fail.
+REALLY_EARLY_COMMIT commits rows before they are written; the test of killed processes must then fail.
 """
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from memory cimport REALLY_LINE, really_commit, really_copy, really_stream, really_stream_end, really_stream_whole
+from memory cimport (
+    REALLY_CACHE_LINE,
+    really_copy_short,
+    really_store_release,
+    really_stream_copy,
+    really_stream_fence,
+    really_stream_lines,
+)
 from record cimport BIG_FIELD, STAGE, Column, Field, Records
 
 cdef extern from *:
@@ -21,15 +28,15 @@ cdef extern from *:
         REALLY_COMMITS_EARLY
 
 cdef enum:
-    AHEAD = 1024  # bytes of a big field that are on their way while earlier ones are copied
-    STREAM_FROM = 1 << 22  # bytes; a ring this long does not stay in the cache anyway
+    AHEAD = 1024  # bytes by which a big field is prefetched ahead of its copy
+    STREAM_FROM = 1 << 22  # bytes; a ring this large does not stay in the cache
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
-    """Appends `num_rows` rows, the oldest falling out; of more rows than fit the newest are kept.
+    """Appends `num_rows` rows and evicts the oldest. Of more rows than fit, the newest are kept.
 
-    Where there is a spare, no slot of a row that is held is written before the new ones are committed, at most as
-    many as the spare takes at a time; without one, all are committed together.
+    With spare slots, rows are committed in pieces that fit in them: the slot of a row that is held is never written
+    before the rows that evict it are committed. Without, all rows are committed together.
     """
     cdef int64_t first = max(num_rows - records.capacity, <int64_t>0)
     cdef int64_t spare = records.num_slots - records.capacity
@@ -38,20 +45,20 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
         num = min(num_rows - first, spare) if spare > 0 else num_rows - first
         row = records.cursor.num_put
         if spare > 0:
-            really_commit(&records.cursor.num_begun, row + num)
-            really_stream_end()  # streaming stores would overtake it
+            really_store_release(&records.cursor.num_begun, row + num)
+            really_stream_fence()  # or streaming stores could overtake it
         if REALLY_COMMITS_EARLY:
-            really_commit(&records.cursor.num_put, row + num)
+            really_store_release(&records.cursor.num_put, row + num)
         write_rows(records, columns, first, num, row)
-        really_stream_end()
-        really_commit(&records.cursor.num_put, row + num)
+        really_stream_fence()
+        really_store_release(&records.cursor.num_put, row + num)
         first += num
 
 
 cdef inline void write_rows(
     const Records* records, const Column* columns, int64_t first, int64_t num_rows, int64_t row
 ) noexcept nogil:
-    """Writes rows `first` to `first + num_rows` of the columns as those with numbers from `row` on."""
+    """Writes rows `first` to `first + num_rows` of the columns to the slots of the row numbers from `row` on."""
     cdef int64_t slot = row % records.num_slots
     cdef int64_t num = min(num_rows, records.num_slots - slot)
     scatter(records, columns, first, num, records.data + slot * records.stride)
@@ -63,7 +70,7 @@ cdef inline void scatter(
 ) noexcept nogil:
     """Writes rows `first` to `first + num_rows` of the columns to consecutive records from `rows` on."""
     cdef bint streams = (
-        records.stride % REALLY_LINE == 0
+        records.stride % REALLY_CACHE_LINE == 0
         and records.num_slots * records.stride >= STREAM_FROM
         and records.seams_nbytes <= STAGE
         and num_rows * records.stride >= 1024
@@ -84,37 +91,39 @@ cdef inline void scatter_staged(
     while done < num_rows:
         num = min(num_staged, num_rows - done)
         fill(records, columns, first + done, num, records.stage)
-        really_stream_whole(rows + done * records.stride, records.stage, num * records.stride, 0)
+        really_stream_lines(rows + done * records.stride, records.stage, num * records.stride, 0)
         done += num
 
 
 cdef inline void scatter_streamed(
     const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
 ) noexcept nogil:
-    # A line written in parts is read first, and waited for; put together in the stage it goes out like the others.
+    # The processor first reads a line that is written in parts. Assembled in the stage, it is streamed like the others.
     cdef int64_t i
     cdef Py_ssize_t k
     for i in range(num_rows):
         for k in range(records.num_fields):
-            put_field(records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride)
+            write_field(records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride)
         stream_seams(records, rows + i * records.stride)
 
 
-cdef inline void put_field(const Records* records, Py_ssize_t k, const char* source, char* row) noexcept nogil:
-    """The whole lines of a big field go to the row, everything else to its place in the stage."""
+cdef inline void write_field(const Records* records, Py_ssize_t k, const char* source, char* row) noexcept nogil:
+    """Streams the whole lines of a big field to the row, and copies everything else to the stage."""
     cdef Field field = records.fields[k]
-    cdef Py_ssize_t whole = field.nbytes // REALLY_LINE * REALLY_LINE if field.nbytes >= BIG_FIELD else 0
-    if whole > 0:
-        really_stream(row + field.offset, source, whole, AHEAD)
-    if field.nbytes > whole:
-        really_copy(records.stage + field.staged, source + whole, field.nbytes - whole)
+    cdef Py_ssize_t line_nbytes = 0
+    if field.nbytes >= BIG_FIELD:
+        line_nbytes = field.nbytes // REALLY_CACHE_LINE * REALLY_CACHE_LINE
+    if line_nbytes > 0:
+        really_stream_copy(row + field.offset, source, line_nbytes, AHEAD)
+    if field.nbytes > line_nbytes:
+        really_copy_short(records.stage + field.staged, source + line_nbytes, field.nbytes - line_nbytes)
 
 
 cdef inline void stream_seams(const Records* records, char* row) noexcept nogil:
     cdef Py_ssize_t k
     cdef const char* staged = records.stage
     for k in range(records.num_seams):
-        really_stream_whole(row + records.seams[k].offset, staged, records.seams[k].nbytes, 0)
+        really_stream_lines(row + records.seams[k].offset, staged, records.seams[k].nbytes, 0)
         staged += records.seams[k].nbytes
 
 
@@ -128,8 +137,8 @@ cdef inline void fill(
         column = columns[k]
         column.data += first * column.stride
         to = rows + records.fields[k].offset
-        if records.stride == REALLY_LINE:
-            fill_field(column, records.fields[k].nbytes, num_rows, to, REALLY_LINE)
+        if records.stride == REALLY_CACHE_LINE:
+            fill_field(column, records.fields[k].nbytes, num_rows, to, REALLY_CACHE_LINE)
         else:
             fill_field(column, records.fields[k].nbytes, num_rows, to, records.stride)
 
@@ -137,7 +146,7 @@ cdef inline void fill(
 cdef inline void fill_field(
     Column column, Py_ssize_t nbytes, int64_t num, char* to, Py_ssize_t stride
 ) noexcept nogil:
-    # A size that is known when compiling makes the copy one load and one store.
+    # With a constant size the compiler makes each copy one load and one store.
     if nbytes == 4:
         fill_sized(column, 4, num, to, stride)
     elif nbytes == 8:

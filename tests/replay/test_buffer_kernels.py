@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-# memory.pxd has declarations only; lock.pxd is what lets the GIL go; scalars.pxd is what takes Python's numbers.
-KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem not in ("memory", "lock", "scalars")}
+# memory.pxd has declarations only, lock.pxd releases the GIL, scalars.pxd and values.pxd read Python objects.
+KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem not in ("memory", "lock", "scalars", "values")}
 LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
 
 
