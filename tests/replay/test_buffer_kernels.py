@@ -11,7 +11,8 @@ import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
 # memory.pxd has declarations only, lock.pxd releases the GIL, scalars.pxd and values.pxd read Python objects.
-KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem not in ("memory", "lock", "scalars", "values")}
+OTHERS = ("memory", "lock", "scalars", "values")
+KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem not in OTHERS}
 LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
 
 
