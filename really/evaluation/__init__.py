@@ -1,4 +1,4 @@
-"""Greedy episodes: measured, shown in a window, or filmed."""
+"""Evaluation: greedy episodes that are measured, shown in a window, or filmed."""
 
 from __future__ import annotations
 

@@ -101,14 +101,14 @@ def evaluate(
     vector: str = "auto",
     progress: bool | None = None,
 ) -> Evaluation:
-    """Plays greedy episodes with an exported model and these weights, and shows them to the viewer.
+    """Plays greedy episodes with an exported model and these weights; the viewer shows them.
 
     Args:
         environment: the environment to play in.
-        policy: takes the best action from the model's outputs.
+        policy: chooses the best action from the model's outputs.
         exported: the exported model.
         weights: the model's weights.
-        normalisation: of the observations; None if the model takes them as the environment shows them.
+        normalisation: normalises observations; None if the model takes them as the environment shows them.
         episodes: number of episodes.
         max_steps: steps after which an episode is ended.
         seed: the seed from which the environments' seeds are derived.

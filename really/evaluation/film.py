@@ -1,4 +1,4 @@
-"""Films of episodes: frames go to ffmpeg as they are rendered, and the file is there whole or not at all."""
+"""Film: writes episodes as a GIF or MP4 with ffmpeg, frame by frame; the file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from really.evaluation.rendering import frame_of, frames_per_second, with_frames
 from really.evaluation.viewer import Viewer, Watcher, watched_batch
 
 EXPECTED = "expected True, False, 'gif', 'mp4' or a path that ends in .gif or .mp4"
-# Browsers play a GIF whose frames last less than 0.02 s at a tenth of that speed.
-MOST_GIF_FPS = 50
-# Smaller frames are enlarged, by a whole number: a gridworld's may be a pixel a field.
-LEAST_SIDE = 320
-# A file's first bytes. An MP4 begins with the length of its first box, which is short.
+# Browsers slow a GIF down tenfold if its frames last less than 0.02 s.
+MAX_GIF_FPS = 50
+# Smaller frames are enlarged by an integer factor: a gridworld may render one pixel per field.
+MIN_SIDE = 320
+# First bytes of a file. An MP4 starts with the length of its first box, which is short.
 MAGIC = {".gif": b"GIF8", ".mp4": b"\0\0\0"}
 ENCODERS = {
-    # One palette a frame: one for all would need every frame in memory first.
+    # One palette for each frame: a common palette would need all frames in memory first.
     ".gif": "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1",
-    # H.264 with colours that every player knows needs even sides.
+    # H.264 in the pixel format that every player knows needs even sides.
     ".mp4": "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p",
 }
-# What ffmpeg leaves out of a GIF's frame it compares by numbers of colours, though each frame has its own: wrong here.
+# ffmpeg omits parts of a GIF frame that have the same colour numbers as before. That is wrong here, since each frame
+# has a palette of its own, so `-gifflags 0` turns it off.
 OPTIONS = {
     ".gif": ["-gifflags", "0", "-global_palette", "0", "-f", "gif"],
     ".mp4": ["-c:v", "libx264", "-movflags", "+faststart", "-f", "mp4"],
@@ -44,19 +45,19 @@ OPTIONS = {
 
 
 class Film(Viewer, Watcher):
-    """Films episodes one after the other: each begins with its first state and ends with its last.
+    """Films episodes one after the other, each from its first to its last state.
 
     Args:
-        render: a path that ends in .gif or .mp4, whose folder is made where it is missing; or 'gif' or 'mp4' for
-            `<name>.gif` in the current folder. A film that is there is replaced.
-        name: of the environment.
+        render: a path that ends in .gif or .mp4, whose folder is created if it is missing; or 'gif' or 'mp4' for
+            `<name>.gif` or `<name>.mp4` in the current folder. An existing film is replaced.
+        name: name of the environment.
 
     Attributes:
-        path: where the film is, once the episodes have ended.
-        frames: how many were written.
+        path: path of the film, which exists after the episodes have ended.
+        frames: number of frames written.
 
     Raises:
-        InvalidValueError: another kind of file, one that cannot be written there, or the extra `video` is missing.
+        InvalidValueError: the path has another ending or cannot be written, or the extra `video` is not installed.
     """
 
     at_once = 1
@@ -78,13 +79,13 @@ class Film(Viewer, Watcher):
     def batch(
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
     ) -> EnvironmentBatch:
-        """One plain instance; raises InvalidValueError where it renders no frames."""
+        """Makes one plain instance. Raises InvalidValueError if it renders no frames."""
         environment, self._first = with_frames(spec, self._what)
         self._fps = frames_per_second(environment)
         return watched_batch(spec, seeds[0], environment, self)
 
     def see(self, environment: Environment, is_start: bool) -> None:
-        """Keeps the frame until the step is over; that of a start until an episode really begins with it."""
+        """Keeps the frame until the step has ended, and a start frame until an episode continues from it."""
         frame = frame_of(environment, self._name, self._what)
         if frame.shape != self._first.shape:
             raise EnvironmentFailedError(
@@ -97,7 +98,7 @@ class Film(Viewer, Watcher):
         self._start = None
 
     def after_step(self) -> None:
-        """Hands the frames of this step to the encoder."""
+        """Passes the frames of this step to the encoder."""
         for frame in self._seen:
             self._encoder.write(frame)  # type: ignore[union-attr]
         self.frames += len(self._seen)
@@ -105,7 +106,7 @@ class Film(Viewer, Watcher):
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
-        """Films what is played meanwhile; raises FileError where it cannot be written."""
+        """Films the episodes that are played in this context. Raises FileError if the film cannot be written."""
         with replacing(self.path, MAGIC[self._kind], "a film") as file:
             self._encoder = _Encoder(self._ffmpeg, file.name, self._kind, self._first.shape, self._fps)
             try:
@@ -117,35 +118,35 @@ class Film(Viewer, Watcher):
 
 
 class _Encoder:
-    """An ffmpeg process that is fed frames through a pipe: what is encoded is on disk, and not in memory."""
+    """An ffmpeg process that reads frames from a pipe and writes the film to disk, so memory stays small."""
 
     def __init__(self, ffmpeg: str, path: str, kind: str, shape: Sequence[int], fps: float) -> None:
         height, width = shape[:2]
         command = [ffmpeg, "-y", "-loglevel", "error", "-nostats"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "pipe:0"]
         command += ["-filter_complex", _filters(kind, max(height, width), fps), *OPTIONS[kind], path]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        # A process group of its own: Ctrl-C is for us, who end it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it with the process
+        # In a process group of its own ffmpeg gets no Ctrl-C; `end` ends it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0
         )
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Takes one frame `[height, width, 3]`; waits where encoding is slower than playing."""
+        """Writes one frame `[height, width, 3]`; waits if encoding is slower than playing."""
         try:
             self._process.stdin.write(frame.data)  # type: ignore[union-attr]
         except BrokenPipeError:
             raise self._failed() from None
 
     def finish(self) -> None:
-        """Writes what is left; raises OSError with ffmpeg's own words where that fails."""
+        """Completes the film. Raises OSError with ffmpeg's message if that fails."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()  # type: ignore[union-attr]
         if self._process.wait():
             raise self._failed()
 
     def end(self) -> None:
-        """Ends the process, whatever it was doing."""
+        """Ends the process, in whatever state it is."""
         if self._process.poll() is None:
             self._process.kill()
         with contextlib.suppress(BrokenPipeError):
@@ -156,16 +157,16 @@ class _Encoder:
     def _failed(self) -> OSError:
         self._process.wait()
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines()
-        return OSError(errno.EIO, f"ffmpeg ended with {self._process.returncode}: {' / '.join(said[-3:])}")
+        messages = self._log.read().decode(errors="replace").strip().splitlines()
+        return OSError(errno.EIO, f"ffmpeg ended with {self._process.returncode}: {' / '.join(messages[-3:])}")
 
 
 def _filters(kind: str, side: int, fps: float) -> str:
-    scale = max(1, LEAST_SIDE // side)
-    before = [f"scale=iw*{scale}:ih*{scale}:flags=neighbor"] if scale > 1 else []
-    if kind == ".gif" and fps > MOST_GIF_FPS:
-        before.append(f"fps={MOST_GIF_FPS}")
-    return ",".join([*before, ENCODERS[kind]])
+    scale = max(1, MIN_SIDE // side)
+    filters = [f"scale=iw*{scale}:ih*{scale}:flags=neighbor"] if scale > 1 else []
+    if kind == ".gif" and fps > MAX_GIF_FPS:
+        filters.append(f"fps={MAX_GIF_FPS}")
+    return ",".join([*filters, ENCODERS[kind]])
 
 
 def _path_of(render: str | os.PathLike[str], name: str) -> Path:

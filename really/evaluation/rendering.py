@@ -1,4 +1,4 @@
-"""Frames of an environment as RGB arrays, and how many it shows a second."""
+"""Frames of an environment as RGB arrays, and its frames per second."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from really.envs.environment import Environment, logged_warnings
 from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidValueError
 
-# Frames a second of an environment that does not say how many.
+# Frames per second of an environment whose metadata have none.
 DEFAULT_FPS = 30.0
 
 
 def with_frames(spec: EnvironmentSpec, what: str) -> tuple[Environment, NDArray[np.uint8]]:
-    """An instance that renders frames, and the first of them.
+    """Makes an instance that renders frames, and returns it with its first frame.
 
     Args:
-        spec: what the user gave.
+        spec: the environment.
         what: the argument that asks for frames, for messages.
 
-    Raises InvalidValueError where the environment renders none.
+    Raises:
+        InvalidValueError: the environment renders no frames.
     """
     environment = None
     try:
@@ -45,7 +46,7 @@ def with_frames(spec: EnvironmentSpec, what: str) -> tuple[Environment, NDArray[
 
 
 def frame_of(environment: Environment, name: str, what: str) -> NDArray[np.uint8]:
-    """The frame that shows the environment's state, `[height, width, 3] uint8`; grey and RGBA ones become RGB."""
+    """The environment's current frame, `[height, width, 3] uint8`; grey and RGBA frames are converted to RGB."""
     got = environment.render("rgb_array")
     frame = np.asarray(got) if isinstance(got, np.ndarray) or hasattr(got, "__array__") else None
     if frame is None or frame.dtype != np.uint8 or frame.ndim not in (2, 3) or 0 in frame.shape:
@@ -58,7 +59,7 @@ def frame_of(environment: Environment, name: str, what: str) -> NDArray[np.uint8
 
 
 def frames_per_second(environment: Environment) -> float:
-    """As the environment's metadata says, in gymnasium's or in the old gym's words."""
+    """Frames per second from the environment's metadata, under gymnasium's key or that of the older gym."""
     metadata = _metadata(environment)
     for name in ("render_fps", "video.frames_per_second"):
         fps = metadata.get(name)
@@ -77,7 +78,7 @@ def _metadata(environment: Environment) -> Mapping[str, Any]:
 
 
 def render_modes(environment: Environment) -> Sequence[str] | None:
-    """Render modes that the environment declares; None where it declares none."""
+    """Render modes that the environment declares. Returns None if it declares none."""
     metadata = _metadata(environment)
     return metadata.get("render_modes", metadata.get("render.modes")) or None
 

@@ -1,4 +1,4 @@
-"""Viewer: the base of all ways to watch an evaluation; by itself it shows nothing."""
+"""Viewer: the base class of all ways to watch an evaluation; by itself it shows nothing."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from really.envs.environment import Environment, StepResult
 from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec, Probe
 
-# As many environments as an evaluation steps together: more would only add memory.
+# Environments that an evaluation steps together: more would only take more memory.
 EVALUATION_ENVS = 128
 
 
 class Viewer:
-    """Sees nothing: episodes are stepped as one batch. What all viewers have."""
+    """Base class of all viewers; it shows nothing, so episodes are stepped as one batch."""
 
     at_once = EVALUATION_ENVS
-    """Environments stepped together; one where somebody watches."""
+    """Number of environments that are stepped together; 1 if they are shown."""
     path: Path | None = None
-    """Where a film is."""
+    """The path of the film, or None."""
 
     def batch(
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
     ) -> EnvironmentBatch:
-        """The environments to step, one a seed."""
+        """Makes the environments to step, one for each seed."""
         return make_batch(spec, seeds, vector=vector)
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
-        """The time in which the episodes are played."""
+        """Context manager in which the episodes are played."""
         yield
 
     def after_step(self) -> None:
@@ -43,19 +43,19 @@ class Viewer:
 
 
 class Watcher:
-    """What is told of each state of one environment."""
+    """Observer of one environment: its methods are called with each state."""
 
     def see(self, environment: Environment, is_start: bool) -> None:
-        """The environment has been reset (`is_start`) or stepped."""
+        """Called after each reset (`is_start`) and each step of the environment."""
 
     def leave(self) -> None:
-        """The environment has been closed."""
+        """Called after the environment has been closed."""
 
 
 class Watched(Environment):
-    """An environment of which a watcher sees each state, an episode's last one among them.
+    """An environment that shows each state to a watcher, the last state of an episode included.
 
-    A batch resets an environment within the step that ends its episode; from outside that last state is never seen.
+    A batch resets an environment within the step that ends its episode, so the last state is not visible from outside.
     """
 
     def __init__(self, environment: Environment, watcher: Watcher) -> None:
@@ -65,13 +65,13 @@ class Watched(Environment):
         self.is_known = True
 
     def reset(self, seed: int | None = None) -> Any:
-        """Begins an episode."""
+        """Starts an episode."""
         observation = self._inner.reset(seed)
         self._watcher.see(self._inner, is_start=True)
         return observation
 
     def close(self) -> None:
-        """Closes the environment, and what its watcher has open."""
+        """Closes the environment, then calls the watcher's `leave`."""
         self._inner.close()
         self._watcher.leave()
 
@@ -83,21 +83,21 @@ class Watched(Environment):
 
 @dataclass(frozen=True)
 class _WatchedSpec(EnvironmentSpec):
-    """A spec with one instance, which is there already."""
+    """A spec whose only instance exists already."""
 
     spec: EnvironmentSpec | None = None
-    made: Environment | None = None
+    instance: Environment | None = None
 
     def probe(self) -> Probe:
         return self.spec.probe()  # type: ignore[union-attr]
 
     def make(self, render_mode: str | None = None) -> Environment:
-        return self.made  # type: ignore[return-value]
+        return self.instance  # type: ignore[return-value]
 
 
 def watched_batch(
     spec: EnvironmentSpec, seed: np.random.SeedSequence, environment: Environment, watcher: Watcher
 ) -> EnvironmentBatch:
-    """A batch of one environment that `watcher` sees: a plain instance, whatever vector environments there are."""
+    """A batch of one plain instance that `watcher` observes."""
     watched = Watched(environment, watcher)
     return PlainBatch(_WatchedSpec(spec.environment, spec.env_config, spec, watched), [seed])

@@ -1,4 +1,4 @@
-"""Chooses the viewer that a user asks for with `render`: none, a window or a film."""
+"""viewer_of: chooses the viewer for the argument `render`: none, a window or a film."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger("really")
 
 
 def viewer_of(render: Any, name: str) -> Viewer:
-    """What `render` asks for.
+    """The viewer for the argument `render`.
 
     Args:
-        render: True or False; 'gif', 'mp4' or a path that ends so.
-        name: of the environment; 'gif' is the film `<name>.gif` in the current folder.
+        render: True or False; 'gif', 'mp4', or a path that ends in .gif or .mp4.
+        name: name of the environment; 'gif' makes the film `<name>.gif` in the current folder.
 
     Raises:
-        InvalidTypeError, InvalidValueError: none of these; a film that cannot be written there.
+        InvalidTypeError, InvalidValueError: `render` is none of these, or the film cannot be written there.
     """
     if render is None or isinstance(render, bool | int | np.bool_):
         if render and not has_display():

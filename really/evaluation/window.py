@@ -27,18 +27,18 @@ WINDOW_SIDE = 480
 
 
 class Window(Viewer):
-    """Shows the episodes in a window, one after the other; where none can be opened, it says so and plays on."""
+    """Shows the episodes in a window, one after the other. If none can be opened, it logs a warning and plays on."""
 
     at_once = 1
 
     def batch(
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
     ) -> EnvironmentBatch:
-        """One environment that shows itself, or whose frames are shown."""
-        for opened in (_shows_itself, _shown_by_us):
+        """Makes one environment that renders into a window of its own, or whose frames `_Screen` shows."""
+        for open_window in (_own_window, _our_window):
             try:
                 with logged_warnings():
-                    environment, watcher = opened(spec)
+                    environment, watcher = open_window(spec)
             except Exception as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
@@ -47,8 +47,8 @@ class Window(Viewer):
         return super().batch(spec, seeds, vector)
 
 
-class _Glance(Watcher):
-    """Asks environments of the old API to show themselves; those of the new one do at each step, unasked."""
+class _RenderHuman(Watcher):
+    """Calls `render` of environments of the older API; those of the newer API render at each step by themselves."""
 
     def see(self, environment: Environment, is_start: bool) -> None:
         if not hasattr(environment.env, "render_mode"):
@@ -56,7 +56,7 @@ class _Glance(Watcher):
 
 
 class _Screen(Watcher):
-    """A window of our own, for environments that render frames only."""
+    """A pygame window for environments that only render frames."""
 
     def __init__(self, frame: NDArray[np.uint8], fps: float, name: str) -> None:
         import pygame
@@ -81,8 +81,8 @@ class _Screen(Watcher):
         self._pygame.display.quit()
 
 
-def _shows_itself(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
-    """An environment with render mode 'human', once it has shown something."""
+def _own_window(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
+    """An environment with render mode 'human', after it has rendered its first state."""
     if isinstance(spec.environment, Atari):
         raise InvalidValueError("ale_py's vector environment has no render mode 'human'")
     environment = spec.make("human")
@@ -93,7 +93,7 @@ def _shows_itself(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
         if getattr(environment.env, "render_mode", "human") != "human":
             raise InvalidValueError(f"environment {spec.name!r} was not made with render_mode='human'")
         environment.reset(0)
-        watcher = _Glance()
+        watcher = _RenderHuman()
         watcher.see(environment, is_start=True)
     except BaseException:
         environment.close()
@@ -101,7 +101,8 @@ def _shows_itself(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
     return environment, watcher
 
 
-def _shown_by_us(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
+def _our_window(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
+    """An environment that renders frames, and the window that shows them."""
     environment, frame = with_frames(spec, "render=True")
     try:
         return environment, _Screen(frame, frames_per_second(environment), spec.name)
@@ -111,9 +112,9 @@ def _shown_by_us(spec: EnvironmentSpec) -> tuple[Environment, Watcher]:
 
 
 def has_display() -> bool:
-    """Whether a window can open: on Linux a variable says where, and somebody answers there.
+    """Whether a window can open: on Linux, a display server must answer at the address in the environment variables.
 
-    SDL draws into nothing where nobody does, and other toolkits end the process.
+    Without a server SDL draws nowhere without an error, and other toolkits end the process.
     """
     if sys.platform != "linux" or os.environ.get("SDL_VIDEODRIVER"):
         return True
@@ -122,7 +123,7 @@ def has_display() -> bool:
 
 
 def _x_addresses(display: str) -> Iterator[tuple[int, Any]]:
-    """Where an X server may listen: `[host]:display[.screen]`, as X(7) has it."""
+    """Yields the addresses at which an X server may listen, from `[host]:display[.screen]` (see X(7))."""
     host, _, number = display.rpartition(":")
     number = number.partition(".")[0]
     if not number.isdigit():

@@ -1,4 +1,4 @@
-"""Learners for experience that `really` collected, one file each, to read or to copy; nothing else depends on them."""
+"""Learners for the experience that `really` collects: DQN, PPO and A2C, one file each, to use, read or copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A2CLearner: learns a policy and a value on-policy, one step down the plain policy gradient for all rows."""
+"""A2CLearner: learns a policy and a value on-policy, with one step along the plain policy gradient for all rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class A2CUpdate(NamedTuple):
-    """What an update found before it changed the weights, float32 `[]`; `entropy` is the mean over states."""
+    """Losses before the weights were changed, float32 `[]`; `entropy` is the mean over states."""
 
     policy_loss: np.float32
     value_loss: np.float32
@@ -27,27 +27,27 @@ class A2CUpdate(NamedTuple):
 class A2CLearner:
     """Advantage actor-critic: the synchronous form of Mnih et al. 2016, algorithm S3.
 
-    With advantages A and returns R, an update is one step down
+    With advantages A and returns R, an update is one gradient step that reduces
 
         -mean log pi(a|s) A + value_coefficient * mean (V(s) - R)^2 - entropy_coefficient * mean H(pi(.|s))
 
-    That is also the first step of a `PPOLearner` whose minibatch is all rows (Huang et al. 2022, "A2C is a special case
-    of PPO"), so collect few rows a call, and often.
+    This is also the first step of a `PPOLearner` whose minibatch is all rows (Huang et al. 2022, "A2C is a special case
+    of PPO"). So collect few rows at a time, and often.
 
     Args:
-        source: the manager whose agent is trained, or an `Agent`; its sampling type is `discrete_policy` or
+        source: the manager whose agent is trained, or an `Agent`. Its sampling type is `discrete_policy` or
             `continuous_normal_diagonal`, and its model has a value output.
         optimizer: a Keras optimizer that trains nothing else.
-        advantages: `gae` takes A from column `advantage` and R = A + V_acted(s), the lambda-return, so gamma and lambda
-            are the manager's; `monte_carlo` takes R from that column and A = R - V_acted(s).
+        advantages: `gae` reads A from column `advantage` and takes R = A + V_acted(s), the lambda-return, so gamma and
+            lambda are the manager's. `monte_carlo` reads R from that column and takes A = R - V_acted(s).
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus.
-        max_gradient_norm: a longer gradient is scaled down to this norm; None: never.
-        jit_compile: False to leave out XLA, which compiles anew for each number of rows.
+        max_gradient_norm: a gradient with a larger global norm is scaled down to it; None never scales.
+        jit_compile: False turns off XLA, which compiles again for each number of rows.
 
     Raises:
-        ModelError: the model has no policy of these kinds, or no value.
-        InvalidValueError, InvalidTypeError: an argument cannot be used, or the manager was not asked for a column.
+        ModelError: the model has no policy of these types, or no value output.
+        InvalidValueError, InvalidTypeError: an argument is invalid, or the manager does not deliver a column.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class A2CLearner:
         self._compiled = tf.function(self._update, jit_compile=jit_compile or None)
 
     def update(self, data: Mapping[str, Any]) -> A2CUpdate:
-        """Learns from rows that the agent collected with its present weights, then forget them.
+        """Learns from rows that the agent collected with its current weights; do not use them again afterwards.
 
         Args:
             data: columns `[row, ...]` `state`, `action`, `value_estimate`, and `advantage` or `monte_carlo`, as
                 `get_data()` gives them with `returns=["value_estimate", "advantage"]`.
 
         Raises:
-            InvalidValueError, InvalidTypeError: a column is missing or cannot be used; the weights are as before.
+            InvalidValueError, InvalidTypeError: a column is missing or invalid; the weights have not changed then.
         """
         columns = inputs.policy_columns("A2CLearner", data, self.agent, self._estimates)
         return A2CUpdate(*self._compiled(columns | inputs.advantages_and_returns(columns)).numpy())

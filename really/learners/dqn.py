@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DQNUpdate(NamedTuple):
-    """What an update found, before it changed the weights; `[update, ...]` where several were done.
+    """Results of an update, from before it changed the weights; `[update, ...]` for several updates.
 
     `loss`: float32 `[]`. `td_error`: float32 `[row]`, target minus q-value; its absolute value is the priority of
     prioritized replay. `q_value`: float32 `[row]`, of the actions taken.
@@ -35,28 +35,30 @@ class DQNLearner:
     """Deep Q-learning (Mnih et al. 2015, algorithm 1) on batches of transitions; trains the agent's own model.
 
     The target of a row is `reward + discount * Q'(state_new, a*)`, where Q' is the target network and `discount` is
-    `gamma * (1 - terminal)`: a time limit is no termination, so the target goes on through it. a* maximises the model's
-    own q-values (double DQN, van Hasselt et al. 2016, equation 4) or those of the target network. A dueling network
-    (Wang et al. 2016) is a matter of the model: its `q_values` are V + A - mean A.
+    `gamma * (1 - terminal)`. A time limit is no termination, so a truncated episode keeps the value of its last state.
+    a* maximises the model's own q-values (double DQN, van Hasselt et al. 2016, equation 4) or those of the target
+    network. For a dueling network (Wang et al. 2016) the model returns V + A - mean A as `q_values`.
 
     Args:
-        source: the manager whose agent is trained, or an `Agent`; its model has an output `q_values`.
+        source: the manager whose agent is trained, or an `Agent`. Its model has an output `q_values`.
         optimizer: a Keras optimizer that trains nothing else; clip gradients with its `global_clipnorm`.
-        gamma: discount factor; by default the manager's, which it may not differ from.
-        target_every: the target network becomes equal to the model after every so many updates (Mnih et al. 2015).
-        target_rate: the target network goes this part of the way to the model after each update (Lillicrap et al.
-            2016). Exactly one of the two is given.
-        double: False to choose a* by the target network.
-        n_step: steps that rewards of a batch sum over. Batches of more than one have a column `discount`, gamma^k *
-            (1 - terminal) after k <= n_step steps, and the sum as `reward` (Sutton and Barto 2018, equation 7.1).
-            The buffer of the manager has the same, whenever it is made.
-        huber_delta: TD errors up to this size count squared, beyond it linearly (Huber 1964); None: all squared.
-        jit_compile: whether XLA compiles the updates, anew for each shape of a batch. By default where the model has no
-            convolutions: on a CPU, XLA halves the time of small networks, but takes 12 times as long for these.
+        gamma: discount factor; by default the manager's, from which it may not differ.
+        target_every: number of updates after which the model is copied to the target network (Mnih et al. 2015).
+        target_rate: fraction by which the target network approaches the model after each update (Lillicrap et al.
+            2016). Give exactly one of the two.
+        double: False chooses a* by the target network.
+        n_step: number of steps over which a batch sums rewards. For n_step > 1 batches have the sum as `reward` and a
+            column `discount`, gamma^k * (1 - terminal) after k <= n_step steps (Sutton and Barto 2018, equation 7.1).
+            The manager's buffer must have the same `n_step`, also if it is made later.
+        huber_delta: the loss is quadratic in TD errors up to this size and linear beyond (Huber 1964); None is always
+            quadratic.
+        jit_compile: whether XLA compiles the updates, again for each shape of a batch. By default it does if the model
+            has no convolutions: on a CPU, XLA halves the time of small networks, but takes 12 times as long for
+            convolutions.
 
     Raises:
-        ModelError: the model has no q-values, one an action.
-        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        ModelError: the model has no output with one q-value for each action.
+        InvalidValueError, InvalidTypeError: an argument is invalid.
     """
 
     def __init__(
@@ -94,19 +96,19 @@ class DQNLearner:
 
     @property
     def updates_done(self) -> int:
-        """How often the optimizer was applied; it goes on where a checkpoint of the optimizer is loaded."""
+        """Number of optimizer steps; a loaded checkpoint of the optimizer restores it."""
         return int(np.asarray(self.optimizer.iterations))
 
     def update(self, batch: Mapping[str, Any]) -> DQNUpdate:
-        """One update for a batch `[row, ...]`, or k of them, one after the other in one call, for `[k, row, ...]`.
+        """Does one update for a batch `[row, ...]`, or k updates in order for batches `[k, row, ...]`.
 
         Args:
             batch: columns `state`, `action`, `reward`, `state_new`, `terminal` (or `discount`, see `n_step`), as
-                `buffer.sample((k, n))` gives them. Where it has a column `weight`, as batches of prioritized replay
-                do, rows count that much in the loss (Schaul et al. 2016, section 3.4).
+                `buffer.sample((k, n))` gives them. A column `weight`, which batches of prioritized replay have, is the
+                weight of each row in the loss (Schaul et al. 2016, section 3.4).
 
         Raises:
-            InvalidValueError, InvalidTypeError: a column is missing or cannot be used; the weights are as before.
+            InvalidValueError, InvalidTypeError: a column is missing or invalid; the weights have not changed then.
         """
         columns = self._checked(batch)
         single = columns["reward"].ndim == 1
@@ -117,7 +119,7 @@ class DQNLearner:
     # ------------------------------------------------------------------------------------------ compiled
 
     def _updates(self, batches: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """Updates with `batches[name][at]`, one after the other; stacked loss, TD errors and q-values."""
+        """Does one update for each `batches[name][at]`, in order; returns stacked losses, TD errors and q-values."""
         count = batches["reward"].shape[0]
         losses, errors, values = (tf.TensorArray(tf.float32, size=count) for _ in range(3))
         for at in tf.range(count):
@@ -126,13 +128,13 @@ class DQNLearner:
         return losses.stack(), errors.stack(), values.stack()
 
     def _update(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
-        goal = batch["reward"] + batch["discount"] * self._next_value(batch)
+        target = batch["reward"] + batch["discount"] * self._next_value(batch)
         variables = self.agent.model.trainable_variables
         with tf.GradientTape() as tape:
             q = tf.gather(self._q_values(self.agent, batch, "state"), batch["action"], batch_dims=1)
-            error = goal - q
+            error = target - q
             loss = tf.reduce_mean(batch["weight"] * self._penalty(error))
-        # Zeros where the loss does not depend on a variable, as on those of a value output.
+        # Zero if the loss does not depend on a variable, for example on those of a value output.
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
         self.optimizer.apply(gradients, variables)
@@ -152,7 +154,7 @@ class DQNLearner:
         return agent.model(inputs.state_of(agent, batch, key))["q_values"]
 
     def _penalty(self, error: Any) -> Any:
-        """Half the squared error, beyond delta its tangent, `[row]`."""
+        """Half the squared error up to delta, and its tangent beyond, `[row]`."""
         squared = 0.5 * tf.square(error)
         if self._delta is None:
             return squared
@@ -171,7 +173,7 @@ class DQNLearner:
     # ------------------------------------------------------------------------------------------ checks
 
     def _checked(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch's columns, actions counted from 0, `discount` and `weight` filled in where it has none."""
+        """The batch's columns, with actions that count from 0, and with `discount` and `weight` added if missing."""
         self._check_steps()
         ends = "terminal" if self.n_step == 1 and "discount" not in batch else "discount"
         needed = self._needed(ends, *({"weight"} & set(batch)))

@@ -1,4 +1,4 @@
-"""What learners are given to learn from, checked before anything is compiled: columns of rows."""
+"""Columns that learners learn from: checks before anything is compiled, and states as the model takes them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 # One number of a row, as a compiled function takes it.
 NUMBER, INTEGER = ColumnSpec(np.dtype(np.float32)), ColumnSpec(np.dtype(np.int64))
-# A float32 holds gamma^k to about this, relative to 1.
+# Largest difference between a float32 discount and gamma^k.
 DISCOUNT_TOLERANCE = 1e-5
-# Ways to advantages, and the column that each takes beside `value_estimate`.
+# Estimators of advantages, and the column that each reads besides `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
-# Columns of batches that say how rows count; a learner that does not read them would learn something else.
+# Columns that change the meaning of a batch's rows; a learner that ignored them would learn something else.
 REPLAYED = ("discount", "weight", "index")
 
 
 def checked_norm(max_gradient_norm: float | None) -> float | None:
-    """The norm that gradients are clipped to, None where they are not."""
+    """The norm to which gradients are clipped, or None."""
     return None if max_gradient_norm is None else check_number("max_gradient_norm", max_gradient_norm, 1e-6, 1e6)
 
 
 def estimates_of(advantages: str) -> list[str]:
-    """The columns that advantages and returns are computed from."""
+    """The columns from which advantages and returns are computed."""
     if advantages not in ADVANTAGES:
         raise InvalidValueError(one_of("advantages", advantages, ADVANTAGES))
     return ["value_estimate", ADVANTAGES[advantages]]
@@ -77,26 +77,26 @@ def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
 
 
 def state_inputs(agent: Agent, key: str) -> Spec:
-    """The columns of `state` or `state_new`: one, or `<key>.<name>` for each leaf of a Dict or Tuple."""
+    """The columns of `state` or `state_new`: one, or one `<key>.<name>` for each leaf of a Dict or Tuple."""
     return {key + name: leaf for name, leaf in model_leaves(agent.observation_space).items()}
 
 
 def checked_columns(
     learner: str, columns: Mapping[str, Any], inputs: Spec, axes: Sequence[int] = (1,), hint: str = ""
 ) -> dict[str, Any]:
-    """The columns that `inputs` name, of the dtypes that they say; all others are left out.
+    """Returns the columns that `inputs` name, in the dtypes of `inputs`; leaves out all others.
 
     Args:
-        learner: whose update it is, for messages.
+        learner: name of the learner, for messages.
         columns: name -> array or tensor `[row, ...]`, or `[update, row, ...]`.
-        inputs: what is needed; the first has rows without axes of their own: its shape is everyone's leading one.
-        axes: how many leading axes there may be.
-        hint: where missing columns come from.
+        inputs: the columns that are needed. The first has one number per row: its shape is the leading shape of all.
+        axes: allowed numbers of leading axes.
+        hint: how to get missing columns, for messages.
 
     Raises:
-        InvalidTypeError: no dict of columns, or a dtype that would lose what it holds.
-        InvalidValueError: a column is missing, empty, or not of the expected shape; a number of a row, such as its
-            reward, is not finite, or its `terminal` not from 0 to 1.
+        InvalidTypeError: this is no dict of columns, or a dtype cannot be converted without loss.
+        InvalidValueError: a column is missing, empty or has a wrong shape; a number, such as a reward, is not finite;
+            or `terminal` is not from 0 to 1.
     """
     if not isinstance(columns, Mapping):
         raise InvalidTypeError(f"{learner}.update: expected a dict of columns, got {type(columns).__name__}")
@@ -120,7 +120,7 @@ def checked_columns(
 
 
 def check_actions(learner: str, actions: Any, space: Any) -> None:
-    """Refuses numbers of actions that there are not: XLA would take the nearest that there is."""
+    """Raises InvalidValueError for actions outside of the action space, for which XLA would take the nearest one."""
     if (bounds := action_bounds(space)) is None:
         return
     given, (low, high) = np.asarray(actions), bounds
@@ -132,7 +132,7 @@ def check_actions(learner: str, actions: Any, space: Any) -> None:
 
 
 def check_weights(learner: str, batch: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-    """Refuses a prioritized batch that has lost its weights, and weights that are none."""
+    """Raises InvalidValueError for a prioritized batch without weights, and for negative weights."""
     if "weight" not in batch and "index" in batch:
         raise InvalidValueError(
             f"{learner}.update: expected a column 'weight' beside 'index', as batches drawn by priority have, got none"
@@ -143,7 +143,7 @@ def check_weights(learner: str, batch: Mapping[str, Any], columns: Mapping[str, 
 
 
 def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> None:
-    """Refuses discounts that are no gamma^k with k from 1 to n_step: the buffer's gamma or n is another one."""
+    """Raises InvalidValueError for a discount that is neither 0 nor gamma^k: the buffer has another gamma or n_step."""
     given = np.asarray(discount, np.float64)
     allowed = np.append(gamma ** np.arange(1, n_step + 1), 0.0)
     distance = np.abs(given[..., None] - allowed).min(axis=-1)
@@ -156,13 +156,13 @@ def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> No
 
 
 def _check_numbers(learner: str, name: str, numbers: NDArray[np.float32]) -> None:
-    """Refuses what would make all weights NaN at once, and ends that are none."""
-    good, expected = np.isfinite(numbers), "finite numbers"
+    """Raises InvalidValueError for numbers that are not finite, and for `terminal` outside of [0, 1]."""
+    valid, expected = np.isfinite(numbers), "finite numbers"
     if name == "terminal":
-        good, expected = (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"
-    if not good.all():
+        valid, expected = (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"
+    if not valid.all():
         raise InvalidValueError(
-            f"{learner}.update: column {name!r}: expected {expected}, got {numbers[~good].ravel()[0]}"
+            f"{learner}.update: column {name!r}: expected {expected}, got {numbers[~valid].ravel()[0]}"
         )
 
 
@@ -183,7 +183,7 @@ def _fitted(learner: str, name: str, wanted: ColumnSpec, array: Any, lead: tuple
 
 
 def _array(column: Any) -> Any:
-    """Tensors stay where they are, as they may be on a GPU; all else becomes NumPy."""
+    """Tensors stay as they are, since they may be on a GPU; anything else becomes a NumPy array."""
     return column if isinstance(column, tf.Tensor) else np.asarray(column)
 
 

@@ -21,11 +21,11 @@ TINY = 1e-8
 
 
 class PPOUpdate(NamedTuple):
-    """What the minibatches found, each before it changed the weights, `[minibatch]` float32 in their order.
+    """Losses of each minibatch before it changed the weights, float32 `[minibatch]`.
 
     `policy_loss`: minus the clipped objective. `value_loss`: mean squared error of the values. `entropy`: mean over
-    states. `approx_kl`: how far the policy is from the one that acted, Schulman's estimate r - 1 - log r.
-    `clip_fraction`: part of the rows whose probability ratio is outside of the clip range.
+    states. `approx_kl`: divergence from the policy that acted, by Schulman's estimate r - 1 - log r.
+    `clip_fraction`: fraction of the rows whose probability ratio is outside of the clip range.
     """
 
     policy_loss: NDArray[np.float32]
@@ -38,33 +38,33 @@ class PPOUpdate(NamedTuple):
 class PPOLearner:
     """Proximal policy optimisation (Schulman et al. 2017, algorithm 1) on whole results of `get_data()`.
 
-    With r = pi(a|s) / pi_acted(a|s) and advantages A, each minibatch takes a step down
+    With r = pi(a|s) / pi_acted(a|s) and advantages A, each minibatch takes a gradient step that reduces
 
         -mean min(r A, clip(r, 1 - clip_range, 1 + clip_range) A)            (equation 7)
         + value_coefficient * mean (V(s) - R)^2 - entropy_coefficient * mean H(pi(.|s))   (equation 9)
 
-    The gradient is clipped by its global norm, advantages are normalised within a minibatch; both as in Huang et al.
-    2022, "The 37 implementation details of proximal policy optimization", numbers 7 and 11.
+    The gradient is clipped by its global norm, and advantages are normalised within a minibatch, as in Huang et al.
+    2022, "The 37 implementation details of proximal policy optimization", numbers 11 and 7.
 
     Args:
-        source: the manager whose agent is trained, or an `Agent`; its sampling type is `discrete_policy` or
+        source: the manager whose agent is trained, or an `Agent`. Its sampling type is `discrete_policy` or
             `continuous_normal_diagonal`, and its model has a value output.
         optimizer: a Keras optimizer that trains nothing else.
-        epochs: how often each row is used; each time in another order.
-        minibatch_size: rows of a step. What does not fill a minibatch is left out of its epoch.
-        advantages: `gae` takes A from column `advantage` and R = A + V_acted(s), the lambda-return, so gamma and lambda
-            are the manager's; `monte_carlo` takes R from that column and A = R - V_acted(s).
-        clip_range: how far the probability ratio may go from 1 and still be rewarded for it.
+        epochs: number of passes over the rows, each in another order.
+        minibatch_size: rows of a gradient step. An epoch leaves out the rows that do not fill its last minibatch.
+        advantages: `gae` reads A from column `advantage` and takes R = A + V_acted(s), the lambda-return, so gamma and
+            lambda are the manager's. `monte_carlo` reads R from that column and takes A = R - V_acted(s).
+        clip_range: distance of the probability ratio from 1 beyond which the objective does not improve.
         value_coefficient: weight of the value loss.
         entropy_coefficient: weight of the entropy bonus.
-        max_gradient_norm: a longer gradient is scaled down to this norm; None: never.
-        normalize_advantages: False to take advantages as they are.
-        seed: of the order of rows.
-        jit_compile: False to leave XLA out. It compiles a minibatch's step, so any number of rows will do.
+        max_gradient_norm: a gradient with a larger global norm is scaled down to it; None never scales.
+        normalize_advantages: False uses advantages as they are.
+        seed: seed of the order of rows.
+        jit_compile: False turns off XLA. XLA compiles the step of a minibatch, so calls may have any number of rows.
 
     Raises:
-        ModelError: the model has no policy of these kinds, or no value.
-        InvalidValueError, InvalidTypeError: an argument cannot be used, or the manager was not asked for a column.
+        ModelError: the model has no policy of these types, or no value output.
+        InvalidValueError, InvalidTypeError: an argument is invalid, or the manager does not deliver a column.
     """
 
     def __init__(
@@ -99,15 +99,15 @@ class PPOLearner:
         self._compiled = tf.function(self._updates, reduce_retracing=True)
 
     def update(self, data: Mapping[str, Any]) -> PPOUpdate:
-        """Learns from rows that the agent collected with its present weights, then forget them.
+        """Learns from rows that the agent collected with its current weights; do not use them again afterwards.
 
         Args:
             data: columns `[row, ...]` `state`, `action`, `log_prob`, `value_estimate`, and `advantage` or
                 `monte_carlo`, as `get_data()` gives them with `returns=["log_prob", "value_estimate", "advantage"]`.
 
         Raises:
-            InvalidValueError, InvalidTypeError: a column is missing or cannot be used, or there are fewer rows than
-                in a minibatch; the weights are as before.
+            InvalidValueError, InvalidTypeError: a column is missing or invalid, or there are fewer rows than in a
+                minibatch; the weights have not changed then.
         """
         columns = inputs.policy_columns("PPOLearner", data, self.agent, ["log_prob", *self._estimates])
         rows = len(columns["log_prob"])
@@ -128,7 +128,7 @@ class PPOLearner:
     # ------------------------------------------------------------------------------------------ compiled
 
     def _updates(self, columns: dict[str, Any], orders: Any) -> Any:
-        """One step a minibatch, one after the other; what they found, `[minibatch, number]`."""
+        """Takes one step for each minibatch, in order; returns the numbers of `PPOUpdate`, `[minibatch, number]`."""
         found = tf.TensorArray(tf.float32, size=tf.shape(orders)[0], element_shape=[len(PPOUpdate._fields)])
         for at in tf.range(tf.shape(orders)[0]):
             batch = {name: tf.gather(column, orders[at]) for name, column in columns.items()}

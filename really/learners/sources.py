@@ -1,4 +1,4 @@
-"""Whom learners train: a manager's agent or one given, with the settings that both sides must agree on."""
+"""Sources of a learner: the manager or agent that it trains, and checks that their settings agree with its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 
 
 def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
-    """The agent to train: a manager's current one, or the one given."""
+    """The agent to train: the manager's current agent, or the given one."""
     agent: Any = source.get_agent() if hasattr(source, "get_agent") else source
     if not hasattr(agent, "output_names"):
         raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, got {type(source).__name__}")
@@ -35,7 +35,7 @@ def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
 
 
 def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -> float:
-    """The one discount factor of manager and learner; InvalidValueError where they have two, or none was given."""
+    """The discount factor of manager and learner. Raises InvalidValueError if they differ, or if there is none."""
     managers = getattr(source, "kwargs", {}).get("gamma")
     if gamma is None and managers is None:
         raise InvalidValueError(f"{learner}: expected gamma with an Agent, which has none of its own, got None")
@@ -46,7 +46,7 @@ def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -
 
 
 def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
-    """The optimizer, with its variables for the agent's model: a compiled function must not make any."""
+    """Creates the optimizer's variables for the agent's model, since a compiled function must not create variables."""
     if not hasattr(optimizer, "apply"):
         raise InvalidTypeError(f"{learner}: expected a Keras optimizer, got {type(optimizer).__name__}")
     if optimizer.built:
@@ -58,7 +58,7 @@ def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
 
 
 def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str, Any]:
-    """The model's outputs for one state of zeros; ModelError where one of `names` is not among them."""
+    """The model's outputs for one state of zeros. Raises ModelError if one of `names` is missing."""
     if missing := [name for name in names if name not in agent.output_names]:
         raise ModelError(
             f"{learner}: expected a model with output {listed(missing)}, got one with {listed(agent.output_names)}"
@@ -68,7 +68,7 @@ def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str,
 
 
 def with_q_values(agent: Agent) -> Agent:
-    """The agent, if its model has one q-value for each of its actions."""
+    """Returns the agent. Raises ModelError unless its model has one q-value for each action."""
     space: Any = agent.action_space
     if not isinstance(space, spaces.Discrete):
         raise ModelError(f"DQNLearner: expected a Discrete action space, got {space}")
@@ -80,7 +80,7 @@ def with_q_values(agent: Agent) -> Agent:
 
 
 def with_policy_and_value(learner: str, agent: Agent) -> Agent:
-    """The agent, if it samples from a policy that its model puts out, beside a value."""
+    """Returns the agent. Raises ModelError unless its model has a policy output and a value output."""
     if agent.policy.sampling_type not in POLICY_TYPES:
         raise ModelError(
             f"{learner}: expected action_sampling_type {listed(POLICY_TYPES)}, got {agent.policy.sampling_type!r}"
@@ -98,7 +98,7 @@ def with_policy_and_value(learner: str, agent: Agent) -> Agent:
 
 
 def check_returns(learner: str, source: SampleManager | Agent, names: Sequence[str]) -> None:
-    """Refuses a manager that was not asked for columns that the learner needs, before it collects any."""
+    """Raises InvalidValueError if the manager's `returns` lacks a column that the learner needs."""
     asked = getattr(source, "kwargs", {}).get("returns")
     if asked is not None and (missing := [name for name in names if name in REQUESTABLE and name not in asked]):
         raise InvalidValueError(
@@ -108,13 +108,13 @@ def check_returns(learner: str, source: SampleManager | Agent, names: Sequence[s
 
 
 def buffer_of(source: SampleManager | Agent) -> Callable[[], Any]:
-    """What tells the buffer that the manager has by then, None where there is none; keeps no manager alive."""
+    """Returns a function that gives the manager's current buffer, or None; it does not keep the manager alive."""
     manager = weakref.ref(source)
     return lambda: getattr(manager(), "buffer", None)
 
 
 def check_buffer(learner: str, buffer: Any, gamma: float, n_step: int) -> None:
-    """Refuses the manager's buffer where it makes batches of other steps, or with another gamma, than are learned."""
+    """Raises InvalidValueError if the manager's buffer has another n_step or gamma than the learner."""
     if buffer is None or (buffer.n_step == n_step and buffer.gamma in (None, gamma)):
         return
     steps_differ = buffer.n_step != n_step
@@ -126,7 +126,7 @@ def check_buffer(learner: str, buffer: Any, gamma: float, n_step: int) -> None:
 
 
 def check_keys(learner: str, buffer: Any, names: Sequence[str]) -> None:
-    """Refuses the manager's buffer where its schema lacks a column that the learner needs."""
+    """Raises InvalidValueError if the manager's buffer lacks a column that the learner needs."""
     keys = None if buffer is None else buffer.keys
     if keys is not None and (missing := [name for name in names if name not in keys]):
         raise InvalidValueError(
