@@ -1,4 +1,4 @@
-"""The agent: values and log-probabilities against slow references, gradients, shapes, and refusals."""
+"""The agent: values and log-probabilities against slow references, gradients, shapes, and refused arguments."""
 
 import math
 
@@ -41,7 +41,7 @@ def agent_of(maker, action_space=TWO, kind=None, space=BOX, seed=0, **kwargs):
 @pytest.mark.parametrize(
     "maker", [models.QNet, models.functional, models.DecoratedCall, models.OwnCall, models.DecoratedOwnCall]
 )
-def test_values_are_the_models_and_follow_its_weights(maker):
+def test_values_equal_the_models_and_change_with_its_weights(maker):
     agent = agent_of(maker)
     for _ in range(2):
         q = agent.model(STATES)["q_values"].numpy()
@@ -54,7 +54,7 @@ def test_values_are_the_models_and_follow_its_weights(maker):
 
 
 @pytest.mark.parametrize(("maker", "kwargs", "action_space", "kind"), POLICIES, ids=IDS)
-def test_log_prob_is_the_policys_for_a_batch_and_for_one_state(maker, kwargs, action_space, kind):
+def test_log_prob_equals_the_policys_for_a_batch_and_for_one_state(maker, kwargs, action_space, kind):
     agent = agent_of(maker, action_space, kind, **kwargs)
     actions = agent.act(STATES)
     outputs = {name: value.numpy() for name, value in agent.model(STATES).items()}
@@ -69,7 +69,7 @@ def test_log_prob_is_the_policys_for_a_batch_and_for_one_state(maker, kwargs, ac
 
 @pytest.mark.parametrize(("maker", "kwargs", "action_space", "kind"), POLICIES, ids=IDS)
 def test_entropy_is_the_expected_negative_log_prob(maker, kwargs, action_space, kind):
-    """Against the mean over many sampled actions, which shares no formula with it."""
+    """Compared with the mean over many sampled actions, which uses no formula of the entropy."""
     agent = agent_of(maker, action_space, kind, **kwargs)
     states = np.repeat(STATES[:1], 20_000, axis=0)
     log_prob, entropy = agent.flowing_log_prob(states, agent.act(states), return_entropy=True)
@@ -89,7 +89,7 @@ def test_entropy_of_the_normal_adds_dimensions():
 
 
 @pytest.mark.parametrize(("maker", "kwargs", "action_space", "kind"), POLICIES[1:], ids=IDS[1:])
-def test_gradients_flow_through_log_prob_and_equal_differences(maker, kwargs, action_space, kind):
+def test_gradients_of_log_prob_equal_finite_differences(maker, kwargs, action_space, kind):
     agent = agent_of(maker, action_space, kind, **kwargs)
     actions, last = agent.act(STATES), agent.model.trainable_variables[0]
 
@@ -127,7 +127,7 @@ def test_methods_work_inside_a_compiled_training_step():
 
 
 @pytest.mark.parametrize(("maker", "kwargs", "action_space", "kind"), POLICIES, ids=IDS)
-def test_a_shape_is_traced_once(maker, kwargs, action_space, kind):
+def test_each_shape_is_traced_once(maker, kwargs, action_space, kind):
     agent = agent_of(maker, action_space, kind, **kwargs)
     actions = agent.act(STATES)
     for turn in range(4):
@@ -145,7 +145,7 @@ def test_a_shape_is_traced_once(maker, kwargs, action_space, kind):
     assert set(counts.values()) == {1}, counts
 
 
-def test_any_number_of_rows_after_another_costs_two_traces_and_gives_the_models_values():
+def test_many_batch_sizes_cost_two_traces_and_give_the_models_values():
     agent = agent_of(models.QNet, kind="epsilon_greedy")
     for rows in (5, 3, 4, 5, 2, 3):
         states = tf.constant(STATES[:rows])
@@ -155,7 +155,7 @@ def test_any_number_of_rows_after_another_costs_two_traces_and_gives_the_models_
     assert {made.num_traces for made in agent._functions.values()} == {2}
 
 
-def test_gradients_reach_states_and_variables_once_a_shape_has_been_seen():
+def test_gradients_reach_states_and_variables_for_a_cached_shape():
     agent, states = agent_of(models.QNet), tf.constant(STATES)
     variables = [variable.value for variable in agent.model.trainable_variables]
 
@@ -171,7 +171,7 @@ def test_gradients_reach_states_and_variables_once_a_shape_has_been_seen():
             np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_a_seen_shape_changes_neither_what_is_refused_nor_running_as_python():
+def test_a_cached_shape_keeps_checks_and_running_as_python():
     agent, states, actions = agent_of(models.QNet), tf.constant(STATES), tf.constant([0, 1, 0, 1, 1])
     before = agent.q_val(states, actions)
     with pytest.raises(InvalidValueError, match=r"action: expected \['n'\] with n = 5 states, got \(4,\)"):
@@ -197,7 +197,7 @@ def test_epsilon_and_temperature_apply_from_the_next_call():
         np.testing.assert_allclose(agent.flowing_log_prob(STATES, [1] * 5), expected, rtol=1e-4)
 
 
-def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
+def test_settings_changed_while_a_step_is_traced_apply_outside_of_it():
     agent = agent_of(models.QNet)
     traced = tf.function(lambda: agent.flowing_log_prob(STATES, [1] * 5))()
     np.testing.assert_allclose(agent.flowing_log_prob(STATES, [1] * 5), traced, rtol=1e-5)
@@ -215,18 +215,18 @@ def test_settings_made_while_a_step_is_traced_serve_the_next_call_outside():
     ],
     ids=str,
 )
-def test_actions_that_there_are_not_are_refused(actions, got):
+def test_actions_outside_of_the_space_are_refused(actions, got):
     agent = agent_of(models.QNet)
     states = tf.constant(STATES)
     fine = tf.cast([0, 1, 0, 0, 1], tf.convert_to_tensor(actions).dtype)
     for method in (agent.q_val, agent.flowing_log_prob):
         for _ in range(2):
-            method(states, fine)  # what has been called with such tensors before is found faster
+            method(states, fine)  # the second time the method skips checks for these tensors
             with pytest.raises(InvalidValueError, match=f"action: expected whole numbers from 0 to 1, got {got}"):
                 method(states, actions)
 
 
-def test_parts_of_actions_that_there_are_not_are_refused():
+def test_parts_of_actions_outside_of_the_space_are_refused():
     agent = agent_of(models.Policy, spaces.MultiDiscrete([2, 3]), "discrete_policy", num_logits=5)
     agent.flowing_log_prob(STATES, [[1, 2]] * 5)
     with pytest.raises(InvalidValueError, match=r"whole numbers from \[0, 0\] to \[1, 2\], got 3"):
@@ -234,7 +234,7 @@ def test_parts_of_actions_that_there_are_not_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
-def test_q_val_takes_actions_as_stored(shape):
+def test_q_val_takes_actions_as_they_are_stored(shape):
     agent = agent_of(models.QNet, spaces.Discrete(2, start=-3))
     actions = np.array([-3, -2, -3, -2, -2])
     q = agent.model(STATES)["q_values"].numpy()
@@ -253,13 +253,13 @@ def test_one_state_gives_one_action(maker, kwargs, action_space, kind):
         assert agent.act(STATES[0].tolist(), greedy=greedy).dtype == agent.policy.action_dtype
 
 
-def test_acting_samples_with_the_generator_it_was_given():
+def test_act_samples_with_the_given_generator():
     runs = [[agent.act(STATES).tolist() for _ in range(20)] for agent in map(agent_of, [models.QNet] * 2)]
     assert runs[0] == runs[1]
     assert len({str(actions) for actions in runs[0]}) > 1
 
 
-def test_value_comes_from_either_name_and_without_one_from_q_values():
+def test_v_reads_either_value_output_or_else_the_q_values():
     for maker, action_space, name in [
         (models.Policy, TWO, "v_estimate"),
         (models.ActorCritic, spaces.Box(-1, 1, (2,)), "value_estimate"),
@@ -288,7 +288,7 @@ def test_discrete_observations():
     assert agent.act(4).shape == ()
 
 
-def test_nature_cnn_takes_frames():
+def test_nature_cnn_takes_uint8_frames():
     space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
     agent = agent_of(models.NatureCNN, spaces.Discrete(6), space=space)
     frames = np.random.default_rng(0).integers(0, 255, (2, 84, 84, 4), np.uint8)
@@ -315,7 +315,7 @@ def test_a_table_without_input_shape_or_keras():
     assert agent.get_weights()[0].shape == (6, 2)
 
 
-def test_a_model_is_built_without_a_call_where_input_shape_is_false():
+def test_input_shape_false_builds_a_model_without_a_call():
     tf.keras.utils.set_random_seed(0)
     calls = []
 
@@ -332,15 +332,15 @@ def test_a_model_is_built_without_a_call_where_input_shape_is_false():
         calls.clear()
 
 
-def test_a_decorated_model_built_here_follows_its_weights_for_one_state():
-    """Traced while its weights come into being, a decorated `call` would answer [1, 4] with them for ever."""
+def test_a_decorated_model_uses_new_weights_for_one_state():
+    """If a decorated `call` were traced while its weights are created, it would keep these weights for [1, 4]."""
     model = build_model(models.DecoratedCall, {}, None, BOX)
     model.set_weights([weight * 0 for weight in model.get_weights()])
     np.testing.assert_array_equal(model(STATES[:1])["q_values"], [[0, 0]])
 
 
-def test_a_decorated_model_that_was_built_before_it_came_here_follows_its_weights_for_one_state():
-    """Keras builds it in its first call, which traces `call`, which then answers [1, 4] with the first weights."""
+def test_a_decorated_model_that_keras_built_uses_new_weights_for_one_state():
+    """Keras builds the model in its first call. That traces `call`, which then keeps the first weights for [1, 4]."""
     model = models.DecoratedCall()
     model(STATES[:1])
     agent = Agent(model, BOX, TWO)
@@ -376,7 +376,7 @@ def test_weights_epoch_and_unpacking():
     assert epoch == 7
 
 
-def test_a_copy_has_the_weights_and_a_model_of_its_own():
+def test_a_copy_has_the_same_weights_in_a_model_of_its_own():
     agent = agent_of(models.QNet)
     twin = agent.copy()
     np.testing.assert_array_equal(twin.max_q(STATES), agent.max_q(STATES))
@@ -415,7 +415,7 @@ def test_models_that_lack_an_output_are_refused(maker, action_space, kind, call,
         call(agent_of(maker, action_space, kind))
 
 
-def test_nan_from_the_model_is_named():
+def test_nan_in_a_model_output_names_the_output():
     agent = agent_of(models.QNet)
     agent.set_weights([weight * np.nan for weight in agent.get_weights()])
     with pytest.raises(ModelError, match="'q_values': expected finite numbers, got nan"):
@@ -430,7 +430,7 @@ def test_states_and_actions_of_wrong_shape_are_refused():
         agent.q_val(STATES, [0, 1, 0, 1])
 
 
-def test_model_kwargs_with_an_instance_and_things_that_are_no_model_are_refused():
+def test_invalid_models_and_model_kwargs_with_an_instance_are_refused():
     with pytest.raises(InvalidValueError, match="model_kwargs: expected none with a model"):
         build_model(models.QNet(), {"num_actions": 3}, None, BOX)
     with pytest.raises(InvalidValueError, match="model: expected a model, its class or a function, got 'dqn'"):
@@ -439,7 +439,7 @@ def test_model_kwargs_with_an_instance_and_things_that_are_no_model_are_refused(
         build_model(models.DictModel, {}, (4,), IMAGE_AND_SPEED)
 
 
-def test_greedy_limit_has_no_log_prob_to_flow():
+def test_temperature_zero_has_no_log_prob_with_gradients():
     agent = agent_of(models.QNet, kind="thompson")
     agent.policy.temperature = 0.0
     with pytest.raises(InvalidValueError, match="expected a temperature > 0"):

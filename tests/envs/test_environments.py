@@ -1,4 +1,4 @@
-"""Batches of plain instances: every flavour of environment, against the environment itself stepped by hand."""
+"""Batches of plain instances for every API, compared with the environment itself, stepped by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GymCartPole = importlib.import_module("gym.envs.classic_control").CartPoleEnv
 
 
 class Counter(gymnasium.Env):
-    """Shows [seed, episode, step]; episodes last 2, 3, 4, 2, ... steps; every second one is truncated."""
+    """Observes [seed, episode, step]; episodes last 2, 3, 4, 2, ... steps; every second one is truncated."""
 
     observation_space = spaces.Box(-1, np.inf, (3,), np.float64)
     action_space = spaces.Discrete(3, start=-1)
@@ -55,7 +55,7 @@ class Counter(gymnasium.Env):
 
 
 class OldCounter:
-    """The gym of before 0.26: four values, `seed` a method, the time limit in `info`, no `close`, a list to see."""
+    """The API of gym before 0.26: four values, `seed` is a method, `info` has the time limit; observes a list."""
 
     action_space = spaces.Discrete(2)
 
@@ -77,7 +77,7 @@ class OldCounter:
 
 
 class Nested(gymnasium.Env):
-    """A Dict with a Tuple in it."""
+    """Observes a Dict that holds a Tuple."""
 
     observation_space = spaces.Dict(
         {"place": spaces.Box(0, 9, (2,), np.float32), "rest": spaces.Tuple([spaces.Discrete(9), spaces.MultiBinary(3)])}
@@ -111,7 +111,7 @@ def draw(space: spaces.Space, rng: np.random.Generator, number: int) -> np.ndarr
 
 
 def roll(batch, steps: int, rng: np.random.Generator, share: float = 1.0) -> list[list[dict[str, Any]]]:
-    """Rows per environment, as a runner would write them."""
+    """Steps the batch; returns the rows of each environment, as a runner would write them."""
     rows: list[list[dict[str, Any]]] = [[] for _ in range(batch.num_envs)]
     batch.reset()
     for _ in range(steps):
@@ -135,7 +135,7 @@ def roll(batch, steps: int, rng: np.random.Generator, share: float = 1.0) -> lis
 
 
 def by_hand(env: Any, seed: np.random.SeedSequence, rows: list[dict[str, Any]], space: spaces.Space) -> int:
-    """Steps `env` with the rows' actions and compares; returns the episodes that ended."""
+    """Steps `env` with the actions of the rows and compares; returns the number of episodes that ended."""
     state, _ = env.reset(seed=int(seed.generate_state(1)[0] >> 1))
     ends = 0
     for row in rows:
@@ -165,7 +165,7 @@ def by_hand(env: Any, seed: np.random.SeedSequence, rows: list[dict[str, Any]], 
     ],
 )
 @pytest.mark.parametrize("share", [1.0, 0.6])
-def test_batch_gives_what_gymnasium_gives(name, config, share):
+def test_batch_gives_the_transitions_of_gymnasium(name, config, share):
     spec = EnvironmentSpec(name, config)
     rows = roll(make_batch(spec, seeds(3), vector="plain"), 220, np.random.default_rng(1), share)
     envs = [gymnasium.make(name, **config) for _ in range(3)]
@@ -174,7 +174,7 @@ def test_batch_gives_what_gymnasium_gives(name, config, share):
     assert min(ends) >= (0 if name == "Pendulum-v1" and share < 1 else 1)
 
 
-def test_data_are_the_same_in_any_partition():
+def test_data_are_the_same_for_any_split_into_batches():
     spec = EnvironmentSpec("FrozenLake-v1")
     actions = np.random.default_rng(3).integers(0, 4, (200, 5))
 
@@ -194,7 +194,7 @@ def test_data_are_the_same_in_any_partition():
 
 @settings(max_examples=25, deadline=None)
 @given(number=st.integers(1, 5), share=st.sampled_from([1.0, 0.5]), entropy=st.integers(0, 99))
-def test_no_row_pairs_two_episodes_and_none_is_lost(number, share, entropy):
+def test_no_row_mixes_two_episodes_and_no_row_is_lost(number, share, entropy):
     batch = make_batch(EnvironmentSpec(Counter), seeds(number))
     for rows in roll(batch, 30, np.random.default_rng(entropy), share):
         expected = np.array([0.0, 0.0])
@@ -209,7 +209,7 @@ def test_no_row_pairs_two_episodes_and_none_is_lost(number, share, entropy):
             expected = np.array([episode + 1, 0.0]) if over else row["state_new"][0][1:]
 
 
-def test_reset_of_some_leaves_the_others():
+def test_resetting_some_environments_leaves_the_others_unchanged():
     batch = make_batch(EnvironmentSpec(Counter), seeds(3))
     batch.reset()
     batch.step(np.zeros(3, np.int64))
@@ -219,7 +219,7 @@ def test_reset_of_some_leaves_the_others():
     assert (batch.observations[0][:, 0] >= 0).all()
 
 
-def test_discrete_actions_arrive_as_python_ints_start_included():
+def test_discrete_actions_arrive_as_python_ints_with_start():
     instance = Counter()
     instance.actions = shared = []
     Counter.__deepcopy__ = lambda self, memo: self
@@ -232,7 +232,7 @@ def test_discrete_actions_arrive_as_python_ints_start_included():
     assert [(type(action), action) for action in shared] == [(int, -1)]
 
 
-def test_old_api_keeps_truncation_apart():
+def test_the_older_api_separates_truncation_from_termination():
     spec = EnvironmentSpec(OldCounter, {"lengths": (2, 3)})
     rows = roll(make_batch(spec, seeds(2)), 10, np.random.default_rng(0))
     assert [row["terminated"] for row in rows[0]] == [False, True, False, False, False, False, True, *[False] * 3]
@@ -245,7 +245,7 @@ def test_old_api_keeps_truncation_apart():
     assert not any(row["truncated"] for row in uncut[0])
 
 
-def test_old_api_is_seeded_once_by_its_method():
+def test_the_older_api_is_seeded_once_by_its_method():
     made = []
 
     def factory():
@@ -270,8 +270,8 @@ def test_old_api_is_seeded_once_by_its_method():
     ],
     ids=["factory", "class", "instance"],
 )
-def test_real_gym_gives_what_gymnasium_gives(environment):
-    """gym 0.26's CartPole seeds and moves as gymnasium's does, in float32 to the last bits."""
+def test_real_gym_gives_the_transitions_of_gymnasium(environment):
+    """The CartPole of gym 0.26 has the seeds and dynamics of gymnasium's, equal in float32 up to the last bits."""
     rng = np.random.default_rng
     theirs = roll(make_batch(EnvironmentSpec(environment), seeds(2)), 120, rng(5))
     ours = roll(make_batch(EnvironmentSpec("CartPole-v1"), seeds(2), vector="plain"), 120, rng(5))
@@ -306,7 +306,7 @@ def test_time_limit_none():
     assert not any(row["truncated"] for row in rows[0])
 
 
-def test_nested_observations_are_one_array_a_leaf():
+def test_nested_observations_have_one_array_per_leaf():
     batch = make_batch(EnvironmentSpec(Nested()), seeds(2))
     assert [(name, leaf.shape) for name, leaf in batch.leaves.items()] == [
         (".place", (2,)),
@@ -339,7 +339,7 @@ def test_an_instance_of_gymnasium_make_keeps_its_wrappers():
         assert by_hand(gymnasium.make("CartPole-v1", max_episode_steps=9), seed, part, instance.observation_space) > 9
 
 
-def test_an_instance_that_cannot_be_copied_serves_once():
+def test_an_instance_that_cannot_be_copied_is_used_once():
     instance = Counter()
     instance.lock = threading.Lock()
     make_batch(EnvironmentSpec(instance), seeds(1)).reset()
@@ -347,7 +347,7 @@ def test_an_instance_that_cannot_be_copied_serves_once():
         make_batch(EnvironmentSpec(instance), seeds(2))
 
 
-def test_spec_travels_with_its_probe():
+def test_a_pickled_spec_keeps_its_probe():
     spec = EnvironmentSpec(lambda: Counter(), {})
     spec.probe()
     there = cloudpickle.loads(cloudpickle.dumps(spec))
@@ -366,13 +366,13 @@ def test_spec_travels_with_its_probe():
         ("CartPole-v77", r"Did you mean 'CartPole-v"),
     ],
 )
-def test_unknown_id(environment, message):
+def test_an_unknown_id_is_refused(environment, message):
     with pytest.raises(InvalidValueError, match=message):
         EnvironmentSpec(environment).probe()
 
 
 class Without:
-    """An environment that lacks something."""
+    """An environment without an observation space, and with any action space."""
 
     def __init__(self, action_space: Any = None, observation: Any = 0.0) -> None:
         self.observation = observation
@@ -398,7 +398,7 @@ class Without:
         (lambda num_envs: Counter(), {}, r"to return a gymnasium VectorEnv with num_envs=1, got <.*Counter"),
     ],
 )
-def test_what_is_no_environment(environment, config, message):
+def test_values_that_are_no_environment_are_refused(environment, config, message):
     with pytest.raises(InvalidTypeError, match=message):
         EnvironmentSpec(environment, config).probe()
 
@@ -408,14 +408,14 @@ def test_config_with_an_instance_is_refused():
         make_batch(EnvironmentSpec(Counter(), {"fail_at": 3}), seeds(1))
 
 
-def test_a_constructor_that_raises_is_named_with_its_arguments():
+def test_an_error_of_a_constructor_names_its_arguments():
     with pytest.raises(
         EnvironmentFailedError, match=r"(?s)'Counter' could not be made .*'nonsense': 1.*Original traceback"
     ):
         EnvironmentSpec(Counter, {"nonsense": 1}).probe()
 
 
-def test_a_step_that_raises():
+def test_an_error_of_a_step_names_environment_and_step():
     batch = make_batch(EnvironmentSpec(Counter, {"fail_at": 2}), seeds(3))
     batch.reset()
     batch.step(np.zeros(3, np.int64))
@@ -433,7 +433,7 @@ def test_a_step_that_raises():
     np.testing.assert_array_equal(batch.observations[0][:, 2], [1, 1, 1])
 
 
-def test_a_reset_that_raises():
+def test_an_error_of_a_reset_names_environment_and_step():
     class Breaks(Counter):
         def reset(self, *, seed=None, options=None):
             if self.episode == 1:
@@ -460,7 +460,7 @@ def test_a_reset_that_raises():
     ],
 )
 @pytest.mark.parametrize("fail_at", [1, 2])
-def test_a_step_that_returns_what_it_must_not(wrong, message, fail_at):
+def test_invalid_results_of_a_step_are_refused(wrong, message, fail_at):
     batch = make_batch(EnvironmentSpec(Counter, {"fail_at": fail_at, "wrong": wrong}), seeds(1))
     batch.reset()
     if fail_at == 2:
@@ -478,7 +478,7 @@ def test_a_step_that_returns_what_it_must_not(wrong, message, fail_at):
         ({"vector": "native"}, r"'Counter', which has no vector environment of its own"),
     ],
 )
-def test_make_batch_refuses(options, message):
+def test_make_batch_refuses_invalid_arguments(options, message):
     with pytest.raises(InvalidValueError, match=message):
         make_batch(EnvironmentSpec(Counter), seeds(2), **options)
     with pytest.raises(InvalidValueError, match="expected at least one"):
@@ -517,7 +517,7 @@ def test_a_missing_observation_space_is_inferred(observation, shape, dtype):
     assert (space.shape, space.dtype) == (shape, np.dtype(dtype))
 
 
-def test_rendering_in_the_new_and_the_old_way():
+def test_rendering_with_the_newer_and_the_older_api():
     batch = make_batch(EnvironmentSpec("FrozenLake-v1"), seeds(1), render_mode="ansi")
     batch.reset()
     assert "SFFF" in batch.render().replace("\x1b[41m", "").replace("\x1b[0m", "")

@@ -1,4 +1,4 @@
-"""Native vector environments against plain ones: CartPole bit for bit, the autoreset modes, Atari games."""
+"""Native vector environments compared with plain ones: CartPole bit for bit, the autoreset modes, Atari games."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seeds(number: int, entropy: int = 7) -> list[np.random.SeedSequence]:
 
 
 def assert_same_transitions(a, b, steps: int, choose, share: float = 1.0) -> tuple[int, int]:
-    """Steps both alike; returns how many episodes were terminated and truncated."""
+    """Steps both with the same actions; returns the numbers of terminated and truncated episodes."""
     rng = np.random.default_rng(11)
     a.reset()
     b.reset()
@@ -47,7 +47,7 @@ def assert_same_transitions(a, b, steps: int, choose, share: float = 1.0) -> tup
 
 
 def balance_mostly(batch, rng: np.random.Generator) -> np.ndarray:
-    """Keeps most poles up until the time limit."""
+    """Actions that keep most poles upright until the time limit."""
     shown = batch.observations[0]
     good = (shown[:, 2] + shown[:, 3] > 0).astype(np.int64)
     return np.where(rng.random(batch.num_envs) < 0.05, rng.integers(0, 2, batch.num_envs), good)
@@ -59,7 +59,7 @@ def at_random(batch, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("share", [1.0, 0.7])
 @pytest.mark.parametrize("config", [{}, {"max_episode_steps": 100, "sutton_barto_reward": True}])
-def test_native_cartpole_gives_the_transitions_of_plain_ones(share, config):
+def test_native_cartpole_gives_the_transitions_of_plain_instances(share, config):
     spec = EnvironmentSpec("CartPole-v1", config)
     native = make_batch(spec, seeds(5), vector="native")
     plain = make_batch(spec, seeds(5), vector="plain")
@@ -68,11 +68,11 @@ def test_native_cartpole_gives_the_transitions_of_plain_ones(share, config):
     assert truncated > 8
     native, plain = (make_batch(spec, seeds(5), vector=kind) for kind in ("native", "plain"))
     terminated, truncated = assert_same_transitions(native, plain, 3000, at_random, share)
-    # More episodes of each than starts are drawn at a time.
+    # Each environment plays more episodes than it draws start states at once.
     assert terminated > 5 * 64
 
 
-def test_native_cartpole_resets_some():
+def test_native_cartpole_resets_some_environments():
     native, plain = (make_batch(EnvironmentSpec("CartPole-v1"), seeds(4), vector=kind) for kind in ("native", "plain"))
     for batch in (native, plain):
         batch.reset()
@@ -82,7 +82,7 @@ def test_native_cartpole_resets_some():
     np.testing.assert_array_equal(native.observations[0], plain.observations[0])
 
 
-def test_auto_takes_the_native_one_from_the_measured_number_on():
+def test_auto_takes_native_cartpole_from_the_measured_number_on():
     spec = EnvironmentSpec("CartPole-v1")
     threshold = really.envs.make.CARTPOLE_NATIVE_FROM
     assert make_batch(spec, seeds(threshold)).kind == "native"
@@ -91,7 +91,7 @@ def test_auto_takes_the_native_one_from_the_measured_number_on():
     assert make_batch(EnvironmentSpec("Acrobot-v1"), seeds(threshold)).kind == "plain"
 
 
-def test_an_id_keeps_its_meaning_with_a_native_environment_of_other_spaces():
+def test_a_native_environment_with_other_spaces_is_refused():
     spec = EnvironmentSpec("ALE/Pong-v5")
     assert spec.probe().observation_space.shape == (210, 160, 3)
     with pytest.raises(InvalidTypeError, match=r"with the spaces of the plain one, Box\(0, 255, \(210, 160, 3\)"):
@@ -99,7 +99,7 @@ def test_an_id_keeps_its_meaning_with_a_native_environment_of_other_spaces():
 
 
 class Counter(gymnasium.Env):
-    """Shows {"place": [episode, step], "seed": seed}; episodes last 2, 3, 4, 2, ...; every second one is truncated."""
+    """Observes {"place": [episode, step], "seed": seed}; episodes last 2, 3, 4, 2, ...; every second is truncated."""
 
     observation_space = spaces.Dict({"place": spaces.Box(0, 99, (2,)), "seed": spaces.Box(0, 2.0**31, (), np.float64)})
     action_space = spaces.Discrete(3)
@@ -152,14 +152,14 @@ def assert_counts(batch, steps: int) -> None:
 @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
 @pytest.mark.parametrize("vector", ["auto", "plain"])
-def test_autoreset_modes_mix_up_no_episodes(kind, mode, vector):
+def test_autoreset_modes_do_not_mix_episodes(kind, mode, vector):
     batch = make_batch(EnvironmentSpec(partial(vectors, kind, mode)), seeds(3), vector=vector)
     assert (batch.kind, batch.can_idle) == (("native", False) if vector == "auto" else ("plain", True))
     assert_counts(batch, 40)
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
-def test_vector_environment_resets_some(mode):
+def test_a_vector_environment_resets_some_environments(mode):
     batch = make_batch(EnvironmentSpec(partial(vectors, SyncVectorEnv, mode)), seeds(3))
     batch.reset()
     batch.step(np.zeros(3, np.int64))
@@ -170,8 +170,8 @@ def test_vector_environment_resets_some(mode):
     np.testing.assert_array_equal(batch.observations[0], [[1, 0], [1, 1], [1, 0]])
 
 
-def test_a_next_step_environment_that_cannot_reset_some_is_stepped_one_by_one():
-    """gymnasium's own CartPole of vectors: n of size one give what plain instances give."""
+def test_a_next_step_environment_without_reset_mask_is_stepped_one_by_one():
+    """Instances of gymnasium's CartPoleVectorEnv of size one give the transitions of plain instances."""
     batch = make_batch(EnvironmentSpec(CartPoleVectorEnv), seeds(3))
     plain = make_batch(EnvironmentSpec("CartPole-v1"), seeds(3), vector="plain")
     assert (batch.kind, batch.can_idle) == ("plain", True)
@@ -179,7 +179,7 @@ def test_a_next_step_environment_that_cannot_reset_some_is_stepped_one_by_one():
     assert terminated > 20
 
 
-def test_a_vector_environment_that_raises():
+def test_an_error_of_a_vector_environment_names_its_step():
     spec = EnvironmentSpec(partial(vectors, SyncVectorEnv, "SameStep", env=Failing))
     batch = make_batch(spec, seeds(2))
     batch.reset()
@@ -188,12 +188,12 @@ def test_a_vector_environment_that_raises():
         batch.step(np.zeros(2, np.int64))
 
 
-# Short games: 30 actions of 4 frames, no-op starts included.
+# Short games: 30 actions of 4 frames, which include the no-op actions at the start.
 SHORT = {"max_frames": 120}
 
 
 def play(spec: EnvironmentSpec, numbers: list[int], steps: int, share: float = 1.0, vector: str = "auto"):
-    """Per environment number, its rows (state, state_new, reward, terminated, truncated)."""
+    """Plays and returns, for each environment number, its rows (state, state_new, reward, terminated, truncated)."""
     batch = make_batch(spec, [seeds(4)[i] for i in numbers], vector=vector)
     rng = np.random.default_rng(2)
     actions_left = {i: iter(np.random.default_rng(i).integers(0, 4, 10**4)) for i in numbers}
@@ -216,7 +216,7 @@ def assert_equal_rows(a, b) -> None:
             np.testing.assert_array_equal(x, y)
 
 
-def test_atari_is_the_published_preprocessing():
+def test_atari_does_the_published_preprocessing():
     spec = EnvironmentSpec(atari("pong"))
     probe = spec.probe()
     assert probe.name == "atari('pong')"
@@ -233,7 +233,7 @@ def test_atari_is_the_published_preprocessing():
 
 
 @pytest.mark.parametrize("options", [{}, {"sticky_actions": 0.25}])
-def test_atari_data_are_the_same_whoever_sits_beside_and_waits(options):
+def test_atari_data_do_not_depend_on_other_games_in_the_batch(options):
     spec = EnvironmentSpec(atari("breakout", **SHORT, **options))
     together = play(spec, [0, 1, 2], 70)
     apart = play(spec, [2, 0], 90, share=0.7)
@@ -244,7 +244,7 @@ def test_atari_data_are_the_same_whoever_sits_beside_and_waits(options):
     assert any((one[0] != other[0]).any() for one, other in zip(together[0], together[1], strict=True))
 
 
-def test_atari_rows_pair_no_two_episodes():
+def test_atari_rows_do_not_mix_episodes():
     for rows in play(EnvironmentSpec(atari("breakout", **SHORT)), [0, 1], 100).values():
         ends = [terminated or truncated for *_, terminated, truncated in rows]
         assert sum(row[4] for row in rows) >= 1
@@ -264,7 +264,7 @@ def test_atari_life_loss_ends_an_episode_only_if_asked():
 
 
 @pytest.mark.parametrize(("game", "near"), [("ponk", "'pong'"), ("MsPackman", "'ms_pacman'")])
-def test_unknown_game(game, near):
+def test_an_unknown_game_suggests_similar_ones(game, near):
     with pytest.raises(InvalidValueError, match=f"got '{game}'. Did you mean .*{near}"):
         atari(game)
     assert atari("MsPacman").game == "ms_pacman"

@@ -1,4 +1,4 @@
-"""Films and windows of a test: every state in its order, in every flavour of environment, or an error before it."""
+"""Films and windows: every state is shown in order, for environments of every API; refused arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINT, SIDE = 8, 16
 
 
 class Drawn(Counter):
-    """Its frame is one colour: red the number of its episode, green that of its step, both times `TINT`."""
+    """Its frame has one colour: red is the episode number, green the step number, both times `TINT`."""
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012 - gymnasium's
 
@@ -38,7 +38,7 @@ class Drawn(Counter):
         self.render_mode, self.at, self.episode = render_mode, at, 0
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict]:
-        # A reset with a seed begins anew, as it does in environments that draw from their generator.
+        # A reset with a seed restarts the count, as it restarts the generator of other environments.
         self.episode = 1 if options.get("seed") is not None else self.episode + 1
         return super().reset(**options)
 
@@ -48,7 +48,7 @@ class Drawn(Counter):
 
 
 class OldDrawn:
-    """The 4-tuple API with `render(mode=...)`; keeps which modes it was asked for."""
+    """The older API with four values and `render(mode=...)`; records the modes."""
 
     observation_space, action_space = spaces.Box(0, np.inf, (1,), np.float32), spaces.Discrete(2)
     metadata = {"render.modes": ["human", "rgb_array"], "video.frames_per_second": 5}  # noqa: RUF012 - gym's
@@ -78,7 +78,7 @@ def seeds(number: int = 1) -> list[np.random.SeedSequence]:
 
 
 def play(render: Any, environment: Any, steps: int = 10, **config: Any) -> Any:
-    """Steps an environment so often, whatever episodes that makes, and returns its viewer."""
+    """Steps an environment `steps` times, through any number of episodes, and returns its viewer."""
     viewer = viewer_of(render, "x")
     spec = EnvironmentSpec(environment, config)
     with contextlib.closing(viewer.batch(spec, seeds())) as batch, viewer.showing():
@@ -100,8 +100,8 @@ def read(path: Path | str) -> np.ndarray:
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3)
 
 
-def seconds_a_frame(path: Path | str) -> float:
-    """How long a frame is shown."""
+def seconds_per_frame(path: Path | str) -> float:
+    """Seconds for which a frame is shown."""
     with contextlib.suppress(OSError), Image.open(path) as film:
         return film.info["duration"] / 1000
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
@@ -128,7 +128,7 @@ def test_a_film_has_every_state_of_every_episode_in_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4"])
-def test_cartpole_is_filmed_under_its_own_name(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_film_of_cartpole_has_its_name(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     with SampleManager(QNet, "CartPole-v1", 2, 20, num_steps=10, use_ray=False, seed=1) as manager:
         before = manager.get_data()
         steps = manager.test(60, test_episodes=2, render=kind)
@@ -137,12 +137,12 @@ def test_cartpole_is_filmed_under_its_own_name(kind: str, capsys: pytest.Capture
     assert frames.shape[:3] == (sum(steps) + 2, 400, 600)
     assert (frames[0] != frames[steps[0]]).any(), "the pole falls"
     assert f"film of {len(frames)} frames: {manager.film}" in capsys.readouterr().out
-    assert seconds_a_frame(manager.film) == pytest.approx(1 / 50, rel=0.02)
+    assert seconds_per_frame(manager.film) == pytest.approx(1 / 50, rel=0.02)
     with SampleManager(QNet, "CartPole-v1", 2, 20, num_steps=10, use_ray=False, seed=1) as unwatched:
         np.testing.assert_array_equal(unwatched.get_data()["state"], before["state"])
 
 
-def test_a_film_is_replaced_and_other_files_are_not() -> None:
+def test_an_existing_film_is_replaced_but_no_other_file() -> None:
     assert play("x.mp4", Drawn).frames == 13
     first = Path("x.mp4").read_bytes()
     play("x.mp4", Drawn, steps=6)
@@ -153,15 +153,15 @@ def test_a_film_is_replaced_and_other_files_are_not() -> None:
     assert Path("y.mp4").read_text() == "notes"
 
 
-def test_old_environments_are_filmed_through_render_mode() -> None:
+def test_environments_of_the_older_api_are_filmed_with_render_mode() -> None:
     OldDrawn.asked.clear()
     assert play("old.gif", OldDrawn, steps=5).frames == 7
     assert [step for _, step in numbers(Path("old.gif"))] == [0, 1, 2, 3, 4, 0, 1]
     assert set(OldDrawn.asked) == {"rgb_array"}
-    assert seconds_a_frame("old.gif") == 1 / 5
+    assert seconds_per_frame("old.gif") == 1 / 5
 
 
-def test_frames_that_differ_in_colour_only_are_told_apart() -> None:
+def test_frames_that_differ_only_in_colour_stay_different() -> None:
     class Flash(Drawn):
         def render(self) -> np.ndarray:
             return np.full((SIDE, SIDE, 3), 200 * (self.count % 3 == 1), np.uint8)
@@ -212,14 +212,14 @@ def test_an_atari_film_shows_the_game_in_colour(sticky: float) -> None:
         observation, reward, terminated, truncated, _ = filmed.step(action)
         np.testing.assert_array_equal(plain.final_observations[0][0], observation)
         assert (plain.rewards[0], plain.terminated[0], plain.truncated[0]) == (reward, terminated, truncated)
-        # The twin plays the same game: its screen, as grey, has the rows of the observation's newest frame.
+        # The coloured game is the same: its screen is as bright as the newest frame of the observation.
         grey = filmed.render("rgb_array") @ [0.299, 0.587, 0.114]
         assert abs(grey.mean() - observation[-1].mean()) < 2
         if terminated or truncated:
             filmed.reset()
 
 
-def test_frames_of_other_forms_become_rgb() -> None:
+def test_grey_and_rgba_frames_become_rgb() -> None:
     class Grey(Drawn):
         def render(self) -> np.ndarray:
             return super().render()[:, :, 1]
@@ -248,14 +248,14 @@ def test_frames_of_other_forms_become_rgb() -> None:
         (type("Many", (Drawn,), {"render": lambda self: [np.zeros((9, 9, 3), np.uint8)]}), "got list"),
     ],
 )
-def test_what_renders_no_frames_is_refused_before_any_episode(environment: Any, message: str) -> None:
+def test_an_environment_without_frames_is_refused_before_any_episode(environment: Any, message: str) -> None:
     film = viewer_of("x.gif", "x")
     with pytest.raises(InvalidValueError, match=f"render='x.gif': expected .*{message}"):
         film.batch(EnvironmentSpec(environment), seeds())
     assert os.listdir() == []
 
 
-def test_an_instance_without_the_mode_is_told_how_to_get_it() -> None:
+def test_the_error_for_an_instance_without_render_mode_has_a_hint() -> None:
     import gymnasium
 
     with pytest.raises(InvalidValueError, match=r"got NoneType. Make an instance with render_mode='rgb_array'"):
@@ -275,7 +275,7 @@ def test_an_episode_that_fails_leaves_no_file() -> None:
 
 
 @pytest.mark.parametrize("program", ["false", "cat"])
-def test_an_encoder_that_fails_is_said_in_its_own_words(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_of_a_failing_encoder_is_in_the_error(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", f"/bin/{program}")
     with pytest.raises(FileError, match=r"x.mp4: expected to write a film, but ffmpeg ended with 1"):
         play("x.mp4", Drawn, steps=200)
@@ -294,7 +294,7 @@ def test_an_encoder_that_fails_is_said_in_its_own_words(program: str, monkeypatc
         ("folder.gif", InvalidValueError, "expected .*a film to replace, or nothing, got a folder"),
     ],
 )
-def test_what_is_no_film_is_refused_when_it_is_given(render: Any, error: type[Exception], message: str) -> None:
+def test_an_invalid_render_argument_is_refused(render: Any, error: type[Exception], message: str) -> None:
     Path("file").write_text("")
     Path("folder.gif").mkdir()
     with pytest.raises(error, match=message):
@@ -328,7 +328,7 @@ def test_a_window_shows_the_episodes(capsys: pytest.CaptureFixture[str], caplog:
     assert manager.film is None
 
 
-def test_a_window_of_our_own_shows_what_renders_frames_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_our_window_shows_environments_that_only_render_frames(caplog: pytest.LogCaptureFixture) -> None:
     import pygame
 
     class Frames(Drawn):
@@ -346,7 +346,7 @@ def test_a_window_of_our_own_shows_what_renders_frames_only(caplog: pytest.LogCa
     assert caplog.text == ""
 
 
-def test_old_environments_show_themselves_when_asked() -> None:
+def test_environments_of_the_older_api_render_in_human_mode() -> None:
     OldDrawn.asked.clear()
     play(True, OldDrawn, steps=3)
     assert OldDrawn.asked == ["human"] * 5, "to see whether it works, at the start, after each step"
@@ -356,7 +356,7 @@ def test_old_environments_show_themselves_when_asked() -> None:
     "variables",
     [{}, *({"DISPLAY": name} for name in (":9876.0", "nowhere", "localhost:59000")), {"WAYLAND_DISPLAY": "no"}],
 )
-def test_without_a_display_it_says_so_and_plays_on(
+def test_without_a_display_a_warning_is_logged_and_episodes_are_played(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):

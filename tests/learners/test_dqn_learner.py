@@ -1,4 +1,4 @@
-"""DQNLearner: against a slow NumPy reference, row by row; many updates in a call against single ones; refusals."""
+"""DQNLearner: updates against a slow NumPy reference and against single updates, and refused arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def learner_of(agent=None, optimizer=None, **settings):
 
 
 def batch_of(*lead, seed=0):
-    """Rows with every combination of flags; `truncated` is there to be ignored."""
+    """Rows with every combination of flags; the learner must ignore `truncated`."""
     rng = np.random.default_rng(seed)
     flags = rng.random((2, *lead)) < 0.4
     return {
@@ -48,7 +48,7 @@ def batch_of(*lead, seed=0):
 
 
 def move_apart(learner, seed=1):
-    """Gives the target network weights of its own, so that it matters which network is asked."""
+    """Gives the target network other weights, so that the two networks have different q-values."""
     rng = np.random.default_rng(seed)
     learner.target.set_weights([w + 0.3 * rng.standard_normal(w.shape) for w in learner.target.get_weights()])
 
@@ -58,7 +58,7 @@ def q_of(agent, state):
 
 
 def targets_by_hand(learner, batch, double, discounts):
-    """Row by row: r + discount * Q'(s', a*), with a* of the one network or the other."""
+    """r + discount * Q'(s', a*) for each row, where a* comes from the model or from the target network."""
     found = []
     for row in range(len(batch["reward"])):
         target = q_of(learner.target, batch["state_new"][row])
@@ -68,7 +68,7 @@ def targets_by_hand(learner, batch, double, discounts):
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_td_errors_are_the_references_and_a_time_limit_is_no_termination(double):
+def test_td_errors_equal_the_reference_and_a_time_limit_is_no_termination(double):
     learner, batch = learner_of(double=double), batch_of(40)
     move_apart(learner)
     assert batch["truncated"].any()
@@ -82,7 +82,7 @@ def test_td_errors_are_the_references_and_a_time_limit_is_no_termination(double)
     assert found.loss == pytest.approx(0.5 * np.mean((goals - q) ** 2), rel=1e-4)
 
 
-def test_double_and_plain_targets_differ_here():
+def test_double_and_plain_targets_differ_in_these_tests():
     pair = [learner_of(double=double) for double in (True, False)]
     for learner in pair:
         move_apart(learner)
@@ -90,7 +90,7 @@ def test_double_and_plain_targets_differ_here():
     assert np.abs(errors[0] - errors[1]).max() > 0.01
 
 
-def test_n_step_discounts_count_as_they_are():
+def test_n_step_discounts_are_used_unchanged():
     learner, batch = learner_of(n_step=3), batch_of(40)
     move_apart(learner)
     steps = np.random.default_rng(2).integers(1, 4, 40)
@@ -100,8 +100,8 @@ def test_n_step_discounts_count_as_they_are():
     np.testing.assert_allclose(found.td_error + found.q_value, goals, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_is_down_the_gradient_of_the_weighted_huber_loss():
-    """Against finite differences of a NumPy loss, for the bias of the last layer."""
+def test_a_step_follows_the_gradient_of_the_weighted_huber_loss():
+    """Compared with finite differences of a NumPy loss, for the bias of the last layer."""
     delta, weight = 0.5, np.random.default_rng(3).random(20).astype(np.float32)
     learner, batch = learner_of(huber_delta=delta), batch_of(20)
     move_apart(learner)
@@ -127,7 +127,7 @@ def test_a_step_is_down_the_gradient_of_the_weighted_huber_loss():
 
 
 @pytest.mark.parametrize("target", [{"target_every": 2}, {"target_rate": 0.3, "target_every": None}])
-def test_many_updates_in_one_call_are_as_many_single_ones(target):
+def test_many_updates_in_one_call_equal_single_updates(target):
     batches = batch_of(5, 8)
     together, plain, apart = (
         learner_of(optimizer=tf.keras.optimizers.Adam(0.01), jit_compile=jit_compile, **target)
@@ -148,7 +148,7 @@ def test_many_updates_in_one_call_are_as_many_single_ones(target):
     assert together.updates_done == apart.updates_done == 5
 
 
-def test_the_hard_target_follows_every_so_many_updates():
+def test_target_every_copies_the_model_at_its_interval():
     learner = learner_of(target_every=3)
     first = learner.target.get_weights()[0]
     for done in range(1, 7):
@@ -158,7 +158,7 @@ def test_the_hard_target_follows_every_so_many_updates():
         assert np.array_equal(target, first) == (done < 3)
 
 
-def test_the_soft_target_goes_a_part_of_the_way():
+def test_target_rate_moves_the_target_by_its_fraction():
     learner = learner_of(target_every=None, target_rate=0.25)
     move_apart(learner)
     before = learner.target.get_weights()
@@ -167,7 +167,7 @@ def test_the_soft_target_goes_a_part_of_the_way():
         np.testing.assert_allclose(new, 0.75 * old + 0.25 * model, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_that_are_no_floats_follow_too():
+def test_integer_weights_are_copied_to_the_target():
     learner = learner_of(agent_of(models.IntegerWeights), target_every=None, target_rate=0.25)
     integers = [at for at, weight in enumerate(learner.agent.get_weights()) if weight.dtype == np.int32]
     learner.target.set_weights([w + 3 if w.dtype == np.int32 else w for w in learner.target.get_weights()])
@@ -177,7 +177,7 @@ def test_weights_that_are_no_floats_follow_too():
         np.testing.assert_array_equal(learner.target.get_weights()[at], learner.agent.get_weights()[at])
 
 
-def test_images_and_dicts_are_learned_from_as_they_are():
+def test_images_and_dicts_are_learned_from_unchanged():
     space = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 1), np.uint8), speed=spaces.Box(-1, 1, (3,)))
     agent, rng = agent_of(models.DictModel, space=space), np.random.default_rng(0)
     states = {
@@ -196,7 +196,7 @@ def test_images_and_dicts_are_learned_from_as_they_are():
     np.testing.assert_allclose(found.q_value[0], q[range(6), batch["action"][0] - 5], rtol=1e-4, atol=1e-5)
 
 
-def test_convolutions_are_left_to_tensorflow_unless_told_otherwise():
+def test_xla_compiles_convolutions_only_if_asked():
     space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
     images = agent_of(models.NatureCNN, space=space)
     assert learner_of(images).jit_compile is False
@@ -205,14 +205,14 @@ def test_convolutions_are_left_to_tensorflow_unless_told_otherwise():
     assert learner_of(jit_compile=False).jit_compile is False
 
 
-def test_outputs_that_the_loss_does_not_read_do_no_harm():
+def test_a_value_output_that_the_loss_does_not_read_is_allowed():
     learner = learner_of(agent_of(models.QNet, value=True))
     before = learner.agent.v(np.ones(4, np.float32)).numpy()
     assert np.isfinite(learner.update(batch_of(8)).loss)
     assert learner.agent.v(np.ones(4, np.float32)).numpy() != before  # through the shared layers only
 
 
-def test_it_takes_what_a_buffer_gives_and_tensors_and_column_vectors():
+def test_update_takes_batches_of_a_buffer_tensors_and_column_vectors():
     buffer = ReplayBuffer(100, ["state", "action", "reward", "state_new", "terminal"], seed=0)
     buffer.put(batch_of(100))
     batches = buffer.sample((3, 16))
@@ -224,7 +224,7 @@ def test_it_takes_what_a_buffer_gives_and_tensors_and_column_vectors():
     np.testing.assert_allclose(learner_of().update(tensors).td_error, expected.td_error, rtol=1e-5)
 
 
-def test_a_manager_brings_agent_and_gamma():
+def test_agent_and_gamma_come_from_the_manager():
     with SampleManager(models.QNet, "CartPole-v1", 2, 40, num_steps=20, gamma=0.8, seed=0, use_ray=False) as manager:
         learner = DQNLearner(manager, tf.keras.optimizers.Adam(), target_rate=0.01)
         assert learner.agent is manager.get_agent()
@@ -244,7 +244,7 @@ KEYS = ["state", "action", "reward", "state_new", "terminal", "episode_end"]
 
 @pytest.mark.parametrize(("buffers", "learners"), [(3, 1), (1, 3), (2, 3), (3, 2)])
 @pytest.mark.parametrize("buffer_first", [True, False])
-def test_steps_of_the_managers_buffer_and_the_learner_are_the_same(buffers, learners, buffer_first):
+def test_n_step_of_buffer_and_learner_must_agree(buffers, learners, buffer_first):
     with manager_of() as manager:
         make_buffer = lambda: manager.initialize_buffer(100, KEYS, n_step=buffers)  # noqa: E731
         make = lambda: DQNLearner(manager, tf.keras.optimizers.SGD(), target_rate=0.01, n_step=learners)  # noqa: E731
@@ -262,7 +262,7 @@ def test_steps_of_the_managers_buffer_and_the_learner_are_the_same(buffers, lear
         assert learner.updates_done == 0
 
 
-def test_several_steps_by_priority_from_the_managers_buffer_with_its_gamma():
+def test_prioritized_n_step_batches_use_the_managers_gamma():
     with manager_of() as manager:
         manager.initialize_buffer(100, KEYS, n_step=3, alpha=0.6)
         assert manager.buffer.gamma == GAMMA
@@ -274,7 +274,7 @@ def test_several_steps_by_priority_from_the_managers_buffer_with_its_gamma():
         assert manager.buffer.update_priorities(batch["index"], np.abs(found.td_error)) == 32
 
 
-def test_another_gamma_than_the_managers_is_refused():
+def test_a_gamma_that_differs_from_the_managers_is_refused():
     with manager_of() as manager:
         with pytest.raises(InvalidValueError, match=r"gamma: expected 0\.9, which the manager was made with, got 0\.8"):
             manager.initialize_buffer(100, KEYS, n_step=3, gamma=0.8)
@@ -305,7 +305,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("settings", "message"), SETTINGS)
-def test_settings_that_cannot_be_used(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(InvalidValueError) as caught:
         learner_of(**settings)
     assert message in str(caught.value)
@@ -317,7 +317,7 @@ def policy_agent():
 
 
 class TwoHeads(tf.keras.Model):
-    """A policy for three actions, and two q-values: nothing that acts would notice."""
+    """A policy for three actions, and two q-values; acting reads only the policy."""
 
     def __init__(self):
         super().__init__()
@@ -327,7 +327,7 @@ class TwoHeads(tf.keras.Model):
         return {"q_values": self.q(x), "policy": self.logits(x)}
 
 
-def test_models_that_do_not_fit():
+def test_models_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match=r"expected a model with output 'q_values', got one with 'policy', 'v_estim"):
         learner_of(policy_agent())
     box = Agent(build_model(models.ActorCritic, {}, None, BOX), BOX, spaces.Box(-1, 1, (2,)))
@@ -343,7 +343,7 @@ def test_models_that_do_not_fit():
         learner_of("agent")
 
 
-def test_an_optimizer_trains_one_model():
+def test_an_optimizer_that_trains_another_model_is_refused():
     optimizer = tf.keras.optimizers.Adam()
     learner_of(optimizer=optimizer)
     with pytest.raises(InvalidValueError, match="expected an optimizer that trains nothing yet, got a Adam in use"):
@@ -442,7 +442,7 @@ BATCHES = [
 
 
 @pytest.mark.parametrize(("batch", "settings", "error", "message"), BATCHES)
-def test_batches_that_cannot_be_used_change_nothing(batch, settings, error, message):
+def test_invalid_batches_are_refused_and_change_nothing(batch, settings, error, message):
     learner = learner_of(**settings)
     before = learner.agent.get_weights()
     with pytest.raises(error) as caught:

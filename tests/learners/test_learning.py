@@ -1,4 +1,4 @@
-"""The examples learn, end to end as a user runs them: CartPole with one seed by default, all tasks behind a marker."""
+"""The examples learn, run as a user runs them: CartPole with one seed by default, all tasks with a marker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = {"task", "seed", "env_steps", "updates", "mean_return", "std_return", "wa
 
 
 def run_example(name: str, seed: int, out: Path) -> tuple[dict[str, Any], str]:
-    """What the example leaves in `result.json`, and the last line that it prints."""
+    """Runs an example; returns the content of `result.json`, and the last line that it prints."""
     command = [sys.executable, str(ROOT / "examples" / name), "--seed", str(seed), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,7 +49,7 @@ def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
 
 @pytest.mark.learning
 @pytest.mark.timeout(1300)
-def test_dqn_on_pixels_goes_on_with_its_buffer_on_disk(tmp_path: Path) -> None:
+def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(tmp_path: Path) -> None:
     first = run_atari(tmp_path, 1024)
     assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, 128, 1024)
     second = run_atari(tmp_path, 1536, "--resume")
@@ -78,7 +78,7 @@ def test_dqn_learns_cartpole(tmp_path: Path) -> None:
         ("gridworld.py", "gridworld", -18),
     ],
 )
-def test_every_seed_reaches_what_the_task_asks_for(
+def test_every_seed_reaches_the_goal_of_the_task(
     example: str, task: str, goal: float, seed: int, tmp_path: Path
 ) -> None:
     check(example, task, goal, seed, tmp_path)
@@ -95,8 +95,8 @@ def test_several_steps_are_compared_with_one(tmp_path: Path) -> None:
     assert (tmp_path / "comparison.svg").exists()
 
 
-def test_the_best_path_through_the_gridworld_is_found_by_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Value iteration against Dijkstra's algorithm; the path of fewest steps is another one, and worse."""
+def test_value_iteration_finds_the_best_path_through_the_gridworld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value iteration against Dijkstra's algorithm; the path with the fewest steps is another one and costs more."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import gridworld
 
@@ -144,7 +144,7 @@ def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pyte
         report.draw(report.runs_by_example([tmp_path]), tmp_path / "learning.png")
 
 
-def test_a_learning_curve_is_the_mean_of_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learning_curve_is_the_mean_of_the_last_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import report
 

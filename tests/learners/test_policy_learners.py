@@ -1,4 +1,4 @@
-"""PPOLearner and A2CLearner: losses and steps against a slow NumPy reference, minibatches, and refusals."""
+"""PPOLearner and A2CLearner: losses and steps against a slow NumPy reference, minibatches, refused arguments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def learner_of(maker=PPOLearner, kind="continuous", optimizer=None, **settings):
 
 
 def data_of(kind="continuous", rows=30, seed=0):
-    """Rows as a policy near the agent's would give them, so that some ratios are outside of the clip range."""
+    """Rows of a policy that is close to the agent's, so that some ratios are outside of the clip range."""
     rng, agent = np.random.default_rng(seed), agent_of(kind)
     state = rng.standard_normal((rows, 4)).astype(np.float32)
     action = rng.integers(5, 8, rows) if kind == "discrete" else rng.standard_normal((rows, 2)).astype(np.float32)
@@ -52,7 +52,7 @@ def data_of(kind="continuous", rows=30, seed=0):
 
 
 def outputs_by_hand(agent, data, row):
-    """log pi(a|s), entropy and V(s) of one row, by SciPy from the model's outputs."""
+    """log pi(a|s), entropy and V(s) of one row, computed by SciPy from the model's outputs."""
     outputs = {name: np.asarray(out, np.float64) for name, out in agent.model(data["state"][row][None]).items()}
     if "mu" in outputs:
         normal = stats.norm(outputs["mu"][0], outputs["sigma"])
@@ -63,7 +63,7 @@ def outputs_by_hand(agent, data, row):
 
 
 def ppo_by_hand(agent, data, clip, normalise, advantages, value_coefficient=0.5, entropy_coefficient=0.0):
-    """The numbers of a PPOUpdate and the whole loss, row by row."""
+    """The numbers of a PPOUpdate and the whole loss, computed row by row."""
     value = data["value_estimate"].astype(np.float64)
     returns = value + data["advantage"] if advantages == "gae" else data["monte_carlo"]
     gains = data["advantage"] if advantages == "gae" else data["monte_carlo"] - value
@@ -86,7 +86,7 @@ def ppo_by_hand(agent, data, clip, normalise, advantages, value_coefficient=0.5,
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("advantages", ["gae", "monte_carlo"])
-def test_what_ppo_finds_is_the_references(kind, normalise, advantages):
+def test_losses_of_ppo_equal_the_reference(kind, normalise, advantages):
     learner = learner_of(kind=kind, normalize_advantages=normalise, advantages=advantages, clip_range=0.3)
     expected, _ = ppo_by_hand(learner.agent, data_of(kind), 0.3, normalise, advantages)
     found = learner.update(data_of(kind))
@@ -96,8 +96,8 @@ def test_what_ppo_finds_is_the_references(kind, normalise, advantages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_ppo_step_is_down_the_gradient_of_the_whole_loss(kind):
-    """Against finite differences of the reference, for every number of a weight that policy or value depends on."""
+def test_a_ppo_step_follows_the_gradient_of_the_whole_loss(kind):
+    """Compared with finite differences of the reference, for every element of the weights."""
     coefficients = {"value_coefficient": 0.3, "entropy_coefficient": 0.2}
     learner, other = learner_of(kind=kind, max_gradient_norm=None, **coefficients), agent_of(kind)
     before, data = other.get_weights(), data_of(kind)
@@ -131,7 +131,7 @@ def test_a_long_gradient_is_scaled_down_to_the_norm(maker):
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_minibatches_are_one_after_the_other_and_use_each_row_once_an_epoch(jit_compile):
+def test_each_epoch_uses_each_row_once_in_successive_minibatches(jit_compile):
     data = data_of(rows=25)
     together = learner_of(optimizer=tf.keras.optimizers.Adam(0.01), epochs=3, minibatch_size=8, jit_compile=jit_compile)
     orders = learner_of(epochs=3, minibatch_size=8)._orders(25)
@@ -149,7 +149,7 @@ def test_minibatches_are_one_after_the_other_and_use_each_row_once_an_epoch(jit_
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_the_order_of_rows_is_the_seeds():
+def test_the_seed_decides_the_order_of_rows():
     first, same, other = (learner_of(epochs=2, minibatch_size=8, seed=seed) for seed in (1, 1, 2))
     for learner in (first, same, other):
         learner.update(data_of())
@@ -158,7 +158,7 @@ def test_the_order_of_rows_is_the_seeds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a2c_finds_is_the_references(kind):
+def test_losses_of_a2c_equal_the_reference(kind):
     learner, data = learner_of(A2CLearner, kind, advantages="monte_carlo"), data_of(kind)
     rows = np.array([outputs_by_hand(learner.agent, data, row) for row in range(30)])
     gains = data["monte_carlo"] - data["value_estimate"]
@@ -169,7 +169,7 @@ def test_what_a2c_finds_is_the_references(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a2c_takes_the_first_step_of_ppo(kind):
-    """Huang et al. 2022: with a ratio of 1 the clipped objective has the gradient of log pi(a|s) A."""
+    """If the ratio is 1, the clipped objective has the gradient of log pi(a|s) A (Huang et al. 2022)."""
     data = data_of(kind)
     data["log_prob"] = agent_of(kind).flowing_log_prob(data["state"], data["action"]).numpy()
     ppo, a2c = learner_of(kind=kind, normalize_advantages=False), learner_of(A2CLearner, kind)
@@ -188,7 +188,7 @@ RETURNS = ["log_prob", "value_estimate", "advantage", "monte_carlo"]
 
 @pytest.mark.parametrize("maker", [PPOLearner, A2CLearner])
 @pytest.mark.parametrize("advantages", ["gae", "monte_carlo"])
-def test_it_takes_what_a_manager_collects(maker, advantages):
+def test_update_takes_rows_that_a_manager_collected(maker, advantages):
     settings = {"model_kwargs": {"num_logits": 2}, "num_steps": 32, "returns": RETURNS, "seed": 0, "use_ray": False}
     with SampleManager(models.Policy, "CartPole-v1", 2, 64, **settings) as manager:
         learner = maker(manager, tf.keras.optimizers.Adam(), advantages=advantages)
@@ -197,14 +197,14 @@ def test_it_takes_what_a_manager_collects(maker, advantages):
         assert np.isfinite(found.policy_loss).all()
         if maker is PPOLearner:
             assert found.policy_loss.shape == (10,)
-            assert found.approx_kl[0] == pytest.approx(0, abs=1e-5)  # the weights that acted
+            assert found.approx_kl[0] == pytest.approx(0, abs=1e-5)  # the policy has the weights that acted
         manager.set_agent(learner.agent.get_weights())
         learner.update(manager.get_data(total_steps=128))  # another number of rows
 
 
 @pytest.mark.parametrize("maker", [PPOLearner, A2CLearner])
 @pytest.mark.parametrize(("advantages", "column"), [("gae", "advantage"), ("monte_carlo", "monte_carlo")])
-def test_a_manager_that_was_not_asked_for_the_columns_is_refused_at_once(maker, advantages, column):
+def test_a_manager_without_the_columns_is_refused_at_once(maker, advantages, column):
     returns = [name for name in RETURNS if name != column]
     settings = {"model_kwargs": {"num_logits": 2}, "num_steps": 32, "returns": returns, "use_ray": False}
     refused = pytest.raises(InvalidValueError, match=f"expected a manager that delivers .* missing: '{column}'")
@@ -213,7 +213,7 @@ def test_a_manager_that_was_not_asked_for_the_columns_is_refused_at_once(maker, 
 
 
 @pytest.mark.parametrize("rows", [30, 31])
-def test_ppo_learns_from_any_number_of_rows_without_compiling_anew(rows):
+def test_ppo_compiles_once_for_any_number_of_rows(rows):
     learner = learner_of(minibatch_size=10)
     for count in (rows, rows + 17, rows + 40):
         learner.update(data_of(rows=count))
@@ -248,8 +248,8 @@ for learn in (lambda seed: ppo.update(policy.data_of("discrete", seed=seed)),
 
 
 def test_discrete_actions_are_compiled_once_and_not_for_each_batch(tmp_path):
-    """By the programs that XLA writes out, each as often as it is compiled."""
-    here = Path(__file__).parent
+    """Counts the programs that XLA dumps, one for each compilation."""
+    here = Path(__file__).parents[1]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
     environment["XLA_FLAGS"] = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
     command = [sys.executable, "-c", COMPILED, str(tmp_path)]
@@ -270,14 +270,14 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("settings", "message"), SETTINGS)
-def test_settings_that_cannot_be_used(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(InvalidValueError) as caught:
         learner_of(**settings)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("maker", [PPOLearner, A2CLearner])
-def test_models_that_do_not_fit(maker):
+def test_models_that_do_not_fit_are_refused(maker):
     name = maker.__name__
     q = Agent(build_model(models.QNet, {}, None, BOX), BOX, spaces.Discrete(2))
     message = f"{name}: expected action_sampling_type 'discrete_policy', 'continuous_normal_diagonal', got 'thompson'"
@@ -362,7 +362,7 @@ DATA = [
 
 
 @pytest.mark.parametrize(("data", "settings", "error", "message"), DATA)
-def test_data_that_cannot_be_used_change_nothing(data, settings, error, message):
+def test_invalid_data_are_refused_and_change_nothing(data, settings, error, message):
     learner = learner_of(**settings)
     before = learner.agent.get_weights()
     with pytest.raises(error) as caught:

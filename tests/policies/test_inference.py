@@ -1,4 +1,4 @@
-"""Export and inference: what agrees with the model is taken, what does not is refused, runners need no TensorFlow."""
+"""Export and inference: exports that agree with the model are taken, others rejected; runners need no TensorFlow."""
 
 import json
 import os
@@ -52,13 +52,13 @@ PYTHON_ONLY = [
 ]
 
 
-def built(maker, space, **kwargs):
+def build(maker, space, **kwargs):
     tf.keras.utils.set_random_seed(0)
     return build_model(maker, kwargs, None, space)
 
 
 def exported_from(maker, space, batch_size=3, **kwargs):
-    model = built(maker, space, **kwargs)
+    model = build(maker, space, **kwargs)
     return model, export(model, space, batch_size, ModelBuilder(maker, kwargs, None, space))
 
 
@@ -71,7 +71,7 @@ def other_weights(model, seed=9):
 
 
 def expect_agreement(forward, model, space, rows):
-    """`forward` gives what the model gives, under its weights and under others set afterwards."""
+    """Asserts that `forward` gives the outputs of the model, under its weights and under others that are set later."""
     for weights in (model.get_weights(), other_weights(model)):
         model.set_weights(weights)
         forward.set_weights(weights)
@@ -84,7 +84,7 @@ def expect_agreement(forward, model, space, rows):
 
 
 @pytest.mark.parametrize(("maker", "space"), EXPORTABLE, ids=lambda x: getattr(x, "__name__", ""))
-def test_exports_follow_the_weights_at_any_batch_size(maker, space):
+def test_exports_use_new_weights_at_any_batch_size(maker, space):
     model, exported = exported_from(maker, space)
     assert exported.kind.startswith("litert")
     for rows in (1, 2, 7):
@@ -92,7 +92,7 @@ def test_exports_follow_the_weights_at_any_batch_size(maker, space):
 
 
 @pytest.mark.parametrize(("maker", "reason"), PYTHON_ONLY, ids=lambda x: getattr(x, "__name__", ""))
-def test_models_that_cannot_be_exported_are_called_as_they_are(maker, reason):
+def test_models_that_cannot_be_exported_run_as_python(maker, reason):
     model, exported = exported_from(maker, BOX)
     assert exported.kind == "eager"
     assert re.search(reason, exported.report["eager"])
@@ -109,14 +109,14 @@ def test_dropout_stays_random_in_the_runner():
     assert not np.array_equal(forward(leaves)["q_values"], forward(leaves)["q_values"])
 
 
-def test_python_side_effects_happen_at_each_call_in_the_runner():
+def test_python_side_effects_happen_in_each_call_in_the_runner():
     _, exported = exported_from(models.Counting, BOX)
     forward, leaves = load(exported, 3), observations(BOX, 3)
     first, second = forward(leaves)["q_values"], forward(leaves)["q_values"]
     np.testing.assert_allclose(second - first, 1.0, atol=1e-5)
 
 
-def test_a_table_that_answers_one_state_at_a_time_serves_a_batch():
+def test_a_table_for_one_state_at_a_time_returns_a_batch():
     space = spaces.Discrete(6)
     table = models.Table()
     exported = export(table, space, 3, ModelBuilder(models.Table, {}, False, space))
@@ -132,7 +132,7 @@ def test_a_table_that_answers_one_state_at_a_time_serves_a_batch():
 def test_every_kind_agrees_with_the_model(maker, monkeypatch):
     monkeypatch.setattr(exporting, "NOTHING_TO_GAIN", 0)
     monkeypatch.setattr(exporting, "GOOD_WITHOUT_TENSORFLOW", 0)
-    model = built(maker, BOX)
+    model = build(maker, BOX)
     _, report = found = measured(model)
     assert set(found[0]) == {"litert", "litert_static", "xla", "tf.function"}, report
     for exported in found[0].values():
@@ -151,8 +151,8 @@ def measured(model, batch_size=2):
 
 
 def test_an_export_that_ignores_its_weights_is_rejected():
-    """A function that was traced with its variables: right under the weights of that time alone."""
-    model = built(models.DecoratedCall, BOX)
+    """The function was traced with its variables, so it is right only under the weights of that time."""
+    model = build(models.DecoratedCall, BOX)
     trials = exporting._trials(model, BOX, 2)
     frozen = [tf.constant(weight) for weight in model.get_weights()]
 
@@ -172,7 +172,7 @@ def test_an_export_that_ignores_its_weights_is_rejected():
     assert exporting._verify_and_time(wrong, one_set, 2)[0] > 0
 
 
-def test_nature_cnn_takes_packed_weights_and_counts_frames_as_bytes():
+def test_nature_cnn_is_exported_with_packed_weights_and_uint8_frames():
     model, exported = exported_from(models.NatureCNN, FRAMES, batch_size=2)
     assert exported.kind == "litert_static", exported.report
     assert set(exported.report) == {"litert", "litert_static", "xla", "tf.function"}
@@ -180,15 +180,15 @@ def test_nature_cnn_takes_packed_weights_and_counts_frames_as_bytes():
     expect_agreement(load(exported, 2), model, FRAMES, 2)
 
 
-def test_the_report_says_what_was_taken_and_why_others_were_not():
+def test_the_report_has_the_time_of_a_kind_or_why_it_was_not_tried():
     _, exported = exported_from(models.QNet, BOX)
     assert "µs a call with 3 states" in exported.report["litert"]
     assert exported.report["xla"].startswith("not tried: a call takes")
 
 
 @pytest.mark.parametrize("maker", [models.QNet, models.DecoratedOwnCall, models.Normalised, models.Dropping])
-def test_export_leaves_model_and_random_states_as_they_were(maker):
-    model = built(maker, BOX)
+def test_export_changes_neither_the_model_nor_random_states(maker):
+    model = build(maker, BOX)
     space = spaces.Box(-1, 1, (4,), seed=3)
     variables = [variable.numpy().copy() for variable in model.variables]
     expected_sample = spaces.Box(-1, 1, (4,), seed=3).sample()
@@ -209,7 +209,7 @@ def test_export_leaves_model_and_random_states_as_they_were(maker):
 
 @pytest.mark.parametrize(("maker", "hidden"), [(models.QNet, 64), (models.QNet, 256)])
 def test_a_row_does_not_depend_on_the_batch_it_is_in(maker, hidden):
-    """What makes seeded data the same for any number of runners."""
+    """So seeded data are the same for any number of runners."""
     model, exported = exported_from(maker, BOX, batch_size=1, hidden=hidden)
     leaves, outputs = observations(BOX, 40), {}
     for rows in (1, 2, 3, 5, 8, 40):
@@ -227,12 +227,12 @@ def test_weights_of_another_model_are_refused(kind):
     forward = load(exported, 3)
     with pytest.raises(ModelError, match=r"weights: expected 6 arrays"):
         forward.set_weights(model.get_weights()[:-1])
-    other = built(models.QNet, BOX, num_actions=3)
+    other = build(models.QNet, BOX, num_actions=3)
     with pytest.raises(ModelError, match=r"weights\[4\].*: expected shape \[64, 2\], got \[64, 3\]"):
         forward.set_weights(other.get_weights())
 
 
-def test_acting_through_litert_imports_no_tensorflow(tmp_path):
+def test_acting_with_litert_does_not_import_tensorflow(tmp_path):
     model, exported = exported_from(models.QNet, BOX)
     (tmp_path / "exported").write_bytes(pickle.dumps((exported, model.get_weights())))
     script = """
@@ -253,9 +253,9 @@ print(actions.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
     assert got.stdout.strip() == "(3,) False False"
 
 
-def test_kinds_that_need_tensorflow_run_in_a_process_of_their_own_with_one_thread(tmp_path):
+def test_kinds_that_need_tensorflow_run_with_one_thread_in_a_new_process(tmp_path):
     model, eager = exported_from(models.Dropping, BOX, batch_size=2)
-    other = built(models.QNet, BOX)
+    other = build(models.QNet, BOX)
     function = exporting._trace(other, BOX, eager.leaves)
     shapes = exporting._weight_shapes(other)
     base = replace(eager, output_names=("q_values",), weight_shapes=shapes, build=None)
@@ -285,8 +285,8 @@ print("threads", tf.config.threading.get_intra_op_parallelism_threads())
     np.testing.assert_allclose(np.array(json.loads(kinds[1][1])), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_memory_that_the_runtime_moves_is_never_written_where_it_was():
-    """Freed memory is overwritten at once (MALLOC_PERTURB_), so that reading it shows; writing it ends a process."""
+def test_memory_that_litert_moves_is_not_accessed_at_its_old_address():
+    """MALLOC_PERTURB_ overwrites freed memory at once: reading it gives wrong outputs, writing it ends the process."""
     environment = {**os.environ, "MALLOC_PERTURB_": "165", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, str(Path(__file__).parents[1] / "moving_memory.py")]
     got = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
@@ -295,7 +295,7 @@ def test_memory_that_the_runtime_moves_is_never_written_where_it_was():
 
 
 @pytest.mark.parametrize(("units", "kind"), [(16, "litert"), (1024, "litert_static")])
-def test_with_a_seed_the_kind_does_not_depend_on_the_time(monkeypatch, units, kind):
+def test_a_repeatable_export_does_not_depend_on_timing(monkeypatch, units, kind):
     def maker():
         state = tf.keras.Input((4,))
         hidden = tf.keras.layers.Dense(units, activation="relu")(state)
@@ -304,7 +304,7 @@ def test_with_a_seed_the_kind_does_not_depend_on_the_time(monkeypatch, units, ki
 
     model = build_model(maker, {}, None, BOX)
     for slower in ("litert", "litert_static"):
-        # Stands for a loaded machine: whatever is tried first comes out slow.
+        # Simulates a loaded machine: the candidate that is timed first, or a later one, appears slow.
         seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
         monkeypatch.setattr(exporting, "_seconds_per_call", lambda *_, seconds=seconds: next(seconds))
         assert export(model, BOX, 3, ModelBuilder(maker, {}, None, BOX), repeatable=True).kind == kind

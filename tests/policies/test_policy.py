@@ -1,4 +1,4 @@
-"""Policies: distributions, exact log-probabilities against slow references, streams of noise, refusals."""
+"""Policies: distributions, exact log-probabilities against slow references, noise, and refused arguments."""
 
 import math
 
@@ -49,7 +49,7 @@ def softmax(z):
 
 
 def slow_log_prob(policy, space, outputs, action):
-    """One row's log-probability, from the formulae, in plain Python."""
+    """Log-probability of one row, computed from the formulae in plain Python."""
     if policy.sampling_type == "epsilon_greedy":
         q = outputs["q_values"][0].tolist()
         greedy = action - space.start == q.index(max(q))
@@ -115,7 +115,7 @@ def test_actions_belong_to_the_space_as_stored(kind, space, outputs):
 @pytest.mark.parametrize(("kind", "space", "outputs"), CASES, ids=IDS)
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_chunks_of_noise_join_to_one_stream(kind, space, outputs, cuts):
+def test_noise_does_not_depend_on_how_it_is_split_into_calls(kind, space, outputs, cuts):
     policy = make_policy(kind, space)
     rng, whole = np.random.default_rng(3), np.random.default_rng(3)
     chunks = np.concatenate([policy.noise(rng, rows) for rows in cuts])
@@ -124,7 +124,7 @@ def test_chunks_of_noise_join_to_one_stream(kind, space, outputs, cuts):
 
 
 @pytest.mark.parametrize(("kind", "space", "outputs"), CASES, ids=IDS)
-def test_a_row_does_not_depend_on_its_neighbours(kind, space, outputs):
+def test_a_row_does_not_depend_on_other_rows(kind, space, outputs):
     policy = make_policy(kind, space, epsilon=0.5)
     noise = policy.noise(np.random.default_rng(5), 32)
     together = policy.sample(repeated(outputs, 32), noise)
@@ -143,7 +143,7 @@ def test_epsilon_is_the_probability_of_a_random_action_and_may_change():
     assert policy.log_prob({"q_values": Q}, np.array([0]))[0] == pytest.approx(math.log(0.25))
 
 
-def test_no_exploration_means_probability_zero_elsewhere():
+def test_without_exploration_other_actions_have_probability_zero():
     policy = make_policy("epsilon_greedy", spaces.Discrete(4), epsilon=0.0)
     got = policy.log_prob(repeated({"q_values": Q}, 2), np.array([2, 0]))
     np.testing.assert_array_equal(got, [0, -np.inf])
@@ -158,14 +158,14 @@ def test_temperature_zero_is_the_greedy_limit():
     assert policy.log_prob({"q_values": Q}, np.array([7]))[0] == -np.inf
 
 
-def test_boltzmann_log_prob_survives_large_q_values():
+def test_boltzmann_log_prob_is_finite_for_large_q_values():
     policy = make_policy("thompson", spaces.Discrete(2), temperature=0.01)
     q = {"q_values": np.array([[1e4, 1e4 - 1]], np.float32)}
     assert policy.log_prob(q, np.array([1]))[0] == pytest.approx(-100, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 2), (5, 2)])
-def test_sigma_may_come_without_a_batch_axis(shape):
+def test_sigma_may_lack_the_batch_axis(shape):
     policy = make_policy("continuous_normal_diagonal", spaces.Box(-1, 1, (2,)))
     mu = np.zeros((5, 2), np.float32)
     outputs = {"mu": mu, "sigma": np.full(shape, 0.5, np.float32)}
@@ -177,7 +177,7 @@ def test_sigma_may_come_without_a_batch_axis(shape):
 
 
 @pytest.mark.parametrize("sigma", [[0.5, 1.0, 2.0], [[0.5], [1.0], [2.0]]])
-def test_one_dimension_takes_a_sigma_for_each_row(sigma):
+def test_an_action_of_one_dimension_may_have_a_sigma_per_row(sigma):
     policy = make_policy("continuous_normal_diagonal", spaces.Box(-1, 1, (1,)))
     outputs = {"mu": np.zeros((3, 1), np.float32), "sigma": np.array(sigma, np.float32)}
     actions = policy.sample(outputs, np.ones((3, 1)))
@@ -225,12 +225,12 @@ def test_outputs_that_fit_no_sampling_type_are_listed():
         infer_sampling_type(["mu"])
 
 
-def test_both_spellings_of_the_normal_are_one_type():
+def test_both_spellings_of_the_normal_type_are_the_same():
     assert canonical_sampling_type("continous_normal_diagonal") == "continuous_normal_diagonal"
     assert all(canonical_sampling_type(name) == name for name in SAMPLING_TYPES)
 
 
-def test_unknown_sampling_type_names_the_near_one():
+def test_an_unknown_sampling_type_suggests_a_similar_one():
     with pytest.raises(InvalidValueError, match=r"action_sampling_type: .*Did you mean 'thompson'"):
         make_policy("thomson", spaces.Discrete(2))
 
@@ -247,7 +247,7 @@ def test_unknown_sampling_type_names_the_near_one():
         ("continuous_normal_diagonal", spaces.Box(0, 255, (2,), np.uint8)),
     ],
 )
-def test_combinations_that_cannot_work_say_why(kind, space):
+def test_sampling_types_that_do_not_fit_the_space_are_refused(kind, space):
     with pytest.raises(InvalidValueError, match=rf"action_sampling_type '{kind}': expected .* got"):
         make_policy(kind, space)
 
