@@ -84,11 +84,11 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = 
         ModelError,
         ("'epsilon_greedy'", "'q_values'", "'policy', 'v_estimate'"),
     ),
-    "no policy": ({"action_sampling_type": "discrete_policy"}, ModelError, ("needs 'policy'", "has 'q_values'")),
+    "no policy": ({"action_sampling_type": "discrete_policy"}, ModelError, ("expected 'policy'", "got 'q_values'")),
     "no mu": (
         {**PENDULUM, "action_sampling_type": "continous_normal_diagonal"},
         ModelError,
-        ("'mu', 'sigma'", "has 'q_values'"),
+        ("'mu', 'sigma'", "got 'q_values'"),
     ),
     "no value": ({"returns": ["value_estimate"]}, ModelError, ("value_estimate", "v_estimate", "q_values")),
     "no dict": ({"model": NoDict}, ModelError, ("expected a dict", "'q_values'", "Tensor")),

@@ -43,8 +43,8 @@ class Agent:
         epoch: the epoch with which a loaded model was saved.
         normalization: the normalisation of observations, frozen with the last weights that the manager was given; None
             if observations are not normalised. A copy keeps the one with which it was made.
-        compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it
-            if compiling would go wrong unnoticed, for example if outputs depend on side effects.
+        compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it to
+            False if compiling would go wrong unnoticed, for example if outputs depend on side effects.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Agent:
         """The q-values of `action`, [n] float32.
 
         `action` is [n] or [n, 1] as it is stored (a Discrete space's `start` included). Actions outside of the action
-        space raise InvalidValueError, except while a `tf.function` is traced, where they have no values.
+        space raise InvalidValueError, except while a `tf.function` is traced and tensors have no values yet.
         """
         return self._result(self._q_val, _Q_VALUES, state, action)
 

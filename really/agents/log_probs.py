@@ -24,14 +24,14 @@ def of_actions(values: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
 
 
 def categorical(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of action numbers [n] under softmax(logits), logits [n, action]."""
+    """For action numbers [n] under softmax(logits), logits [n, action]."""
     log_probs = tf.nn.log_softmax(logits)
     entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
     return of_actions(log_probs, actions), entropy
 
 
 def bernoulli(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of binary actions [n, parts] that are independent; a logit belongs to each 1."""
+    """For independent binary actions [n, parts]; a logit is that of the action 1."""
     logits = tf.reshape(logits, tf.shape(actions))
     cross = functools.partial(tf.nn.sigmoid_cross_entropy_with_logits, logits=logits)
     log_prob = -tf.reduce_sum(cross(labels=tf.cast(actions, tf.float32)), axis=-1)
@@ -39,7 +39,7 @@ def bernoulli(logits: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of action numbers [n, 1], where a uniformly random action has probability epsilon."""
+    """For action numbers [n, 1], where a uniformly random action has probability epsilon."""
     count = q_values.shape[-1]
     probabilities = (1.0 - epsilon) * tf.one_hot(tf.argmax(q_values, axis=-1), count) + epsilon / count
     entropy = -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(probabilities), probabilities), axis=-1)
@@ -47,7 +47,7 @@ def epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor) 
 
 
 def normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of real actions [n, parts] with a diagonal Gaussian: log-densities, and entropies ½ + ½ log 2π + log sigma.
+    """For real actions [n, parts] under a diagonal Gaussian: log-densities, and entropies ½ + ½ log 2π + log sigma.
 
     Both are summed over the parts.
     """

@@ -125,7 +125,7 @@ def copy_model(model: Any) -> Any:
     except Exception as error:
         name = type(model).__name__
         raise ModelError(
-            f"agent.copy: expected a model that can be made anew, got the instance of {name}, which Keras cannot "
+            f"agent.copy: expected a model that can be built again, got the instance of {name}, which Keras cannot "
             f"copy; give the class or a function that returns the model instead"
         ) from error
 
@@ -138,7 +138,7 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
             raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
         return _call_factory(model, kwargs)
     if kwargs:
-        raise InvalidValueError(f"model_kwargs: expected none with a model that exists already, got {sorted(kwargs)}")
+        raise InvalidValueError(f"model_kwargs: expected none with a model instance, got {sorted(kwargs)}")
     return model
 
 

@@ -194,7 +194,7 @@ class VectorBatch(EnvironmentBatch):
         self._elapsed += 1
 
     def render(self) -> Any:
-        """What environment 0 renders."""
+        """Renders environment 0."""
         return self._vector.render()[0]
 
     def close(self) -> None:

@@ -110,7 +110,7 @@ def _inspect(name: str, environment: Environment) -> Probe:
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:
     given = getattr(env, "action_space", None)
     if given is None:
-        raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, got {env!r} without")
+        raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, got none in {env!r}")
     space = to_gymnasium(given)
     if isinstance(space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         return space

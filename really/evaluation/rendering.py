@@ -41,7 +41,7 @@ def with_frames(spec: EnvironmentSpec, what: str) -> tuple[Environment, NDArray[
             raise
         raise InvalidValueError(
             f"{what}: expected environment {spec.name!r} to render with render mode 'rgb_array', "
-            f"but {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"got {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
 
 

@@ -22,7 +22,7 @@ from really.evaluation.viewer import Viewer, Watcher, watched_batch
 
 log = logging.getLogger("really")
 
-# A window whose frames are smaller than this is enlarged, by a whole number.
+# Smaller frames are enlarged by an integer factor.
 WINDOW_SIDE = 480
 
 

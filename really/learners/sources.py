@@ -75,7 +75,7 @@ def with_q_values(agent: Agent) -> Agent:
     outputs = outputs_of("DQNLearner", agent, ("q_values",))
     if tuple(outputs["q_values"].shape) != (1, space.n):
         shape = ["n", *outputs["q_values"].shape[1:]]
-        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one an action, got {shape}")
+        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one for each action, got {shape}")
     return agent
 
 
@@ -121,7 +121,7 @@ def check_buffer(learner: str, buffer: Any, gamma: float, n_step: int) -> None:
     name, wanted, got = ("n_step", buffer.n_step, n_step) if steps_differ else ("gamma", buffer.gamma, gamma)
     raise InvalidValueError(
         f"{learner}: expected {name}={wanted}, which the manager's buffer was made with, got {got}; "
-        f"for batches from elsewhere give the learner manager.get_agent()"
+        f"to learn from other batches, give the learner manager.get_agent()"
     )
 
 

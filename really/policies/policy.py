@@ -179,8 +179,8 @@ class Policy:
         missing = [name for name in self.required_outputs if name not in outputs]
         if missing:
             raise ModelError(
-                f"model output: {self.sampling_type!r} needs {_listed(self.required_outputs)}, "
-                f"the model has {_listed(outputs)}"
+                f"model output: expected {_listed(self.required_outputs)} for {self.sampling_type!r}, "
+                f"got {_listed(outputs)}"
             )
         self._check_shapes(outputs, rows)
         check_finite(outputs, self.required_outputs)
@@ -431,12 +431,12 @@ def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
 
 def _no_policy_message(kind: str, space: spaces.Space[Any]) -> str:
     needed = {
-        "epsilon_greedy": "Discrete: it chooses among q-values",
-        "thompson": "Discrete: it chooses among q-values",
-        "discrete_policy": "Discrete, MultiDiscrete or MultiBinary: it chooses among logits",
-        "continuous_normal_diagonal": "Box: it draws real numbers",
+        "epsilon_greedy": "Discrete (it chooses among q-values)",
+        "thompson": "Discrete (it chooses among q-values)",
+        "discrete_policy": "Discrete, MultiDiscrete or MultiBinary (it chooses among logits)",
+        "continuous_normal_diagonal": "Box (it draws real numbers)",
     }
-    return f"action_sampling_type {kind!r}: expected an action space of type {needed[kind]}; got {space}"
+    return f"action_sampling_type {kind!r}: expected an action space of type {needed[kind]}, got {space}"
 
 
 def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> NDArray[np.float64]:

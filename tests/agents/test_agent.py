@@ -405,7 +405,7 @@ def test_weights_of_another_model_are_refused_and_nothing_changes():
     [
         (models.Policy, TWO, None, lambda a: a.max_q(STATES), r"agent.max_q: .*'q_values', got .*'policy'"),
         (models.Policy, TWO, None, lambda a: a.q_val(STATES, [0] * 5), "agent.q_val: .*'q_values'"),
-        (models.QNet, TWO, "discrete_policy", lambda a: a, "'discrete_policy' needs 'policy', .* has 'q_values'"),
+        (models.QNet, TWO, "discrete_policy", lambda a: a, "expected 'policy' for 'discrete_policy', got 'q_values'"),
         (models.NoDict, TWO, None, lambda a: a, "model output: expected a dict .* got .*Tensor"),
         (models.QNet, spaces.Discrete(3), None, lambda a: a, r"expected shape \[1, 3\], got \[1, 2\]"),
     ],

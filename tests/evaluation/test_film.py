@@ -237,7 +237,7 @@ def test_grey_and_rgba_frames_become_rgb() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        (Counter, "environment 'Counter' to render with render mode 'rgb_array', but NotImplementedError"),
+        (Counter, "environment 'Counter' to render with render mode 'rgb_array', got NotImplementedError"),
         (
             type("Text", (Drawn,), {"metadata": {"render_modes": ["ansi"]}}),
             "rgb_array', got one with 'ansi'",

@@ -267,7 +267,7 @@ def test_temperature_below_zero_is_refused(temperature):
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"v_estimate": Q}, "'epsilon_greedy' needs 'q_values', the model has 'v_estimate'"),
+        ({"v_estimate": Q}, "expected 'q_values' for 'epsilon_greedy', got 'v_estimate'"),
         ({"q_values": Q[:, :3]}, r"'q_values': expected shape \[1, 4\], got \[1, 3\]"),
         ({"q_values": np.where(Q > 1, np.nan, Q)}, "'q_values': expected finite numbers, got nan in row 0"),
     ],
