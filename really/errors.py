@@ -1,4 +1,4 @@
-"""The errors that `really` raises: few classes, each also the builtin a caller would expect to catch."""
+"""The errors that `really` raises. Each is also a subclass of the builtin error that fits."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterable
 
 
 class ReallyError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors that this package raises."""
 
 
 class InvalidValueError(ReallyError, ValueError):
-    """An argument has a value that cannot be used."""
+    """An argument has an invalid value."""
 
 
 class InvalidTypeError(ReallyError, TypeError):
-    """An argument has a type that cannot be used."""
+    """An argument has an invalid type."""
 
 
 class EmptyBufferError(InvalidValueError):
-    """Rows were asked of a buffer that holds none."""
+    """Rows were requested from a buffer that has none."""
 
 
 class ModelError(InvalidValueError):
-    """The model's outputs or weights do not fit what is asked of it."""
+    """The model's outputs or weights do not fit the task."""
 
 
 class RunnerError(ReallyError, RuntimeError):
-    """A runner could not go on; the message holds the original traceback."""
+    """A runner failed. The message has the original traceback."""
 
 
 class EnvironmentFailedError(RunnerError):
-    """An environment raised, or returned what its spaces do not allow."""
+    """An environment raised an error, or returned a value that its spaces do not allow."""
 
 
 class RunnerTimeoutError(RunnerError, TimeoutError):
@@ -40,43 +40,47 @@ class RunnerTimeoutError(RunnerError, TimeoutError):
 
 
 class NotEnoughMemoryError(ReallyError, MemoryError):
-    """What was asked for does not fit in the memory that is left."""
+    """A request needs more memory than is left."""
 
 
 class OvertakenError(ReallyError, RuntimeError):
-    """Rows that were being read have meanwhile been dropped for newer ones."""
+    """Newer rows replaced rows of the buffer before a reader had read them."""
 
 
 class FileError(ReallyError, OSError):
-    """The system would not read or write a file: no space, no permission, no such folder."""
+    """The system cannot read or write a file: no space, no permission, no such folder."""
 
 
 class DiskFullError(FileError):
-    """The disk has no room for what was to be written; nothing of it has been."""
+    """The disk has no room for the data. None of it was written."""
 
 
 class LockedError(ReallyError, RuntimeError):
-    """Another process, or another buffer of this one, has the folder open for writing."""
+    """Another process, or another buffer of this process, has the folder open for writing."""
 
 
 class ReadOnlyError(ReallyError, RuntimeError):
-    """The buffer's files are not this one's to write."""
+    """The buffer may not write its files."""
 
 
 class ClosedError(ReallyError, ValueError):
-    """The buffer has been closed."""
+    """The buffer is closed."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Text with the known names that resemble an unknown one, to append to a message. Empty if there are none."""
+    near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def one_of(what: str, got: object, supported: Iterable[str]) -> str:
-    """Text for an unknown name: what was expected, what came, and the nearest supported names."""
+    """Message for an unknown name: the supported names, the given name, and the names that resemble it."""
     names = sorted(supported)
-    near = difflib.get_close_matches(str(got), names, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    return f"{what}: expected one of {', '.join(repr(name) for name in names)}, got {got!r}.{hint}"
+    return f"{what}: expected one of {', '.join(map(repr, names))}, got {got!r}.{did_you_mean(got, names)}"
 
 
 def summary(error: Exception) -> str:
-    """Kind and message of any error in one line, without colours."""
-    # Keras puts the place first and the cause, in bold, two lines further down.
+    """Type and message of an error in one line, without terminal colours."""
+    # Keras writes the place first, and the cause, in bold, two lines below it.
     lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:2])[:300] or 'no message'}"

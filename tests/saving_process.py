@@ -32,7 +32,7 @@ def parts(model):
     buffer = ReplayBuffer(ROWS, ["reward", "state"], seed=0)
     number = model.arrays[0][0]
     buffer.put({"reward": np.full(ROWS, number), "state": np.random.default_rng(0).normal(size=(ROWS, 8))})
-    statistics = RunningStatistics(NormalisationOptions(False, 10.0, False, 1.0, (-np.inf, np.inf)), [])
+    statistics = RunningStatistics(NormalisationOptions(False, 10.0, False, 1.0, (-np.inf, np.inf)), {})
     models = [ModelArrays("agent", model)]
     return training_state.RunParts(TASK, models, [], {}, buffer, None, statistics)
 

@@ -29,7 +29,8 @@ from really.checkpoints.description import STEM, Description
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
 from really.data.normalisation import Moments, RunningStatistics, Statistics
 from really.errors import InvalidTypeError, InvalidValueError
-from really.metrics.aggregator import CSV_NAME, Aggregator
+from really.metrics.aggregator import Aggregator
+from really.metrics.curves import CSV_NAME
 from really.replay.buffer import ReplayBuffer
 
 Number = int | float
@@ -173,7 +174,7 @@ class Restored:
                 f"{self.folder}: expected an aggregator of {list(aggregator.keys)}, as the manager has, got one of "
                 f"{arguments['aggregator_keys']}"
             )
-        aggregator.go_on(self.folder / CSV_NAME, arguments["init_epoch"])
+        aggregator.resume(self.folder / CSV_NAME, arguments["init_epoch"])
         return aggregator
 
 

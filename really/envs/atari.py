@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import Environment, StepResult
 from really.envs.spec import EnvironmentSpec
 from really.envs.vector_api import SingleOfVector
-from really.errors import InvalidValueError
+from really.errors import InvalidValueError, did_you_mean
 
 # Height and width of most games' screens, and screens per second.
 SCREEN, SCREENS_PER_SECOND = (210, 160), 60
@@ -105,8 +104,7 @@ def _rom_of(game: str) -> str:
     known = roms.get_all_rom_ids()
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+        hint = did_you_mean(name, known)
         raise InvalidValueError(f"atari: expected the name of an Atari game as ale_py knows it, got {game!r}.{hint}")
     return name
 

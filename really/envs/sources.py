@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import importlib.util
 import io
@@ -16,7 +15,7 @@ from typing import Any
 
 from really.envs.environment import NO_LIMIT, Environment, accepts, logged_warnings, parameters
 from really.envs.vector_api import SingleOfVector
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 log = logging.getLogger("really")
 
@@ -246,6 +245,5 @@ def _unknown_id(name: str, error: Exception) -> str:
     known = list(gymnasium.registry)
     if "gym" in sys.modules:
         known += list(sys.modules["gym"].envs.registry)
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+    hint = did_you_mean(name, sorted(set(known)))
     return f"environment: expected an id of gymnasium or gym, got {name!r}.{hint} (gymnasium: {error})"

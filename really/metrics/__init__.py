@@ -1,8 +1,9 @@
-"""Training progress: curves, their files and figures, comparisons over seeds."""
+"""Training progress: the aggregator with its curves, files and figures, and comparisons of runs over seeds."""
 
 from __future__ import annotations
 
-from really.metrics.aggregator import Aggregator, Curve
+from really.metrics.aggregator import Aggregator
 from really.metrics.comparison import Comparison, compare
+from really.metrics.curves import ComparedCurve, Curve
 
-__all__ = ["Aggregator", "Comparison", "Curve", "compare"]
+__all__ = ["Aggregator", "ComparedCurve", "Comparison", "Curve", "compare"]

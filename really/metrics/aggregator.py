@@ -1,14 +1,12 @@
-"""The aggregator: training progress, one point an update, kept in a CSV file, smoothed and plotted as it grows."""
+"""The aggregator: training progress, one point per update, in a CSV file, smoothed and plotted as it grows."""
 
 from __future__ import annotations
 
 import csv
 import errno
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +16,34 @@ from numpy.typing import NDArray
 from really._utils.atomic_files import naming, writable_folder
 from really._utils.checks import check_count
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.metrics.curves import CSV_NAME, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
 
-CSV_NAME, PLOT_NAME, EVENTS_NAME = "progress.csv", "progress", "tensorboard"
-
-
-@dataclass
-class Curve:
-    """One key's points, in the order of their epochs; all lists are equally long.
-
-    `means` and `spreads` are mean and standard deviation of the values given in one update, `smoothed` and `bands`
-    the same over the values of the last `window` updates that had any (each update counts equally).
-    """
-
-    name: str
-    window: int
-    epochs: list[int] = field(default_factory=list)
-    means: list[float] = field(default_factory=list)
-    spreads: list[float] = field(default_factory=list)
-    smoothed: list[float] = field(default_factory=list)
-    bands: list[float] = field(default_factory=list)
-    unit: str = ""
-
-    @property
-    def label(self) -> str:
-        """Name and unit, for an axis."""
-        return f"{self.name} [{self.unit}]" if self.unit else self.name
-
-    def add(self, epoch: int, mean: float, spread: float) -> None:
-        """Appends a point and what it makes of the smoothed curve."""
-        self.epochs.append(epoch)
-        self.means.append(mean)
-        self.spreads.append(spread)
-        means, spreads = self.means[-self.window :], self.spreads[-self.window :]
-        smoothed = sum(means) / len(means)
-        within = sum(s * s for s in spreads) / len(spreads)
-        between = sum((m - smoothed) * (m - smoothed) for m in means) / len(means)
-        self.smoothed.append(smoothed)
-        self.bands.append(math.sqrt(within + between))
+PLOT_NAME, EVENTS_NAME = "progress", "tensorboard"
 
 
 class Aggregator:
-    """Collects values under declared keys, one point an update, and draws their progress.
+    """Collects values under declared keys, one point per update, and draws their progress.
 
-    Each update is written to `<path>/progress.csv` (`epoch`, then `<key>.mean` and `<key>.std`) before `update`
-    returns, so nothing is lost when the process ends between two plots. Every `saving_after` updates
-    `<path>/progress.png` and `progress.svg` are replaced, each at once and whole.
+    `update` writes each point to `<path>/progress.csv` (`epoch`, then `<key>.mean` and `<key>.std`) before it returns,
+    so nothing is lost if the process ends between two plots. Every `saving_after` updates the aggregator replaces
+    `<path>/progress.png` and `progress.svg`; each file appears complete or not at all.
 
-    With `init_epoch`, points up to it that are already in `path` start the curves, later ones do not: they came from
-    a run that was gone on with from an earlier model. A file whose rows are not all continued is kept aside as
-    `progress_1.csv` and so on.
+    With `init_epoch` the curves start with the points in `path` up to that epoch. Later points do not count: the run
+    that wrote them resumes from an earlier model. If the file has rows that the curves do not continue, the aggregator
+    renames it to `progress_1.csv` and so on.
 
     Args:
-        path: folder for all files; made where it is missing.
-        saving_after: updates from one plot to the next.
-        aggregator_keys: names of what is tracked.
-        max_size: updates that the smoothed curve averages over.
-        init_epoch: epoch before the first update: that of the model that was loaded, or 0.
+        path: folder for all files; created if it is missing.
+        saving_after: number of updates from one plot to the next.
+        aggregator_keys: names of the tracked values.
+        max_size: number of updates that the smoothed curve averages over.
+        init_epoch: epoch before the first update: the epoch of the loaded model, or 0.
         tensorboard: folder for TensorBoard event files (needs TensorFlow), or True for `<path>/tensorboard`.
         units: of some keys, `{"reward": "points"}`, for the axes.
 
     Raises:
-        InvalidTypeError, InvalidValueError: an argument that cannot be used; a folder that cannot be written.
+        InvalidTypeError, InvalidValueError: an argument is invalid, or a folder cannot be written.
     """
 
     def __init__(
@@ -102,25 +66,25 @@ class Aggregator:
         self.tensorboard = tensorboard
         self._event_folder = _event_folder(self.path, tensorboard)
         self._events: _EventFiles | None = None
-        header, rows = self._found()
-        self._take_over(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
+        header, rows = self._stored()
+        self._start_curves(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
 
     def update(self, /, **values: Any) -> None:
-        """Adds one point to each key given: the mean over all numbers of its value.
+        """Adds one point to each given key: the mean over all numbers of its value.
 
-        A value is a number, array, tensor, or list of these, nested however. One without numbers (an empty list)
-        adds no point. Nothing is added for any key when one is refused.
+        A value is a number, an array, a tensor, or a list of these with any nesting. A value without numbers (an empty
+        list) adds no point. If one value is refused, no key gets a point.
 
         Raises:
-            InvalidValueError: a key that was not declared.
-            InvalidTypeError: a value that holds something else than numbers.
+            InvalidValueError: a key was not declared.
+            InvalidTypeError: a value has something other than numbers.
         """
         for key in values:
             if key not in self.curves:
                 raise InvalidValueError(one_of("update_aggregator", key, self.keys))
         numbers = {key: _numbers(key, value) for key, value in values.items()}
         self.epoch += 1
-        # A loss that has become infinite is a point like any other, and no warning.
+        # An infinite loss is a point like any other; it gives no warning.
         with np.errstate(invalid="ignore", over="ignore"):
             points = {key: (float(x.mean()), float(x.std())) for key, x in numbers.items() if x.size}
         for key, (mean, spread) in points.items():
@@ -134,16 +98,16 @@ class Aggregator:
 
     @property
     def plot_path(self) -> Path:
-        """Where the plot is, or will be after the next `saving_after` updates; `.svg` lies beside it."""
+        """Path of the plot. The `.svg` file is in the same folder."""
         return self.path / f"{PLOT_NAME}.png"
 
     @property
     def csv_path(self) -> Path:
-        """Where the values are."""
+        """Path of the values."""
         return self.path / CSV_NAME
 
     def plot(self) -> Path:
-        """Draws the plot with all points so far, whatever `saving_after` says; returns its path."""
+        """Draws the plot with all points so far, without regard to `saving_after`; returns its path."""
         draw_progress([self.curves[key] for key in self.keys], self.path / PLOT_NAME)
         return self.plot_path
 
@@ -156,12 +120,12 @@ class Aggregator:
         line = (",".join([str(self.epoch), *cells]) + "\n").encode()
         with naming(self.csv_path, "values"), self.csv_path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
-            if file.write(line) < len(line):  # a full disk takes a part, into which the next line would run
+            if file.write(line) < len(line):  # a full disk took a part of the line; the next line would continue it
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def arguments(self) -> dict[str, Any]:
-        """What makes an aggregator like this one, `init_epoch` being the epoch that it is at; fit for JSON."""
+        """Arguments of an aggregator like this one, with its current epoch as `init_epoch`. JSON can hold them."""
         folder = self.tensorboard
         return {
             "path": str(self.path.absolute()),
@@ -174,7 +138,7 @@ class Aggregator:
         }
 
     def write_csv(self, path: Path) -> None:
-        """Writes all points as `progress.csv` has them to another file; `go_on` takes them up again."""
+        """Writes all points to another file, in the format of `progress.csv`; `resume` reads them again."""
         rows: dict[int, dict[str, Any]] = {}
         for key, curve in self.curves.items():
             for epoch, mean, spread in zip(curve.epochs, curve.means, curve.spreads, strict=True):
@@ -182,33 +146,33 @@ class Aggregator:
                 row |= {f"{key}.mean": mean, f"{key}.std": spread}
         self._rewrite(path, [rows[epoch] for epoch in sorted(rows)])
 
-    def go_on(self, path: Path, epoch: int) -> None:
-        """Goes on at `epoch` with the points of a file that `write_csv` wrote, in place of all there are.
+    def resume(self, path: Path, epoch: int) -> None:
+        """Resumes at `epoch` with the points of a file that `write_csv` wrote, in place of all points so far.
 
-        What `progress.csv` holds is set aside where it is something else.
+        If `progress.csv` has other points, it is renamed.
         """
         rows = read_csv(path)[1]
         self.epoch, self._events = epoch, None
-        header, found = self._found()
-        self._take_over(header, [row for row in found if any(list(row.values())[1:])], rows)
+        header, stored = self._stored()
+        self._start_curves(header, [row for row in stored if any(list(row.values())[1:])], rows)
 
-    def _found(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Header and rows of the file that is there; no header where none is there, or its last line is torn."""
+    def _stored(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Header and rows of the file. The header is empty if there is no file or its last line is incomplete."""
         if not self.csv_path.exists():
             return [], []
-        header, rows, is_torn = read_csv(self.csv_path)
-        return [] if is_torn else header, rows
+        header, rows, is_cut = read_csv(self.csv_path)
+        return [] if is_cut else header, rows
 
-    def _take_over(self, header: Sequence[str], found: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
-        """Starts the curves with rows; a file found with other ones is set aside."""
+    def _start_curves(self, header: Sequence[str], stored: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
+        """Starts the curves with `rows`. Renames the file if it has other rows."""
         self.curves = {key: Curve(key, self.max_size, unit=self.units[key]) for key in self.keys}
         for row in rows:
             for key in self.keys:
                 if row.get(f"{key}.mean"):
                     self.curves[key].add(int(row["epoch"]), float(row[f"{key}.mean"]), float(row[f"{key}.std"]))
-        if list(header) == self._header and found == rows:
+        if list(header) == self._header and stored == rows:
             return
-        if found:
+        if stored:
             self.csv_path.rename(_free_name(self.csv_path))
         self._rewrite(self.csv_path, rows)
 
@@ -222,7 +186,7 @@ class Aggregator:
 class _EventFiles:
     """TensorBoard event files: `<key>/mean` and `<key>/smoothed` as scalars.
 
-    TensorBoard forgets what earlier files of the folder have from step `first` on: that run was gone on with before it.
+    Tells TensorBoard to drop events from step `first` on in earlier files: this run resumes from before them.
     """
 
     def __init__(self, folder: Path, first: int) -> None:
@@ -230,7 +194,7 @@ class _EventFiles:
 
         self._summary, self._float = tf.summary, tf.constant
         self._writer = tf.summary.create_file_writer(str(folder))
-        # Written raw: `tf.summary.scalar` would need the tensorboard package only to fill this in.
+        # Written here: `tf.summary.scalar` would need the tensorboard package for it.
         kind = tf.compat.v1.SummaryMetadata
         self._metadata = kind(plugin_data=kind.PluginData(plugin_name="scalars"))
         log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
@@ -256,20 +220,20 @@ def _event_folder(path: Path, tensorboard: str | os.PathLike[str] | bool | None)
 def _numbers(key: str, value: Any) -> NDArray[np.float64]:
     """All numbers in a value, `[n]` float64."""
     if isinstance(value, list | tuple):
-        parts = [_numbers(key, part) for part in value] if not _flat(value) else [np.asarray(value, np.float64)]
+        parts = [_numbers(key, part) for part in value] if not _is_flat(value) else [np.asarray(value, np.float64)]
         return np.concatenate([np.empty(0), *parts])
     try:
         array = np.asarray(value)
         if array.dtype.kind in "biufV":
             return array.astype(np.float64).ravel()
     except Exception as error:
-        # Tensors of other libraries, or symbolic ones, refuse with errors of their own.
+        # Symbolic tensors, and tensors of other libraries, raise errors of their own.
         raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, got {value!r}: {error}") from error
     raise InvalidTypeError(f"update_aggregator: expected numbers at {key!r}, got {value!r} ({type(value).__name__})")
 
 
-def _flat(values: Sequence[Any]) -> bool:
-    """Whether these are plain numbers, as the many values of a long list are: one conversion does for all."""
+def _is_flat(values: Sequence[Any]) -> bool:
+    """Whether all values are plain numbers, so that one conversion does for a long list."""
     return all(type(value) in (float, int) for value in values)
 
 
@@ -286,7 +250,7 @@ def _checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str]:
-    """The unit of each key, empty where none is given."""
+    """The unit of each key; an empty text if it has none."""
     for key, unit in (units or {}).items():
         if key not in keys:
             raise InvalidValueError(one_of("units", key, keys))
@@ -296,7 +260,7 @@ def _checked_units(keys: Sequence[str], units: Mapping[str, str] | None) -> dict
 
 
 def _check_files(folder: Path) -> None:
-    """Refuses a folder in which a file that is to be written has a name that is taken."""
+    """Raises InvalidValueError if something else has the name of a file that the aggregator writes."""
     file = folder / CSV_NAME
     if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
         raise InvalidValueError(f"path: expected a file that can be written, got {str(file)!r}, which cannot")
@@ -306,16 +270,6 @@ def _check_files(folder: Path) -> None:
         if not b"epoch".startswith(start):
             raise InvalidValueError(f"path: expected an aggregator's file, or none, got another's {str(file)!r}")
     check_figure("path", folder / PLOT_NAME)
-
-
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Header and complete rows of a file that an aggregator wrote, and whether its last line is torn."""
-    lines = path.read_text().splitlines(keepends=True)
-    # A line without its end was being written when the process ended: its numbers may be cut short.
-    is_torn = bool(lines) and not lines[-1].endswith("\n")
-    reader = csv.DictReader(lines[:-1] if is_torn else lines)
-    rows = [row for row in reader if (row.get("epoch") or "").isdigit()]
-    return list(reader.fieldnames or []), rows, is_torn
 
 
 def _free_name(path: Path) -> Path:

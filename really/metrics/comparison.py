@@ -12,25 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from really._utils.atomic_files import writable_folder
 from really._utils.checks import check_count, check_path
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.metrics.aggregator import CSV_NAME, read_csv
+from really.metrics.curves import COMPLETE, CSV_NAME, Array, ComparedCurve, read_csv
 from really.metrics.plots import MAGIC, check_figure, draw_comparison
 
 log = logging.getLogger("really")
 
-Array = NDArray[np.float64]
-# Points of a curve: more cannot be told apart in a figure.
+# Points of a curve. A figure cannot show more of them apart.
 POINTS = 400
 RESAMPLES = 2000
-# Of fewer seeds no quarter can be left out.
+# With fewer seeds there is no quarter to leave out.
 LEAST_FOR_IQM = 4
-# Seeds that end within this part of the longest are not spoken of: steps of whole episodes never end alike.
-WHOLE = 0.95
-# Endings of figures that are not written.
+# Suffixes of figures that `plot` does not write.
 OTHER_FIGURES = (".pdf", ".eps", ".ps", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -53,37 +49,8 @@ STATISTICS: Mapping[str, Callable[[Array], Array]] = {"mean": _mean, "iqm": _int
 
 
 @dataclass(frozen=True)
-class ComparedCurve:
-    """One experiment.
-
-    Attributes:
-        epochs: `[point]` float64, or the values of the key that is the x-axis.
-        mean: `[point]` float64, the statistic over the seeds.
-        low, high: `[point]` float64, its confidence interval; NaN where there is one seed only.
-        seeds: `[seed, point]` float64, each seed's own curve.
-        ends: `[seed]` float64, where each seed's values end, whatever the curve shows.
-    """
-
-    epochs: Array
-    mean: Array
-    low: Array
-    high: Array
-    seeds: Array
-    ends: Array
-
-    @property
-    def seeds_shown(self) -> str:
-        """How many seeds there are, and where the curve is cut or held if one of them ends much before another."""
-        number = "1 seed, no interval" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        shown, first, last = self.epochs[-1], self.ends.min(), self.ends.max()
-        if first >= WHOLE * last:
-            return number
-        return f"{number}, to {shown:g} of {last:g}" if shown < last else f"{number}, the shortest held from {first:g}"
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Experiments compared: `curves` by name, and what they are curves of. `print` shows where each ends."""
+    """Experiments compared: `curves` by name, and which key, axis and statistic they show. `print` shows their ends."""
 
     curves: Mapping[str, ComparedCurve]
     key: str
@@ -103,16 +70,18 @@ class Comparison:
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str], x_label: str | None = None, y_label: str | None = None) -> Path:
-        """Writes `<path>.png` and `<path>.svg`, each whole or not at all; returns the first.
+        """Writes `<path>.png` and `<path>.svg`, each complete or not at all; returns the first path.
 
         Args:
-            path: where to, without the ending (which is taken off); its folder is made where it is missing.
+            path: where to, without a suffix (a suffix is removed); its folder is created if it is missing.
             x_label: text of the x-axis with its unit, by default `x`.
             y_label: text of the y-axis with its unit, by default the key.
         """
         stem = figure_stem(path)
         x_name = "epoch (updates of the aggregator)" if self.x == "epoch" else self.x
-        draw_comparison(self, stem, x_label or x_name, y_label or self.key)
+        draw_comparison(
+            self.curves, stem, self.statistic, self.confidence, x_label=x_label or x_name, y_label=y_label or self.key
+        )
         return stem.with_name(f"{stem.name}.png")
 
 
@@ -130,28 +99,29 @@ def compare(
     x_label: str | None = None,
     y_label: str | None = None,
 ) -> Comparison:
-    """Learning curves of several experiments over their seeds, read from what aggregators wrote.
+    """Learning curves of several experiments over their seeds, read from the files of aggregators.
 
-    Each seed's curve is smoothed as the aggregator does and interpolated linearly onto common points. The interval is
-    the percentile bootstrap (Efron and Tibshirani 1993, ch. 13): whole seeds are drawn anew, 2,000 times. With few
-    seeds it is too narrow rather than too wide.
+    Each seed's curve is smoothed as the aggregator does it, and interpolated linearly onto common points. The interval
+    is the percentile bootstrap (Efron and Tibshirani 1993, ch. 13) with 2,000 resamples of whole seeds. With few seeds
+    it is too narrow rather than too wide.
 
     Args:
-        runs: aggregators' folders by name, a list of folders where an experiment has several seeds; or only a list of
-            folders, one seed each, called after what distinguishes them. A folder's `progress` is looked into as well.
-        key: which of the aggregator's keys.
-        path: writes the figure to `<path>.png` and `<path>.svg`.
+        runs: folders of aggregators by name, with a list of folders for an experiment of several seeds. Or only a list
+            of folders with one seed each; the names are then the parts in which the paths differ. An aggregator's files
+            may also be in a folder's subfolder `progress`.
+        key: one of the aggregator's keys.
+        path: where to write the figure: `<path>.png` and `<path>.svg`.
         x: `epoch`, or a key that grows with each update, such as a count of environment steps.
         statistic: over the seeds: `mean`, `median` or `iqm`, the mean of the middle half.
         confidence: of the interval, between 0 and 1.
-        max_size: updates that each seed's curve is averaged over first.
-        hold_last: a run that ended early keeps its last value; by default a curve ends where its shortest seed does.
+        max_size: number of updates over which each seed's curve is averaged first.
+        hold_last: a run that ended early keeps its last value; by default a curve ends with its shortest seed.
         seed: of the bootstrap.
         x_label, y_label: texts of the axes with their units.
 
     Raises:
-        InvalidValueError, InvalidTypeError: a folder without values, a key that it does not have, an `x` that does not
-            grow, a figure that cannot be written.
+        InvalidValueError, InvalidTypeError: a folder has no values, or not this key; `x` does not grow; the figure
+            cannot be written.
     """
     if not isinstance(key, str):
         raise InvalidTypeError(f"key: expected the name of one key, got {key!r} ({type(key).__name__})")
@@ -164,7 +134,7 @@ def compare(
         figure_stem(path)
     rng = np.random.default_rng(seed)
     curves = {}
-    for name, folders in _named(runs).items():
+    for name, folders in _named_folders(runs).items():
         seeds = [_read(folder, key, x, max_size) for folder in folders]
         if statistic == "iqm" and len(seeds) < LEAST_FOR_IQM:
             log.warning(
@@ -180,16 +150,16 @@ def compare(
 def bootstrap(
     seeds: Array, statistic: Callable[[Array], Array], confidence: float, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Percentile interval of a statistic over the first axis of `[seed, point]`: its two ends, `[point]` each."""
+    """Percentile interval of a statistic over the seeds of `[seed, point]`: its lower and upper end, `[point]` each."""
     drawn = rng.integers(len(seeds), size=(RESAMPLES, len(seeds)))
     tail = (1 - confidence) / 2
-    # Some points at a time: all at once would take 2,000 times the curves' memory.
-    parts = [np.quantile(statistic(part[drawn]), (tail, 1 - tail), axis=0) for part in _slices(seeds)]
+    # Some points at a time: all points at once would need 2,000 times the memory of the curves.
+    parts = [np.quantile(statistic(part[drawn]), (tail, 1 - tail), axis=0) for part in _pieces(seeds)]
     low, high = np.concatenate(parts, axis=1)
     return low, high
 
 
-def _slices(seeds: Array) -> Iterable[Array]:
+def _pieces(seeds: Array) -> Iterable[Array]:
     return (seeds[:, at : at + 50] for at in range(0, seeds.shape[1], 50))
 
 
@@ -205,7 +175,7 @@ def _curve(
     end = max(last) if hold_last else min(last)
     if end < first:
         raise InvalidValueError(f"runs: expected seeds of {name!r} that overlap, got one that ends before one begins")
-    if end < WHOLE * max(last):
+    if end < COMPLETE * max(last):
         log.warning("%s: shown up to %g, where its shortest seed ends; others go on to %g", name, end, max(last))
     inside = np.unique(np.concatenate([x[(x >= first) & (x <= end)] for x, _ in seeds]))
     epochs = inside if len(inside) <= POINTS else np.linspace(first, end, POINTS)
@@ -219,7 +189,7 @@ def _curve(
 
 
 def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
-    """x and smoothed values of one seed, `[point]` each."""
+    """The x-axis and the smoothed values of one seed, `[point]` each."""
     file = _csv_in(folder)
     header, rows, _ = read_csv(file)
     keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
@@ -237,7 +207,7 @@ def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
 
 
 def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[float] | None:
-    """A row's numbers; None where one is missing or not finite."""
+    """The numbers of a row. Returns None if one is missing or not finite."""
     with contextlib.suppress(TypeError, ValueError):
         numbers = [float(row[name]) for name in columns]  # type: ignore[arg-type]
         if all(map(math.isfinite, numbers)):
@@ -246,10 +216,10 @@ def _numbers(row: Mapping[str, str | None], columns: Sequence[str]) -> list[floa
 
 
 def smoothed(values: Array, window: int) -> Array:
-    """The mean of the last `window` values, at the beginning of those there are, `[point]`."""
+    """The mean of the last `window` values, of fewer at the beginning, `[point]`."""
     window = min(window, len(values))
     first = np.cumsum(values[: window - 1]) / np.arange(1, window)
-    # Not by differences of one running sum: a huge value would take the small ones after it along.
+    # Not by differences of one running sum: a huge value would cost the small values after it their precision.
     return np.concatenate([first, np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=-1)])
 
 
@@ -262,7 +232,7 @@ def _csv_in(folder: Path) -> Path:
     raise InvalidValueError(f"runs: expected a folder with an aggregator's {CSV_NAME}, got {str(folder)!r}: {state}")
 
 
-def _named(runs: Any) -> dict[str, list[Path]]:
+def _named_folders(runs: Any) -> dict[str, list[Path]]:
     if isinstance(runs, str | os.PathLike):
         runs = [runs]
     if not isinstance(runs, Mapping):
@@ -286,7 +256,7 @@ def _named(runs: Any) -> dict[str, list[Path]]:
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """What distinguishes the paths: without the parts that all begin or all end with."""
+    """The parts in which the paths differ: each path without the first and last parts that all have in common."""
     parts = [list(path.parts) for path in paths]
     if len(paths) == 1:
         return [paths[0].name or str(paths[0])]
@@ -300,7 +270,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def figure_stem(path: str | os.PathLike[str]) -> Path:
-    """Where the figure goes, without its ending; raises InvalidValueError where it cannot be written."""
+    """The path of a figure without its suffix. Raises InvalidValueError if the figure cannot be written."""
     path = check_path("path", path)
     ending = path.suffix
     if ending.lower() in OTHER_FIGURES:

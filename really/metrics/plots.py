@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from really.metrics.aggregator import Curve
-    from really.metrics.comparison import Comparison
+    from really.metrics.curves import ComparedCurve, Curve
 
-# Okabe and Ito, "Color universal design" (2008): told apart by colour-blind readers, and in print. Without the yellow,
-# which is too pale for a line.
+# Okabe and Ito, "Color universal design" (2008): colour-blind readers can tell these colours apart, also in print. The
+# yellow is left out: it is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, FAINT = "#333333", "#DDDDDD"
-# Endings of a figure's files, and the first bytes of each.
+# Suffixes of a figure's files, and the first bytes of each file.
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml"}
-# More characters than these are longer than a panel is high: of progress, and of a comparison.
+# Most characters that fit beside the height of a panel: in a figure of progress, and in a comparison.
 LONGEST_LINE, LONGEST_ALONE = 24, 40
-# More points than this cannot be told apart at the width of a panel, and would make the vector file large.
+# More points cannot be seen apart at the width of a panel, and would make the vector file large.
 MOST_POINTS = 1500
 
 
 def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
-    """Draws one panel a curve: smoothed, with its spread, over the raw values; replaces `<stem>.png` and `.svg`."""
+    """Draws one panel per curve: smoothed, with its spread, over the raw values; replaces `<stem>.png` and `.svg`."""
     columns = 1 if len(curves) <= 3 else 2
     rows = -(-len(curves) // columns)
     figure = _new_figure(6.4 * columns, 0.7 + 2.4 * rows)
@@ -39,7 +38,7 @@ def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
     for number, (panel, curve) in enumerate(zip(panels, curves, strict=False)):
         _draw_curve(panel, curve, COLOURS[number % len(COLOURS)])
     if len(epochs := {epoch for curve in curves for epoch in curve.epochs}) == 1:
-        # Ticks at whole epochs need more than one of them.
+        # Matplotlib needs more than one epoch for ticks at whole epochs.
         panels[0].set_xlim(min(epochs) - 1, min(epochs) + 1)
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
@@ -51,16 +50,16 @@ def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
 
 
 def write(figure: Figure, stem: Path) -> None:
-    """Writes `<stem>.png` and `<stem>.svg`, each whole or not at all; raises FileError where that fails."""
+    """Writes `<stem>.png` and `<stem>.svg`, each complete or not at all. Raises FileError if that fails."""
     for suffix, magic in MAGIC.items():
         with replacing(stem.with_name(stem.name + suffix), magic, "a figure") as file:
             figure.savefig(file, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)
-        # The first file has settled the layout; to settle it again would take a quarter of the time.
+        # The first file has computed the layout. To compute it again would take a quarter of the time.
         figure.set_layout_engine("none")
 
 
 def check_figure(argument: str, stem: Path) -> None:
-    """Raises InvalidValueError, with the `argument`, where one of a figure's files would replace something else."""
+    """Raises InvalidValueError, naming `argument`, if a file of the figure would replace something else."""
     for suffix, magic in MAGIC.items():
         check_replaceable(stem.with_name(stem.name + suffix), magic, "a figure", argument)
 
@@ -84,18 +83,18 @@ def _draw_curve(panel: Axes, curve: Curve, colour: str) -> None:
     panel.plot(epochs, smoothed, color=colour, linewidth=1.8, solid_joinstyle="round")
     _style(panel, curve.label)
     if not np.isfinite(raw).any():
-        _say_why_empty(panel, "no value is finite" if points else "no values yet")
+        _write_in_panel(panel, "no value is finite" if points else "no values yet")
         return
     _label_last(panel, curve, colour)
 
 
-def _say_why_empty(panel: Axes, reason: str) -> None:
+def _write_in_panel(panel: Axes, text: str) -> None:
     panel.set_yticks([])
-    panel.text(0.5, 0.5, reason, transform=panel.transAxes, ha="center", va="center", color=INK, fontsize=9)
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=INK, fontsize=9)
 
 
 def _label_last(panel: Axes, curve: Curve, colour: str) -> None:
-    """Writes the newest smoothed value right of its curve's end."""
+    """Writes the newest smoothed value to the right of the curve's end."""
     panel.annotate(
         f"{curve.smoothed[-1]:.3g}".replace("-", "−"),  # noqa: RUF001 - the minus that the axes have
         (curve.epochs[-1], curve.smoothed[-1]),
@@ -121,7 +120,7 @@ def _style(panel: Axes, name: str, longest: int = LONGEST_LINE) -> None:
 
 
 def _wrapped(label: str, longest: int) -> str:
-    """A label in lines of at most so many characters, broken where a name has its joints."""
+    """A label in lines of at most `longest` characters, broken after spaces, underscores, slashes and dots."""
     lines = [""]
     for part in re.findall(rf"[^\s_/.]{{1,{longest}}}[\s_/.]*|[\s_/.]+", label):
         if len(lines[-1] + part.rstrip()) > longest:
@@ -144,38 +143,40 @@ def _add_legend(figure: Figure, window: int) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, **style)
 
 
-# Besides colours, which a copier loses: what tells curves apart in black and white.
+# Dashes tell the curves apart in black and white.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 LABEL_HEIGHT = 0.058
 
 
-def draw_comparison(comparison: Comparison, stem: Path, x_label: str, y_label: str) -> None:
-    """Draws one curve an experiment with its interval, its name at its end; replaces `<stem>.png` and `.svg`."""
+def draw_comparison(
+    curves: Mapping[str, ComparedCurve], stem: Path, statistic: str, confidence: float, *, x_label: str, y_label: str
+) -> None:
+    """Draws one curve per experiment, with its interval and its name; replaces `<stem>.png` and `.svg`."""
     figure = _new_figure(7.2, 4.0)
     panel = figure.subplots()
-    for number, curve in enumerate(comparison.curves.values()):
+    for number, curve in enumerate(curves.values()):
         colour = COLOURS[number % len(COLOURS)]
         panel.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        # A line through one point could not be seen.
+        # A line through one point is invisible.
         marker = "o" if len(curve.epochs) == 1 else None
         dashes = DASHES[number % len(DASHES)]
         panel.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, linestyle=dashes, marker=marker)
     _style(panel, y_label, LONGEST_ALONE)
     panel.set_xlabel(x_label, color=INK, fontsize=11, parse_math=False)
-    _name_curves(panel, comparison)
-    band = f"band: {comparison.confidence:.0%} bootstrap interval over seeds"
-    panel.set_title(f"{comparison.statistic} over seeds; {band}", fontsize=9, color=INK, loc="left")
+    _name_curves(panel, curves)
+    band = f"band: {confidence:.0%} bootstrap interval over seeds"
+    panel.set_title(f"{statistic} over seeds; {band}", fontsize=9, color=INK, loc="left")
     write(figure, stem)
 
 
-def _name_curves(panel: Axes, comparison: Comparison) -> None:
-    """Names right of the panel, in the order of the curves' ends and never over each other."""
+def _name_curves(panel: Axes, curves: Mapping[str, ComparedCurve]) -> None:
+    """Writes the names to the right of the panel, in the order of the curves' ends and without overlap."""
     low, high = panel.get_ylim()
-    ends = [(float((curve.mean[-1] - low) / (high - low)), name) for name, curve in comparison.curves.items()]
-    numbers = {name: number for number, name in enumerate(comparison.curves)}
-    places = _spread([end for end, _ in sorted(ends)])
+    ends = [(float((curve.mean[-1] - low) / (high - low)), name) for name, curve in curves.items()]
+    numbers = {name: number for number, name in enumerate(curves)}
+    places = _without_overlap([end for end, _ in sorted(ends)])
     for place, (end, name) in zip(places, sorted(ends), strict=True):
-        colour, curve = COLOURS[numbers[name] % len(COLOURS)], comparison.curves[name]
+        colour, curve = COLOURS[numbers[name] % len(COLOURS)], curves[name]
         x = panel.transLimits.transform((curve.epochs[-1], 0))[0]
         panel.plot([x, 1.015], [end, place], transform=panel.transAxes, color=colour, linewidth=0.6, clip_on=False)
         panel.text(
@@ -191,8 +192,8 @@ def _name_curves(panel: Axes, comparison: Comparison) -> None:
         )
 
 
-def _spread(places: Sequence[float]) -> list[float]:
-    """Places in rising order, moved up, and then down again from the top, until none covers its neighbour."""
+def _without_overlap(places: Sequence[float]) -> list[float]:
+    """Moves rising places up, and then down again from the top, until labels there do not overlap."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + LABEL_HEIGHT) if moved else place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
 from really.data.schema import ColumnSpec, Spec, canonical, check_axes, normal_dtype
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 if TYPE_CHECKING:
     from really.replay._ring import Ring
@@ -101,8 +100,7 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
     if opposite in data:
         return _opposite(key, opposite, _as_value(opposite, data[opposite]))
     names = [str(name) for name in data]
-    near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(key, names)
     raise InvalidValueError(f"put: expected key {key!r}, got {', '.join(map(repr, names)) or 'none'}.{hint}")
 
 

@@ -329,7 +329,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_events(tmp_path):
         first.update(loss=1.0)
     first.write_csv(tmp_path / "saved.csv")
     again = Aggregator(tmp_path / "run", tensorboard=True)
-    again.go_on(tmp_path / "saved.csv", 5)
+    again.resume(tmp_path / "saved.csv", 5)
     again.update(loss=2.0)
     folder = tmp_path / "run" / "tensorboard"
     old, new = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)

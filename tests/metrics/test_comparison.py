@@ -15,7 +15,7 @@ import scipy.stats
 from really import InvalidTypeError, InvalidValueError, compare
 from really.metrics.aggregator import Aggregator
 from really.metrics.comparison import STATISTICS, bootstrap, smoothed
-from really.metrics.plots import COLOURS, LABEL_HEIGHT, _spread
+from really.metrics.plots import COLOURS, LABEL_HEIGHT, _without_overlap
 
 
 def record(path: Path, **values: Any) -> Path:
@@ -163,7 +163,7 @@ def test_the_figure_is_there_twice_with_names_and_colours(runs: dict[str, list[P
 def test_labels_never_cover_each_other() -> None:
     rng = np.random.default_rng(0)
     for number in range(1, 16):
-        places = _spread(sorted(rng.uniform(0.4, 0.6, number)))
+        places = _without_overlap(sorted(rng.uniform(0.4, 0.6, number)))
         assert (np.diff(places) > LABEL_HEIGHT - 1e-9).all()
         assert max(places) <= 1
 
