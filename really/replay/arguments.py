@@ -1,4 +1,4 @@
-"""What callers hand to a ReplayBuffer besides data, checked: sizes, keys, schema, outputs, indices, seeds."""
+"""Checks of a buffer's arguments: batch sizes, keys, schema, output arrays, indices, seeds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 
 MAX_ROWS = 1 << 40
 MAX_BYTES = 1 << 62
-"""Of a buffer, in memory or in a file."""
+"""Bytes of a buffer at most, in memory or in a file."""
 INDEX_NBYTES = 8
 QUICK_NBYTES = 1 << 20
-"""Bytes that a batch may have without a look at the memory that is left."""
+"""A batch of fewer bytes is made without a check of the memory that is left."""
 Size = SupportsIndex | tuple[SupportsIndex, SupportsIndex]
-"""How many rows a batch has, or (batches, rows of each)."""
+"""Rows of a batch, or (batches, rows of each batch)."""
 Seed = SupportsIndex | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 SEEDS = "an integer >= 0, a SeedSequence or a generator"
 
 
 def checked_size(n: Any) -> tuple[int, int]:
-    """(rows, batches) of `n` rows or of (batches, rows); 0 batches where there is no such axis."""
+    """(rows, batches) of `n` rows or of (batches, rows); 0 batches if there is no such axis."""
     if not isinstance(n, tuple):
         return whole("n", n), 0
     if len(n) != 2:
@@ -35,7 +35,7 @@ def checked_size(n: Any) -> tuple[int, int]:
 
 
 def checked_indices(indices: Any) -> NDArray[np.int64]:
-    """[n] or [k, n] integers as int64."""
+    """The indices [n] or [k, n] as int64; raises InvalidTypeError or InvalidValueError."""
     try:
         ages = np.asarray(indices)
     except ValueError as error:
@@ -55,15 +55,17 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
 
 
 def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
-    """The indices that no row has, for a message."""
+    """The indices that have no row, for an error message."""
     wrong = ages[(ages < 0) | (ages >= num_held)]
     return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
 
 
 def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
-    """Says why no rows were drawn: more than are held, or none, which is over by now."""
+    """Raises the error for an empty draw: more rows asked for than are held, or another thread dropped them."""
     if replace or num <= num_held:
-        raise EmptyBufferError(f"{what}: expected rows that stay meanwhile, but others dropped them; try again")
+        raise EmptyBufferError(
+            f"{what}: expected rows that stay while they are drawn, but another thread dropped them; try again"
+        )
     raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, got {num}")
 
 
@@ -81,7 +83,7 @@ def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
 
 
 def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
-    """Names, at least one, each once."""
+    """The keys as a tuple: one name or more, each once."""
     if isinstance(keys, str | bytes):
         raise InvalidTypeError(f"keys: expected several names, got the one name {keys!r}; write [{keys!r}]")
     try:
@@ -124,14 +126,14 @@ def _checked_column(key: str, column: Any) -> ColumnSpec:
 
 
 def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None:
-    """Refuses rows of a batch, or indices alone where there is no `spec`, that memory has no room for."""
+    """Raises NotEnoughMemoryError if memory has no room for a batch of rows, or for indices alone without `spec`."""
     needed = num_rows * (INDEX_NBYTES + (0 if spec is None else row_nbytes(spec)))
     if needed > QUICK_NBYTES:
         refuse_if_too_big(f"{what} of {num_rows:,} rows", needed)
 
 
 def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
-    """The caller's arrays if every key's can be written to as rows [*lead, ...]."""
+    """The caller's arrays, if each can be written to as rows [*lead, ...] of its key."""
     if type(out) is not dict:
         raise InvalidTypeError(f"out: expected a dict of arrays, got {type(out).__name__}")
     for name, (dtype, shape) in spec.items():
@@ -147,7 +149,7 @@ def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...])
 
 
 def bit_generator(seed: Seed) -> np.random.BitGenerator:
-    """A generator of its own for the buffer; of another generator, a child of its seed."""
+    """A new generator for the buffer; a generator given as seed is not used, a child of its seed is."""
     if isinstance(seed, np.random.Generator):
         seed = seed.bit_generator
     if isinstance(seed, np.random.BitGenerator):

@@ -1,4 +1,4 @@
-"""Training batches sampled ahead: a thread draws the next ones while the learner works on this one."""
+"""Batches drawn ahead: a thread samples the next batches while the learner trains on this one."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from really.replay.samplers import Beta, checked_beta
 State = dict[str, Any]
 Cancelled = Callable[[], bool]
 BeforeSample = Callable[[int, Cancelled], None]
-"""Called with the number of rows before they are drawn; may wait, but no longer than until it is cancelled."""
+"""Called with the number of rows before they are drawn. It may wait, until the second argument returns True."""
 
-# Seconds that the end of the interpreter waits for a draw; the thread must not run on while memory is taken down.
+# Seconds that the end of the interpreter waits for a draw: no thread may run while memory is torn down.
 LAST_DRAW = 5.0
 
 
 @dataclass
 class Drawn:
-    """A batch, how many were drawn with it, and the states of the buffer's generator around it; or an error instead."""
+    """A batch with its count and the generator's states before and after it; or the error of the draw."""
 
     batch: tensors.Tensors
     before: State
@@ -42,8 +42,8 @@ class Drawn:
     error: BaseException | None = None
 
 
-class Source:
-    """Draws one batch after another: the part that iterator and thread share."""
+class BatchSource:
+    """Draws one batch after another; iterator and thread share it."""
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class Source:
         self._check_dtypes()
 
     def start_at(self, number: int) -> None:
-        """Makes this the number of the next batch, which `beta` is told."""
+        """Sets the number of the next batch, the argument of a function `beta`."""
         self._numbers = itertools.count(number)
 
     def draw(self, cancelled: Cancelled) -> Drawn | None:
-        """The next batch, or the error that came instead; None where it was cancelled while it waited its turn."""
+        """The next batch, or its error; None if it was cancelled while it waited."""
         try:
             if self._before is not None:
                 self._before(self._rows, cancelled)
             return None if cancelled() else self._drawn()
-        except BaseException as error:  # raised again in the thread that asks for the batch
+        except BaseException as error:  # the thread that takes the batch raises it again
             return Drawn({}, {}, {}, error=error)
 
     def _drawn(self) -> Drawn:
@@ -91,13 +91,13 @@ class Source:
             self._known = True
 
 
-class Worker:
-    """The thread. It knows the source but not the iterator, so that an iterator that nobody holds can end it."""
+class PrefetchThread:
+    """The thread that draws ahead. It refers to the source, not to the iterator, which can so be collected."""
 
-    def __init__(self, source: Source, prefetch: int) -> None:
+    def __init__(self, source: BatchSource, prefetch: int) -> None:
         self._source = source
         self._ready: queue.SimpleQueue[Drawn | None] = queue.SimpleQueue()
-        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each batch that may be drawn ahead
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # one token for each batch that may be drawn ahead
         self._stopping = False
         for _ in range(prefetch):
             self._slots.put(None)
@@ -106,13 +106,13 @@ class Worker:
         _workers.add(self)
 
     def next(self) -> Drawn | None:
-        """The next batch, waiting for it; None after the end, for every thread that asks."""
+        """Waits for the next batch and returns it; None after the end, in every thread."""
         drawn = self._ready.get()
         (self._ready if drawn is None else self._slots).put(None)
         return drawn
 
     def stop(self) -> None:
-        """Ends the thread after the draw that is under way; takes no lock, so that a finaliser may call it."""
+        """Ends the thread after its current draw. It takes no lock, so a finaliser may call it."""
         self._stopping = True
         self._slots.put(None)
 
@@ -121,7 +121,7 @@ class Worker:
         self._thread.join(seconds)
 
     def take_back(self) -> list[Drawn]:
-        """What was drawn ahead, in order."""
+        """The batches drawn ahead, in order."""
         found = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -147,25 +147,25 @@ class Worker:
 class Batches:
     """An endless iterator over training batches, each what `buffer.sample(n)` gives, drawn up to `prefetch` ahead.
 
-    Drawing begins with the first `next`. Rows that are put after a batch is drawn are not in it: up to `prefetch`
-    batches come out that know nothing of them. As long as nobody else puts or draws, the batches are those that as
-    many calls of `sample` would have given, and `close` sets the generator back to where these calls would have left
-    it; before that its state is some batches ahead. With `prefetch=0` there is no thread and nothing is ahead.
+    Drawing starts with the first `next`. Rows that are put after a batch is drawn are not in it, so up to `prefetch`
+    batches come out without them. If nobody else puts or draws, the batches are those of as many calls of `sample`,
+    and `close` sets the generator back to where these calls would have left it; until then its state is some batches
+    ahead. With `prefetch=0` there is no thread, and nothing is drawn ahead.
 
-    An error of a draw, such as that for an empty buffer, comes out of `next` and ends the iterator. Any number of
-    threads may call `next`. A forked process goes on by itself, with the batches that come next here. An iterator
-    that nobody holds ends its thread, but sets no generator back.
+    An error of a draw, such as that of an empty buffer, is raised by `next` and ends the iterator. Any number of
+    threads may call `next`. A forked process continues by itself, with the batches that come next here. An iterator
+    that is garbage-collected ends its thread, but does not set the generator back.
 
     Args:
-        buffer: what is drawn from.
+        buffer: the buffer that is sampled.
         n: rows of a batch, or (k, n) for k batches at once, [k, n, ...].
         prefetch: batches that may be drawn ahead, 0 or more.
         as_: `numpy`, or `tf`, `torch` or `jax` for tensors (`tensors.converter`) that share the batch's memory.
         replace: False to draw no row twice within a batch.
-        before: what to wait for before each draw.
-        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`), or a function from a batch's number to it:
-            0 for the first batch that comes out, whatever is drawn ahead, 1 for the second, and so on. The function is
-            called in the thread that draws. Priorities that are updated after a batch is drawn are not in it.
+        before: called before each draw; it may wait.
+        beta: importance-sampling exponent of a prioritized buffer (`ReplayBuffer.sample`), or a function from the
+            batch number to it: 0 for the first batch that comes out, 1 for the second, and so on. The thread that draws
+            calls the function. Priorities that are updated after a batch is drawn do not affect it.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be such a tensor.
@@ -183,12 +183,12 @@ class Batches:
         before: BeforeSample | None = None,
         beta: Beta | None = None,
     ) -> None:
-        self._source = Source(buffer, n, as_, replace, before, beta)
+        self._source = BatchSource(buffer, n, as_, replace, before, beta)
         self._prefetch = checked_prefetch(prefetch)
         self._closed = False
-        self._position: State = {}  # of the generator, had nothing been drawn ahead
-        self._num_drawn = 0  # likewise
-        self._worker: Worker | None = None
+        self._position: State = {}  # the generator's state after the last batch taken
+        self._num_drawn = 0  # batches taken
+        self._worker: PrefetchThread | None = None
         self._starting = threading.Lock()
         _iterators.add(self)
 
@@ -206,7 +206,7 @@ class Batches:
             try:
                 raise drawn.error
             finally:
-                del drawn  # its error's traceback leads back here
+                del drawn  # its error's traceback refers to this frame
         self._position, self._num_drawn = drawn.after, drawn.num_drawn
         return drawn.batch
 
@@ -228,23 +228,23 @@ class Batches:
     ) -> None:
         self.close()
 
-    def _started(self) -> Worker:
+    def _started(self) -> PrefetchThread:
         with self._starting:
             if self._worker is None:
                 self._position = self._position or self._source.buffer.state_dict()
-                self._worker = Worker(self._source, self._prefetch)
+                self._worker = PrefetchThread(self._source, self._prefetch)
                 weakref.finalize(self, self._worker.stop).atexit = False
             return self._worker
 
     def _rewind(self, ahead: list[Drawn], now: list[State]) -> None:
-        """To the position, if the states from there over each batch drawn ahead to `now` are one chain."""
+        """Sets the generator back to the last batch taken, if the states up to `now` are one chain."""
         ends = [self._position, *(drawn.after for drawn in ahead)]
         begins = [*(drawn.before for drawn in ahead), *now]
         if all(_equal(end, begin) for end, begin in zip(ends, begins, strict=False)):
             self._source.buffer.load_state_dict(self._position)
 
     def _reset_after_fork(self) -> None:
-        """In a forked process, which has no thread: draws again what was ahead there, a draw under way included."""
+        """In a forked process, which has no thread: the batches that the parent has drawn ahead are drawn again."""
         worker, self._worker, self._starting = self._worker, None, threading.Lock()
         if worker is not None:
             self._rewind(worker.take_back(), [])
@@ -252,7 +252,7 @@ class Batches:
 
 
 def checked_prefetch(prefetch: Any) -> int:
-    """A number of batches, 0 or more."""
+    """`prefetch` as an integer >= 0; raises InvalidTypeError or InvalidValueError."""
     if isinstance(prefetch, bool) or not hasattr(prefetch, "__index__"):
         raise InvalidTypeError(f"prefetch: expected an integer >= 0, got {prefetch!r}")
     if prefetch < 0:
@@ -261,7 +261,7 @@ def checked_prefetch(prefetch: Any) -> int:
 
 
 def _equal(one: State, other: State) -> bool:
-    """Whether two states of generators are the same: numbers, strings, arrays, and dicts of them."""
+    """Whether two generator states are equal: numbers, strings, arrays, and dicts of them."""
     return one.keys() == other.keys() and all(
         _equal(one[key], other[key]) if isinstance(one[key], dict) else bool(np.all(one[key] == other[key]))
         for key in one
@@ -269,11 +269,11 @@ def _equal(one: State, other: State) -> bool:
 
 
 def _end_threads() -> None:
-    for act in (Worker.stop, lambda worker: worker.join(LAST_DRAW)):
+    for act in (PrefetchThread.stop, lambda worker: worker.join(LAST_DRAW)):
         for worker in list(_workers):
             act(worker)
 
 
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_workers: weakref.WeakSet[PrefetchThread] = weakref.WeakSet()
 _iterators = ForkGroup(Order.ITERATORS, in_child=Batches._reset_after_fork)
 atexit.register(_end_threads)

@@ -1,4 +1,4 @@
-"""What is put into a buffer as columns: NumPy arrays of the buffer's keys, dtypes and row shapes."""
+"""Columns of a put: whatever a caller gives, as NumPy arrays of the buffer's keys, dtypes and row shapes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def spec_of(ring: Ring) -> Spec:
 
 
 class Value(NamedTuple):
-    """One key's data as an array (or as frames); `plain` if it was made of Python numbers, which name no width."""
+    """One key's data as an array or FrameColumn; `plain` if it is made of Python numbers, which have no width."""
 
     array: Any
     plain: bool
 
 
 def chunks(data: Any) -> list[Mapping[str, Any]]:
-    """The data as mappings from key to rows, in order: one of a mapping, one a chunk of an Arrow table."""
+    """The data as mappings from key to rows, in order: a mapping is one, an Arrow table one for each chunk."""
     if isinstance(data, Mapping):
         return [data]
     if type(data).__module__.partition(".")[0] == "pyarrow":
@@ -47,7 +47,7 @@ def chunks(data: Any) -> list[Mapping[str, Any]]:
 
 
 def select(data: Mapping[str, Any], keys: Iterable[str] | None) -> dict[str, Value]:
-    """The values of `keys` (of all keys where None), aliases and opposites resolved; others are ignored."""
+    """The values of `keys`, or of all keys if None. Aliases and opposites are resolved, other keys ignored."""
     for key in data:
         if not isinstance(key, str):
             raise InvalidTypeError(f"put: expected keys of type str, got {key!r} of {type(key).__name__}")
@@ -59,13 +59,13 @@ def select(data: Mapping[str, Any], keys: Iterable[str] | None) -> dict[str, Val
 
 
 def infer_spec(values: Mapping[str, Value]) -> Spec:
-    """The schema that a first put fixes: arrays keep their dtype; Python floats become float32."""
+    """The schema of a first put: arrays keep their dtype, Python floats become float32."""
     one_row = any(value.array.ndim == 0 for value in values.values())
     return {key: _infer(key, value, one_row) for key, value in values.items()}
 
 
 def fit_all(parts: Iterable[Mapping[str, Value]], spec: Spec, sharings: Sequence[Sharing] = ()) -> list[dict[str, Any]]:
-    """`fit` of each part, for a ring whose columns share frames so."""
+    """`fit` of each part, for a ring whose columns share frames like this."""
     stacks = stacks_of(spec, sharings)
     return [fit(part, spec, stacks) for part in parts]
 
@@ -73,7 +73,7 @@ def fit_all(parts: Iterable[Mapping[str, Value]], spec: Spec, sharings: Sequence
 def fit(values: Mapping[str, Value], spec: Spec, stacks: Mapping[str, Stack] | None = None) -> dict[str, Any]:
     """Columns [n, ...] of exactly the dtypes and row shapes of `spec`, all of one length.
 
-    A `FrameColumn` stays one where `stacks` has its stack under its key, else it becomes an array.
+    A `FrameColumn` stays one if `stacks` has its stack under its key; else it becomes an array.
     """
     values = {key: _unshared(value, (stacks or {}).get(key)) for key, value in values.items()}
     columns = {key: _fit(key, value, *spec[key]) for key, value in values.items()}
@@ -117,7 +117,7 @@ def _opposite(key: str, name: str, value: Value) -> Value:
 def _as_value(key: str, value: Any) -> Value:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, got a masked array")
-    num_nulls = getattr(value, "null_count", 0)  # of an Arrow array (or Polars', which calls it): NaN without a word
+    num_nulls = getattr(value, "null_count", 0)  # an attribute in Arrow, a method in Polars; both would become NaN
     num_nulls = num_nulls() if callable(num_nulls) else num_nulls
     if num_nulls:
         raise InvalidValueError(f"put: key {key!r}: expected no missing values, got {num_nulls} nulls")
@@ -214,7 +214,7 @@ def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> N
 
 
 def _is_same_time(cast: NDArray[Any], array: NDArray[Any]) -> bool:
-    """Whether no time left the range of its new unit, which NumPy does not tell; a coarser one has them all."""
+    """Whether all times fit their new unit: NumPy does not report overflow. A coarser unit holds every time."""
     if array.dtype.kind == "u":
         return array.size == 0 or int(array.max()) <= np.iinfo(np.int64).max
     if array.dtype.kind not in "mM" or not np.can_cast(array.dtype, cast.dtype, "safe"):
@@ -227,7 +227,7 @@ def _beyond(key: str, dtype: np.dtype[Any], array: NDArray[Any]) -> InvalidValue
 
 
 def _with_whole_rows(array: NDArray[Any]) -> NDArray[Any]:
-    """The same values with each row's bytes in C order; the step from row to row may be anything."""
+    """The same values with each row's bytes in C order; the stride from row to row is free."""
     array = np.asarray(array)
     row_is_whole = array.shape[0] == 0 or array[0].flags.c_contiguous
     return array if row_is_whole else np.ascontiguousarray(array)

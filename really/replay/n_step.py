@@ -85,7 +85,7 @@ def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
 
 
 def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:
-    """Options of a manager's buffer, with the manager's gamma if n_step needs one; refuses another gamma."""
+    """A buffer's options with the manager's gamma, if n_step needs one; raises InvalidValueError for another gamma."""
     if options.get("n_step", 1) == 1:
         return options
     if options.get("gamma") not in (None, gamma):

@@ -1,11 +1,11 @@
-"""Priorities of a buffer's rows (prioritized replay, Schaul et al. 2016): which rows to draw, and how to weigh them."""
+"""Priorities of rows in a sum tree (prioritized replay, Schaul et al. 2016): drawing rows and weighing them."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, NoReturn, SupportsFloat, SupportsIndex
+from typing import Any, NoReturn, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,9 +20,9 @@ from really.replay._sum_tree import SumTree
 NO_END = 1 << 62
 """Number of a row that will never come."""
 QUICK = 1 << 20
-"""How many rows a batch may have without a look at the memory that is left."""
+"""A batch of at most so many rows is drawn without a check of the memory that is left."""
 LARGEST = 2.0**960
-"""Of (priority + eps) ** alpha: the sum of as many as a buffer can have is still finite."""
+"""Limit of (priority + eps) ** alpha: the sum over the largest buffer is still finite."""
 
 _trees: LockedGroup[SumTree] = LockedGroup(Order.SUM_TREES)
 
@@ -30,19 +30,19 @@ _trees: LockedGroup[SumTree] = LockedGroup(Order.SUM_TREES)
 class Priorities:
     """Priorities of the newest `capacity` rows, in a sum tree; any number of threads may add, sample and update.
 
-    A row is known by its number: how many rows were put before it since its buffer was made. It stands in slot
-    number % capacity, so that a later row takes its place and an update that comes too late is seen to do so.
+    A row is known by its number: how many rows its buffer had taken before it. It is in slot number % capacity; a
+    later row takes its place, so an update that comes too late is recognised.
 
     Row i is drawn with probability P(i) = (p_i + eps)^alpha / sum_k (p_k + eps)^alpha (equation 1). New rows get the
-    largest priority that was ever given, at first 1. A priority of 0 with eps = 0 is never drawn, unless all are 0:
-    then all rows are as likely, as in Reverb. Each call is one step to other threads; a forked process goes on with a
-    copy of its own, generator included.
+    largest priority that was ever given, at first 1. A priority of 0 with eps = 0 is never drawn, unless all are 0;
+    then all rows are equally likely, as in Reverb. Each call is atomic for other threads. A forked process continues
+    with a copy of its own, generator included.
 
     Args:
         capacity: how many rows are kept.
-        alpha: how much priorities count: 0 not at all, 1 in proportion.
-        eps: added to every priority, so that a row whose error is 0 is seen again.
-        seed: what rows are drawn from; a generator is not used itself, a child of its seed is.
+        alpha: exponent of priorities: 0 draws uniformly, 1 in proportion.
+        eps: added to every priority, so that a row of error 0 is drawn again.
+        seed: seeds the draws; a generator is not used itself, a child of its seed is.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used.
@@ -78,7 +78,7 @@ class Priorities:
 
     @property
     def eps(self) -> float:
-        """What is added to every priority."""
+        """The number added to every priority."""
         return self._eps
 
     @property
@@ -88,12 +88,12 @@ class Priorities:
 
     @property
     def newest(self) -> int:
-        """Number of the row that comes next."""
+        """Number of the next row to be added."""
         return self._tree.newest
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken when as many rows are held as there is room for."""
+        """Bytes that the tree takes when `capacity` rows are held."""
         return self._tree.nbytes
 
     def __len__(self) -> int:
@@ -103,12 +103,12 @@ class Priorities:
         return f"Priorities({len(self)} of {self._capacity} rows, alpha={self._alpha}, eps={self._eps})"
 
     def add(self, first_number: SupportsIndex, num_rows: SupportsIndex) -> None:
-        """Takes in the rows from `first_number` on, with the largest priority so far; the oldest drop out.
+        """Adds the rows from `first_number` on, with the largest priority so far; the oldest drop out.
 
-        Threads that put rows may add them in any order. Rows that are skipped are not drawn until they are added.
+        Threads may add rows in any order. Rows that are skipped are not drawn until they are added.
 
         Raises:
-            InvalidValueError, InvalidTypeError: an argument is no integer from 0 up.
+            InvalidValueError, InvalidTypeError: an argument is no integer >= 0.
         """
         first, num = _count("first_number", first_number), _count("num_rows", num_rows)
         if num > 0:
@@ -119,23 +119,23 @@ class Priorities:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Draws rows in proportion to (priority + eps)^alpha: one from each of n equal parts of the sum.
 
-        So every row comes n P(i) times on average, now and then twice in a batch (appendix B.2.1). A batch is in the
-        order of the rows' slots: shuffle it where a row's place matters.
+        Row i comes n P(i) times on average, and may come twice in a batch (appendix B.2.1). A batch is in the order of
+        the rows' slots: shuffle it if a row's place in the batch matters.
 
-        The weights are w_i = (N P(i))^-beta / max_j w_j, the maximum taken over all rows that can be drawn, as cpprb
-        and OpenAI's baselines take it. Divided by their own maximum they are those that are normalised by batch.
+        The weights are w_i = (N P(i))^-beta / max_j w_j. The maximum is over all rows that can be drawn, as in cpprb
+        and OpenAI's baselines. Divide them by their own maximum for weights that are normalised by batch.
 
         Args:
             n: how many rows, or (k, n) for k batches.
-            beta: how much of the bias is made good, 0 to 1: 0 nothing, all weights are 1; 1 all of it.
-            oldest: no row before this number is drawn; those are dropped for good.
-            newest: no row from this number on is drawn this time.
+            beta: importance-sampling exponent, 0 to 1: 0 corrects no bias (all weights are 1), 1 corrects all.
+            oldest: rows before this number are not drawn, and drop out.
+            newest: rows from this number on are not drawn this time.
 
         Returns:
             Row numbers int64 and weights float32, both [n] or [k, n].
 
         Raises:
-            EmptyBufferError: there is no such row.
+            EmptyBufferError: no row can be drawn.
             InvalidValueError, InvalidTypeError: an argument cannot be used.
         """
         num, num_batches = (n, 0) if type(n) is int and 0 < n <= QUICK else _checked_size(n)
@@ -151,17 +151,17 @@ class Priorities:
     def update(
         self, row_numbers: ArrayLike, priorities: ArrayLike, *, oldest: int = 0, newest: int | None = None
     ) -> int:
-        """Sets priorities, such as absolute TD errors; of a row that comes twice, the last one. All or nothing.
+        """Sets priorities, such as absolute TD errors; the last one counts for a row that comes twice. All or nothing.
 
         Args:
             row_numbers: as `sample` gave them, [n] or [k, n] integers.
             priorities: of the same shape, finite and >= 0.
-            oldest: rows before this number have been evicted: theirs are ignored, as are those of rows that this
-                object has dropped itself.
+            oldest: rows before this number have dropped out of the buffer; their priorities are ignored, as are those
+                of rows that this object has dropped.
             newest: rows from this number on have not been put yet.
 
         Returns:
-            How many priorities belonged to rows that are still held.
+            How many of the rows are still held.
 
         Raises:
             InvalidValueError: shapes differ, a priority is negative, NaN or infinite, a row has not been put yet.
@@ -175,13 +175,13 @@ class Priorities:
         return num_set
 
     def clear(self) -> None:
-        """Drops all rows and the largest priority so far; numbers go on, the generator stays."""
+        """Drops all rows and the largest priority so far. Numbers continue, and the generator stays."""
         self._tree.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it at one time, with values bit for bit: numbers, strings and arrays.
+        """The whole state at one moment, values bit for bit: numbers, strings and arrays.
 
-        `values` are (priority + eps)^alpha [n] float64, oldest row first; the last is row `newest` - 1.
+        `values` are (priority + eps)^alpha [n] float64, oldest row first; the last one is of row `newest` - 1.
         """
         self._tree.acquire()
         try:
@@ -193,7 +193,7 @@ class Priorities:
         return {**settings, "newest": newest, "values": values, "highest": highest, "generator": generator}
 
     def generator_state(self) -> dict[str, Any]:
-        """The state of the generator alone."""
+        """The state of the generator."""
         self._tree.acquire()
         try:
             return dict(self._bit_generator.state)
@@ -201,7 +201,7 @@ class Priorities:
             self._tree.release()
 
     def set_generator_state(self, state: Mapping[str, Any]) -> None:
-        """Draws from now on with a generator of this state."""
+        """Sets the state of the generator."""
         self._tree.acquire()
         try:
             self._bit_generator.state = dict(state)
@@ -209,7 +209,7 @@ class Priorities:
             self._tree.release()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on as the one did whose `state_dict` gave `state`; of more rows than there is room for, the newest stay.
+        """Continues from the state that a `state_dict` gave; of more rows than `capacity`, the newest stay.
 
         Raises:
             InvalidValueError: it is no such state, or one of another alpha or eps.
@@ -224,9 +224,16 @@ class Priorities:
             self._tree.release()
         self._tree.load(newest, values[-self._capacity :], highest)
 
+    @classmethod
+    def restore(cls, capacity: int, alpha: float, eps: float, state: Mapping[str, Any]) -> Self:
+        """The priorities that `__reduce__` took apart; pickles name this method."""
+        priorities = cls(capacity, alpha=alpha, eps=eps)
+        priorities.load_state_dict(state)
+        return priorities
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Settings and state: values bit for bit, and the generator."""
-        return _restore, (self._capacity, self._alpha, self._eps, self.state_dict())
+        """Options and state: values bit for bit, and the generator."""
+        return type(self).restore, (self._capacity, self._alpha, self._eps, self.state_dict())
 
     def _checked_state(self, state: Mapping[str, Any]) -> tuple[int, NDArray[np.float64], float]:
         expected = "state: expected what a Priorities' state_dict gave"
@@ -238,7 +245,7 @@ class Priorities:
             raise InvalidValueError(f"{expected}, got one of which {error!r}") from error
         if settings != (self._alpha, self._eps):
             raise InvalidValueError(f"state: expected (alpha, eps) {(self._alpha, self._eps)}, got {settings}")
-        # A NaN is the smallest and the largest of its array, and in no range.
+        # A NaN is both minimum and maximum of its array, and lies in no range.
         all_sound = len(values) == 0 or (values.min() >= 0.0 and values.max() <= LARGEST)
         sound = values.ndim == 1 and all_sound and 0.0 <= highest <= LARGEST
         if not sound or not len(values) <= newest < NO_END:
@@ -309,10 +316,3 @@ def _array(name: str, got: ArrayLike) -> NDArray[Any]:
         return np.asarray(got)
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"{name}: expected an array [n] or [k, n] of numbers: {error}") from error
-
-
-def _restore(capacity: int, alpha: float, eps: float, state: Mapping[str, Any]) -> Priorities:
-    """The priorities that `__reduce__` took apart."""
-    priorities = Priorities(capacity, alpha=alpha, eps=eps)
-    priorities.load_state_dict(state)
-    return priorities

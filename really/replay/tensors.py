@@ -1,4 +1,4 @@
-"""Batches as tensors of TensorFlow, PyTorch or JAX: the batch's own memory wherever the library can take it."""
+"""Batches as tensors of TensorFlow, PyTorch or JAX, over the batch's own memory if the library can."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 Tensors = dict[str, Any]
-"""Key -> [n, ...], an array or tensor of the library asked for."""
+"""Key -> [n, ...], an array or a tensor of the chosen library."""
 Converter = Callable[[str, NDArray[Any]], Any]
-"""Of a key and its column."""
+"""Makes a tensor of (key, column)."""
 
 
 def converter(as_: str) -> Converter:
-    """What makes a column a tensor that shares its memory, which stays out of the buffer's pool for as long.
+    """A function that makes a column a tensor over the same memory. The memory returns to the buffer's pool after it.
 
-    TensorFlow and JAX take columns through DLPack, PyTorch through `from_numpy`; all leave them where they are, in the
-    machine's memory. JAX without `jax_enable_x64` has no 64 bit types: such columns are copied to 32 bits.
+    TensorFlow and JAX take columns through DLPack, PyTorch through `from_numpy`; all leave them in the machine's
+    memory. JAX without `jax_enable_x64` has no 64-bit types: such columns are copied to 32 bits.
 
     Raises:
         InvalidValueError: no such library is known.
@@ -34,7 +34,7 @@ def converter(as_: str) -> Converter:
 
 
 def check_dtypes(as_: str, spec: Spec) -> None:
-    """Raises InvalidTypeError naming the first key whose dtype no tensor has: text, times, structures, long double."""
+    """Raises InvalidTypeError for the first key whose dtype has no tensors: text, times, structures, long double."""
     for key, (dtype, _) in spec.items():
         if as_ != "numpy" and not (dtype.kind in "biufc" and dtype.char not in "gG" and dtype.isnative):
             raise InvalidTypeError(
@@ -44,7 +44,7 @@ def check_dtypes(as_: str, spec: Spec) -> None:
 
 
 def convert(convert_column: Converter, batch: Mapping[str, NDArray[Any]]) -> Tensors:
-    """Every column of a batch that nobody else will write to."""
+    """Every column of a batch as a tensor; nobody else may write to the batch."""
     return {key: convert_column(key, column) for key, column in batch.items()}
 
 
@@ -75,7 +75,7 @@ def _jax() -> Converter:
 
 
 def _narrowed(key: str, column: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """A copy of half the width; what JAX itself would do, apart from its silence where integers do not fit."""
+    """A copy of half the width, as JAX itself makes; but raises InvalidValueError if an integer does not fit."""
     narrow = column.astype(dtype)
     if narrow.dtype.kind in "iu" and not np.array_equal(narrow, column):
         raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""`tf.data` datasets, for loops that were written for them: over a buffer's batches, and over columns in a dict."""
+"""A buffer's batches as a `tf.data.Dataset`, for training loops that take one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from really.replay.rows import Rows
 from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes
 
-# What one call of Python draws at most: it costs some 100 us of TensorFlow's, so that small batches share one.
+# Limits of one call from TensorFlow into Python. A call costs about 100 us, so small batches share one.
 CALL_NBYTES = 1 << 20
 CALL_BATCHES = 16
 
@@ -36,21 +36,21 @@ def sampled_dataset(
 ) -> Any:
     """An endless `tf.data.Dataset` of batches, a dict of tensors [n, ...] each, all shapes static.
 
-    TensorFlow calls Python once for several batches, in one of its own threads, and cuts them apart in its own code; a
-    call's arrays become tensors without a copy. Batches come in the order in which they are drawn: with a seed, and
-    nothing put or drawn elsewhere, they repeat. They are drawn up to `prefetch + batches_per_call` ahead of the one
-    that is asked for: rows put meanwhile are not in them, and the buffer's generator is ahead by as many. TensorFlow
-    turns an error of a draw into one of its own with the same text.
+    TensorFlow calls Python once for several batches, in one of its own threads, and splits them in its own code. The
+    arrays of a call become tensors without a copy. Batches come in the order in which they are drawn; with a seed, and
+    nothing put or drawn elsewhere, they repeat. Up to `prefetch + batches_per_call` batches are drawn ahead: rows that
+    are put meanwhile are not in them, and the buffer's generator is ahead by as many. TensorFlow turns an error of a
+    draw into one of its own with the same text.
 
     Args:
-        buffer: what is drawn from; its schema has to be known.
+        buffer: the buffer that is sampled; its schema has to be known.
         n: rows of a batch, or (k, n) for k batches at once, [k, n, ...].
-        prefetch: batches that TensorFlow keeps ready besides, 0 or more.
+        prefetch: batches that TensorFlow keeps ready, 0 or more.
         replace: False to draw no row twice within a batch.
-        batches_per_call: batches drawn by one call; by default as many as make up 1 MiB, from 1 to 16.
-        before: what to wait for before each call.
-        beta: of a prioritized buffer's weights (`ReplayBuffer.sample`). Priorities that are updated after a call are
-            not in its batches, so that `batches` is the better choice where these matter.
+        batches_per_call: batches of one call; by default as many as fit in 1 MiB, from 1 to 16.
+        before: called before each call; it may wait.
+        beta: importance-sampling exponent of a prioritized buffer (`ReplayBuffer.sample`). Priorities that are updated
+            after a call do not affect its batches; use `batches` if that matters.
 
     Raises:
         EmptyBufferError: the buffer has no schema yet.
@@ -69,15 +69,15 @@ def sampled_dataset(
         return dict(zip(spec, columns, strict=True))
 
     dataset = _endless(tf.data.Dataset.from_tensors(0).repeat().map(call).unbatch(), checked_prefetch(prefetch))
-    dataset._really = buffer, before  # what TensorFlow keeps for ever must not: see _Calls
+    dataset._really = buffer, before  # TensorFlow never frees the function: see _Calls
     return dataset
 
 
 class _Calls:
-    """What TensorFlow calls: `num` batches at once, [num, *lead, ...].
+    """The function that TensorFlow calls: `num` batches at once, [num, *lead, ...].
 
-    TensorFlow holds a function that it was given once until the process ends. This one knows buffer and manager by weak
-    references only; the dataset, and with it each iterator, has the strong ones.
+    TensorFlow holds such a function until the process ends. So it refers to buffer and manager weakly only; the
+    dataset, and each iterator over it, hold the strong references.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class _Calls:
         """The columns, in the order of the keys."""
         buffer, before = self._buffer(), self._before()
         if buffer is None:
-            raise ReallyError("dataset: expected its buffer to be there still, got a buffer that nobody holds")
+            raise ReallyError("dataset: expected its buffer to exist, got one that has been garbage-collected")
         if before is not None:
             before(math.prod(self._size), lambda: False)
         batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)
@@ -122,7 +122,7 @@ def _known_spec(buffer: Rows) -> Spec:
 
 
 def _endless(dataset: Any, prefetch: int) -> Any:
-    """In order, with just so much prefetching: left alone, TensorFlow would add some and choose how much."""
+    """The dataset in order and without TensorFlow's own autotuning, which would choose the prefetching."""
     import tensorflow as tf
 
     options = tf.data.Options()

@@ -325,7 +325,7 @@ def test_empty_buffers(read, make):
 @pytest.mark.parametrize(("num", "held", "replace"), [(20, 5, True), (20, 200, True), (20, 200, False)])
 def test_rows_that_were_gone_for_a_moment_are_not_called_too_few(num, held, replace):
     """Another thread cleared the buffer while it was drawn from, and put rows again before the message was made."""
-    with pytest.raises(EmptyBufferError, match="sample: expected rows that stay meanwhile"):
+    with pytest.raises(EmptyBufferError, match="sample: expected rows that stay while they are drawn"):
         refuse_few("sample", num, held, replace)
 
 

@@ -1,4 +1,4 @@
-"""The files in which a buffer on disk keeps frames: blocks that the ring maps, and the table that finds them."""
+"""Files of the frames of a buffer on disk: blocks that the ring maps, and the table that finds them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from really.replay._ring import Ring
 NAME, TABLE = "frames.{}", "frames.{}.table"
 NAMES = ("frames.[0-9]*", "frames.[0-9]*.table")
 TABLE_HEAD = 64
-"""Bytes before the indices: the number of the frame to come (csrc/frames/matching.pxd)."""
+"""Bytes before the block numbers; they hold the number of the next frame (csrc/frames/frame_store.pxd)."""
 
 
 def names(at: int) -> tuple[str, str]:
-    """The two files of a ring's sharing number `at`."""
+    """Names of the two files of sharing number `at`."""
     return NAME.format(at), TABLE.format(at)
 
 
 class FrameFile:
-    """One sharing's file of blocks, which only grows, by blocks that the disk has set aside, and its table.
+    """The file of blocks of one sharing, and its table. The file only grows, by blocks allocated on the disk.
 
     Raises:
-        InvalidValueError: a file is of another length than it should be, or names blocks that are not there.
+        InvalidValueError: a file has the wrong length, or the table names blocks that are not there.
         FileError: the system does not make, open or map a file.
     """
 
@@ -45,7 +45,7 @@ class FrameFile:
             raise InvalidValueError(f"{self.table.path}: expected blocks that {self.path} has, got others: damaged")
 
     def sync(self) -> None:
-        """Returns when the frames, then the table that finds them, are on the disk."""
+        """Returns when the frames, then their table, are on the disk."""
         try:
             os.fsync(self._handle)
         except OSError as error:
@@ -53,7 +53,7 @@ class FrameFile:
         self.table.sync()
 
     def __del__(self) -> None:
-        # Not before: the ring, and a forked process, map blocks as they need them.
+        # Not before: the ring, and a forked process, still map blocks.
         if getattr(self, "_handle", -1) >= 0:
             os.close(self._handle)
 
@@ -66,7 +66,7 @@ class FrameFile:
 
     def _num_blocks(self) -> int:
         length = os.fstat(self._handle).st_size
-        # A kill while the file grows leaves a part of a block behind, which nothing refers to.
+        # A kill while the file grows leaves a part of a block, which nothing refers to.
         return length // self._block_nbytes
 
     def _check_head(self, table: NDArray[np.uint8]) -> None:

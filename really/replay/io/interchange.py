@@ -1,7 +1,7 @@
-"""A buffer's rows for others and back: Arrow streams, which DuckDB, Polars and pandas read, and Parquet files.
+"""A buffer's rows for other programs, and back: Arrow streams, which DuckDB, Polars and pandas read, and Parquet.
 
-Rows go out oldest first, a chunk at a time. Opening a stream costs nothing: which rows it has is fixed when the first
-batch is asked for. Puts never wait for it; a reader that they overtake gets an `OvertakenError`.
+Rows go out oldest first, a chunk at a time. Opening a stream costs nothing; the first batch fixes which rows it has.
+Puts never wait for a stream: a reader that they overtake raises `OvertakenError`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ Buffer = TypeVar("Buffer", bound=Rows)
 def to_arrow(
     buffer: Rows, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
 ) -> pa.RecordBatchReader:
-    """The rows as a stream of record batches, oldest first; a batch is made when it is asked for.
+    """The rows as a stream of record batches, oldest first; each batch is made when it is read.
 
     Args:
         buffer: whose rows; its schema must be known.
         keys: which columns; None: all.
         float16: "float32" to write halves as singles, for readers that have no halves (DuckDB).
-        chunk_bytes: how long a batch is.
+        chunk_bytes: bytes of a batch.
 
     Raises:
         InvalidValueError: there is no schema yet, or a key that the buffer does not have.
-        OvertakenError: reading was slower than puts that drop rows (DuckDB and others raise their own error with
-            its text).
+        OvertakenError: puts dropped rows before they were read (DuckDB and others raise their own error with its
+            text).
     """
     import pyarrow as pa
 
@@ -63,10 +63,10 @@ def to_parquet(
     compression: str = "zstd",
     chunk_bytes: int = CHUNK,
 ) -> None:
-    """Writes the rows to one Parquet file, a row group a chunk, under a temporary name until it is whole.
+    """Writes the rows to one Parquet file, a row group for each chunk, under a temporary name until it is whole.
 
-    An existing file is replaced if it is Parquet. Puts that would drop rows not yet written wait. Memory: a chunk
-    and what Parquet's encoder takes, together about 70 MB whatever the buffer's size.
+    An existing Parquet file is replaced. Puts that would drop rows not yet written wait. Memory: a chunk and what
+    Parquet's encoder takes, together about 70 MB whatever the buffer's size.
 
     Raises:
         InvalidValueError: no schema yet, an unknown key or compression, a path that holds something else.
@@ -83,22 +83,22 @@ def to_parquet(
         replacing(check_path("path", path), PARQUET, "a Parquet file") as file,
         pq.ParquetWriter(file, schema, compression=compression) as writer,
     ):
-        # A chunk is dropped before the next one is made: a loop's variable would keep it.
+        # A chunk is freed before the next one is made; the variable of a loop would keep it.
         collections.deque(map(writer.write_batch, batches(buffer, schema, chunk_bytes, keeps=True)), maxlen=0)
 
 
 def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = None, **options: Any) -> Buffer:
-    """A buffer with the rows of `source`, a batch at a time.
+    """A buffer with the rows of `source`, put batch by batch.
 
     Args:
         buffer_type: ReplayBuffer or a subclass.
-        source: an Arrow RecordBatch, Table or RecordBatchReader, or whatever gives an Arrow stream
-            (`__arrow_c_stream__`): a Polars frame, a DuckDB relation, a buffer.
-        capacity: how many rows the buffer keeps; None: as many as the source has, where it can say so.
-        **options: of the buffer; `keys` says which columns, `spec` into which dtypes.
+        source: an Arrow RecordBatch, Table or RecordBatchReader, or an object with `__arrow_c_stream__`: a Polars
+            frame, a DuckDB relation, a buffer.
+        capacity: how many rows the buffer keeps; None keeps all, if the source knows its length.
+        **options: of the buffer; `keys` chooses columns, `spec` their dtypes.
 
     Raises:
-        InvalidValueError, InvalidTypeError: `source` is no such thing, does not say how long it is, has nulls, or
+        InvalidValueError, InvalidTypeError: `source` is no Arrow data, does not know its length, or has nulls or
             columns that a buffer cannot hold.
     """
     num_rows = len(source) if hasattr(source, "__len__") else None
@@ -114,10 +114,10 @@ def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = No
 def from_parquet(
     buffer_type: type[Buffer], path: str | PathLike[str], capacity: int | None = None, **options: Any
 ) -> Buffer:
-    """A buffer with the rows of a Parquet file, a chunk at a time; arguments as for `from_arrow`.
+    """A buffer with the rows of a Parquet file, put chunk by chunk; arguments as of `from_arrow`.
 
     Raises:
-        InvalidValueError: no Parquet file is there, or it cannot be read to its end.
+        InvalidValueError: `path` is no Parquet file, or cannot be read to its end.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -133,14 +133,14 @@ def from_parquet(
 
 
 def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:
-    """The rows as record batches of `schema`; which rows is fixed at the first. With `keeps` puts wait for it."""
+    """The rows as record batches of `schema`; the first one fixes which rows. With `keeps`, puts wait for it."""
     from really.data import arrow_types
 
     if chunk_bytes < 1:
         raise InvalidValueError(f"chunk_bytes: expected a number of bytes >= 1, got {chunk_bytes}")
     with buffer.open_reader(keeps=keeps) as reader:
         num = max(1, chunk_bytes // reader.row_nbytes(schema.names))
-        # A stream is read at its reader's leisure: no bar of ours.
+        # The reader of a stream sets the pace: no progress bar.
         with progress_bar("writing", reader.num_rows, "row", None if keeps else False) as bar:
             while reader.num_left:
                 yield arrow_types.to_batch(reader.read(num, schema.names), schema)
@@ -161,7 +161,7 @@ def _chosen(buffer: Rows, keys: Sequence[str] | None) -> Spec:
 
 
 def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None) -> Buffer:
-    """The buffer with all rows put into it; it knows its schema even if there are none."""
+    """Puts all rows into the buffer; its schema is known even if there is no row."""
     from really.data import arrow_types
 
     buffer.put(arrow_types.no_rows(schema))
@@ -173,7 +173,7 @@ def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 
 
 def _row_groups(file: Any) -> Iterator[pa.RecordBatch]:
-    """All rows, at most `CHUNK` bytes and one row group at a time."""
+    """All rows in batches of at most `CHUNK` bytes and one row group."""
     for at in range(file.num_row_groups):
         group = file.metadata.row_group(at)
         num = max(1, group.num_rows * CHUNK // max(CHUNK, group.total_byte_size))

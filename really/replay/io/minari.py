@@ -1,8 +1,9 @@
-"""Episodes as Minari data sets, and back.
+"""A buffer's rows as a Minari data set of episodes, and back.
 
-A buffer has transitions, a data set episodes. Rows belong to one episode as long as each one's `state_new` is, bit for
-bit, the next one's `state` and nothing has ended; of rows with an `agent`, the next one is the next of that agent. What
-is neither terminated nor truncated where it stops (the oldest and the newest rows, mostly) is truncated there.
+A buffer has transitions, a data set has episodes. A row continues the episode of the row before it (of the same
+`agent`, if there is that column) if the episode has not ended and its `state` is, bit for bit, the `state_new` of that
+row. An episode that neither terminates nor is truncated (mostly the oldest and the newest rows) is truncated at its
+last row.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ AUTHORS = ("author", "author_email")
 
 
 class Spaces(NamedTuple):
-    """What a data set says of its observations and actions."""
+    """The spaces of a data set, and the environment that they come from."""
 
     observation: Space[Any]
     action: Space[Any]
@@ -59,17 +60,17 @@ def to_minari(
 ) -> Any:
     """Writes the rows as episodes to a new local Minari data set, one episode at a time, and loads it.
 
-    Puts that would drop rows not yet written wait. Memory is taken for the episodes that are not at their end: one, or
-    one an agent. The data set is there when it is whole. Images are stored as they are, not as JPEG.
+    Puts that would drop rows not yet written wait. Memory holds the episodes that have not ended: one for each agent.
+    The data set gets its name when it is whole. Images are stored as they are, not as JPEG.
 
     Args:
-        buffer: with columns `state`, `action`, `reward`, `state_new` and `terminal` or `not_done`; what tells
-            truncation, `truncated` or `terminal` beside `not_done` or `episode_end`, is used where it is there.
+        buffer: has columns `state`, `action`, `reward`, `state_new` and `terminal` or `not_done`; truncation is read
+            from `truncated`, or from `terminal` with `not_done` or `episode_end`, if those are there.
         dataset_id: `name-v0`, or `folder/name-v0`.
-        env: whose spaces they are, and what the data set can make again.
-        observation_space, action_space: where no `env` is given; None: unbounded boxes of the columns' dtypes, and
-            for whole numbers as actions a Discrete of those that occur.
-        **about: what else the data set says: `algorithm_name`, `author`, `author_email`, `code_permalink`,
+        env: the environment, which gives the spaces and which the data set can recover.
+        observation_space, action_space: the spaces without `env`; None makes unbounded boxes of the columns' dtypes,
+            and of integer actions a Discrete of those that occur.
+        **about: metadata of the data set: `algorithm_name`, `author`, `author_email`, `code_permalink`,
             `description`.
 
     Returns:
@@ -104,12 +105,12 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
     """A buffer with the steps of a Minari data set, episode by episode.
 
     It has `state`, `action`, `state_new`, and as float32 `reward`, `not_done`, `terminal` and `truncated`, or those of
-    them that `keys` asks for; an observation of several arrays has a column each, `state.key`.
+    them in `keys`; an observation of several arrays has a column for each, `state.key`.
 
     Args:
         buffer_type: ReplayBuffer or a subclass.
         dataset: a minari.MinariDataset, or the id of a local one.
-        capacity: how many rows the buffer keeps; None: all.
+        capacity: how many rows the buffer keeps; None keeps all.
         **options: of the buffer.
 
     Raises:
@@ -128,20 +129,20 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
 
 
 class _Episode:
-    """Rows of one episode that may go on."""
+    """Rows of one episode that has not ended."""
 
     def __init__(self) -> None:
         self.parts: list[Columns] = []
 
     def takes(self, rows: Columns, states: Sequence[str]) -> bool:
-        """Whether the first of `rows` goes on where this stopped."""
+        """Whether the first of `rows` continues this episode."""
         if not self.parts:
             return True
         last = self.parts[-1]
         return all(last[_new(key)][-1].tobytes() == rows[key][0].tobytes() for key in states)
 
     def finish(self, spaces: Spaces, states: Sequence[str]) -> Any:
-        """The Minari episode; the rows are given up."""
+        """The Minari episode; its rows are freed here."""
         from minari.data_collector import EpisodeBuffer
 
         from really.data.spaces import nest
@@ -161,22 +162,22 @@ class _Episode:
 
 
 def _episodes(chunks: Iterable[Columns], spaces: Spaces, states: Sequence[str]) -> Iterator[Any]:
-    """The episodes of the rows, in the order in which they end; at the end those that do not."""
-    going: dict[int, _Episode] = {}
+    """The episodes of the rows in the order in which they end, then those that do not end."""
+    running: dict[int, _Episode] = {}
     for chunk in chunks:
         for agent, rows, ends in _runs(chunk, states):
-            episode = going.setdefault(agent, _Episode())
+            episode = running.setdefault(agent, _Episode())
             if not episode.takes(rows, states):
                 yield episode.finish(spaces, states)
             episode.parts.append(rows)
             if ends:
-                yield going.pop(agent).finish(spaces, states)
-    for episode in going.values():
+                yield running.pop(agent).finish(spaces, states)
+    for episode in running.values():
         yield episode.finish(spaces, states)
 
 
 def _runs(chunk: Columns, states: Sequence[str]) -> Iterator[tuple[int, Columns, bool]]:
-    """Agent, consecutive rows of one episode, and whether it ends with them."""
+    """(agent, consecutive rows of one episode, whether the episode ends with them)."""
     num = len(chunk["reward"])
     agents = np.asarray(chunk.get("agent", np.zeros(num, np.int64)))
     terminations, truncations = _ends(chunk)
@@ -186,12 +187,12 @@ def _runs(chunk: Columns, states: Sequence[str]) -> Iterator[tuple[int, Columns,
         breaks |= (_row_bytes(chunk[_new(key)][:-1]) != _row_bytes(chunk[key][1:])).any(axis=1)
     bounds = [0, *(np.flatnonzero(breaks) + 1).tolist(), num]
     for start, stop in pairwise(bounds):
-        # A copy, so that an episode that goes on for long does not keep whole chunks.
+        # A copy, so that a long episode does not keep whole chunks in memory.
         yield int(agents[start]), {key: rows[start:stop].copy() for key, rows in chunk.items()}, bool(ends[stop - 1])
 
 
 def _ends(rows: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Terminated and truncated, [n] bool each, from the flags that there are."""
+    """Terminated and truncated, [n] bool each, from the flags among the columns."""
     flags = {key: np.asarray(rows[key]) != 0 for key in FLAGS if key in rows}
     none = np.zeros(len(rows["reward"]), np.bool_)
     truncated = flags.get("truncated", none)
@@ -210,7 +211,7 @@ def _new(key: str) -> str:
 
 
 class _Chunks:
-    """The rows that are written, a chunk at a time; knows which whole numbers occurred as actions."""
+    """The rows in chunks; it records which integers occurred as actions."""
 
     def __init__(self, reader: Reader, keys: Sequence[str]) -> None:
         self._reader = reader
@@ -229,14 +230,14 @@ class _Chunks:
                 advance(bar, reader.num_rows - reader.num_left)
 
     def discrete(self) -> Space[Any]:
-        """The space of the actions that occurred, from 0 or the least."""
+        """The space of the actions that occurred, from 0 or the lowest one."""
         from gymnasium.spaces import Discrete
 
         return Discrete(self._high - self._low + 1, start=self._low)
 
 
 def _new_folder(dataset_id: str) -> Path:
-    """Where a data set of this id goes; its namespace is made where there is none yet."""
+    """The folder of a data set of this id; its namespace is made if there is none."""
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.namespace import create_namespace, list_local_namespaces
     from minari.storage import get_dataset_path
@@ -280,7 +281,7 @@ def _write(buffer: Rows, folder: Path, spaces: Spaces, about: Mapping[str, Any])
 
 
 def _set_action_space(folder: Path, space: Space[Any]) -> None:
-    """Minari fixes the space when a data set begins; ours is known when it ends."""
+    """Minari takes the space when a data set is begun; ours is known when all rows are written."""
     from minari.serialization import serialize_space
 
     path = folder / "metadata.json"
@@ -341,7 +342,7 @@ def _inferred(column: tuple[np.dtype[Any], tuple[int, ...]]) -> Space[Any]:
 
 
 def _inferred_observation(spec: Spec) -> Space[Any]:
-    """A Box, or a Dict of those whose names the columns have: `state.key`, `state.key.key`."""
+    """A Box, or a Dict of Boxes by the columns' names: `state.key`, `state.key.key`."""
     from gymnasium.spaces import Dict
 
     if "state" in spec:
@@ -362,7 +363,7 @@ def _inferred_observation(spec: Spec) -> Space[Any]:
 
 
 def _check(spec: Spec, spaces: Spaces) -> None:
-    """Raises InvalidValueError where a column is missing or is not what its space says."""
+    """Raises InvalidValueError if a column is missing, or is not of its space."""
     from really.data.spaces import observation_leaves, shape_of
 
     for name, leaf in observation_leaves(spaces.observation).items():

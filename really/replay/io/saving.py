@@ -1,8 +1,8 @@
-"""A buffer's checkpoint: one Arrow IPC file with its rows, oldest first, its generator and its arguments.
+"""Saved buffers: one Arrow IPC file with a buffer's rows, oldest first, its generator and its options.
 
-The file is what any Arrow reader opens: record batches of `arrow_types`, compressed with zstd. The schema's metadata
-has under `really.buffer` what else there is to know, as JSON; each record batch has the CRC-32 of its rows as the
-buffer holds them, so that a damaged file is refused and not read. Nothing is ever unpickled.
+Any Arrow reader opens the file: it has record batches of `arrow_types`, compressed with zstd. The schema's metadata
+describes the buffer as JSON, under `really.buffer`. Each record batch has the CRC-32 of its rows as the buffer holds
+them, so that a damaged file is refused. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", 
 
     Args:
         buffer: what to save.
-        path: where to; a saved buffer there is replaced.
+        path: the file; a saved buffer there is replaced.
         compression: "zstd", "lz4" or "none".
-        chunk_bytes: how long a record batch is.
+        chunk_bytes: bytes of a record batch.
 
     Raises:
         InvalidValueError: an unknown compression, or `path` holds something else.
@@ -70,10 +70,10 @@ def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", 
 
 
 def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
-    """The buffer that `save` wrote: the same rows in the same order, and the same batches to come.
+    """The buffer that `save` wrote: the same rows in the same order, and the same batches from then on.
 
     Raises:
-        InvalidValueError: no saved buffer is there, or one that is cut, damaged or of another version.
+        InvalidValueError: `path` is no saved buffer, or one that is cut short, damaged or of another version.
         NotEnoughMemoryError: its capacity does not fit in the memory that is left.
     """
     import pyarrow as pa
@@ -102,7 +102,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
 
 
 def describe(path: str | PathLike[str]) -> dict[str, Any]:
-    """What a saved buffer says of itself, without its rows: `capacity`, `num_rows`, `keys`, `generator`, ...
+    """The description of a saved buffer, without its rows: `capacity`, `num_rows`, `keys`, `generator`, ...
 
     Raises InvalidValueError as `load` does.
     """
@@ -135,7 +135,7 @@ def _schema(snapshot: Snapshot) -> pa.Schema:
 
 
 def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
-    """What the schema's metadata says of the buffer, checked."""
+    """The description of the buffer in the schema's metadata, checked."""
     metadata = schema.metadata or {}
     if ABOUT not in metadata:
         raise InvalidValueError(f"{path}: expected {WHAT}, got another Arrow file, of columns {schema.names}")
