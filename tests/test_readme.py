@@ -28,8 +28,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def public_names(thing: Any) -> set[str]:
-    """Public methods and properties of a class."""
-    return {name for name in vars(thing) if not name.startswith("_")}
+    """Public methods and properties of a class, inherited ones included."""
+    return {name for name in dir(thing) if not name.startswith("_")}
 
 
 def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:

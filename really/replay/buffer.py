@@ -7,37 +7,36 @@ around the compiled ring.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.data import frames
-from really.data.schema import Spec, row_nbytes
+from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.replay import arguments, columns, engine, tf_datasets
+from really.replay import arguments, columns, engine
 from really.replay._ring import Ring, RingError
-from really.replay.batches import Batches
 from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder, open_folder
-from really.replay.io import interchange, minari, pickling, saving
+from really.replay.draws import Draws, held
+from really.replay.generator import BufferGenerator
+from really.replay.io import pickling
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
-from really.replay.samplers import VALUE, PrioritizedSampler, Sampler, checked_shape
+from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
 from really.replay.snapshot import Description, Snapshot
 from really.replay.storages import make_storage
 from really.replay.units import Batch, SampleUnit
+from really.replay.verbs import RowsInAndOut
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-TRIES = 100
-"""How often a batch is drawn again because other threads drop one of its rows meanwhile."""
+    pass
 
 
-class ReplayBuffer:
+class ReplayBuffer(RowsInAndOut):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python
@@ -113,14 +112,14 @@ class ReplayBuffer:
             sampler=sampler,
             unit=unit,
         )
-        self._bit_generator = arguments.bit_generator(seed)
-        self._sampler, self._unit = options.make_sampler(), options.make_unit()
-        self._sampler.start(options.capacity, self._bit_generator, options.overcommit)
-        self._draws_in_ring = self._sampler.in_ring and self._unit.in_ring
+        self._generator = BufferGenerator(seed)
+        self._draws = Draws(options.make_sampler(), options.make_unit())
+        self._draws_in_ring = self._draws.in_ring
+        self.sampler.start(options.capacity, self._generator.bit_generator, options.overcommit)
         self._readers = Readers()
         self._ring: Ring | None = None
         wanted = None if spec is None else arguments.checked_spec(spec, options.keys)
-        self._storage = make_storage(path, options, wanted, spare, self._sampler)
+        self._storage = make_storage(path, options, wanted, spare, self.sampler)
         try:
             known = self._storage.spec or wanted
             self._ring = None if known is None else self._new_ring(known)
@@ -161,12 +160,12 @@ class ReplayBuffer:
     @property
     def batch_spec(self) -> Spec | None:
         """Key -> (dtype, shape of one row) of a batch, columns that sampler and unit add included."""
-        return None if self._ring is None else self._sampler.batch_spec(self._unit.batch_spec(spec_of(self._ring)))
+        return None if self._ring is None else self._draws.batch_spec(spec_of(self._ring))
 
     @property
     def sampler(self) -> Sampler:
         """What picks the rows of a batch."""
-        return self._sampler
+        return self._draws.sampler
 
     @property
     def nbytes(self) -> int:
@@ -175,15 +174,11 @@ class ReplayBuffer:
         For rows that share frames this counts one frame a row, and 5 % for those that trajectories begin with; with
         `alpha`, the priorities too.
         """
-        return 0 if self._ring is None else engine.nbytes(self._ring, self.capacity) + self._sampler.nbytes
+        return 0 if self._ring is None else engine.nbytes(self._ring, self.capacity) + self.sampler.nbytes
 
     def memory(self) -> dict[str, float]:
         """`held`: bytes that the rows take now; `naive`: bytes of all rows stored whole; `ratio`: naive / held."""
-        ring = self._ring
-        if ring is None:
-            return {"held": 0, "naive": 0, "ratio": 1.0}
-        naive, held = len(ring) * row_nbytes(spec_of(ring)), engine.held_nbytes(ring)
-        return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
+        return engine.memory(self._ring)
 
     @property
     def path(self) -> Path | None:
@@ -247,25 +242,24 @@ class ReplayBuffer:
             NotEnoughMemoryError: the batch would not fit in the memory that is left.
         """
         ring = self._ring
-        if (
-            type(n) is int and ring is not None and 0 < n <= ring.max_unchecked_rows and replace is True and out is None
-            and beta is None and self._draws_in_ring
-        ):  # fmt: skip
-            try:
+        try:
+            if (
+                type(n) is int and ring is not None and 0 < n <= ring.max_unchecked_rows and replace is True
+                and out is None and beta is None and self._draws_in_ring
+            ):  # fmt: skip
                 batch = ring.sample(n)
-            except RingError as error:
-                raise engine.translated(ring, error) from None
-            if batch is not None:
-                return batch
-        if self._draws_in_ring:
-            self._sampler.check(replace, beta)
-            return self._sample_in_ring(n, replace, out)
-        return self._sample(n, replace, out, beta)
+                if batch is not None:
+                    return batch
+            if ring is None:
+                self.check_open("sample")
+            return self._draws.sample(ring, n, replace, out, beta)
+        except RingError as error:
+            raise engine.translated(ring, error) from None
 
     @property
     def is_prioritized(self) -> bool:
         """Whether rows are drawn by priority."""
-        return isinstance(self._sampler, PrioritizedSampler)
+        return isinstance(self.sampler, PrioritizedSampler)
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
@@ -273,34 +267,19 @@ class ReplayBuffer:
         Returns how many of the rows are still held; priorities of others are ignored. A buffer that is open for reading
         takes them for itself alone.
         """
-        if not isinstance(self._sampler, PrioritizedSampler):
+        sampler, ring = self._draws.sampler, self._ring
+        if not isinstance(sampler, PrioritizedSampler):
             raise InvalidValueError(
                 "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
             )
-        return self._sampler.update(self._filled("update_priorities", 0), index, priorities)
-
-    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
-
-        Options: `as_`, `replace`, and `beta` of prioritized replay.
-        """
-        return Batches(self, n, prefetch, **options)
-
-    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
-
-        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
-        """
-        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
+        if ring is None:
+            self.check_open("update_priorities")
+        return sampler.update(held("update_priorities", ring, 0), index, priorities)
 
     def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
-        num, num_batches = arguments.checked_size(n)
-        if not self._sampler.in_ring:
-            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, got one made with alpha=")
-        arguments.refuse_big_batch("indices", num * max(num_batches, 1))
-        ages = self._filled("sample_indices").sample_ages(num, num_batches, not replace)
-        return self._refuse_few("sample_indices", num, replace) if ages is None else ages
+        self.check_open("sample_indices")
+        return self._draws.indices(self._ring, n, replace)
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
         """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest.
@@ -310,24 +289,8 @@ class ReplayBuffer:
             InvalidValueError, InvalidTypeError: an index has no row, or they are no integers; `out` cannot be used.
             NotEnoughMemoryError: the batch would not fit in the memory that is left.
         """
-        ages = arguments.checked_indices(indices)
-        ring = self._filled("take")
-        if ages.size > ring.max_unchecked_rows:
-            arguments.refuse_big_batch("take: a batch", ages.size, spec_of(ring))
-        num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
-        outputs = self._outputs(ring, num, num_batches, out)
-        try:
-            if self._unit.in_ring:
-                batch = ring.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
-            else:
-                batch = self._unit.take(ring, ages + ring.oldest_row)
-        except RingError as error:
-            raise engine.translated(ring, error) from None
-        if batch is None:
-            raise InvalidValueError(
-                f"take: expected indices from 0 to {len(ring) - 1}, got {arguments.outsiders(ages, len(ring))}"
-            )
-        return batch
+        self.check_open("take")
+        return self._draws.take(self._ring, indices, out)
 
     def clear(self) -> None:
         """Drops all rows; schema and generator stay."""
@@ -403,53 +366,6 @@ class ReplayBuffer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
-        """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
-        saving.save(self, path, compression=compression)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The buffer that `save` wrote (`saving.load`)."""
-        return saving.load(cls, path)
-
-    def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
-        """The rows as a stream of record batches, oldest first, made as they are asked for (`interchange.to_arrow`)."""
-        return interchange.to_arrow(self, keys, float16=float16)
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The rows for whatever reads Arrow streams: DuckDB, Polars, pandas. Opening one is free and locks nothing."""
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
-
-    def to_parquet(
-        self,
-        path: str | os.PathLike[str],
-        keys: Sequence[str] | None = None,
-        *,
-        float16: str = "float16",
-        compression: str = "zstd",
-    ) -> None:
-        """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
-        interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
-
-    @classmethod
-    def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:
-        """A buffer with the rows of an Arrow table, stream or what gives one (`interchange.from_arrow`)."""
-        return interchange.from_arrow(cls, source, capacity, **options)
-
-    @classmethod
-    def from_parquet(cls, path: str | os.PathLike[str], capacity: int | None = None, **options: Any) -> Self:
-        """A buffer with the rows of a Parquet file (`interchange.from_parquet`)."""
-        return interchange.from_parquet(cls, path, capacity, **options)
-
-    def to_minari(self, dataset_id: str, **options: Any) -> Any:
-        """Writes the rows as episodes to a new Minari data set (`minari.to_minari`)."""
-        return minari.to_minari(self, dataset_id, **options)
-
-    @classmethod
-    def from_minari(cls, dataset: Any, capacity: int | None = None, **options: Any) -> Self:
-        """A buffer with the steps of a Minari data set (`minari.from_minari`)."""
-        return minari.from_minari(cls, dataset, capacity, **options)
-
     def snapshot(self, what: str = "snapshot") -> Snapshot:
         """The rows of this moment and how to make the buffer again; puts that would drop a row of them wait.
 
@@ -458,12 +374,11 @@ class ReplayBuffer:
         self.check_open(what)
         if self._ring is None:
             return Snapshot(self.options, self.state_dict())
-        reader, sampler = self.open_reader(keeps=True), self._sampler
+        reader = self.open_reader(keeps=True)
         first, end = reader.next_row, reader.next_row + reader.num_left
-        prioritized = isinstance(sampler, PrioritizedSampler)
-        priorities = cast(PrioritizedSampler, sampler).state_of(self._ring, first, end) if prioritized else None
+        priorities = self.sampler.priorities_of(self._ring, first, end)
+        number, nbytes = (0 if priorities is None else first), self.nbytes // self.capacity
         spec, sharings = engine.layout_of(self._ring)
-        number, nbytes = (first if prioritized else 0), self.nbytes // self.capacity
         return Snapshot(self.options, self.state_dict(), spec, number, priorities, sharings, nbytes, reader)
 
     @classmethod
@@ -481,19 +396,13 @@ class ReplayBuffer:
             values.append(part.pop(VALUE, values[0]))
             buffer.put(part)
         buffer.load_state_dict(description.generator)
-        if description.priorities is not None and isinstance(buffer._sampler, PrioritizedSampler):
-            state = {"values": np.concatenate(values)} | description.priorities
-            buffer._sampler.priorities.load_state_dict(state)
+        if description.priorities is not None:
+            buffer.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
         return buffer
 
     @classmethod
-    def unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
-        """The buffer that `__reduce_ex__` took apart; pickles name this method."""
-        return cls.restore(pickling.description(about), pickling.parts(about, layout, rows))
-
-    @classmethod
-    def reopen(cls, path: Path, state: Mapping[str, Any], n_step: int, gamma: float | None) -> Self:
-        """The buffer in a folder, open for reading, in another process; pickles name this method."""
+    def _reopen(cls, path: Path, state: Mapping[str, Any], n_step: int, gamma: float | None) -> Self:
+        """The buffer in a folder, open for reading; a pickle names this method."""
         buffer = cls.open(path, n_step=n_step, gamma=gamma)
         buffer.load_state_dict(state)
         return buffer
@@ -503,8 +412,8 @@ class ReplayBuffer:
 
         With `alpha` its `priorities` are the state of the generator that draws by priority.
         """
-        state: dict[str, Any] = self._locked(lambda: dict(self._bit_generator.state))
-        return state | self._sampler.state_dict()
+        state, added = self._generator.state(self._ring), self.sampler.state_dict()
+        return state | added if added else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
@@ -524,8 +433,8 @@ class ReplayBuffer:
         """
         self.check_open("pickling")
         if not self._storage.writable:
-            return type(self).reopen, (self.path, self.state_dict(), self.n_step, self.gamma)
-        return pickling.reduce(self, int(protocol))
+            return type(self)._reopen, (self.path, self.state_dict(), self.n_step, self.gamma)
+        return type(self)._unpickle, pickling.reduce(self, int(protocol))
 
     def check_open(self, what: str) -> None:
         """Raises ClosedError, naming `what`, if the buffer is on disk and closed."""
@@ -561,79 +470,16 @@ class ReplayBuffer:
         except RingError as error:
             raise engine.translated(ring, error) from None
 
-    def _sample(self, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
-        """A batch whose rows the sampler picks outside the ring, or that the unit makes."""
-        sampler, unit = self._sampler, self._unit
-        if out is not None:
-            raise InvalidValueError("out: expected none for a buffer whose batches have more columns than its rows")
-        sampler.check(replace, beta)
-        ring, shape = self._filled("sample"), checked_shape(n)
-        for _ in range(TRIES):
-            numbers, added = sampler.draw(ring, shape, beta)
-            try:
-                batch = unit.take(ring, numbers)
-            except RingError as error:
-                raise engine.translated(ring, error) from None
-            if batch is not None:
-                return batch | added
-        raise EmptyBufferError(
-            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
-        )
-
-    def _sample_in_ring(self, n: Any, replace: bool, out: Batch | None) -> Batch:
-        num, num_batches = arguments.checked_size(n)
-        ring = self._filled("sample")
-        if num * max(num_batches, 1) > ring.max_unchecked_rows:
-            arguments.refuse_big_batch("a batch", num * max(num_batches, 1), spec_of(ring))
-        outputs = self._outputs(ring, num, num_batches, out)
-        try:
-            batch = ring.sample(num, num_batches, not replace, outputs)
-        except RingError as error:
-            raise engine.translated(ring, error) from None
-        return self._refuse_few("sample", num, replace) if batch is None else batch
-
-    def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
-        if out is not None and (self.n_step > 1 or not self._unit.in_ring):
-            raise InvalidValueError("out: expected none for a buffer whose batches have more columns than its rows")
-        if out is None or ring.fits(out, num, num_batches):
-            return out
-        return arguments.checked_out(out, spec_of(ring), (num_batches, num) if num_batches else (num,))
-
     def _new_ring(self, spec: Spec) -> Ring:
         """The storage's ring, as this buffer uses it."""
-        self._unit.check_spec(spec)
-        self._sampler.check_spec(spec)
-        ring = self._storage.ring(spec, self._bit_generator)
-        self._unit.prepare(ring)
+        self._draws.check_spec(spec)
+        ring = self._storage.ring(spec, self._generator.bit_generator)
+        self._draws.unit.prepare(ring)
         if self.options.max_bytes is not None:
             ring.max_bytes = self.options.max_bytes
         engine.track(ring)
         return ring
 
-    def _filled(self, what: str, num_rows: int = 1) -> Ring:
-        self.check_open(what)
-        if self._ring is None or len(self._ring) < num_rows:
-            raise EmptyBufferError(f"{what}: expected a buffer that holds rows, got an empty one; put some first")
-        return self._ring
-
-    def _refuse_few(self, what: str, num: int, replace: bool) -> NoReturn:
-        arguments.refuse_few(what, num, len(self._filled(what)), replace)
-
     def _set_states(self, state: Mapping[str, Any]) -> None:
-        self._locked(lambda: self._set_state(state))
-        self._sampler.load_state_dict(state)
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._bit_generator.state = dict(state)
-        if self._ring is not None:
-            self._ring.store_generator()
-
-    def _locked(self, action: Any) -> Any:
-        ring = self._ring
-        if ring is None:
-            return action()
-        ring.acquire()
-        try:
-            return action()
-        finally:
-            ring.release()
+        self._generator.set_state(state, self._ring)
+        self.sampler.load_state_dict(state)

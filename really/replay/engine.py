@@ -52,9 +52,13 @@ def nbytes(ring: Ring, num_rows: int) -> int:
     return int(num_rows * (ring.stride + frame_nbytes(*layout_of(ring))))
 
 
-def held_nbytes(ring: Ring) -> int:
-    """Bytes that the rows take now."""
-    return min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
+def memory(ring: Ring | None) -> dict[str, float]:
+    """`held`: bytes that the rows take now; `naive`: bytes of all rows stored whole; `ratio`: naive / held."""
+    if ring is None:
+        return {"held": 0, "naive": 0, "ratio": 1.0}
+    held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
+    naive = len(ring) * row_nbytes(spec_of(ring))
+    return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
 
 def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> int:
@@ -71,8 +75,9 @@ def promised() -> int:
     return sum(max(0, nbytes(ring, ring.capacity - len(ring))) for ring in _rings if ring.storage is None)
 
 
-def translated(ring: Ring, error: RingError) -> ReallyError:
+def translated(ring: Ring | None, error: RingError) -> ReallyError:
     """The error of `really.errors` that says what an error of the ring means."""
+    assert ring is not None, "only a ring raises its errors"
     if isinstance(error, AlternatingAgentsError):
         end, agent = error.args
         return InvalidValueError(

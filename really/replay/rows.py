@@ -23,10 +23,6 @@ class Rows(Protocol):
     def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
         """The buffer that a snapshot was made of."""
 
-    @classmethod
-    def unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
-        """The buffer that a pickle was made of."""
-
     @property
     def options(self) -> BufferOptions:
         """What the buffer was made with."""

@@ -20,7 +20,7 @@ from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.priorities import Priorities
+from really.replay.priorities import QUICK, Priorities
 
 BETA, EPS = 0.4, 1e-6
 INDEX, WEIGHT = "index", "weight"
@@ -78,6 +78,13 @@ class Sampler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes the part of a buffer's `state_dict` that is the sampler's."""
+
+    def priorities_of(self, ring: Ring, first: int, end: int) -> dict[str, Any] | None:
+        """What files keep of the rows from number `first` to before `end`; None if the sampler keeps nothing."""
+        return None
+
+    def load_priorities(self, state: Mapping[str, Any]) -> None:
+        """Takes what `priorities_of` gave."""
 
 
 class UniformSampler(Sampler):
@@ -153,7 +160,7 @@ class PrioritizedSampler(Sampler):
         oldest, newest = self._catch_up(ring)
         return self.priorities.update(index, priorities, oldest=oldest, newest=newest)
 
-    def state_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
+    def priorities_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
         """`Priorities.state_dict`, reduced to the rows from number `first` to before `end`."""
         self._catch_up(ring)
         state = self.priorities.state_dict()
@@ -168,6 +175,10 @@ class PrioritizedSampler(Sampler):
         """Sets that generator, unless the state is of a buffer that draws uniformly."""
         if "priorities" in state:
             self.priorities.set_generator_state(state["priorities"])
+
+    def load_priorities(self, state: Mapping[str, Any]) -> None:
+        """Sets all priorities, and the generator that draws by them."""
+        self.priorities.load_state_dict(state)
 
     def reset_after_fork(self) -> None:
         """Replaces the lock: the thread that held it runs in the parent process. The tree is as before or after."""
@@ -205,5 +216,7 @@ def checked_beta(beta: Beta | None, sampler: Sampler, replace: bool) -> Callable
 
 def checked_shape(n: Any) -> Shape:
     """[n] or [k, n] of a batch of `n` rows or of (k, n); raises InvalidValueError or InvalidTypeError."""
+    if type(n) is int and 0 < n <= QUICK:
+        return (n,)
     num, num_batches = arguments.checked_size(n)
     return (num_batches, num) if num_batches else (num,)

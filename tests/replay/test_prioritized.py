@@ -244,6 +244,6 @@ def test_a_pickle_is_of_one_moment_while_others_put(size, alpha):
         held = copy.take(np.arange(len(copy)))["a"]
         assert (np.diff(held) == 1).all()
         if alpha is not None:  # but for the last put, whose rows may not have theirs yet
-            values = copy.sampler.state_of(copy._ring, *copy._ring.held_rows())["values"]
+            values = copy.sampler.priorities_of(copy._ring, *copy._ring.held_rows())["values"]
             assert len(values) == len(held)
             assert np.array_equal(values[:-7], held[:-7])

@@ -19,18 +19,18 @@ SHARED_ROWS = 4096
 
 
 def reduce(buffer: Rows, protocol: int) -> tuple[Any, ...]:
-    """What `__reduce_ex__` returns: a classmethod of the buffer, and its arguments."""
+    """The arguments of the classmethod that a pickle calls: description, layout of the records, and rows."""
     with buffer.snapshot("pickling") as snapshot:
         options, number = snapshot.options.to_dict(), snapshot.first_number
         # Plain tuples, so that a pickle names no class of this package but the buffer.
         spec = None if snapshot.spec is None else {key: tuple(column) for key, column in snapshot.spec.items()}
         about = (options, snapshot.generator, spec, number, snapshot.priorities)
         if spec is None:
-            return type(buffer).unpickle, (about, None, [])
+            return about, None, []
         if snapshot.sharings:
-            return type(buffer).unpickle, (about, None, _shared_rows(snapshot.reader))
+            return about, None, _shared_rows(snapshot.reader)
         layout = (snapshot.reader.ring.offsets, snapshot.reader.ring.stride)
-        return type(buffer).unpickle, (about, layout, _records(snapshot.reader, protocol))
+        return about, layout, _records(snapshot.reader, protocol)
 
 
 def description(about: tuple[Any, ...]) -> Description:

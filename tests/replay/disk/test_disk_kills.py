@@ -79,7 +79,7 @@ def test_killed_at_any_instant(tmp_path):
 
 def test_killed_while_the_folder_is_made(tmp_path):
     draw, cut = np.random.default_rng(2), 0
-    for life in range(60):
+    for life in range(200):
         folder = tmp_path / str(life)
         said = killed(folder, life, draw.uniform(0, 2e-3), after=1)
         cut += folder.exists() and not (folder / "schema.json").exists()

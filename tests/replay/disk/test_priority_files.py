@@ -41,7 +41,7 @@ def filled(path: Path, num: int = 40) -> ReplayBuffer:
 
 def values(buffer: ReplayBuffer) -> np.ndarray:
     """(priority + eps)^alpha of the rows held."""
-    return buffer.sampler.state_of(buffer._ring, *buffer._ring.held_rows())["values"]
+    return buffer.sampler.priorities_of(buffer._ring, *buffer._ring.held_rows())["values"]
 
 
 def run(path: Path, then: str) -> int:

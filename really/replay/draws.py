@@ -1,0 +1,121 @@
+"""Draws: where a batch is drawn. The ring draws uniform batches itself; other samplers pick row numbers first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.schema import Spec
+from really.errors import EmptyBufferError, InvalidValueError
+from really.replay import arguments, engine
+from really.replay._ring import Ring, RingError
+from really.replay.columns import spec_of
+from really.replay.samplers import Sampler, checked_shape
+from really.replay.units import Batch, SampleUnit
+
+TRIES = 100
+"""How often a batch is drawn again because other threads drop one of its rows meanwhile."""
+
+
+class Draws:
+    """Draws the batches of a buffer: its sampler picks the rows, and its unit makes them a batch.
+
+    Attributes:
+        sampler, unit: of the buffer.
+        in_ring: whether `Ring.sample` does both in one call.
+    """
+
+    def __init__(self, sampler: Sampler, unit: SampleUnit) -> None:
+        self.sampler, self.unit = sampler, unit
+        self.in_ring = sampler.in_ring and unit.in_ring
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if sampler or unit cannot work with these columns."""
+        self.unit.check_spec(spec)
+        self.sampler.check_spec(spec)
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The schema of a batch of rows of this schema."""
+        return self.sampler.batch_spec(self.unit.batch_spec(spec))
+
+    def sample(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
+        """A batch; arguments and errors are those of `ReplayBuffer.sample`."""
+        if replace is not True or beta is not None:
+            self.sampler.check(replace, beta)
+        if self.in_ring:
+            return self._sample_in_ring(ring, n, replace, out)
+        if out is not None:
+            raise _refused(out)
+        shape, filled = checked_shape(n), held("sample", ring)
+        for _ in range(TRIES):
+            numbers, added = self.sampler.draw(filled, shape, beta)
+            batch = self.unit.take(filled, numbers)
+            if batch is not None:
+                return batch | added
+        raise EmptyBufferError(
+            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
+        )
+
+    def indices(self, ring: Ring | None, n: Any, replace: bool) -> NDArray[np.int64]:
+        """Indices by age; arguments and errors are those of `ReplayBuffer.sample_indices`."""
+        num, num_batches = arguments.checked_size(n)
+        if not self.sampler.in_ring:
+            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, got one made with alpha=")
+        arguments.refuse_big_batch("indices", num * max(num_batches, 1))
+        filled = held("sample_indices", ring)
+        ages = filled.sample_ages(num, num_batches, not replace)
+        return arguments.refuse_few("sample_indices", num, len(filled), replace) if ages is None else ages
+
+    def take(self, ring: Ring | None, indices: Any, out: Batch | None) -> Batch:
+        """The rows of these indices by age; arguments and errors are those of `ReplayBuffer.take`."""
+        ages, filled = arguments.checked_indices(indices), held("take", ring)
+        if ages.size > filled.max_unchecked_rows:
+            arguments.refuse_big_batch("take: a batch", ages.size, spec_of(filled))
+        num, num_batches = (ages.shape[-1], ages.shape[0] if ages.ndim == 2 else 0)
+        outputs = self._outputs(filled, num, num_batches, out)
+        try:
+            if self.unit.in_ring:
+                batch = filled.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
+            else:
+                batch = self.unit.take(filled, ages + filled.oldest_row)
+        except RingError as error:
+            raise engine.translated(filled, error) from None
+        if batch is None:
+            raise InvalidValueError(
+                f"take: expected indices from 0 to {len(filled) - 1}, got {arguments.outsiders(ages, len(filled))}"
+            )
+        return batch
+
+    def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
+        num, num_batches = arguments.checked_size(n)
+        filled = held("sample", ring)
+        if num * max(num_batches, 1) > filled.max_unchecked_rows:
+            arguments.refuse_big_batch("a batch", num * max(num_batches, 1), spec_of(filled))
+        outputs = self._outputs(filled, num, num_batches, out)
+        batch = filled.sample(num, num_batches, not replace, outputs)
+        return arguments.refuse_few("sample", num, len(filled), replace) if batch is None else batch
+
+    def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
+        if out is None:
+            return None
+        spec = spec_of(ring)
+        if not self.unit.in_ring or self.unit.batch_spec(spec) != spec:
+            raise _refused(out)
+        if ring.fits(out, num, num_batches):
+            return out
+        return arguments.checked_out(out, spec, (num_batches, num) if num_batches else (num,))
+
+
+def held(what: str, ring: Ring | None, num_rows: int = 1) -> Ring:
+    """The ring; raises EmptyBufferError if there is none, or if it holds fewer rows."""
+    if ring is None or len(ring) < num_rows:
+        raise EmptyBufferError(f"{what}: expected a buffer that holds rows, got an empty one; put some first")
+    return ring
+
+
+def _refused(out: Batch) -> InvalidValueError:
+    return InvalidValueError(
+        f"out: expected none for a buffer whose batches have more columns than its rows, got {list(out)}"
+    )

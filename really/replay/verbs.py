@@ -1,0 +1,85 @@
+"""The verbs of a buffer that hand out its rows or take them in: batches ahead, data sets, files, Arrow, pickles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from really.replay import arguments, tf_datasets
+from really.replay.batches import Batches
+from really.replay.io import interchange, minari, pickling, saving
+from really.replay.rows import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class RowsInAndOut(Rows):
+    """What `ReplayBuffer` inherits: batches ahead, data sets, saved buffers, Arrow, Parquet, Minari, pickles."""
+
+    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+
+        Options: `as_`, `replace`, and `beta` of prioritized replay.
+        """
+        return Batches(self, n, prefetch, **options)
+
+    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
+
+        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        """
+        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
+
+    def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
+        """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
+        saving.save(self, path, compression=compression)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The buffer that `save` wrote (`saving.load`)."""
+        return saving.load(cls, path)
+
+    def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
+        """The rows as a stream of record batches, oldest first, made as they are asked for (`interchange.to_arrow`)."""
+        return interchange.to_arrow(self, keys, float16=float16)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The rows for whatever reads Arrow streams: DuckDB, Polars, pandas. Opening one is free and locks nothing."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        keys: Sequence[str] | None = None,
+        *,
+        float16: str = "float16",
+        compression: str = "zstd",
+    ) -> None:
+        """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
+        interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
+
+    @classmethod
+    def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the rows of an Arrow table, stream or what gives one (`interchange.from_arrow`)."""
+        return interchange.from_arrow(cls, source, capacity, **options)
+
+    @classmethod
+    def from_parquet(cls, path: str | os.PathLike[str], capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the rows of a Parquet file (`interchange.from_parquet`)."""
+        return interchange.from_parquet(cls, path, capacity, **options)
+
+    def to_minari(self, dataset_id: str, **options: Any) -> Any:
+        """Writes the rows as episodes to a new Minari data set (`minari.to_minari`)."""
+        return minari.to_minari(self, dataset_id, **options)
+
+    @classmethod
+    def from_minari(cls, dataset: Any, capacity: int | None = None, **options: Any) -> Self:
+        """A buffer with the steps of a Minari data set (`minari.from_minari`)."""
+        return minari.from_minari(cls, dataset, capacity, **options)
+
+    @classmethod
+    def _unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
+        """The buffer of a pickle, which names this method."""
+        return cls.restore(pickling.description(about), pickling.parts(about, layout, rows))
