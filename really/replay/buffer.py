@@ -23,7 +23,6 @@ from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder, open_folder
 from really.replay.draws import Draws, held
 from really.replay.generator import BufferGenerator
-from really.replay.io import pickling
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
 from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
@@ -434,7 +433,7 @@ class ReplayBuffer(RowsInAndOut):
         self.check_open("pickling")
         if not self._storage.writable:
             return type(self)._reopen, (self.path, self.state_dict(), self.n_step, self.gamma)
-        return type(self)._unpickle, pickling.reduce(self, int(protocol))
+        return super().__reduce_ex__(protocol)
 
     def check_open(self, what: str) -> None:
         """Raises ClosedError, naming `what`, if the buffer is on disk and closed."""

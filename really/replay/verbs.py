@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from really.replay import arguments, tf_datasets
 from really.replay.batches import Batches
@@ -83,3 +83,7 @@ class RowsInAndOut(Rows):
     def _unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:
         """The buffer of a pickle, which names this method."""
         return cls.restore(pickling.description(about), pickling.parts(about, layout, rows))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Rows, oldest first, schema and generator (`pickling.reduce`)."""
+        return type(self)._unpickle, pickling.reduce(self, int(protocol))
