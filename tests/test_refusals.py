@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import really
 from really import EnvironmentFailedError, ModelError, ReallyError, ReplayBuffer, SampleManager
-from really.data.transitions import to_record_batch
+from really.data.record_batches import to_record_batch
 from really.utils import all_subdirs_of, discount_cumsum
 from tests.environments import Counter, Raising
 from tests.models import NoDict, Policy, QNet, functional

@@ -26,7 +26,7 @@ from really._utils import atomic_folders
 from really._utils.atomic_files import described
 from really._utils.checks import check_count, check_path
 from really.checkpoints import variables
-from really.data.normalisation import Moments, Statistics
+from really.data.moments import Moments, Statistics
 from really.errors import InvalidTypeError, InvalidValueError
 
 log = logging.getLogger("really")

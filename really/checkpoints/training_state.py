@@ -27,7 +27,8 @@ from really._utils.checks import check_count, check_path
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import STEM, Description
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
-from really.data.normalisation import Moments, RunningStatistics, Statistics
+from really.data.moments import Moments, Statistics
+from really.data.normalisation import RunningStatistics
 from really.errors import InvalidTypeError, InvalidValueError
 from really.metrics.aggregator import Aggregator
 from really.metrics.curves import CSV_NAME

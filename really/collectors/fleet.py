@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.runner import Runner
 from really.data.frames import joined, owned
-from really.data.normalisation import Statistics
-from really.data.transitions import from_record_batch, to_record_batch
+from really.data.moments import Statistics
+from really.data.record_batches import from_record_batch, to_record_batch
 from really.errors import ReallyError, RunnerError
 
 log = logging.getLogger("really")

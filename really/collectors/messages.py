@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray
 
-from really.data.normalisation import NormalisationOptions, Statistics
+from really.data.moments import Statistics
+from really.data.normalisation import NormalisationOptions
 from really.envs.spec import EnvironmentSpec
 
 if TYPE_CHECKING:

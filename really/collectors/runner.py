@@ -24,8 +24,9 @@ from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, Run
 from really.collectors.rollout import Rollout
 from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
 from really.data.normalisation import Normaliser
+from really.data.record_batches import to_record_batch
 from really.data.schema import ColumnSpec, Spec
-from really.data.transitions import Columns, schema, to_record_batch
+from really.data.transitions import Columns, schema
 from really.envs.make import make_batch
 from really.errors import EnvironmentFailedError, ModelError
 from really.policies import inference

@@ -11,7 +11,7 @@ from really.data.frames import FrameColumn
 from really.errors import InvalidTypeError, InvalidValueError
 
 
-class Columns(dict[str, Any]):
+class ArrowColumns(dict[str, Any]):
     """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for.
 
     Columns that share frames are `FrameColumn`s from the beginning.
@@ -34,7 +34,7 @@ def chunks(data: Any) -> list[Any]:
     import pyarrow as pa
 
     if isinstance(data, pa.RecordBatch):
-        return [Columns(data)]
+        return [ArrowColumns(data)]
     if isinstance(data, pa.Table):
         batches = data.to_batches() or [empty_batch(data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]

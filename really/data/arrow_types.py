@@ -63,7 +63,7 @@ def to_batch(columns: Mapping[str, NDArray[Any]], schema: pa.Schema) -> pa.Recor
     return pa.record_batch(arrays, schema=schema)
 
 
-class Columns(dict[str, Any]):
+class FileColumns(dict[str, Any]):
     """Key -> Arrow field and array; rows [n, ...] when a key is asked for, views where Arrow keeps them as NumPy does.
 
     Asking raises InvalidValueError or InvalidTypeError where a column has nulls, or is not what a buffer holds.
@@ -78,9 +78,9 @@ class Columns(dict[str, Any]):
         return _from_array(*super().__getitem__(key))
 
 
-def no_rows(schema: pa.Schema) -> Columns:
+def no_rows(schema: pa.Schema) -> FileColumns:
     """Columns [0, ...] that say which dtypes and row shapes those of `schema` have."""
-    return Columns(arrow_columns.empty_batch(schema))
+    return FileColumns(arrow_columns.empty_batch(schema))
 
 
 def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> pa.DataType:

@@ -23,22 +23,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.moments import Floats, Moments, Statistics
 from really.data.returns import running_returns
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidValueError, ModelError
 
 log = logging.getLogger("really")
 
-Floats = NDArray[np.float64]
 Leaves = Sequence[NDArray[Any]]
 Forward = Callable[[Leaves], dict[str, NDArray[Any]]]
 
-# Added to variances, as Stable-Baselines3 and gymnasium do.
-EPSILON = 1e-8
 # The statistics of discounted returns are kept under the name of the column that they normalise.
 REWARD = "reward"
-# Values that are normalised at a time (their float64 copies stay in cache), and numbers of a row that are measured.
-BLOCK_VALUES, BLOCK_COLUMNS = 32_768, 256
+# Values that are normalised at a time: their float64 copies stay in cache.
+BLOCK_VALUES = 32_768
 
 
 @dataclass(frozen=True)
@@ -88,78 +86,6 @@ class NormalisationOptions:
 
 def _is_float(leaf: ColumnSpec) -> bool:
     return np.issubdtype(leaf.dtype, np.floating)
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Number, mean and summed squared deviations of rows: of one set of them, or of several, `[set, ...]`.
-
-    Attributes:
-        count: int64 `[]` or `[set]`.
-        mean, squares: float64, a row's shape, or `[set, ...]`.
-    """
-
-    count: NDArray[np.int64]
-    mean: Floats
-    squares: Floats
-
-    @classmethod
-    def none(cls, shape: tuple[int, ...]) -> Self:
-        """Those of no row."""
-        return cls(np.zeros((), np.int64), np.zeros(shape), np.zeros(shape))
-
-    @classmethod
-    def measure(cls, rows: NDArray[Any], lengths: NDArray[np.intp]) -> Self:
-        """Those of sets of rows `[row, ...]` that stand one after the other; `[set, ...]` for `lengths` `[set]` > 0.
-
-        Two passes, deviations from the set's own mean: what a set gives does not depend on the others, to the bit.
-        """
-        flat, shape = rows.reshape(len(rows), -1), (len(lengths), *rows.shape[1:])
-        blocks = range(0, max(1, flat.shape[1]), BLOCK_COLUMNS)
-        pairs = [_measured(flat[:, first : first + BLOCK_COLUMNS], lengths) for first in blocks]
-        mean, squares = (np.concatenate(part, axis=1).reshape(shape) for part in zip(*pairs, strict=True))
-        return cls(lengths.astype(np.int64), mean, squares)
-
-    @classmethod
-    def merge(cls, parts: Sequence[Moments]) -> Self:
-        """Those of all rows together; each part is of one set or of several.
-
-        The parallel algorithm of Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
-        equation 2.1, for any number of sets at once: M = sum of M_i + sum of n_i * (mean_i - mean)^2.
-        """
-        count = np.concatenate([np.atleast_1d(part.count) for part in parts])
-        rows = parts[0].mean.shape[parts[0].count.ndim :]
-        mean = np.concatenate([part.mean.reshape(-1, *rows) for part in parts])
-        squares = np.concatenate([part.squares.reshape(-1, *rows) for part in parts])
-        if not (total := count.sum()):
-            return cls.none(rows)
-        weight = count.reshape(-1, *[1] * len(rows))
-        together = (weight * mean).sum(axis=0) / total
-        return cls(total, together, squares.sum(axis=0) + (weight * (mean - together) ** 2).sum(axis=0))
-
-    @property
-    def variance(self) -> Floats:
-        """Of one set: the population's, as Stable-Baselines3 and gymnasium take it; 1 where nothing was measured."""
-        return self.squares / self.count if self.count else np.ones_like(self.squares)
-
-    @property
-    def factor(self) -> Floats:
-        """What deviations are multiplied with: 1 / sqrt(variance + 1e-8); 1 where nothing was measured."""
-        return 1.0 / np.sqrt(self.variance + EPSILON) if self.count else np.ones_like(self.squares)
-
-
-# By the name of the column that is normalised with them: 'state', 'state.<leaf>', 'reward'.
-Statistics = dict[str, Moments]
-
-
-def _measured(rows: NDArray[Any], lengths: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Mean and summed squared deviations `[set, column]` of sets of rows `[row, column]`."""
-    starts = np.cumsum(lengths) - lengths
-    values = rows.astype(np.float64)
-    mean = np.add.reduceat(values, starts) / lengths[:, None]
-    values -= np.repeat(mean, lengths, axis=0)
-    np.square(values, out=values)
-    return mean, np.add.reduceat(values, starts)
 
 
 class Normalisation:

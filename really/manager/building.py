@@ -12,7 +12,8 @@ from really.collectors.fleet import Fleet, LocalFleet
 from really.collectors.messages import ExportedPolicy, RunnerSpec
 from really.collectors.ray_fleet import RayFleet
 from really.collectors.seeds import AGENT_STREAM, MODEL_STREAM, manager_seed
-from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics, Statistics
+from really.data.moments import Statistics
+from really.data.normalisation import Normalisation, NormalisationOptions, RunningStatistics
 from really.data.schema import Spec, row_nbytes
 from really.data.spaces import observation_leaves
 from really.data.transitions import schema

@@ -20,7 +20,8 @@ from really.collectors.background import BackgroundCollection
 from really.collectors.demand import Part
 from really.collectors.messages import PolicySettings
 from really.collectors.seeds import BUFFER_STREAM
-from really.data.transitions import Columns, concatenate, from_record_batch
+from really.data.record_batches import from_record_batch
+from really.data.transitions import Columns, concatenate
 from really.errors import InvalidValueError, ReallyError, one_of
 from really.evaluation.evaluation import MEASURES
 from really.evaluation.viewers import viewer_of

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import KeysView, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from really.data.schema import Spec, row_nbytes
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError
+from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
 from really.replay.arguments import checked_size, whole
 from really.replay.batches import BeforeSample, checked_prefetch
 from really.replay.rows import Rows
@@ -130,41 +128,3 @@ def _endless(dataset: Any, prefetch: int) -> Any:
     options.autotune.enabled = False
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return (dataset.prefetch(prefetch) if prefetch else dataset).with_options(options)
-
-
-def dict_to_dataset(data_dict: Mapping[str, Any], batch_size: int | None = None) -> tuple[Any, KeysView[str]]:
-    """One `tf.data.Dataset` of tuples with one element a key, in the order of the keys, and the keys.
-
-    Args:
-        data_dict: columns `[row, ...]` of equal length, as `manager.sample` gives them; dtypes are kept.
-        batch_size: rows of a batch, the last one may have fewer; None for single rows.
-
-    Raises:
-        InvalidTypeError, InvalidValueError: no columns, columns of unequal length, a batch size that is none.
-    """
-    import tensorflow as tf
-
-    _check(data_dict, batch_size)
-    return _batched(tf.data.Dataset.from_tensor_slices(tuple(data_dict.values())), batch_size), data_dict.keys()
-
-
-def dict_to_dict_of_datasets(data_dict: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
-    """A `tf.data.Dataset` for each key, to be zipped; arguments and errors as in `dict_to_dataset`."""
-    import tensorflow as tf
-
-    _check(data_dict, batch_size)
-    return {key: _batched(tf.data.Dataset.from_tensor_slices(column), batch_size) for key, column in data_dict.items()}
-
-
-def _batched(dataset: Any, batch_size: int | None) -> Any:
-    return dataset if batch_size is None else dataset.batch(batch_size)
-
-
-def _check(data_dict: Mapping[str, Any], batch_size: int | None) -> None:
-    if not isinstance(data_dict, Mapping):
-        raise InvalidTypeError(f"data_dict: expected a dict of columns, got {type(data_dict).__name__}")
-    lengths = {key: len(column) for key, column in data_dict.items()}
-    if len(set(lengths.values())) != 1:
-        raise InvalidValueError(f"data_dict: expected columns of one length, got {lengths}")
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise InvalidValueError(f"batch_size: expected an integer of at least 1 or None, got {batch_size!r}")

@@ -7,7 +7,7 @@ import pytest
 
 from really.collectors.demand import Demand, Part, spread, waves
 from really.collectors.messages import Chunk, Result
-from really.data.transitions import from_record_batch, to_record_batch
+from really.data.record_batches import from_record_batch, to_record_batch
 
 
 def part_of(*results: tuple[int, int], first_row: int = 0) -> Part:

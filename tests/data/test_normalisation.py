@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from really import EnvironmentFailedError, ModelError, ReallyError, SampleManager
 from really.collectors.seeds import EVALUATION_STREAM
-from really.data.normalisation import Moments, Normalisation, NormalisationOptions
+from really.data.moments import Moments
+from really.data.normalisation import Normalisation, NormalisationOptions
 from really.data.spaces import observation_leaves
 from tests.environments import Counter, RaisingOnce
 from tests.models import ActorCritic, DictModel, Policy, QNet

@@ -10,8 +10,9 @@ import pytest
 from gymnasium import spaces
 
 from really._utils.array_pool import ArrayPool
+from really.data.record_batches import from_record_batch, to_record_batch
 from really.data.spaces import observation_leaves
-from really.data.transitions import check_returns, concatenate, from_record_batch, schema, to_record_batch
+from really.data.transitions import check_returns, concatenate, schema
 from really.errors import InvalidValueError
 
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from really import InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.data.frames import FrameColumn, Sharing, is_after, joined, owned, plan
+from really.data.record_batches import from_record_batch, to_record_batch
 from really.data.schema import ColumnSpec
-from really.data.transitions import from_record_batch, to_record_batch
 from really.errors import NotEnoughMemoryError, ReadOnlyError
 from really.replay.frame_encoding import encode
 from really.replay.io.interchange import to_arrow

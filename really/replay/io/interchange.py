@@ -167,7 +167,7 @@ def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     buffer.put(arrow_types.no_rows(schema))
     with progress_bar("reading", num_rows, "row") as bar:
         for batch in batches:
-            buffer.put(arrow_types.Columns(batch))
+            buffer.put(arrow_types.FileColumns(batch))
             bar.update(len(batch))
     return buffer
 

@@ -205,7 +205,7 @@ def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
     """The columns of a record batch in the order of `keys`; columns that shared frames in the buffer still do."""
     from really.data import arrow_frames, arrow_types
 
-    shared, plain = arrow_frames.columns_of(batch), arrow_types.Columns(batch)
+    shared, plain = arrow_frames.columns_of(batch), arrow_types.FileColumns(batch)
     return {key: shared[key] if key in shared else plain[key] for key in keys}
 
 
