@@ -1,4 +1,4 @@
-"""Background collection: a thread that keeps the buffer supplied by the runners while the learner trains."""
+"""Background collection: a thread that moves chunks from the runners into the buffer while the learner trains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger("really")
 
 
 class BackgroundCollection:
-    """Runners work, and their chunks go into the buffer, until `stop()` or the end of the `with` block.
+    """Collects into the buffer until `stop()`, or until the end of a `with` block.
 
-    What is under way is bounded: each runner works on one chunk and has one more queued. Where the rate limiter holds
-    inserting back, no further chunk is ordered, so that runners wait instead of filling the object store.
+    The number of pending chunks is bounded: each runner works on one and has one more queued. While the rate limiter
+    blocks inserting, no chunk is ordered, so that the runners wait and do not fill the object store.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class BackgroundCollection:
 
     @property
     def running(self) -> bool:
-        """Whether rows still come in."""
+        """Whether rows are still collected."""
         return self._thread.is_alive()
 
     @property
     def rows(self) -> int:
-        """How many rows have been put into the buffer."""
+        """Number of rows put into the buffer so far."""
         return self._limiter.inserted
 
     def info(self) -> dict[str, Any]:
-        """Running figures: rows put and sampled, seconds that either side was held back."""
+        """Figures: rows put and sampled so far, and seconds for which the rate limiter blocked either side."""
         return {
             "background_rows": self._limiter.inserted,
             "background_sampled": self._limiter.sampled,
@@ -63,29 +63,32 @@ class BackgroundCollection:
         }
 
     def before_sample(self, rows: int, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Holds a learner back that samples faster than `samples_per_insert` allows, unless `cancelled` says True.
+        """Waits until the rate limiter allows a sample of `rows` rows, unless `cancelled()` is true.
 
         Raises:
-            ReallyError: what ended collecting, where it ended by an error.
+            ReallyError: an error has ended collection; the message holds it.
         """
-        self._limiter.sample(rows, pointless=lambda: not self.running or cancelled())
-        self._raise()
+        self._limiter.sample(rows, cancelled=lambda: not self.running or cancelled())
+        self._raise_error()
 
     def end(self) -> None:
-        """Lets collecting end, and does not wait for it."""
+        """Requests the end of collection and does not wait for it."""
         self._stopping.set()
 
     def stop(self, patience: float | None = None) -> None:
-        """Ends collecting; chunks under way are still stored. Raises what ended it, where that was an error.
+        """Ends collection; pending chunks are still put into the buffer.
 
-        They are given up, with a warning, where they take longer than `remote_time_out`, or where all that is left to
-        be stored takes longer than `patience` seconds.
+        Chunks are given up, with a warning, if they take longer than `remote_time_out`, or if all of this takes longer
+        than `patience` seconds.
+
+        Raises:
+            ReallyError: an error has ended collection before; the message holds it.
         """
         self.end()
         self._thread.join(patience)
         if self.running:
-            log.warning("background collection: what is under way did not come within %g s and is given up", patience)
-        self._raise()
+            log.warning("background collection: pending chunks did not arrive within %g s and are given up", patience)
+        self._raise_error()
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +98,8 @@ class BackgroundCollection:
     ) -> None:
         self.stop()
 
-    def _raise(self) -> None:
+    def _raise_error(self) -> None:
+        """Raises the error that ended collection, if there is one, once."""
         error, self._error = self._error, None
         if error is not None:
             raise ReallyError(f"background collection ended with {type(error).__name__}: {error}") from error
@@ -106,21 +110,21 @@ class BackgroundCollection:
     def _run(self) -> None:
         try:
             for part in self._collector.stream(self._settings, self._enough):
-                self._limiter.await_insert(pointless=self._stopping.is_set)
+                self._limiter.await_insert(cancelled=self._stopping.is_set)
                 self._buffer.put(part.batch)
                 self._limiter.insert(part.rows)
-        except BaseException as error:  # raised again in the thread that stops or samples
+        except BaseException as error:  # the thread that stops or samples raises it again
             self._error = error
 
 
 def _limiter(samples_per_insert: float | None, min_rows: int, error_buffer: float | None) -> RateLimiter:
     min_rows = check_count("min_rows", min_rows, 0)
     if samples_per_insert is not None:
-        # Ahead by what two chunks are worth, where nothing else is said.
-        slack = 2.0 * STREAMED_ROWS * check_positive("samples_per_insert", samples_per_insert)
-        return RateLimiter(samples_per_insert, min_rows, slack if error_buffer is None else error_buffer)
+        # By default either side may be ahead by the samples of two rounds of chunks.
+        default = 2.0 * STREAMED_ROWS * check_positive("samples_per_insert", samples_per_insert)
+        return RateLimiter(samples_per_insert, min_rows, default if error_buffer is None else error_buffer)
     if error_buffer is not None:
         raise InvalidValueError(
-            f"error_buffer: expected samples_per_insert with it, which alone uses it, got {error_buffer!r} alone"
+            f"error_buffer: expected samples_per_insert with it, as it has no other use, got {error_buffer!r} alone"
         )
     return RateLimiter(None, min_rows)

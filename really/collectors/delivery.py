@@ -1,4 +1,4 @@
-"""Delivery: the rows of a finished rollout, with the columns that follow from what was written at each step."""
+"""Delivery: turns a finished rollout into rows, and computes the columns that depend on whole trajectories."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Delivery:
     """Makes the columns of a schema from rollouts.
 
     Args:
-        name: of the environment, for messages.
-        schema: the columns that are delivered.
-        gamma, gae_lambda: of `monte_carlo` and `advantage`.
-        values_after: the values of the states that given rows led to; None where the model has none.
-        normaliser: of observations and rewards; None where both are delivered as they are.
+        name: the environment's name, for error messages.
+        schema: the columns to deliver.
+        gamma, gae_lambda: parameters of `monte_carlo` and `advantage`.
+        values_after: returns the values of the given rows' next states; None if the model has no values.
+        normaliser: normalises observations and rewards; None if both are delivered unchanged.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Delivery:
         self._finite: Collection[str] = () if normaliser is None else normaliser.names
 
     def rows(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
-        """The schema's columns, `[row, ...]`: one agent's results after the other's.
+        """The columns of the schema, `[row, ...]`, one agent's results after the other.
 
         Raises:
             ModelError: the model's values or log-probabilities are NaN.
-            EnvironmentFailedError: an observation or a reward is NaN, or infinite where it is normalised; names
-                agent and step.
+            EnvironmentFailedError: an observation or a reward is NaN, or is infinite although it is to be normalised.
+                The message names agent and step.
         """
         flat = {name: rollout.flat(name) for name in rollout.arrays}
         counts = [result.rows for result in results]
@@ -66,28 +66,31 @@ class Delivery:
         if not self._schema.keys().isdisjoint({"monte_carlo", "advantage"}):
             flat |= self._estimates(flat, terminated, ends)
         if self._normaliser is not None:
-            # Last: the values of final states are those of observations as the environment shows them.
+            # Only now, since `values_after` takes observations that are not normalised.
             self._normaliser.normalise_columns(flat)
         return {name: flat[name].astype(column.dtype, copy=False) for name, column in self._schema.items()}
 
     def _estimates(self, flat: Columns, terminated: Flags, ends: Flags) -> Columns:
-        """Monte Carlo returns and advantages; a truncation or a cut leaves out what its last state is worth."""
+        """Monte Carlo returns and advantages. A trajectory that is cut bootstraps from its last state's value."""
         values = flat.get("value_estimate", np.zeros(len(ends), np.float32))
         final_values = np.append(values[1:], np.float32(0))
         cut = ends & ~terminated
         final_values[cut] = 0 if self._values_after is None else self._values_after(flat, np.flatnonzero(cut))
-        # One long trajectory with all its ends: nothing flows across an end.
-        reward, dead, open_ = flat["reward"][None], terminated[None], cut[None]
+        # All rows as one trajectory `[1, time]`: returns and advantages stop at each end.
+        reward, ended, truncated = flat["reward"][None], terminated[None], cut[None]
         found = {}
         if "monte_carlo" in self._schema:
-            found["monte_carlo"] = returns.monte_carlo(reward, dead, open_, final_values[None], self._gamma)[0]
+            found["monte_carlo"] = returns.monte_carlo(reward, ended, truncated, final_values[None], self._gamma)[0]
         if "advantage" in self._schema:
-            arguments = (reward, values[None], final_values[None], dead, open_)
+            arguments = (reward, values[None], final_values[None], ended, truncated)
             found["advantage"] = returns.gae(*arguments, self._gamma, self._lambda)[0]
         return found
 
     def _check_numbers(self, flat: Columns, results: Sequence[Result]) -> None:
-        """Refuses NaN, and infinity where it would spoil statistics for ever; at each step a look would cost more."""
+        """Raises an error for NaN, and for infinity in columns whose statistics it would spoil for good.
+
+        Here all rows are checked at once, which is cheaper than a check at each step.
+        """
         for name in {"log_prob", "value_estimate"} & flat.keys():
             if np.isnan(flat[name]).any():
                 raise ModelError(f"the model's {name!r}: expected numbers, got NaN")
@@ -96,9 +99,10 @@ class Delivery:
                 finite = name in self._finite
                 bad = (~np.isfinite(values) if finite else np.isnan(values)).reshape(len(values), -1).any(axis=1)
                 if bad.any():
-                    raise EnvironmentFailedError(self._no_number(name, finite, int(bad.argmax()), results))
+                    raise EnvironmentFailedError(self._not_a_number(name, finite, int(bad.argmax()), results))
 
-    def _no_number(self, name: str, finite: bool, row: int, results: Sequence[Result]) -> str:
+    def _not_a_number(self, name: str, finite: bool, row: int, results: Sequence[Result]) -> str:
+        """The message for a value of column `name` that is no number, or no finite number."""
         starts = np.cumsum([0, *(result.rows for result in results)])
         at = int(np.searchsorted(starts, row, side="right")) - 1
         expected = f"finite numbers in {name!r}, as it is normalised, got NaN or inf"

@@ -1,4 +1,4 @@
-"""What one call still needs: how many results, of which agents, and which of those that came are delivered."""
+"""Demand: how many rows one call needs, of how many agents, and which of the received results it delivers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from really.collectors.messages import Chunk
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from really.data.record_batches import RecordBatch
 
-# A message of about this much is large enough to make its fixed cost (1 ms) small and small enough to overlap.
+# Rows of a message: enough to make its fixed cost (1 ms) small, and few enough that messages overlap with work.
 MESSAGE_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class Part:
-    """The first `results` results of a chunk from `first` on: rows `start` to `stop` of its batch."""
+    """A part of a chunk: `results` results from number `first` on, which are rows `start` to `stop` of its batch."""
 
     chunk: Chunk
     first: int
@@ -29,8 +29,8 @@ class Part:
     stop: int
 
     @classmethod
-    def whole(cls, chunk: Chunk) -> Part:
-        """All of a chunk."""
+    def of(cls, chunk: Chunk) -> Part:
+        """The part that holds all results of a chunk."""
         return cls(chunk, 0, 0, len(chunk.results), chunk.batch.num_rows)
 
     @property
@@ -39,8 +39,8 @@ class Part:
         return self.stop - self.start
 
     @property
-    def batch(self) -> pa.RecordBatch:
-        """The part's rows, in the chunk's memory."""
+    def batch(self) -> RecordBatch:
+        """The rows of the part, as a view of the chunk's memory."""
         return self.chunk.batch.slice(self.start, self.rows)
 
     @property
@@ -49,9 +49,9 @@ class Part:
         return {result.agent for result in self.chunk.results[self.first : self.first + self.results]}
 
     def split(self, results: int) -> tuple[Part, Part]:
-        """The part's first `results` results, and the rest."""
-        taken = self.chunk.results[self.first : self.first + results]
-        stop = self.start + sum(result.rows for result in taken)
+        """Two parts: the first `results` results, and the other ones."""
+        head = self.chunk.results[self.first : self.first + results]
+        stop = self.start + sum(result.rows for result in head)
         return (
             Part(self.chunk, self.first, self.start, results, stop),
             Part(self.chunk, self.first + results, stop, self.results - results, self.stop),
@@ -66,40 +66,44 @@ class Demand:
     agents: int
 
     def met(self, parts: Iterable[Part]) -> bool:
-        """Whether the parts suffice."""
-        held = list(parts)
-        enough_agents = len(set().union(*(part.agents for part in held))) >= self.agents if held else False
-        return enough_agents and sum(part.rows for part in held) >= self.rows
+        """Whether the parts have enough rows of enough agents."""
+        parts = list(parts)
+        enough_agents = len(set().union(*(part.agents for part in parts))) >= self.agents if parts else False
+        return enough_agents and sum(part.rows for part in parts) >= self.rows
 
     def fewest(self, parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
-        """The parts in their order up to the result that meets the demand, and what is left over."""
-        taken: list[Part] = []
+        """Two lists: the parts up to the result that meets the demand, and the remaining parts."""
+        delivered: list[Part] = []
         rows, agents = 0, set[int]()
-        for at, part in enumerate(parts):
+        for number, part in enumerate(parts):
             for count, result in enumerate(part.chunk.results[part.first : part.first + part.results], start=1):
                 rows += result.rows
                 agents.add(result.agent)
                 if rows >= self.rows and len(agents) >= self.agents:
                     head, tail = part.split(count)
-                    return [*taken, head], [*([tail] if tail.results else []), *parts[at + 1 :]]
-            taken.append(part)
-        return taken, []
+                    return [*delivered, head], [*([tail] if tail.results else []), *parts[number + 1 :]]
+            delivered.append(part)
+        return delivered, []
 
 
 def spread(results: int, agents: Sequence[int], turn: int, num_agents: int) -> NDArray[np.int_]:
-    """Results an agent `[num_agents]`, shared out evenly among `agents`; who gets one more goes round with `turn`."""
+    """Number of results per agent, `[num_agents]`: an even share for each of `agents`.
+
+    The remainder goes to the agents from position `turn` on.
+    """
     quota = np.zeros(num_agents, np.int_)
     each, extra = divmod(results, len(agents))
     quota[list(agents)] = each
-    for at in range(extra):
-        quota[agents[(turn + at) % len(agents)]] += 1
+    for position in range(turn, turn + extra):
+        quota[agents[position % len(agents)]] += 1
     return quota
 
 
 def waves(quota: NDArray[np.int_], rows_a_result: int, row_bytes: int, message_bytes: float) -> list[NDArray[np.int_]]:
-    """The quota in portions of about a message a runner: a few results of every agent at a time.
+    """The quota in waves that fit into messages: each wave has a few results of every agent.
 
-    Their size depends on the number of agents and not of processes, so that a seeded run delivers the same order.
+    The size of a wave depends on the number of agents and not on the number of processes, so that a seeded run
+    delivers its rows in the same order for any number of processes.
     """
     rows = int(min(MESSAGE_ROWS, message_bytes // max(row_bytes, 1)))
     most = max(1, rows // max(1, rows_a_result * len(quota)))

@@ -18,8 +18,7 @@ from really.data.normalisation import NormalisationOptions
 from really.envs.spec import EnvironmentSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from really.data.record_batches import RecordBatch
     from really.policies.inference import Exported
 
 
@@ -105,7 +104,7 @@ class Chunk:
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
     """
 
-    batch: pa.RecordBatch
+    batch: RecordBatch
     results: tuple[Result, ...]
     seconds: float
     more: bool = False

@@ -1,4 +1,4 @@
-"""A rollout: the columns `[env, time, ...]` that a runner fills step by step, and the flat rows that leave it."""
+"""A rollout: columns `[env, time, ...]` that a runner fills step by step, and reads as flat rows at the end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from really.data.schema import Spec
 
 
 class Rollout:
-    """Preallocated columns `[env, time, ...]`; each environment's trajectory is contiguous.
+    """Preallocated columns `[env, time, ...]`, in which each environment's trajectory is contiguous.
 
-    Environment `i` has filled the first `lengths[i]` steps; whatever stands behind them means nothing.
+    Attributes:
+        time: the length of the time axis.
+        lengths: `[env]`, the number of valid steps of each environment; later steps are undefined.
+        ends: for each environment, the steps at which its results end.
+        arrays: the columns by name.
+        estimates: `log_prob` and `value_estimate`, if they are columns, as views `[time, env]`.
     """
 
     def __init__(self, columns: Spec, num_envs: int, time: int, pool: ArrayPool) -> None:
@@ -29,8 +34,8 @@ class Rollout:
         self._bind()
 
     def write_action(self, step: int, observations: Sequence[NDArray[Any]], actions: NDArray[Any]) -> None:
-        """What the policy saw at `step`, leaf by leaf `[env, ...]`, and what it did, `[env, ...]`."""
-        for column, leaf in zip(self._states, observations):  # noqa: B905 - one leaf a column by construction
+        """Writes observations, one array `[env, ...]` per leaf, and the actions `[env, ...]` taken on them."""
+        for column, leaf in zip(self._states, observations):  # noqa: B905 - one leaf per column by construction
             column[step] = leaf
         self._actions[step] = actions
 
@@ -42,7 +47,7 @@ class Rollout:
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
     ) -> None:
-        """Where that led: final observations, leaf by leaf `[env, ...]`, rewards and flags `[env]`."""
+        """Writes the outcome: next observations, one array `[env, ...]` per leaf, rewards and flags `[env]`."""
         for column, leaf in zip(self._next_states, observations):  # noqa: B905
             column[step] = leaf
         self._rewards[step] = rewards
@@ -50,7 +55,7 @@ class Rollout:
         self._truncated[step] = truncated
 
     def _bind(self) -> None:
-        """Views `[time, env, ...]` of the columns, looked up once: by name at each step it would cost twice as much."""
+        """Makes views `[time, env, ...]` of the columns. To look them up by name at each step takes twice as long."""
         arrays = {name: rows.swapaxes(0, 1) for name, rows in self.arrays.items()}
         self._states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state"]
         self._next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
@@ -59,7 +64,7 @@ class Rollout:
         self.estimates = {name: arrays[name] for name in ("log_prob", "value_estimate") if name in arrays}
 
     def grow(self) -> None:
-        """Doubles the time axis; what is filled stays."""
+        """Doubles the time axis and keeps the steps written so far."""
         for name, old in self.arrays.items():
             new = self._pool.empty((old.shape[0], 2 * self.time, *old.shape[2:]), old.dtype)
             new[:, : self.time] = old
@@ -68,13 +73,13 @@ class Rollout:
         self._bind()
 
     def close_result(self, env: int, length: int) -> None:
-        """Says that a result of environment `env` ends before step `length`."""
+        """Marks that a result of environment `env` ends before step `length`."""
         self.ends[env].append(length)
         self.lengths[env] = length
 
     @property
     def result_rows(self) -> list[tuple[int, int]]:
-        """(environment, rows) of every result, environment by environment, in time order."""
+        """(environment, number of rows) of each result, by environment and in time order."""
         return [
             (env, stop - start)
             for env, ends in enumerate(self.ends)
@@ -82,7 +87,7 @@ class Rollout:
         ]
 
     def flat(self, name: str) -> NDArray[Any]:
-        """The filled part of a column as rows `[row, ...]`, one environment after the other."""
+        """The valid part of a column as rows `[row, ...]`, one environment after the other."""
         column = self.arrays[name]
         if (self.lengths == self.time).all():
             return column.reshape(-1, *column.shape[2:])

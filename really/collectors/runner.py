@@ -1,6 +1,6 @@
-"""A runner: steps its agents' environments with a policy and hands their transitions over as record batches.
+"""The runner: steps the environments of its agents with a policy, and returns their transitions as record batches.
 
-A plain class without Ray: `fleet.py` wraps it in an actor, or runs it in the driver's process.
+The class knows nothing of Ray. `ray_fleet.py` runs it in an actor, `fleet.py` in the driver's process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from really.policies import inference
 from really.policies.policy import check_finite, make_policy
 from really.replay.frame_encoding import encode
 
-# Steps for which random numbers are drawn at a time: enough to make the drawing cheap, few enough to stay in cache.
+# Steps for which random numbers are drawn at once: many enough to draw cheaply, and few enough to stay in cache.
 NOISE_STEPS = 256
 
 
 class Runner:
-    """Steps the environments of its agents together and collects results of them."""
+    """Steps the environments of its agents together and collects their results."""
 
     def __init__(self, spec: RunnerSpec, agents: Sequence[int], restart: int = 0) -> None:
         self._spec = spec
@@ -59,7 +59,7 @@ class Runner:
         self._thread, self._step = 0, 0
 
     def info(self) -> dict[str, Any]:
-        """What this runner is made of: its agents, its kind of environment batch, its process."""
+        """Describes the runner: its agents, its kind of environment batch, its process."""
         return {
             "agents": self._agents,
             "environments": self._envs.kind,
@@ -68,13 +68,13 @@ class Runner:
         }
 
     def where(self) -> str:
-        """What the runner is at right now: the step of its rollout and the stack; asked from another thread."""
+        """Where the runner is at the moment: environment, step of the rollout, stack. Another thread calls it."""
         frame = sys._current_frames().get(self._thread)
         stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
         return f"environment {self._envs.name!r}, step {self._step} of the rollout, at\n{stack}"
 
     def set_policy(self, policy: ExportedPolicy) -> None:
-        """Takes over a policy; called before the first order, and when the model changes."""
+        """Sets the policy: before the first order, and when the model has changed."""
         self._value_output = policy.value_output
         self._policy = make_policy(policy.sampling_type, self._envs.action_space)
         self._model = inference.load(policy.exported, batch_size=len(self._agents))
@@ -97,25 +97,25 @@ class Runner:
             self._set_weights(weights)
         self._thread = threading.get_ident()
         self._apply(order)
-        began, quota = time.perf_counter(), np.asarray(order.results)
+        start, quota = time.perf_counter(), np.asarray(order.results)
         try:
             rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
         except EnvironmentFailedError:
-            # Some environments have been stepped and some not: the next order begins with new episodes.
+            # Only some of the environments were stepped: the next order starts with new episodes.
             self._started = False
             raise
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
         columns = self._delivery.rows(rollout, results)
-        chunk = self._chunk(columns, 0, results, time.perf_counter() - began)
+        chunk = self._chunk(columns, 0, results, time.perf_counter() - start)
         return chunk if self._normaliser is None else replace(chunk, measured=self._normaliser.measured)
 
     def rest(self) -> Chunk:
-        """The next rows of the oldest chunk that was too large for one message."""
+        """The next rows of the oldest chunk that is too large for one message."""
         columns, start = self._rest.popleft()
         return self._chunk(columns, start, (), 0.0)
 
     def _chunk(self, columns: Columns, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
-        """The rows from `start` on as far as they fit into a message; what does not fit is kept for `rest`."""
+        """The rows from `start` on that fit into a message. The other rows are kept for `rest`."""
         rows = len(columns["reward"])
         row_bytes = sum(column.nbytes for column in columns.values()) / rows
         stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
@@ -182,7 +182,7 @@ class Runner:
         return rollout
 
     def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
-        """One step of the active environments, written to column `step`; no Python object a transition."""
+        """One step of the active environments, written to column `step`. It makes no Python object per transition."""
         envs, policy, self._step = self._envs, self._policy, step
         outputs = self._forward(envs.observations)
         try:
@@ -205,37 +205,37 @@ class Runner:
         if "value_estimate" in rollout.estimates:
             rollout.estimates["value_estimate"][step] = self._values(outputs)
 
-    def _draw(self, active: NDArray[np.intp], left: NDArray[np.int_]) -> None:
-        """Draws each active agent's numbers for the next steps from its own stream, none for steps it will not take."""
+    def _draw(self, active: NDArray[np.intp], remaining: NDArray[np.int_]) -> None:
+        """Draws random numbers for the next steps that each active agent will take, from its own stream."""
         for env in active:
-            steps = min(NOISE_STEPS, int(left[env]))
+            steps = min(NOISE_STEPS, int(remaining[env]))
             self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
         self._sample = self._policy.sampler(self._noise)
 
     def _working_columns(self) -> Spec:
-        """What is written at each step; the rest of the delivered columns follows from it at the end."""
+        """The columns that are written at each step. `Delivery` computes the other delivered columns from them."""
         flag = ColumnSpec(np.dtype(np.bool_))
-        asked, wanted = set(self._spec.returns), []
-        if "log_prob" in asked:
-            wanted.append("log_prob")
-        if self._value_output and asked & {"value_estimate", "monte_carlo", "advantage"}:
-            wanted.append("value_estimate")
-        columns = self._schema(wanted)
-        kept = {name: columns[name] for name in columns if name not in {"not_done", "terminal"}}
-        return kept | {"terminated": flag, "truncated": flag}
+        returns, estimates = set(self._spec.returns), []
+        if "log_prob" in returns:
+            estimates.append("log_prob")
+        if self._value_output and returns & {"value_estimate", "monte_carlo", "advantage"}:
+            estimates.append("value_estimate")
+        columns = self._schema(estimates)
+        written = {name: columns[name] for name in columns if name not in {"not_done", "terminal"}}
+        return written | {"terminated": flag, "truncated": flag}
 
     def _schema(self, returns: Sequence[str]) -> Spec:
         return schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Values of the states that the given rows led to, a batch of the runner's size at a time."""
-        size, found = self._envs.num_envs, np.empty(len(rows), np.float32)
+        """Values of the given rows' next states, computed in batches of the runner's size."""
+        size, values = self._envs.num_envs, np.empty(len(rows), np.float32)
         for start in range(0, len(rows), size):
-            part = np.resize(rows[start : start + size], size)
-            outputs = self._forward([flat["state_new" + name][part] for name in self._envs.leaves])
+            batch = np.resize(rows[start : start + size], size)
+            outputs = self._forward([flat["state_new" + name][batch] for name in self._envs.leaves])
             count = min(size, len(rows) - start)
-            found[start : start + count] = self._values(outputs)[:count]
-        return found
+            values[start : start + count] = self._values(outputs)[:count]
+        return values
 
     def _values(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The model's state values `[env]`."""

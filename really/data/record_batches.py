@@ -14,6 +14,8 @@ from really.data.arrow_columns import ArrowColumns
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    RecordBatch = pa.RecordBatch
+
 
 def to_record_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
     """Columns `[row, ...]` as one Arrow record batch over the same memory. Booleans are packed, hence copied.

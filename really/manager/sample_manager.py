@@ -1,4 +1,4 @@
-"""SampleManager: the seed's verbs. It checks what it is told, and hands the work to the module whose noun it is."""
+"""SampleManager, the face of the package: checks its arguments and passes the work on to the other wings."""
 
 from __future__ import annotations
 
@@ -48,47 +48,53 @@ class SampleManager:
     Args:
         model: `tf.keras.Model` class (or function returning a model, or a model); its call returns a dict with
             `q_values`, `policy` (unnormalised logits), or `mu` and `sigma`, optionally `v_estimate`.
-        environment: gymnasium id, id that real `gym` knows, class, factory, or instance of an environment.
-        num_parallel: number of agents that are run in parallel.
-        total_steps: least number of rows that `get_data` delivers.
+        environment: id of gymnasium or of the older `gym`, or an environment's class, factory or instance.
+        num_parallel: number of agents that run in parallel.
+        total_steps: minimum number of rows that `get_data` delivers.
         returns: extra columns: `value_estimate`, `log_prob`, `monte_carlo`, `advantage` (float32 [n]); `truncated`,
             `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`.
         action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy` or `continuous_normal_diagonal`
-            (`continous_normal_diagonal` too); by default what fits the model's outputs. `actin_sampling_type` is
-            the same.
+            (also spelled `continous_normal_diagonal`); by default the one that fits the model's outputs.
+            `actin_sampling_type` is another spelling of this argument.
         model_kwargs: arguments of the model.
-        weights: weights to start from, as `model.get_weights()` gives them.
-        input_shape: shape of one observation with which the model is called first; False for a model that needs
-            no such call; by default that of the environment's observations.
-        env_config: arguments of the environment; `env_kwargs` is the same.
-        num_episodes: whole episodes of one result of an agent, by default 1.
-        num_steps: steps of one result of an agent; its episode goes on in the next result. Not with `num_episodes`.
+        weights: initial weights, as `model.get_weights()` returns them.
+        input_shape: shape of the observation with which the model is called first; False for a model that needs
+            no such call; by default the shape of the environment's observations.
+        env_config: arguments of the environment. `env_kwargs` is another name of this argument.
+        num_episodes: whole episodes per result of an agent, by default 1.
+        num_steps: steps per result of an agent, whose episode continues in the next result. Not with `num_episodes`.
         gamma: discount of `monte_carlo` and `advantage`.
         gae_lambda: lambda of generalised advantage estimation (`advantage`).
-        temperature: of `thompson`, i.e. Boltzmann sampling: softmax(q / temperature).
+        temperature: temperature of `thompson`, which is Boltzmann sampling: softmax(q / temperature).
         epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
-        remote_min_returns: least number of agents whose results a call waits for; by default 10 % of
-            `num_parallel`, at least 1, or all of them where `seed` is given.
-        remote_time_out: seconds without any result after which the call goes on with what it has, or fails where
-            it has nothing.
-        max_staleness: how many changes of weights a late result may be behind to be delivered; by default 0 where
-            `returns` has `log_prob`, `monte_carlo` or `advantage`, else unlimited.
-        seed: with it data and batches repeat, run after run, for any number of processes.
+        remote_min_returns: minimum number of agents whose results a call waits for; by default 10 % of
+            `num_parallel` and at least 1, or all agents if `seed` is given.
+        remote_time_out: seconds without any result after which a call continues with the results that it has, or
+            fails if it has none.
+        max_staleness: by how many policy versions a late result may be older than the weights to be delivered; by
+            default 0 if `returns` has `log_prob`, `monte_carlo` or `advantage`, and unlimited otherwise.
+        seed: makes data and batches repeatable from run to run, for any number of processes.
         num_workers: number of processes; by default min(num_parallel, CPUs of the Ray cluster).
         use_ray: False steps the environments in this process.
-        vector: `auto` uses an id's own vector implementation where it gives the same transitions and is faster,
-            `plain` never, `native` wherever there is one.
-        normalize_observations: runners act on, and deliver, observations less their running mean and divided by their
-            running deviation: floating-point leaves, each number by its own. What was measured takes effect with the
-            next change of weights.
-        observation_clip: what normalised observations are clipped to, on both sides; by default 10.
-        normalize_rewards: delivered rewards are divided by the running deviation of an episode's discounted return.
+        vector: `auto` uses an id's own vector implementation if it gives the same transitions and is faster,
+            `plain` never uses it, `native` uses it whenever there is one.
+        normalize_observations: runners act on and deliver normalised observations: each number of a floating-point
+            leaf, minus its running mean, divided by its running standard deviation. New statistics take effect with
+            the next change of weights.
+        observation_clip: bound c to which normalised observations are clipped, as in (-c, c); by default 10.
+        normalize_rewards: delivered rewards are divided by the running standard deviation of the discounted return.
         reward_scale: factor of delivered rewards, normalised or not.
-        reward_clip: what these are clipped to in the end: c for (-c, c), or (low, high); by default 10 where rewards
-            are normalised, else nothing.
+        reward_clip: bounds to which scaled rewards are clipped: c for (-c, c), or (low, high); by default 10 if
+            rewards are normalised, and none otherwise.
+
+    Attributes:
+        kwargs: the arguments as settings; some of them may be changed between calls.
+        buffer: the replay buffer, or None before `initialize_buffer`.
+        aggregator: the aggregator, or None before `initialize_aggregator`.
+        film: path of the last film that `test` made, or None.
 
     Raises:
-        ReallyError: an argument cannot be used; the message says what was expected, what came and where.
+        ReallyError: an argument cannot be used; the message says where, what was expected, and what was given.
     """
 
     def __init__(
@@ -137,7 +143,7 @@ class SampleManager:
 
     def _start(self, report: Callable[[str], None]) -> None:
         """The slow part of the constructor; `report` is called with the name of each step."""
-        report("looking at the environment")
+        report("inspecting the environment")
         self._builder = Builder(self.kwargs)
         self._statistics = self._builder.statistics()
         report("starting runners")
@@ -156,18 +162,18 @@ class SampleManager:
     # ------------------------------------------------------------------------------------------ collecting
 
     def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
-        """Collects at least `total_steps` rows with the current weights and settings; blocks until they are there.
+        """Collects at least `total_steps` rows with the current weights and settings; blocks until they have arrived.
 
         Args:
-            do_print: print how many rows came, and their mean reward.
-            total_steps: rows for this call; by default the manager's.
-            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
+            do_print: print the number of rows and their mean reward.
+            total_steps: minimum number of rows for this call; by default the manager's `total_steps`.
+            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
 
         Returns:
-            A dict of arrays `[row, ...]` that belong to the caller. Each agent's results stand together, in time
-            order: `state`, `state_new` (the observation space's dtype and shape; `state.<name>` for each leaf of a
-            Dict or Tuple), `action`, `reward`, `not_done` (0 at the end of an episode, whatever ended it),
-            `terminal` (1 at true termination only), and the columns asked for with `returns`.
+            A dict of arrays `[row, ...]` that belong to the caller: `state`, `state_new` (the observation space's
+            dtype and shape; `state.<name>` for each leaf of a Dict or Tuple), `action`, `reward`, `not_done` (0 at
+            the end of an episode, terminated or truncated), `terminal` (1 only if the episode terminated), and the
+            columns in `returns`. The results of an agent are adjacent rows, in time order.
         """
         parts = self._collect(total_steps, progress)
         data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
@@ -176,7 +182,7 @@ class SampleManager:
         return data
 
     def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
-        """Collects at least `steps` rows straight into the buffer, with no array in between; returns how many."""
+        """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number."""
         buffer = self._buffer()
         parts = self._collect(steps, progress)
         for part in parts:
@@ -191,20 +197,22 @@ class SampleManager:
         error_buffer: float | None = None,
         max_rows: int | None = None,
     ) -> BackgroundCollection:
-        """Lets the runners fill the buffer while the learner trains: `with manager.collect_in_background(): ...`.
+        """Fills the buffer while the learner trains: `with manager.collect_in_background(): ...`.
 
-        Weights and settings apply from the next chunk begun. What is under way is bounded: two chunks a runner.
+        New weights and settings apply to the chunks that are ordered from then on. Each runner has at most two
+        pending chunks.
 
         Args:
             samples_per_insert: rows that `sample` may draw for each row collected; the faster side waits for the other.
                 None limits neither.
-            min_rows: rows to collect before `sample` goes on.
-            error_buffer: samples by which either side may be ahead; by default those for two chunks of all runners.
-            max_rows: end after about so many rows.
+            min_rows: rows to collect before `sample` returns a batch.
+            error_buffer: samples by which either side may be ahead; by default the samples of two rounds of chunks.
+            max_rows: approximate number of rows after which collection ends.
 
         Raises:
-            ReallyError: an argument cannot be used. What ends collecting later is raised by `sample` and by the end of
-                the `with` block: nothing came within `remote_time_out` seconds, an environment failed, ...
+            ReallyError: an argument cannot be used. If a later error ends collection (no result within
+                `remote_time_out` seconds, a failing environment, ...), `sample` and the end of the `with` block raise
+                it.
         """
         self._refuse_background("collect_in_background()")
         self._sync()
@@ -221,11 +229,11 @@ class SampleManager:
         return self._background
 
     def set_epsilon(self, epsilon: float) -> None:
-        """Sets the probability of a random action, in [0, 1], from the next row collected."""
+        """Sets the probability of a random action, in [0, 1], for the rows collected from now on."""
         self.kwargs["epsilon"] = epsilon
 
     def set_temperature(self, temperature: float) -> None:
-        """Sets the temperature of `thompson` from the next row collected; 0 is greedy."""
+        """Sets the temperature of `thompson` for the rows collected from now on; 0 is greedy."""
         self.kwargs["temperature"] = temperature
 
     # ------------------------------------------------------------------------------------------ the buffer
@@ -239,10 +247,10 @@ class SampleManager:
     ) -> None:
         """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
 
-        Where observations are a Dict or Tuple, `state` and `state_new` stand for all their leaves. With `path` the rows
-        live in files in that folder, and where the folder has such a buffer already it goes on with that one. Other
-        options are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
-        `n_step` its `gamma` is the manager's.
+        If observations are a Dict or Tuple, `state` and `state_new` stand for all of their leaves. With `path` the rows
+        live in files in that folder; if the folder holds such a buffer already, that buffer is opened. Other options
+        are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
+        `n_step`, `gamma` is the manager's.
         """
         self._refuse_background("initialize_buffer()")
         options = n_step.with_gamma(options, self.kwargs["gamma"])
@@ -256,7 +264,7 @@ class SampleManager:
         self._buffer().put(data)
 
     def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
-        """`sample_size` rows: drawn from the buffer (`ReplayBuffer.sample`), or collected anew with the agent."""
+        """Samples `sample_size` rows from the buffer (`ReplayBuffer.sample`), or collects new ones with the agent."""
         if from_buffer:
             self._before_sample(sample_size)
             return self._buffer().sample(sample_size, beta=beta)
@@ -266,31 +274,32 @@ class SampleManager:
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 
     def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+        """An endless iterator over batches of `sample(n)`, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
-        With `collect_in_background` a batch counts, and waits where it has to, when it is drawn. Options: `as_`,
-        `replace`, and `beta` of prioritized replay.
+        During background collection the rate limiter counts a batch when it is drawn. Options: `as_`, `replace`, and
+        `beta` of prioritized replay.
         """
         return Batches(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
     def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`datasets.sampled_dataset`); counts as `batches`.
+        """An endless `tf.data.Dataset` of batches of `sample(n)` (`tf_datasets.sampled_dataset`).
 
-        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        The rate limiter counts its batches as those of `batches`. Options: `replace`, `batches_per_call`, and `beta` of
+        prioritized replay.
         """
         return sampled_dataset(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
     # ------------------------------------------------------------------------------------------ the agent
 
     def get_agent(self) -> Agent:
-        """The current agent, the same object at each call; `agent.copy()` gives one of its own, say for targets."""
+        """The current agent, the same object at each call. `agent.copy()` makes an independent one, say for targets."""
         self._sync()
         return self._current.agent
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Makes these the agent's weights; runners act with them from the next row collected.
+        """Sets the agent's weights; runners act with them for the rows collected from now on.
 
-        Where observations or rewards are normalised, what was measured so far takes effect with them.
+        If observations or rewards are normalised, the statistics measured so far take effect at the same time.
         """
         self._current.set_weights(weights)
 
@@ -299,9 +308,9 @@ class SampleManager:
         return str(save_model(self._current.agent.model, path, epoch, model_name, self._statistics.frozen))
 
     def load_model(self, path: str | os.PathLike[str]) -> Agent:
-        """Loads the newest model saved in `path` and acts with it from now on; `agent.epoch` is its epoch.
+        """Loads the newest model saved in `path` into the agent and the runners; `agent.epoch` is its epoch.
 
-        The statistics of a manager that normalises go on from those that were saved with the model.
+        A manager that normalises also takes over the statistics that were saved with the model.
         """
         return self._current.load(path)
 
@@ -314,18 +323,19 @@ class SampleManager:
         counters: Mapping[str, Any] | None = None,
         keep: int | None = None,
     ) -> str:
-        """Saves all that training needs to go on in a new folder `<path>/checkpoint_<time>`; returns its path.
+        """Saves the state of the training run in a new folder `<path>/checkpoint_<time>`; returns its path.
 
-        That is the agent's weights, the buffer, the aggregator's curves, what may be set in `kwargs`, the manager's
-        counts, random streams and statistics, and what is given here. What runners have not delivered yet is not in it.
-        The folder is there whole or not at all. A buffer on disk is flushed and referred to, not copied.
+        The state is the agent's weights, the buffer, the aggregator's curves, the settings in `kwargs` that may change,
+        the manager's counts, random streams and statistics, and the arguments of this call. Rows that runners have not
+        delivered yet are not part of it. The folder appears complete or not at all. A buffer on disk is flushed, and
+        the checkpoint refers to it without a copy.
 
         Args:
             path: folder of all checkpoints of a run.
             target: an agent or model besides the agent, or a dict of several.
             optimizer: a Keras optimizer, or a dict of several.
-            counters: numbers of your own, such as steps and updates so far.
-            keep: how many checkpoints stay in `path`, this one included; by default all.
+            counters: numbers of the caller, such as steps and updates so far.
+            keep: how many checkpoints to keep in `path`, including this one; by default all.
         """
         self._sync()
         return str(training_state.save(self._parts(target, optimizer), path, self._current.state(), counters, keep))
@@ -333,13 +343,13 @@ class SampleManager:
     def load_checkpoint(
         self, path: str | os.PathLike[str], *, target: Any = None, optimizer: Any = None
     ) -> dict[str, int | float]:
-        """Goes on from the newest checkpoint in `path`; returns the counters that were saved with it.
+        """Resumes the run of the newest checkpoint in `path`; returns the counters that were saved with it.
 
-        `target` and `optimizer` are those to be loaded into, given as they were when it was saved. What may be set in
-        `kwargs` is again as it was then, the optimizer's learning rate too. `manager.buffer` is another object
-        afterwards; but one on disk that is open already stays, with all rows that were put since. Episodes begin anew,
-        with random streams that the run has not had yet. A checkpoint that is damaged, or of another model, environment
-        or buffer, is refused, and nothing has changed then.
+        `target` and `optimizer` are the objects to load into, in the same form as when they were saved. The settings in
+        `kwargs` that may change, and the optimizer's learning rate, are set to their saved values. `manager.buffer`
+        becomes another object, unless the saved buffer lives on disk and is open already: then it keeps the rows that
+        were put since. New episodes start, with random streams that the run has not used yet. A checkpoint that is
+        damaged, or of another model, environment or buffer, raises an error and changes nothing.
         """
         self._refuse_background("load_checkpoint()")
         self._fleet.check()
@@ -359,23 +369,23 @@ class SampleManager:
         do_print: bool = False,
         progress: bool | None = None,
     ) -> list[int] | list[float] | tuple[list[int], list[float]]:
-        """Plays greedy episodes of at most `max_steps` steps with the current agent; training is left alone.
+        """Plays greedy episodes of at most `max_steps` steps with the current agent, and does not affect training.
 
-        Rewards are the environment's own, also where those delivered are normalised, scaled or clipped.
+        Rewards are the environment's own, even if delivered rewards are normalised, scaled or clipped.
 
         Args:
             max_steps: steps after which an episode is ended.
-            test_episodes: how many episodes.
+            test_episodes: number of episodes.
             evaluation_measure: `time`, `reward` or `time_and_reward`.
-            render: True shows a window, where there is a display. A path that ends in .gif or .mp4 is a film of all
-                episodes one after the other, `gif` and `mp4` are one called after the environment in the current
-                folder; `manager.film` says where it is. What is watched is stepped alone, not as one batch, so its
-                episodes are others than those of a test that nobody watches.
-            do_print: print mean and spread.
-            progress: show a progress bar; by default on a terminal where the call takes longer than two seconds.
+            render: True shows a window if there is a display. A path that ends in .gif or .mp4 makes a film of all
+                episodes one after the other; "gif" or "mp4" names it after the environment, in the current folder.
+                `manager.film` is its path. A rendered environment is stepped alone and not in a batch, so its episodes
+                differ from those of a test without rendering.
+            do_print: print mean and standard deviation.
+            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
 
         Returns:
-            A value an episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
+            One value per episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
@@ -400,21 +410,21 @@ class SampleManager:
         tensorboard: str | os.PathLike[str] | bool | None = None,
         units: Mapping[str, str] | None = None,
     ) -> None:
-        """Makes the aggregator: it smooths over `max_size` updates and plots into `path` every `saving_after`.
+        """Makes the aggregator: it smooths over `max_size` updates and plots into `path` after every `saving_after`.
 
-        With `tensorboard` (a folder, or True for one below `path`) every value also goes into event files there;
-        `units`, as in `{"reward": "points"}`, stand at the axes.
+        With `tensorboard` (a folder, or True for one below `path`) it also writes every value into event files there.
+        `units`, as in `{"reward": "points"}`, label the axes.
         """
         self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
 
     def update_aggregator(self, **kwargs: Any) -> None:
-        """Adds a point to each key: numbers, lists, arrays, tensors, or nested lists of them, which are averaged."""
+        """Adds a point to each key: the average of a number, array, tensor, or of nested lists of these."""
         if self.aggregator is None:
             raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
         self.aggregator.update(**kwargs)
 
     def info(self) -> Summary:
-        """What the manager is made of and how it runs, a dict that prints well; asks the runners, so not for a loop."""
+        """Describes the manager and its runners, as a dict that prints well. It calls every runner, which is slow."""
         return Summary(
             {
                 **self._current.info(),
@@ -427,13 +437,13 @@ class SampleManager:
             }
         )
 
-    # ------------------------------------------------------------------------------------------ its life
+    # ------------------------------------------------------------------------------------------ lifetime
 
     def close(self) -> None:
         """Releases the runners and their processes; the buffer and the agent stay usable.
 
-        Collection in the background ends first, as its `stop()` does; but what takes longer than half a minute to come
-        from the runners' processes is given up.
+        Background collection ends first, as with its `stop()`, but chunks that take longer than half a minute to arrive
+        from the runners' processes are given up.
         """
         try:
             if self._background is not None and self._background.running:
@@ -461,10 +471,12 @@ class SampleManager:
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
     def _refuse_background(self, what: str) -> None:
+        """Raises ReallyError if background collection runs."""
         if self._background is not None and self._background.running:
-            raise ReallyError(f"{what}: expected no collection in the background; stop() the one that runs")
+            raise ReallyError(f"{what}: expected no collection in the background; call stop() of the one that runs")
 
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
+        """Collects rows with a progress bar."""
         self._refuse_background("collecting")
         rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
         settings = self._sync()
@@ -472,11 +484,13 @@ class SampleManager:
             return self._collector.collect(rows, settings, functools.partial(advance, bar))
 
     def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Waits for the rate limiter of background collection, if there is one, before `sample(n)`."""
         if self._background is not None:
             num, num_batches = checked_size(n)
             self._background.before_sample(num * max(num_batches, 1), cancelled)
 
     def _buffer(self) -> ReplayBuffer:
+        """The buffer; raises ReallyError if there is none."""
         if self.buffer is None:
             raise ReallyError("the buffer: expected initialize_buffer() to be called first")
         return self.buffer

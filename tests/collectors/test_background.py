@@ -97,7 +97,7 @@ def test_it_ends_after_max_rows() -> None:
 def test_only_one_at_a_time_collects() -> None:
     with make() as manager, manager.collect_in_background():
         for use in (manager.get_data, manager.collect, manager.collect_in_background):
-            with pytest.raises(ReallyError, match=r"expected no collection in the background; stop\(\)"):
+            with pytest.raises(ReallyError, match=r"expected no collection in the background; call stop\(\)"):
                 use()
 
 
@@ -156,7 +156,7 @@ def test_what_hangs_when_it_is_to_end_is_given_up(tmp_path: Path, caplog: pytest
             manager.sample(10)
             token.touch()
             time.sleep(1.0)
-        assert "remote_time_out: ending without what does not come: runner 0 (agents 0 to 3)" in caplog.text
+        assert "remote_time_out: collection ends without late results: runner 0 (agents 0 to 3)" in caplog.text
         rows = len(manager.buffer)
         assert rows > 0
 

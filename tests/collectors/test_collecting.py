@@ -199,7 +199,7 @@ def test_a_time_out_with_nothing_names_the_slowest_and_the_manager_goes_on(tmp_p
     with make(SlowAlone, env_config={"token": str(token), "seconds": 60}, **given) as manager:
         manager.get_data()
         token.touch()
-        expected = r"(?s)within 1.0 s, none came; the slowest is runner 0 \(agents 0.*'SlowAlone', step 0 .*time.sleep"
+        expected = r"(?s)within 1.0 s, got none; the slowest is runner 0 \(agents 0.*'SlowAlone', step 0 .*time.sleep"
         with pytest.raises(RunnerTimeoutError, match=expected):
             manager.get_data()
         manager.kwargs["total_steps"] = 20

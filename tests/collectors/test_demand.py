@@ -14,7 +14,7 @@ def part_of(*results: tuple[int, int], first_row: int = 0) -> Part:
     """A chunk whose rows are numbered, with results given as (agent, rows)."""
     rows = sum(count for _, count in results)
     batch = to_record_batch({"row": np.arange(first_row, first_row + rows)})
-    return Part.whole(Chunk(batch, tuple(Result(agent, count, 0) for agent, count in results), 0.1))
+    return Part.of(Chunk(batch, tuple(Result(agent, count, 0) for agent, count in results), 0.1))
 
 
 def rows_of(parts: list[Part]) -> list[int]:
