@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pickle
+import pickletools
 import re
 import subprocess
 import sys
@@ -167,6 +171,31 @@ def test_the_wheel_works_without_the_checkout(distributions: tuple[Path, Path], 
     where = run("import really; print(really.__file__)", tmp_path, python).strip()
     assert Path(where).is_relative_to(venv)
     run(USE_BUFFER + COLLECT.replace("USE_RAY", "False"), tmp_path, python)
+
+
+@pytest.mark.parametrize("package", ["replay", "manager", "metrics", "learners", "evaluation", "envs", "checkpoints"])
+def test_public_classes_belong_to_their_package(package: str) -> None:
+    public = importlib.import_module(f"really.{package}")
+    classes = {name: getattr(public, name) for name in public.__all__ if inspect.isclass(getattr(public, name))}
+    assert {name: kind.__module__ for name, kind in classes.items()} == dict.fromkeys(classes, public.__name__)
+
+
+def test_a_pickle_names_public_packages_only() -> None:
+    from really import ReplayBuffer
+    from really.replay import Priorities
+
+    buffer = ReplayBuffer(10, seed=0, alpha=0.5)
+    buffer.put({"x": [1.0, 2.0]})
+    for thing in (buffer, ReplayBuffer(5), Priorities(5)):
+        named = {
+            argument.split()[0] for _, argument, _ in pickletools.genops(pickle.dumps(thing, 2)) if is_name(argument)
+        }
+        assert named == {"really.replay"}
+
+
+def is_name(argument: object) -> bool:
+    """Whether an argument of a pickle's instruction names a module of this package."""
+    return isinstance(argument, str) and argument.startswith("really")
 
 
 def test_python_3_11_is_the_oldest() -> None:

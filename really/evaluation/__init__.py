@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from really._utils.public import publish
 from really.evaluation.evaluation import Evaluation
 
 __all__ = ["Evaluation"]
+
+publish(globals())

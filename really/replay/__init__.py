@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from really._utils.public import publish
 from really.replay.buffer import ReplayBuffer
 from really.replay.options import BufferOptions
 from really.replay.priorities import Priorities
@@ -20,3 +21,5 @@ __all__ = [
     "Sampler",
     "UniformSampler",
 ]
+
+publish(globals())
