@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from really._utils.public import publish
+from really._utils.public import publish as _publish
 from really.evaluation.evaluation import Evaluation
 
 __all__ = ["Evaluation"]
 
-publish(globals())
+_publish(globals())

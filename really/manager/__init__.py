@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from really._utils.public import publish
+from really._utils.public import publish as _publish
 from really.manager.sample_manager import SampleManager
 
 __all__ = ["SampleManager"]
 
-publish(globals())
+_publish(globals())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from really._utils.public import publish
+from really._utils.public import publish as _publish
 from really.replay.buffer import ReplayBuffer
 from really.replay.options import BufferOptions
 from really.replay.priorities import Priorities
@@ -22,4 +22,4 @@ __all__ = [
     "UniformSampler",
 ]
 
-publish(globals())
+_publish(globals())
