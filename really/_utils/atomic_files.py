@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from really._utils.checks import check_path
+from really._utils.checks import checked_path
 from really.errors import FileError, InvalidValueError
 
 PARTIAL = ".partial"
@@ -111,7 +111,7 @@ def writable_folder(name: str, path: str | PathLike[str]) -> Path:
 
     Raises InvalidTypeError or InvalidValueError, with the argument's `name`, where it is none that can be written.
     """
-    folder = check_path(name, path)
+    folder = checked_path(name, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -1,4 +1,4 @@
-"""Numbers, mappings and paths that callers hand over, checked the same way wherever they come in."""
+"""Checks of arguments: numbers, mappings and paths that callers give. Each returns the checked value."""
 
 from __future__ import annotations
 
@@ -12,55 +12,67 @@ from typing import Any
 from really.errors import InvalidTypeError, InvalidValueError
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`; anything that is not an integer is refused."""
+def checked_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """`value` as an int from `least` to `most`, or of at least `least`.
+
+    Raises:
+        InvalidTypeError: it is no integer, or a bool.
+        InvalidValueError: it is out of range.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
-        count = operator.index(value)
+        number = operator.index(value)
     except TypeError:
         raise InvalidTypeError(
             f"{name}: expected an integer >= {least}, got {value!r} ({type(value).__name__})"
         ) from None
-    if count < least:
-        raise InvalidValueError(f"{name}: expected an integer >= {least}, got {count}")
-    return count
+    if number < least or (most is not None and number > most):
+        allowed = f">= {least}" if most is None else f"from {least} to {most}"
+        raise InvalidValueError(f"{name}: expected an integer {allowed}, got {number}")
+    return number
 
 
-def check_number(name: str, value: Any, low: float, high: float) -> float:
-    """`value` as a finite float between `low` and `high`, both included (infinity is never accepted)."""
-    number = _number(name, value)
+def checked_number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a finite float from `low` to `high`. Infinity is refused even if `high` is infinity.
+
+    Raises InvalidTypeError if it is no number, InvalidValueError if it is out of range.
+    """
+    number = _float(name, value)
     if not (low <= number <= high and math.isfinite(number)):
         raise InvalidValueError(f"{name}: expected a number from {low:g} to {high:g}, got {number!r}")
     return number
 
 
-def check_positive(name: str, value: Any) -> float:
-    """`value` as a finite float above 0."""
-    number = _number(name, value)
+def checked_positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0; raises InvalidTypeError or InvalidValueError."""
+    number = _float(name, value)
     if not 0 < number < math.inf:
         raise InvalidValueError(f"{name}: expected a number > 0, got {value!r}")
     return number
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise InvalidTypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})") from None
-
-
-def check_mapping(name: str, value: Any) -> dict[str, Any]:
-    """`value` as a dict; None is an empty one."""
+def checked_mapping(name: str, value: Any) -> dict[str, Any]:
+    """`value` as a new dict; None gives an empty one. Raises InvalidTypeError if it is no mapping."""
     if value is not None and not isinstance(value, Mapping):
         raise InvalidTypeError(f"{name}: expected a dict or None, got {value!r} ({type(value).__name__})")
     return dict(value or {})
 
 
-def check_path(name: str, value: Any) -> Path:
-    """`value` as a path that a system may have; whether something is there is for others to say."""
+def checked_path(name: str, value: Any) -> Path:
+    """`value` as a path that the system can have, whether or not a file is there.
+
+    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte.
+    """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InvalidTypeError(f"{name}: expected a path, got {value!r} ({type(value).__name__})")
     if "\0" in os.fspath(value):
         raise InvalidValueError(f"{name}: expected a path, got {os.fspath(value)!r}, which has a zero in it")
     return Path(value)
+
+
+def _float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})") from None

@@ -24,7 +24,7 @@ import numpy as np
 
 from really._utils import atomic_folders
 from really._utils.atomic_files import described
-from really._utils.checks import check_count, check_path
+from really._utils.checks import checked_integer, checked_path
 from really.checkpoints import variables
 from really.data.moments import Moments, Statistics
 from really.errors import InvalidTypeError, InvalidValueError
@@ -55,8 +55,8 @@ def save_model(
         InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` not written.
         FileError: the system would not write a file.
     """
-    epoch = check_count("epoch", epoch, 0)
-    parent = check_path("path", path)
+    epoch = checked_integer("epoch", epoch, 0)
+    parent = checked_path("path", path)
     _check_model_name(model_name)
     weights = _weights_of(model)
     fill = functools.partial(_write, model, weights, epoch, statistics or {})
@@ -113,7 +113,7 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidValueError: `path` is no folder, or holds no saved model; says what it holds instead.
     """
-    parent = check_path("path", path)
+    parent = checked_path("path", path)
     if not parent.is_dir():
         raise InvalidValueError(f"path: expected a folder that save_model() wrote into, got {str(path)!r}: no folder")
     if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
@@ -128,7 +128,7 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
     """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError where `b` is no folder."""
-    folder = check_path("b", b)
+    folder = checked_path("b", b)
     if not folder.is_dir():
         raise InvalidValueError(f"b: expected a folder, got {str(folder)!r}, {described(folder)}")
     return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())

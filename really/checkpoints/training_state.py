@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils import atomic_folders
-from really._utils.checks import check_count, check_path
+from really._utils.checks import checked_integer, checked_path
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import STEM, Description
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
@@ -115,9 +115,9 @@ def save(
         InvalidTypeError, InvalidValueError: an argument cannot be used, or `path` is not a folder that can be written.
         FileError: the system could not write a file. Earlier checkpoints are unchanged.
     """
-    keep = keep if keep is None else check_count("keep", keep)
+    keep = keep if keep is None else checked_integer("keep", keep)
     numbers = {"counters": _checked_counters(counters), "standing": asdict(state)}
-    return atomic_folders.write(check_path("path", path), STEM, partial(_fill, parts, numbers), keep)
+    return atomic_folders.write(checked_path("path", path), STEM, partial(_fill, parts, numbers), keep)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def read(parts: RunParts, path: str | os.PathLike[str]) -> Restored:
         ModelError: it is of another model or optimizer.
         NotEnoughMemoryError: its buffer does not fit into memory beside the present one.
     """
-    folder = atomic_folders.newest(check_path("path", path), STEM)
+    folder = atomic_folders.newest(checked_path("path", path), STEM)
     about = description.read(folder)
     _check_task(folder, about["task"], parts)
     _check_parts(folder, about, parts)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from really._utils.checks import check_count, check_positive
+from really._utils.checks import checked_integer, checked_positive
 from really.collectors.collector import STREAMED_ROWS, Collector
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
@@ -37,7 +37,7 @@ class BackgroundCollection:
         max_rows: int | None = None,
     ) -> None:
         self._limiter = _limiter(samples_per_insert, min_rows, error_buffer)
-        self._max_rows = None if max_rows is None else check_count("max_rows", max_rows)
+        self._max_rows = None if max_rows is None else checked_integer("max_rows", max_rows)
         self._collector, self._buffer, self._settings = collector, buffer, settings
         self._stopping = threading.Event()
         self._error: BaseException | None = None
@@ -118,10 +118,10 @@ class BackgroundCollection:
 
 
 def _limiter(samples_per_insert: float | None, min_rows: int, error_buffer: float | None) -> RateLimiter:
-    min_rows = check_count("min_rows", min_rows, 0)
+    min_rows = checked_integer("min_rows", min_rows, 0)
     if samples_per_insert is not None:
         # By default either side may be ahead by the samples of two rounds of chunks.
-        default = 2.0 * STREAMED_ROWS * check_positive("samples_per_insert", samples_per_insert)
+        default = 2.0 * STREAMED_ROWS * checked_positive("samples_per_insert", samples_per_insert)
         return RateLimiter(samples_per_insert, min_rows, default if error_buffer is None else error_buffer)
     if error_buffer is not None:
         raise InvalidValueError(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from really._utils.checks import check_positive
+from really._utils.checks import checked_positive
 
 # Seconds between two checks whether a wait is cancelled.
 CHECK_INTERVAL = 0.1
@@ -33,8 +33,8 @@ class RateLimiter:
     """
 
     def __init__(self, samples_per_insert: float | None, min_rows: int, error_buffer: float = 1.0) -> None:
-        self._ratio = None if samples_per_insert is None else check_positive("samples_per_insert", samples_per_insert)
-        self._min_rows, self._error_buffer = min_rows, check_positive("error_buffer", error_buffer)
+        self._ratio = None if samples_per_insert is None else checked_positive("samples_per_insert", samples_per_insert)
+        self._min_rows, self._error_buffer = min_rows, checked_positive("error_buffer", error_buffer)
         self.inserted = self.sampled = 0
         self.blocked_seconds = {"insert": 0.0, "sample": 0.0}
         self._changed = threading.Condition()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import check_replaceable, replacing, writable_folder
-from really._utils.checks import check_path
+from really._utils.checks import checked_path
 from really.envs.batch import EnvironmentBatch
 from really.envs.environment import Environment
 from really.envs.spec import EnvironmentSpec
@@ -170,7 +170,7 @@ def _filters(kind: str, side: int, fps: float) -> str:
 
 
 def _path_of(render: str | os.PathLike[str], name: str) -> Path:
-    path = check_path("render", render)
+    path = checked_path("render", render)
     if os.fspath(render) in ("gif", "mp4"):
         return Path.cwd() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
     if path.suffix.lower() not in MAGIC or not path.stem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from really._utils.checks import check_number
+from really._utils.checks import checked_number
 from really.learners import inputs, sources
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class A2CLearner:
         self.agent = sources.with_policy_and_value("A2CLearner", sources.agent_of("A2CLearner", source))
         self._estimates = inputs.estimates_of(advantages)
         sources.check_returns("A2CLearner", source, self._estimates)
-        self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
-        self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
+        self._value_coefficient = checked_number("value_coefficient", value_coefficient, 0, 1e6)
+        self._entropy_coefficient = checked_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
         self.optimizer = sources.build_optimizer("A2CLearner", optimizer, self.agent)
         self._compiled = tf.function(self._update, jit_compile=jit_compile or None)

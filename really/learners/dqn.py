@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really._utils.checks import check_count, check_number
+from really._utils.checks import checked_integer, checked_number
 from really.data.schema import Spec
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
@@ -81,13 +81,13 @@ class DQNLearner:
         self.agent = sources.with_q_values(sources.agent_of("DQNLearner", source))
         self._start = int(getattr(self.agent.action_space, "start", 0))
         self.gamma = sources.gamma_of("DQNLearner", source, gamma)
-        self.n_step = check_count("n_step", n_step)
+        self.n_step = checked_integer("n_step", n_step)
         self._buffer = sources.buffer_of(source)
         sources.check_keys("DQNLearner", self._buffer(), list(self._needed("terminal")))
         self._check_steps()
-        self._every = None if target_every is None else check_count("target_every", target_every)
-        self._rate = None if target_rate is None else check_number("target_rate", target_rate, 1e-6, 1)
-        self._delta = None if huber_delta is None else check_number("huber_delta", huber_delta, 1e-6, np.inf)
+        self._every = None if target_every is None else checked_integer("target_every", target_every)
+        self._rate = None if target_rate is None else checked_number("target_rate", target_rate, 1e-6, 1)
+        self._delta = None if huber_delta is None else checked_number("huber_delta", huber_delta, 1e-6, np.inf)
         self._double = double
         self.target = self.agent.copy()
         self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent)

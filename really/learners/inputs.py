@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really._utils.checks import check_number
+from really._utils.checks import checked_number
 from really.data.schema import ColumnSpec, Spec
 from really.data.spaces import action_bounds, nest
 from really.data.transitions import REQUESTABLE
@@ -31,7 +31,7 @@ REPLAYED = ("discount", "weight", "index")
 
 def checked_norm(max_gradient_norm: float | None) -> float | None:
     """The norm to which gradients are clipped, or None."""
-    return None if max_gradient_norm is None else check_number("max_gradient_norm", max_gradient_norm, 1e-6, 1e6)
+    return None if max_gradient_norm is None else checked_number("max_gradient_norm", max_gradient_norm, 1e-6, 1e6)
 
 
 def estimates_of(advantages: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from really._utils.checks import check_count, check_number
+from really._utils.checks import checked_integer, checked_number
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
 
@@ -84,13 +84,13 @@ class PPOLearner:
         jit_compile: bool = True,
     ) -> None:
         self.agent = sources.with_policy_and_value("PPOLearner", sources.agent_of("PPOLearner", source))
-        self.epochs = check_count("epochs", epochs)
-        self.minibatch_size = check_count("minibatch_size", minibatch_size, 2 if normalize_advantages else 1)
+        self.epochs = checked_integer("epochs", epochs)
+        self.minibatch_size = checked_integer("minibatch_size", minibatch_size, 2 if normalize_advantages else 1)
         self._estimates = inputs.estimates_of(advantages)
         sources.check_returns("PPOLearner", source, ["log_prob", *self._estimates])
-        self._clip = check_number("clip_range", clip_range, 1e-6, 1e6)
-        self._value_coefficient = check_number("value_coefficient", value_coefficient, 0, 1e6)
-        self._entropy_coefficient = check_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
+        self._clip = checked_number("clip_range", clip_range, 1e-6, 1e6)
+        self._value_coefficient = checked_number("value_coefficient", value_coefficient, 0, 1e6)
+        self._entropy_coefficient = checked_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
         self._normalise = normalize_advantages
         self._rng = np.random.default_rng(seed)

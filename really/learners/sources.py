@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from really._utils.checks import check_number
+from really._utils.checks import checked_number
 from really.data.spaces import nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
@@ -39,7 +39,7 @@ def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -
     managers = getattr(source, "kwargs", {}).get("gamma")
     if gamma is None and managers is None:
         raise InvalidValueError(f"{learner}: expected gamma with an Agent, which has none of its own, got None")
-    given = check_number("gamma", managers if gamma is None else gamma, 0, 1)
+    given = checked_number("gamma", managers if gamma is None else gamma, 0, 1)
     if managers not in (None, given):
         raise InvalidValueError(f"{learner}: expected gamma={managers}, which the manager was made with, got {given}")
     return given

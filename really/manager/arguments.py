@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from really._utils.checks import check_count, check_mapping, check_number
+from really._utils.checks import checked_integer, checked_mapping, checked_number
 from really.data.transitions import ON_POLICY, check_returns
 from really.envs.make import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -25,27 +25,27 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(arguments)
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
-    given["env_config"] = check_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
-    given["num_parallel"] = check_count("num_parallel", given["num_parallel"])
+    given["env_config"] = checked_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
+    given["num_parallel"] = checked_integer("num_parallel", given["num_parallel"])
     given["returns"] = list(check_returns(given["returns"]))
     given |= _rollout_length(given["num_episodes"], given["num_steps"])
     given["remote_min_returns"] = _min_returns(given)
     if given["max_staleness"] is None:
         given["max_staleness"] = 0.0 if ON_POLICY & set(given["returns"]) else math.inf
     elif given["max_staleness"] != math.inf:
-        given["max_staleness"] = check_number("max_staleness", given["max_staleness"], 0, math.inf)
+        given["max_staleness"] = checked_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
-        given[name] = check_number(name, given[name], 0, 1)
+        given[name] = checked_number(name, given[name], 0, 1)
     if given["gae_lambda"] != USUAL_LAMBDA and "advantage" not in given["returns"]:
         raise InvalidValueError(
             f"gae_lambda: expected 'advantage' in returns, which alone uses it, got gae_lambda={given['gae_lambda']} "
             f"with returns={given['returns']}"
         )
     if given["remote_time_out"] is not None:
-        given["remote_time_out"] = check_number("remote_time_out", given["remote_time_out"], 0, math.inf)
+        given["remote_time_out"] = checked_number("remote_time_out", given["remote_time_out"], 0, math.inf)
     for name, least in (("num_workers", 1), ("seed", 0)):
         if given[name] is not None:
-            given[name] = check_count(name, given[name], least)
+            given[name] = checked_integer(name, given[name], least)
     given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
@@ -76,8 +76,8 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
             f"num_episodes and num_steps: expected one of them, got both ({num_episodes!r} and {num_steps!r})"
         )
     if num_steps is not None:
-        return {"num_steps": check_count("num_steps", num_steps), "num_episodes": None}
-    episodes = check_count("num_episodes", 1 if num_episodes is None else num_episodes)
+        return {"num_steps": checked_integer("num_steps", num_steps), "num_episodes": None}
+    episodes = checked_integer("num_episodes", 1 if num_episodes is None else num_episodes)
     return {"num_steps": None, "num_episodes": episodes}
 
 
@@ -89,7 +89,7 @@ def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
     clip, scale = given["observation_clip"], given["reward_scale"]
     if clip is not None and not given["normalize_observations"]:
         raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, got {clip!r} alone")
-    if not check_number("reward_scale", scale, 0, math.inf):
+    if not checked_number("reward_scale", scale, 0, math.inf):
         raise InvalidValueError("reward_scale: expected a number > 0, got 0, which leaves nothing to learn from")
     rewards = given["reward_clip"]
     if rewards is None:
@@ -120,7 +120,7 @@ def _min_returns(given: Mapping[str, Any]) -> int:
     agents = given["num_parallel"]
     if given["remote_min_returns"] is None:
         return int(agents) if given["seed"] is not None else max(1, agents // 10)
-    least = check_count("remote_min_returns", given["remote_min_returns"])
+    least = checked_integer("remote_min_returns", given["remote_min_returns"])
     if least > agents:
         raise InvalidValueError(
             f"remote_min_returns: expected at most num_parallel={agents}, as it counts agents, got {least}"
@@ -129,11 +129,11 @@ def _min_returns(given: Mapping[str, Any]) -> int:
 
 
 _CHANGEABLE: dict[str, Callable[[str, Any], Any]] = {
-    "epsilon": lambda name, value: check_number(name, value, 0, 1),
-    "temperature": lambda name, value: check_number(name, value, 0, math.inf),
-    "total_steps": check_count,
+    "epsilon": lambda name, value: checked_number(name, value, 0, 1),
+    "temperature": lambda name, value: checked_number(name, value, 0, math.inf),
+    "total_steps": checked_integer,
     "weights": lambda name, value: value,
-    "model_kwargs": check_mapping,
+    "model_kwargs": checked_mapping,
 }
 
 

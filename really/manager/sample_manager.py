@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
-from really._utils.checks import check_count
+from really._utils.checks import checked_integer
 from really._utils.progress import advance, progress_bar, steps_of
 from really.checkpoints import training_state
 from really.checkpoints.saved_models import save_model
@@ -270,7 +270,7 @@ class SampleManager:
             return self._buffer().sample(sample_size, beta=beta)
         if beta is not None:
             raise InvalidValueError(f"beta: expected none with from_buffer=False, got {beta!r}")
-        size = check_count("sample_size", sample_size)
+        size = checked_integer("sample_size", sample_size)
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 
     def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
@@ -389,7 +389,10 @@ class SampleManager:
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
-        max_steps, test_episodes = check_count("max_steps", max_steps), check_count("test_episodes", test_episodes)
+        max_steps, test_episodes = (
+            checked_integer("max_steps", max_steps),
+            checked_integer("test_episodes", test_episodes),
+        )
         viewer = viewer_of(render, self._builder.environment.name)
         self._sync()
         evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
@@ -478,7 +481,7 @@ class SampleManager:
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         """Collects rows with a progress bar."""
         self._refuse_background("collecting")
-        rows = self.kwargs["total_steps"] if total_steps is None else check_count("total_steps", total_steps)
+        rows = self.kwargs["total_steps"] if total_steps is None else checked_integer("total_steps", total_steps)
         settings = self._sync()
         with progress_bar("collecting", rows, "step", progress) as bar:
             return self._collector.collect(rows, settings, functools.partial(advance, bar))

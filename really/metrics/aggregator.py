@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import naming, writable_folder
-from really._utils.checks import check_count
+from really._utils.checks import checked_integer
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.metrics.curves import CSV_NAME, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
@@ -57,9 +57,9 @@ class Aggregator:
         units: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = _checked_keys(aggregator_keys)
-        self.saving_after = check_count("saving_after", saving_after)
-        self.max_size = check_count("max_size", max_size)
-        self.epoch = check_count("init_epoch", init_epoch, 0)
+        self.saving_after = checked_integer("saving_after", saving_after)
+        self.max_size = checked_integer("max_size", max_size)
+        self.epoch = checked_integer("init_epoch", init_epoch, 0)
         self.path = writable_folder("path", path)
         _check_files(self.path)
         self.units = _checked_units(self.keys, units)

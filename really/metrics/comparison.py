@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from really._utils.atomic_files import writable_folder
-from really._utils.checks import check_count, check_path
+from really._utils.checks import checked_integer, checked_path
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.metrics.curves import COMPLETE, CSV_NAME, Array, ComparedCurve, read_csv
 from really.metrics.plots import MAGIC, check_figure, draw_comparison
@@ -129,7 +129,7 @@ def compare(
         raise InvalidValueError(one_of("statistic", statistic, STATISTICS))
     if not 0 < confidence < 1:
         raise InvalidValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
-    max_size = check_count("max_size", max_size)
+    max_size = checked_integer("max_size", max_size)
     if path is not None:
         figure_stem(path)
     rng = np.random.default_rng(seed)
@@ -236,7 +236,7 @@ def _named_folders(runs: Any) -> dict[str, list[Path]]:
     if isinstance(runs, str | os.PathLike):
         runs = [runs]
     if not isinstance(runs, Mapping):
-        paths = [check_path("runs", run) for run in runs]
+        paths = [checked_path("runs", run) for run in runs]
         runs = dict(zip(_distinct_names(paths), ([path] for path in paths), strict=True))
     if not runs:
         raise InvalidValueError("runs: expected at least one folder, got none")
@@ -249,7 +249,7 @@ def _named_folders(runs: Any) -> dict[str, list[Path]]:
             or not all(isinstance(folder, str | os.PathLike) for folder in folders)
         ):
             raise InvalidTypeError(f"runs: expected a folder or a list of folders for {name!r}, got {folders!r}")
-        named[str(name)] = [check_path("runs", folder) for folder in folders]
+        named[str(name)] = [checked_path("runs", folder) for folder in folders]
         if len({path.resolve() for path in named[str(name)]}) < len(folders):
             raise InvalidValueError(f"runs: expected a folder a seed of {name!r}, got one twice: {folders}")
     return named
@@ -271,7 +271,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def figure_stem(path: str | os.PathLike[str]) -> Path:
     """The path of a figure without its suffix. Raises InvalidValueError if the figure cannot be written."""
-    path = check_path("path", path)
+    path = checked_path("path", path)
     ending = path.suffix
     if ending.lower() in OTHER_FIGURES:
         raise InvalidValueError(f"path: expected .png, .svg or no ending, as both are written, got {os.fspath(path)!r}")

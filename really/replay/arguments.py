@@ -9,11 +9,14 @@ from typing import Any, NoReturn, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.checks import checked_integer
 from really._utils.memory_limits import refuse_if_too_big
 from really.data.schema import ColumnSpec, Spec, check_axes, normal_dtype, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 
 MAX_ROWS = 1 << 40
+MOST_ROWS = MAX_ROWS - 1
+"""Of a buffer or a batch."""
 MAX_BYTES = 1 << 62
 """Bytes of a buffer at most, in memory or in a file."""
 INDEX_NBYTES = 8
@@ -28,10 +31,10 @@ SEEDS = "an integer >= 0, a SeedSequence or a generator"
 def checked_size(n: Any) -> tuple[int, int]:
     """(rows, batches) of `n` rows or of (batches, rows); 0 batches if there is no such axis."""
     if not isinstance(n, tuple):
-        return whole("n", n), 0
+        return checked_integer("n", n, 1, MOST_ROWS), 0
     if len(n) != 2:
         raise InvalidValueError(f"n: expected a number of rows or (batches, rows), got {n!r}")
-    return whole("n[1]", n[1]), whole("n[0]", n[0])
+    return checked_integer("n[1]", n[1], 1, MOST_ROWS), checked_integer("n[0]", n[0], 1, MOST_ROWS)
 
 
 def checked_indices(indices: Any) -> NDArray[np.int64]:
@@ -67,19 +70,6 @@ def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
             f"{what}: expected rows that stay while they are drawn, but another thread dropped them; try again"
         )
     raise InvalidValueError(f"n: expected at most {num_held} rows with replace=False, got {num}")
-
-
-def whole(name: str, number: SupportsIndex, most: int = MAX_ROWS - 1) -> int:
-    """An integer from 1 to `most`."""
-    if isinstance(number, bool | np.bool_):
-        raise InvalidTypeError(f"{name}: expected an integer >= 1, got {number!r}")
-    try:
-        whole = operator.index(number)
-    except TypeError as error:
-        raise InvalidTypeError(f"{name}: expected an integer >= 1, got {number!r}") from error
-    if not 1 <= whole <= most:
-        raise InvalidValueError(f"{name}: expected an integer from 1 to {most}, got {whole}")
-    return whole
 
 
 def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from really._utils.checks import checked_integer
 from really._utils.forks import ForkGroup, Order
-from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import tensors
 from really.replay.arguments import checked_size
 from really.replay.rows import Rows
@@ -184,7 +184,7 @@ class Batches:
         beta: Beta | None = None,
     ) -> None:
         self._source = BatchSource(buffer, n, as_, replace, before, beta)
-        self._prefetch = checked_prefetch(prefetch)
+        self._prefetch = checked_integer("prefetch", prefetch, 0)
         self._closed = False
         self._position: State = {}  # the generator's state after the last batch taken
         self._num_drawn = 0  # batches taken
@@ -249,15 +249,6 @@ class Batches:
         if worker is not None:
             self._rewind(worker.take_back(), [])
             self._source.start_at(self._num_drawn)
-
-
-def checked_prefetch(prefetch: Any) -> int:
-    """`prefetch` as an integer >= 0; raises InvalidTypeError or InvalidValueError."""
-    if isinstance(prefetch, bool) or not hasattr(prefetch, "__index__"):
-        raise InvalidTypeError(f"prefetch: expected an integer >= 0, got {prefetch!r}")
-    if prefetch < 0:
-        raise InvalidValueError(f"prefetch: expected an integer >= 0, got {prefetch}")
-    return int(prefetch)
 
 
 def _equal(one: State, other: State) -> bool:

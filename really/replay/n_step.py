@@ -7,9 +7,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from really._utils.checks import checked_integer
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
-from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.units import SampleUnit
 
@@ -72,7 +72,7 @@ class NSteps(SampleUnit):
 
 def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
     """`n_step` as an integer >= 1, and `gamma` as a number from 0 to 1, or None with n_step=1."""
-    num = arguments.whole("n_step", n_step, MOST_STEPS)
+    num = checked_integer("n_step", n_step, 1, MOST_STEPS)
     if num == 1 and gamma is not None:
         raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, got {gamma!r}")
     if num == 1:

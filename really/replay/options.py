@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, SupportsIndex
 
+from really._utils.checks import checked_integer
 from really.data import frames
 from really.data.schema import Spec
 from really.errors import InvalidValueError
@@ -60,11 +61,11 @@ class BufferOptions:
     ) -> Self:
         """The options that a caller gives; raises InvalidValueError or InvalidTypeError, naming the argument."""
         options = cls(
-            arguments.whole("capacity", capacity),
+            checked_integer("capacity", capacity, 1, arguments.MOST_ROWS),
             None if keys is None else arguments.checked_keys(keys),
             bool(overcommit),
             bool(dedup),
-            max_bytes=None if max_bytes is None else arguments.whole("max_bytes", max_bytes, arguments.MAX_BYTES),
+            max_bytes=None if max_bytes is None else checked_integer("max_bytes", max_bytes, 1, arguments.MAX_BYTES),
             **others,
         )
         return options._with_sampler(sampler)._with_unit(unit)

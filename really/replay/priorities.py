@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from really._utils.checks import check_number
+from really._utils.checks import checked_integer, checked_number
 from really._utils.forks import LockedGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, NotEnoughMemoryError
@@ -19,6 +19,7 @@ from really.replay._sum_tree import SumTree
 
 NO_END = 1 << 62
 """Number of a row that will never come."""
+MOST_ADDED = NO_END // 2 - 1
 QUICK = 1 << 20
 """A batch of at most so many rows is drawn without a check of the memory that is left."""
 LARGEST = 2.0**960
@@ -57,7 +58,7 @@ class Priorities:
         eps: SupportsFloat = 1e-6,
         seed: arguments.Seed = None,
     ) -> None:
-        self._capacity = arguments.whole("capacity", capacity)
+        self._capacity = checked_integer("capacity", capacity, 1, arguments.MOST_ROWS)
         self._alpha, self._eps = not_negative("alpha", alpha), not_negative("eps", eps)
         self._bit_generator = arguments.bit_generator(seed)
         try:
@@ -110,7 +111,8 @@ class Priorities:
         Raises:
             InvalidValueError, InvalidTypeError: an argument is no integer >= 0.
         """
-        first, num = _count("first_number", first_number), _count("num_rows", num_rows)
+        first = checked_integer("first_number", first_number, 0, MOST_ADDED)
+        num = checked_integer("num_rows", num_rows, 0, MOST_ADDED)
         if num > 0:
             self._tree.add(first, num)
 
@@ -139,7 +141,7 @@ class Priorities:
             InvalidValueError, InvalidTypeError: an argument cannot be used.
         """
         num, num_batches = (n, 0) if type(n) is int and 0 < n <= QUICK else _checked_size(n)
-        exponent = beta if type(beta) is float and 0.0 <= beta <= 1.0 else check_number("beta", beta, 0, 1)
+        exponent = beta if type(beta) is float and 0.0 <= beta <= 1.0 else checked_number("beta", beta, 0, 1)
         drawn = self._tree.sample(num, num_batches, exponent, oldest, NO_END if newest is None else newest)
         if drawn is None:
             raise EmptyBufferError(
@@ -281,16 +283,6 @@ def not_negative(name: str, number: SupportsFloat) -> float:
     if not 0.0 <= value < math.inf:
         raise InvalidValueError(f"{name}: expected a finite number >= 0, got {number!r}")
     return value
-
-
-def _count(name: str, number: SupportsIndex) -> int:
-    try:
-        count = operator.index(number)
-    except TypeError as error:
-        raise InvalidTypeError(f"{name}: expected an integer >= 0, got {number!r}") from error
-    if not 0 <= count < NO_END // 2:
-        raise InvalidValueError(f"{name}: expected an integer from 0 to {NO_END // 2 - 1}, got {count}")
-    return count
 
 
 def _checked_numbers(row_numbers: ArrayLike) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from really._utils.checks import check_number
+from really._utils.checks import checked_number
 from really._utils.forks import ForkGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
 from really.data.schema import ColumnSpec, Spec
@@ -210,7 +210,7 @@ def checked_beta(beta: Beta | None, sampler: Sampler, replace: bool) -> Callable
         return beta
     if beta is None:
         return lambda number: None
-    exponent = check_number("beta", beta, 0, 1)
+    exponent = checked_number("beta", beta, 0, 1)
     return lambda number: exponent
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, SupportsIndex
 
 import numpy as np
 
+from really._utils.checks import checked_integer
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.frames import stacks_of
 from really.data.schema import Spec
@@ -118,7 +119,7 @@ class FolderStorage:
         spare: SupportsIndex | None,
         sampler: Sampler,
     ) -> None:
-        self._spare = None if spare is None else arguments.whole("spare", spare)
+        self._spare = None if spare is None else checked_integer("spare", spare, 1, arguments.MOST_ROWS)
         self._priorities = sampler if isinstance(sampler, PrioritizedSampler) else None
         self._folder = opened(path, options, spec, self._spare)
         self.options = options
@@ -183,6 +184,6 @@ def make_storage(
     """The storage at `path`, or memory if it is None."""
     if path is None:
         if spare is not None:
-            arguments.whole("spare", spare)
+            checked_integer("spare", spare, 1, arguments.MOST_ROWS)
         return MemoryStorage(options, sampler)
     return FolderStorage(path, options, spec, spare, sampler)

@@ -9,10 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from really._utils.checks import checked_integer
 from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
-from really.replay.arguments import checked_size, whole
-from really.replay.batches import BeforeSample, checked_prefetch
+from really.replay.arguments import MOST_ROWS, checked_size
+from really.replay.batches import BeforeSample
 from really.replay.rows import Rows
 from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes
@@ -66,7 +67,9 @@ def sampled_dataset(
             column.set_shape((calls.num, *lead, *shape))
         return dict(zip(spec, columns, strict=True))
 
-    dataset = _endless(tf.data.Dataset.from_tensors(0).repeat().map(call).unbatch(), checked_prefetch(prefetch))
+    dataset = _endless(
+        tf.data.Dataset.from_tensors(0).repeat().map(call).unbatch(), checked_integer("prefetch", prefetch, 0)
+    )
     dataset._really = buffer, before  # TensorFlow never frees the function: see _Calls
     return dataset
 
@@ -93,7 +96,7 @@ class _Calls:
         self._beta = checked_beta(beta, buffer.sampler, replace)(0)
         if num is None:
             num = min(CALL_BATCHES, max(1, CALL_NBYTES // max(1, math.prod(lead) * row_nbytes(spec))))
-        self.num = whole("batches_per_call", num)
+        self.num = checked_integer("batches_per_call", num, 1, MOST_ROWS)
         self._size = (self.num * math.prod(lead[:-1]), lead[-1])
         self._shapes = [(self.num, *lead, *shape) for _, shape in spec.values()]
         self._keys, self._replace = tuple(spec), replace

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from really import SampleManager
-from really._utils.checks import check_count, check_number
+from really._utils.checks import checked_integer, checked_number
 from really.errors import InvalidTypeError, InvalidValueError
 from really.manager.arguments import Settings, checked, same
 from tests.models import QNet
@@ -119,13 +119,13 @@ def test_refusals(changes: dict[str, Any], error: type[Exception], message: str)
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)])
 def test_counts_of_any_integer_type(value: Any) -> None:
-    count = check_count("n", value)
+    count = checked_integer("n", value)
     assert (count, type(count)) == (3, int)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), "0.5", np.array(0.5)])
 def test_numbers_of_any_type(value: Any) -> None:
-    assert check_number("x", value, 0, 1) == 0.5
+    assert checked_number("x", value, 0, 1) == 0.5
 
 
 def test_settings_between_calls() -> None:

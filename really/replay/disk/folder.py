@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, sync_folder
-from really._utils.checks import check_path
+from really._utils.checks import checked_path
 from really._utils.forks import ForkGroup, Order
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
@@ -301,7 +301,7 @@ def opened(
     """
     if isinstance(path, Folder):
         return path
-    folder = Folder(check_path("path", path), writable=True)
+    folder = Folder(checked_path("path", path), writable=True)
     try:
         if folder.schema is not None:
             for what, expected, got in schema.differences(folder.schema, options, spec, spare):
@@ -316,7 +316,7 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Folder:
     """The folder of the buffer at `path`: mode "r" reads while another process may write, "r+" writes as well."""
     if mode not in MODES:
         raise InvalidValueError(one_of("mode", mode, MODES))
-    folder = check_path("path", path)
+    folder = checked_path("path", path)
     if not (folder / SCHEMA).exists():
         raise InvalidValueError(f"{path}: expected {WHAT}, got {_contents(folder)}")
     return Folder(folder, writable=mode == "r+")

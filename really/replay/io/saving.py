@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, replacing, starts_with
-from really._utils.checks import check_path
+from really._utils.checks import checked_path
 from really._utils.progress import advance, progress_bar
 from really.data.frames import FrameColumn
 from really.data.schema import spec_of_columns
@@ -62,7 +62,7 @@ def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", 
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
     buffer.check_open("save")
-    with replacing(check_path("path", path), MAGIC, WHAT) as file, buffer.snapshot("save") as snapshot:
+    with replacing(checked_path("path", path), MAGIC, WHAT) as file, buffer.snapshot("save") as snapshot:
         schema = _schema(snapshot)
         with pa.ipc.new_file(file, schema, options=options) as writer:
             if snapshot.spec is not None:
@@ -80,7 +80,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
 
     from really.data import arrow_columns
 
-    if not starts_with(check_path("path", path), MAGIC):
+    if not starts_with(checked_path("path", path), MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -108,7 +108,7 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    if not starts_with(check_path("path", path), MAGIC):
+    if not starts_with(checked_path("path", path), MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:

@@ -1,0 +1,67 @@
+"""Checks of arguments: what they accept, what they return, and what their errors say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really._utils.checks import checked_integer, checked_mapping, checked_number, checked_path, checked_positive
+from really.errors import InvalidTypeError, InvalidValueError
+
+
+@pytest.mark.parametrize(("given", "limits"), [(1, ()), (np.int8(3), ()), (0, (0,)), (5, (1, 5)), (2**70, ())])
+def test_integers_in_range_are_returned_as_int(given: Any, limits: tuple[int, ...]) -> None:
+    checked = checked_integer("n", given, *limits)
+    assert type(checked) is int
+    assert checked == given
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "error", "message"),
+    [
+        (0, (), InvalidValueError, "n: expected an integer >= 1, got 0"),
+        (6, (2, 5), InvalidValueError, "n: expected an integer from 2 to 5, got 6"),
+        (1, (2, 5), InvalidValueError, "n: expected an integer from 2 to 5, got 1"),
+        (True, (), InvalidTypeError, r"n: expected an integer >= 1, got True \(bool\)"),
+        (np.True_, (), InvalidTypeError, r"n: expected an integer >= 1, got np.True_ \(bool\)"),
+        (2.0, (0,), InvalidTypeError, r"n: expected an integer >= 0, got 2.0 \(float\)"),
+        (None, (), InvalidTypeError, r"n: expected an integer >= 1, got None \(NoneType\)"),
+    ],
+)
+def test_other_integers_are_refused(given: Any, limits: tuple[int, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        checked_integer("n", given, *limits)
+
+
+def test_numbers_are_finite_floats() -> None:
+    assert checked_number("x", np.float32(0.5), 0, 1) == 0.5
+    assert checked_positive("x", 2) == 2.0
+    for given in (math.inf, math.nan, -1):
+        with pytest.raises(InvalidValueError, match="x: expected a number from 0 to inf, got"):
+            checked_number("x", given, 0, math.inf)
+        with pytest.raises(InvalidValueError, match="x: expected a number > 0, got"):
+            checked_positive("x", given)
+    with pytest.raises(InvalidTypeError, match=r"x: expected a number, got \[\] \(list\)"):
+        checked_number("x", [], 0, 1)
+
+
+def test_a_mapping_is_copied() -> None:
+    given = {"a": 1}
+    checked = checked_mapping("kwargs", given)
+    assert checked == given
+    assert checked is not given
+    assert checked_mapping("kwargs", None) == {}
+    with pytest.raises(InvalidTypeError, match=r"kwargs: expected a dict or None, got \[\] \(list\)"):
+        checked_mapping("kwargs", [])
+
+
+def test_a_path_is_text_without_a_zero() -> None:
+    assert checked_path("path", "a/b") == Path("a/b")
+    with pytest.raises(InvalidTypeError, match="path: expected a path, got b'a'"):
+        checked_path("path", b"a")
+    with pytest.raises(InvalidValueError, match=r"path: expected a path, got .*, which has a zero in it"):
+        checked_path("path", "a\0b")
