@@ -1,4 +1,4 @@
-"""Batches drawn ahead: the same as without, bounded, ended cleanly, and as tensors of three libraries."""
+"""Batches drawn ahead: they equal those of `sample`, are bounded in number, end cleanly, and become tensors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Asked:
-    """Counts the draws that are asked for; holds them back while `closed`."""
+    """Counts draws, and delays them while `closed`."""
 
     def __init__(self, closed: bool = False) -> None:
         self.rows: list[int] = []
@@ -345,7 +345,7 @@ def test_tensors_keep_their_memory_out_of_the_pool(library: str) -> None:
 def test_memory_of_tensors_returns(library: str) -> None:
     with make().batches(256, as_=library) as batches:
         where = {np.asarray(next(batches)["x"]).ctypes.data for _ in range(200)}
-    assert len(where) <= 20, "blocks are used again once the library has let go of them"
+    assert len(where) <= 20, "blocks are reused after the library has released them"
 
 
 @pytest.mark.parametrize("dtype", ["S7", "U3", "M8[us]", "m8[D]", "g", [("a", "i4"), ("b", "f8")]])

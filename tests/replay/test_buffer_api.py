@@ -1,4 +1,4 @@
-"""ReplayBuffer as its callers see it: schema, first in first out, batches, refusals in passing."""
+"""The public methods of ReplayBuffer: schema, first in first out, batches."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches in other libraries: the memory that they take without a copy stays theirs."""
+"""Batches in other libraries through DLPack: no copy, and no later batch reuses their memory."""
 
 import gc
 

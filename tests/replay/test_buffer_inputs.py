@@ -1,4 +1,4 @@
-"""Whatever users have as data goes into the buffer bit for bit: dtypes, layouts, lists, tensors, Arrow."""
+"""Every kind of input goes into the buffer bit for bit: dtypes, layouts, lists, tensors, Arrow."""
 
 import numpy as np
 import pyarrow as pa

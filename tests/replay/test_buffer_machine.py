@@ -1,4 +1,4 @@
-"""The buffer against a list of rows: any order of any calls, refused ones in between, gives what the list gives."""
+"""The buffer against a list of rows as oracle, for any sequence of calls, refused calls included."""
 
 import pickle
 
@@ -33,7 +33,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.kept_batches, self.next = [], 0
 
     def fresh(self, num):
-        """`num` rows whose bytes say which they are."""
+        """`num` rows; the bytes of each name the row."""
         draw = np.random.default_rng(self.count)
         self.count += 1
         return {
@@ -215,7 +215,7 @@ def bits(buffer):
 
 
 def run(examples, steps):
-    """Runs that many examples, and counts those that made a buffer: Hypothesis says to nobody when it ends early."""
+    """Runs `num` examples and counts those that made a buffer, because Hypothesis ends early silently."""
 
     class Counted(BufferMachine):
         made = 0

@@ -1,4 +1,4 @@
-"""Where the buffer's memory comes from, how much it is, and when it goes back."""
+"""Memory of the buffer: how much it takes, when it takes it, and when it returns it."""
 
 import gc
 import subprocess
@@ -24,7 +24,7 @@ CARTPOLE = {
 
 
 def resident():
-    """Bytes of this process that are in memory."""
+    """Resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 

@@ -1,4 +1,4 @@
-"""Bad input is refused with what was expected, what came and where; the buffer stays as it was, bit for bit."""
+"""Bad input raises an error that says what was expected, what it got and where; the buffer stays bit for bit."""
 
 import re
 from collections import OrderedDict
@@ -251,7 +251,7 @@ def buffer_of_five():
 
 
 def bits(buffer):
-    """All that a buffer is: rows, generator, schema."""
+    """The whole state of a buffer: rows, generator, schema."""
     ring = buffer._ring
     parts = None if ring is None else [part.tobytes() for part in ring.records()]
     return parts, len(buffer), str(buffer.state_dict()), str(buffer.spec), buffer.keys, buffer.nbytes
@@ -324,7 +324,7 @@ def test_empty_buffers(read, make):
 
 @pytest.mark.parametrize(("num", "held", "replace"), [(20, 5, True), (20, 200, True), (20, 200, False)])
 def test_rows_that_were_gone_for_a_moment_are_not_called_too_few(num, held, replace):
-    """Another thread cleared the buffer while it was drawn from, and put rows again before the message was made."""
+    """Another thread clears the buffer during a draw, and puts rows before the error text is made."""
     with pytest.raises(EmptyBufferError, match="sample: expected rows that stay while they are drawn"):
         refuse_few("sample", num, held, replace)
 

@@ -1,4 +1,4 @@
-"""Batches are uniform and independent; each check is seen to fail on a sampler with the defect that it is for."""
+"""Batches are uniform and independent. Each check is seen to fail on a sampler with the defect that it looks for."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Any number of threads, and forks: no torn row, no lost row, no row of nobody."""
+"""Threads and forks: no row is torn, lost or invented."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def assert_whole(batch):
 
 
 def in_threads(*jobs, seconds=1.0):
-    """Runs each job over and over in a thread of its own; raises what any of them raised."""
+    """Runs each job repeatedly in a thread of its own; raises the error of any thread."""
     failures, stop = [], threading.Event()
 
     def run(job, number):
@@ -60,7 +60,7 @@ def in_threads(*jobs, seconds=1.0):
 
 
 def stress(buffer, width, seconds):
-    """5 writers, of many rows and of one, and 3 readers at once."""
+    """5 writers, of many rows and of single ones, and 3 readers at once."""
 
     def put(writer, count):
         first = (writer << 40) + count * 64

@@ -1,4 +1,4 @@
-"""`buffer.dataset`: static shapes, the batches of `sample` in order, usable where `tf.data` is."""
+"""`buffer.dataset`: static shapes, the batches of `sample` in order, the transformations of `tf.data`."""
 
 from __future__ import annotations
 

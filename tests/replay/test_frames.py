@@ -1,4 +1,4 @@
-"""Frames stored once: every row comes out as it was put, whatever shares with what, and what is saved is saved."""
+"""Frame deduplication: every row comes out as it was put, and rows that can share frames take less memory."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class SharingMachine(RuleBasedStateMachine):
 
     @rule()
     def reopened(self):
-        """Nothing, in memory."""
+        """Nothing to check in memory."""
 
     @rule()
     def pickled(self):
@@ -164,7 +164,7 @@ test_any_order_of_puts = SharingMachine.TestCase
 
 
 class SharingOnDiskMachine(SharingMachine):
-    """The same in files, which are opened again now and then, by a reader and by a writer."""
+    """The same on disk; a reader and a writer open the files again now and then."""
 
     def new_buffer(self, capacity, seed):
         self.folder = tempfile.TemporaryDirectory()
@@ -182,7 +182,7 @@ class SharingOnDiskMachine(SharingMachine):
 
     @rule()
     def pickled(self):
-        """A pickle of it would be in memory."""
+        """Not on disk: the pickle of a buffer on disk is a buffer in memory."""
 
     def teardown(self):
         if hasattr(self, "buffer"):
@@ -325,7 +325,7 @@ def test_a_column_alone_shares_frames_of_its_stacks():
 
 
 def bytes_of_games(draw, num, size, still=0.2):
-    """[num, *size] uint8 frames, of which some are the one before again or differ from it in their last byte alone."""
+    """[num, *size] uint8 frames; some repeat the frame before, some differ from it in the last byte only."""
     frames = draw.integers(0, 255, (num, *size), np.uint8)
     for at in range(1, num):
         if draw.random() < still:
@@ -358,7 +358,7 @@ def test_four_frames_of_bytes_along_the_last_axis(size, keys):
 
 @pytest.mark.parametrize("size", [(84, 84), (33, 61), (8, 40)])
 @pytest.mark.parametrize("axis", [0, -1])
-@pytest.mark.parametrize("num", [1, 3, 100])  # rows a put: the trajectory goes on from this one or from an earlier one
+@pytest.mark.parametrize("num", [1, 3, 100])  # rows of a put: a trajectory continues in this put or from an earlier one
 @pytest.mark.parametrize("keys", [("state", "state_new"), ("state_new",)])
 def test_rows_that_differ_in_one_byte_from_their_trajectory(size, axis, num, keys):
     draw = np.random.default_rng(6)
@@ -445,7 +445,7 @@ def test_more_games_than_rows(stack, capacity, num_games):
 
 
 def num_different(frames):
-    """How many frames are left of a game's without those that are the one before again."""
+    """Number of frames of a game without repetitions of the frame before."""
     return 1 + sum(not np.array_equal(one, other) for one, other in itertools.pairwise(frames))
 
 
@@ -494,7 +494,7 @@ def test_memory_is_constant_once_full():
         if at > 40:
             held.append(buffer.memory()["held"])
     assert max(held) - min(held) <= 2 * buffer._ring.frames_nbytes / 8
-    # A game's next chunk goes on from 400 rows before, and blocks of an eighth of the rows are given up at a time.
+    # A game's next chunk continues 400 rows further back; blocks of an eighth of the rows are freed at a time.
     assert max(held) < 1.5 * buffer.nbytes
 
 

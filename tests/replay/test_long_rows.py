@@ -1,4 +1,4 @@
-"""Long rows, copied side by side, and long batches, past the cache, come out as they went in: of any length."""
+"""Long rows of every length, which are copied in parallel, and long batches, which bypass the cache, are exact."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def rows_of(nbytes, num, more=300):
 
 
 def fenced(column, num):
-    """Room for `num` rows of it at no aligned address, and the bytes around, which are 0."""
+    """An unaligned array for `num` rows, and the zero bytes around it."""
     nbytes = num * column[0].nbytes
     bytes_around = np.zeros(nbytes + 200, np.uint8)
     return bytes_around[101 : 101 + nbytes].reshape(num, *column.shape[1:]), bytes_around
 
 
 def check_take(buffer, rows, picks):
-    """Batches of these rows, in the buffer's arrays and in one's own."""
+    """Batches of these rows, in new arrays and in the caller's."""
     batch = buffer.take(picks)
     rooms = {key: fenced(column, len(picks)) for key, column in rows.items()}
     buffer.take(picks, out={key: room for key, (room, _) in rooms.items()})

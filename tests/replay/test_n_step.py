@@ -1,4 +1,4 @@
-"""Batches of several steps against a slow reference: ends, truncations, the ring's head, its seam, agents, frames."""
+"""N-step batches against a slow reference: ends, truncations, the newest row, the wrap-around, agents, frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def experience(num, seed=0, end_probability=0.25):
 
 
 def reference(rows, at, n, gamma):
-    """What a batch has for row `at` of the rows held."""
+    """The values of a batch for row `at` of the rows held."""
     total, k = 0.0, 0
     while True:
         last = at + k

@@ -1,4 +1,4 @@
-"""Priorities: weights, new rows, eviction, state, refusals, and any order of calls against the oracle."""
+"""Priorities: weights, new rows, eviction, state, errors, and any sequence of calls against an oracle."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""Rows are drawn in proportion to (priority + eps)**alpha; the check is seen to fail on each defect it is for."""
+"""Rows are drawn in proportion to (priority + eps)**alpha. The check is seen to fail on each defect it looks for."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_each_row_of_a_batch_is_of_its_own_part():
 
 
 def test_rare_beside_common():
-    """In single precision, or with sums that drift, the rare rows would never come or always."""
+    """In single precision, or with drifting sums, the rare rows would never be drawn, or always."""
     priorities = Priorities(4096, alpha=1.0, eps=0.0, seed=5)
     priorities.add(0, 4096)
     priorities.update(np.arange(4096), np.where(np.arange(4096) % 2, 1e-9, 1.0))
@@ -76,7 +76,7 @@ def test_rare_beside_common():
 
 @pytest.mark.parametrize("capacity", [9, 1000, 4097])
 def test_sums_do_not_drift(capacity):
-    """After a million updates of wildly different size the sums are, bit for bit, those of a tree made anew."""
+    """After a million updates of very different size the sums equal those of a new tree, bit for bit."""
     tree = SumTree(capacity, 1.0, 0.0, np.random.SFC64(0))
     tree.add(0, capacity)
     draw = np.random.default_rng(6)
@@ -106,7 +106,7 @@ def test_rounding_never_draws_a_row_of_priority_zero(seed):
 
 
 def test_a_target_at_the_very_end_stays_inside():
-    """The last row with a priority is the last to be found, not the empty slots behind it."""
+    """The search ends at the last row with a priority, not at the empty slots behind it."""
     for num in (1, 3, 11, 100):
         priorities = Priorities(128, alpha=1.0, eps=0.0, seed=0)
         priorities.add(0, 128)

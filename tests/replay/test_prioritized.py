@@ -1,4 +1,4 @@
-"""Prioritized replay through a buffer: what is drawn, how it is weighed, and what becomes of late updates."""
+"""Prioritized replay through a buffer: draws, weights, late updates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(first, num):
 
 
 def filled(num, alpha=0.7, capacity=CAPACITY, **options):
-    """A buffer into which rows 0 to `num` were put, of which those held have other priorities each."""
+    """A buffer into which rows 0 to `num` were put; each row held has a priority of its own."""
     buffer = ReplayBuffer(capacity, alpha=alpha, seed=1, **options)
     for first in range(0, num, 7):
         buffer.put(rows(first, min(7, num - first)))
@@ -218,7 +218,7 @@ def test_updates_of_rows_that_have_been_cleared_are_ignored():
 @pytest.mark.parametrize("size", [10, 2000])
 @pytest.mark.parametrize("alpha", [None, 1.0])
 def test_a_pickle_is_of_one_moment_while_others_put(size, alpha):
-    """Row r has priority r: neither rows nor priorities of another moment come with it."""
+    """Row r has priority r, so rows and priorities of different moments would show."""
     options = {} if alpha is None else {"alpha": alpha, "eps": 0.0}
     buffer, stop, number = ReplayBuffer(size, **options), threading.Event(), itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""A sampler and a sample unit of one's own: a class, a line in a list, and every way out of a buffer uses them."""
+"""A sampler and a sample unit of your own: a class and a line in a list, and all of the buffer uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A buffer in files: the buffer that it was, in whatever process, and all else works on it as in memory."""
+"""A buffer on disk: another process opens the same rows, and every method works as in memory."""
 
 import gc
 import os
@@ -48,7 +48,7 @@ def assert_whole(batch):
 
 
 def in_process(code, *arguments):
-    """What a fresh process prints that runs `code`."""
+    """The output of a new process that runs `code`."""
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -401,7 +401,7 @@ def test_a_manager_keeps_its_buffer_on_disk(tmp_path):
 
 @pytest.mark.parametrize("plan", [{"dedup": False}, {"stack": (4, 0)}, {"stack": (4, -1)}])
 def test_rows_that_the_disk_is_asked_for_early_are_the_same_rows(tmp_path, plan):
-    """As in a buffer larger than memory, whose records and frames are asked for before they are copied."""
+    """As in a buffer larger than memory, whose records and frames are prefetched from disk before the copy."""
     draw = np.random.default_rng(0)
     frames = draw.integers(0, 255, (301, 4, 20, 20), np.uint8)
     for step in range(1, 301):

@@ -1,4 +1,4 @@
-"""A process that writes a buffer on disk is killed at any instant: no acknowledged row is lost, none is torn."""
+"""A process that writes a buffer on disk is killed at any instant: no acknowledged row is lost, no row is torn."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ RECORD = 48  # bytes that the writer says at a time
 
 
 def killed(folder, seed, seconds, after):
-    """What a writer had said when it was killed: so many seconds after its record number `after`, 1 at the earliest."""
+    """The output of a writer that is killed `seconds` after its record number `after`, which counts from 1."""
     command = [sys.executable, str(WRITER), str(folder), str(CAPACITY), str(SPARE), str(seed)]
     # Unbuffered: `communicate` would not see what a buffer has read ahead, and the last records would be lost.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
@@ -35,7 +35,7 @@ def killed(folder, seed, seconds, after):
 
 
 def check(folder, said, num_before):
-    """Opens what a killed process left, where no acknowledged row may be lost and none torn; how many have been put."""
+    """Opens what a killed process left: no acknowledged row is lost, no row is torn. Returns how many have been put."""
     records = [said[at : at + RECORD] for at in range(0, len(said), RECORD)]
     acknowledged = max(num_before, *(int(np.frombuffer(record[:8], np.int64)[0]) for record in records))
     with ReplayBuffer(CAPACITY, spec=SPEC, path=folder, spare=SPARE) as buffer:
@@ -52,7 +52,7 @@ def check(folder, said, num_before):
 
 
 def assert_generator(kept, said):
-    """It is where the last record says, or a batch of 16 rows, two a draw, further: none of its bytes is torn."""
+    """The generator is at the last record, or one batch of 16 rows (two per draw) further, and not torn."""
     further = np.random.SFC64(0)
     words = np.frombuffer(said[:32], np.uint64).copy()
     further.state = {"bit_generator": "SFC64", "state": {"state": words}, "has_uint32": 0, "uinteger": 0}
@@ -64,7 +64,7 @@ def assert_generator(kept, said):
 
 
 def survive(folder, kills, seed):
-    """Kills so many writers of one folder, every fourth while it opens it; how many rows have been put by all."""
+    """Kills writers of one folder, every fourth one while it opens the folder; returns how many rows all have put."""
     draw = np.random.default_rng(seed)
     num_put = 0
     for life in range(kills):

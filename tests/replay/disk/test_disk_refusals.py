@@ -1,4 +1,4 @@
-"""What a buffer on disk refuses: other buffers, damaged files, other things at its path, disks that are full."""
+"""Errors of a buffer on disk: another buffer, damaged files, another thing at the path, a full disk."""
 
 import contextlib
 import errno
@@ -231,7 +231,7 @@ def test_a_capacity_that_does_not_fit_the_disk(tmp_path):
 
 @contextlib.contextmanager
 def mounted(at, size):
-    """A file system of that size at `at`, in memory."""
+    """A file system in memory of that size, mounted at `at`."""
     at.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(at)], capture_output=True)
     if done.returncode:
@@ -331,7 +331,7 @@ def test_a_path_that_cannot_be_written(tmp_path):
 
 
 def test_a_file_that_cannot_be_mapped(tmp_path):
-    """A folder can be opened and has a length, but no mmap, as files on some file systems: the same refusal."""
+    """A folder opens and has a length but cannot be mapped, like files of some file systems."""
     with pytest.raises(FileError, match=r"expected a file system whose files can be mapped \(mmap\)"):
         MappedFile(tmp_path, tmp_path.stat().st_size, writable=False)
 

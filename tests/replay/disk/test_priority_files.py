@@ -1,4 +1,4 @@
-"""Priorities of buffers on disk: kept by `flush`, `close` and a process's end, gone on with, refused where damaged."""
+"""Priorities on disk: `flush`, `close` and a process's end write them, opening continues them, damage is refused."""
 
 from __future__ import annotations
 

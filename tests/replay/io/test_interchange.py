@@ -1,4 +1,4 @@
-"""Arrow streams and Parquet: rows come back bit for bit, and DuckDB, Polars and pandas read a buffer that is in use."""
+"""Arrow streams and Parquet: rows come back bit for bit; DuckDB, Polars and pandas read a buffer in use."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_batches_belong_to_who_read_them():
 
 
 def putting(buffer: ReplayBuffer, first: int) -> tuple[threading.Thread, threading.Event]:
-    """A thread that goes on putting rows numbered from `first` until the event is set."""
+    """A thread that puts rows numbered from `first` until the event is set."""
     stop = threading.Event()
 
     def put(first=first):
@@ -164,7 +164,7 @@ def test_duckdb_is_told_when_it_is_overtaken():
     buffer = numbered(1000, 1000)
 
     class Slow:
-        """A consumer between whose batches rows are put."""
+        """A consumer that puts rows between its batches."""
 
         def __arrow_c_stream__(self, requested_schema=None):
             stream = to_arrow(buffer, chunk_bytes=26_400)

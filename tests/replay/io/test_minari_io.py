@@ -1,4 +1,4 @@
-"""Minari data sets: what a buffer wrote is what `minari.load_dataset` opens, episodes and truncation intact."""
+"""Minari data sets: `minari.load_dataset` opens the episodes of a buffer, truncation included."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def transition(state, action, reward, state_new, terminated, truncated) -> dict[
 
 
 def cartpole(buffer: ReplayBuffer, num_steps: int, limit: int = 20) -> list[dict[str, list]]:
-    """Steps into the buffer, and the same as episodes."""
+    """Puts steps into the buffer; returns the same steps as episodes."""
     draw, episodes = np.random.default_rng(0), []
     with gymnasium.make("CartPole-v1", max_episode_steps=limit) as environment:
         state, _ = environment.reset(seed=0)

@@ -1,4 +1,4 @@
-"""Checkpoints of a buffer: every fill level comes back, threads go on meanwhile, and what is not whole is refused."""
+"""Saved buffers: every fill level comes back, other threads put meanwhile, damaged files are refused."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_a_put_under_way_when_a_reader_opens_comes_before_it_or_waits_for_it():
 
 @pytest.mark.parametrize("num", [1, 7, 1000], ids=["one row", "few rows", "more than fit"])
 def test_no_put_drops_a_row_of_a_reader_that_opens_amid_puts(num):
-    """Writers go on all the time, so most readers open while a put of each is past every look at readers."""
+    """Writers put all the time, so most readers open while a put has already checked for readers."""
     buffer, stop = numbered(500, 500), threading.Event()
     failures = []
 
@@ -281,7 +281,7 @@ def test_no_put_drops_a_row_of_a_reader_that_opens_amid_puts(num):
 
 
 def assert_whole_runs(numbers):
-    """500 rows, and of each writer all that it put between the first and the last of them."""
+    """The newest 500 rows, with no gap between the first and the last row of each writer."""
     assert len(numbers) == 500
     for writer in range(4):
         own = numbers[numbers >> 32 == writer]
