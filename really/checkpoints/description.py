@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from really._utils import atomic_folders
+from really._utils.file_formats import array_from_json, array_to_json
 from really.errors import InvalidValueError
-from really.replay.io import saving
 
 FORMAT = "really-training-1"
 STEM, META = "checkpoint", "meta.json"
@@ -28,7 +28,7 @@ Description = dict[str, Any]
 def write(folder: Path, about: Description) -> None:
     """Writes the description of a folder whose other files are complete."""
     about = {**about, "files": {file.name: _measured(file) for file in sorted(folder.iterdir())}}
-    text = json.dumps(about, default=saving.plain, sort_keys=True)
+    text = json.dumps(about, default=array_to_json, sort_keys=True)
     meta = {"format": FORMAT, "crc32": zlib.crc32(text.encode()), "about": json.loads(text)}
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
 
@@ -51,7 +51,7 @@ def read(folder: Path) -> Description:
     text = json.dumps(about, sort_keys=True)
     if zlib.crc32(text.encode()) != check:
         raise _damaged(folder, META, "a description as it was saved, got one that was changed since")
-    found: Description = json.loads(text, object_hook=saving.array_of)
+    found: Description = json.loads(text, object_hook=array_from_json)
     return found
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, left_of, replacing, starts_with
+from really._utils.file_formats import ARROW_MAGIC, array_from_json, array_to_json
 from really.errors import InvalidValueError
-from really.replay.io.saving import MAGIC, array_of, plain
 from really.replay.samplers import VALUE, PrioritizedSampler
 
 NAME = "priorities"
@@ -33,10 +33,10 @@ def keep(folder: Path, sampler: PrioritizedSampler) -> None:
 
     state = sampler.priorities.state_dict()
     values = state.pop("values")
-    text = json.dumps(state, default=plain).encode()
+    text = json.dumps(state, default=array_to_json).encode()
     metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
     batch = pa.record_batch({VALUE: values}).replace_schema_metadata(metadata)
-    with replacing(folder / NAME, MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with replacing(folder / NAME, ARROW_MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -74,7 +74,7 @@ def read(folder: Path, expected: bool) -> dict[str, Any] | None:
         return None
     import pyarrow as pa
 
-    if not starts_with(path, MAGIC):
+    if not starts_with(path, ARROW_MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -84,7 +84,7 @@ def read(folder: Path, expected: bool) -> dict[str, Any] | None:
         raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
     if check != str(_crc32(text, values)).encode():
         raise InvalidValueError(f"{path}: expected {WHAT} as they were written, got damaged ones")
-    state: dict[str, Any] = json.loads(text, object_hook=array_of)
+    state: dict[str, Any] = json.loads(text, object_hook=array_from_json)
     return state | {"values": values}
 
 

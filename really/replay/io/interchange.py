@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_path
+from really._utils.file_formats import PARQUET_MAGIC
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK = 16 << 20
 """Bytes of rows in a record batch or row group."""
-PARQUET = b"PAR1"
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 Buffer = TypeVar("Buffer", bound=Rows)
 
@@ -80,7 +80,7 @@ def to_parquet(
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     schema = arrow_types.schema_of(_chosen(buffer, keys), float16)
     with (
-        replacing(checked_path("path", path), PARQUET, "a Parquet file") as file,
+        replacing(checked_path("path", path), PARQUET_MAGIC, "a Parquet file") as file,
         pq.ParquetWriter(file, schema, compression=compression) as writer,
     ):
         # A chunk is freed before the next one is made; the variable of a loop would keep it.
@@ -122,7 +122,7 @@ def from_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not starts_with(checked_path("path", path), PARQUET):
+    if not starts_with(checked_path("path", path), PARQUET_MAGIC):
         raise InvalidValueError(f"{path}: expected a Parquet file, got {described(path)}")
     try:
         with pq.ParquetFile(Path(path)) as file:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_path
+from really._utils.file_formats import ARROW_MAGIC, array_from_json, array_to_json
 from really._utils.progress import advance, progress_bar
 from really.data.frames import FrameColumn
 from really.data.schema import spec_of_columns
@@ -30,7 +31,6 @@ from really.replay.snapshot import Description, Snapshot
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAGIC = b"ARROW1"
 ABOUT, CHECK = b"really.buffer", b"really.crc32"
 FORMAT = "really-buffer-1"
 WHAT = "a saved buffer"
@@ -62,7 +62,7 @@ def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", 
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
     buffer.check_open("save")
-    with replacing(checked_path("path", path), MAGIC, WHAT) as file, buffer.snapshot("save") as snapshot:
+    with replacing(checked_path("path", path), ARROW_MAGIC, WHAT) as file, buffer.snapshot("save") as snapshot:
         schema = _schema(snapshot)
         with pa.ipc.new_file(file, schema, options=options) as writer:
             if snapshot.spec is not None:
@@ -80,7 +80,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
 
     from really.data import arrow_columns
 
-    if not starts_with(checked_path("path", path), MAGIC):
+    if not starts_with(checked_path("path", path), ARROW_MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -108,7 +108,7 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    if not starts_with(checked_path("path", path), MAGIC):
+    if not starts_with(checked_path("path", path), ARROW_MAGIC):
         raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
     try:
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -125,7 +125,7 @@ def _schema(snapshot: Snapshot) -> pa.Schema:
     spec, priorities = snapshot.spec or {}, snapshot.priorities
     about = {"format": FORMAT, "num_rows": snapshot.num_rows, "columns": list(spec), "generator": snapshot.generator}
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
-    text = json.dumps(about | snapshot.options.to_dict(), default=plain).encode()
+    text = json.dumps(about | snapshot.options.to_dict(), default=array_to_json).encode()
     fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
     rest = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
@@ -152,7 +152,7 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
         "n_step": 1,
         "gamma": None,
     }
-    about: dict[str, Any] = older | json.loads(text, object_hook=array_of)
+    about: dict[str, Any] = older | json.loads(text, object_hook=array_from_json)
     if about["format"] != FORMAT:
         raise InvalidValueError(f"{path}: expected format {FORMAT!r}, got {about['format']!r}")
     return about
@@ -236,15 +236,3 @@ def _fingerprint(schema: pa.Schema, text: bytes) -> int:
         for part in (field.name.encode(), *sorted((field.metadata or {}).values())):
             check = zlib.crc32(part, check)
     return check
-
-
-def plain(value: Any) -> Any:
-    """What JSON has no word for: arrays and numbers of NumPy."""
-    if isinstance(value, np.ndarray):
-        return {"array": value.tolist(), "dtype": value.dtype.str}
-    return value.item()
-
-
-def array_of(value: dict[str, Any]) -> Any:
-    """An object of JSON, or the array that `plain` made it from."""
-    return np.array(value["array"], value["dtype"]) if set(value) == {"array", "dtype"} else value
