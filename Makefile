@@ -14,7 +14,7 @@ setup: $(BUILT)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' && touch $@
 
-$(BUILT): .venv/.installed setup.py $(wildcard csrc/*.pyx csrc/*/*.pxd csrc/*/*.h)
+$(BUILT): .venv/.installed setup.py $(wildcard csrc/*.p* csrc/*/*.pxd csrc/*/*.h)
 	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(wildcard .venv/.built*),--force)
 	rm -f .venv/.built* && touch $@
 

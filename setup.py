@@ -22,7 +22,7 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
-FOLDERS = [f"csrc/{name}" for name in ("common", "rows", "frames", "priorities")]
+FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities"))]
 
 SETTINGS = {
     "include_dirs": [*FOLDERS, np.get_include()],

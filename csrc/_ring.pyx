@@ -1,9 +1,10 @@
 """The replay ring: `Ring` stores rows as records and returns batches of them; `really.replay.ReplayBuffer` wraps it.
 
 Reading order: record.pxd (the layout of a row), values.pxd and scatter.pxd (in), gather.pxd over row_copy.h (out),
-bounded_random.pxd (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd, then this file, which
-makes them a Python class. Not every ring needs the rest: n_step.pxd (n-step returns), cursor_page.pxd (rings on disk),
-and for large rows that share frames frame_store.pxd, matching.pxd, interleave.pxd, reconstruct.pxd and shared_rows.pxd.
+bounded_random.pxd (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd, ring_state.pxd (all of
+this without Python), then this file, which makes it a Python class. Not every ring needs the rest: n_step.pxd (n-step
+returns), cursor_page.pxd (rings on disk), and for large rows that share frames frame_store.pxd, matching.pxd,
+interleave.pxd, reconstruct.pxd and shared_rows.pxd.
 
 One lock guards rows and generator. A thread that holds it never waits, not even for the GIL, so it always releases it.
 """
@@ -20,40 +21,33 @@ from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThre
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
 from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
-from bounded_random cimport draw, draw_distinct_batches, table_nbytes
-from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
+from bounded_random cimport draw, table_nbytes
+from cursor_page cimport STATE, Page
 from frame_store cimport attach_file, follow_writer, map_needed_blocks
-from gather cimport gather, prefetch_rows_from_disk
+from gather cimport gather
 from lock cimport acquire, release
-from matching cimport Sharing, StackColumn, free_sharing, init_sharing
-from memory cimport (
-    really_aligned_free,
-    really_aligned_new,
-    really_pages_release,
-    really_pages_reserve,
-    really_store_release,
-)
-from n_step cimport Steps, gather_steps
+from matching cimport Sharing, StackColumn, init_sharing
+from memory cimport really_pages_release, really_pages_reserve, really_store_release
+from n_step cimport Steps, allocate_steps
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
 from reconstruct cimport copy_frames, renumber_frames
-from record cimport (
-    STAGE,
-    Column,
-    Cursor,
-    Field,
-    Records,
-    Seam,
-    all_held,
-    lay_out,
-    none_below,
-    num_held,
-    oldest_row,
-    oldest_slot,
-    subtract,
+from record cimport Column, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot
+from ring_state cimport (
+    RingState,
+    allocate_tables,
+    are_intact,
+    draw_ages,
+    draw_rows,
+    find_ages,
+    free_tables,
+    keep_state,
+    may_evict,
+    refresh_cursor,
+    take_rows,
 )
 from scatter cimport append
 from shared_rows cimport (
@@ -64,11 +58,8 @@ from shared_rows cimport (
     append_pieces,
     bytes_needed,
     count_rows_held,
-    follow_writers,
     free_incoming,
     lay_out_sharing,
-    prefetch_frames_from_disk,
-    reconstruct_all,
     recount_rows,
     release_all,
     stop_writing,
@@ -101,7 +92,6 @@ cnp.import_array()
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
     UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
-    TRIES = 100  # to copy a batch before another process overwrites one of its rows
     FEW = 16  # fields whose columns fit on the C stack
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
@@ -212,39 +202,26 @@ cdef class Ring:
         max_bytes: of all frames.
         storage: the files of a ring on disk, or None for memory. The ring keeps the object alive. It has the arrays
             `records`, uint8 [slots * stride], and `page`, uint8 [4096] with the cursor; the ring writes to them only if
-            `writable`. `make_room(ring, num_rows)` is called before rows are written from `allocated_end` on, and
-            raises if they have no space.
+            `writable`. `make_room(ring, num_rows)` is called before rows without space in the file are written, and
+            raises if there is none.
         frame_column: class of the columns that arrive and leave as frames, made from `frames` [frame, ...], `indices`
             [row, stack] int32 and `axis`, which are its attributes. It checks the indices.
     """
 
     cdef object __weakref__
-    cdef Records rows
-    cdef Cursor cursor
+    cdef RingState state
     cdef PyThread_type_lock lock
-    cdef int64_t pinned_from  # number of the first row that must not be evicted
-    cdef bitgen_t* source
     cdef readonly object bit_generator
     cdef readonly list names
     cdef readonly list dtypes
     cdef readonly list shapes
-    cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef readonly list shared
     cdef public int64_t max_bytes
-    cdef Py_ssize_t num_keys
-    cdef Key* keys  # [num_keys]
+    cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
-    cdef Py_ssize_t num_sharings
-    cdef Sharing* sharings  # [num_sharings]
-    cdef Py_ssize_t max_stack
     cdef object frame_column
-    cdef Steps steps
     cdef Pool pool
     cdef readonly object storage
-    cdef Page* page  # NULL in memory
-    cdef bint writes  # whether this process writes page and records
-    cdef readonly int64_t allocated_end  # rows with numbers below it have space in the file
-    cdef public bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
 
     def __cinit__(
         self, int64_t capacity, list names, list dtypes, list shapes, bit_generator, list shared=[],
@@ -254,80 +231,66 @@ cdef class Ring:
         self.max_bytes, self.frame_column = max_bytes, frame_column
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
-        self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-        self.rows.capacity = self.rows.num_slots = capacity
-        self.rows.cursor = &self.cursor
-        self.pinned_from = NO_ROW
-        self.num_keys = len(names)
-        self.rows.num_fields = self.num_keys + len(shared)
-        self.allocate_tables()
+        self.state.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        self.state.rows.capacity = self.state.rows.num_slots = capacity
+        self.state.rows.cursor = &self.state.cursor
+        self.state.pinned_from = NO_ROW
+        self.state.num_keys = len(names)
+        self.state.rows.num_fields = self.state.num_keys + len(shared)
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL or not allocate_tables(&self.state):
+            raise MemoryError("the tables of a ring: the system gave no memory")
         self.set_fields()
-        lay_out(&self.rows)
-        self.row_nbytes = max(self.row_nbytes, self.rows.stride)
+        lay_out(&self.state.rows)
+        self.row_nbytes = max(self.row_nbytes, self.state.rows.stride)
         self.max_unchecked_rows = UNCHECKED // self.row_nbytes
         if storage is None:
-            self.writes, self.allocated_end = True, INT64_MAX
-            self.rows.data = <char*>really_pages_reserve(self.rows.num_slots * self.rows.stride)
+            self.state.writes, self.state.allocated_end = True, INT64_MAX
+            self.state.rows.data = <char*>really_pages_reserve(self.state.rows.num_slots * self.state.rows.stride)
         else:
             self.use_storage(storage)
-        if self.rows.data == NULL:
+        if self.state.rows.data == NULL:
             raise MemoryError(
-                f"{capacity} rows of {self.rows.stride} bytes: the system gave no address space for them"
+                f"{capacity} rows of {self.state.rows.stride} bytes: the system gave no address space for them"
             )
-
-    cdef int allocate_tables(self) except -1:
-        cdef Py_ssize_t num = self.rows.num_fields + 1
-        self.rows.fields = <Field*>PyMem_Calloc(num, sizeof(Field))
-        self.rows.seams = <Seam*>PyMem_Calloc(num, sizeof(Seam))
-        self.rows.stage = <char*>really_aligned_new(STAGE)
-        self.keys = <Key*>PyMem_Calloc(num, sizeof(Key))
-        self.sharings = <Sharing*>PyMem_Calloc(num, sizeof(Sharing))
-        self.lock = PyThread_allocate_lock()
-        if (
-            self.rows.fields == NULL or self.rows.seams == NULL or self.rows.stage == NULL
-            or self.keys == NULL or self.sharings == NULL or self.lock == NULL
-        ):
-            raise MemoryError("the tables of a ring: the system gave no memory")
-        memset(self.rows.stage, 0, STAGE)  # padding is streamed with the rows: make it zeros
-        return 0
 
     cdef int set_fields(self) except -1:
         """Sets the sizes of all fields: the columns, then the oldest frames' numbers."""
         cdef Py_ssize_t i
-        for i in range(self.num_keys):
-            set_shape(&self.keys[i], self.shapes[i], self.dtypes[i].itemsize)
-            self.keys[i].sharing = -1
-            self.rows.fields[i].nbytes = self.keys[i].nbytes
-            self.row_nbytes += self.keys[i].nbytes
+        for i in range(self.state.num_keys):
+            set_shape(&self.state.keys[i], self.shapes[i], self.dtypes[i].itemsize)
+            self.state.keys[i].sharing = -1
+            self.state.rows.fields[i].nbytes = self.state.keys[i].nbytes
+            self.row_nbytes += self.state.keys[i].nbytes
         for i in range(len(self.shared)):
             self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2])
         return 0
 
     cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis) except -1:
         """Lets records hold frame numbers in place of these columns' rows."""
-        cdef Sharing* sharing = &self.sharings[at]
+        cdef Sharing* sharing = &self.state.sharings[at]
         cdef int i
-        self.num_sharings = at + 1
-        sharing.stack, sharing.num_columns, sharing.oldest_field = stack, len(columns), self.num_keys + at
+        self.state.num_sharings = at + 1
+        sharing.stack, sharing.num_columns, sharing.oldest_field = stack, len(columns), self.state.num_keys + at
         for i in range(sharing.num_columns):
             sharing.keys[i] = columns[i]
-            self.keys[sharing.keys[i]].sharing = <int>at
-        lay_out_sharing(sharing, self.keys, self.rows.fields, axis)
-        self.max_stack = max(self.max_stack, <Py_ssize_t>stack)
-        if not init_sharing(sharing, self.rows.capacity, self.rows.num_slots):
+            self.state.keys[sharing.keys[i]].sharing = <int>at
+        lay_out_sharing(sharing, self.state.keys, self.state.rows.fields, axis)
+        self.state.max_stack = max(self.state.max_stack, <Py_ssize_t>stack)
+        if not init_sharing(sharing, self.state.rows.capacity, self.state.rows.num_slots):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         return 0
 
     cdef int use_storage(self, storage) except -1:
         """Works in the storage's arrays in place of memory of the ring's own."""
-        self.storage, self.writes = storage, storage.writable
-        self.rows.data = <char*>cnp.PyArray_DATA(<cnp.ndarray?>storage.records)
-        self.rows.num_slots = cnp.PyArray_SIZE(storage.records) // self.rows.stride
-        self.page = <Page*>cnp.PyArray_DATA(<cnp.ndarray?>storage.page)
-        if self.writes:
-            self.rows.cursor = &self.page.cursor
+        self.storage, self.state.writes = storage, storage.writable
+        self.state.rows.data = <char*>cnp.PyArray_DATA(<cnp.ndarray?>storage.records)
+        self.state.rows.num_slots = cnp.PyArray_SIZE(storage.records) // self.state.rows.stride
+        self.state.page = <Page*>cnp.PyArray_DATA(<cnp.ndarray?>storage.page)
+        if self.state.writes:
+            self.state.rows.cursor = &self.state.page.cursor
         else:
-            self.refresh_cursor()
+            refresh_cursor(&self.state)
         return 0
 
     def set_steps(self, int num, double gamma, int reward, int end, int terminal, int agent, list last_keys):
@@ -340,32 +303,20 @@ cdef class Ring:
             agent: position of the column that names the agent, or -1.
             last_keys: positions of the columns that a batch takes from the last step.
         """
-        cdef Py_ssize_t i, num_last = len(last_keys)
-        self.steps.last = self.rows
-        self.steps.last.num_fields = num_last
-        self.steps.last.fields = <Field*>PyMem_Calloc(num_last + 1, sizeof(Field))
-        self.steps.last_keys = <Py_ssize_t*>PyMem_Calloc(num_last + 1, sizeof(Py_ssize_t))
-        if self.steps.last_keys == NULL or self.steps.last.fields == NULL:
+        cdef Steps* steps = &self.state.steps
+        cdef Py_ssize_t i
+        if not allocate_steps(steps, &self.state.rows, len(last_keys)):
             raise MemoryError("the tables of a ring: the system gave no memory")
-        for i in range(num_last):
-            self.steps.last_keys[i] = last_keys[i]
-            self.steps.last.fields[i] = self.rows.fields[self.steps.last_keys[i]]
-        self.steps.gamma, self.steps.max_steps = gamma, num
-        self.steps.reward, self.steps.end, self.steps.terminal, self.steps.agent = reward, end, terminal, agent
+        for i in range(steps.last.num_fields):
+            steps.last_keys[i] = last_keys[i]
+            steps.last.fields[i] = self.state.rows.fields[steps.last_keys[i]]
+        steps.max_steps, steps.gamma = num, gamma
+        steps.reward, steps.end, steps.terminal, steps.agent = reward, end, terminal, agent
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
         if self.storage is None:
-            really_pages_release(self.rows.data, self.rows.num_slots * self.rows.stride)
-        really_aligned_free(self.rows.stage)
-        for i in range(self.num_sharings):
-            free_sharing(&self.sharings[i])
-        PyMem_Free(self.rows.fields)
-        PyMem_Free(self.rows.seams)
-        PyMem_Free(self.keys)
-        PyMem_Free(self.sharings)
-        PyMem_Free(self.steps.last_keys)
-        PyMem_Free(self.steps.last.fields)
+            really_pages_release(self.state.rows.data, self.state.rows.num_slots * self.state.rows.stride)
+        free_tables(&self.state)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
@@ -378,7 +329,7 @@ cdef class Ring:
     @property
     def capacity(self):
         """Rows held at most."""
-        return self.rows.capacity
+        return self.state.rows.capacity
 
     @property
     def num_put(self):
@@ -393,49 +344,50 @@ cdef class Ring:
     @property
     def stride(self):
         """Bytes from one record to the next."""
-        return self.rows.stride
+        return self.state.rows.stride
 
     @property
     def offsets(self):
         """Offset of each column in a record."""
-        return [self.rows.fields[i].offset for i in range(self.num_keys)]
+        return [self.state.rows.fields[i].offset for i in range(self.state.num_keys)]
 
     @property
     def frames_nbytes(self):
         """Bytes of the frames of all rows held."""
         cdef Py_ssize_t s
         acquire(self.lock)
-        if not self.writes and self.refresh_cursor():
-            for s in range(self.num_sharings):
-                recount_rows(&self.rows, &self.sharings[s])
-        cdef int64_t nbytes = bytes_needed(self.sharings, self.num_sharings)
+        if not self.state.writes and refresh_cursor(&self.state):
+            for s in range(self.state.num_sharings):
+                recount_rows(&self.state.rows, &self.state.sharings[s])
+        cdef int64_t nbytes = bytes_needed(self.state.sharings, self.state.num_sharings)
         release(self.lock)
         return nbytes
 
     @property
     def frame_tables(self):
         """For each store of shared frames: bytes of a block, and entries in the table of blocks."""
+        cdef Sharing* sharings = self.state.sharings
         return [
-            (self.sharings[i].store.block_nbytes, self.sharings[i].store.num_blocks) for i in range(self.num_sharings)
+            (sharings[i].store.block_nbytes, sharings[i].store.num_blocks) for i in range(self.state.num_sharings)
         ]
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""
         acquire(self.lock)
-        self.refresh_cursor()
-        cdef int64_t oldest = oldest_slot(&self.rows), size = num_held(&self.rows)
+        refresh_cursor(&self.state)
+        cdef int64_t oldest = oldest_slot(&self.state.rows), size = num_held(&self.state.rows)
         release(self.lock)
-        cdef int64_t num_behind = min(size, self.rows.num_slots - oldest)
+        cdef int64_t num_behind = min(size, self.state.rows.num_slots - oldest)
         parts = [self.view(oldest, num_behind), self.view(0, size - num_behind)]
         return [part for part in parts if len(part)]
 
     cdef object view(self, int64_t slot, int64_t num):
         """Records from this slot on, uint8 [num, stride]."""
         cdef cnp.npy_intp[2] dims
-        dims[0], dims[1] = num, self.rows.stride
+        dims[0], dims[1] = num, self.state.rows.stride
         array = PyArray_NewFromDescr(
-            &PyArray_Type, new_reference(UINT8), 2, dims, NULL,
-            self.rows.data + slot * self.rows.stride, cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED, NULL
+            &PyArray_Type, new_reference(UINT8), 2, dims, NULL, self.state.rows.data + slot * self.state.rows.stride,
+            cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED, NULL
         )
         cnp.set_array_base(array, self)
         return array
@@ -451,58 +403,67 @@ cdef class Ring:
     def held_rows(self):
         """Numbers of the oldest row held and of the next row, read together."""
         acquire(self.lock)
-        self.refresh_cursor()
-        numbers = oldest_row(&self.rows), self.rows.cursor.num_put
+        refresh_cursor(&self.state)
+        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
         release(self.lock)
         return numbers
 
     def pin_held(self):
         """`held_rows`; `put` and `clear` refuse to evict these rows until `pin_from` unpins them."""
         acquire(self.lock)
-        self.refresh_cursor()
-        numbers = oldest_row(&self.rows), self.rows.cursor.num_put
-        self.pinned_from = min(self.pinned_from, <int64_t>numbers[0])
+        refresh_cursor(&self.state)
+        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
+        self.state.pinned_from = min(self.state.pinned_from, <int64_t>numbers[0])
         release(self.lock)
         return numbers
 
     def pin_from(self, int64_t number=NO_ROW):
         """Makes `put` and `clear` refuse to evict the rows from this number on; by default they may evict all."""
         acquire(self.lock)
-        self.pinned_from = number
+        self.state.pinned_from = number
         release(self.lock)
 
     def set_first_number(self, int64_t number):
         """Sets the number of the next row. Does nothing unless the ring is empty."""
         acquire(self.lock)
-        if self.writes and num_held(&self.rows) == 0:
-            self.rows.cursor.num_put = self.rows.cursor.first = number
+        if self.state.writes and num_held(&self.state.rows) == 0:
+            self.state.rows.cursor.num_put = self.state.rows.cursor.first = number
         release(self.lock)
 
     def clear(self):
         """Removes all rows. Returns False, with nothing done, if one is pinned or the ring is read-only."""
         acquire(self.lock)
-        cdef bint may = self.writes and self.pinned_from >= self.rows.cursor.num_put
+        cdef bint may = self.state.writes and self.state.pinned_from >= self.state.rows.cursor.num_put
         if may:
-            really_store_release(&self.rows.cursor.first, self.rows.cursor.num_put)
-            release_all(self.sharings, self.num_sharings)
+            really_store_release(&self.state.rows.cursor.first, self.state.rows.cursor.num_put)
+            release_all(self.state.sharings, self.state.num_sharings)
         release(self.lock)
         return may
 
     # On disk ------------------------------------------------------------------------------------------------------
 
+    @property
+    def prefetches_from_disk(self):
+        """Whether the system is told of all rows of a batch before they are copied."""
+        return bool(self.state.prefetches_from_disk)
+
+    @prefetches_from_disk.setter
+    def prefetches_from_disk(self, bint prefetches):
+        self.state.prefetches_from_disk = prefetches
+
     def set_allocated_end(self, int64_t number):
-        """Sets `allocated_end`, unless the ring is read-only."""
+        """Tells the ring that rows with numbers below this one have space in the file, unless it is read-only."""
         acquire(self.lock)
-        if self.writes:
-            self.allocated_end = number
+        if self.state.writes:
+            self.state.allocated_end = number
         release(self.lock)
 
     def detach(self):
         """Makes the ring read-only, as in another process that opens the storage; rows can still be read."""
         acquire(self.lock)
-        self.writes, self.allocated_end, self.rows.cursor = False, -1, &self.cursor
-        stop_writing(self.sharings, self.num_sharings)
-        self.refresh_cursor()
+        self.state.writes, self.state.allocated_end, self.state.rows.cursor = False, -1, &self.state.cursor
+        stop_writing(self.state.sharings, self.state.num_sharings)
+        refresh_cursor(&self.state)
         release(self.lock)
 
     def attach_frames(self, Py_ssize_t at, int descriptor, cnp.ndarray table, unsigned int num_blocks):
@@ -511,49 +472,23 @@ cdef class Ring:
         Call it before the ring is used, after `prefetches_from_disk` is set. Returns False if the table names a block
         that the file does not have.
         """
-        cdef Sharing* sharing = &self.sharings[at]
+        cdef Sharing* sharing = &self.state.sharings[at]
         cdef char* data = <char*>cnp.PyArray_DATA(table)
-        cdef bint huge = not self.prefetches_from_disk
-        if not attach_file(&sharing.store, descriptor, data, num_blocks, self.writes, huge):
+        cdef bint huge = not self.state.prefetches_from_disk
+        if not attach_file(&sharing.store, descriptor, data, num_blocks, self.state.writes, huge):
             raise MemoryError("the tables of a frame store: the system gave no memory")
-        if not self.writes:
+        if not self.state.writes:
             return follow_writer(&sharing.store)
-        count_rows_held(&self.rows, sharing)
+        count_rows_held(&self.state.rows, sharing)
         return map_needed_blocks(&sharing.store)
 
     def generator_bytes(self):
         """The bytes of the generator's state. Hold the lock, or be the only thread that draws."""
-        return (<const char*>self.source.state)[:STATE]
+        return (<const char*>self.state.source.state)[:STATE]
 
     def store_generator(self):
         """Writes the generator's state to disk. Hold the lock, or be the only thread that draws."""
-        self.keep_state()
-
-    cdef void keep_state(self) noexcept nogil:
-        if self.page != NULL and self.writes:
-            store_state(self.page, self.source.state)
-
-    cdef bint refresh_cursor(self) noexcept nogil:
-        """Reads the cursor and maps new frames if another process writes them. Hold the lock.
-
-        Returns False if frames cannot be mapped.
-        """
-        if self.writes:
-            return True
-        read_cursor(self.page, &self.cursor)
-        return follow_writers(self.sharings, self.num_sharings)
-
-    cdef bint are_intact(self, const Batch* batch, Py_ssize_t num_rows) noexcept nogil:
-        """Whether no other process has started to overwrite a row of the batch."""
-        return self.writes or none_below(batch.ages, num_rows, self.first_intact() - oldest_row(&self.rows))
-
-    cdef int64_t first_intact(self) noexcept nogil:
-        """In a process that only reads, number of the oldest row that has not been overwritten."""
-        cdef int64_t first = first_untouched(self.page, self.rows.num_slots)
-        # The frames of an evicted row may be overwritten at once; its record is not yet.
-        if self.num_sharings == 0:
-            return first
-        return max(first, max(self.page.cursor.first, self.page.cursor.num_put - self.rows.capacity))
+        keep_state(&self.state)
 
     # In -----------------------------------------------------------------------------------------------------------
 
@@ -563,31 +498,32 @@ cdef class Ring:
 
         Raises TooManyFramesError or FrameFileError if shared frames have no room, and what `storage.make_room` raises.
         """
-        if self.num_sharings > 0:
+        if self.state.num_sharings > 0:
             return self.put_shared(data)
         cdef Column few[FEW]  # on the stack: while this call waits for the lock, other threads put
         cdef char few_scalars[FEW * SCALAR]
         cdef Column* columns
-        if self.num_keys <= FEW:
+        if self.state.num_keys <= FEW:
             return self.put_columns(data, few, few_scalars)
-        columns = <Column*>PyMem_Malloc(self.num_keys * (sizeof(Column) + SCALAR))
+        columns = <Column*>PyMem_Malloc(self.state.num_keys * (sizeof(Column) + SCALAR))
         if columns == NULL:
             raise MemoryError("the columns of a put: the system gave no memory")
         try:
-            return self.put_columns(data, columns, <char*>(columns + self.num_keys))
+            return self.put_columns(data, columns, <char*>(columns + self.state.num_keys))
         finally:
             PyMem_Free(columns)
 
     cdef bint put_columns(self, dict data, Column* columns, char* scalars) except -1:
         """`put` for a ring without shared frames; `columns` and `scalars` are scratch for every key."""
-        cdef Py_ssize_t i, num = self.num_keys
+        cdef Py_ssize_t i, num = self.state.num_keys
         cdef int64_t num_rows = UNKNOWN
         cdef PyObject* value
         cdef tuple held = PyTuple_New(num)  # keeps the values alive: another thread may empty `data` meanwhile
         for i in range(num):
             value = PyDict_GetItemWithError(data, self.names[i])
             if value == NULL or not find_column(
-                <object>value, &self.keys[i], <cnp.dtype>self.dtypes[i], scalars + i * SCALAR, &columns[i], &num_rows
+                <object>value, &self.state.keys[i], <cnp.dtype>self.dtypes[i], scalars + i * SCALAR, &columns[i],
+                &num_rows,
             ):
                 return False
             Py_INCREF(<object>value)
@@ -597,24 +533,19 @@ cdef class Ring:
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
         cdef bint may
         self.acquire_with_space(num_rows)
-        may = self.may_evict(num_rows)
-        if may and num_rows * self.rows.stride <= SMALL:
-            append(&self.rows, columns, num_rows)
+        may = may_evict(&self.state, num_rows)
+        if may and num_rows * self.state.rows.stride <= SMALL:
+            append(&self.state.rows, columns, num_rows)
         elif may:
             with nogil:
-                append(&self.rows, columns, num_rows)
+                append(&self.state.rows, columns, num_rows)
         release(self.lock)
         return may
-
-    cdef bint may_evict(self, int64_t num_rows) noexcept:
-        """Whether `num_rows` new rows evict none that is pinned."""
-        cdef int64_t oldest_then = self.rows.cursor.num_put - max(self.rows.capacity - num_rows, <int64_t>0)
-        return num_rows == 0 or oldest_then <= self.pinned_from
 
     cdef int acquire_with_space(self, int64_t num_rows) except -1:
         """Takes the lock once there is space for `num_rows` rows."""
         acquire(self.lock)
-        while self.rows.cursor.num_put + min(num_rows, self.rows.capacity) > self.allocated_end:
+        while self.state.rows.cursor.num_put + min(num_rows, self.state.rows.capacity) > self.state.allocated_end:
             release(self.lock)
             self.storage.make_room(self, num_rows)
             acquire(self.lock)
@@ -627,10 +558,10 @@ cdef class Ring:
         cdef PyObject* value
         cdef list held = []  # keeps the values alive
         cdef Incoming rows
-        if not allocate_columns(&rows, self.rows.num_fields):
+        if not allocate_columns(&rows, self.state.rows.num_fields):
             raise MemoryError("the columns of a put: the system gave no memory")
         try:
-            for i in range(self.num_keys):
+            for i in range(self.state.num_keys):
                 value = PyDict_GetItemWithError(data, self.names[i])
                 if value == NULL or not self.find_stacks(<object>value, i, &rows, &num_rows):
                     return False
@@ -642,7 +573,7 @@ cdef class Ring:
     cdef bint find_stacks(self, value, Py_ssize_t i, Incoming* rows, int64_t* num_rows) except -1:
         """`find_column` for key `i`, whose rows may come as frames."""
         cdef StackColumn* stacks = &rows.stacks[i]
-        cdef Key* key = &self.keys[i]
+        cdef Key* key = &self.state.keys[i]
         cdef cnp.dtype dtype = <cnp.dtype>self.dtypes[i]
         cdef cnp.ndarray frames, indices
         if key.sharing < 0 or type(value) is not self.frame_column:
@@ -652,10 +583,11 @@ cdef class Ring:
             return True
         frames, indices, axis = value.frames, value.indices, value.axis
         if axis != self.shared[key.sharing][2] or not fits_frames(
-            frames, indices, key, dtype, self.sharings[key.sharing].stack, axis
+            frames, indices, key, dtype, self.state.sharings[key.sharing].stack, axis
         ):
             return False
-        stacks.data, stacks.stride = <const char*>cnp.PyArray_DATA(frames), self.sharings[key.sharing].store.nbytes
+        stacks.data = <const char*>cnp.PyArray_DATA(frames)
+        stacks.stride = self.state.sharings[key.sharing].store.nbytes
         stacks.indices = <const int*>cnp.PyArray_DATA(indices)
         return has_rows(cnp.PyArray_DIM(indices, 0), num_rows)
 
@@ -663,17 +595,19 @@ cdef class Ring:
         """`append_columns` for a ring with shared frames."""
         cdef NoRoom failure
         cdef bint may
-        if not allocate_numbers(rows, &self.rows, self.max_stack, num_rows):
+        if not allocate_numbers(rows, &self.state.rows, self.state.max_stack, num_rows):
             raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
         self.acquire_with_space(num_rows)
-        may = self.may_evict(num_rows)
+        may = may_evict(&self.state, num_rows)
         failure.sharing = -1
         if may:
             with nogil:
-                failure = append_pieces(&self.rows, self.sharings, self.num_sharings, self.max_bytes, rows, num_rows)
+                failure = append_pieces(
+                    &self.state.rows, self.state.sharings, self.state.num_sharings, self.max_bytes, rows, num_rows
+                )
         release(self.lock)
         if failure.sharing >= 0:
-            self.refuse_frames(&self.sharings[failure.sharing], failure)
+            self.refuse_frames(&self.state.sharings[failure.sharing], failure)
         return may
 
     cdef int refuse_frames(self, const Sharing* sharing, NoRoom failure) except -1:
@@ -693,15 +627,15 @@ cdef class Ring:
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(
-            total, out, n_step=self.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
+            total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
         )
         cdef bint drawn
         acquire(self.lock)
-        if total * self.row_nbytes <= SMALL and not self.prefetches_from_disk:
-            drawn = self.draw_rows(&block.batch, total, num, distinct)
+        if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
+            drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
         else:
             with nogil:
-                drawn = self.draw_rows(&block.batch, total, num, distinct)
+                drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
         release(self.lock)
         if not drawn:
             return None
@@ -712,12 +646,12 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
         acquire(self.lock)
-        self.refresh_cursor()
-        if num_held(&self.rows) < (num if distinct else 1):
+        refresh_cursor(&self.state)
+        if num_held(&self.state.rows) < (num if distinct else 1):
             release(self.lock)
             return None
         with nogil:
-            self.draw_ages(&block.batch, total, num, distinct)
+            draw_ages(&self.state, &block.batch, total, num, distinct)
         release(self.lock)
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.batch.ages, INT64, dims, lead_dims(dims, num, num_batches))
@@ -731,13 +665,13 @@ cdef class Ring:
         Returns single transitions unless `steps`, which returns rows of several steps after `set_steps`.
         """
         cdef Py_ssize_t total = rows.shape[0]
-        cdef Block block = self.new_batch(total, out, n_step=steps and self.steps.max_steps > 0)
+        cdef Block block = self.new_batch(total, out, n_step=steps and self.state.steps.max_steps > 0)
         cdef bint taken
         if total > 0:
             memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
         acquire(self.lock)
         with nogil:
-            taken = self.take_rows(&block.batch, total, by_number)
+            taken = take_rows(&self.state, &block.batch, total, by_number)
         release(self.lock)
         if not taken:
             return None
@@ -754,15 +688,15 @@ cdef class Ring:
         cdef dict rows
         acquire(self.lock)
         try:
-            if not self.find_ages(batch, first, num):
+            if not find_ages(&self.state, batch, first, num):
                 return None
-            gather(&self.rows, batch.ages, num, batch.fields, NULL)
+            gather(&self.state.rows, batch.ages, num, batch.fields, NULL)
             rows = self.arrays(block, num, 0)
-            if not self.are_intact(batch, num):
+            if not are_intact(&self.state, batch, num):
                 return None  # an overwritten frame number may have no frame
-            for i in range(self.num_sharings):
-                self.read_frames(&self.sharings[i], batch, num, rows)
-            return rows if self.are_intact(batch, num) else None
+            for i in range(self.state.num_sharings):
+                self.read_frames(&self.state.sharings[i], batch, num, rows)
+            return rows if are_intact(&self.state, batch, num) else None
         finally:
             release(self.lock)
 
@@ -779,19 +713,19 @@ cdef class Ring:
         cdef bint held
         if fields == NULL:
             raise MemoryError("the fields of a few keys: the system gave no memory")
-        for i in range(self.num_keys):
+        for i in range(self.state.num_keys):
             if self.names[i] in out:
-                fields[num_fields] = self.rows.fields[i]
+                fields[num_fields] = self.state.rows.fields[i]
                 batch.columns[num_fields] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
                 num_fields += 1
         acquire(self.lock)
-        some = self.rows
+        some = self.state.rows
         some.fields, some.num_fields = fields, num_fields
-        held = self.find_ages(batch, first, num)
+        held = find_ages(&self.state, batch, first, num)
         if held:
             with nogil:
                 gather(&some, batch.ages, num, batch.columns, NULL)
-            held = self.are_intact(batch, num)
+            held = are_intact(&self.state, batch, num)
         release(self.lock)
         PyMem_Free(fields)
         return held
@@ -804,93 +738,20 @@ cdef class Ring:
         cdef Py_ssize_t i
         if type(out) is not dict:
             return False
-        for i in range(self.num_keys):
+        for i in range(self.state.num_keys):
             array = PyDict_GetItemWithError(out, self.names[i])
             if array == NULL or not cnp.PyArray_CheckExact(<object>array) or not fits_output(
-                <cnp.ndarray>array, &self.keys[i], <cnp.dtype>self.dtypes[i], lead, num_lead
+                <cnp.ndarray>array, &self.state.keys[i], <cnp.dtype>self.dtypes[i], lead, num_lead
             ):
                 return False
         return True
-
-    cdef bint draw_rows(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        """Draws and copies a batch. Returns False if there are too few rows, or after TRIES copies of which none is
-        intact."""
-        cdef int i
-        for i in range(TRIES):
-            if not self.refresh_cursor() or num_held(&self.rows) < (num if distinct else 1):
-                return False
-            if self.copy_drawn(batch, total, num, distinct):
-                return True
-        return False
-
-    cdef bint take_rows(self, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
-        """Copies the rows of the batch's ages, or numbers. Returns False if one of them is not held."""
-        cdef int64_t origin = 0, oldest
-        cdef int i
-        for i in range(TRIES):
-            if not self.refresh_cursor():
-                return False
-            oldest = oldest_row(&self.rows)
-            if by_number:
-                subtract(batch.ages, total, oldest - origin)
-                origin = oldest
-            if not all_held(&self.rows, batch.ages, total):
-                return False
-            if self.copy_rows(batch, total):
-                return True
-        return False
-
-    cdef bint copy_drawn(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
-        (without replacement, or to prefetch from disk)."""
-        if distinct or self.prefetches_from_disk:
-            self.draw_ages(batch, total, num, distinct)
-            return self.copy_rows(batch, total)
-        self.gather_rows(batch, total, self.source)
-        self.keep_state()
-        return self.are_intact(batch, total)
-
-    cdef bint copy_rows(self, Batch* batch, Py_ssize_t total) noexcept nogil:
-        """Copies the rows of the batch's ages. Returns False if another process has started to overwrite one of them."""
-        if self.prefetches_from_disk:
-            prefetch_rows_from_disk(&self.rows, batch.ages, total)
-        self.gather_rows(batch, total, NULL)
-        return self.are_intact(batch, total)
-
-    cdef void gather_rows(self, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
-        """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
-        gather(&self.rows, batch.ages, total, batch.fields, source)
-        if batch.discounts != NULL:
-            gather_steps(&self.rows, &self.steps, batch, total)
-        if self.num_sharings > 0:
-            if not self.are_intact(batch, total):
-                return  # an overwritten frame number may have no frame; the caller tests again
-            if self.prefetches_from_disk:
-                prefetch_frames_from_disk(self.sharings, self.num_sharings, batch.fields, total)
-            reconstruct_all(self.sharings, self.num_sharings, batch.fields, total, batch.columns)
-
-    cdef void draw_ages(self, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct) noexcept nogil:
-        if distinct:
-            draw_distinct_batches(self.source, num_held(&self.rows), batch.ages, total, num, batch.table)
-        else:
-            draw(self.source, num_held(&self.rows), batch.ages, total)
-        self.keep_state()
-
-    cdef bint find_ages(self, Batch* batch, int64_t first, Py_ssize_t num) noexcept nogil:
-        """Sets the batch's ages to those of rows `first` to `first + num` by number. Returns False if one is not held."""
-        cdef Py_ssize_t i
-        if not self.refresh_cursor():
-            return False
-        for i in range(num):
-            batch.ages[i] = first - oldest_row(&self.rows) + i
-        return all_held(&self.rows, batch.ages, num)
 
     cdef int read_frames(self, Sharing* sharing, Batch* batch, Py_ssize_t num, dict rows) except -1:
         """Adds the columns that share these frames to `rows`; frames are in the order in which rows need them."""
         cdef Py_ssize_t key, count
         cdef int i, num_dims
         cdef Py_ssize_t first = sharing.keys[0], last = sharing.keys[sharing.num_columns - 1]
-        cdef int axis = self.shared[self.keys[first].sharing][2]
+        cdef int axis = self.shared[self.state.keys[first].sharing][2]
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int64_t* order = <int64_t*>PyMem_Malloc((2 * num * sharing.stack + 1) * sizeof(int64_t))
         dims[0], dims[1] = num, sharing.stack
@@ -904,7 +765,7 @@ cdef class Ring:
             if count < 0:
                 raise MemoryError("the numbers of a few frames: the system gave no memory")
             dims[0] = count
-            num_dims = 1 + frame_dims(dims + 1, &self.keys[first], sharing.stack, axis)
+            num_dims = 1 + frame_dims(dims + 1, &self.state.keys[first], sharing.stack, axis)
             frames = np.empty([dims[i] for i in range(num_dims)], self.dtypes[first])
             copy_frames(sharing, order, count, <char*>cnp.PyArray_DATA(<cnp.ndarray>frames))
         finally:
@@ -920,9 +781,10 @@ cdef class Ring:
         cdef BatchParts parts
         parts.num_rows, parts.table_nbytes, parts.reconstructs, parts.n_step = num_rows, table, reconstructs, n_step
         parts.columns = IN_BLOCK if out is None else IN_ARRAYS if len(out) > 0 else NOWHERE
-        parts.num_last_fields = self.steps.last.num_fields
-        cdef Block block = new_block(self.pool, batch_nbytes(&self.rows, self.keys, self.num_keys, &parts))
-        lay_out_batch(&block.batch, &self.rows, self.keys, self.num_keys, &parts, block.memory.data)
+        parts.num_last_fields = self.state.steps.last.num_fields
+        cdef RingState* state = &self.state
+        cdef Block block = new_block(self.pool, batch_nbytes(&state.rows, state.keys, state.num_keys, &parts))
+        lay_out_batch(&block.batch, &state.rows, state.keys, state.num_keys, &parts, block.memory.data)
         if parts.columns == IN_ARRAYS:
             self.set_columns(&block.batch, out)
         return block
@@ -930,9 +792,9 @@ cdef class Ring:
     cdef int set_columns(self, Batch* batch, dict out) except -1:
         """Sets the addresses of the columns to those of the caller's arrays."""
         cdef Py_ssize_t i
-        for i in range(self.num_keys):
+        for i in range(self.state.num_keys):
             batch.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
-            if self.keys[i].sharing < 0:
+            if self.state.keys[i].sharing < 0:
                 batch.fields[i] = batch.columns[i]
         return 0
 
@@ -944,13 +806,13 @@ cdef class Ring:
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
         if block.batch.agents_alternate:
-            raise AlternatingAgentsError(self.names[self.steps.end], self.names[self.steps.agent])
+            raise AlternatingAgentsError(self.names[self.state.steps.end], self.names[self.state.steps.agent])
         if block.batch.discounts != NULL:
             batch["discount"] = new_array(block, <char*>block.batch.discounts, FLOAT32, dims, num_lead)
-        for i in range(self.num_keys):
+        for i in range(self.state.num_keys):
             if block.batch.columns[i] == NULL:
                 continue
-            key = &self.keys[i]
+            key = &self.state.keys[i]
             memcpy(dims + num_lead, key.dims, key.num_dims * sizeof(cnp.npy_intp))
             batch[self.names[i]] = new_array(
                 block, block.batch.columns[i], self.dtypes[i], dims, num_lead + key.num_dims

@@ -1,9 +1,9 @@
 """A sum tree whose nodes are cache lines (Schaul et al. 2016, appendix B.2.1).
 
 Level 0 holds the values of the slots. An entry of a higher level is the sum of one node, `WIDTH` neighbouring entries
-of the level below; the same entry of `least` is their smallest positive value, or 0 if there is none. An entry is always
-recomputed from its node in one order, never updated by a difference: sums do not drift, and `find` adds up the same
-numbers on its way down, bit for bit.
+of the level below; the same entry of `least` is their smallest positive value, or 0 if there is none. An entry is
+always recomputed from its node in one order, never updated by a difference: sums do not drift, and `find` adds up the
+same numbers on its way down, bit for bit.
 """
 
 from libc.stdint cimport int64_t, uint64_t

@@ -31,7 +31,8 @@ cdef struct Batch:  # addresses of the parts
 
 
 cdef inline bint holds_frame_numbers(const Key* keys, Py_ssize_t num_keys, Py_ssize_t i) noexcept nogil:
-    """Whether field `i` holds frame numbers, an intermediate that is not returned, rather than values of a batch column."""
+    """Whether field `i` holds frame numbers, an intermediate that is not returned, rather than values of a batch
+    column."""
     return i >= num_keys or keys[i].sharing >= 0
 
 
@@ -40,7 +41,8 @@ cdef inline Py_ssize_t batch_nbytes(
 ) noexcept nogil:
     """Bytes of the block."""
     cdef Py_ssize_t i, num = records.num_fields, num_rows = parts.num_rows
-    cdef Py_ssize_t nbytes = lines(2 * num * sizeof(char*)) + lines(num_rows * sizeof(int64_t)) + lines(parts.table_nbytes)
+    cdef Py_ssize_t nbytes = lines(2 * num * sizeof(char*)) + lines(num_rows * sizeof(int64_t))
+    nbytes += lines(parts.table_nbytes)
     for i in range(num):
         if parts.columns != NOWHERE and holds_frame_numbers(keys, num_keys, i):
             nbytes += lines(num_rows * records.fields[i].nbytes)

@@ -1,10 +1,11 @@
-"""n-step returns at sampling time: the last step of each row, the discounted reward up to it, and the discount after it.
+"""n-step returns at sampling time: each row's last step, the discounted reward up to it, and the discount after it.
 
 k = min(n, steps to the first end, steps to the newest row), R = sum of gamma^i r_i for i < k, discount = gamma^k (1 -
 terminal of the last step): Sutton and Barto 2018, equation 7.1. A truncation ends the steps but does not terminate.
 """
 
 from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from batch_layout cimport Batch
@@ -20,6 +21,20 @@ cdef struct Steps:
     Py_ssize_t agent  # -1 if there is none
     Records last  # the same rows, with only the fields that a batch takes from the last step
     Py_ssize_t* last_keys  # [last.num_fields], positions of these fields
+
+
+cdef inline bint allocate_steps(Steps* steps, const Records* records, Py_ssize_t num_last) noexcept nogil:
+    """Allocates the tables for `num_last` columns from the last step. Returns False if there is no memory."""
+    steps.last = records[0]
+    steps.last.num_fields = num_last
+    steps.last.fields = <Field*>calloc(num_last + 1, sizeof(Field))
+    steps.last_keys = <Py_ssize_t*>calloc(num_last + 1, sizeof(Py_ssize_t))
+    return steps.last.fields != NULL and steps.last_keys != NULL
+
+
+cdef inline void free_steps(Steps* steps) noexcept nogil:
+    free(steps.last_keys)
+    free(steps.last.fields)
 
 
 cdef inline void gather_steps(const Records* records, Steps* steps, Batch* batch, Py_ssize_t num_rows) noexcept nogil:

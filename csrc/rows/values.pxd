@@ -34,7 +34,8 @@ cdef inline int set_shape(Key* key, shape, Py_ssize_t itemsize) except -1:
 cdef inline bint find_column(
     value, const Key* key, cnp.dtype dtype, char* scalar, Column* column, int64_t* num_rows
 ) except -1:
-    """Finds the rows of a value. Returns False if they need conversion, or if the other values have another number of rows.
+    """Finds the rows of a value. Returns False if they need conversion, or if their number differs from the other
+    values'.
 
     Writes a number to `scalar`, which has SCALAR bytes.
     """

@@ -23,7 +23,6 @@ class Ring:
     shapes: list[tuple[int, ...]]
     max_unchecked_rows: int
     storage: Any
-    allocated_end: int
     prefetches_from_disk: bool
     def __new__(
         cls,

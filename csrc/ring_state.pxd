@@ -1,0 +1,186 @@
+"""The state of a ring, and all that its methods do without Python: they draw, copy and find rows with the lock held."""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from numpy.random cimport bitgen_t
+
+from batch_layout cimport Batch
+from bounded_random cimport draw, draw_distinct_batches
+from cursor_page cimport Page, first_untouched, read_cursor, store_state
+from gather cimport gather, prefetch_rows_from_disk
+from matching cimport Sharing, free_sharing
+from memory cimport really_aligned_free, really_aligned_new
+from n_step cimport Steps, free_steps, gather_steps
+from record cimport STAGE, Cursor, Field, Records, Seam, all_held, none_below, num_held, oldest_row, subtract
+from shared_rows cimport follow_writers, prefetch_frames_from_disk, reconstruct_all
+from values cimport Key
+
+cdef enum:
+    TRIES = 100  # to copy a batch before another process overwrites one of its rows
+
+cdef struct RingState:
+    Records rows
+    Cursor cursor  # in memory; of a ring on disk that another process writes, the copy read last
+    Page* page  # NULL in memory
+    bint writes  # whether this process writes page and records
+    int64_t allocated_end  # rows with numbers below it have space in the file
+    int64_t pinned_from  # number of the first row that must not be evicted
+    bitgen_t* source
+    Py_ssize_t num_keys
+    Key* keys  # [num_keys]
+    Py_ssize_t num_sharings
+    Sharing* sharings  # [num_sharings]
+    Py_ssize_t max_stack
+    Steps steps
+    bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
+
+
+cdef inline bint allocate_tables(RingState* ring) noexcept nogil:
+    """Allocates the tables of all fields, keys and sharings. Returns False if there is no memory."""
+    cdef Py_ssize_t num = ring.rows.num_fields + 1
+    ring.rows.fields = <Field*>calloc(num, sizeof(Field))
+    ring.rows.seams = <Seam*>calloc(num, sizeof(Seam))
+    ring.rows.stage = <char*>really_aligned_new(STAGE)
+    ring.keys = <Key*>calloc(num, sizeof(Key))
+    ring.sharings = <Sharing*>calloc(num, sizeof(Sharing))
+    if ring.rows.stage != NULL:
+        memset(ring.rows.stage, 0, STAGE)  # padding is streamed with the rows: make it zeros
+    return (
+        ring.rows.fields != NULL and ring.rows.seams != NULL and ring.rows.stage != NULL
+        and ring.keys != NULL and ring.sharings != NULL
+    )
+
+
+cdef inline void free_tables(RingState* ring) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(ring.num_sharings):
+        free_sharing(&ring.sharings[i])
+    free_steps(&ring.steps)
+    free(ring.sharings)
+    free(ring.keys)
+    really_aligned_free(ring.rows.stage)
+    free(ring.rows.seams)
+    free(ring.rows.fields)
+
+
+cdef inline bint refresh_cursor(RingState* ring) noexcept nogil:
+    """Reads the cursor and maps new frames if another process writes them. Hold the lock.
+
+    Returns False if frames cannot be mapped.
+    """
+    if ring.writes:
+        return True
+    read_cursor(ring.page, &ring.cursor)
+    return follow_writers(ring.sharings, ring.num_sharings)
+
+
+cdef inline void keep_state(RingState* ring) noexcept nogil:
+    if ring.page != NULL and ring.writes:
+        store_state(ring.page, ring.source.state)
+
+
+cdef inline bint are_intact(RingState* ring, const Batch* batch, Py_ssize_t num_rows) noexcept nogil:
+    """Whether no other process has started to overwrite a row of the batch."""
+    return ring.writes or none_below(batch.ages, num_rows, first_intact(ring) - oldest_row(&ring.rows))
+
+
+cdef inline int64_t first_intact(RingState* ring) noexcept nogil:
+    """In a process that only reads, number of the oldest row that has not been overwritten."""
+    cdef int64_t first = first_untouched(ring.page, ring.rows.num_slots)
+    # The frames of an evicted row may be overwritten at once; its record is not yet.
+    if ring.num_sharings == 0:
+        return first
+    return max(first, max(ring.page.cursor.first, ring.page.cursor.num_put - ring.rows.capacity))
+
+
+cdef inline bint may_evict(RingState* ring, int64_t num_rows) noexcept nogil:
+    """Whether `num_rows` new rows evict none that is pinned."""
+    cdef int64_t oldest_then = ring.rows.cursor.num_put - max(ring.rows.capacity - num_rows, <int64_t>0)
+    return num_rows == 0 or oldest_then <= ring.pinned_from
+
+
+cdef inline bint draw_rows(
+    RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+) noexcept nogil:
+    """Draws and copies a batch. Returns False if there are too few rows, or after TRIES copies of which none is
+    intact."""
+    cdef int i
+    for i in range(TRIES):
+        if not refresh_cursor(ring) or num_held(&ring.rows) < (num if distinct else 1):
+            return False
+        if copy_drawn(ring, batch, total, num, distinct):
+            return True
+    return False
+
+
+cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
+    """Copies the rows of the batch's ages, or numbers. Returns False if one of them is not held."""
+    cdef int64_t origin = 0, oldest
+    cdef int i
+    for i in range(TRIES):
+        if not refresh_cursor(ring):
+            return False
+        oldest = oldest_row(&ring.rows)
+        if by_number:
+            subtract(batch.ages, total, oldest - origin)
+            origin = oldest
+        if not all_held(&ring.rows, batch.ages, total):
+            return False
+        if copy_rows(ring, batch, total):
+            return True
+    return False
+
+
+cdef inline bint copy_drawn(
+    RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+) noexcept nogil:
+    """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
+    (without replacement, or to prefetch from disk)."""
+    if distinct or ring.prefetches_from_disk:
+        draw_ages(ring, batch, total, num, distinct)
+        return copy_rows(ring, batch, total)
+    gather_rows(ring, batch, total, ring.source)
+    keep_state(ring)
+    return are_intact(ring, batch, total)
+
+
+cdef inline bint copy_rows(RingState* ring, Batch* batch, Py_ssize_t total) noexcept nogil:
+    """Copies the rows of the batch's ages. Returns False if another process has started to overwrite one of them."""
+    if ring.prefetches_from_disk:
+        prefetch_rows_from_disk(&ring.rows, batch.ages, total)
+    gather_rows(ring, batch, total, NULL)
+    return are_intact(ring, batch, total)
+
+
+cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
+    """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
+    gather(&ring.rows, batch.ages, total, batch.fields, source)
+    if batch.discounts != NULL:
+        gather_steps(&ring.rows, &ring.steps, batch, total)
+    if ring.num_sharings > 0:
+        if not are_intact(ring, batch, total):
+            return  # an overwritten frame number may have no frame; the caller tests again
+        if ring.prefetches_from_disk:
+            prefetch_frames_from_disk(ring.sharings, ring.num_sharings, batch.fields, total)
+        reconstruct_all(ring.sharings, ring.num_sharings, batch.fields, total, batch.columns)
+
+
+cdef inline void draw_ages(
+    RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+) noexcept nogil:
+    if distinct:
+        draw_distinct_batches(ring.source, num_held(&ring.rows), batch.ages, total, num, batch.table)
+    else:
+        draw(ring.source, num_held(&ring.rows), batch.ages, total)
+    keep_state(ring)
+
+
+cdef inline bint find_ages(RingState* ring, Batch* batch, int64_t first, Py_ssize_t num) noexcept nogil:
+    """Sets the batch's ages to those of rows `first` to `first + num` by number. Returns False if one is not held."""
+    cdef Py_ssize_t i
+    if not refresh_cursor(ring):
+        return False
+    for i in range(num):
+        batch.ages[i] = first - oldest_row(&ring.rows) + i
+    return all_held(&ring.rows, batch.ages, num)
