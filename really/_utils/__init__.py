@@ -1,1 +1,1 @@
-"""What every wing may use: checks of arguments, files that appear whole or not at all, memory, forks, progress."""
+"""Helpers of all wings: checks of arguments, files that appear complete or not at all, memory, forks, progress bars."""

@@ -1,4 +1,4 @@
-"""Large arrays whose memory is used again once nobody holds them: fresh pages cost more than the writing."""
+"""A pool of memory for large arrays: the system needs more time for new pages than a copy needs to fill them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# Below this malloc has warm memory of its own.
+# Bytes. Smaller arrays come from malloc, which reuses its own memory.
 SMALLEST = 1 << 20
-# A block that so many requests have passed by is given back: a few calls' worth of columns.
+# A free block that this many requests did not use is freed. A call makes a request per column, so this is a few calls.
 PATIENCE = 64
-# References to a block that only the pool holds: its entry's, the loop's, and the argument of getrefcount.
+# References to a block that nobody but the pool holds: from its entry, the loop, and the argument of getrefcount.
 UNUSED = 3
 
 
 class ArrayPool:
-    """Gives arrays like `np.empty`; a view of one, or whatever else refers to it, keeps its memory out of the pool."""
+    """Makes arrays like `np.empty`. It reuses the memory of an array to which nothing refers any more, not even a view."""
 
     def __init__(self) -> None:
-        self._blocks: list[tuple[int, NDArray[np.uint8]]] = []  # with the request that took each last, oldest first
+        self._blocks: list[
+            tuple[int, NDArray[np.uint8]]
+        ] = []  # with the number of the last request that used it, oldest first
         self._requests = 0
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of that shape and dtype with arbitrary contents."""
+        """An array of this shape and dtype with arbitrary contents."""
         kind = np.dtype(dtype)
         nbytes = math.prod(shape) * kind.itemsize
         if nbytes < SMALLEST:
@@ -33,7 +35,7 @@ class ArrayPool:
         return self._block(nbytes)[:nbytes].view(kind).reshape(shape)
 
     def _block(self, nbytes: int) -> NDArray[np.uint8]:
-        """A block that is free and neither too small nor twice as large as need be, else a new one."""
+        """A free block of at least `nbytes` and at most twice as many; a new block if there is none."""
         self._requests += 1
         found, kept = None, []
         for last, block in self._blocks:

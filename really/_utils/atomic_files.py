@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under a temporary name, made durable, then renamed."""
+"""Files that appear complete or not at all: written under a temporary name, made durable, then renamed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from really.errors import FileError, InvalidValueError
 PARTIAL = ".partial"
 
 
-def left_of(name: str) -> str:
-    """Glob of what kills leave of files that were to replace `name`."""
+def leftovers_of(name: str) -> str:
+    """Glob of the temporary files for `name` that a killed process leaves behind."""
     return f".{name}.*{PARTIAL}"
 
 
 @contextlib.contextmanager
-def naming(path: str | PathLike[str], what: str) -> Iterator[None]:
-    """Raises FileError, with the path and `what` is written to it, where the block meets an OSError."""
+def file_errors(path: str | PathLike[str], what: str) -> Iterator[None]:
+    """Turns an OSError of the block into a FileError that names the path and the content, `what`."""
     try:
         yield
     except OSError as error:
@@ -32,15 +32,15 @@ def naming(path: str | PathLike[str], what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` once the block has ended well; else nothing is left of it.
+    """Opens a new file that replaces `path` when the block ends without an error. After an error it is removed.
 
     Args:
-        path: where it goes; what is there already is replaced if it is such a file itself, or empty.
-        magic: the first bytes of such a file.
-        what: such a file in words, for messages.
+        path: the file's path. An existing file is replaced if it is empty or of the same format.
+        magic: the first bytes of a file of this format.
+        what: the format in words, for messages.
 
     Raises:
-        InvalidValueError: `path` holds something else.
+        InvalidValueError: something else is at `path`.
         FileError: the file cannot be written.
     """
     path = Path(path)
@@ -48,7 +48,7 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
     temporary: Path | None = None
     try:
         with (
-            naming(path, what),
+            file_errors(path, what),
             tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file,
         ):
             temporary = Path(file.name)
@@ -65,14 +65,14 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
 
 
 def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -> None:
-    """Raises InvalidValueError, with the `argument` that asks for it, where `path` holds something else."""
+    """Raises InvalidValueError, naming `argument`, if something other than such a file is at `path`."""
     if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
         where = f"{argument}: {path}" if argument else f"{path}"
         raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, got {described(path)}")
 
 
 def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
-    """Whether a file is there that begins with `magic`."""
+    """Whether there is a file that starts with `magic`."""
     try:
         with open(path, "rb") as file:
             return file.read(len(magic)) == magic
@@ -81,7 +81,7 @@ def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
 
 
 def described(path: str | PathLike[str]) -> str:
-    """What is at `path`, in words."""
+    """Says in words what is at `path`."""
     path = Path(path)
     if path.is_dir():
         return "a folder"
@@ -96,7 +96,7 @@ def described(path: str | PathLike[str]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable, where the system can."""
+    """Makes a rename in `folder` durable if the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -107,15 +107,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def writable_folder(name: str, path: str | PathLike[str]) -> Path:
-    """The folder, made where it is missing; tried now, so that it is not after an hour that writing fails.
+    """Creates the folder if it is missing, and writes a file on trial, so that an error does not come after an hour.
 
-    Raises InvalidTypeError or InvalidValueError, with the argument's `name`, where it is none that can be written.
+    Raises InvalidTypeError or InvalidValueError, naming the argument, if the folder cannot be written.
     """
     folder = checked_path(name, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            # A full disk has room for a name, not for what is in the file.
+            # A full disk has room for a name, but not for the content of a file.
             file.write(b"x")
             file.flush()
         return folder

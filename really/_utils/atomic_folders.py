@@ -1,7 +1,8 @@
-"""Folders by time that are there whole or not at all: filled under a temporary name, made durable, then renamed.
+"""Folders that appear complete or not at all: filled under a temporary name, made durable, then renamed.
 
-Several lie in one parent as `<stem>_<time>`, and the newest is known by its name. What a killed process left half
-written is removed by the next that writes into the same parent; a lock on the parent tells that nobody is at it.
+A parent has several of them as `<stem>_<time>`; the names tell which is the newest. A killed process can leave an
+incomplete folder behind. The next process that writes into the parent removes it: a lock on the parent excludes that
+another process is still writing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from really.errors import FileError, InvalidValueError
 
 log = logging.getLogger("really")
 
-# UTC, so that names sort by time through a change of the clocks, too.
+# UTC, so that names sort by time even when clocks change for summer time.
 TIME_FORMAT = "%Y%m%dT%H%M%S-%f"
 TIME = r"\d{8}T\d{6}-\d{6}"
 PARTIAL = ".partial"
@@ -29,20 +30,21 @@ LEFT_BEHIND = re.compile(rf"\..+_{TIME}(\.\d+)?{re.escape(PARTIAL)}")
 
 
 def write(parent: Path, stem: str, fill: Callable[[Path], None], keep: int | None = None) -> Path:
-    """A new folder `<parent>/<stem>_<time>` with what `fill` puts into it; one writer at a time.
+    """Writes a new folder `<parent>/<stem>_<time>`; one writer at a time. Returns its path.
 
     Args:
-        parent: made where it is missing.
+        parent: created if it is missing.
         stem: the name before the time.
-        fill: is handed the folder under its temporary name, and writes files into it.
-        keep: how many of these folders stay, the new one included; older ones are removed once it is there.
+        fill: takes the folder under its temporary name, and writes files into it.
+        keep: how many of these folders to keep, the new one included; older ones are removed after the new one is
+            complete. None keeps all.
 
     Raises:
         InvalidValueError: `parent` is no folder that can be written.
-        FileError: the system would not write a file; nothing is left of the new folder.
+        FileError: the system cannot write a file; the new folder is removed.
     """
-    with _alone_in(_opened(parent)) as alone:
-        if alone:
+    with _locked(_opened(parent)) as locked:
+        if locked:
             _remove([entry for entry in parent.iterdir() if LEFT_BEHIND.fullmatch(entry.name)])
         folder = _filled(parent, stem, fill)
         if keep is not None:
@@ -51,7 +53,7 @@ def write(parent: Path, stem: str, fill: Callable[[Path], None], keep: int | Non
 
 
 def found(parent: Path, stem: str) -> list[Path]:
-    """The whole folders in `parent`, oldest first; entries with other names are ignored."""
+    """The complete folders in `parent`, oldest first; entries with other names are ignored."""
     names = re.compile(rf"{re.escape(stem)}_{TIME}")
     return sorted(entry for entry in parent.iterdir() if names.fullmatch(entry.name) and entry.is_dir())
 
@@ -59,7 +61,7 @@ def found(parent: Path, stem: str) -> list[Path]:
 def newest(path: Path, stem: str) -> Path:
     """The newest folder in `path`, or `path` itself if it is such a folder.
 
-    Raises InvalidValueError where there is none; says what is there instead.
+    Raises InvalidValueError if there is none; the message says what is there instead.
     """
     if not path.is_dir():
         raise InvalidValueError(
@@ -82,20 +84,20 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path], None]) -> Path:
         for file in partial.iterdir():
             _sync(file)
         sync_folder(partial)
-        folder = partial.rename(parent / f"{stem}_{_moment(parent, stem).strftime(TIME_FORMAT)}")
+        folder = partial.rename(parent / f"{stem}_{_time_of_new(parent, stem).strftime(TIME_FORMAT)}")
         sync_folder(parent)
     except OSError as error:
         raise FileError(
             error.errno, f"{parent}: expected to write {stem}_<time>, but {error.strerror or error}"
         ) from error
     finally:
-        # After the rename there is nothing left under this name.
+        # After the rename nothing has this name.
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def _moment(parent: Path, stem: str) -> datetime:
-    """Now, or just after the newest folder where the clock has gone back since: the last written is the newest."""
+def _time_of_new(parent: Path, stem: str) -> datetime:
+    """The time now; just after the newest folder if the clock went back. So the last written folder is the newest."""
     now, folders = datetime.now(UTC), found(parent, stem)
     if not folders:
         return now
@@ -104,7 +106,7 @@ def _moment(parent: Path, stem: str) -> datetime:
 
 
 def _remove(folders: list[Path]) -> None:
-    """Removes folders; one that is cut off in the middle has a temporary name by then."""
+    """Renames folders to temporary names, then removes them: if a kill interrupts it, no half folder counts."""
     for folder in folders:
         try:
             gone = folder.with_name(f".{folder.name.lstrip('.').removesuffix(PARTIAL)}{PARTIAL}")
@@ -122,8 +124,8 @@ def _opened(parent: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone_in(handle: int) -> Iterator[bool]:
-    """Holds a folder's lock; says no where the file system has none: what others left behind then stays."""
+def _locked(handle: int) -> Iterator[bool]:
+    """Holds a folder's lock. Yields False if the file system has no locks; old incomplete folders then stay."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         locked = True
@@ -133,7 +135,7 @@ def _alone_in(handle: int) -> Iterator[bool]:
         yield locked
     finally:
         if locked:
-            # Closing is not enough: a process that was forked meanwhile has the handle, too.
+            # To close the handle is not enough: a process forked meanwhile has it, too.
             fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 

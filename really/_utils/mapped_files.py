@@ -1,4 +1,4 @@
-"""Files that memory is mapped from: made, opened, given blocks ahead of what is written, made durable."""
+"""Files that are mapped into memory: created, opened, allocated ahead of writes, made durable."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from really.errors import DiskFullError, FileError, InvalidValueError
 
 STEP = 64 << 20
-"""Bytes that a file gets at a time: seldom enough to cost nothing, little enough to leave the disk to others."""
+"""Bytes that are allocated at a time: rare enough to cost nothing, and small enough to leave disk space to others."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class MappedFile:
-    """A file of fixed length as `data`, uint8 [nbytes], shared with whoever else maps it.
+    """A file of fixed length as `data`, uint8 [nbytes], shared with all processes that map it.
 
-    A file that is new has no blocks: `allocate` has to come before a byte is written, because a full disk that is only
-    met while writing to a mapping ends the process (SIGBUS). The mapping lives as long as an array over it.
+    A new file has no blocks on the disk. `allocate` must come before a write: if the disk is full, a write to the
+    mapping ends the process (SIGBUS). The mapping lives as long as an array over it.
 
     Raises:
-        InvalidValueError: the file is of another length.
-        FileError: the system does not open, make or map it.
+        InvalidValueError: the file has another length.
+        FileError: the system cannot open, create or map it.
     """
 
     def __init__(self, path: Path, nbytes: int, *, writable: bool, new: bool = False) -> None:
@@ -52,9 +52,9 @@ class MappedFile:
         self.data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
 
     def allocate(self, end: int) -> None:
-        """Sees to it that the disk has set aside blocks for the bytes before `end`, and for some more where it can.
+        """Allocates blocks for the bytes before `end`, and for some bytes more if the disk has room.
 
-        Raises DiskFullError where it cannot.
+        Raises DiskFullError if it has no room for the bytes before `end`.
         """
         with self._growing:
             for goal in (min(-(-end // STEP) * STEP, self.nbytes), end):
@@ -71,35 +71,35 @@ class MappedFile:
         raise self.full(end - self.allocated)
 
     def check_allocated(self, end: int) -> None:
-        """`allocate` for a file from before, which has its blocks unless it was copied without its zeros."""
+        """`allocate` for an existing file. It has its blocks, unless it was copied as a sparse file."""
         held = os.fstat(self._handle).st_blocks * 512
         self.allocated = self.nbytes if held >= self.nbytes else end if held >= end else 0
         if self.allocated < end:
             self.allocate(end)
 
     def full(self, needed: int) -> DiskFullError:
-        """The error for a disk that has no room for so many bytes more."""
+        """The error for a disk that has no room for `needed` more bytes."""
         left = free_bytes(self.path)
         return DiskFullError(errno.ENOSPC, f"{self.path}: needs {needed:,} bytes more, available are {left:,}")
 
     def sync(self) -> None:
-        """Returns when what has been written, to the mapping too, is on the disk."""
+        """Waits until everything written, also to the mapping, is on the disk."""
         try:
             os.fsync(self._handle)
         except OSError as error:
             raise self._failed("make durable", error) from error
 
     def advise(self, advice: str) -> None:
-        """`madvise` for the whole mapping, by its name without MADV_; nothing where the system does not know it."""
+        """Calls `madvise` for the mapping if the system knows this advice, whose name is given without MADV_."""
         number = getattr(mmap, f"MADV_{advice}", None)
         if number is not None:
             try:
                 self._map.madvise(number)
             except OSError:
-                return  # it is advice: a file system may have no use for it
+                return  # a file system may refuse advice
 
     def close(self) -> None:
-        """Gives the handle back; the mapping stays as long as somebody looks at it."""
+        """Closes the file descriptor. The mapping stays as long as an array over it."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)
@@ -121,13 +121,13 @@ class MappedFile:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that are free for this user on the file system that `path` is on, or would be."""
+    """Free bytes for this user on the file system of `path`, which need not exist."""
     found: Any = os.statvfs(existing(path))
     return int(found.f_bavail * found.f_frsize)
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the innermost folder on the way to it that is there."""
+    """`path`, or the nearest of its parent folders that exists."""
     for folder in (path, *path.absolute().parents):
         if folder.exists():
             return folder

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, a container's, and its own limit."""
+"""How much memory this process can still take, by the limits of the machine, of a container and of the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from really.errors import NotEnoughMemoryError
 
 
 def refuse_if_too_big(what: str, needed: int, promised: int = 0, advice: str = "") -> None:
-    """Raises NotEnoughMemoryError where `needed` bytes are more than `available_bytes()` less those `promised`."""
+    """Raises NotEnoughMemoryError if `needed` bytes are more than `available_bytes()` less `promised` bytes."""
     left = available_bytes()
     available = None if left is None else max(0, left - promised)
     if available is not None and needed > available:
@@ -17,7 +17,7 @@ def refuse_if_too_big(what: str, needed: int, promised: int = 0, advice: str = "
 
 
 def available_bytes() -> int | None:
-    """The least of what machine, enclosing control groups and process limit leave; None if nobody says."""
+    """The least that machine, control groups and process limit leave. Returns None if no limit is known."""
     left = [*_machine_left(), *_cgroup_left(), *_process_left()]
     return max(0, min(left)) if left else None
 

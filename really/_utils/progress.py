@@ -1,4 +1,4 @@
-"""Progress bars: shown when asked for, or on a terminal for whatever takes longer than two seconds."""
+"""Progress bars: shown on request, or on a terminal if a task takes longer than two seconds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-# Seconds that something may take before a bar appears that nobody asked for.
+# Seconds until a bar appears without a request.
 PATIENCE = 2.0
-# And from one picture of it to the next.
+# Seconds from one drawing of a bar to the next.
 INTERVAL = 0.2
 
 
 def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = None) -> tqdm[Any]:
-    """A bar from 0 to `total`, or a count where that is None.
+    """A bar from 0 to `total`, or a count if `total` is None.
 
     `wanted` True shows it at once, False never, None on a terminal after two seconds.
     """
@@ -28,15 +28,15 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
 
 
 def advance(bar: tqdm[Any], done: int) -> None:
-    """Moves a bar to `done`, however far it was."""
+    """Moves a bar to `done`."""
     bar.update(done - bar.n)
 
 
 @contextlib.contextmanager
 def steps_of(what: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function to tell what is being done: on a terminal it is shown, with the time, after two seconds.
+    """Yields a function that takes the name of the current step. A terminal shows it, with the time, after two seconds.
 
-    Nothing of it stays on the screen. A thread draws, since a step may be one long call.
+    The line is removed at the end. A thread draws it, because a step may be one long call.
     """
     line = tqdm(
         desc=what, bar_format="{desc} [{elapsed}]", disable=None, leave=False, delay=PATIENCE, mininterval=0, miniters=0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.atomic_files import naming, writable_folder
+from really._utils.atomic_files import file_errors, writable_folder
 from really._utils.checks import checked_integer
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.metrics.curves import CSV_NAME, Curve, read_csv
@@ -118,7 +118,7 @@ class Aggregator:
     def _append_csv(self, points: Mapping[str, tuple[float, float]]) -> None:
         cells = [str(number) for key in self.keys for number in points.get(key, ("", ""))]
         line = (",".join([str(self.epoch), *cells]) + "\n").encode()
-        with naming(self.csv_path, "values"), self.csv_path.open("ab", buffering=0) as file:
+        with file_errors(self.csv_path, "values"), self.csv_path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             if file.write(line) < len(line):  # a full disk took a part of the line; the next line would continue it
                 file.truncate(before)
@@ -177,7 +177,7 @@ class Aggregator:
         self._rewrite(self.csv_path, rows)
 
     def _rewrite(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        with naming(path, "values"), path.open("w", newline="") as file:
+        with file_errors(path, "values"), path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._header, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

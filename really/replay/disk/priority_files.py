@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.atomic_files import described, left_of, replacing, starts_with
+from really._utils.atomic_files import described, leftovers_of, replacing, starts_with
 from really._utils.file_formats import ARROW_MAGIC, array_from_json, array_to_json
 from really.errors import InvalidValueError
 from really.replay.samplers import VALUE, PrioritizedSampler
 
 NAME = "priorities"
-PARTIAL = left_of(NAME)
+PARTIAL = leftovers_of(NAME)
 """What a kill leaves of one that was being written."""
 ABOUT, CHECK = b"really.priorities", b"really.crc32"
 WHAT = "the priorities of a buffer"
