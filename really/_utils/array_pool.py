@@ -18,12 +18,11 @@ UNUSED = 3
 
 
 class ArrayPool:
-    """Makes arrays like `np.empty`. It reuses the memory of an array to which nothing refers any more, not even a view."""
+    """Makes arrays like `np.empty`. It reuses the memory of an array once nothing refers to it, not even a view."""
 
     def __init__(self) -> None:
-        self._blocks: list[
-            tuple[int, NDArray[np.uint8]]
-        ] = []  # with the number of the last request that used it, oldest first
+        # Each block with the number of the last request that used it, oldest first.
+        self._blocks: list[tuple[int, NDArray[np.uint8]]] = []
         self._requests = 0
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

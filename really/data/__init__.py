@@ -1,1 +1,1 @@
-"""Transitions as columns: spaces, schema, frames stored once, returns, normalisation, Arrow."""
+"""Transitions as columns: their schema, spaces, frames, returns, normalisation, and their Arrow forms."""

@@ -1,4 +1,4 @@
-"""Arrow record batches and tables as NumPy columns that view Arrow's own memory (booleans are unpacked)."""
+"""Arrow record batches and tables as NumPy columns: views of Arrow's memory, but for booleans, which are unpacked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from really.errors import InvalidTypeError, InvalidValueError
 
 
 class ArrowColumns(dict[str, Any]):
-    """Key -> Arrow array of one chunk; a key is turned into a NumPy array when it is asked for.
+    """Key -> Arrow array of one chunk. A lookup of a key converts the array to NumPy.
 
-    Columns that share frames are `FrameColumn`s from the beginning.
+    Columns that share frames are `FrameColumn`s from the start.
     """
 
     def __init__(self, batch: Any) -> None:
@@ -30,7 +30,7 @@ class ArrowColumns(dict[str, Any]):
 
 
 def chunks(data: Any) -> list[Any]:
-    """`data`, a RecordBatch or Table, as one `Columns` a chunk; at least one, so that the schema is known."""
+    """A RecordBatch or Table as one `ArrowColumns` per chunk. An empty Table gives one without rows, for its schema."""
     import pyarrow as pa
 
     if isinstance(data, pa.RecordBatch):
@@ -42,7 +42,7 @@ def chunks(data: Any) -> list[Any]:
 
 
 def different_names(schema: Any) -> list[str]:
-    """The names of its columns, none of which comes twice."""
+    """The names of the columns. Raises InvalidValueError if a name comes twice."""
     names: list[str] = schema.names
     if len(set(names)) < len(names):
         raise InvalidValueError(f"put: expected columns of different names, got {names}")
@@ -50,9 +50,18 @@ def different_names(schema: Any) -> list[str]:
 
 
 def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
-    """[n, ...] rows of a primitive, boolean, fixed-size-list (nested too) or fixed-shape-tensor array.
+    """Rows [n, ...] of a primitive, boolean, fixed-shape-tensor, or (nested) fixed-size-list array.
 
-    `row_length`: how many elements of it are one row of the column, for messages.
+    The one decoder of Arrow columns: of runners' messages, of puts, and of files.
+
+    Args:
+        key: the column's name, for messages.
+        array: the column, or the values of its lists.
+        row_length: number of elements of the array that are one row of the column, for messages.
+
+    Raises:
+        InvalidTypeError: it has no numbers of fixed width.
+        InvalidValueError: it has nulls.
     """
     import pyarrow as pa
 
@@ -71,7 +80,7 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
         return values.reshape(len(array), width, *values.shape[1:])
     if pa.types.is_boolean(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
-    if pa.types.is_date(array.type):  # days are int32 there and int64 in NumPy
+    if pa.types.is_date(array.type):  # days are int32 in Arrow and int64 in NumPy
         return np.asarray(array.to_numpy(zero_copy_only=False))
     if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=True))
@@ -79,7 +88,7 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
 
 
 def empty_batch(schema: Any) -> Any:
-    """A record batch of no rows."""
+    """A record batch without rows."""
     import pyarrow as pa
 
     return pa.record_batch([_empty(field.type) for field in schema], schema=schema)

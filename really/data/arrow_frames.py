@@ -1,7 +1,8 @@
-"""Columns that share frames as Arrow arrays, and back: what runners send and what checkpoints keep.
+"""Columns that share frames as Arrow arrays, and back: the form in runners' messages and in checkpoints.
 
-A row is a fixed-size list of int32 indices. The frames stand in one more column, a list of their bytes: all of a record
-batch in its first row. The fields' metadata name that column, the stack's axis, dtype and shape of a frame.
+A row is a fixed-size list of int32 indices. One more column has the frames, as a list of their bytes; its first row has
+all frames of the record batch. The metadata of a field name that column, the axis of the stack, and the dtype and shape
+of a frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from really.data.frames import FrameColumn, Sharing, frame_shape, pairs
+from really.data.frames import FrameColumn, Sharing, frame_shape, keys_by_frames
 from really.data.schema import Spec, dtype_from_json
 from really.errors import InvalidValueError
 
@@ -24,12 +25,12 @@ PREFIX = "really.frames."
 
 
 def shares(schema: pa.Schema) -> bool:
-    """Whether columns of the schema share frames."""
+    """Whether columns of this schema share frames."""
     return any(FRAMES in (field.metadata or {}) for field in schema)
 
 
 def fields(spec: Spec, sharings: Sequence[Sharing]) -> list[pa.Field]:
-    """The fields of columns that share frames, and of the frames."""
+    """The fields of the columns that share frames, and the fields of their frames."""
     names, found = list(spec), []
     for sharing in sharings:
         keys = [names[at] for at in sharing.columns]
@@ -39,9 +40,9 @@ def fields(spec: Spec, sharings: Sequence[Sharing]) -> list[pa.Field]:
 
 
 def arrays(columns: Mapping[str, Any]) -> dict[str, tuple[pa.Field, pa.Array]]:
-    """Name -> field and array for all the `FrameColumn`s among the columns [row, ...], and for their frames."""
+    """Name -> (field, array) for each `FrameColumn` among the columns [row, ...], and for their frames."""
     found: dict[str, tuple[pa.Field, pa.Array]] = {}
-    for keys in pairs(columns):
+    for keys in keys_by_frames(columns):
         first = columns[keys[0]]
         kinds = _fields(keys, first.dtype, first.frames.shape[1:], *first.stack)
         values = [_lists(columns[key].indices) for key in keys]
@@ -51,10 +52,10 @@ def arrays(columns: Mapping[str, Any]) -> dict[str, tuple[pa.Field, pa.Array]]:
 
 
 def columns_of(batch: pa.RecordBatch) -> dict[str, FrameColumn]:
-    """Key -> the rows of those columns of a record batch that share frames, over the batch's own memory.
+    """Key -> `FrameColumn` over the batch's own memory, for each column of a record batch that shares frames.
 
     Raises:
-        InvalidValueError: the frames are missing or not what the metadata say.
+        InvalidValueError: the frames are missing, or do not fit the metadata.
     """
     found: dict[str, FrameColumn] = {}
     frames: dict[str, NDArray[Any]] = {}

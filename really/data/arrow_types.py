@@ -1,15 +1,15 @@
-"""Columns of any dtype as Arrow arrays, and back: what `interchange` and `saving` write and read.
+"""Columns of any dtype as Arrow arrays, and back: the form in files.
 
-| a row of dtype | is in Arrow |
+| dtype of a row | Arrow type |
 | --- | --- |
-| bool, integers, float16, 32, 64 | the type of that name |
+| bool, integers, float16, 32, 64 | the type of the same name |
 | datetime64, timedelta64 in s, ms, us, ns | timestamp, duration (NaT is the smallest integer, not a null) |
 | complex64, complex128 | struct of re and im |
-| anything else of fixed width (text, bytes, long double, structured) | its bytes, fixed_size_binary |
-| with a shape | fixed-shape tensor of it; complex: struct of two tensors; bytes: of the whole row |
+| other dtypes of fixed width (text, bytes, long double, structured) | fixed_size_binary of its bytes |
+| with a shape | fixed-shape tensor of the type; complex: struct of two tensors; bytes: those of the row |
 | of no bytes (an axis of length 0) | null |
 
-Each field says in its metadata which dtype and shape it had, so that what reads it back needs no guess.
+The metadata of each field have its NumPy dtype and shape, so that a reader need not guess them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def schema_of(spec: Spec, float16: str = "float16", metadata: Mapping[str, str] 
 
     Args:
         spec: key -> (dtype, shape of one row).
-        float16: "float32" to write halves as singles, for readers that have no halves.
-        metadata: of the schema.
+        float16: "float32" writes float16 as float32, for readers without float16.
+        metadata: metadata of the schema.
 
     Raises:
-        InvalidValueError: `float16` is neither.
+        InvalidValueError: `float16` is neither "float16" nor "float32".
     """
     if float16 not in FLOAT16:
         raise InvalidValueError(one_of("float16", float16, FLOAT16))
@@ -55,18 +55,18 @@ def schema_of(spec: Spec, float16: str = "float16", metadata: Mapping[str, str] 
 
 
 def to_batch(columns: Mapping[str, NDArray[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Columns [n, ...], C-contiguous, as a record batch of `schema` over the same memory.
+    """C-contiguous columns [n, ...] as a record batch of `schema` over the same memory.
 
-    Booleans (packed), complex numbers (split) and halves written as singles are copies.
+    Booleans (packed), complex numbers (split) and float16 written as float32 are copied.
     """
     arrays = [_to_array(columns[field.name], field.type) for field in schema]
     return pa.record_batch(arrays, schema=schema)
 
 
 class FileColumns(dict[str, Any]):
-    """Key -> Arrow field and array; rows [n, ...] when a key is asked for, views where Arrow keeps them as NumPy does.
+    """Key -> Arrow field and array. A lookup of a key gives rows [n, ...], as a view if NumPy has the same layout.
 
-    Asking raises InvalidValueError or InvalidTypeError where a column has nulls, or is not what a buffer holds.
+    A lookup raises InvalidValueError or InvalidTypeError if the column has nulls or a type that no buffer can have.
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
@@ -79,7 +79,7 @@ class FileColumns(dict[str, Any]):
 
 
 def no_rows(schema: pa.Schema) -> FileColumns:
-    """Columns [0, ...] that say which dtypes and row shapes those of `schema` have."""
+    """Columns [0, ...] with the dtypes and row shapes of `schema`."""
     return FileColumns(arrow_columns.empty_batch(schema))
 
 

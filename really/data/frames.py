@@ -1,4 +1,4 @@
-"""Frames stored once: which columns may share them, and such columns on their way, as frames and indices."""
+"""Frame deduplication: which columns can share frames, and `FrameColumn`, the (frames, indices) form of a column."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 
 Stack = tuple[int, int]
-"""(number of frames, axis of a row along which they stand)."""
+"""(number of frames, axis of a row along which they are stacked)."""
 
 SMALLEST_ROW = 1024
-"""Bytes; a shorter row is copied faster than its frames are looked up."""
+"""Bytes. A copy of a shorter row is faster than a lookup of its frames."""
 LARGEST_STACK = 16
-WHOLE: Stack = (1, 0)
-"""A row that is one frame."""
-FRAME_NUMBER = 4
-"""Bytes of a frame's number in a record."""
-EXTRA = 1.05
-"""Frames a row that are counted against memory: one, and those that trajectories begin with."""
+ONE_FRAME: Stack = (1, 0)
+"""The stack of rows that are one frame, without an axis for a stack."""
+FRAME_NUMBER_NBYTES = 4
+"""Bytes of a frame number in a record."""
+FRAMES_PER_ROW = 1.05
+"""Estimate of new frames per row: one, and the first frames of trajectories."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameColumn:
-    """Rows that are stacks of frames, each frame stored once.
+    """Rows that are stacks of frames, with each frame stored once.
 
-    Row i is `frames[indices[i]]` with the stack's axis moved to `axis`; a stack of one frame is the frame itself,
-    without such an axis. Two columns may have the same `frames`.
+    Row i is `frames[indices[i]]` with the stack's axis moved to `axis`. A stack of one frame is the frame itself,
+    without that axis. Two columns can have the same `frames`.
 
     Attributes:
         frames: [frame, ...] of the rows' dtype, C-contiguous.
         indices: [row, stack] int32, C-contiguous, each from 0 to `len(frames) - 1`.
-        axis: of a row.
+        axis: axis of a row along which the frames are stacked.
 
     Raises:
-        InvalidValueError: the arrays are not of that kind, or an index has no frame.
+        InvalidValueError: an array has another dtype, shape or layout, or an index has no frame.
     """
 
     frames: NDArray[Any]
@@ -70,20 +70,20 @@ class FrameColumn:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the frames."""
+        """Dtype of the frames."""
         return self.frames.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[row, ...] of the rows as arrays."""
+        """Shape [row, ...] of the rows as one array."""
         row = list(self.frames.shape[1:])
-        if self.stack != WHOLE:
+        if self.stack != ONE_FRAME:
             row.insert(self.axis, self.indices.shape[1])
         return (len(self.indices), *row)
 
     @property
     def ndim(self) -> int:
-        """Number of axes, that of the rows included."""
+        """Number of axes, with the axis of rows."""
         return len(self.shape)
 
     @property
@@ -93,7 +93,7 @@ class FrameColumn:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that frames and indices take."""
+        """Bytes of frames and indices."""
         return self.frames.nbytes + self.indices.nbytes
 
     def __len__(self) -> int:
@@ -107,8 +107,8 @@ class FrameColumn:
         return rows if dtype is None else rows.astype(dtype, copy=False)
 
     def write_to(self, rows: NDArray[Any]) -> None:
-        """Writes all rows to an array of this shape."""
-        if self.stack == WHOLE:
+        """Writes all rows to an array of `shape`."""
+        if self.stack == ONE_FRAME:
             np.take(self.frames, self.indices[:, 0], axis=0, out=rows, mode="clip")
         elif self.axis == 0:
             np.take(self.frames, self.indices, axis=0, out=rows, mode="clip")
@@ -117,7 +117,10 @@ class FrameColumn:
 
 
 class Sharing(NamedTuple):
-    """Columns that share frames: positions in the schema (of two, the second comes after the first), and the stack."""
+    """Columns that share frames: one column, or two of which the second holds the next observations, and the stack.
+
+    `columns` are positions in the schema.
+    """
 
     columns: tuple[int, ...]
     stack: int
@@ -125,18 +128,18 @@ class Sharing(NamedTuple):
 
 
 def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[Sharing]:
-    """Which columns may share frames, and how a row of them is made of frames.
+    """Says which columns share frames, and how their rows consist of frames.
 
-    A state and the state after it (`state` and `state_new`, `obs` and `next_obs`) of one kind share; a column that
-    is alone shares where it is a stack. The first axis is the stack's where it is no longer than 16 and others follow;
-    else a row is one frame. Rows below 1 kB stay as they are.
+    A state and the next state (`state` and `state_new`, `obs` and `next_obs`) share frames if their dtypes and shapes
+    are equal. A column without such a partner shares frames among its own rows if it is a stack. The first axis is the
+    stack if its length is at most 16 and other axes follow; otherwise a row is one frame. Rows below 1 kB share none.
 
     Args:
         spec: key -> (dtype, shape of one row).
-        stack: (frames, axis) of all columns that may share, or of each by key; (1, 0) says that a row is one frame.
+        stack: (frames, axis) of all columns that can share, or of each column by key; (1, 0) makes a row one frame.
 
     Raises:
-        InvalidValueError, InvalidTypeError: a stack that no column has.
+        InvalidValueError, InvalidTypeError: no column has such a stack.
     """
     keys = list(spec)
     large = [key for key in keys if spec[key].nbytes >= SMALLEST_ROW]
@@ -154,7 +157,7 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
 
 
 def is_after(key: str, other: str) -> bool:
-    """Whether the name says that `other` holds what comes after `key`."""
+    """Whether `other` is, by its name, the next observation of `key`."""
     if key == other:
         return False
     bare = re.sub(r"(?:^|[._])(?:new|next)(?=[._]|$)|(?:new|next)_?|_$", "", other)
@@ -162,34 +165,37 @@ def is_after(key: str, other: str) -> bool:
 
 
 def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
-    """Bytes that the frames of one row take, as counted against memory."""
+    """Estimated bytes of the new frames of one row."""
     columns = list(spec.values())
-    return sum(EXTRA * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
+    return sum(FRAMES_PER_ROW * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
 
 
 def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
-    """Bytes of a record's fields: of the columns, of which some hold numbers of frames, and of the oldest of those."""
+    """Bytes of each field of a record.
+
+    The field of a column that shares frames has frame numbers. At the end, each `Sharing` has one for its oldest frame.
+    """
     nbytes = [column.nbytes for column in spec.values()]
     for sharing in sharings:
         for at in sharing.columns:
-            nbytes[at] = FRAME_NUMBER * sharing.stack
-    return nbytes + [FRAME_NUMBER] * len(sharings)
+            nbytes[at] = FRAME_NUMBER_NBYTES * sharing.stack
+    return nbytes + [FRAME_NUMBER_NBYTES] * len(sharings)
 
 
 def stacks_of(spec: Spec, sharings: Sequence[Sharing]) -> dict[str, Stack]:
-    """Key -> stack of the columns that share frames."""
+    """Key -> stack, for the columns that share frames."""
     keys = list(spec)
     return {keys[at]: (sharing.stack, sharing.axis) for sharing in sharings for at in sharing.columns}
 
 
 def frame_shape(shape: tuple[int, ...], sharing: Sharing) -> tuple[int, ...]:
-    """Of the frames that rows of this shape are made of."""
-    whole = sharing[1:] == WHOLE
+    """Shape of the frames of which rows of this shape consist."""
+    whole = sharing[1:] == ONE_FRAME
     return shape if whole else shape[: sharing.axis] + shape[sharing.axis + 1 :]
 
 
-def pairs(columns: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The keys of the `FrameColumn`s, those of the same frames together."""
+def keys_by_frames(columns: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields the keys of the `FrameColumn`s in groups that have the same frames."""
     found: dict[int, list[str]] = {}
     for key, column in columns.items():
         if isinstance(column, FrameColumn):
@@ -198,20 +204,20 @@ def pairs(columns: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def owned(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of the columns; those that share frames go on sharing them."""
+    """Copies of the columns. The copies share frames as the columns do."""
     copies = {key: column.copy() for key, column in columns.items() if not isinstance(column, FrameColumn)}
-    for keys in pairs(columns):
+    for keys in keys_by_frames(columns):
         frames = columns[keys[0]].frames.copy()
         copies |= {key: FrameColumn(frames, columns[key].indices.copy(), columns[key].axis) for key in keys}
     return copies
 
 
 def joined(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of all pieces, which have the same columns, one after the other."""
+    """The rows of all pieces one after the other. The pieces have the same columns."""
     first = pieces[0]
     plain = [key for key, column in first.items() if not isinstance(column, FrameColumn)]
     columns: dict[str, Any] = {key: np.concatenate([piece[key] for piece in pieces]) for key in plain}
-    for keys in pairs(first):
+    for keys in keys_by_frames(first):
         frames = np.concatenate([piece[keys[0]].frames for piece in pieces])
         starts = np.cumsum([0, *(len(piece[keys[0]].frames) for piece in pieces)], dtype=np.int32)
         for key in keys:
@@ -227,12 +233,12 @@ def _given(stack: Stack | Mapping[str, Stack] | None, key: str) -> Stack | None:
 def _stack_of(key: str, column: ColumnSpec, given: Stack | None) -> Stack:
     shape = column.shape
     if given is None:
-        return (shape[0], 0) if len(shape) > 1 and 1 < shape[0] <= LARGEST_STACK else WHOLE
+        return (shape[0], 0) if len(shape) > 1 and 1 < shape[0] <= LARGEST_STACK else ONE_FRAME
     if not isinstance(given, tuple) or len(given) != 2 or not all(isinstance(part, int) for part in given):
         raise InvalidTypeError(f"stack: key {key!r}: expected (number of frames, axis), got {given!r}")
     num, axis = given
     if num == 1:
-        return WHOLE
+        return ONE_FRAME
     if not -len(shape) <= axis < len(shape) or shape[axis] != num or not 1 <= num <= LARGEST_STACK:
         raise InvalidValueError(
             f"stack: key {key!r}: expected up to {LARGEST_STACK} frames along an axis of {shape} of that length, "

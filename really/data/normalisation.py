@@ -1,15 +1,15 @@
-"""Normalisation of observations and rewards: what runners measure, how it is merged, what comes of it.
+"""Normalisation of observations and rewards: the runner's part, the driver's statistics, and one version's factors.
 
-An observation becomes clip((x - mean) / sqrt(variance + 1e-8)), each number of a floating-point leaf by its own mean
-and variance; leaves of integers stay as they are. A reward becomes clip(scale * r / sqrt(variance + 1e-8)) with the
+An observation becomes clip((x - mean) / sqrt(variance + 1e-8)). Each number of a floating-point leaf has its own mean
+and variance; integer leaves do not change. A reward becomes clip(scale * r / sqrt(variance + 1e-8)) with the
 variance of R_t = r_t + gamma * R_{t-1}, the discounted sum of the rewards of an agent's episode so far, as in
-Stable-Baselines3's VecNormalize: R begins at 0 with every episode, whatever ended the last one. (gymnasium's
-NormalizeReward does not begin anew after a time limit.) Rewards keep their sign: no mean is subtracted.
+Stable-Baselines3's VecNormalize: R starts at 0 with every episode, for any reason that ended the last one. (R of
+gymnasium's NormalizeReward does not start again after a time limit.) Rewards keep their sign: no mean is subtracted.
 
-Statistics are float64, of each `state` and reward that a runner collected (rows that are dropped as stale or kept for
-the next call included), new rows weighing no more than old ones. Those that a policy version acts with are frozen with
-it, so that learner and policy see the same numbers; what is measured meanwhile takes effect with the next version.
-Before anything was measured, mean is 0 and variance 1.
+Statistics are float64, over each `state` and reward that a runner collected, also over rows that are dropped as stale
+or kept for the next call. New rows have the same weight as old ones. A policy version freezes its statistics, so that
+learner and policy see the same numbers; new measurements take effect with the next version. Before the first
+measurement the mean is 0 and the variance 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BLOCK_VALUES = 32_768
 
 @dataclass(frozen=True)
 class NormalisationOptions:
-    """The manager's arguments of these names, checked; picklable. No clipping is infinity."""
+    """The manager's arguments of these names, checked. Infinity means no clipping."""
 
     normalize_observations: bool
     observation_clip: float
@@ -51,24 +51,24 @@ class NormalisationOptions:
 
     @classmethod
     def of(cls, kwargs: Mapping[str, Any]) -> Self:
-        """Those among the manager's arguments."""
+        """The options among the manager's arguments."""
         return cls(**{field.name: kwargs[field.name] for field in fields(cls)})
 
     @property
     def changes_rewards(self) -> bool:
-        """Whether delivered rewards are other than the environment's."""
+        """Whether delivered rewards differ from those of the environment."""
         return self.normalize_rewards or (self.reward_scale, *self.reward_clip) != (1.0, -np.inf, np.inf)
 
     @property
     def changes_anything(self) -> bool:
-        """Whether delivered rows are other than the environment's."""
+        """Whether delivered rows differ from those of the environment."""
         return self.normalize_observations or self.changes_rewards
 
     def shapes(self, leaves: Spec) -> dict[str, tuple[int, ...]]:
-        """Of what statistics are kept: column names, and the shape of a mean.
+        """Name of each measured column -> shape of its mean.
 
         Raises:
-            InvalidValueError: observations are to be normalised, and none of their leaves is of floating point.
+            InvalidValueError: observations are to be normalised, and no leaf has floating-point numbers.
         """
         kept = {
             "state" + name: leaf.shape
@@ -89,10 +89,10 @@ def _is_float(leaf: ColumnSpec) -> bool:
 
 
 class Normalisation:
-    """How one policy version sees observations, and what it delivers as rewards; never changed once made.
+    """The normalisation of one policy version. It never changes.
 
     Attributes:
-        statistics: that it was made with.
+        statistics: the statistics that it normalises with.
     """
 
     def __init__(self, options: NormalisationOptions, leaves: Spec, statistics: Statistics) -> None:
@@ -104,26 +104,26 @@ class Normalisation:
         self._reward_clip = options.reward_clip
 
     def observations(self, leaves: Leaves) -> list[NDArray[Any]]:
-        """Normalised copies of the leaves `[..., *leaf.shape]`, in the leaves' dtypes; integers as they are."""
+        """Normalised copies of the leaves `[..., *leaf.shape]`, in the leaves' dtypes; integers do not change."""
         return [
             values if scale is None else self._standardised(values, *scale).astype(leaf.dtype, copy=False)
             for values, leaf, scale in zip(leaves, self._leaves.values(), self._scales, strict=True)
         ]
 
     def normalise_columns(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Normalises `state` and `state_new` of every leaf in their place, to the same numbers as `observations`."""
+        """Normalises `state` and `state_new` of every leaf in place, to the same numbers as `observations`."""
         for name, scale in zip(self._leaves, self._scales, strict=True):
             for key in ("state" + name, "state_new" + name):
                 if scale is not None:
                     self._normalise(columns[key], *scale)
 
     def rewards(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rewards `[row]` divided by the returns' deviation, then scaled, then clipped."""
+        """Rewards `[row]`, divided by the deviation of the returns, then scaled, then clipped."""
         scaled = rewards * np.float64(self._reward_factor)
         return scaled.clip(*self._reward_clip).astype(np.float32)
 
     def before(self, forward: Forward) -> Forward:
-        """`forward` for observations as environments show them."""
+        """`forward` for observations that are not normalised."""
         if not any(self._scales):
             return forward
         return lambda leaves: forward(self.observations(leaves))
@@ -144,11 +144,11 @@ class Normalisation:
 
 
 class Normaliser:
-    """A runner's part: it normalises with what came with the weights, and measures for the versions to come.
+    """The runner's part: normalises with the statistics that came with the weights, and measures for later versions.
 
     Attributes:
-        names: columns that are measured, and hence have to be finite.
-        measured: of the last rollout, `[agent, ...]` for each agent with rows in it, in their order.
+        names: the measured columns. Their numbers must be finite.
+        measured: moments of the last rollout, `[agent, ...]`, in the order of the agents that have rows in it.
     """
 
     def __init__(self, options: NormalisationOptions, leaves: Spec, num_envs: int, gamma: float) -> None:
@@ -158,16 +158,16 @@ class Normaliser:
         self._returns = np.zeros(num_envs)
 
     def freeze(self, statistics: Statistics) -> Normalisation:
-        """From now on, normalises with these."""
+        """Normalises with these statistics from now on."""
         self._current = Normalisation(self._options, self._leaves, statistics)
         return self._current
 
     def begin_episodes(self) -> None:
-        """Says that all environments were reset."""
+        """Starts the returns of all environments at 0, after a reset."""
         self._returns[:] = 0.0
 
     def measure(self, flat: Mapping[str, NDArray[Any]], done: NDArray[np.bool_], lengths: NDArray[np.intp]) -> None:
-        """Takes note of raw rows `[row, ...]`, of which each environment has `lengths` `[env]`, one after the other."""
+        """Measures raw rows `[row, ...]`, `lengths` `[env]` of each environment, one environment after the other."""
         filled = lengths[lengths > 0]
         self.measured = {name: Moments.measure(flat[name], filled) for name in self.names if name != REWARD}
         if REWARD in self.names:
@@ -175,19 +175,19 @@ class Normaliser:
             self.measured[REWARD] = Moments.measure(found, filled)
 
     def rewards(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rewards `[row]` as they are delivered."""
+        """Rewards `[row]` as the learner gets them."""
         return self._current.rewards(rewards)
 
     def normalise_columns(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Normalises the observations among the columns in their place."""
+        """Normalises the observations among the columns in place."""
         self._current.normalise_columns(columns)
 
 
 class RunningStatistics:
-    """The driver's part: what all runners measured, merged when a policy version comes into being.
+    """The driver's part: the measurements of all runners, merged when a policy version is made.
 
     Attributes:
-        frozen: what the current version acts with.
+        frozen: the statistics of the current version.
     """
 
     def __init__(self, options: NormalisationOptions, leaves: Spec) -> None:
@@ -195,24 +195,24 @@ class RunningStatistics:
         self.frozen: Statistics = {name: Moments.none(shape) for name, shape in self._shapes.items()}
         self._measured: list[tuple[int, Statistics]] = []
         self._replaced = False
-        # Chunks arrive in a thread of their own while the learner sets weights.
+        # A thread of its own receives chunks while the learner sets weights.
         self._changing = threading.Lock()
 
     @property
     def changed(self) -> bool:
-        """Whether the next version will act with other statistics than this one."""
+        """Whether the next version will have other statistics than the current one."""
         return self._replaced or bool(self._measured)
 
     def add(self, number: int, measured: Statistics) -> None:
-        """Takes in what a runner measured while it carried out order `number`."""
+        """Adds what a runner measured during order `number`."""
         if measured:
             with self._changing:
                 self._measured.append((number, measured))
 
     def freeze(self) -> Statistics:
-        """The statistics of a new version: of all that was taken in.
+        """The statistics of a new version, over all measurements so far.
 
-        Merged by order and agent, not as it arrived, so that a seeded run repeats to the bit.
+        Merged by order and agent, not by arrival, so that a seeded run repeats to the bit.
         """
         with self._changing:
             measured = [part for _, part in sorted(self._measured, key=lambda pair: pair[0])]
@@ -224,16 +224,16 @@ class RunningStatistics:
         return self.frozen
 
     def pending(self) -> Statistics:
-        """What was taken in since the current version came into being, merged by order and agent."""
+        """The measurements since the current version was made, merged by order and agent."""
         with self._changing:
             measured = [part for _, part in sorted(self._measured, key=lambda pair: pair[0])]
         return {name: Moments.merge([part[name] for part in measured]) for name in self._shapes if measured}
 
     def check(self, saved: Statistics, where: str) -> None:
-        """Refuses statistics that are not of what this manager normalises; those of rewards are not needed.
+        """Checks that a model's statistics are of the observations that this manager normalises. Rewards do not matter.
 
         Raises:
-            ModelError: a model was saved with normalised observations and would be shown others, or other leaves.
+            ModelError: the model was saved for normalised observations, and would get others, or other leaves.
         """
         own, got = ({n: s for n, s in shapes.items() if n != REWARD} for shapes in (self._shapes, _shapes_of(saved)))
         if got and own != got:
@@ -241,9 +241,9 @@ class RunningStatistics:
             raise ModelError(f"{where}: expected observations normalised as {own}, got a model for {got}{needed}")
 
     def replace(self, saved: Statistics) -> None:
-        """Goes on from these, where the manager normalises with them; what was measured so far counts no more.
+        """Replaces the statistics of the columns that this manager normalises, and drops its measurements so far.
 
-        What is not among them goes on as it is, and that is said.
+        Columns without saved statistics keep theirs, with a warning.
         """
         if missing := self._shapes.keys() - saved.keys():
             log.warning("the model was saved without statistics of %s: those measured so far stay.", sorted(missing))
@@ -253,7 +253,7 @@ class RunningStatistics:
                 self._measured, self._replaced = [], True
 
     def info(self) -> dict[str, Any]:
-        """Number of rows, mean and variance that the current version normalises by, column by column."""
+        """Number of rows, mean and variance of each column, as the current version normalises it."""
         found = {
             name: {"count": int(moments.count), "mean": moments.mean, "variance": moments.variance}
             for name, moments in self.frozen.items()

@@ -1,7 +1,7 @@
 """Returns and advantages of trajectory segments: Monte Carlo and GAE on `[env, time]`, NumPy only.
 
-Everything here solves x_t = c_t + g_t * x_{t+1}, where g_t is 0 at the end of an episode and of a segment; what
-looks back instead of ahead does so with time reversed.
+All functions solve x_t = c_t + g_t * x_{t+1}, where g_t is 0 at the end of an episode and of a segment. Functions that
+look back instead of ahead reverse the time axis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def monte_carlo(
     gamma: float,
     lengths: ArrayLike | None = None,
 ) -> NDArray[np.float32]:
-    """Discounted returns that stop at episode ends and bootstrap where an episode was only cut off.
+    """Discounted returns. They stop where an episode terminates, and bootstrap where it is only cut.
 
     G_t = r_t + gamma * (0 if terminated; V(s'_t) if truncated or cut by the segment's end; else G_{t+1}),
     Sutton and Barto, Reinforcement Learning, 2nd edition, equation 3.9, with the time limits of Pardo et al.
@@ -36,12 +36,12 @@ def monte_carlo(
         rewards: r_t, `[env, time]`; each row is one environment's segment, in time order.
         terminated: d_t, `[env, time]` bool.
         truncated: u_t, `[env, time]` bool.
-        final_values: V(s'_t), `[env, time]`, zeros where the model has none. Read only where a segment is cut.
+        final_values: V(s'_t), `[env, time]`, zeros if the model has none. Read only where a segment is cut.
         gamma: discount factor.
-        lengths: steps of each segment that are filled, `[env]`; all of them by default.
+        lengths: number of filled steps of each segment, `[env]`; all steps by default.
 
     Returns:
-        G, `[env, time]` float32, computed in float64; 0 behind a segment's length.
+        G, `[env, time]` float32, computed in float64; 0 beyond a segment's length.
 
     Raises:
         InvalidValueError: an argument's shape differs from that of `rewards`.
@@ -67,20 +67,20 @@ def gae(
     """Generalised advantage estimates, cut at the end of a segment (Schulman et al. 2016, equation 16).
 
     delta_t = r_t + gamma * (1 - d_t) * V(s'_t) - V(s_t);  A_t = delta_t + gamma * lam * (1 - e_t) * A_{t+1},
-    e_t the end of an episode or segment for whatever reason. Where t is no end, V(s'_t) is `values[t + 1]`.
+    where e_t is 1 at the end of an episode or segment for any reason. If t is no end, V(s'_t) is `values[t + 1]`.
 
     Args:
         rewards: r_t, `[env, time]`; each row is one environment's segment, in time order.
         values: V(s_t), `[env, time]`.
-        final_values: V(s'_t), `[env, time]`, zeros where the model has none. Read only where a segment is cut.
+        final_values: V(s'_t), `[env, time]`, zeros if the model has none. Read only where a segment is cut.
         terminated: d_t, `[env, time]` bool.
         truncated: u_t, `[env, time]` bool.
         gamma: discount factor.
         lam: how far an advantage looks ahead: 0 is the one-step error, 1 Monte Carlo minus the value.
-        lengths: steps of each segment that are filled, `[env]`; all of them by default.
+        lengths: number of filled steps of each segment, `[env]`; all steps by default.
 
     Returns:
-        A, `[env, time]` float32, computed in float64; 0 behind a segment's length.
+        A, `[env, time]` float32, computed in float64; 0 beyond a segment's length.
 
     Raises:
         InvalidValueError: an argument's shape differs from that of `rewards`.
@@ -98,15 +98,15 @@ def gae(
 
 
 def discount_cumsum(x: ArrayLike, discount: float) -> NDArray[np.float32]:
-    """Discounted sums of what is to come: `[x0 + d*x1 + d^2*x2, x1 + d*x2, x2]`, `[time]` float32.
+    """Discounted sums from each step on: `[x0 + d*x1 + d^2*x2, x1 + d*x2, x2]`, `[time]` float32.
 
     Args:
         x: `[time]`, one episode.
         discount: the factor d.
 
     Raises:
-        InvalidValueError: `x` has another number of axes than one.
-        InvalidTypeError: `x` holds something else than numbers.
+        InvalidValueError: `x` does not have exactly one axis.
+        InvalidTypeError: `x` has something other than numbers.
     """
     try:
         gains = np.array(x, dtype=np.float64)
@@ -122,17 +122,17 @@ def discount_cumsum(x: ArrayLike, discount: float) -> NDArray[np.float32]:
 def running_returns(
     rewards: ArrayLike, ends: ArrayLike, lengths: ArrayLike, before: ArrayLike, gamma: float
 ) -> tuple[Floats, Floats]:
-    """Discounted sums of what an episode gave so far: R_t = r_t + gamma * R_{t-1}, from R = 0 with every episode.
+    """Discounted sums of an episode's rewards so far: R_t = r_t + gamma * R_{t-1}, with R = 0 before each episode.
 
     Args:
-        rewards: r_t, `[row]`: rows of one environment after the other, each in time order.
-        ends: whether an episode ended with the row, for whatever reason, `[row]` bool.
-        lengths: rows of each environment, `[env]`; there may be none.
-        before: R of the row before an environment's first one, `[env]`; 0 where an episode begins.
+        rewards: r_t, `[row]`: the rows of one environment after those of another, each in time order.
+        ends: whether an episode ended with the row, for any reason, `[row]` bool.
+        lengths: number of rows of each environment, `[env]`; 0 is allowed.
+        before: R of the row before each environment's first row, `[env]`; 0 if an episode starts with it.
         gamma: discount factor.
 
     Returns:
-        R, `[row]` float64, and `[env]` float64 what is `before` for the rows to come.
+        R, `[row]` float64, and the argument `before` for the next rows, `[env]` float64.
     """
     gains, end, length = np.array(rewards, np.float64), np.asarray(ends, np.bool_), np.asarray(lengths)
     filled = length > 0
@@ -151,16 +151,16 @@ def running_returns(
 def _accumulate(gains: Floats, factors: Floats) -> Floats:
     """Solves x_t = gains_t + factors_t * x_{t+1} along the last axis; the last factor of each row is 0.
 
-    By doubling: after k passes gains_t sums 2^k steps, so the passes are log2 of the longest episode. As factors
-    are 0 at the ends, all rows can be one vector, and the cost a step hardly depends on the shape (a fifth of a Python
-    loop's over one long row, a fiftieth of NumPy calls over its time axis).
+    By doubling: after k passes gains_t sums 2^k steps, so the number of passes is log2 of the longest episode. Factors
+    are 0 at the ends, so all rows can be one vector, and the cost per step hardly depends on the shape. It is a fifth
+    of the cost of a Python loop over one long row, and a fiftieth of that of NumPy calls along its time axis.
     """
     x, factor = gains.ravel().copy(), factors.ravel().copy()
     step = 1
     while step < len(x) and factor.any():
-        goes_on = factor[:-step] != 0.0
-        # Where an episode has ended, nothing is added: 0 * inf from the next one would be NaN.
-        ahead = np.multiply(factor[:-step], x[step:], where=goes_on, out=np.zeros(len(x) - step))
+        continues = factor[:-step] != 0.0
+        # At the end of an episode nothing is added: 0 * inf from the next episode would be NaN.
+        ahead = np.multiply(factor[:-step], x[step:], where=continues, out=np.zeros(len(x) - step))
         x[:-step] += ahead
         factor[:-step] *= factor[step:]
         factor[-step:] = 0.0
@@ -171,7 +171,7 @@ def _accumulate(gains: Floats, factors: Floats) -> Floats:
 def _segments(
     shape: Sequence[int], terminated: ArrayLike, truncated: ArrayLike, lengths: ArrayLike | None
 ) -> tuple[Flags, Flags, Flags]:
-    """Which rows are filled, which end an episode or segment, and which of these bootstrap, each `[env, time]`."""
+    """Flags `[env, time]`: the row is filled; it ends an episode or segment; it is such an end and bootstraps."""
     num_envs, time = shape
     length = np.full(num_envs, time) if lengths is None else np.asarray(lengths)
     if length.shape != (num_envs,) or (length < 0).any() or (length > time).any():

@@ -1,4 +1,4 @@
-"""Spaces as columns: the leaves of an observation space, and back from leaves to what a model takes."""
+"""Spaces as columns: the leaves of an observation space, and the nested observation that a model takes."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def flatten(space: spaces.Space[Any], observation: Any) -> list[Any]:
 
 
 def nest(space: spaces.Space[Any], leaves: Sequence[Any]) -> Any:
-    """The structure of `space` with `leaves` in it: what a model with Dict or Tuple observations takes."""
+    """The leaves in the structure of `space`: the input of a model for Dict or Tuple observations."""
     return _nest(space, iter(leaves))
 
 
 def shape_of(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """Shape of one element; `()` for a Discrete."""
+    """Shape of one element: `()` for a Discrete."""
     return () if space.shape is None else tuple(space.shape)
 
 
 def dtype_of(space: spaces.Space[Any]) -> np.dtype[Any]:
-    """Dtype of one element; int64 for a Discrete."""
+    """Dtype of one element: int64 for a Discrete."""
     return np.dtype(np.int64) if isinstance(space, spaces.Discrete) else np.dtype(space.dtype)
 
 
 def action_bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Lowest and highest number of each part of a discrete action, both included; None for a Box."""
+    """Lowest and highest number of each part of a discrete action, both included. Returns None for a Box."""
     if isinstance(space, spaces.Box):
         return None
     sizes = {spaces.MultiDiscrete: "nvec", spaces.Discrete: "n"}
@@ -57,7 +57,7 @@ def action_bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def to_gymnasium(space: Any) -> spaces.Space[Any]:
-    """The gymnasium space equal to `space`, which may also be one of real gym's (known by its class name).
+    """The gymnasium space equal to `space`, which may also be a space of gym (recognised by its class name).
 
     Raises InvalidTypeError for anything else.
     """
@@ -70,9 +70,9 @@ def to_gymnasium(space: Any) -> spaces.Space[Any]:
 
 
 def infer_space(observation: Any) -> spaces.Space[Any]:
-    """An unbounded Box for observations like this one; lists of float64 become float32, arrays keep their dtype.
+    """An unbounded Box for observations like this one. Lists of float64 give float32; arrays keep their dtype.
 
-    A dict of observations gives a Dict of Boxes. Raises InvalidTypeError for what is not an array of numbers.
+    A dict of observations gives a Dict of Boxes. Raises InvalidTypeError if it is no array of numbers.
     """
     if isinstance(observation, dict):
         return spaces.Dict({key: infer_space(part) for key, part in observation.items()})

@@ -1,4 +1,4 @@
-"""The pool of large arrays: memory comes back when the last who holds it lets go, and not before."""
+"""The pool of large arrays: it reuses memory once nothing refers to it, and not before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def test_memory_is_used_again_once_nobody_holds_it() -> None:
+def test_memory_is_reused_once_nothing_refers_to_it() -> None:
     pool = ArrayPool()
     first = pool.empty(SHAPE, np.float64)
     assert (first.shape, first.dtype, first.flags.writeable) == (SHAPE, np.float64, True)
@@ -27,7 +27,7 @@ def test_memory_is_used_again_once_nobody_holds_it() -> None:
 
 
 @pytest.mark.parametrize("holder", [lambda a: a[3:5], lambda a: pa.array(a.reshape(-1)), memoryview, np.asarray])
-def test_whoever_refers_to_an_array_keeps_its_memory(holder: object) -> None:
+def test_a_reference_to_an_array_keeps_its_memory(holder: object) -> None:
     pool = ArrayPool()
     array = pool.empty(SHAPE, np.float64)
     where, held = address(array), holder(array)
@@ -38,14 +38,14 @@ def test_whoever_refers_to_an_array_keeps_its_memory(holder: object) -> None:
     assert address(pool.empty(SHAPE, np.float64)) == where
 
 
-def test_small_arrays_are_none_of_its_business() -> None:
+def test_small_arrays_do_not_come_from_the_pool() -> None:
     pool = ArrayPool()
     assert pool.empty((3,), np.int64).shape == (3,)
     assert pool.empty((0, 5), np.float32).shape == (0, 5)
     assert not pool._blocks
 
 
-def test_a_block_that_is_much_too_large_is_not_taken_and_given_back_in_time() -> None:
+def test_a_block_that_is_much_too_large_is_not_used_and_later_freed() -> None:
     pool = ArrayPool()
     large = pool.empty((64 << 20,), np.uint8)
     where = address(large)

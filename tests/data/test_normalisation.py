@@ -44,7 +44,7 @@ def make(environment: Any = "CartPole-v1", **changes: Any) -> SampleManager:
 
 
 def new_weights(manager: SampleManager) -> None:
-    """Other weights, which for a model of zeros keep on giving what does not depend on the state."""
+    """Sets other weights. The outputs of a model of zeros still do not depend on the state."""
     weights = manager.get_agent().get_weights()
     manager.set_agent([*weights[:-1], weights[-1] + 0.125])
 
@@ -54,7 +54,7 @@ def new_weights(manager: SampleManager) -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([(), (3,), (2, 150)]), st.sampled_from([0.0, 1e6]))
-def test_moments_are_those_of_all_rows_in_whatever_parts_they_came(
+def test_moments_do_not_depend_on_how_rows_are_split_into_parts(
     seed: int, parts: int, shape: tuple[int, ...], offset: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def test_moments_are_those_of_all_rows_in_whatever_parts_they_came(
     np.testing.assert_allclose(measured.variance, rows.var(axis=0), rtol=1e-6 if offset else 1e-12)
 
 
-def test_a_set_of_rows_gives_the_same_to_the_bit_whatever_else_is_measured_with_it() -> None:
+def test_moments_of_a_set_do_not_depend_on_other_sets_to_the_bit() -> None:
     rows = np.random.default_rng(0).normal(3, 2, (700, 5)).astype(np.float32)
     alone = Moments.measure(rows[123:423], np.array([300]))
     together = Moments.measure(rows, np.array([123, 300, 277]))
@@ -80,7 +80,7 @@ def test_a_set_of_rows_gives_the_same_to_the_bit_whatever_else_is_measured_with_
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_columns_and_batches_become_the_same_numbers(dtype: type) -> None:
+def test_columns_and_batches_are_normalised_to_the_same_numbers(dtype: type) -> None:
     rng = np.random.default_rng(1)
     leaves = observation_leaves(spaces.Box(-np.inf, np.inf, (7,), dtype))
     rows = rng.normal(50, 3, (20_000, 7)).astype(dtype)
@@ -99,11 +99,11 @@ def test_columns_and_batches_become_the_same_numbers(dtype: type) -> None:
     assert np.abs(expected).max() == 1.5
 
 
-# ------------------------------------------------------------------------------------------ what is delivered
+# ------------------------------------------------------------------------------------------ delivered columns
 
 
 class Reference:
-    """Row after row what Welford (1962) and Stable-Baselines3's VecNormalize would keep, frozen when it is said."""
+    """The statistics of Welford (1962) and Stable-Baselines3's VecNormalize, row by row, frozen on request."""
 
     def __init__(self, gamma: float = 0.99) -> None:
         self.gamma = gamma
@@ -118,7 +118,7 @@ class Reference:
         self.return_deviation = np.sqrt(np.var(self.returns) + 1e-8) if self.seen else 1.0
 
     def expect(self, raw: dict[str, np.ndarray], clip: float = 10.0) -> dict[str, np.ndarray]:
-        """The columns that should be delivered for raw ones, which are taken note of."""
+        """Returns the expected columns for raw columns, and measures the raw columns."""
         for state, reward, agent, not_done in zip(
             raw["state"], raw["reward"], raw["agent"], raw["not_done"], strict=True
         ):
@@ -132,7 +132,7 @@ class Reference:
         }
 
 
-# Actions that do not depend on what the model sees: all random, or around a mean of zero weights.
+# Actions that do not depend on the observations: all random, or with a mean from zero weights.
 RANDOM = {"epsilon": 1.0, "seed": 3}
 PENDULUM = {"model": ActorCritic, "model_kwargs": {"dimensions": 1}, "seed": 3}
 
@@ -152,7 +152,7 @@ def zeros() -> list[np.ndarray]:
         ("Pendulum-v1", {**PENDULUM, "num_episodes": 1, "total_steps": 1}),
     ],
 )
-def test_rows_are_normalised_by_what_earlier_versions_saw(environment: str, options: dict[str, Any]) -> None:
+def test_rows_are_normalised_by_the_statistics_of_earlier_versions(environment: str, options: dict[str, Any]) -> None:
     if environment == "Pendulum-v1":
         options = {**options, "weights": zeros()}
     reference = Reference()
@@ -198,7 +198,7 @@ def test_the_learner_sees_what_the_policy_saw() -> None:
         assert 0.3 < data["state"].std() < 3
 
 
-def test_measuring_the_same_weights_anew_takes_effect_when_they_are_set() -> None:
+def test_new_statistics_take_effect_when_the_same_weights_are_set_again() -> None:
     with make(**BOTH) as manager:
         manager.get_data()
         manager.set_agent(manager.get_agent().get_weights())
@@ -235,7 +235,7 @@ def test_rewards_are_scaled_and_then_clipped(options: dict[str, Any], low: float
     assert max(measures[1]) > 3
 
 
-def test_scaling_comes_after_the_deviation_and_clipping_last() -> None:
+def test_rewards_are_divided_then_scaled_then_clipped() -> None:
     with (
         make(Counter, normalize_rewards=True, **RANDOM) as one,
         make(Counter, normalize_rewards=True, reward_scale=2.0, reward_clip=1.0, **RANDOM) as other,
@@ -248,7 +248,7 @@ def test_scaling_comes_after_the_deviation_and_clipping_last() -> None:
         assert set(expected) != {0.0, 1.0}
 
 
-def test_floating_point_leaves_are_normalised_and_others_left() -> None:
+def test_only_floating_point_leaves_are_normalised() -> None:
     space = spaces.Dict(
         {"speed": spaces.Box(-np.inf, np.inf, (3,), np.float64), "image": spaces.Box(0, 255, (8, 8, 1), np.uint8)}
     )
@@ -268,7 +268,7 @@ def test_floating_point_leaves_are_normalised_and_others_left() -> None:
     assert agent.act(raw).shape == ()
 
 
-def test_returns_begin_anew_with_the_episodes_after_a_failure(tmp_path: Path) -> None:
+def test_returns_start_at_zero_with_the_episodes_after_a_failure(tmp_path: Path) -> None:
     token = tmp_path / "token"
     with make(RaisingOnce, normalize_rewards=True, env_config={"token": str(token)}, num_parallel=1) as manager:
         rewards = [manager.get_data(total_steps=50)["reward"]]
@@ -292,7 +292,7 @@ def test_returns_begin_anew_with_the_episodes_after_a_failure(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("options", [{}, {"normalize_observations": True, "observation_clip": 2.0}])
-def test_an_agent_acts_on_what_the_environment_shows(options: dict[str, Any]) -> None:
+def test_an_agent_normalises_the_observations_of_the_environment_itself(options: dict[str, Any]) -> None:
     with make(epsilon=0.0, seed=3, **options) as manager:
         manager.get_data()
         new_weights(manager)
@@ -313,7 +313,7 @@ def test_an_agent_acts_on_what_the_environment_shows(options: dict[str, Any]) ->
         assert delivered is raw
 
 
-def test_an_evaluation_acts_as_the_agent_and_tells_the_environments_rewards() -> None:
+def test_an_evaluation_normalises_observations_but_not_rewards() -> None:
     with make("Pendulum-v1", **BOTH, **PENDULUM) as manager:
         manager.get_data()
         new_weights(manager)
@@ -386,7 +386,7 @@ def test_in_the_background_each_version_has_its_own_statistics(use_ray: bool) ->
 
 
 @pytest.mark.usefixtures("ray_runtime")
-def test_a_runner_that_died_normalises_as_before() -> None:
+def test_a_restarted_runner_normalises_as_before() -> None:
     given = {"env_config": {"length": 10**6}, "use_ray": True, "num_workers": 2, "returns": ["policy_version"]}
     with make(Counter, normalize_observations=True, observation_clip=np.inf, **given) as manager:
         manager.get_data()
@@ -401,7 +401,7 @@ def test_a_runner_that_died_normalises_as_before() -> None:
         assert set(data["policy_version"]) == {1}
 
 
-def test_what_comes_in_pieces_is_measured_once(long_day: LongDay) -> None:
+def test_a_chunk_in_several_messages_is_measured_once(long_day: LongDay) -> None:
     assert long_day.done.returncode == 0, long_day.done.stderr
     assert long_day.said("normalised") == ["2000"]
     assert long_day.said("measured") == ["2000 True True"]
@@ -437,7 +437,7 @@ def test_statistics_are_saved_with_the_model(tmp_path: Path) -> None:
         assert manager._statistics.frozen["state"].count == 600, "300 were saved, and go on being added to"
 
 
-def test_a_model_saved_without_statistics_loads_and_that_is_said(
+def test_a_model_saved_without_statistics_loads_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with make() as manager:
@@ -458,7 +458,7 @@ def test_a_model_saved_without_statistics_loads_and_that_is_said(
     assert not caplog.text
 
 
-def test_rewards_statistics_are_no_condition(tmp_path: Path) -> None:
+def test_a_model_without_reward_statistics_loads(tmp_path: Path) -> None:
     with make(normalize_rewards=True) as manager:
         manager.get_data()
         new_weights(manager)
@@ -468,7 +468,7 @@ def test_rewards_statistics_are_no_condition(tmp_path: Path) -> None:
         assert set(manager.get_data()["reward"]) == {2.0}
 
 
-def test_a_model_for_normalised_observations_is_not_shown_others(tmp_path: Path) -> None:
+def test_a_model_for_normalised_observations_needs_a_manager_that_normalises(tmp_path: Path) -> None:
     with make(normalize_observations=True) as manager:
         manager.save_model(tmp_path, 1)
     with make() as manager:
@@ -492,11 +492,11 @@ def test_damaged_statistics_are_refused(tmp_path: Path, part: str | None, messag
             manager.load_model(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------------------ errors
 
 
 class Infinite(Counter):
-    """Shows infinity, or gives it as a reward, in its third step."""
+    """Has an infinite observation or reward in its third step."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -510,7 +510,7 @@ class Infinite(Counter):
 
 
 @pytest.mark.parametrize("what", ["state", "reward"])
-def test_infinity_would_spoil_the_statistics(what: str) -> None:
+def test_infinite_numbers_are_refused(what: str) -> None:
     with (
         make(Infinite, env_config={"what": what}, **BOTH) as manager,
         pytest.raises(EnvironmentFailedError, match=rf"agent 0, step [23] .* finite numbers in '{what}', as it is"),
@@ -527,11 +527,11 @@ def test_infinity_would_spoil_the_statistics(what: str) -> None:
         (spaces.Dict({"a": spaces.Discrete(20), "b": spaces.MultiBinary(3)}), "'state.a' of int64, 'state.b' of int8"),
     ],
 )
-def test_what_has_no_floating_point_numbers_cannot_be_normalised(space: Any, shown: str) -> None:
+def test_observations_without_floating_point_numbers_cannot_be_normalised(space: Any, shown: str) -> None:
     with pytest.raises(ValueError, match=rf"expected an observation space with floating-point .* got {shown}; integ"):
         make(Nested, env_config={"space": space}, normalize_observations=True)
 
 
-def test_settings_of_normalisation_hold_for_the_managers_life() -> None:
+def test_normalisation_cannot_be_changed_after_construction() -> None:
     with make(**BOTH) as manager, pytest.raises(ReallyError, match="got 'reward_scale'"):
         manager.kwargs["reward_scale"] = 2.0

@@ -1,4 +1,4 @@
-"""Returns and advantages against slow references written from the formulae, over ends of every kind."""
+"""Returns and advantages against slow references written from the formulae, for all kinds of ends."""
 
 import math
 
@@ -85,7 +85,7 @@ def test_gae_with_lambda_one_is_monte_carlo_minus_the_value():
     np.testing.assert_allclose(advantages, returns - values, atol=1e-5)
 
 
-def test_a_reward_of_one_for_ever_is_worth_fifty_however_it_is_cut():
+def test_the_value_of_a_constant_reward_does_not_depend_on_cuts():
     time = 400
     truncated = np.zeros((1, time), bool)
     truncated[0, 99::100] = True
@@ -96,19 +96,19 @@ def test_a_reward_of_one_for_ever_is_worth_fifty_however_it_is_cut():
     assert abs(wrong[0, 99] - 50) > 1
 
 
-def test_terminated_wins_where_a_step_is_also_truncated():
+def test_a_step_that_is_terminated_and_truncated_counts_as_terminated():
     found = monte_carlo([[1.0]], [[True]], [[True]], [[100.0]], 0.9)
     assert found.tolist() == [[1.0]]
 
 
-def test_nothing_leaks_from_one_episode_into_the_one_before():
+def test_returns_of_an_episode_do_not_depend_on_the_next_one():
     rewards = np.array([[1.0, 1.0, math.inf, math.nan]])
     terminated = np.array([[False, True, False, True]])
     nothing = np.zeros((1, 4))
     assert monte_carlo(rewards, terminated, nothing, nothing, 1.0)[0, :2].tolist() == [2.0, 1.0]
 
 
-def test_what_stands_behind_a_segment_means_nothing():
+def test_rows_beyond_a_segment_do_not_matter():
     rewards = np.array([[1.0, math.nan], [1.0, 2.0]])
     flags = np.zeros((2, 2), bool)
     found = monte_carlo(rewards, flags, flags, np.full((2, 2), 10.0), 0.5, lengths=[1, 2])
@@ -129,7 +129,7 @@ def test_a_long_segment_without_an_end_is_exact():
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), FACTORS, st.integers(1, 3), st.integers(1, 4))
-def test_running_returns_equal_a_slow_reference_however_the_rows_are_cut(seed, gamma, num_envs, calls):
+def test_running_returns_equal_a_slow_reference_for_all_splits_of_the_rows(seed, gamma, num_envs, calls):
     rng = np.random.default_rng(seed)
     carried, slow = np.zeros(num_envs), np.zeros(num_envs)
     for _ in range(calls):
@@ -164,7 +164,7 @@ def test_discount_cumsum_refuses_a_batch():
         discount_cumsum(np.ones((2, 3)), 0.9)
 
 
-def test_shapes_that_do_not_fit_are_refused_by_name():
+def test_unequal_shapes_are_refused_by_name():
     good = np.zeros((2, 3))
     with pytest.raises(InvalidValueError, match=r"rewards: expected two axes \[env, time\], got shape \(3,\)"):
         monte_carlo(good[0], good, good, good, 0.9)

@@ -1,4 +1,4 @@
-"""The schema of rows: column specs, and dtypes on their way through JSON."""
+"""The schema of rows: column specs, and dtypes in JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spaces as columns: names, shapes and dtypes of leaves, and the way there and back."""
+"""Spaces as columns: names, shapes and dtypes of leaves, and flatten and nest as inverses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_plain_space_is_one_leaf_without_a_name(space: Any, shape: tuple[int, 
     assert observation_leaves(space) == {"": (np.dtype(dtype), shape)}
 
 
-def test_parts_are_named_by_their_way() -> None:
+def test_leaves_are_named_by_their_path() -> None:
     inner = spaces.Tuple([spaces.Discrete(2), spaces.Dict({"x": spaces.Discrete(2), "y": spaces.MultiBinary(2)})])
     space = spaces.Dict({"b": spaces.Box(0, 1, (3,)), "a": inner})
     names = {"a": [".a.0", ".a.1.x", ".a.1.y"], "b": [".b"]}
@@ -74,20 +74,20 @@ def test_flatten_and_nest_are_each_others_inverse(space: Any) -> None:
 @pytest.mark.parametrize(
     "space", [spaces.Text(5), spaces.Dict({"a": spaces.Sequence(spaces.Discrete(2))}), spaces.Tuple([spaces.Text(3)])]
 )
-def test_spaces_that_have_no_columns_are_refused_with_their_name(space: Any) -> None:
+def test_unsupported_spaces_are_refused_with_their_name(space: Any) -> None:
     part = {"Dict": r"\.a", "Tuple": r"\.0"}.get(type(space).__name__, "")
     with pytest.raises(InvalidTypeError, match=rf"observation space{part}: expected Box, .* got (Text|Sequence)"):
         observation_leaves(space)
 
 
-def test_gymnasiums_spaces_stay_what_they_are_and_other_things_are_refused() -> None:
+def test_to_gymnasium_returns_its_spaces_unchanged_and_refuses_other_objects() -> None:
     space = spaces.Discrete(3)
     assert to_gymnasium(space) is space
     with pytest.raises(InvalidTypeError, match=r"space: expected one of gymnasium's or gym's, got <class 'int'>: 3"):
         to_gymnasium(3)
 
 
-def test_a_space_is_inferred_from_parts_too() -> None:
+def test_a_dict_space_is_inferred_from_a_dict() -> None:
     space = infer_space({"a": [1.0, 2.0], "b": np.zeros((2, 2), np.uint8), "c": np.array([True])})
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in observation_leaves(space).items()} == {
         ".a": ((2,), np.float32),
@@ -97,6 +97,6 @@ def test_a_space_is_inferred_from_parts_too() -> None:
 
 
 @pytest.mark.parametrize("observation", ["up", None, {"a": "up"}])
-def test_what_is_no_number_gives_no_space(observation: Any) -> None:
+def test_no_space_is_inferred_from_other_things_than_numbers(observation: Any) -> None:
     with pytest.raises(InvalidTypeError, match="reset observation: expected an array of numbers"):
         infer_space(observation)

@@ -1,4 +1,4 @@
-"""Columns of transitions: their schema, and their way into an Arrow record batch and back."""
+"""Columns of transitions: their schema, and their conversion to an Arrow record batch and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_columns_survive_arrow_with_dtype_and_shape(rows: int) -> None:
     assert_same(from_record_batch(to_record_batch(columns)), columns)
 
 
-def test_all_but_bool_columns_are_views_both_ways() -> None:
+def test_columns_are_views_both_ways_but_for_booleans() -> None:
     columns = some_columns(5)
     back = from_record_batch(to_record_batch(columns))
     for name in ("state", "image", "half", "action"):
@@ -74,7 +74,7 @@ def test_batches_are_pickled_out_of_band() -> None:
     assert sum(memoryview(buffer).nbytes for buffer in buffers) == 256_000
 
 
-def test_concatenate_gives_arrays_of_the_callers_own() -> None:
+def test_concatenate_gives_arrays_that_the_caller_owns() -> None:
     leaves = observation_leaves(spaces.Box(-1, 1, (3,), np.float32))
     columns = schema(leaves, (), np.dtype(np.int64))
     parts = [
@@ -90,7 +90,7 @@ def test_concatenate_gives_arrays_of_the_callers_own() -> None:
         np.testing.assert_array_equal(rows.reshape(5, -1)[:, 0], [2, 2, 3, 3, 3])
 
 
-def test_schema_has_one_column_a_leaf_and_the_documented_dtypes() -> None:
+def test_the_schema_has_one_column_per_leaf_and_the_documented_dtypes() -> None:
     space = spaces.Dict({"image": spaces.Box(0, 255, (4, 4), np.uint8), "at": spaces.Discrete(3)})
     columns = {
         name: (column.shape, column.dtype)

@@ -1,4 +1,4 @@
-"""The aggregator: what it takes, what it computes, what lies on disk whenever a process ends, and what it refuses."""
+"""The aggregator: its inputs, its numbers, its files at any end of the process, and its errors."""
 
 import csv
 import os
@@ -32,19 +32,19 @@ def fill(path, epochs, **kwargs):
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5), min_size=1, max_size=20), st.integers(1, 7))
-def test_smoothing_is_mean_and_spread_of_the_last_updates(updates, window):
+def test_the_smoothed_curve_is_mean_and_spread_of_the_last_updates(updates, window):
     curve = Curve("loss", window)
     for epoch, values in enumerate(updates):
         curve.add(epoch, np.mean(values), np.std(values))
         last = updates[max(0, epoch + 1 - window) : epoch + 1]
-        # Each update counts equally: its values are repeated until all updates have as many.
+        # Each update counts equally: values are repeated until all updates have the same number of them.
         pooled = np.concatenate([np.tile(values, 60 // len(values)) for values in last])
         np.testing.assert_allclose(curve.smoothed[-1], pooled.mean(), rtol=1e-9, atol=1e-6)
         np.testing.assert_allclose(curve.bands[-1], pooled.std(), rtol=1e-6, atol=1e-3)
     assert len(curve.smoothed) == len(curve.bands) == len(curve.epochs) == len(updates)
 
 
-def test_values_of_every_kind_are_averaged_to_one_point(tmp_path):
+def test_values_of_all_supported_types_are_averaged_to_one_point(tmp_path):
     tf = pytest.importorskip("tensorflow")
     values = [
         2,
@@ -109,7 +109,7 @@ def test_a_plot_is_drawn_every_saving_after_updates(tmp_path):
 
 
 @pytest.mark.parametrize("keys", [["loss"], ["a", "b", "c"], [f"k{n}" for n in range(9)], ["$x_1$ {broken", "a,b"]])
-def test_there_is_a_panel_a_key_with_colours_of_its_own(tmp_path, keys):
+def test_each_key_has_a_panel_in_its_own_colour(tmp_path, keys):
     aggregator = Aggregator(tmp_path, aggregator_keys=keys)
     for number in range(12):
         aggregator.update(**{key: [number, number + 1] for key in keys[:-1] or keys})
@@ -120,7 +120,7 @@ def test_there_is_a_panel_a_key_with_colours_of_its_own(tmp_path, keys):
     assert all(colour.lower() in text for colour in COLOURS[: len(keys) - 1])
 
 
-def test_values_that_are_not_finite_are_plotted_around(tmp_path):
+def test_plots_leave_out_values_that_are_not_finite(tmp_path):
     aggregator = Aggregator(tmp_path, saving_after=4)
     for value in (1.0, float("inf"), float("nan"), 1e300):
         aggregator.update(loss=value)
@@ -137,7 +137,7 @@ def test_a_long_run_keeps_its_plot_small(tmp_path):
     assert (tmp_path / "progress.svg").stat().st_size < 500_000
 
 
-def test_plotting_leaves_the_state_of_matplotlib_alone(tmp_path):
+def test_plots_do_not_change_the_global_state_of_matplotlib(tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -147,7 +147,7 @@ def test_plotting_leaves_the_state_of_matplotlib_alone(tmp_path):
     assert pyplot is None or pyplot.get_fignums() == []
 
 
-def test_init_epoch_continues_the_curve_that_is_there(tmp_path):
+def test_init_epoch_continues_the_stored_curve(tmp_path):
     before = fill(tmp_path, 6)
     after = fill(tmp_path, 2, init_epoch=6)
     assert after.curves["loss"].epochs == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -156,7 +156,7 @@ def test_init_epoch_continues_the_curve_that_is_there(tmp_path):
     assert os.listdir(tmp_path) == ["progress.csv"]
 
 
-def test_going_on_from_an_earlier_epoch_keeps_the_other_rows_aside(tmp_path):
+def test_to_resume_from_an_earlier_epoch_keeps_later_rows_in_another_file(tmp_path):
     fill(tmp_path, 6)
     after = fill(tmp_path, 1, init_epoch=4)
     assert after.curves["loss"].epochs == [1, 2, 3, 4, 5]
@@ -167,14 +167,14 @@ def test_going_on_from_an_earlier_epoch_keeps_the_other_rows_aside(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["progress.csv", "progress_1.csv", "progress_2.csv"]
 
 
-def test_other_keys_take_over_what_they_share(tmp_path):
+def test_an_aggregator_with_other_keys_continues_the_keys_in_common(tmp_path):
     fill(tmp_path, 2)
     after = fill(tmp_path, 1, init_epoch=2, aggregator_keys=["reward", "loss"])
     assert after.curves["loss"].means == [0.0, 1.0, 0.0]
     assert [list(row.values())[1:] for row in rows(tmp_path)] == [["", "", f"{n}.0", "0.0"] for n in (0, 1, 0)]
 
 
-def test_a_line_that_was_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
     fill(tmp_path, 2)
     with (tmp_path / "progress.csv").open("a") as file:
         file.write("3,0.12")
@@ -184,7 +184,7 @@ def test_a_line_that_was_being_written_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("where", [True, "elsewhere"])
-def test_event_files_hold_the_scalars(tmp_path, where):
+def test_event_files_have_the_scalars(tmp_path, where):
     tf = pytest.importorskip("tensorflow")
     folder = tmp_path / "tensorboard" if where is True else tmp_path / where
     aggregator = Aggregator(tmp_path, max_size=2, tensorboard=True if where is True else folder)
@@ -203,7 +203,7 @@ def test_event_files_hold_the_scalars(tmp_path, where):
 
 
 @pytest.mark.parametrize(("init_epoch", "steps"), [(3, [1, 2, 3, 4]), (0, [1])])
-def test_tensorboard_forgets_steps_that_were_gone_on_with_from_before(tmp_path, init_epoch, steps):
+def test_tensorboard_drops_steps_after_the_epoch_that_a_run_resumes_from(tmp_path, init_epoch, steps):
     pytest.importorskip("tensorflow")
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.plugin_event_accumulator")
     tensors = pytest.importorskip("tensorboard.util.tensor_util")
@@ -211,7 +211,7 @@ def test_tensorboard_forgets_steps_that_were_gone_on_with_from_before(tmp_path, 
     for value in range(6):
         first.update(loss=value)
     Aggregator(tmp_path, tensorboard=True, init_epoch=init_epoch).update(loss=100.0)
-    # The accumulator of its plugins reads files in the order of names, which begin with the second they were made in.
+    # TensorBoard's accumulator reads files in the order of their names, which start with the second of their creation.
     old, new = sorted((tmp_path / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     new.rename(new.with_name(old.name + ".later"))
     accumulator = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -220,7 +220,7 @@ def test_tensorboard_forgets_steps_that_were_gone_on_with_from_before(tmp_path, 
     assert float(tensors.make_ndarray(found[-1].tensor_proto)) == 100.0
 
 
-def test_an_undeclared_key_names_the_declared_ones_and_adds_nothing(tmp_path):
+def test_an_undeclared_key_is_refused_with_the_declared_ones(tmp_path):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
     with pytest.raises(InvalidValueError, match=r"expected one of 'loss', 'reward', got 'los'. Did you mean 'loss'"):
         aggregator.update(loss=1, los=2)
@@ -228,7 +228,7 @@ def test_an_undeclared_key_names_the_declared_ones_and_adds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["3.5", None, {"a": 1}, [1.0, "2"], [[1], [None]], 1j, object(), {1.0}])
-def test_what_is_no_number_is_refused_with_its_key(tmp_path, value):
+def test_values_that_are_no_numbers_are_refused_with_their_key(tmp_path, value):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
     with pytest.raises(InvalidTypeError, match=r"expected numbers at 'reward', got"):
         aggregator.update(loss=1, reward=value)
@@ -260,7 +260,7 @@ def test_arguments_are_checked(tmp_path, arguments, error, message):
 
 
 @pytest.mark.parametrize("name", ["path", "tensorboard"])
-def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path, name):
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, name):
     pytest.importorskip("tensorflow")
     (tmp_path / "file").write_text("")
     folders = {"path": tmp_path / "plots", name: tmp_path / "file" / "below"}
@@ -268,7 +268,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path, name):
         Aggregator(**folders)
 
 
-def test_units_stand_at_the_axes(tmp_path):
+def test_axes_show_units(tmp_path):
     aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"], units={"reward": "points"})
     aggregator.update(loss=1, reward=2)
     text = aggregator.plot().with_suffix(".svg").read_text()
@@ -284,20 +284,20 @@ def test_units_stand_at_the_axes(tmp_path):
         ("progress.svg", "path: .*progress.svg: expected a figure to replace, or nothing, got a folder"),
     ],
 )
-def test_a_name_that_is_taken_is_said_at_once(tmp_path, name, message):
+def test_a_file_name_in_use_is_refused_at_once(tmp_path, name, message):
     (tmp_path / name).mkdir()
     with pytest.raises(InvalidValueError, match=message):
         Aggregator(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["path", "tensorboard"])
-def test_something_else_than_a_path_is_said_at_once(tmp_path, name):
+def test_an_argument_that_is_no_path_is_refused_at_once(tmp_path, name):
     pytest.importorskip("tensorflow")
     with pytest.raises(InvalidTypeError, match=f"{name}: expected a path, got 3"):
         Aggregator(**{"path": tmp_path, name: 3})
 
 
-def test_a_full_disk_is_said_with_the_file(tmp_path):
+def test_the_error_for_a_full_disk_names_the_file(tmp_path):
     aggregator = Aggregator(tmp_path)
     aggregator.csv_path.unlink()
     aggregator.csv_path.symlink_to("/dev/full")
@@ -305,7 +305,7 @@ def test_a_full_disk_is_said_with_the_file(tmp_path):
         aggregator.update(loss=1)
 
 
-def test_a_panel_says_why_it_is_empty_and_breaks_a_long_name(tmp_path):
+def test_an_empty_panel_gives_the_reason_and_a_long_name_is_broken_into_lines(tmp_path):
     name = "mean_of_the/largest_q_values_of_all_states"
     aggregator = Aggregator(tmp_path, aggregator_keys=["never", "lost", name])
     aggregator.update(lost=float("nan"), **{name: -1.5})
@@ -314,14 +314,14 @@ def test_a_panel_says_why_it_is_empty_and_breaks_a_long_name(tmp_path):
         assert f"<!-- {shown} -->" in text
 
 
-def test_the_file_of_another_program_is_refused_and_left_alone(tmp_path):
+def test_the_file_of_another_program_is_refused_and_not_changed(tmp_path):
     (tmp_path / "progress.csv").write_text("time/iterations,rollout/ep_rew_mean\n1,20.5\n")
     with pytest.raises(InvalidValueError, match="path: expected an aggregator's file, or none, got another's"):
         Aggregator(tmp_path)
     assert (tmp_path / "progress.csv").read_text().endswith("1,20.5\n")
 
 
-def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_events(tmp_path):
+def test_a_run_that_resumes_from_a_checkpoint_keeps_its_events(tmp_path):
     pytest.importorskip("tensorflow")
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.plugin_event_accumulator")
     first = Aggregator(tmp_path / "run", tensorboard=True)
@@ -338,7 +338,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_events(tmp_path):
     assert [event.step for event in found] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_line_that_a_full_disk_cuts_is_taken_back(tmp_path):
+def test_a_line_that_a_full_disk_cut_is_removed(tmp_path):
     aggregator = Aggregator(tmp_path)
     aggregator.update(loss=1)
     whole, limits = aggregator.csv_path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)

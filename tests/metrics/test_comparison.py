@@ -1,4 +1,4 @@
-"""Learning curves over seeds: the numbers against SciPy, what lies on disk, and what cannot be compared."""
+"""Learning curves over seeds: their numbers against SciPy, their files, and the errors for runs that do not compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from really.metrics.plots import COLOURS, LABEL_HEIGHT, _without_overlap
 
 
 def record(path: Path, **values: Any) -> Path:
-    """A run's folder whose aggregator has seen these values, a list for each key."""
+    """Writes a run's folder with an aggregator that gets these values, a list for each key."""
     aggregator = Aggregator(path, saving_after=10**6, aggregator_keys=list(values))
     for row in zip(*values.values(), strict=True):
         aggregator.update(**dict(zip(values, row, strict=True)))
@@ -46,7 +46,7 @@ def test_the_curve_is_the_statistic_of_the_smoothed_seeds(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 4, 5, 8, 10])
-def test_statistics_are_scipys(seeds: int) -> None:
+def test_statistics_equal_those_of_scipy(seeds: int) -> None:
     values = np.random.default_rng(seeds).normal(size=(2, seeds, 7))
     np.testing.assert_allclose(STATISTICS["iqm"](values), scipy.stats.trim_mean(values, 0.25, axis=1))
     np.testing.assert_allclose(STATISTICS["median"](values), np.median(values, axis=1))
@@ -54,7 +54,7 @@ def test_statistics_are_scipys(seeds: int) -> None:
 
 
 @pytest.mark.parametrize("statistic", ["mean", "iqm"])
-def test_the_interval_is_scipys_percentile_bootstrap(statistic: str) -> None:
+def test_the_interval_equals_the_percentile_bootstrap_of_scipy(statistic: str) -> None:
     values = np.random.default_rng(1).normal(size=(10, 120))
     low, high = bootstrap(values, STATISTICS[statistic], 0.9, np.random.default_rng(2))
 
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_interval(runs: dict[str, list[Path]]) -> N
     assert text.count("(5 seeds)") == 2
 
 
-def test_seeds_of_unlike_length_end_with_the_shortest_or_hold_their_last(
+def test_curves_end_with_the_shortest_seed_or_hold_its_last_value(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = [record(tmp_path / "short", reward=[1, 1]), record(tmp_path / "long", reward=[3, 3, 3, 3])]
@@ -93,7 +93,7 @@ def test_seeds_of_unlike_length_end_with_the_shortest_or_hold_their_last(
     assert "(2 seeds, the shortest held from 2)" in str(held)
 
 
-def test_a_middle_half_of_few_seeds_is_said_to_be_their_mean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_iqm_of_few_seeds_warns_that_it_is_the_mean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders = [record(tmp_path / str(seed), reward=[seed, seed]) for seed in range(4)]
     compare({"a": folders}, statistic="iqm")
     assert "iqm" not in caplog.text
@@ -102,7 +102,7 @@ def test_a_middle_half_of_few_seeds_is_said_to_be_their_mean(tmp_path: Path, cap
     assert "a: expected 4 seeds or more for iqm, got 3: it is the mean" in caplog.text
 
 
-def test_a_huge_value_leaves_the_curve_after_it_alone() -> None:
+def test_a_huge_value_does_not_change_the_curve_after_it() -> None:
     values = np.array([1e20, 1.0, 2.0, 3.0, 4.0, 5.0])
     np.testing.assert_array_equal(smoothed(values, 2)[2:], [1.5, 2.5, 3.5, 4.5])
     for window in (1, 2, 6, 100):
@@ -122,7 +122,7 @@ def test_another_key_can_be_the_x_axis(tmp_path: Path) -> None:
         compare([record(tmp_path / "c", reward=[1, 1], steps=[1, 2])], "steps", x="reward")
 
 
-def test_rows_without_a_finite_number_and_torn_ones_are_left_out(tmp_path: Path) -> None:
+def test_incomplete_rows_and_rows_without_a_finite_number_are_left_out(tmp_path: Path) -> None:
     folder = record(tmp_path / "a", reward=[1.0, float("nan"), [], 4.0], loss=[0.0] * 4)
     with (folder / "progress.csv").open("a") as file:
         file.write("5,1")
@@ -130,7 +130,7 @@ def test_rows_without_a_finite_number_and_torn_ones_are_left_out(tmp_path: Path)
     np.testing.assert_array_equal(curve.seeds, [[1, 4]])
 
 
-def test_a_single_seed_is_drawn_without_interval_and_that_is_said(
+def test_a_single_seed_is_drawn_without_interval_and_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = compare([record(tmp_path / "only" / "progress", reward=[1, 2])], path=tmp_path / "figure")
@@ -142,13 +142,13 @@ def test_a_single_seed_is_drawn_without_interval_and_that_is_said(
     assert "1 seed, no interval" in (tmp_path / "figure.svg").read_text()
 
 
-def test_a_single_point_can_be_seen(tmp_path: Path) -> None:
+def test_a_single_point_is_visible(tmp_path: Path) -> None:
     compare({"a": [record(tmp_path / str(seed), reward=[seed]) for seed in range(2)]}, path=tmp_path / "figure")
     drawn = ET.parse(tmp_path / "figure.svg").getroot().iterfind(".//{http://www.w3.org/2000/svg}use")
     assert any(COLOURS[0].lower() in use.get("style", "") for use in drawn), "a marker"
 
 
-def test_the_figure_is_there_twice_with_names_and_colours(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+def test_the_figure_has_two_formats_with_names_and_colours(runs: dict[str, list[Path]], tmp_path: Path) -> None:
     out = tmp_path / "figures"
     found = compare(runs, path=out / "learning.png", y_label="return [points]", x_label="$x [updates]")
     assert sorted(os.listdir(out)) == ["learning.png", "learning.svg"]
@@ -160,7 +160,7 @@ def test_the_figure_is_there_twice_with_names_and_colours(runs: dict[str, list[P
     assert found.plot(out / "again") == out / "again.png"
 
 
-def test_labels_never_cover_each_other() -> None:
+def test_labels_do_not_overlap() -> None:
     rng = np.random.default_rng(0)
     for number in range(1, 16):
         places = _without_overlap(sorted(rng.uniform(0.4, 0.6, number)))
@@ -168,14 +168,14 @@ def test_labels_never_cover_each_other() -> None:
         assert max(places) <= 1
 
 
-def test_folders_are_called_after_what_distinguishes_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_are_named_by_the_parts_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     folders = [record(tmp_path / name / "progress", reward=[1, 2]) for name in ("dqn_0", "ppo_0")]
     assert list(compare(folders).curves) == ["dqn_0", "ppo_0"]
     assert list(compare([tmp_path / "dqn_0"]).curves) == ["dqn_0"]
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_runs_that_do_not_compare_are_refused(tmp_path: Path) -> None:
     folder = record(tmp_path / "a", reward=[1.0], empty=[[]])
     (tmp_path / "file").write_text("")
     (tmp_path / "taken.svg").mkdir()
