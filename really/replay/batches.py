@@ -211,7 +211,7 @@ class Batches:
         return drawn.batch
 
     def close(self) -> None:
-        """Ends drawing, and sets the generator back to before the batches that nobody got, if it was left alone."""
+        """Ends drawing, and sets the generator back to the last batch taken, unless someone else drew meanwhile."""
         self._closed = True
         with self._starting:
             worker, self._worker = self._worker, None

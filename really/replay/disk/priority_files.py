@@ -52,7 +52,7 @@ def resume(
         if (given := getattr(got, name, None)) != state[name]:
             raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, got {given}")
     if got is not None:
-        num_lost = max(0, state["newest"] - num_put)  # rows that went with the machine's power
+        num_lost = max(0, state["newest"] - num_put)  # rows lost with the power
         values = state["values"][: max(0, len(state["values"]) - num_lost)]
         generator = state["generator"] if with_generator else got.generator_state()
         got.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
