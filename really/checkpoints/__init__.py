@@ -1,4 +1,4 @@
-"""Saved models and whole training runs."""
+"""Checkpoints: saved models, and the saved state of training runs."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Saved models: one folder a model, written whole or not at all, and the newest of them found again by its name.
+"""Saved models: each has a folder of its own, which appears complete or not at all; the newest is found by its name.
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
-    model.weights.h5   the arrays of `model.weights`, as `variables.py` writes them,
-                       and what observations and rewards are normalised with: `statistics/0/count`, `mean`, `squares`
+    model.weights.h5   the arrays of `model.weights`, as `variables.py` writes them, and the statistics that normalise
+                       observations and rewards: `statistics/0/count`, `mean`, `squares`
     meta.json          format, epoch, name, shape and dtype of each weight, and names and shapes of the statistics
-    model.keras        what Keras itself saves, where it can (it cannot for every subclass); never read here
-Keras' whole-model format cannot load many subclasses back. Nothing is ever unpickled.
+    model.keras        Keras' own file, if Keras can save this class of model; it is never read here
+Keras' own format cannot load many subclasses of its models. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("really")
 
 FORMAT = "really-checkpoint-1"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
-# Parts of the statistics of one column, as `Moments` takes them.
+# Fields of `Moments`, the statistics of one column.
 MOMENTS = ("count", "mean", "squares")
 FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{atomic_folders.TIME})")
 
@@ -45,15 +45,16 @@ def save_model(
     model_name: str = "model",
     statistics: Statistics | None = None,
 ) -> Path:
-    """Saves a model in a new folder under `path`, which is made where it is missing; returns the new folder.
+    """Saves a model in a new folder under `path`, which is made if it is missing; returns the new folder.
 
-    The folder appears complete or not at all: it is written under a temporary name and then renamed. `statistics` are
-    those of the observations and rewards that the model was given, where these were normalised.
+    The folder is written under a temporary name and then renamed, so it appears complete or not at all. `statistics`
+    normalise the observations and rewards of the model.
 
     Raises:
         InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
-        InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` not written.
-        FileError: the system would not write a file.
+        InvalidValueError: `epoch` is negative, `model_name` cannot be part of a folder's name, or `path` is not a
+            folder that can be written.
+        FileError: the system could not write a file.
     """
     epoch = checked_integer("epoch", epoch, 0)
     parent = checked_path("path", path)
@@ -66,11 +67,11 @@ def save_model(
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     """Loads the newest weights saved in `path` into a built model of the same class; returns their epoch.
 
-    `path` may also be the folder of one saved model. Names are compared without Keras' counters (`dense_3` and
-    `dense` are the same). All is checked first: a refused model keeps the weights that it has.
+    `path` may also be the folder of one saved model. Names are compared without Keras' counters (`dense_3` equals
+    `dense`). All is checked before anything is set: if an error is raised, the model keeps its weights.
 
     Raises:
-        InvalidValueError: nothing was saved in `path`, or what was saved is damaged.
+        InvalidValueError: `path` holds no saved model, or a damaged one.
         ModelError: the saved weights are those of another model.
     """
     folder = newest_checkpoint(path)
@@ -82,10 +83,10 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
 
 
 def load_statistics(folder: Path) -> Statistics:
-    """The statistics in the folder of one saved model; none where nothing was normalised, or by an older version.
+    """The statistics in the folder of one saved model; empty if nothing was normalised, or in an older format.
 
     Raises:
-        InvalidValueError: what was saved is damaged.
+        InvalidValueError: the saved model is damaged.
     """
     import h5py
 
@@ -108,10 +109,10 @@ def load_statistics(folder: Path) -> Statistics:
 
 
 def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The folder saved last in `path` by the time in its name; entries with other names are ignored.
+    """The newest saved model's folder in `path`, by the time in its name; entries with other names are ignored.
 
     Raises:
-        InvalidValueError: `path` is no folder, or holds no saved model; says what it holds instead.
+        InvalidValueError: `path` is not a folder, or holds no saved model; the message says what it holds.
     """
     parent = checked_path("path", path)
     if not parent.is_dir():
@@ -127,7 +128,7 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
-    """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError where `b` is no folder."""
+    """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError if `b` is not a folder."""
     folder = checked_path("b", b)
     if not folder.is_dir():
         raise InvalidValueError(f"b: expected a folder, got {str(folder)!r}, {described(folder)}")
@@ -152,7 +153,7 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[variables.Described]:
 def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
     described = _describe(model, weights)
     with variables.new_file(folder / WEIGHTS) as file:
-        variables.put_into(file, weights, described)
+        variables.write_into(file, weights, described)
         for index, (name, moments) in enumerate(statistics.items()):
             for part in MOMENTS:
                 file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))
@@ -163,14 +164,14 @@ def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistic
 
 
 def _write_keras(model: Any, folder: Path) -> str:
-    """Lets Keras save the model where it can; returns the file's name, or why there is none."""
+    """Saves the model in Keras' own format, if Keras can; returns the file's name, or the reason why there is none."""
     try:
         with warnings.catch_warnings():
-            # The weights are saved either way: what Keras warns of concerns this file only.
+            # The weights are saved in any case. Keras' warnings concern only this file.
             warnings.simplefilter("ignore")
             model.save(folder / KERAS)
     except Exception as error:
-        # Any class of error can come out of a user's `get_config`; the reason is kept in meta.json.
+        # A user's `get_config` can raise any class of error. meta.json holds the reason.
         (folder / KERAS).unlink(missing_ok=True)
         log.debug("no %s for %s: %s", KERAS, type(model).__name__, error)
         return f"not written: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,7 +1,7 @@
-"""Models and optimizers as named arrays: what they hold, in one HDF5 file, compared with others, and set again.
+"""The variables of models and optimizers as arrays in an HDF5 file: written, read, compared and set again.
 
-A file has the arrays in their order as data sets `<group>/0`, `<group>/1`, ... That order is not Keras' own layout,
-because that one depends on how a model keeps its layers. What is said of each array is `name`, `shape` and `dtype`.
+A file has the arrays in order, as data sets `<group>/0`, `<group>/1`, ... Keras' own layout is not used, because it
+depends on how a model stores its layers. `name`, `shape` and `dtype` describe each array.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 
 Described = dict[str, Any]
-"""`name`, `shape` and `dtype` of an array, as JSON has them."""
+"""`name`, `shape` and `dtype` of an array, in JSON types."""
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
-    """What there is to say of Keras variables or arrays; those without a name are called by their number."""
+    """Describes Keras variables or arrays. One without a name has its number as its name."""
     return [
         {
             "name": str(getattr(variable, "path", getattr(variable, "name", at))).removeprefix(prefix),
@@ -36,16 +36,16 @@ def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
 
 
 def write(path: Path, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
-    """Writes the arrays to a new file; it is not yet on disk when this returns."""
+    """Writes the arrays to a new file, without a sync to disk."""
     with new_file(path) as file:
-        put_into(file, variables, described, group)
+        write_into(file, variables, described, group)
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Any]:
-    """A new HDF5 file as `h5py` has it, which is put together in memory and written at the end.
+    """Opens a new HDF5 file of `h5py` in memory, and writes it to `path` at the end.
 
-    HDF5 itself ends the process (a segmentation fault) when the disk is found full as it closes a file.
+    HDF5 would end the process with a segmentation fault if the disk were full when it closes a file.
     """
     import h5py
 
@@ -56,15 +56,15 @@ def new_file(path: Path) -> Iterator[Any]:
         path.write_bytes(image)
 
 
-def put_into(file: Any, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
-    """Puts the arrays into an open file."""
+def write_into(file: Any, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
+    """Writes the arrays into an open file."""
     for at, (variable, about) in enumerate(zip(variables, described, strict=True)):
         saved = file.create_dataset(f"{group}/{at}", data=_storable(np.asarray(variable)))
         saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
 
 
 def read(path: Path, described: Sequence[Described], group: str = "weights") -> list[NDArray[Any]]:
-    """The arrays of a file that are to be as described.
+    """Reads the described arrays from a file.
 
     Raises:
         InvalidValueError: the file is damaged, has fewer arrays, or arrays of other shapes.
@@ -85,11 +85,13 @@ def read(path: Path, described: Sequence[Described], group: str = "weights") -> 
 
 
 def check_same(where: object, saved: Sequence[Described], own: Sequence[Described], what: str = "model") -> None:
-    """Raises ModelError where saved weights are not those of this model, by names without counters and shapes."""
+    """Raises ModelError unless saved weights have the names (without counters) and the shapes of this model's."""
     if [_identity(weight) for weight in saved] == [_identity(weight) for weight in own]:
         return
     if not own:
-        raise ModelError(f"{what}: expected it to be built before weights are loaded from {where}, it has none yet")
+        raise ModelError(
+            f"{what}: expected a built model before weights are loaded from {where}, got one without weights"
+        )
     raise ModelError(
         f"{where}: expected weights of this {what} ({_listed(own)}), got {_listed(saved)}; "
         f"the first difference: {_difference(saved, own)}"
@@ -97,11 +99,11 @@ def check_same(where: object, saved: Sequence[Described], own: Sequence[Describe
 
 
 class ModelArrays:
-    """A model's weights, and where it is Keras' the states of its random layers, as arrays to be saved and set again.
+    """The weights of a model, and of a Keras model also the states of its random layers, to be saved and set again.
 
     Args:
-        name: what the model is called in messages, and its file.
-        model: Keras', or one with `get_weights` and `set_weights`.
+        name: name of the model in messages, and of its file.
+        model: a Keras model, or one with `get_weights` and `set_weights`.
     """
 
     def __init__(self, name: str, model: Any) -> None:
@@ -110,7 +112,7 @@ class ModelArrays:
         self.name, self._model = name, model
 
     def about(self) -> dict[str, Any]:
-        """What has to be the same in a model that takes the arrays over."""
+        """The description that another model must match to load these arrays."""
         return {"weights": describe(self._variables(), f"{getattr(self._model, 'name', '')}/")}
 
     def write(self, path: Path) -> None:
@@ -118,12 +120,12 @@ class ModelArrays:
         write(path, self._variables(), self.about()["weights"])
 
     def read(self, path: Path, saved: dict[str, Any]) -> list[NDArray[Any]]:
-        """The arrays of a file, if they are those of such a model; raises ModelError or InvalidValueError if not."""
+        """Reads the arrays of a file; raises ModelError or InvalidValueError if they do not fit this model."""
         check_same(path, saved["weights"], self.about()["weights"], self.name)
         return read(path, saved["weights"])
 
     def set(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Makes these the model's."""
+        """Sets the arrays of the model."""
         variables = self._variables()
         if not all(hasattr(variable, "assign") for variable in variables):
             self._model.set_weights(list(arrays))
@@ -135,18 +137,18 @@ class ModelArrays:
         weights = getattr(self._model, "weights", None)
         if weights is None:
             return list(self._model.get_weights())
-        known = {id(weight) for weight in weights}
-        others = [variable for variable in getattr(self._model, "variables", ()) if id(variable) not in known]
+        ids = {id(weight) for weight in weights}
+        others = [variable for variable in getattr(self._model, "variables", ()) if id(variable) not in ids]
         return [*weights, *(variable for variable in others if "seed_generator_state" in variable.path)]
 
 
 class OptimizerArrays:
-    """A Keras optimizer's variables (iterations, moments, learning rate) as arrays to be saved and set again.
+    """The variables of a Keras optimizer (iterations, moments, learning rate), to be saved and set again.
 
     Args:
-        name: what the optimizer is called in messages, and its file.
-        optimizer: any of Keras 3.
-        trainable: what one that is not built yet is built for when it takes over the arrays of one that was.
+        name: name of the optimizer in messages, and of its file.
+        optimizer: an optimizer of Keras 3.
+        trainable: variables for which `read` builds the optimizer, if the saved one was built and this one is not.
     """
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
@@ -155,8 +157,8 @@ class OptimizerArrays:
         self.name, self._optimizer, self._trainable = name, optimizer, trainable
 
     def about(self) -> dict[str, Any]:
-        """What has to be the same in an optimizer that takes the arrays over."""
-        # Keras keeps what an optimizer was built for to itself; one that scales losses leaves it to the one inside.
+        """The description that another optimizer must match to load these arrays."""
+        # Keras has no public attribute for these variables, which a loss-scaling optimizer leaves to its inner one.
         inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         return {
             "class": type(self._optimizer).__name__,
@@ -170,10 +172,10 @@ class OptimizerArrays:
         write(path, self._optimizer.variables, self.about()["weights"])
 
     def read(self, path: Path, saved: dict[str, Any]) -> list[NDArray[Any]]:
-        """The arrays of a file, if they are those of such an optimizer; builds one that its first use would build.
+        """Reads the arrays of a file. Builds this optimizer first, if the saved one was built for the same variables.
 
         Raises:
-            ModelError: they are another optimizer's.
+            ModelError: the arrays are those of another optimizer.
             InvalidValueError: the file is damaged.
         """
         own = self.about()
@@ -182,34 +184,33 @@ class OptimizerArrays:
         if saved["built"] and not own["built"]:
             if saved["built_for"] != _shapes(describe(self._trainable)):
                 raise ModelError(
-                    f"{self.name}: expected it to be built, {self.name}.build(variables), before it is loaded from "
+                    f"{self.name}: expected an optimizer built with {self.name}.build(variables) before loading from "
                     f"{path}: the saved one is not for the agent's weights, but for {saved['built_for']}"
                 )
             self._optimizer.build(list(self._trainable))
-        taking = describe(self._taking(path, saved))
-        if _shapes(saved["weights"]) != _shapes(taking):
+        needed = describe(self._variables_for(path, saved))
+        if _shapes(saved["weights"]) != _shapes(needed):
             raise ModelError(
-                f"{path}: expected variables of this {self.name} ({_listed(taking)}), got {_listed(saved['weights'])}"
+                f"{path}: expected variables of this {self.name} ({_listed(needed)}), got {_listed(saved['weights'])}"
             )
         return read(path, saved["weights"])
 
     def set(self, arrays: Sequence[NDArray[Any]], saved: dict[str, Any]) -> None:
-        """Makes these the optimizer's."""
-        for variable, array in zip(self._taking(self.name, saved), arrays, strict=True):
+        """Sets the variables of the optimizer."""
+        for variable, array in zip(self._variables_for(self.name, saved), arrays, strict=True):
             variable.assign(array)
 
-    def _taking(self, where: object, saved: dict[str, Any]) -> list[Any]:
-        """The variables that arrays are for: all, or those that one has from the beginning if the other had no more."""
+    def _variables_for(self, where: object, saved: dict[str, Any]) -> list[Any]:
+        """The variables to set: all, or only those of an unbuilt optimizer if the saved one was not built."""
         variables = list(self._optimizer.variables)
         if saved["built"] or not self._optimizer.built:
             return variables
         if iterations := int(np.asarray(self._optimizer.iterations)):
             raise ModelError(
-                f"{where}: expected an optimizer that was not used yet, as the saved one, got one after "
-                f"{iterations:,} iterations"
+                f"{where}: expected an unused optimizer, as the saved one is, got one after {iterations:,} iterations"
             )
-        first = {_identity(weight)[0] for weight in saved["weights"]}
-        return [v for v, weight in zip(variables, describe(variables), strict=True) if _identity(weight)[0] in first]
+        names = {_identity(weight)[0] for weight in saved["weights"]}
+        return [v for v, weight in zip(variables, describe(variables), strict=True) if _identity(weight)[0] in names]
 
 
 def _difference(saved: Sequence[Described], own: Sequence[Described]) -> str:
@@ -223,12 +224,12 @@ def _shapes(weights: Sequence[Described]) -> list[list[int]]:
 
 
 def _storable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in a dtype that HDF5 knows; bfloat16 and its like (no builtin dtypes) fit into float32 exactly."""
+    """The array in a dtype that HDF5 knows. float32 holds every bfloat16 (and similar, non-builtin dtype) exactly."""
     return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _identity(weight: Described) -> tuple[str, tuple[int, ...]]:
-    """Name without Keras' counters (`dense_3` and `dense` are the same), and shape."""
+    """Name without Keras' counters (`dense_3` becomes `dense`), and shape."""
     return re.sub(r"_\d+(?=/|$)", "", weight["name"]), tuple(weight["shape"])
 
 

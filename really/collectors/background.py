@@ -125,6 +125,6 @@ def _limiter(samples_per_insert: float | None, min_rows: int, error_buffer: floa
         return RateLimiter(samples_per_insert, min_rows, default if error_buffer is None else error_buffer)
     if error_buffer is not None:
         raise InvalidValueError(
-            f"error_buffer: expected samples_per_insert with it, as it has no other use, got {error_buffer!r} alone"
+            f"error_buffer: expected samples_per_insert with it, as nothing else uses it, got {error_buffer!r} alone"
         )
     return RateLimiter(None, min_rows)

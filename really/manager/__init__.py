@@ -1,4 +1,4 @@
-"""SampleManager: the seed's verbs in front of collectors, buffer, agent, evaluation and checkpoints."""
+"""SampleManager: one object in front of runners, buffer, agent, evaluation and checkpoints."""
 
 from __future__ import annotations
 

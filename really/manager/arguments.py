@@ -1,4 +1,4 @@
-"""What a SampleManager is told: checks of its arguments, and the settings that may change between two calls."""
+"""The arguments of a SampleManager: their checks and defaults, and the settings that may change between two calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from really.envs.make import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.policies.policy import canonical_sampling_type
 
-# What normalised observations and rewards are clipped to where nothing else is said, as in Stable-Baselines3.
-USUAL_CLIP = 10.0
-USUAL_LAMBDA = 0.95
+# Default bound to which normalised observations and rewards are clipped, as in Stable-Baselines3.
+DEFAULT_CLIP = 10.0
+DEFAULT_LAMBDA = 0.95
 
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a SampleManager with spellings merged, defaults filled in, and every value checked."""
+    """The arguments of a SampleManager with checked values and defaults; two spellings become one."""
     given = dict(arguments)
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
@@ -36,10 +36,10 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         given["max_staleness"] = checked_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
         given[name] = checked_number(name, given[name], 0, 1)
-    if given["gae_lambda"] != USUAL_LAMBDA and "advantage" not in given["returns"]:
+    if given["gae_lambda"] != DEFAULT_LAMBDA and "advantage" not in given["returns"]:
         raise InvalidValueError(
-            f"gae_lambda: expected 'advantage' in returns, which alone uses it, got gae_lambda={given['gae_lambda']} "
-            f"with returns={given['returns']}"
+            f"gae_lambda: expected 'advantage' in returns, as nothing else uses it, "
+            f"got gae_lambda={given['gae_lambda']} with returns={given['returns']}"
         )
     if given["remote_time_out"] is not None:
         given["remote_time_out"] = checked_number("remote_time_out", given["remote_time_out"], 0, math.inf)
@@ -53,7 +53,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values that a model may be made with are equal: dicts, lists and tuples of anything, arrays too."""
+    """Whether two values are equal; they may be nested dicts, lists and tuples, with arrays in them."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -62,7 +62,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
-    """The one of two spellings that was given; the second is forgotten, both at once are refused."""
+    """The value given under either of two spellings, of which the second is removed; both at once are an error."""
     values = [given.get(name), given.pop(other, None)]
     if None not in values:
         raise InvalidValueError(f"{name} and {other}: expected one of these spellings, got both")
@@ -70,7 +70,7 @@ def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
 
 
 def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str, int | None]:
-    """`num_episodes` and `num_steps`, of which exactly one is set; one episode where neither was given."""
+    """`num_episodes` and `num_steps`, of which exactly one is set: one episode if neither is given."""
     if num_episodes is not None and num_steps is not None:
         raise InvalidValueError(
             f"num_episodes and num_steps: expected one of them, got both ({num_episodes!r} and {num_steps!r})"
@@ -82,7 +82,7 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
 
 
 def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
-    """How observations and rewards are normalised, scaled and clipped; clips are infinite where there are none."""
+    """The checked arguments for normalisation, scaling and clipping; a clip that is off is infinite."""
     for name in ("normalize_observations", "normalize_rewards"):
         if not isinstance(given[name], bool):
             raise InvalidTypeError(f"{name}: expected True or False, got {given[name]!r}")
@@ -90,19 +90,19 @@ def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
     if clip is not None and not given["normalize_observations"]:
         raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, got {clip!r} alone")
     if not checked_number("reward_scale", scale, 0, math.inf):
-        raise InvalidValueError("reward_scale: expected a number > 0, got 0, which leaves nothing to learn from")
+        raise InvalidValueError("reward_scale: expected a number > 0, got 0, which makes every reward 0")
     rewards = given["reward_clip"]
     if rewards is None:
-        rewards = USUAL_CLIP if given["normalize_rewards"] else math.inf
+        rewards = DEFAULT_CLIP if given["normalize_rewards"] else math.inf
     return {
-        "observation_clip": _clip("observation_clip", USUAL_CLIP if clip is None else clip)[1],
+        "observation_clip": _clip("observation_clip", DEFAULT_CLIP if clip is None else clip)[1],
         "reward_scale": float(scale),
         "reward_clip": _clip("reward_clip", rewards, pair=isinstance(rewards, tuple | list)),
     }
 
 
 def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
-    """(low, high) of a pair, or of one number > 0 on both sides; infinity is no limit."""
+    """The bounds (low, high): a pair as it is, a number c as (-c, c). Infinity sets no limit."""
     expected = f"{name}: expected a number > 0{' or a pair (low, high) with low < high' * (name == 'reward_clip')}"
     try:
         if isinstance(value, bool):
@@ -116,7 +116,7 @@ def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
 
 
 def _min_returns(given: Mapping[str, Any]) -> int:
-    """Agents to wait for: 10 % of them, at least one; all of them where a seed asks for repeatable data."""
+    """Number of agents to wait for: by default 10 % and at least one, or all if a seed requires repeatable data."""
     agents = given["num_parallel"]
     if given["remote_min_returns"] is None:
         return int(agents) if given["seed"] is not None else max(1, agents // 10)
@@ -138,9 +138,10 @@ _CHANGEABLE: dict[str, Callable[[str, Any], Any]] = {
 
 
 class Settings(UserDict[str, Any]):
-    """The manager's arguments by name; epsilon, temperature, total_steps, weights and model_kwargs may be set.
+    """The manager's arguments by name; epsilon, temperature, total_steps, weights and model_kwargs may be changed.
 
-    A new value applies from the next row collected. Setting any other argument is an error: it would do nothing.
+    A new value applies to the rows collected from then on. To change another argument raises an error, as that would
+    have no effect.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
@@ -155,4 +156,4 @@ class Settings(UserDict[str, Any]):
         self.data[name] = _CHANGEABLE[name](name, value)
 
     def __delitem__(self, name: str) -> None:
-        raise InvalidValueError(f"manager.kwargs: {name!r} can be changed, not removed")
+        raise InvalidValueError(f"manager.kwargs: {name!r} cannot be removed, only changed")

@@ -389,10 +389,8 @@ class SampleManager:
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
-        max_steps, test_episodes = (
-            checked_integer("max_steps", max_steps),
-            checked_integer("test_episodes", test_episodes),
-        )
+        max_steps = checked_integer("max_steps", max_steps)
+        test_episodes = checked_integer("test_episodes", test_episodes)
         viewer = viewer_of(render, self._builder.environment.name)
         self._sync()
         evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)

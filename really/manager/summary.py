@@ -1,4 +1,4 @@
-"""The summary of a manager: a dict that prints as an aligned text, as wide as the terminal."""
+"""The summary of a manager: a dict that prints as aligned text, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 LEAST_WIDTH = 40
-# Whole numbers that name something instead of counting it.
-NAMES = ("pid", "runner")
+# Entries whose integers are identifiers and not counts.
+IDENTIFIERS = ("pid", "runner")
 
 
 class Summary(dict[str, Any]):
-    """A dict whose `str()` is for people: a line an entry, then a section each for dicts and lists of dicts.
+    """A dict whose `str()` has one line per entry, and then a section for each dict or list of dicts.
 
-    Long entries are broken at the width of the terminal (or COLUMNS, or 80).
+    Long entries are wrapped at the width of the terminal (or COLUMNS, or 80).
     """
 
     def __str__(self) -> str:
@@ -55,14 +55,14 @@ def _lines(entries: Mapping[str, Any], width: int) -> list[str]:
 
 
 def _table(rows: list[Mapping[str, Any]]) -> list[str]:
-    """Columns as wide as they need to be, numbers to the right."""
+    """The rows as text in columns of minimal width, with numbers aligned to the right."""
     columns = []
     for name in rows[0]:
         values = [row.get(name) for row in rows]
         cells = [str(name), *(_text(name, value) for value in values)]
         width = max(map(len, cells))
-        to_the_right = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        columns.append([cell.rjust(width) if to_the_right else cell.ljust(width) for cell in cells])
+        align_right = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        columns.append([cell.rjust(width) if align_right else cell.ljust(width) for cell in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
@@ -74,11 +74,11 @@ def _text(name: Any, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
     if isinstance(value, int):
-        return str(value) if name in NAMES else f"{value:,}"
+        return str(value) if name in IDENTIFIERS else f"{value:,}"
     numbers = isinstance(value, tuple) and len(value) > 1 and all(type(part) is int for part in value)
     if numbers and value == tuple(range(value[0], value[0] + len(value))):
         return f"{value[0]} to {value[-1]}"
-    # The text of a Box has the many blanks of its arrays.
+    # The text of a Box has many blanks, from its arrays.
     return " ".join(str(value).split())
 
 

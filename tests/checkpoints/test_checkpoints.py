@@ -144,7 +144,7 @@ def test_weights_of_another_model_are_refused_and_nothing_changes(tmp_path):
         load_model(other, tmp_path)
     for expected, found in zip(before, values(other), strict=True):
         np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ModelError, match=r"expected it to be built before weights are loaded"):
+    with pytest.raises(ModelError, match=r"expected a built model before weights are loaded"):
         load_model(Called(), tmp_path)
 
 

@@ -143,7 +143,7 @@ def test_settings_between_calls() -> None:
         kwargs["epsilonn"] = 0.5
     with pytest.raises(InvalidValueError, match="got 'gamma'"):
         kwargs["gamma"] = 0.5
-    with pytest.raises(InvalidValueError, match="'epsilon' can be changed, not removed"):
+    with pytest.raises(InvalidValueError, match="'epsilon' cannot be removed, only changed"):
         del kwargs["epsilon"]
     assert kwargs["epsilon"] == 0.0
 
