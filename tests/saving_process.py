@@ -1,4 +1,4 @@
-"""A process that saves checkpoints until it is killed: `saving_process.py PATH NUMBER`. It needs no TensorFlow."""
+"""A process that saves checkpoints until it is killed, without TensorFlow: `saving_process.py PATH NUMBER`."""
 
 import sys
 
@@ -14,7 +14,7 @@ TASK = {"environment": "none"}
 STATE = training_state.ManagerState({"epsilon": 0.5}, version=1, evaluations=0, epoch=0, entropy=1, restarts=0)
 
 
-class Plain:
+class OneArray:
     """A model with one array, which repeats one number."""
 
     def __init__(self, number):
@@ -42,7 +42,7 @@ def main():
     assert not {"tensorflow", "ray"} & sys.modules.keys()
     while True:
         number += 1
-        training_state.save(parts(Plain(number)), path, STATE, {"number": number}, keep=3)
+        training_state.save(parts(OneArray(number)), path, STATE, {"number": number}, keep=3)
         print(number, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A disk that fills up while a run or a buffer is saved: an error, the older one whole, nothing left of the new one."""
+"""A disk that fills up during a save: the save raises, the older file stays complete, the new one is removed."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ def files(folder):
 
 
 @pytest.mark.parametrize("number", [0, 40_000], ids=["weights", "rows"])
-def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(tmp_path, number):
-    """Weights are too large for what is left, or the buffer is, of which much has been written by then."""
+def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(tmp_path, number):
+    """The disk is full at the weights, or in the middle of the buffer."""
     with mounted(tmp_path / "disk", "2m") as disk, make(capacity=100_000) as manager:
         before = manager.save_checkpoint(disk / "c", counters={"updates": 1})
-        there = files(disk)
+        entries = files(disk)
         draw = np.random.default_rng(0)
         manager.buffer.put(rows(number) | {"state": draw.random((number, 4), np.float32)} if number else rows(1))
         left = 4096 if number == 0 else 1 << 18
@@ -32,14 +32,14 @@ def test_a_checkpoint_for_which_there_is_no_room_leaves_the_one_before(tmp_path,
             manager.save_checkpoint(disk / "c", counters={"updates": 2}, keep=1)
         assert caught.value.errno == errno.ENOSPC
         (disk / "rest").unlink()
-        assert files(disk) == there
+        assert files(disk) == entries
         assert manager.load_checkpoint(before)["updates"] == 1
         assert len(manager.buffer) == 0
         manager.save_checkpoint(disk / "c", counters={"updates": 3})
         assert manager.load_checkpoint(disk / "c")["updates"] == 3
 
 
-def test_a_saved_buffer_for_which_there_is_no_room_leaves_the_one_before(tmp_path):
+def test_a_saved_buffer_on_a_full_disk_leaves_the_one_before(tmp_path):
     buffer = ReplayBuffer(200_000, spec={"x": "float64"}, seed=0)
     with mounted(tmp_path / "disk", "1m") as disk:
         buffer.put({"x": np.arange(1000.0)})

@@ -1,4 +1,4 @@
-"""Models saved and found again: every kind of model, foreign folders, damage, and what a reader of the files sees."""
+"""Saved models: every kind of model, foreign folders, damaged files, and the contents of a folder."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Called(keras.Model):
 
 
 class Overridden(keras.Model):
-    """Overrides `__call__`, which Keras then never sees as built."""
+    """Overrides `__call__`, so that Keras never marks it as built."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ def test_weights_come_back_exactly_in_a_new_model_of_the_class(make, tmp_path):
     assert load_model(fresh, folder) == 7
 
 
-def test_the_folder_says_what_it_holds(tmp_path):
+def test_the_contents_of_a_folder(tmp_path):
     folder = save_model(build(functional), tmp_path, np.int64(12))
     assert folder.parent == tmp_path
     assert folder.name.startswith("model_12_20")
@@ -96,25 +96,25 @@ def test_the_keras_file_loads_with_safe_mode_on(tmp_path):
     np.testing.assert_array_equal(again(tf.ones((1, 4)))["q_values"], model(tf.ones((1, 4)))["q_values"])
 
 
-def test_the_newest_is_taken_whatever_else_lies_there(tmp_path):
+def test_the_newest_model_is_loaded_and_other_entries_are_ignored(tmp_path):
     model = build(functional)
     for epoch in (100, 3, 20):
         folder = save_model(model, tmp_path, epoch, f"name_{epoch}")
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "model_9_99990101T000000-000000").write_text("a file, no folder")
+    (tmp_path / "model_9_99990101T000000-000000").write_text("not a folder")
     (tmp_path / "model_9_99990101T000000-000000.1.partial").mkdir()
     (tmp_path / "zzz").mkdir()
     assert newest_checkpoint(tmp_path) == folder
     assert load_model(model, tmp_path) == 20
 
 
-def test_saves_in_quick_succession_all_stay(tmp_path):
+def test_saves_in_quick_succession_are_all_kept(tmp_path):
     model = build(Overridden)
     folders = [save_model(model, tmp_path, 1) for _ in range(5)]
     assert sorted(tmp_path.iterdir()) == folders
 
 
-def test_nothing_is_left_of_a_save_that_fails(tmp_path):
+def test_a_failed_save_leaves_nothing_behind(tmp_path):
     class Broken(Overridden):
         @property
         def weights(self):
@@ -125,7 +125,7 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_models_says_what_it_holds(tmp_path):
+def test_the_error_for_a_folder_without_models_lists_its_entries(tmp_path):
     model = build(functional)
     with pytest.raises(InvalidValueError, match=r"expected folders <model_name>_<epoch>_<time>.*but it is empty"):
         load_model(model, tmp_path)
@@ -174,7 +174,7 @@ def test_the_name_of_the_model_itself_does_not_matter(tmp_path):
         ("model.weights.h5", b"x" * 100, r"model.weights.h5: expected 4 weights"),
     ],
 )
-def test_damage_is_an_error_and_not_an_older_model(tmp_path, file, content, message):
+def test_a_damaged_model_raises_and_no_older_one_is_loaded(tmp_path, file, content, message):
     model = build(functional)
     save_model(model, tmp_path, 1)
     (save_model(model, tmp_path, 2) / file).write_bytes(content)

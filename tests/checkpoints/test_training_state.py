@@ -1,4 +1,4 @@
-"""Checkpoints of whole runs: every fill of the buffer, a fresh process, kills, damage, and what is refused."""
+"""Checkpoints of training runs: buffers of every fill, a new process, kills, damage, and runs that do not fit."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def make(model=q_network, environment="CartPole-v1", capacity=CAPACITY, keys=KEY
 
 
 def rows(number, first=0):
-    """Rows that can be told apart."""
+    """Rows with distinct values."""
     numbers = np.arange(first, first + number)
     states = np.repeat(numbers[:, None], 4, axis=1).astype(np.float32)
     plain = {"reward": numbers.astype(np.float32), "terminal": np.zeros(number, np.float32)}
@@ -58,13 +58,13 @@ def same(ours, theirs):
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def the_rows(buffer):
-    """All rows, oldest first, as Arrow gives them."""
+def all_rows(buffer):
+    """All rows of a buffer, oldest first."""
     return buffer.to_arrow().read_all().to_pydict() if buffer.spec else None
 
 
 @pytest.mark.parametrize("number", [0, 1, CAPACITY - 1, CAPACITY, CAPACITY + 7])
-def test_the_buffer_comes_back_at_every_fill(number, tmp_path):
+def test_a_buffer_of_any_fill_is_restored(number, tmp_path):
     saved, fresh = make(), make()
     if number:
         saved.store_in_buffer(rows(min(number, CAPACITY)))
@@ -74,7 +74,7 @@ def test_the_buffer_comes_back_at_every_fill(number, tmp_path):
     assert fresh.load_checkpoint(tmp_path) == {"steps": number, "best": float("inf")}
     assert Path(folder).parent == tmp_path
     assert len(fresh.buffer) == len(saved.buffer) == min(number, CAPACITY)
-    assert the_rows(fresh.buffer) == the_rows(saved.buffer)
+    assert all_rows(fresh.buffer) == all_rows(saved.buffer)
     assert same(fresh.get_agent().get_weights(), saved.get_agent().get_weights())
     for manager in (saved, fresh):
         manager.store_in_buffer(rows(9, 1000))
@@ -82,7 +82,7 @@ def test_the_buffer_comes_back_at_every_fill(number, tmp_path):
     assert all(np.array_equal(ours[key], theirs[key]) for key in KEYS)
 
 
-def test_priorities_come_back(tmp_path):
+def test_priorities_are_restored(tmp_path):
     saved, fresh = make(capacity=0), make(capacity=0)
     for manager in (saved, fresh):
         manager.initialize_buffer(CAPACITY, KEYS, alpha=0.7)
@@ -95,7 +95,7 @@ def test_priorities_come_back(tmp_path):
     assert all(np.array_equal(ours[key], theirs[key]) for key in (*KEYS, "index", "weight"))
 
 
-def test_without_buffer_and_aggregator_the_settings_and_weights_come_back(tmp_path):
+def test_settings_and_weights_are_restored_without_buffer_and_aggregator(tmp_path):
     saved, fresh = make(capacity=0), make(capacity=0)
     saved.set_epsilon(0.125)
     saved.set_agent([weight + 1 for weight in saved.get_agent().get_weights()])
@@ -109,7 +109,7 @@ def test_without_buffer_and_aggregator_the_settings_and_weights_come_back(tmp_pa
     assert len(fresh.get_data()["reward"]) >= 10
 
 
-def test_the_aggregator_goes_on_with_its_points_and_units(tmp_path):
+def test_the_aggregator_is_restored_with_its_points_and_units(tmp_path):
     saved = make(capacity=0)
     saved.initialize_aggregator(tmp_path / "progress", 100, ["loss", "reward"], units={"reward": "points"})
     for value in (3.0, 2.0, 1.0):
@@ -125,7 +125,7 @@ def test_the_aggregator_goes_on_with_its_points_and_units(tmp_path):
     assert (tmp_path / "progress" / "progress_1.csv").exists()
 
 
-def test_a_learner_that_never_learned_and_one_that_did_come_back(tmp_path):
+def test_a_learner_is_restored_before_and_after_its_first_update(tmp_path):
     for updates in (0, 4):
         saved, fresh = make(), make()
         ours, theirs = learner(saved), learner(fresh)
@@ -142,7 +142,7 @@ def test_a_learner_that_never_learned_and_one_that_did_come_back(tmp_path):
         assert losses[0] == losses[1]
 
 
-def test_an_optimizer_that_is_not_built_yet_comes_back_and_is_built(tmp_path):
+def test_an_optimizer_is_restored_into_one_that_is_not_built(tmp_path):
     for built in (False, True):
         saved, fresh = make(capacity=0), make(capacity=0)
         ours, theirs = keras.optimizers.Adam(0.25), keras.optimizers.Adam(0.5)
@@ -156,7 +156,7 @@ def test_an_optimizer_that_is_not_built_yet_comes_back_and_is_built(tmp_path):
         assert not built or same(map(np.asarray, theirs.variables), map(np.asarray, ours.variables))
 
 
-def test_statistics_come_back_and_what_was_measured_for_the_next_version(tmp_path):
+def test_statistics_are_restored_also_those_for_the_next_policy_version(tmp_path):
     saved = make(normalize_observations=True, normalize_rewards=True)
     saved.collect(30)
     saved.set_agent([weight * 2 for weight in saved.get_agent().get_weights()])
@@ -187,7 +187,7 @@ print(counters, [float(learner.update(manager.sample(8)).loss).hex() for _ in ra
 """
 
 
-def test_a_fresh_process_goes_on_with_the_losses_of_the_uninterrupted_run(tmp_path):
+def test_a_new_process_continues_with_the_losses_of_the_uninterrupted_run(tmp_path):
     manager = make()
     dqn = learner(manager)
     manager.collect(30)
@@ -212,19 +212,19 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_that_loads(tmp_path):
             process.kill()
             acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
         assert process.returncode == -signal.SIGKILL
-        model = saving_process.Plain(-1)
+        model = saving_process.OneArray(-1)
         restored = training_state.read(saving_process.parts(model), tmp_path)
         buffer, _ = restored.apply()
         known = int(restored.counters["number"])
-        assert known >= acknowledged, "an acknowledged checkpoint is gone"
+        assert known >= acknowledged, "an acknowledged checkpoint is missing"
         assert (model.arrays[0] == known).all()
         assert len(buffer) == saving_process.ROWS
         assert (buffer.to_arrow(["reward"]).read_all()["reward"].to_numpy() == known).all()
     training_state.save(saving_process.parts(model), tmp_path, saving_process.STATE, None, keep=2)
-    assert len(list(tmp_path.iterdir())) == 2  # nothing half written is left
+    assert len(list(tmp_path.iterdir())) == 2  # no partial folder is left
 
 
-def test_only_the_newest_are_kept_and_the_newest_is_loaded(tmp_path):
+def test_the_newest_checkpoints_are_kept_and_the_last_is_loaded(tmp_path):
     manager = make()
     (tmp_path / "other").mkdir()
     folders = [manager.save_checkpoint(tmp_path, counters={"n": n}, keep=2) for n in range(4)]
@@ -245,8 +245,8 @@ def test_nothing_is_pickled(tmp_path):
     assert all(file.read_bytes().startswith(starts[file.suffix]) for file in folder.iterdir())
 
 
-def reworded(folder, change):
-    """Changes what meta.json says, with a checksum that fits."""
+def changed_meta(folder, change):
+    """Changes meta.json, with a checksum that fits."""
     meta = json.loads((folder / "meta.json").read_text())
     change(meta)
     meta["crc32"] = zlib.crc32(json.dumps(meta["about"], sort_keys=True).encode())
@@ -272,7 +272,7 @@ DAMAGE = {
         "meta.json: expected a description as it was saved",
     ),
     "newer": (
-        lambda f: reworded(f, lambda meta: meta.update(format="really-training-2")),
+        lambda f: changed_meta(f, lambda meta: meta.update(format="really-training-2")),
         "expected format 'really-training-1', got 'really-training-2'",
     ),
     "foreign": (lambda f: (f / "meta.json").write_text('[{"epochs": 3}]'), "meta.json: expected the description"),
@@ -280,28 +280,28 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_checkpoint_is_refused_and_changes_nothing(kind, tmp_path):
+def test_a_damaged_checkpoint_raises_and_changes_nothing(kind, tmp_path):
     manager = make()
     manager.store_in_buffer(rows(12))
     before = manager.save_checkpoint(tmp_path, counters={"n": 1})
     folder = Path(manager.save_checkpoint(tmp_path))
     damage, message = DAMAGE[kind]
     damage(folder)
-    refused(manager, tmp_path, InvalidValueError, message)
+    assert_refused(manager, tmp_path, InvalidValueError, message)
     assert manager.load_checkpoint(before) == {"n": 1}
 
 
-def refused(manager, path, error, message, **parts):
-    """Loads, is refused, and finds the manager unchanged."""
+def assert_refused(manager, path, error, message, **parts):
+    """Asserts that loading raises this error and leaves the manager unchanged."""
     buffer, aggregator, weights = manager.buffer, manager.aggregator, manager.get_agent().get_weights()
-    settings, version, held = dict(manager.kwargs), manager.info()["policy_version"], buffer and the_rows(buffer)
+    settings, version, held = dict(manager.kwargs), manager.info()["policy_version"], buffer and all_rows(buffer)
     with pytest.raises(error, match=message):
         manager.load_checkpoint(path, **parts)
     assert manager.buffer is buffer
     assert manager.aggregator is aggregator
     assert same(manager.get_agent().get_weights(), weights)
     assert (dict(manager.kwargs), manager.info()["policy_version"]) == (settings, version)
-    assert (buffer and the_rows(buffer)) == held
+    assert (buffer and all_rows(buffer)) == held
 
 
 class Renamed(gymnasium.Wrapper):
@@ -311,35 +311,43 @@ class Renamed(gymnasium.Wrapper):
         super().__init__(gymnasium.make("CartPole-v1"))
 
 
-def test_another_model_environment_or_buffer_is_refused_by_what_differs(tmp_path):
+def test_the_error_for_another_model_environment_or_buffer_names_the_difference(tmp_path):
     saved = make()
     saved.store_in_buffer(rows(5))
     saved.save_checkpoint(tmp_path)
-    refused(make(model_kwargs={"units": 9}), tmp_path, ModelError, r"dense/kernel \[4, 9\], got dense/kernel \[4, 8\]")
-    refused(make(environment=Renamed), tmp_path, InvalidValueError, "environment 'Renamed', got 'CartPole-v1'")
-    refused(make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as the manager has, got one of 40")
-    refused(make(keys=KEYS[:4]), tmp_path, InvalidValueError, "buffer column 'terminal': expected no such column")
+    assert_refused(
+        make(model_kwargs={"units": 9}), tmp_path, ModelError, r"dense/kernel \[4, 9\], got dense/kernel \[4, 8\]"
+    )
+    assert_refused(make(environment=Renamed), tmp_path, InvalidValueError, "environment 'Renamed', got 'CartPole-v1'")
+    assert_refused(
+        make(capacity=50), tmp_path, InvalidValueError, "a buffer of 50 rows, as the manager has, got one of 40"
+    )
+    assert_refused(
+        make(keys=KEYS[:4]), tmp_path, InvalidValueError, "buffer column 'terminal': expected no such column"
+    )
     prioritized = make(capacity=0)
     prioritized.initialize_buffer(CAPACITY, KEYS, alpha=0.5)
-    refused(prioritized, tmp_path, InvalidValueError, "expected a buffer with alpha=0.5, got one with None")
+    assert_refused(prioritized, tmp_path, InvalidValueError, "expected a buffer with alpha=0.5, got one with None")
     other = make()
     other.store_in_buffer({**rows(5), "reward": np.zeros((5, 2), np.float32)})
-    refused(other, tmp_path, InvalidValueError, r"column 'reward': expected float32\[2\], got float32\[\]")
+    assert_refused(other, tmp_path, InvalidValueError, r"column 'reward': expected float32\[2\], got float32\[\]")
 
 
-def test_parts_that_are_missing_or_too_many_are_named(tmp_path):
+def test_the_error_names_missing_and_additional_parts(tmp_path):
     manager = make(capacity=0)
     dqn = learner(manager)
     manager.save_checkpoint(tmp_path / "plain")
     manager.save_checkpoint(tmp_path / "both", target=dqn.target, optimizer=dqn.optimizer)
-    refused(manager, tmp_path / "plain", InvalidValueError, "expected target to be left out", target=dqn.target)
-    refused(manager, tmp_path / "both", InvalidValueError, "expected optimizer to be given, too", target=dqn.target)
+    assert_refused(manager, tmp_path / "plain", InvalidValueError, "expected target to be left out", target=dqn.target)
+    assert_refused(
+        manager, tmp_path / "both", InvalidValueError, "expected optimizer to be given, too", target=dqn.target
+    )
     sgd = keras.optimizers.SGD()
     parts = {"target": dqn.target, "optimizer": sgd}
-    refused(manager, tmp_path / "both", ModelError, "expected the variables of SGD, got those of Adam", **parts)
+    assert_refused(manager, tmp_path / "both", ModelError, "expected the variables of SGD, got those of Adam", **parts)
 
 
-def test_arguments_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path):
+def test_invalid_arguments_raise_before_anything_is_written(tmp_path):
     manager = make(capacity=0)
     for error, parts in (
         (InvalidTypeError, {"counters": [1]}),
@@ -360,7 +368,7 @@ def test_arguments_that_cannot_be_used_are_refused_before_anything_is_written(tm
             manager.load_checkpoint(path)
 
 
-def test_a_buffer_on_disk_is_referred_to_and_not_copied(tmp_path):
+def test_a_buffer_on_disk_is_not_copied(tmp_path):
     ring, checkpoints = tmp_path / "ring", tmp_path / "checkpoints"
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, path=ring)
@@ -373,10 +381,10 @@ def test_a_buffer_on_disk_is_referred_to_and_not_copied(tmp_path):
     assert manager.buffer is buffer
     assert len(buffer) == 15
     in_memory = make()
-    buffer.close()  # its folder may be opened by another now
+    buffer.close()  # another buffer can open the folder now
     fresh.load_checkpoint(checkpoints)
     assert fresh.buffer.path == ring
-    assert the_rows(fresh.buffer)["reward"] == list(range(15))
+    assert all_rows(fresh.buffer)["reward"] == list(range(15))
     fresh.store_in_buffer(rows(1, 15))
     fresh.buffer.close()
     in_memory.load_checkpoint(checkpoints)
@@ -385,10 +393,10 @@ def test_a_buffer_on_disk_is_referred_to_and_not_copied(tmp_path):
     saved_in_memory = make()
     saved_in_memory.save_checkpoint(tmp_path / "other")
     message = "expected a buffer that lives in .*ring', got one in memory"
-    refused(in_memory, tmp_path / "other", InvalidValueError, message)
+    assert_refused(in_memory, tmp_path / "other", InvalidValueError, message)
 
 
-def test_the_priorities_of_a_buffer_on_disk_are_those_of_the_checkpoint(tmp_path):
+def test_a_buffer_on_disk_has_the_priorities_of_the_checkpoint(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring", alpha=1.0, eps=0.0)
     manager.store_in_buffer(rows(12))
@@ -396,36 +404,40 @@ def test_the_priorities_of_a_buffer_on_disk_are_those_of_the_checkpoint(tmp_path
     manager.save_checkpoint(tmp_path / "checkpoints")
     drawn = manager.sample(32)["index"]
     assert set(drawn) == {11}
-    shutil.copytree(tmp_path / "ring", tmp_path / "as a kill leaves it")
+    shutil.copytree(tmp_path / "ring", tmp_path / "after a kill")
     manager.buffer.update_priorities([3], [100.0])
     manager.buffer.close()
     shutil.rmtree(tmp_path / "ring")
-    shutil.move(tmp_path / "as a kill leaves it", tmp_path / "ring")
+    shutil.move(tmp_path / "after a kill", tmp_path / "ring")
     fresh.load_checkpoint(tmp_path / "checkpoints")
     assert set(fresh.sample(32)["index"]) == {11}
     fresh.buffer.close()
 
 
-def test_a_buffer_of_other_steps_is_refused(tmp_path):
+def test_a_buffer_with_another_n_step_is_refused(tmp_path):
     keys = [*KEYS, "episode_end"] if "episode_end" not in KEYS else KEYS
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, keys)
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_buffer(CAPACITY, keys, n_step=3)
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, got one with 1")
+    assert_refused(
+        fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with n_step=3, got one with 1"
+    )
 
 
-def test_a_buffer_of_another_eps_is_refused(tmp_path):
+def test_a_buffer_with_another_eps_is_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, alpha=0.6)
     manager.save_checkpoint(tmp_path / "checkpoints")
     fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=0.01)
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with eps=0.01, got one with 1e-06")
+    assert_refused(
+        fresh, tmp_path / "checkpoints", InvalidValueError, "expected a buffer with eps=0.01, got one with 1e-06"
+    )
     fresh.initialize_buffer(CAPACITY, KEYS, alpha=0.6, eps=1e-6)
     fresh.load_checkpoint(tmp_path / "checkpoints")
 
 
-def test_the_curves_of_other_keys_are_refused(tmp_path):
+def test_an_aggregator_with_other_keys_is_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_aggregator(tmp_path / "progress", 100, ["loss", "reward"])
     manager.update_aggregator(loss=1.0, reward=2.0)
@@ -433,14 +445,14 @@ def test_the_curves_of_other_keys_are_refused(tmp_path):
     fresh.initialize_aggregator(tmp_path / "other", 100, ["los"])
     fresh.update_aggregator(los=3.0)
     message = r"expected an aggregator of \['los'\], as the manager has, got one of \['loss', 'reward'\]"
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, message)
+    assert_refused(fresh, tmp_path / "checkpoints", InvalidValueError, message)
     assert (tmp_path / "other" / "progress.csv").read_text().endswith("1,3.0,0.0\n")
 
 
-def test_a_buffer_on_disk_that_is_gone_is_refused(tmp_path):
+def test_a_missing_buffer_on_disk_is_refused(tmp_path):
     manager, fresh = make(capacity=0), make(capacity=0)
     manager.initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring")
     manager.save_checkpoint(tmp_path / "checkpoints")
     manager.buffer.close()
     shutil.rmtree(tmp_path / "ring")
-    refused(fresh, tmp_path / "checkpoints", InvalidValueError, "ring")
+    assert_refused(fresh, tmp_path / "checkpoints", InvalidValueError, "ring")

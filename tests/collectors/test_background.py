@@ -1,4 +1,4 @@
-"""Collection in the background: the buffer fills while the learner samples, within bounds, and errors are not lost."""
+"""Background collection: the buffer fills while the learner samples, within bounds, and errors reach the learner."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.models import QNet
 pytestmark = pytest.mark.usefixtures("ray_runtime")
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
-    while not happened():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -57,20 +57,20 @@ def test_the_buffer_fills_while_the_learner_samples(use_ray: bool) -> None:
         assert len(manager.get_data()["reward"]) >= 100, "the manager collects in the foreground again"
 
 
-def test_back_pressure_bounds_what_is_collected() -> None:
+def test_the_rate_limiter_bounds_collection() -> None:
     with make() as manager:
         with manager.collect_in_background(samples_per_insert=1.0, min_rows=1000, error_buffer=1000) as background:
             manager.sample(100)
             time.sleep(1.0)
             rows = background.rows
-            assert rows <= 2100 + 2 * 4096, "two chunks more than the limiter lets through, at most"
+            assert rows <= 2100 + 2 * 4096, "at most two chunks beyond the limit"
             time.sleep(0.5)
             assert background.rows == rows
-            began = time.monotonic()
+            start = time.monotonic()
             for _ in range(300):
                 manager.sample(100)
             assert background.rows >= 300 * 100 - 1000
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - start < 60
         assert manager.info()["background_insert_blocked"] > 0
 
 
@@ -101,7 +101,7 @@ def test_only_one_at_a_time_collects() -> None:
                 use()
 
 
-def test_the_buffer_that_is_filled_stays_the_managers() -> None:
+def test_the_buffer_cannot_be_replaced_meanwhile() -> None:
     with make() as manager, manager.collect_in_background():
         buffer = manager.buffer
         with pytest.raises(ReallyError, match=r"initialize_buffer\(\): expected no collection in the background"):
@@ -125,7 +125,7 @@ def test_closing_the_manager_stops_it() -> None:
 
 
 @pytest.mark.parametrize("use_ray", [True, False])
-def test_a_manager_that_nobody_has_any_more_stops_it(use_ray: bool) -> None:
+def test_a_deleted_manager_stops_it(use_ray: bool) -> None:
     manager = make(use_ray=use_ray, num_workers=1)
     manager.collect_in_background()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "really-background"]
@@ -136,7 +136,7 @@ def test_a_manager_that_nobody_has_any_more_stops_it(use_ray: bool) -> None:
     assert not thread.is_alive()
 
 
-def test_an_environment_that_hangs_is_said_to_the_learner(tmp_path: Path) -> None:
+def test_an_environment_that_hangs_raises_in_the_learner(tmp_path: Path) -> None:
     token = tmp_path / "token"
     config = {"token": str(token), "seconds": 120}
     with make(SlowAlone, env_config=config, num_workers=1, remote_time_out=1.0) as manager:
@@ -148,7 +148,7 @@ def test_an_environment_that_hangs_is_said_to_the_learner(tmp_path: Path) -> Non
             manager.sample(10)
 
 
-def test_what_hangs_when_it_is_to_end_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chunk_that_hangs_at_the_end_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     token = tmp_path / "token"
     config = {"token": str(token), "seconds": 120}
     with make(SlowAlone, env_config=config, num_workers=1, remote_time_out=3.0) as manager:
@@ -161,7 +161,7 @@ def test_what_hangs_when_it_is_to_end_is_given_up(tmp_path: Path, caplog: pytest
         assert rows > 0
 
 
-def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_gives_up_a_chunk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("really.collectors.ray_fleet.RayFleet.end_patience", 1.0)
     token = tmp_path / "token"
     manager = make(SlowAlone, env_config={"token": str(token), "seconds": 120}, num_workers=1)
@@ -169,9 +169,9 @@ def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     manager.sample(10)
     token.touch()
     time.sleep(1.0)
-    began = time.monotonic()
+    start = time.monotonic()
     manager.close()
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start < 60
     wait_until(lambda: not background.running)
 
 
@@ -186,8 +186,8 @@ def test_closing_gives_up_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"min_rows": -1}, "min_rows: expected an integer >= 0, got -1"),
     ],
 )
-def test_what_cannot_be_used_is_refused(given: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise(given: dict[str, Any], message: str) -> None:
     with make(use_ray=False) as manager:
         with pytest.raises(ReallyError, match=message):
             manager.collect_in_background(**given)
-        assert len(manager.get_data()["reward"]) >= 100, "nothing collects in the background"
+        assert len(manager.get_data()["reward"]) >= 100, "no background collection runs"

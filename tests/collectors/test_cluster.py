@@ -1,4 +1,4 @@
-"""More than one machine: runners spread over the nodes of a Ray cluster, one of which goes away while they collect."""
+"""A Ray cluster: runners spread over its nodes, and a node is lost while they collect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What managers deliver: whole results, in order, repeatable, from runners in Ray processes and in this one."""
+"""Collecting: whole results, in order and repeatable, from runners in Ray processes and in this process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
         np.testing.assert_array_equal(got[name], column, err_msg=name)
 
 
-def test_rows_are_what_the_plain_environment_gives_for_the_same_actions() -> None:
+def test_rows_equal_those_of_a_plain_environment_with_the_same_actions() -> None:
     with make(seed=5, num_parallel=3, total_steps=900, num_steps=300, returns=["agent"]) as manager:
         data = manager.get_data()
         entropy = manager._builder.entropy
@@ -108,8 +108,7 @@ def test_a_time_limit_truncates_and_does_not_terminate() -> None:
 
 
 def test_monte_carlo_and_advantages_against_a_slow_reference() -> None:
-    returns = [*ALL_RETURNS]
-    given = {"returns": returns, "gamma": 0.9, "gae_lambda": 0.8, "model": Policy, "use_ray": False}
+    given = {"returns": ALL_RETURNS, "gamma": 0.9, "gae_lambda": 0.8, "model": Policy, "use_ray": False}
     given |= {"action_sampling_type": "discrete_policy", "num_steps": 25, "total_steps": 400}
     with make(Counter, env_config={"length": 7, "truncate": True}, **given) as manager:
         data = manager.get_data()
@@ -163,7 +162,7 @@ def test_several_managers_on_two_cpus() -> None:
             manager.close()
 
 
-def test_a_manager_that_is_collected_releases_its_runners() -> None:
+def test_a_deleted_manager_releases_its_runners() -> None:
     manager = make()
     manager.get_data()
     processes = [Path("/proc") / str(runner["pid"]) for runner in manager.info()["runners"]]
@@ -177,23 +176,23 @@ def test_a_manager_that_is_collected_releases_its_runners() -> None:
     assert not any(process.exists() for process in processes)
 
 
-def test_a_slow_agent_is_not_waited_for_and_delivers_later(tmp_path: Path) -> None:
+def test_a_call_does_not_wait_for_a_slow_agent_which_delivers_later(tmp_path: Path) -> None:
     token = tmp_path / "token"
     given = {"num_parallel": 2, "num_workers": 2, "num_steps": 10, "total_steps": 40, "remote_min_returns": 1}
     with make(SlowAlone, env_config={"token": str(token), "seconds": 0.3}, returns=["agent"], **given) as manager:
         manager.get_data()
         token.touch()
-        began = time.monotonic()
+        start = time.monotonic()
         first = manager.get_data()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - start < 4
         assert len(first["reward"]) >= 40
         agents = set(first["agent"])
         while len(agents) < 2:
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - start < 30
             agents |= set(manager.get_data()["agent"])
 
 
-def test_a_time_out_with_nothing_names_the_slowest_and_the_manager_goes_on(tmp_path: Path) -> None:
+def test_a_time_out_without_results_names_the_slowest_and_the_manager_recovers(tmp_path: Path) -> None:
     token = tmp_path / "token"
     given = {"num_parallel": 1, "num_steps": 10, "total_steps": 10, "remote_time_out": 1.0}
     with make(SlowAlone, env_config={"token": str(token), "seconds": 60}, **given) as manager:
@@ -230,7 +229,7 @@ def test_an_environment_that_raises(use_ray: bool, at: int, verb: str) -> None:
 
 
 class NaN(keras.Model):
-    """Says NaN for states above 5."""
+    """Outputs NaN for states above 5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +248,7 @@ def test_nan_from_the_model_names_output_and_runner(use_ray: bool) -> None:
         manager.get_data()
 
 
-def test_a_closed_manager_says_so() -> None:
+def test_a_closed_manager_raises() -> None:
     manager = make()
     manager.close()
     manager.close()
@@ -277,8 +276,8 @@ def test_nothing_is_left_in_the_object_store() -> None:
             manager.set_agent([weight + 1 for weight in manager.get_agent().get_weights()])
 
 
-def test_orders_under_way_are_not_lost_when_model_kwargs_change(tmp_path: Path) -> None:
-    """Agent 0 raises while agent 1 has its order; what that gives is delivered before the rows of the next one."""
+def test_pending_orders_are_not_lost_when_model_kwargs_change(tmp_path: Path) -> None:
+    """Agent 0 raises while agent 1 has an order. The rows of that order are delivered before those of the next one."""
     token = tmp_path / "token"
     token.touch()
     given = {"num_parallel": 2, "num_workers": 2, "use_ray": False, "total_steps": 40, "num_steps": 20}

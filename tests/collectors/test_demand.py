@@ -1,4 +1,4 @@
-"""Which results a call still needs, who is to give them, and which of those that came are delivered."""
+"""Demand: the results that a call needs, the agents that collect them, and the parts that are delivered."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_delivers_the_fewest_whole_results_in_order() -> None:
     assert [part.agents for part in kept] == [{3}]
 
 
-def test_nothing_is_kept_where_all_is_needed() -> None:
+def test_no_part_remains_if_all_are_needed() -> None:
     parts = [part_of((0, 4)), part_of((1, 4), first_row=4)]
     delivered, kept = Demand(rows=8, agents=1).fewest(parts)
     assert (delivered, kept) == (parts, [])
 
 
-def test_enough_rows_of_too_few_agents_do_not_do() -> None:
+def test_enough_rows_of_too_few_agents_do_not_meet_the_demand() -> None:
     parts = [part_of((0, 100)), part_of((1, 1))]
     assert not Demand(rows=10, agents=2).met(parts[:1])
     assert Demand(rows=10, agents=2).met(parts)
@@ -43,18 +43,18 @@ def test_enough_rows_of_too_few_agents_do_not_do() -> None:
     assert (len(delivered), kept) == (2, [])
 
 
-def test_nothing_is_never_enough() -> None:
+def test_no_parts_never_meet_the_demand() -> None:
     assert not Demand(rows=0, agents=1).met([])
 
 
 @pytest.mark.parametrize(
     ("results", "turn", "expected"), [(4, 0, [1, 1, 1, 1]), (6, 3, [2, 1, 1, 2]), (1, 2, [0, 0, 1, 0])]
 )
-def test_results_are_shared_out_evenly_and_in_turn(results: int, turn: int, expected: list[int]) -> None:
+def test_results_are_spread_evenly_and_in_turn(results: int, turn: int, expected: list[int]) -> None:
     assert spread(results, range(4), turn, 4).tolist() == expected
 
 
-def test_waves_add_up_and_are_of_about_a_message() -> None:
+def test_waves_add_up_and_fit_into_messages() -> None:
     quota = np.array([1000, 999, 998])
     found = waves(quota, rows_a_result=10, row_bytes=60, message_bytes=32 << 20)
     np.testing.assert_array_equal(np.sum(found, axis=0), quota)

@@ -1,4 +1,4 @@
-"""Faults with real processes: runners that are killed, that die at every start, that hang; Ctrl-C; small stores."""
+"""Faults with real processes: runners that are killed or die at every start, Ctrl-C, a small object store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(environment: Any = Counter, **changes: Any) -> SampleManager:
 
 
 def check_rows(data: dict[str, np.ndarray]) -> None:
-    """Every row is whole, and follows the one before unless that one was the last of its trajectory."""
+    """Asserts that every row continues the row before it, unless that row ends a trajectory."""
     np.testing.assert_array_equal(data["state_new"], data["state"] + 1)
     follows = data["episode_end"][:-1] == 0
     np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
@@ -44,7 +44,7 @@ def test_sigkill_of_runners_fifty_times(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Kills a runner at a random moment of a call, again and again; each environment counts its steps for ever."""
+    """Kills a runner at a random moment of each call. The environments count their steps and never end an episode."""
     rng = np.random.default_rng(kills)
     with make(env_config={"length": 10**6}, total_steps=20_000, num_steps=100, num_workers=2) as manager:
         manager.get_data()
@@ -56,7 +56,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
             timer.join()
             assert len(data["reward"]) == 20_000
             check_rows(data)
-            # An environment that lives on never shows a count twice, one that was replaced starts at 0 again.
+            # An environment never repeats a count; one in a restarted runner starts at 0 again.
             for agent in range(4):
                 counts = data["state"][data["agent"] == agent, 0]
                 restarts = np.flatnonzero(np.diff(counts) != 1)
@@ -72,7 +72,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
 def test_an_environment_whose_constructor_raises_ends_the_call_at_once(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """With its traceback and without another attempt; the next call makes one."""
+    """The error has the traceback, and there is no second attempt before the next call."""
     licence = tmp_path / "licence"
     with make(Fragile, env_config={"alive": os.getpid(), "licence": str(licence)}, num_workers=1) as manager:
         with pytest.raises(RunnerError, match=r"(?s)runner 0 .*could not start.*OSError: no licence for the simulator"):
@@ -81,7 +81,7 @@ def test_an_environment_whose_constructor_raises_ends_the_call_at_once(
         with pytest.raises(RunnerError, match=r"could not start"):
             manager.get_data()
         licence.touch()
-        # What was started when the second call failed had no licence either, or has one by now.
+        # The runner that was started when the second call failed may have found no licence either.
         with contextlib.suppress(RunnerError):
             manager.get_data()
         check_rows(manager.get_data())
@@ -98,7 +98,7 @@ def test_a_runner_whose_process_dies_at_every_start_ends_the_call(caplog: pytest
 
 
 @pytest.mark.usefixtures("ray_runtime")
-def test_an_environment_that_raises_once_costs_its_own_runners_rows_alone(tmp_path: Path) -> None:
+def test_an_environment_that_raises_once_costs_only_its_own_runners_rows(tmp_path: Path) -> None:
     token = tmp_path / "token"
     with make(RaisingOnce, env_config={"token": str(token)}, num_parallel=2, num_workers=2) as manager:
         manager.get_data()
@@ -125,7 +125,7 @@ def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
         for runner in info["runners"]:
             status = Path(f"/proc/{runner['pid']}/status").read_text()
             resident = int(status.split("VmRSS:")[1].split()[0])
-            assert resident < 200_000, "kB, by the issue at most 200 MB"
+            assert resident < 200_000, "kB: a runner takes at most 200 MB"
 
 
 def test_ctrl_c_stops_cleanly(long_day: LongDay) -> None:
@@ -140,9 +140,9 @@ def test_a_process_that_ends_leaves_nothing_behind(long_day: LongDay) -> None:
     assert not long_day.files
 
 
-def test_ray_shutdown_under_a_live_manager_is_said(long_day: LongDay) -> None:
-    (said,) = long_day.said("error:")
-    assert said.startswith("the Ray runtime of this manager: expected it to be running, but ray.shutdown()")
+def test_ray_shutdown_under_a_live_manager_raises(long_day: LongDay) -> None:
+    (message,) = long_day.said("error:")
+    assert message.startswith("the Ray runtime of this manager: expected it to be running, but ray.shutdown()")
 
 
 def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongDay) -> None:
@@ -151,7 +151,7 @@ def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongD
     assert long_day.said("wide") == ["4000 True 64000000"] * 2
 
 
-def test_a_small_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_small_shared_memory_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert not warn_of_small_shared_memory(1)
     assert not warn_of_small_shared_memory(1, path="/no/such/folder")
     assert warn_of_small_shared_memory(1 << 60)

@@ -1,4 +1,4 @@
-"""Late results: delivered by the next call while they are fresh enough, else dropped and counted; never twice."""
+"""Late results: the next call delivers them if they are fresh enough, or drops and counts them; no row comes twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("ray_runtime")
 
 
 def collect_with_one_late_agent(tmp_path: Path, returns: list[str], **changes: Any) -> tuple[SampleManager, list, int]:
-    """Calls until the late agent's rows have come or were dropped, with new weights before each call."""
+    """Collects, with new weights before each call, until the late agent's rows are delivered or dropped."""
     token, held = tmp_path / "token", tmp_path / "token.held"
     given = {"num_parallel": 2, "num_workers": 2, "num_steps": 10, "total_steps": 40, "remote_min_returns": 1}
     config = {"token": str(token)}
@@ -24,7 +24,7 @@ def collect_with_one_late_agent(tmp_path: Path, returns: list[str], **changes: A
     calls = [manager.get_data()]
     held.touch()
     token.touch()
-    while len(np.unique(calls[-1]["agent"])) == 2:  # results that were under way
+    while len(np.unique(calls[-1]["agent"])) == 2:  # results of pending orders
         calls.append(manager.get_data())
     first_late = len(calls)
     for _ in range(500):
@@ -33,7 +33,7 @@ def collect_with_one_late_agent(tmp_path: Path, returns: list[str], **changes: A
         held.unlink(missing_ok=True)
         if manager.info()["dropped_rows"] or len(np.unique(calls[-1]["agent"])) == 2:
             return manager, calls, first_late
-    raise AssertionError("the late agent's result never came")
+    raise AssertionError("the late agent's result never arrived")
 
 
 def assert_no_row_twice(calls: list[dict[str, np.ndarray]]) -> None:
@@ -42,7 +42,7 @@ def assert_no_row_twice(calls: list[dict[str, np.ndarray]]) -> None:
         assert (np.diff(counts) >= 1).all()
 
 
-def test_late_results_are_delivered_where_the_policy_does_not_matter(tmp_path: Path) -> None:
+def test_late_results_are_delivered_off_policy(tmp_path: Path) -> None:
     manager, calls, _ = collect_with_one_late_agent(tmp_path, ["policy_version", "episode_end"])
     with manager:
         assert manager.info()["dropped_rows"] == 0
@@ -51,9 +51,9 @@ def test_late_results_are_delivered_where_the_policy_does_not_matter(tmp_path: P
         assert_no_row_twice(calls)
 
 
-def test_late_results_are_dropped_where_learning_is_on_policy(tmp_path: Path) -> None:
-    asked = ["log_prob", "policy_version", "episode_end"]
-    manager, calls, first_late = collect_with_one_late_agent(tmp_path, asked)
+def test_late_results_are_dropped_on_policy(tmp_path: Path) -> None:
+    returns = ["log_prob", "policy_version", "episode_end"]
+    manager, calls, first_late = collect_with_one_late_agent(tmp_path, returns)
     with manager:
         assert manager.info()["dropped_rows"] % 10 == 0
         for version, call in enumerate(calls[first_late:], start=1):
@@ -61,7 +61,9 @@ def test_late_results_are_dropped_where_learning_is_on_policy(tmp_path: Path) ->
         assert_no_row_twice(calls)
         for call in calls:
             for agent in np.unique(call["agent"]):
-                assert call["episode_end"][call["agent"] == agent][-1] == 1, "what may be missing is marked as cut"
+                assert call["episode_end"][call["agent"] == agent][-1] == 1, (
+                    "the last row before a gap is marked as a cut"
+                )
 
 
 def test_max_staleness_is_the_limit(tmp_path: Path) -> None:

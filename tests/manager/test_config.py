@@ -1,4 +1,4 @@
-"""What a manager is told: spellings, defaults, and what may be changed between calls."""
+"""The arguments of a manager: spellings, defaults, errors, and settings that may change between calls."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_the_length_of_a_result() -> None:
     [(1, None, None, 1), (9, None, None, 1), (30, None, None, 3), (30, 0, None, 30), (30, 0, 2, 2), (5, None, 5, 5)],
 )
 def test_agents_to_wait_for(agents: int, seed: int | None, given: int | None, expected: int) -> None:
-    told = {**BARE, "num_parallel": agents, "seed": seed, "remote_min_returns": given}
-    assert checked(told)["remote_min_returns"] == expected
+    arguments = {**BARE, "num_parallel": agents, "seed": seed, "remote_min_returns": given}
+    assert checked(arguments)["remote_min_returns"] == expected
 
 
 @pytest.mark.parametrize(
     ("returns", "expected"),
     [((), math.inf), (["value_estimate"], math.inf), (["log_prob"], 0), (["monte_carlo"], 0), (["advantage"], 0)],
 )
-def test_stale_rows_are_dropped_where_they_would_be_wrong(returns: Any, expected: float) -> None:
+def test_on_policy_returns_drop_stale_rows_by_default(returns: Any, expected: float) -> None:
     assert checked({**BARE, "returns": returns})["max_staleness"] == expected
     assert checked({**BARE, "returns": returns, "max_staleness": 3})["max_staleness"] == 3
 
@@ -69,15 +69,15 @@ def test_stale_rows_are_dropped_where_they_would_be_wrong(returns: Any, expected
         ({"reward_clip": [0, math.inf]}, (0.0, math.inf)),
     ],
 )
-def test_what_rewards_are_clipped_to(changes: dict[str, Any], expected: tuple[float, float]) -> None:
+def test_the_bounds_of_clipped_rewards(changes: dict[str, Any], expected: tuple[float, float]) -> None:
     assert checked({**BARE, **changes})["reward_clip"] == expected
 
 
 @pytest.mark.parametrize("name", ["env_config", "env_kwargs"])
-def test_the_environments_arguments_under_either_name(name: str) -> None:
-    told = {**BARE, "env_kwargs": None, name: {"length": 3}}
-    assert checked(told)["env_config"] == {"length": 3}
-    assert "env_kwargs" not in checked(told)
+def test_env_config_has_two_names(name: str) -> None:
+    arguments = {**BARE, "env_kwargs": None, name: {"length": 3}}
+    assert checked(arguments)["env_config"] == {"length": 3}
+    assert "env_kwargs" not in checked(arguments)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_environments_arguments_under_either_name(name: str) -> None:
         ({"reward_clip": True}, TypeError, r"reward_clip: .* got True \(bool\)"),
     ],
 )
-def test_refusals(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         checked({**BARE, **changes})
 
