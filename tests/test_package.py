@@ -78,13 +78,6 @@ def test_the_import_is_light(tmp_path: Path) -> None:
     assert not imported & set(heavy)
 
 
-def test_nothing_depends_on_the_learners() -> None:
-    importing = re.compile(r"^\s*(from|import)\b.*\blearners\b", re.MULTILINE)
-    modules = [path for path in (ROOT / "really").rglob("*.py") if path.parent.name != "learners"]
-    assert len(modules) > 5
-    assert [path.name for path in modules if importing.search(path.read_text())] == []
-
-
 def test_the_buffer_needs_no_heavy_package(tmp_path: Path) -> None:
     block = BLOCK.replace("BLOCKED", repr(("tensorflow", "keras", "ray", "matplotlib")))
     run(block + USE_BUFFER, tmp_path, PYTHONPATH=str(ROOT))
