@@ -7,7 +7,6 @@ import inspect
 import os
 import pickle
 import pickletools
-import re
 import subprocess
 import sys
 import sysconfig
