@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -26,10 +26,8 @@ from really.errors import InvalidValueError, ReallyError, one_of
 from really.evaluation.evaluation import MEASURES
 from really.evaluation.viewers import viewer_of
 from really.manager.arguments import Settings, checked
-from really.manager.building import Builder
-from really.manager.current_agent import CurrentAgent
-from really.manager.summary import Summary
-from really.metrics.aggregator import Aggregator
+from really.manager.lifetime import Lifetime
+from really.manager.tracking import Tracking
 from really.replay import n_step
 from really.replay.arguments import checked_size
 from really.replay.batches import Batches
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
-class SampleManager:
+class SampleManager(Lifetime, Tracking):
     """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
 
     Args:
@@ -133,31 +131,13 @@ class SampleManager:
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Settings(checked(arguments))
-        self.buffer: ReplayBuffer | None = None
-        self.aggregator: Aggregator | None = None
+        self.buffer = None
+        self.aggregator = None
         self.film: Path | None = None
-        self._background: BackgroundCollection | None = None
+        self._background = None
         self._pool = ArrayPool()
         with steps_of("SampleManager") as report:
             self._start(report)
-
-    def _start(self, report: Callable[[str], None]) -> None:
-        """The slow part of the constructor; `report` is called with the name of each step."""
-        report("inspecting the environment")
-        self._builder = Builder(self.kwargs)
-        self._statistics = self._builder.statistics()
-        report("starting runners")
-        self._fleet = self._builder.fleet()
-        try:
-            self._current = CurrentAgent(self._builder, self.kwargs, self._fleet, self._statistics, report)
-            self._start_collector()
-        except BaseException:
-            self.close()
-            raise
-
-    def _start_collector(self) -> None:
-        """Makes a new collector. A change of `model_kwargs` keeps it, and with it the numbers of pending orders."""
-        self._collector = self._builder.collector(self._fleet, self._statistics, self._current.columns)
 
     # ------------------------------------------------------------------------------------------ collecting
 
@@ -399,82 +379,10 @@ class SampleManager:
             print(evaluation)
         return evaluation.measured(evaluation_measure)
 
-    # ------------------------------------------------------------------------------------------ the aggregator
-
-    def initialize_aggregator(
-        self,
-        path: str | os.PathLike[str],
-        saving_after: int = 10,
-        aggregator_keys: Sequence[str] = ("loss",),
-        max_size: int = 5,
-        init_epoch: int = 0,
-        tensorboard: str | os.PathLike[str] | bool | None = None,
-        units: Mapping[str, str] | None = None,
-    ) -> None:
-        """Makes the aggregator: it smooths over `max_size` updates and plots into `path` after every `saving_after`.
-
-        With `tensorboard` (a folder, or True for one below `path`) it also writes every value into event files there.
-        `units`, as in `{"reward": "points"}`, label the axes.
-        """
-        self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
-
-    def update_aggregator(self, **kwargs: Any) -> None:
-        """Adds a point to each key: the average of a number, array, tensor, or of nested lists of these."""
-        if self.aggregator is None:
-            raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
-        self.aggregator.update(**kwargs)
-
-    def info(self) -> Summary:
-        """Describes the manager and its runners, as a dict that prints well. It calls every runner, which is slow."""
-        return Summary(
-            {
-                **self._current.info(),
-                "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
-                "policy_version": self._fleet.version,
-                **self._statistics.info(),
-                "runners": self._fleet.info(),
-                **self._collector.info(),
-                **(self._background.info() if self._background else {}),
-            }
-        )
-
-    # ------------------------------------------------------------------------------------------ lifetime
-
-    def close(self) -> None:
-        """Releases the runners and their processes; the buffer and the agent stay usable.
-
-        Background collection ends first, as with its `stop()`, but chunks that take longer than half a minute to arrive
-        from the runners' processes are given up.
-        """
-        try:
-            if self._background is not None and self._background.running:
-                self._background.stop(self._fleet.end_patience)
-        finally:
-            self._fleet.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _sync(self) -> PolicySettings:
-        """Applies the settings that were changed since the last call; returns those of the policy."""
-        if self._current.is_outdated:
-            self._refuse_background("a change of model_kwargs")
-            with steps_of("model_kwargs") as report:
-                self._current.build(report)
-        return self._current.apply_settings()
-
     def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
         """The parts of the run that a checkpoint saves."""
         own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
-
-    def _refuse_background(self, what: str) -> None:
-        """Raises ReallyError if background collection runs."""
-        if self._background is not None and self._background.running:
-            raise ReallyError(f"{what}: expected no collection in the background; call stop() of the one that runs")
 
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         """Collects rows with a progress bar."""

@@ -1,0 +1,87 @@
+"""The lifetime of a SampleManager: it starts its runners, keeps its agent as its settings say, and closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from really._utils.progress import steps_of
+from really.collectors.background import BackgroundCollection
+from really.collectors.messages import PolicySettings
+from really.errors import ReallyError
+from really.manager.arguments import Settings
+from really.manager.building import Builder
+from really.manager.current_agent import CurrentAgent
+from really.manager.summary import Summary
+from really.replay.buffer import ReplayBuffer
+
+
+class Lifetime:
+    """What `SampleManager` inherits: the parts that it builds from its settings, and their start and end."""
+
+    kwargs: Settings
+    buffer: ReplayBuffer | None
+    _background: BackgroundCollection | None
+
+    def _start(self, report: Callable[[str], None]) -> None:
+        """The slow part of the constructor; `report` is called with the name of each step."""
+        report("inspecting the environment")
+        self._builder = Builder(self.kwargs)
+        self._statistics = self._builder.statistics()
+        report("starting runners")
+        self._fleet = self._builder.fleet()
+        try:
+            self._current = CurrentAgent(self._builder, self.kwargs, self._fleet, self._statistics, report)
+            self._start_collector()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_collector(self) -> None:
+        """Makes a new collector. A change of `model_kwargs` keeps it, and with it the numbers of pending orders."""
+        self._collector = self._builder.collector(self._fleet, self._statistics, self._current.columns)
+
+    def info(self) -> Summary:
+        """Describes the manager and its runners, as a dict that prints well. It calls every runner, which is slow."""
+        return Summary(
+            {
+                **self._current.info(),
+                "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
+                "policy_version": self._fleet.version,
+                **self._statistics.info(),
+                "runners": self._fleet.info(),
+                **self._collector.info(),
+                **(self._background.info() if self._background else {}),
+            }
+        )
+
+    def close(self) -> None:
+        """Releases the runners and their processes; the buffer and the agent stay usable.
+
+        Background collection ends first, as with its `stop()`, but chunks that take longer than half a minute to arrive
+        from the runners' processes are given up.
+        """
+        try:
+            if self._background is not None and self._background.running:
+                self._background.stop(self._fleet.end_patience)
+        finally:
+            self._fleet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _sync(self) -> PolicySettings:
+        """Applies the settings that were changed since the last call; returns those of the policy."""
+        if self._current.is_outdated:
+            self._refuse_background("a change of model_kwargs")
+            with steps_of("model_kwargs") as report:
+                self._current.build(report)
+        return self._current.apply_settings()
+
+    def _refuse_background(self, what: str) -> None:
+        """Raises ReallyError if background collection runs."""
+        if self._background is not None and self._background.running:
+            raise ReallyError(f"{what}: expected no collection in the background; call stop() of the one that runs")
