@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # Seconds until a bar appears without a request.
 PATIENCE = 2.0
@@ -20,6 +21,9 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
 
     `wanted` True shows it at once, False never, None on a terminal after two seconds.
     """
+    # Imported at use: tqdm takes a tenth of the time of `import really`.
+    from tqdm import tqdm
+
     delay = 0.0 if wanted else PATIENCE
     disable = None if wanted is None else not wanted
     return tqdm(
@@ -38,6 +42,8 @@ def steps_of(what: str) -> Iterator[Callable[[str], None]]:
 
     The line is removed at the end. A thread draws it, because a step may be one long call.
     """
+    from tqdm import tqdm
+
     line = tqdm(
         desc=what, bar_format="{desc} [{elapsed}]", disable=None, leave=False, delay=PATIENCE, mininterval=0, miniters=0
     )
