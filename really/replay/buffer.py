@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
+from typing import Any, Self, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
-from really.replay.disk.folder import Folder, open_folder
+from really.replay.disk.folder import Folder
 from really.replay.draws import Draws, held
 from really.replay.generator import BufferGenerator
 from really.replay.options import BufferOptions
@@ -28,14 +27,11 @@ from really.replay.readers import Reader, Readers
 from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
 from really.replay.snapshot import Description, Snapshot
 from really.replay.storages import make_storage
+from really.replay.stored import StoredRows
 from really.replay.units import Batch, SampleUnit
-from really.replay.verbs import RowsInAndOut
-
-if TYPE_CHECKING:
-    pass
 
 
-class ReplayBuffer(RowsInAndOut):
+class ReplayBuffer(StoredRows):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python
@@ -179,11 +175,6 @@ class ReplayBuffer(RowsInAndOut):
         """`held`: bytes that the rows take now; `naive`: bytes of all rows stored whole; `ratio`: naive / held."""
         return engine.memory(self._ring)
 
-    @property
-    def path(self) -> Path | None:
-        """The folder that the rows live in; None if they live in memory."""
-        return self._storage.path
-
     def __len__(self) -> int:
         return 0 if self._ring is None else len(self._ring)
 
@@ -308,63 +299,6 @@ class ReplayBuffer(RowsInAndOut):
             raise EmptyBufferError("open_reader: expected a buffer whose schema is known, got one without")
         return self._readers.open(self._ring, keeps)
 
-    @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        mode: str = "r",
-        *,
-        seed: arguments.Seed = None,
-        n_step: SupportsIndex | None = None,
-        gamma: float | None = None,
-    ) -> Self:
-        """The buffer on disk at `path`, whatever its schema, with the sampler and the unit that it was made with.
-
-        Args:
-            path: its folder.
-            mode: "r" to sample what it holds while another process may write it, with a generator of its own; "r+" to
-                continue it.
-            seed: what batches are drawn from in mode "r".
-            n_step, gamma: of this object's batches; by default those that the buffer was made with.
-
-        Raises:
-            InvalidValueError: no buffer is there, or one that is damaged or of another version; `n_step` or `gamma`
-                cannot be used.
-            LockedError: mode is "r+", and another process writes it.
-        """
-        folder = open_folder(path, mode)
-        options = folder.options()
-        if n_step is not None:
-            options["n_step"] = n_step
-        if gamma is not None or n_step == 1:
-            options["gamma"] = gamma
-        try:
-            return cls(path=folder, seed=seed, **options)
-        except BaseException:
-            folder.close()
-            raise
-
-    def flush(self) -> None:
-        """Returns when the rows put so far are on the disk, safe from a loss of power (`disk.folder.Folder.flush`).
-
-        Priorities are too; only `flush`, `close` and a process's ordinary end write them.
-        """
-        self._storage.flush()
-
-    def close(self) -> None:
-        """Closes a buffer on disk: rows, files and lock are released, as by dropping the buffer. Batches stay.
-
-        A buffer in memory stays as it is.
-        """
-        if self._storage.close():
-            self._ring = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def snapshot(self, what: str = "snapshot") -> Snapshot:
         """The rows of this moment and how to make the buffer again; puts that would drop a row of them wait.
 
@@ -399,13 +333,6 @@ class ReplayBuffer(RowsInAndOut):
             buffer.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
         return buffer
 
-    @classmethod
-    def _reopen(cls, path: Path, state: Mapping[str, Any], n_step: int, gamma: float | None) -> Self:
-        """The buffer in a folder, open for reading; a pickle names this method."""
-        buffer = cls.open(path, n_step=n_step, gamma=gamma)
-        buffer.load_state_dict(state)
-        return buffer
-
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator that batches are drawn from: numbers, strings and arrays.
 
@@ -422,22 +349,6 @@ class ReplayBuffer(RowsInAndOut):
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             self._set_states(before)
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        """Rows, oldest first, schema and generator.
-
-        From protocol 5 on the rows are buffers over the ring itself: taking them out of band copies them, and no
-        thread should put before that has happened. The copy of a buffer on disk is one in memory; that of a buffer
-        that is open for reading only opens the same folder.
-        """
-        self.check_open("pickling")
-        if not self._storage.writable:
-            return type(self)._reopen, (self.path, self.state_dict(), self.n_step, self.gamma)
-        return super().__reduce_ex__(protocol)
-
-    def check_open(self, what: str) -> None:
-        """Raises ClosedError, naming `what`, if the buffer is on disk and closed."""
-        self._storage.check_open(what)
 
     def _put_converted(self, data: Any) -> None:
         self._storage.check_writable("put")
