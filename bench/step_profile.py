@@ -33,7 +33,7 @@ def main() -> None:
     runner = manager._fleet.workers[0].runner
     envs, policy, active = runner._envs, runner._policy, np.arange(1)
     rollout = Rollout(runner._columns, 1, STEPS, runner._pool)
-    runner._draw(active, np.array([STEPS]))
+    runner._draw(0, active, np.array([STEPS]))
     outputs = runner._forward(envs.observations)
     actions = runner._sample(outputs, 0)
     env = envs._environments[0].env

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
+from really.collectors.noise import ActionNoise
 from really.collectors.rollout import Rollout
 from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
 from really.data.normalisation import Normaliser
@@ -33,8 +34,8 @@ from really.policies import inference
 from really.policies.policy import check_finite, make_policy
 from really.replay.frame_encoding import encode
 
-# Steps for which random numbers are drawn at once: many enough to draw cheaply, and few enough to stay in cache.
-NOISE_STEPS = 256
+# Length of a rollout of whole episodes at first; it grows as needed.
+FIRST_STEPS = 256
 
 
 class Runner:
@@ -78,7 +79,7 @@ class Runner:
         self._value_output = policy.value_output
         self._policy = make_policy(policy.sampling_type, self._envs.action_space)
         self._model = inference.load(policy.exported, batch_size=len(self._agents))
-        self._noise = np.zeros((len(self._agents), NOISE_STEPS, self._policy.noise_width))
+        self._noise = ActionNoise(self._policy, self._rngs)
         self._columns = self._working_columns()
         self._delivery = Delivery(
             self._envs.name,
@@ -104,6 +105,8 @@ class Runner:
             # Only some of the environments were stepped: the next order starts with new episodes.
             self._started = False
             raise
+        finally:
+            self._noise.settle()
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
         columns = self._delivery.rows(rollout, results)
         chunk = self._chunk(columns, 0, results, time.perf_counter() - start)
@@ -152,8 +155,8 @@ class Runner:
         for stop in np.unique(lengths):
             active = np.flatnonzero(lengths >= stop)
             for step in range(start, stop):
-                if step % NOISE_STEPS == 0:
-                    self._draw(active, lengths - step)
+                if self._noise.starts_piece(step):
+                    self._draw(step, active, lengths - step)
                 self._advance(rollout, step, active)
             start = int(stop)
         for env, results in enumerate(quota):
@@ -164,13 +167,14 @@ class Runner:
     def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_episodes is not None
         missing = quota * self._spec.num_episodes
-        rollout = Rollout(self._columns, len(self._agents), NOISE_STEPS, self._pool)
+        rollout = Rollout(self._columns, len(self._agents), FIRST_STEPS, self._pool)
         active, step = np.flatnonzero(missing), 0
+        unbounded = np.full(len(quota), np.iinfo(np.int_).max)
         while active.size:
             if step == rollout.time:
                 rollout.grow()
-            if step % NOISE_STEPS == 0:
-                self._draw(active, np.full(len(quota), NOISE_STEPS))
+            if self._noise.starts_piece(step):
+                self._draw(step, active, unbounded)
             self._advance(rollout, step, active)
             step += 1
             ended = active[(self._envs.terminated | self._envs.truncated)[active]]
@@ -190,7 +194,7 @@ class Runner:
         except ModelError:
             self._envs.check_observations(self._agents)
             raise
-        actions = self._sample(outputs, step % NOISE_STEPS)
+        actions = self._sample(outputs, step - self._drawn_at)
         rollout.write_action(step, envs.observations, actions)
         if rollout.estimates:
             self._estimate(rollout, step, outputs, actions)
@@ -205,12 +209,9 @@ class Runner:
         if "value_estimate" in rollout.estimates:
             rollout.estimates["value_estimate"][step] = self._values(outputs)
 
-    def _draw(self, active: NDArray[np.intp], remaining: NDArray[np.int_]) -> None:
-        """Draws random numbers for the next steps that each active agent will take, from its own stream."""
-        for env in active:
-            steps = min(NOISE_STEPS, int(remaining[env]))
-            self._noise[env, :steps] = self._policy.noise(self._rngs[env], steps)
-        self._sample = self._policy.sampler(self._noise)
+    def _draw(self, step: int, active: NDArray[np.intp], remaining: NDArray[np.int_]) -> None:
+        """Draws random numbers for the next steps of the active agents, who have `remaining` steps `[agent]` left."""
+        self._sample, self._drawn_at = self._noise.sampler(step, active, remaining), step
 
     def _working_columns(self) -> Spec:
         """The columns that are written at each step. `Delivery` computes the other delivered columns from them."""

@@ -18,8 +18,8 @@ from really.errors import InvalidValueError, ModelError, one_of
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-    Outputs = Mapping[str, NDArray[Any]]
-    Sampler = Callable[[Outputs, int], NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+Sampler = Callable[[Outputs, int], NDArray[Any]]
 
 SAMPLING_TYPES = ("epsilon_greedy", "thompson", "discrete_policy", "continuous_normal_diagonal")
 ALIASES = {"continous_normal_diagonal": "continuous_normal_diagonal"}
@@ -31,6 +31,8 @@ _REQUIRED = {
     "discrete_policy": ("policy",),
     "continuous_normal_diagonal": ("mu", "sigma"),
 }
+# Numbers that are drawn at once only to pass over them.
+SKIPPED_NUMBERS = 1 << 18
 _LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -105,6 +107,7 @@ class Policy:
         action_shape: shape of one action as it is stored.
         action_dtype: dtype of an action as it is stored.
         noise_width: number of random numbers that one action needs.
+        draws_doubles: whether `noise` takes exactly one double from the generator for each number.
     """
 
     sampling_type: str
@@ -112,6 +115,7 @@ class Policy:
     action_shape: tuple[int, ...] = ()
     action_dtype: np.dtype[Any] = np.dtype(np.int64)
     noise_width: int
+    draws_doubles = True
 
     _epsilon = 0.95
     _temperature = 1.0
@@ -146,6 +150,15 @@ class Policy:
         Numbers are drawn row by row: calls for a rows and then b rows give the same numbers as one call for a + b rows.
         """
         raise NotImplementedError
+
+    def skip(self, rng: np.random.Generator, rows: int) -> None:
+        """Leaves `rng` as `noise(rng, rows)` would, in little memory."""
+        if self.draws_doubles and hasattr(rng.bit_generator, "advance"):
+            rng.bit_generator.advance(rows * self.noise_width)
+            return
+        piece = max(1, SKIPPED_NUMBERS // max(1, self.noise_width))
+        for start in range(0, rows, piece):
+            self.noise(rng, min(piece, rows - start))
 
     def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
         """Actions [env, *action_shape] as they are stored, from outputs [env, ...] and noise [env, noise_width]."""
@@ -374,6 +387,7 @@ class _DiagonalNormal(Policy):
 
     sampling_type = "continuous_normal_diagonal"
     required_outputs = _REQUIRED[sampling_type]
+    draws_doubles = False
 
     def __init__(self, space: spaces.Box) -> None:
         if not np.issubdtype(space.dtype, np.floating):

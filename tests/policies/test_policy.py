@@ -296,3 +296,14 @@ def test_check_finite_accepts_values_whose_square_overflows():
     large[1, 2] = np.inf
     with pytest.raises(ModelError, match="'q_values': expected finite numbers, got inf in row 1"):
         check_finite({"q_values": large}, ["q_values"])
+
+
+@pytest.mark.parametrize("maker", [np.random.PCG64, np.random.MT19937], ids=lambda maker: maker.__name__)
+@pytest.mark.parametrize(("kind", "space", "outputs"), CASES, ids=IDS)
+def test_skipped_noise_leaves_the_generator_where_drawn_noise_does(monkeypatch, kind, space, outputs, maker):
+    monkeypatch.setattr("really.policies.policy.SKIPPED_NUMBERS", 16)
+    policy = make_policy(kind, space)
+    skipped, drawn = np.random.Generator(maker(3)), np.random.Generator(maker(3))
+    policy.skip(skipped, 100)
+    policy.noise(drawn, 100)
+    np.testing.assert_array_equal(policy.noise(skipped, 3), policy.noise(drawn, 3))
