@@ -14,6 +14,7 @@ from really._ray import cpus, runtime
 from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, RunnerLost, Worker
 from really.collectors.messages import Order, RunnerSpec
 from really.collectors.runner import Runner
+from really.envs.registrations import Registrations
 from really.errors import InvalidTypeError, ReallyError, RunnerError
 
 log = logging.getLogger("really")
@@ -24,12 +25,14 @@ PROBE_GROUP, PROBE_TIMEOUT = "probe", 2.0
 
 
 class RayRunner(Runner):
-    """A runner in an actor's process. It finds the driver's modules, and knows the node that it runs on."""
+    """A runner in an actor's process. It knows the driver's modules and ids of environments, and its own node."""
 
     def __init__(self, packed_spec: bytes, paths: Sequence[str], agents: Sequence[int], restart: int) -> None:
         # The user's classes may be in modules that only the driver's path leads to.
         sys.path.extend(path for path in paths if path not in sys.path)
-        super().__init__(pickle.loads(packed_spec), agents, restart)
+        registrations, spec = pickle.loads(packed_spec)
+        registrations.apply()
+        super().__init__(spec, agents, restart)
 
     def info(self) -> dict[str, Any]:
         """Describes the runner, with the first digits of its node's id."""
@@ -84,9 +87,10 @@ class RayFleet(Fleet):
         return self._actor.options(**options).remote(self._packed_spec, sys.path, agents, restart)
 
     def _packed(self, spec: RunnerSpec) -> bytes:
-        """The pickled specification; raises InvalidTypeError if the user's environment cannot be pickled."""
+        """Registrations and specification, pickled; raises InvalidTypeError if the environment cannot be pickled."""
+        dumps = self._ray.cloudpickle.dumps
         try:
-            packed: bytes = self._ray.cloudpickle.dumps(spec)
+            packed: bytes = dumps((Registrations.of(spec.environment, dumps), spec))
         except (TypeError, pickle.PicklingError) as error:
             raise InvalidTypeError(
                 f"environment {spec.environment.name!r}: expected what can be sent to another process, got what "
