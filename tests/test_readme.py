@@ -1,4 +1,4 @@
-"""README, reference and architecture: their code runs, their links work, and they name the whole API and every file."""
+"""README, reference, migration page and architecture: code runs, links work, the API and every file are named."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from really import ReplayBuffer, SampleManager, utils
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+MIGRATION = (ROOT / "docs" / "migration.md").read_text()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -57,6 +58,18 @@ def test_the_reference_runs_and_the_error_is_the_real_one(tmp_path: Path, monkey
     assert said == f"{type(caught.value).__module__}.{type(caught.value).__qualname__}: {caught.value}"
 
 
+def test_the_migration_page_runs_and_its_error_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "migration"}
+    for number, block in enumerate(blocks(MIGRATION, "python")):
+        exec(compile(block, f"migration.md, block {number}", "exec"), names)
+    (session,) = blocks(MIGRATION, "pycon")
+    command, said = session.removeprefix(">>> ").rstrip().split("\n")
+    with pytest.raises(AttributeError) as caught:
+        eval(command, names)
+    assert said == f"AttributeError: {caught.value}"
+
+
 def test_the_first_screen_has_the_two_commands() -> None:
     first_screen = "\n".join(README.splitlines()[:25])
     assert "\nmake demo " in first_screen
@@ -72,14 +85,14 @@ def test_the_whole_api_is_named(thing: Any) -> None:
     names = public_names(thing) if inspect.isclass(thing) else set(thing.__all__)
     if inspect.isclass(thing):
         names |= set(inspect.signature(thing).parameters) - {"keys"}
-    missing = {name for name in names if not re.search(rf"\b{name}\b", REFERENCE)}
+    missing = {name for name in names if not re.search(rf"\b{name}\b", REFERENCE + MIGRATION)}
     assert not missing
 
 
 def test_the_agents_methods_are_named() -> None:
     from really.agents.agent import Agent
 
-    assert not {name for name in public_names(Agent) if f"{name}(" not in REFERENCE}
+    assert not {name for name in public_names(Agent) if not re.search(rf"\b{name}\(", REFERENCE + MIGRATION)}
 
 
 def anchors(document: Path) -> set[str]:

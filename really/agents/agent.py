@@ -13,6 +13,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.published import PublishedAgent
 from really.agents.compiled import Compiled, remember, signature
 from really.agents.log_probs import bernoulli, categorical, epsilon_greedy, normal, of_actions
 from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
@@ -26,7 +27,7 @@ _Q_VALUES = ("q_values",)
 _VALUES = (*VALUE_OUTPUTS, "q_values")
 
 
-class Agent:
+class Agent(PublishedAgent):
     """A model with methods to act and to learn.
 
     A state is one observation or a batch [n, ...] of observations, in the structure of the observation space, as arrays
@@ -41,6 +42,7 @@ class Agent:
         policy: the policy that samples actions, with `epsilon` and `temperature`.
         rng: the generator from which `act` draws.
         epoch: the epoch with which a loaded model was saved.
+        greedy: True makes every `act` take the best action.
         normalization: the normalisation of observations, frozen with the last weights that the manager was given; None
             if observations are not normalised. A copy keeps the one with which it was made.
         compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it to
@@ -62,6 +64,7 @@ class Agent:
         normalization: Normalisation | None = None,
     ) -> None:
         self.model, self.epoch, self.normalization = model, epoch, normalization
+        self.greedy = False
         self.observation_space, self.action_space = observation_space, action_space
         self._make_model = make_model
         self.compiled = isinstance(model, keras.layers.Layer)
@@ -94,7 +97,7 @@ class Agent:
         leaves, single = self._batch(state if normalized else self.normalize(state))
         outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
-        if greedy:
+        if greedy or self.greedy:
             actions = self.policy.greedy(outputs)
         else:
             actions = self.policy.sample(outputs, self.policy.noise(self.rng, int(leaves[0].shape[0])))

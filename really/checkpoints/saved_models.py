@@ -108,8 +108,10 @@ def load_statistics(folder: Path) -> Statistics:
     return {about["name"]: moments for about, moments in zip(described, found, strict=True)}
 
 
-def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
+def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = None) -> Path:
     """The newest saved model's folder in `path`, by the time in its name; entries with other names are ignored.
+
+    With `model_name` only those count that were saved under this name, or whose folder has this name.
 
     Raises:
         InvalidValueError: `path` is not a folder, or holds no saved model; the message says what it holds.
@@ -121,9 +123,12 @@ def newest_checkpoint(path: str | os.PathLike[str]) -> Path:
         return parent
     names = sorted(entry.name for entry in parent.iterdir())
     matches = [match for name in names if (match := FOLDER_NAME.fullmatch(name)) and (parent / name).is_dir()]
+    if model_name is not None:
+        matches = [match for match in matches if model_name in (match["model_name"], match.string)]
     if not matches:
         there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
-        raise InvalidValueError(f"path: expected folders <model_name>_<epoch>_<time> in {str(path)!r}, but {there}")
+        wanted = model_name or "<model_name>"
+        raise InvalidValueError(f"path: expected folders {wanted}_<epoch>_<time> in {str(path)!r}, but {there}")
     return parent / max(matches, key=lambda match: match["time"]).string
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
+from really._utils.published import column_name
 from really.data.frames import FrameColumn
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -31,10 +32,10 @@ ON_POLICY = frozenset({"log_prob", "monte_carlo", "advantage"})
 
 
 def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
-    """The requested extra columns without repeats, in the given order. Raises InvalidValueError for unknown names."""
+    """The requested extra columns, without repeats, in the given order. Raises InvalidValueError for unknown names."""
     if isinstance(returns, str) or not isinstance(returns, Iterable):
         raise InvalidTypeError(f"returns: expected a list of names, got {returns!r} ({type(returns).__name__})")
-    names = tuple(dict.fromkeys(returns))
+    names = tuple(dict.fromkeys(map(column_name, returns)))
     for name in names:
         if name not in REQUESTABLE:
             raise InvalidValueError(one_of("returns", name, REQUESTABLE))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from really._utils.checks import checked_integer, checked_mapping, checked_number
+from really._utils.published import model_call
 from really.data.transitions import ON_POLICY, check_returns
 from really.envs.make import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -26,6 +27,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
     given["env_config"] = checked_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
+    given["input_shape"] = model_call(given["is_tf"], given["input_shape"])
     given["num_parallel"] = checked_integer("num_parallel", given["num_parallel"])
     given["returns"] = list(check_returns(given["returns"]))
     given |= _rollout_length(given["num_episodes"], given["num_steps"])

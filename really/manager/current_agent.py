@@ -112,9 +112,9 @@ class CurrentAgent:
             progress=progress,
         )
 
-    def load(self, path: str | os.PathLike[str]) -> Agent:
+    def load(self, path: str | os.PathLike[str], model_name: str | None = None) -> Agent:
         """Loads the newest saved model in `path`, with its epoch and statistics, and publishes it."""
-        folder = saved_models.newest_checkpoint(path)
+        folder = saved_models.newest_checkpoint(path, model_name)
         statistics = saved_models.load_statistics(folder)
         self._statistics.check(statistics, str(folder))
         self.agent.epoch = saved_models.load_model(self.agent.model, folder)

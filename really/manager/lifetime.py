@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Self
 
 from really._utils.progress import steps_of
+from really._utils.published import PublishedManager
 from really.collectors.background import BackgroundCollection
 from really.collectors.messages import PolicySettings
 from really.errors import ReallyError
@@ -16,7 +17,7 @@ from really.manager.summary import Summary
 from really.replay.buffer import ReplayBuffer
 
 
-class Lifetime:
+class Lifetime(PublishedManager):
     """What `SampleManager` inherits: the parts that it builds from its settings, and their start and end."""
 
     kwargs: Settings
@@ -65,6 +66,7 @@ class Lifetime:
             if self._background is not None and self._background.running:
                 self._background.stop(self._fleet.end_patience)
         finally:
+            self._close_env_instance()
             self._fleet.close()
 
     def __enter__(self) -> Self:

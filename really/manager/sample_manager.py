@@ -58,6 +58,8 @@ class SampleManager(Lifetime, Tracking):
         weights: initial weights, as `model.get_weights()` returns them.
         input_shape: shape of the observation with which the model is called first; False for a model that needs
             no such call; by default the shape of the environment's observations.
+        is_tf: False for a model that is no TensorFlow model: it has its weights without a call, as with
+            `input_shape=False`.
         env_config: arguments of the environment. `env_kwargs` is another name of this argument.
         num_episodes: whole episodes per result of an agent, by default 1.
         num_steps: steps per result of an agent, whose episode continues in the next result. Not with `num_episodes`.
@@ -108,6 +110,7 @@ class SampleManager(Lifetime, Tracking):
         model_kwargs: Mapping[str, Any] | None = None,
         weights: Sequence[NDArray[Any]] | None = None,
         input_shape: Sequence[int] | bool | None = None,
+        is_tf: bool = True,
         env_config: Mapping[str, Any] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         num_episodes: int | None = None,
@@ -271,10 +274,13 @@ class SampleManager(Lifetime, Tracking):
 
     # ------------------------------------------------------------------------------------------ the agent
 
-    def get_agent(self) -> Agent:
-        """The current agent, the same object at each call. `agent.copy()` makes an independent one, say for targets."""
+    def get_agent(self, test: bool = False) -> Agent:
+        """The current agent, the same object at each call. `agent.copy()` makes an independent one, say for targets.
+
+        With `test` it is a copy that acts greedily.
+        """
         self._sync()
-        return self._current.agent
+        return self._current.agent.greedy_copy() if test else self._current.agent
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
         """Sets the agent's weights; runners act with them for the rows collected from now on.
@@ -287,12 +293,20 @@ class SampleManager(Lifetime, Tracking):
         """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
         return str(save_model(self._current.agent.model, path, epoch, model_name, self._statistics.frozen))
 
-    def load_model(self, path: str | os.PathLike[str]) -> Agent:
+    def load_model(
+        self,
+        path: str | os.PathLike[str],
+        model_name: str | None = None,
+        compile: bool = False,  # noqa: A002
+    ) -> Agent:
         """Loads the newest model saved in `path` into the agent and the runners; `agent.epoch` is its epoch.
+
+        With `model_name` it is the newest that was saved under this name, or the one whose folder has this name.
+        `compile` is ignored, because the agent keeps its own model.
 
         A manager that normalises also takes over the statistics that were saved with the model.
         """
-        return self._current.load(path)
+        return self._current.load(path, model_name)
 
     def save_checkpoint(
         self,

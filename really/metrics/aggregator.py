@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import file_errors, writable_folder
 from really._utils.checks import checked_integer
+from really._utils.published import PublishedAggregator
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.metrics.curves import CSV_NAME, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
@@ -22,7 +23,7 @@ from really.metrics.plots import check_figure, draw_progress
 PLOT_NAME, EVENTS_NAME = "progress", "tensorboard"
 
 
-class Aggregator:
+class Aggregator(PublishedAggregator):
     """Collects values under declared keys, one point per update, and draws their progress.
 
     `update` writes each point to `<path>/progress.csv` (`epoch`, then `<key>.mean` and `<key>.std`) before it returns,

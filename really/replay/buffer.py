@@ -13,6 +13,7 @@ from typing import Any, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.published import PublishedBuffer
 from really.data import frames
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
@@ -31,7 +32,7 @@ from really.replay.stored import StoredRows
 from really.replay.units import Batch, SampleUnit
 
 
-class ReplayBuffer(StoredRows):
+class ReplayBuffer(StoredRows, PublishedBuffer):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python

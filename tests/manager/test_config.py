@@ -32,6 +32,8 @@ BARE: dict[str, Any] = {
     "reward_scale": 1.0,
     "temperature": 1.0,
     "epsilon": 0.95,
+    "input_shape": None,
+    "is_tf": True,
 }
 
 
