@@ -44,6 +44,26 @@ class Wide(Counter):
         return np.full(4000, self.count, np.float32)
 
 
+class UnprintableError(Exception):
+    """An error whose text raises."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class AwkwardErrors(Counter):
+    """Its first three steps raise: text that is no valid Unicode, text of 30 MB, and an error without text."""
+
+    def __init__(self) -> None:
+        super().__init__(length=10**6)
+        self.errors = [OSError("port \udcff is closed"), OSError("x" * 30_000_000), UnprintableError()]
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().step(action)
+
+
 class SlowAlone(Counter):
     """The environment that removes the file `token` is slow from then on, `seconds` a step; all others are fast."""
 

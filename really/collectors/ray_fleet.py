@@ -12,7 +12,7 @@ from typing import Any
 
 from really._ray import cpus, runtime
 from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, RunnerLost, Worker
-from really.collectors.messages import Order, RunnerSpec
+from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.runner import Runner
 from really.envs.registrations import Registrations
 from really.errors import InvalidTypeError, ReallyError, RunnerError
@@ -33,6 +33,17 @@ class RayRunner(Runner):
         registrations, spec = pickle.loads(packed_spec)
         registrations.apply()
         super().__init__(spec, agents, restart)
+
+    def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
+        """Collects as `Runner.collect` does, and raises its errors without their causes.
+
+        Ray sends the text of every cause. That of an environment's error may be of any length, and invalid text would
+        end the process.
+        """
+        try:
+            return super().collect(order, weights, policy)
+        except ReallyError as error:
+            raise error from None
 
     def info(self) -> dict[str, Any]:
         """Describes the runner, with the first digits of its node's id."""

@@ -18,6 +18,9 @@ log = logging.getLogger("really")
 # `elapsed >= NO_LIMIT` is never true, so an episode without a time limit needs no test of its own.
 NO_LIMIT = sys.maxsize
 
+# Characters of an error's message and of its traceback that a runner sends.
+LONGEST_MESSAGE, LONGEST_TRACE = 1000, 8000
+
 StepResult = tuple[Any, Any, Any, Any, Any]
 
 
@@ -134,8 +137,23 @@ def logged_warnings() -> Iterator[None]:
         log.info("%s", message)
 
 
-def failure(where: str, error: Exception) -> EnvironmentFailedError:
-    """The EnvironmentFailedError to raise from `error`; it holds the place, the error and its traceback as text."""
-    text = "".join(traceback.format_exception(error))
-    summary = f"{where}: {type(error).__name__}: {error}"
-    return EnvironmentFailedError(f"{summary}\n\nOriginal traceback:\n{text}")
+def failure(where: str, error: BaseException) -> EnvironmentFailedError:
+    """The EnvironmentFailedError to raise from `error`; it holds the place, the error and its traceback as text.
+
+    The text can be sent between processes: it has a bounded length, and lone surrogates are escaped.
+    """
+    try:
+        message, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    except Exception as unprintable:  # `__str__` of the environment's own error raised
+        message = f"{type(error).__name__}, whose text raised {type(unprintable).__name__}"
+        trace = "".join(traceback.format_tb(error.__traceback__))
+    text = f"{where}: {_shortened(message, LONGEST_MESSAGE)}\n\nOriginal traceback:\n{_shortened(trace, LONGEST_TRACE)}"
+    return EnvironmentFailedError(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _shortened(text: str, longest: int) -> str:
+    """The text, without its middle if it has more than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"

@@ -14,7 +14,7 @@ import pytest
 
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really._ray.runtime import warn_of_small_shared_memory
-from tests.environments import Counter, Exiting, Fragile, RaisingOnce
+from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay
 
@@ -95,6 +95,23 @@ def test_a_runner_whose_process_dies_at_every_start_ends_the_call(caplog: pytest
     ):
         manager.get_data()
     assert caplog.text.count("was lost and is restarted") == 3
+
+
+@pytest.mark.parametrize("use_ray", [True, False])
+@pytest.mark.usefixtures("ray_runtime")
+def test_errors_with_awkward_texts_arrive_as_text_of_bounded_length(use_ray: bool) -> None:
+    """Lone surrogates are escaped, the middle of a long text is left out, and a missing text is said to be missing."""
+    with make(AwkwardErrors, num_parallel=1, use_ray=use_ray) as manager:
+        for expected in (
+            r"OSError: port \\udcff is closed",
+            "29,999,.* characters left out",
+            "whose text raised ValueError",
+        ):
+            with pytest.raises(EnvironmentFailedError, match=rf"(?s){expected}.*Original traceback.*in step") as raised:
+                manager.get_data()
+            assert len(str(raised.value)) < 12_000
+        check_rows(manager.get_data())
+        assert manager.info()["runners"][0]["restarts"] == 0
 
 
 @pytest.mark.usefixtures("ray_runtime")
