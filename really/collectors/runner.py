@@ -183,6 +183,9 @@ class Runner:
                 for env in ended[missing[ended] % self._spec.num_episodes == 0]:
                     rollout.close_result(env, step)
                 active = np.flatnonzero(missing)
+        if not self._envs.can_idle and rollout.lengths.min() < rollout.lengths.max():
+            # Environments that were stepped on for the others are in the middle of an episode by now.
+            self._started = False
         return rollout
 
     def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import Environment, StepResult
+from really.envs.single_of_vector import SingleOfVector
 from really.envs.spec import EnvironmentSpec
-from really.envs.vector_api import SingleOfVector
 from really.errors import InvalidValueError, did_you_mean
 
 # Height and width of most games' screens, and screens per second.

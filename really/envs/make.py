@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -64,15 +66,23 @@ def _from_vectors(
     """
     if isinstance(spec.environment, Atari):
         if vector == "native" and render_mode is None:
-            return VectorBatch(spec, spec.environment.make_vector(len(seeds)), seeds)
+            return _vector_batch(spec, seeds, partial(spec.environment.make_vector, len(seeds)))
         return AtariBatch(spec, seeds, render_mode)
     if not isinstance(spec.source, VectorSource):
         return None
-    vector_env = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
-    if can_reset_some(vector_env):
-        return VectorBatch(spec, vector_env, seeds)
+    make = partial(spec.source.make_vector, len(seeds), spec.env_config, render_mode)
+    return _vector_batch(spec, seeds, make) or PlainBatch(spec, seeds, render_mode)
+
+
+def _vector_batch(
+    spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], make: Callable[[], Any]
+) -> VectorBatch | None:
+    """The batch of the vector environment that `make` makes. Returns None if it cannot reset some alone, or is None."""
+    vector_env = make()
+    if vector_env is None or can_reset_some(vector_env):
+        return vector_env and VectorBatch(spec, vector_env, seeds, make)
     vector_env.close()
-    return PlainBatch(spec, seeds, render_mode)
+    return None
 
 
 def _from_id(
@@ -86,8 +96,4 @@ def _from_id(
         return CartPoleBatch(spec, seeds) if is_faster or vector == "native" else None
     if vector != "native":
         return None
-    vector_env = spec.source.make_vector(len(seeds), spec.env_config, render_mode)
-    if vector_env is None or can_reset_some(vector_env):
-        return vector_env and VectorBatch(spec, vector_env, seeds)
-    vector_env.close()
-    return None
+    return _vector_batch(spec, seeds, partial(spec.source.make_vector, len(seeds), spec.env_config, render_mode))

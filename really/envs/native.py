@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import failure, logged_warnings
 from really.envs.sources import IdSource, gymnasium_spec
 from really.envs.spec import EnvironmentSpec
-from really.envs.vector_api import DISABLED, SAME_STEP, autoreset_mode, pick
-from really.errors import InvalidTypeError
+from really.envs.vector_api import DISABLED, SAME_STEP, autoreset_mode, final_observation, no_final_observation
+from really.errors import EnvironmentFailedError, InvalidTypeError
 
 CARTPOLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 CARTPOLE_VECTOR = "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
@@ -137,12 +138,23 @@ class _NoDraws:
 
 def can_reset_some(vector: Any) -> bool:
     """Whether `vector` can reset some of its environments alone: in mode SameStep, or with `reset_mask`."""
-    from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+    return autoreset_mode(vector) in (SAME_STEP, DISABLED) or _takes_reset_mask(vector)
 
-    if autoreset_mode(vector) in (SAME_STEP, DISABLED):
-        return True
-    inner = vector.unwrapped
-    return isinstance(inner, SyncVectorEnv | AsyncVectorEnv) or type(inner).__module__ == "ale_py.vector_env"
+
+def _takes_reset_mask(vector: Any) -> bool:
+    """Whether this is one of the vector environments that are known to reset only those that `reset_mask` names."""
+    return _has_workers(vector) or _is_inside(vector, "SyncVectorEnv")
+
+
+def _has_workers(vector: Any) -> bool:
+    """Whether `vector` steps in other processes or threads, which an interrupt leaves in the middle of a step."""
+    return _is_inside(vector, "AsyncVectorEnv") or type(vector.unwrapped).__module__ == "ale_py.vector_env"
+
+
+def _is_inside(vector: Any, kind: str) -> bool:
+    import gymnasium.vector
+
+    return isinstance(vector.unwrapped, getattr(gymnasium.vector, kind))
 
 
 class VectorBatch(EnvironmentBatch):
@@ -150,12 +162,20 @@ class VectorBatch(EnvironmentBatch):
 
     It always steps all of its environments, so inactive ones continue unseen (`can_idle` is False). If it takes only
     one seed, it gets that of the first environment.
+
+    Args:
+        spec: the environment.
+        vector: the vector environment.
+        seeds: one for each environment.
+        make: makes `vector` anew if its processes were interrupted in the middle of a step.
     """
 
     kind = "native"
     can_idle = False
 
-    def __init__(self, spec: EnvironmentSpec, vector: Any, seeds: Sequence[np.random.SeedSequence]) -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, vector: Any, seeds: Sequence[np.random.SeedSequence], make: Callable[[], Any]
+    ) -> None:
         super().__init__(spec.probe(), len(seeds))
         if (vector.single_observation_space, vector.single_action_space) != (
             self.observation_space,
@@ -166,16 +186,20 @@ class VectorBatch(EnvironmentBatch):
                 f"{self.observation_space} and {self.action_space}, "
                 f"got {vector.single_observation_space} and {vector.single_action_space}"
             )
-        self._vector = vector
+        self._vector, self._make, self._seeds = vector, make, seeds
         self._mode = autoreset_mode(vector)
-        self._seeds: list[int] | None = [seed_of(seed) for seed in seeds]
+        self._takes_reset_mask = _takes_reset_mask(vector)
+        self._is_seeded = self._is_broken = False
         self._finals = self._empty()
         self._elapsed = 0
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
         """Starts new episodes; the first call resets all environments, with their seeds."""
-        if which is None or self._seeds is not None:
-            self._show(self._call("reset", seed=self._take_seeds())[0])
+        if self._is_broken:
+            self._replace()
+        if which is None or not self._is_seeded:
+            self._show(self._call("reset", seed=None if self._is_seeded else self._first_seeds())[0])
+            self._is_seeded = True
         else:
             self._reset_some(which)
         self.final_observations = self.observations
@@ -184,9 +208,14 @@ class VectorBatch(EnvironmentBatch):
         """Steps all environments, the inactive ones too."""
         batch, rewards, terminated, truncated, info = self._call("step", actions)
         self._show(batch)
-        self.rewards[:] = rewards
-        self.terminated[:] = terminated
-        self.truncated[:] = truncated
+        for name, shown, got in (
+            ("reward", self.rewards, rewards),
+            ("terminated", self.terminated, terminated),
+            ("truncated", self.truncated, truncated),
+        ):
+            if np.shape(got) != shown.shape:
+                raise self._wrong_shape(name, shown.shape, got)
+            shown[:] = got
         self.final_observations = self.observations
         ended = (self.terminated | self.truncated).nonzero()[0]
         if ended.size:
@@ -201,28 +230,42 @@ class VectorBatch(EnvironmentBatch):
         """Closes the vector environment."""
         self._vector.close()
 
-    def _end(self, ended: NDArray[np.intp], info: dict[str, Any]) -> None:
+    def _end(self, ended: NDArray[np.intp], info: Any) -> None:
         for final, shown in zip(self._finals, self.observations, strict=True):
             np.copyto(final, shown)
         self.final_observations = self._finals
+        for i in ended.tolist():
+            last = final_observation(self.observation_space, info, i)
+            if last is not None:
+                for final, part in zip(self._finals, flatten(self.observation_space, last), strict=True):
+                    final[i] = part
+            elif self._mode == SAME_STEP:
+                raise EnvironmentFailedError(f"{self._where('step')}: {no_final_observation(declared=True)}")
         if self._mode != SAME_STEP:
             self._reset_some(ended)
-            return
-        for i in ended.tolist():
-            parts = flatten(self.observation_space, pick(self.observation_space, info["final_obs"], i))
-            for final, part in zip(self._finals, parts, strict=True):
-                final[i] = part
 
     def _reset_some(self, which: NDArray[np.intp]) -> None:
         mask = np.zeros(self.num_envs, np.bool_)
         mask[which] = True
         batch, _ = self._call("reset", options={"reset_mask": mask})
+        if not (self._takes_reset_mask or mask.all()):
+            self._check_others_continue(batch, ~mask)
         self._show(batch, which)
 
-    def _take_seeds(self) -> Any:
-        seeds, self._seeds = self._seeds, None
-        inner = self._vector.unwrapped
-        if seeds is None or hasattr(inner, "env_fns"):
+    def _check_others_continue(self, batch: Any, others: NDArray[np.bool_]) -> None:
+        """Raises EnvironmentFailedError if a reset of some environments has changed the others too."""
+        for shown, part in zip(self.observations, flatten(self.observation_space, batch), strict=True):
+            if not np.array_equal(shown[others], np.asarray(part)[others]):
+                raise EnvironmentFailedError(
+                    f"{self._where('reset')}: expected options['reset_mask'] to reset some environments and to leave "
+                    f"the others as they were, got other observations of those too; vector='plain' makes a vector "
+                    f"environment of size one for each"
+                )
+
+    def _first_seeds(self) -> Any:
+        """The environments' seeds, as `reset` of this vector environment takes them."""
+        seeds, inner = [seed_of(seed) for seed in self._seeds], self._vector.unwrapped
+        if hasattr(inner, "env_fns"):
             return seeds
         return np.array(seeds) if type(inner).__module__ == "ale_py.vector_env" else seeds[0]
 
@@ -231,15 +274,28 @@ class VectorBatch(EnvironmentBatch):
             self.leaves, self.observations, flatten(self.observation_space, batch), strict=True
         ):
             if np.shape(part) != shown.shape:
-                error = ValueError(f"observation{name}: expected {shown.shape}, got {np.shape(part)}")
-                raise failure(self._where("returned a wrong shape"), error) from error
+                raise self._wrong_shape(f"observation{name}", shown.shape, part)
             shown[which] = part[which]
 
     def _call(self, verb: str, *args: Any, **options: Any) -> Any:
         try:
             return getattr(self._vector, verb)(*args, **options)
-        except Exception as error:
+        except BaseException as error:
+            self._is_broken = _has_workers(self._vector)
+            if not isinstance(error, Exception):
+                raise
             raise failure(self._where(verb), error) from error
+
+    def _replace(self) -> None:
+        """Makes the vector environment anew, with other seeds, since its processes are in the middle of a step."""
+        with contextlib.suppress(Exception):
+            self._vector.close(**({"terminate": True} if hasattr(self._vector.unwrapped, "env_fns") else {}))
+        self._vector, self._seeds = self._make(), [seed.spawn(1)[0] for seed in self._seeds]
+        self._is_seeded = self._is_broken = False
+
+    def _wrong_shape(self, name: str, expected: tuple[int, ...], got: Any) -> Exception:
+        error = ValueError(f"{name}: expected {expected}, got {np.shape(got)}")
+        return failure(self._where("returned a wrong shape"), error)
 
     def _where(self, verb: str) -> str:
         return f"environment {self.name!r}, one of {self.num_envs} in a batch, step {self._elapsed} of it: {verb}"

@@ -14,7 +14,7 @@ from contextlib import redirect_stderr
 from typing import Any
 
 from really.envs.environment import NO_LIMIT, Environment, accepts, logged_warnings, parameters
-from really.envs.vector_api import SingleOfVector
+from really.envs.single_of_vector import SingleOfVector
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 log = logging.getLogger("really")
