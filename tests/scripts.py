@@ -37,15 +37,31 @@ LONG_DAY = """
         print("interrupted")
     print("rows after it", len(manager.get_data()["reward"]))
 
-    ray.shutdown()
-    try:
-        manager.get_data()
-    except ReallyError as error:
-        print("error:", error)
-    manager.close()
+    background_manager = SampleManager(QNet, Counter, 2, 100, num_steps=50, num_workers=1)
+    background_manager.initialize_buffer(1000, ["state"])
+    background_manager.collect_in_background()
 
-    ray.init(**options, object_store_memory=80 << 20)
-    manager = SampleManager(QNet, Wide, 4, 4000, num_steps=1000, returns=["agent"])
+    ray.shutdown()
+    for old in range(2):
+        try:
+            manager.get_data()
+        except ReallyError as error:
+            print("error:", error)
+        if old == 0:
+            ray.init(**options, object_store_memory=80 << 20)
+    print("lost", *{runner["environments"] for runner in manager.info()["runners"]})
+    try:
+        while True:
+            background_manager.sample(10)
+    except ReallyError as error:
+        print("background:", error)
+    del background_manager
+
+    old, manager = manager, SampleManager(QNet, Wide, 4, 4000, num_steps=1000, returns=["agent"])
+    print("new", len(manager.info()["runners"]))
+    old.close()
+    del old
+    gc.collect()
     for _ in range(2):
         data = manager.get_data()
         print("wide", len(data["reward"]), (data["state_new"] == data["state"] + 1).all(), data["state"].nbytes)

@@ -10,7 +10,9 @@ import math
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
+
+from really._ray.runtime import Session
 
 log = logging.getLogger("really")
 
@@ -29,9 +31,9 @@ class Claimant(Protocol):
 
 @dataclass
 class _Claims:
-    """The claims of this process, as (job, CPUs), and the time of the last release."""
+    """The claims of this process, as (session, CPUs), and the time of the last release."""
 
-    held: weakref.WeakKeyDictionary[Claimant, tuple[Any, int]] = field(default_factory=weakref.WeakKeyDictionary)
+    held: weakref.WeakKeyDictionary[Claimant, tuple[Session, int]] = field(default_factory=weakref.WeakKeyDictionary)
     released: float = -math.inf
 
     @property
@@ -43,18 +45,18 @@ class _Claims:
 _claims = _Claims()
 
 
-def claim(claimant: Claimant, job: Any, wanted: int) -> tuple[int, int]:
+def claim(claimant: Claimant, session: Session, wanted: int) -> tuple[int, int]:
     """Claims CPUs for `wanted` processes; returns the number of processes to start, and the CPUs of each.
 
     If fewer CPUs are free, there are fewer processes, with a warning; if none is free, one process without a CPU.
     """
     deadline = time.monotonic() + RELEASE_WAIT
-    while (free := _free_cpus(job)) < wanted and time.monotonic() < min(deadline, _claims.settled):
+    while (free := _free_cpus(session)) < wanted and time.monotonic() < min(deadline, _claims.settled):
         time.sleep(POLL_INTERVAL)
     count = max(1, min(wanted, free))
     if free < wanted:
         log.warning("%d of the %d CPUs wanted for runners are free: starting %d.", free, wanted, count)
-    _claims.held[claimant] = (job, min(count, max(free, 0)))
+    _claims.held[claimant] = (session, min(count, max(free, 0)))
     return count, 1 if free >= 1 else 0
 
 
@@ -70,9 +72,9 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
-def _free_cpus(job: Any) -> int:
+def _free_cpus(session: Session) -> int:
     """CPUs that neither another program (by Ray's count) nor a living claimant of this process holds."""
     import ray
 
-    held = sum(cpus for claimant, (owner, cpus) in _claims.held.items() if owner == job and claimant.alive)
+    held = sum(cpus for claimant, (owner, cpus) in _claims.held.items() if owner == session and claimant.alive)
     return int(min(ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 1) - held))

@@ -6,7 +6,10 @@ import logging
 import math
 import os
 import shutil
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from really.errors import RunnerError
 
@@ -15,25 +18,67 @@ log = logging.getLogger("really")
 SHARED_MEMORY = "/dev/shm"
 
 
-def start() -> Any:
-    """Starts Ray on this machine, with a warning, unless it is initialised; returns the id of this driver's job."""
+@dataclass(frozen=True)
+class Session:
+    """One connection of this process to Ray: from `ray.init()` to `ray.shutdown()`.
+
+    A Ray that is started again numbers its jobs from the start, but its nodes have new ids.
+    """
+
+    node: str
+    job: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this process is still connected in the same session."""
+        import ray
+
+        return bool(ray.is_initialized()) and _session() == self
+
+
+def start() -> Session:
+    """Starts Ray on this machine, with a warning, unless it is initialised; returns this process's session."""
     import ray
 
     if not ray.is_initialized():
         log.warning("Ray is not initialised: starting it on this machine, as ray.init() would.")
         ray.init(include_dashboard=False, log_to_driver=False)
-    return ray.get_runtime_context().get_job_id()
+    return _session()
 
 
-def check(job: Any) -> None:
-    """Raises RunnerError if the runtime of this job was shut down."""
+def _session() -> Session:
     import ray
 
-    if not ray.is_initialized() or ray.get_runtime_context().get_job_id() != job:
-        raise RunnerError(
-            "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "
-            "make a new SampleManager"
-        )
+    context = ray.get_runtime_context()
+    return Session(context.get_node_id(), context.get_job_id())
+
+
+def check(session: Session) -> None:
+    """Raises RunnerError if the runtime of this session was shut down."""
+    if not session.is_current:
+        raise _shut_down()
+
+
+@contextmanager
+def shutdown_as_error(session: Session) -> Iterator[None]:
+    """Turns what Ray raises if it is shut down during a call into the RunnerError of `check`."""
+    try:
+        yield
+    except SystemExit:
+        # Ray ends the threads that wait for it in this way. In the main thread it is the user's own exit.
+        if threading.current_thread() is not threading.main_thread():
+            raise _shut_down() from None
+        raise
+    except Exception:
+        check(session)
+        raise
+
+
+def _shut_down() -> RunnerError:
+    return RunnerError(
+        "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "
+        "make a new SampleManager"
+    )
 
 
 def smallest_object_store() -> float:

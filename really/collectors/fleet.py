@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,7 +121,7 @@ class Fleet:
             Worker(number, agents, self._start(agents, 0))
             for number, agents in enumerate(tuple(share.tolist()) for share in shares)
         ]
-        self._finalizer = weakref.finalize(self, self._release, self.workers)
+        self._finalizer = weakref.finalize(self, self._releaser(), self.workers)
 
     @property
     def most_agents(self) -> int:
@@ -295,16 +295,13 @@ class Fleet:
         """The result of `Runner.info`; raises RunnerLost if the runner's process died."""
         raise NotImplementedError
 
-    @staticmethod
-    def _stop(runner: Any) -> None:
+    def _stop(self, runner: Any) -> None:
         """Ends a runner."""
         raise NotImplementedError
 
-    @classmethod
-    def _release(cls, workers: list[Worker]) -> None:
-        """Ends all runners."""
-        for worker in workers:
-            cls._stop(worker.runner)
+    def _releaser(self) -> Callable[[list[Worker]], None]:
+        """A function that ends all runners. It must not refer to the fleet, or the fleet would never be collected."""
+        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -344,6 +341,14 @@ class LocalFleet(Fleet):
     def _info(self, runner: Runner) -> dict[str, Any]:
         return runner.info()
 
-    @staticmethod
-    def _stop(runner: Runner) -> None:
+    def _stop(self, runner: Runner) -> None:
         runner.close()
+
+    def _releaser(self) -> Callable[[list[Worker]], None]:
+        return _close_all
+
+
+def _close_all(workers: list[Worker]) -> None:
+    """Closes the runners of a LocalFleet."""
+    for worker in workers:
+        worker.runner.close()

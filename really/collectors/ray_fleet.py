@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,9 +62,9 @@ class RayFleet(Fleet):
         import ray
 
         self._ray = ray
-        self._job = runtime.start()
+        self._session = runtime.start()
         wanted = num_workers or max(1, min(num_parallel, cpus.cluster_cpus()))
-        workers, self._cpus = cpus.claim(self, self._job, min(wanted, num_parallel))
+        workers, self._cpus = cpus.claim(self, self._session, min(wanted, num_parallel))
         limit = _chunk_limit(workers)
         self.message_bytes = min(limit, MESSAGE_BYTES)
         self._actor = ray.remote(concurrency_groups={PROBE_GROUP: 1})(RayRunner)
@@ -82,7 +83,7 @@ class RayFleet(Fleet):
     def check(self) -> None:
         """Raises RunnerError if the runners were closed, or their Ray runtime was shut down."""
         super().check()
-        runtime.check(self._job)
+        runtime.check(self._session)
 
     def _set_spec(self, spec: RunnerSpec) -> None:
         self._packed_spec = self._packed(spec)
@@ -124,15 +125,17 @@ class RayFleet(Fleet):
             return "an unknown place: it does not release the interpreter lock, or has not started"
 
     def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
-        ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
-        if ready:
-            ready, _ = self._ray.wait(handles, num_returns=len(handles), timeout=0)
+        with runtime.shutdown_as_error(self._session):
+            ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
+            if ready:
+                ready, _ = self._ray.wait(handles, num_returns=len(handles), timeout=0)
         return list(ready)
 
     def _get(self, handle: Any) -> Any:
         exceptions = self._ray.exceptions
         try:
-            return self._ray.get(handle)
+            with runtime.shutdown_as_error(self._session):
+                return self._ray.get(handle)
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, ReallyError):
                 raise error.cause from error
@@ -141,18 +144,24 @@ class RayFleet(Fleet):
             raise RunnerLost(str(error), getattr(error, "actor_init_failed", False)) from error
 
     def _info(self, runner: Any) -> Any:
+        if not self._session.is_current:
+            raise RunnerLost("ray.shutdown() was called")
         return self._get(runner.info.remote())
 
-    @staticmethod
-    def _stop(runner: Any) -> None:
-        import ray
+    def _stop(self, runner: Any) -> None:
+        self._ray.kill(runner)
 
-        if ray.is_initialized():
-            ray.kill(runner)
+    def _releaser(self) -> Callable[[list[Worker]], None]:
+        return functools.partial(_kill_all, self._session)
 
-    @classmethod
-    def _release(cls, workers: list[Worker]) -> None:
-        super()._release(workers)
+
+def _kill_all(session: runtime.Session, workers: list[Worker]) -> None:
+    """Ends the runners of a RayFleet; they have ended already if the session is over."""
+    import ray
+
+    if session.is_current:
+        for worker in workers:
+            ray.kill(worker.runner)
         cpus.note_release()
 
 

@@ -18,6 +18,8 @@ from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, Raising
 from tests.models import QNet
 from tests.scripts import LongDay
 
+RAY_EXPECTED = "the Ray runtime of this manager: expected it to be running,"
+
 
 def make(environment: Any = Counter, **changes: Any) -> SampleManager:
     given = {"num_parallel": 4, "total_steps": 400, "num_steps": 50, "returns": ["agent", "episode_end"], **changes}
@@ -158,8 +160,15 @@ def test_a_process_that_ends_leaves_nothing_behind(long_day: LongDay) -> None:
 
 
 def test_ray_shutdown_under_a_live_manager_raises(long_day: LongDay) -> None:
-    (message,) = long_day.said("error:")
-    assert message.startswith("the Ray runtime of this manager: expected it to be running, but ray.shutdown()")
+    assert [message.split(" but ")[0] for message in long_day.said("error:")] == 2 * [RAY_EXPECTED]
+
+
+def test_a_manager_of_a_ray_that_was_shut_down_is_no_part_of_a_new_one(long_day: LongDay) -> None:
+    assert long_day.said("lost") == ["lost"], long_day.done.stderr
+    (background,) = long_day.said("background:")
+    assert background.startswith(f"background collection ended with RunnerError: {RAY_EXPECTED}")
+    assert long_day.said("new") == ["2"]
+    assert "Traceback" not in long_day.done.stderr
 
 
 def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongDay) -> None:
