@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,14 @@ class RaisingOnce(SlowAlone):
         if self._take():
             raise OSError("the simulator broke down")
         return super().step(action)
+
+
+class Drawing(Counter):
+    """Observes numbers from the generators that its process shares, from its constructor, a reset or a step."""
+
+    def __init__(self, length: int = 7) -> None:
+        super().__init__(length)
+        self.first = random.random()
+
+    def _show(self) -> np.ndarray:
+        return np.array([self.first + random.random() + np.random.random()], np.float32)  # noqa: NPY002

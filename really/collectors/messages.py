@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """The specification from which every runner of a manager is made."""
+    """The specification from which every runner of a manager is made.
+
+    `seeded` says that the entropy comes from the user's `seed`, so that the data should repeat.
+    """
 
     environment: EnvironmentSpec
     returns: tuple[str, ...]
@@ -36,6 +39,7 @@ class RunnerSpec:
     normalisation: NormalisationOptions
     vector: str = "auto"
     message_bytes: float = math.inf
+    seeded: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Chunk:
         seconds: how long the runner worked on them.
         more: whether rows are left over, which `Runner.rest` returns.
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
+        process_draws: whether environments draw from the generators that their process shares.
     """
 
     batch: RecordBatch
@@ -109,3 +114,4 @@ class Chunk:
     seconds: float
     more: bool = False
     measured: Statistics = field(default_factory=dict)
+    process_draws: bool = False

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from really._ray import cpus, runtime
-from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, RunnerLost, Worker
+from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, PendingOrder, RunnerLost, Worker
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.runner import Runner
+from really.collectors.seeds import PROCESS_STREAM, ProcessGenerators, agent_seed
 from really.envs.registrations import Registrations
 from really.errors import InvalidTypeError, ReallyError, RunnerError
 
@@ -33,18 +34,28 @@ class RayRunner(Runner):
         sys.path.extend(path for path in paths if path not in sys.path)
         registrations, spec = pickle.loads(packed_spec)
         registrations.apply()
+        # Before the environments are made, since their constructors may draw too.
+        self._generators = ProcessGenerators(agent_seed(spec.entropy, agents[0], PROCESS_STREAM, restart))
         super().__init__(spec, agents, restart)
+
+    def set_policy(self, policy: ExportedPolicy) -> None:
+        """Sets the policy. What a framework draws while it makes the model is not the environments' doing."""
+        drawn = self._generators.drawn
+        super().set_policy(policy)
+        if not drawn:
+            self._generators.forget()
 
     def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
         """Collects as `Runner.collect` does, and raises its errors without their causes.
 
         Ray sends the text of every cause. That of an environment's error may be of any length, and invalid text would
-        end the process.
+        end the process. The chunk says whether environments draw from the generators of this process.
         """
         try:
-            return super().collect(order, weights, policy)
+            chunk = super().collect(order, weights, policy)
         except ReallyError as error:
             raise error from None
+        return replace(chunk, process_draws=self._generators.drawn)
 
     def info(self) -> dict[str, Any]:
         """Describes the runner, with the first digits of its node's id."""
@@ -63,6 +74,7 @@ class RayFleet(Fleet):
 
         self._ray = ray
         self._session = runtime.start()
+        self._warned_of_draws = False
         wanted = num_workers or max(1, min(num_parallel, cpus.cluster_cpus()))
         workers, self._cpus = cpus.claim(self, self._session, min(wanted, num_parallel))
         limit = _chunk_limit(workers)
@@ -72,6 +84,23 @@ class RayFleet(Fleet):
         spec = replace(spec, message_bytes=limit)
         self._packed_spec = self._packed(spec)
         super().__init__(spec, num_parallel, workers)
+
+    def fetch(self, worker: Worker) -> tuple[PendingOrder, Chunk] | None:
+        """The worker's oldest order with its chunk. Warns if a seeded run will repeat for this number of workers only.
+
+        Returns None if the runner was lost; a new one gets its orders.
+        """
+        fetched = super().fetch(worker)
+        shared = fetched and fetched[1].process_draws and self._spec.seeded and len(worker.agents) > 1
+        if shared and not self._warned_of_draws:
+            self._warned_of_draws = True
+            log.warning(
+                "seed: environment %r draws from random or numpy.random, which the agents of a runner share: "
+                "its data repeat for the same num_workers (now %d), not for any other.",
+                self._spec.environment.name,
+                len(self.workers),
+            )
+        return fetched
 
     @property
     def alive(self) -> bool:

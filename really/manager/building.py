@@ -63,7 +63,13 @@ class Builder:
     def fleet(self) -> Fleet:
         """Starts the runners."""
         settings = {name: self._settings[name] for name in RUNNER_SETTINGS}
-        spec = RunnerSpec(self.environment, entropy=self.entropy, normalisation=self._normalisation, **settings)
+        spec = RunnerSpec(
+            self.environment,
+            entropy=self.entropy,
+            normalisation=self._normalisation,
+            seeded=self._settings["seed"] is not None,
+            **settings,
+        )
         kind = RayFleet if self._settings["use_ray"] else LocalFleet
         return kind(spec, self._settings["num_parallel"], self._settings["num_workers"])
 

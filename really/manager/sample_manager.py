@@ -73,7 +73,8 @@ class SampleManager(Lifetime, Tracking):
             fails if it has none.
         max_staleness: by how many policy versions a late result may be older than the weights to be delivered; by
             default 0 if `returns` has `log_prob`, `monte_carlo` or `advantage`, and unlimited otherwise.
-        seed: makes data and batches repeatable from run to run, for any number of processes.
+        seed: makes data and batches repeatable from run to run, for any number of processes. Processes of runners
+            also seed `random` and `numpy.random`; environments that draw from them repeat for the same `num_workers`.
         num_workers: number of processes; by default min(num_parallel, CPUs of the Ray cluster).
         use_ray: False steps the environments in this process.
         vector: `auto` uses an id's own vector implementation if it gives the same transitions and is faster,
