@@ -60,15 +60,20 @@ def checked_mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def checked_path(name: str, value: Any) -> Path:
-    """`value` as a path that the system can have, whether or not a file is there.
+    """`value` as an absolute path that the system can have, whether or not a file is there.
 
-    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte.
+    A relative path means the current folder of this call, so that it still holds after `os.chdir`.
+
+    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte or the current folder is gone.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InvalidTypeError(f"{name}: expected a path, got {value!r} ({type(value).__name__})")
     if "\0" in os.fspath(value):
         raise InvalidValueError(f"{name}: expected a path, got {os.fspath(value)!r}, which has a zero in it")
-    return Path(value)
+    try:
+        return Path(value).absolute()
+    except FileNotFoundError as error:
+        raise InvalidValueError(f"{name}: expected a path, got {value!r} in a folder that is gone: {error}") from error
 
 
 def _float(name: str, value: Any) -> float:

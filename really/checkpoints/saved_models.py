@@ -134,10 +134,9 @@ def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = Non
 
 def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
     """Paths of the folders directly in `b`, sorted by name; raises InvalidValueError if `b` is not a folder."""
-    folder = checked_path("b", b)
-    if not folder.is_dir():
+    if not (folder := checked_path("b", b)).is_dir():
         raise InvalidValueError(f"b: expected a folder, got {str(folder)!r}, {described(folder)}")
-    return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    return sorted(entry.path for entry in os.scandir(b) if entry.is_dir())
 
 
 def _check_model_name(model_name: Any) -> None:

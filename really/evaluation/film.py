@@ -172,10 +172,10 @@ def _filters(kind: str, side: int, fps: float) -> str:
 def _path_of(render: str | os.PathLike[str], name: str) -> Path:
     path = checked_path("render", render)
     if os.fspath(render) in ("gif", "mp4"):
-        return Path.cwd() / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
+        return path.parent / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'film'}.{render}"
     if path.suffix.lower() not in MAGIC or not path.stem:
         raise InvalidValueError(f"render: {EXPECTED}, got {os.fspath(render)!r}")
-    return path.absolute()
+    return path
 
 
 def _ffmpeg(what: str) -> str:

@@ -64,8 +64,8 @@ class Aggregator(PublishedAggregator):
         self.path = writable_folder("path", path)
         _check_files(self.path)
         self.units = _checked_units(self.keys, units)
-        self.tensorboard = tensorboard
         self._event_folder = _event_folder(self.path, tensorboard)
+        self.tensorboard = tensorboard if isinstance(tensorboard, bool | None) else self._event_folder
         self._events: _EventFiles | None = None
         header, rows = self._stored()
         self._start_curves(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
@@ -129,13 +129,13 @@ class Aggregator(PublishedAggregator):
         """Arguments of an aggregator like this one, with its current epoch as `init_epoch`. JSON can hold them."""
         folder = self.tensorboard
         return {
-            "path": str(self.path.absolute()),
+            "path": str(self.path),
             "saving_after": self.saving_after,
             "aggregator_keys": list(self.keys),
             "max_size": self.max_size,
             "init_epoch": self.epoch,
             "units": self.units,
-            "tensorboard": folder if isinstance(folder, bool | None) else str(Path(folder).absolute()),
+            "tensorboard": folder if isinstance(folder, bool | None) else str(folder),
         }
 
     def write_csv(self, path: Path) -> None:

@@ -271,13 +271,13 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def figure_stem(path: str | os.PathLike[str]) -> Path:
     """The path of a figure without its suffix. Raises InvalidValueError if the figure cannot be written."""
-    path = checked_path("path", path)
+    given, path = path, checked_path("path", path)
     ending = path.suffix
     if ending.lower() in OTHER_FIGURES:
-        raise InvalidValueError(f"path: expected .png, .svg or no ending, as both are written, got {os.fspath(path)!r}")
+        raise InvalidValueError(f"path: expected .png, .svg or no ending: both are written, got {os.fspath(given)!r}")
     stem = path.with_suffix("") if ending in MAGIC else path
-    if not stem.name:
-        raise InvalidValueError(f"path: expected the name of a figure, got {os.fspath(path)!r}")
+    if not Path(given).name:
+        raise InvalidValueError(f"path: expected the name of a figure, got {os.fspath(given)!r}")
     writable_folder("path", stem.parent)
     check_figure("path", stem)
     return stem

@@ -59,8 +59,18 @@ def test_a_mapping_is_copied() -> None:
         checked_mapping("kwargs", [])
 
 
+def test_a_path_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert checked_path("path", tmp_path) == tmp_path
+    with pytest.raises(InvalidValueError, match="path: expected a path, got 'a' in a folder that is gone"):
+        checked_path("path", "a")
+
+
 def test_a_path_is_text_without_a_zero() -> None:
-    assert checked_path("path", "a/b") == Path("a/b")
+    assert checked_path("path", "a/b") == Path.cwd() / "a" / "b"
     with pytest.raises(InvalidTypeError, match="path: expected a path, got b'a'"):
         checked_path("path", b"a")
     with pytest.raises(InvalidValueError, match=r"path: expected a path, got .*, which has a zero in it"):
