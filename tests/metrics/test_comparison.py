@@ -201,7 +201,7 @@ def test_runs_that_do_not_compare_are_refused(tmp_path: Path) -> None:
             "path: .*taken.svg: expected a figure to replace, or nothing, got a folder",
         ),
         ({"a": [folder, tmp_path / "b" / ".." / "a"]}, {}, "runs: expected a folder a seed of 'a', got one twice"),
-        ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending, .* got '.*figure.pdf'"),
+        ([folder], {"path": tmp_path / "figure.pdf"}, "path: expected .png, .svg or no ending: .* got '.*figure.pdf'"),
         ([folder], {"key": ["reward"]}, r"key: expected the name of one key, got \['reward'\]"),
         ([folder], {"path": ""}, "path: expected the name of a figure, got ''"),
     ]
