@@ -17,10 +17,12 @@ from really._utils.published import PublishedAgent
 from really.agents.compiled import Compiled, remember, signature
 from really.agents.log_probs import bernoulli, categorical, epsilon_greedy, normal, of_actions
 from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
+from really.agents.outputs import outputs_of
 from really.data.normalisation import Normalisation
 from really.data.spaces import action_bounds, flatten, nest, observation_leaves
 from really.errors import InvalidValueError, ModelError
 from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
 from really.policies.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
 
 _Q_VALUES = ("q_values",)
@@ -40,6 +42,8 @@ class Agent(PublishedAgent):
     Attributes:
         model: the Keras model; its variables are the agent's weights.
         policy: the policy that samples actions, with `epsilon` and `temperature`.
+        output_names: names of the model's outputs.
+        forms: how the outputs that are used become arrays with a batch axis.
         rng: the generator from which `act` draws.
         epoch: the epoch with which a loaded model was saved.
         greedy: True makes every `act` take the best action.
@@ -67,15 +71,16 @@ class Agent(PublishedAgent):
         self.greedy = False
         self.observation_space, self.action_space = observation_space, action_space
         self._make_model = make_model
-        self.compiled = isinstance(model, keras.layers.Layer)
         self._leaves = model_leaves(observation_space)
         self._bounds = action_bounds(action_space)
         self.rng = np.random.default_rng() if rng is None else rng
-        example = example_outputs(model, observation_space)
-        self.output_names = tuple(sorted(example))
+        one, two = example_outputs(model, observation_space)
+        self.output_names = tuple(sorted(map(str, one)))
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
-        self.policy.check_outputs({name: np.asarray(value) for name, value in example.items()}, 1)
+        self.forms = OutputForms.of(self.policy, one, two)
+        self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
+        self.compiled = isinstance(model, keras.layers.Layer) and not self.forms.one_by_one
         self._functions: dict[Callable[..., Any], Compiled] = {}
         # Compiled functions by method and signature, for calls that have passed all checks before.
         self._traces: dict[Any, Callable[..., Any]] = {}
@@ -95,7 +100,7 @@ class Agent(PublishedAgent):
             normalized: True for a `state` from data that the manager delivered; it is not normalised again.
         """
         leaves, single = self._batch(state if normalized else self.normalize(state))
-        outputs = {name: np.asarray(out) for name, out in self._run(self._outputs, leaves).items()}
+        outputs = {name: np.asarray(out) for name, out in self._run(self._acting, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
         if greedy or self.greedy:
             actions = self.policy.greedy(outputs)
@@ -146,6 +151,18 @@ class Agent(PublishedAgent):
         function = self._log_prob_and_entropy if return_entropy else self._log_prob
         return self._result(function, (), state, action, settings=self._settings())
 
+    def outputs(self, state: Any, *names: str) -> dict[str, tf.Tensor]:
+        """The model's outputs of these names for states `[n, ...]` in the model's dtypes, float32 `[n, *shape]`.
+
+        It checks and compiles nothing: learners call it within functions that are compiled.
+
+        Raises:
+            ModelError: the model has no such output, or it is no array with a row for each state.
+        """
+        for name in names:
+            self._check_outputs("outputs", (name,))
+        return self._outputs(flatten(self.observation_space, state), names)
+
     def copy(self) -> Agent:
         """An agent with a model of its own and the same weights, for example as a target network.
 
@@ -180,21 +197,24 @@ class Agent(PublishedAgent):
 
     # Functions that are compiled: from leaves [n, ...] to results [n]
 
-    def _outputs(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        return dict(self.model(nest(self.observation_space, leaves)))
+    def _outputs(self, leaves: list[tf.Tensor], names: Sequence[str], double: bool = False) -> dict[str, tf.Tensor]:
+        return outputs_of(
+            lambda parts: self.model(nest(self.observation_space, parts)), self.forms, leaves, names, double
+        )
+
+    def _acting(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self._outputs(leaves, self.policy.required_outputs, double=True)
 
     def _max_q(self, leaves: list[tf.Tensor]) -> tf.Tensor:
-        return tf.reduce_max(self._outputs(leaves)["q_values"], axis=-1)
+        return tf.reduce_max(self._outputs(leaves, _Q_VALUES)["q_values"], axis=-1)
 
     def _q_val(self, leaves: list[tf.Tensor], action: tf.Tensor) -> tf.Tensor:
-        return of_actions(self._outputs(leaves)["q_values"], self._parts(action)[:, 0])
+        return of_actions(self._outputs(leaves, _Q_VALUES)["q_values"], self._parts(action)[:, 0])
 
     def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
-        outputs = self._outputs(leaves)
-        for name in VALUE_OUTPUTS:
-            if name in outputs:
-                return tf.reshape(outputs[name], [-1])
-        return tf.reduce_max(outputs["q_values"], axis=-1)
+        name = next(name for name in _VALUES if name in self.output_names)
+        values = self._outputs(leaves, (name,))[name]
+        return values if name in VALUE_OUTPUTS else tf.reduce_max(values, axis=-1)
 
     def _log_prob(
         self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
@@ -204,7 +224,7 @@ class Agent(PublishedAgent):
     def _log_prob_and_entropy(
         self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs, actions = self._outputs(leaves), self._parts(action)
+        outputs, actions = self._outputs(leaves, self.policy.required_outputs), self._parts(action)
         if isinstance(self.action_space, spaces.Box):
             return normal(outputs["mu"], outputs["sigma"], actions)
         if self.policy.sampling_type == "epsilon_greedy":
@@ -316,11 +336,15 @@ class Agent(PublishedAgent):
         return self._tensors
 
     def _check_outputs(self, method: str, names: tuple[str, ...]) -> None:
-        if names and not set(names) & set(self.output_names):
+        """Raises ModelError unless the model has one of these outputs, of which the first that it has is used."""
+        found = next((name for name in names if name in self.output_names), None)
+        if names and found is None:
             raise ModelError(
                 f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "
                 f"got one with {', '.join(map(repr, self.output_names))}"
             )
+        if found is not None and found in self.forms.refused:
+            raise ModelError(f"agent.{method}: {self.forms.refused[found]}")
 
 
 def _tensor(value: Any, dtype: np.dtype[Any]) -> tf.Tensor:

@@ -23,11 +23,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agents.models import undecorated
+from really.agents.outputs import as_tensors
 from really.data.schema import Spec
 from really.data.spaces import flatten, nest
 from really.errors import summary
 from really.policies.inference import Build, Exported, Forward, Patch, load
 from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
 
 # Seconds for a call below which packed weights are not tried: a step costs more than that elsewhere.
 NOTHING_TO_GAIN = 10e-6
@@ -59,7 +61,13 @@ class _Trial:
 
 
 def export(
-    model: Any, observation_space: spaces.Space[Any], batch_size: int, build: Build, repeatable: bool = False
+    model: Any,
+    observation_space: spaces.Space[Any],
+    batch_size: int,
+    build: Build,
+    repeatable: bool = False,
+    forms: OutputForms | None = None,
+    names: Sequence[str] = (),
 ) -> Exported:
     """Exports `model` in the fastest form that agrees with it, timed for runners with `batch_size` environments.
 
@@ -73,12 +81,18 @@ def export(
         build: builds the model in a runner; picklable.
         repeatable: True takes the first candidate that agrees, in an order that depends on the model's size. The
             fastest candidate may differ from run to run, and the last bit of the outputs with it.
+        forms: how the model's outputs become arrays with a batch axis; None exports all outputs as the model gives
+            them.
+        names: with `forms`, the outputs that are exported.
     """
-    base = Exported("eager", b"", model_leaves(observation_space), (), _weight_shapes(model))
+    leaves = model_leaves(observation_space)
+    base = Exported("eager", b"", leaves, tuple(sorted(names)), _weight_shapes(model), forms=forms)
     try:
         _expect_float_weights(model)
-        function = _trace(model, observation_space, base.leaves)
-        trials = _trials(model, observation_space, batch_size)
+        _expect_batches(forms)
+        in_form = _InForm(model, forms, base.output_names)
+        function = _trace(in_form, observation_space, base.leaves)
+        trials = _trials(in_form, observation_space, batch_size)
     except _CannotExportError as reason:
         return _as_python(base, build, observation_space, {"eager": f"the model is called as it is: {reason}"})
     base = replace(base, output_names=tuple(trials[0].expected))
@@ -175,6 +189,25 @@ def _seconds_per_call(forward: Forward, leaves: Arrays) -> float:
 
 
 # The model as a function of its weights
+
+
+class _InForm:
+    """A model whose call gives the outputs that are exported, with a batch axis; without forms it is the model."""
+
+    def __init__(self, model: Any, forms: OutputForms | None, names: Sequence[str]) -> None:
+        self._model, self._forms, self._names = model, forms, names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, inputs: Any) -> Mapping[str, Any]:
+        outputs: Mapping[str, Any] = self._model(inputs)
+        return outputs if self._forms is None else as_tensors(self._forms, outputs, self._names, double=True)
+
+
+def _expect_batches(forms: OutputForms | None) -> None:
+    if forms is not None and forms.one_by_one:
+        raise _CannotExportError("it takes one state at a time")
 
 
 def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:

@@ -49,11 +49,9 @@ def epsilon_greedy(q_values: tf.Tensor, actions: tf.Tensor, epsilon: tf.Tensor) 
 def normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """For real actions [n, parts] under a diagonal Gaussian: log-densities, and entropies ½ + ½ log 2π + log sigma.
 
-    Both are summed over the parts.
+    `mu` is [n, parts], and `sigma` is broadcast to it. Both are summed over the parts.
     """
-    width = actions.shape[-1]
-    mu = tf.reshape(mu, [-1, width])
-    sigma = tf.reshape(sigma, [1, 1] if sigma.shape.num_elements() == 1 else [-1, width]) + tf.zeros_like(mu)
+    sigma = sigma + tf.zeros_like(mu)
     z = (actions - mu) / sigma
     log_prob = tf.reduce_sum(-0.5 * z * z - tf.math.log(sigma) - 0.5 * _LOG_2PI, axis=-1)
     return log_prob, tf.reduce_sum(0.5 + 0.5 * _LOG_2PI + tf.math.log(sigma), axis=-1)

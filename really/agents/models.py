@@ -17,7 +17,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.data.spaces import nest
+from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.policies.model_inputs import check_weights, model_leaves
 
@@ -112,10 +112,20 @@ class ModelBuilder:
         return model, functools.partial(set_model_weights, model)
 
 
-def example_outputs(model: Any, space: spaces.Space[Any]) -> Mapping[str, Any]:
-    """The model's outputs for one example observation. Raises ModelError if they are not a dict."""
+def example_outputs(model: Any, space: spaces.Space[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """The model's outputs for one example observation, and for two; None if it raises for two.
+
+    Raises:
+        ModelError: the outputs are not a dict.
+    """
+    one = _example(space, None)
+    two = nest(space, [np.concatenate([leaf, leaf]) for leaf in flatten(space, one)])
     with undecorated():
-        return _as_outputs(model(_example(space, None)))
+        outputs = _as_outputs(model(one))
+        try:
+            return outputs, _as_outputs(model(two))
+        except Exception:
+            return outputs, None
 
 
 def copy_model(model: Any) -> Any:

@@ -151,7 +151,7 @@ class DQNLearner:
 
     def _q_values(self, agent: Agent, batch: dict[str, Any], key: str) -> Any:
         """Q-values of all actions, `[row, action]`."""
-        return agent.model(inputs.state_of(agent, batch, key))["q_values"]
+        return agent.outputs(inputs.state_of(agent, batch, key), "q_values")["q_values"]
 
     def _penalty(self, error: Any) -> Any:
         """Half the squared error up to delta, and its tangent beyond, `[row]`."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from gymnasium import spaces
 
 from really._utils.checks import checked_number
-from really.data.spaces import nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners.inputs import listed
-from really.policies.model_inputs import model_leaves
 from really.policies.policy import VALUE_OUTPUTS
 
 if TYPE_CHECKING:
@@ -57,25 +54,23 @@ def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
     return optimizer
 
 
-def outputs_of(learner: str, agent: Agent, names: Sequence[str]) -> Mapping[str, Any]:
-    """The model's outputs for one state of zeros. Raises ModelError if one of `names` is missing."""
-    if missing := [name for name in names if name not in agent.output_names]:
+def check_output(learner: str, agent: Agent, names: Sequence[str]) -> None:
+    """Raises ModelError unless the model has one of these outputs, with a row for each state."""
+    found = next((name for name in names if name in agent.output_names), None)
+    if found is None:
         raise ModelError(
-            f"{learner}: expected a model with output {listed(missing)}, got one with {listed(agent.output_names)}"
+            f"{learner}: expected a model with output {' or '.join(map(repr, names))}, "
+            f"got one with {listed(agent.output_names)}"
         )
-    leaves = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in model_leaves(agent.observation_space).values()]
-    return agent.model(nest(agent.observation_space, leaves))  # type: ignore[no-any-return]
+    if found in agent.forms.refused:
+        raise ModelError(f"{learner}: {agent.forms.refused[found]}")
 
 
 def with_q_values(agent: Agent) -> Agent:
     """Returns the agent. Raises ModelError unless its model has one q-value for each action."""
-    space: Any = agent.action_space
-    if not isinstance(space, spaces.Discrete):
-        raise ModelError(f"DQNLearner: expected a Discrete action space, got {space}")
-    outputs = outputs_of("DQNLearner", agent, ("q_values",))
-    if tuple(outputs["q_values"].shape) != (1, space.n):
-        shape = ["n", *outputs["q_values"].shape[1:]]
-        raise ModelError(f"DQNLearner: expected 'q_values' of shape ['n', {space.n}], one for each action, got {shape}")
+    if not isinstance(agent.action_space, spaces.Discrete):
+        raise ModelError(f"DQNLearner: expected a Discrete action space, got {agent.action_space}")
+    check_output("DQNLearner", agent, ("q_values",))
     return agent
 
 
@@ -85,15 +80,7 @@ def with_policy_and_value(learner: str, agent: Agent) -> Agent:
         raise ModelError(
             f"{learner}: expected action_sampling_type {listed(POLICY_TYPES)}, got {agent.policy.sampling_type!r}"
         )
-    if not set(VALUE_OUTPUTS) & set(agent.output_names):
-        raise ModelError(
-            f"{learner}: expected a model with output {' or '.join(map(repr, VALUE_OUTPUTS))}, "
-            f"got one with {listed(agent.output_names)}"
-        )
-    name = next(name for name in VALUE_OUTPUTS if name in agent.output_names)
-    shape = tuple(outputs_of(learner, agent, (name,))[name].shape)
-    if shape not in ((1,), (1, 1)):
-        raise ModelError(f"{learner}: expected {name!r} of shape ['n'] or ['n', 1], got {['n', *shape[1:]]}")
+    check_output(learner, agent, VALUE_OUTPUTS)
     return agent
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # Settings that a runner needs as they are.
 RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
 
+# Columns that runners compute from the model's values of states.
+VALUE_COLUMNS = ("value_estimate", "monte_carlo", "advantage")
+
 
 class Builder:
     """Builds the parts of a manager from its settings.
@@ -111,22 +114,34 @@ class Builder:
         """The agent's policy as runners act with it, in the form that is fastest for batches of this size.
 
         Raises:
-            ModelError: `returns` needs state values, and the model has none.
+            ModelError: `returns` needs state values, and the model has none, or others than one for each state.
         """
         from really.agents.export import export
         from really.agents.models import ModelBuilder
 
         space, given = self.probe.observation_space, self._settings
-        value = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
-        if value is None and (asked := {"value_estimate", "advantage"} & set(given["returns"])):
-            raise ModelError(
-                f"returns={sorted(asked)}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
-                f"got one with {', '.join(agent.output_names)}"
-            )
+        value = self._value_output(agent)
+        names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else [])))
         build = ModelBuilder(given["model"], given["model_kwargs"], given["input_shape"], space)
-        exported = export(agent.model, space, batch_size, build, repeatable=given["seed"] is not None)
+        repeatable = given["seed"] is not None
+        exported = export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
+
+    def _value_output(self, agent: Agent) -> str | None:
+        """The output that runners take values from. Returns None if there is none, or nobody asks for a bad one."""
+        name = next((name for name in VALUE_OUTPUTS if name in agent.output_names), None)
+        asked = [column for column in self._settings["returns"] if column in VALUE_COLUMNS]
+        if name is None and (needed := sorted({"value_estimate", "advantage"} & set(asked))):
+            raise ModelError(
+                f"returns={needed}: expected a model with an output {' or '.join(VALUE_OUTPUTS)}, "
+                f"got one with {', '.join(agent.output_names)}"
+            )
+        if name is None or name not in agent.forms.refused:
+            return name
+        if asked:
+            raise ModelError(f"returns={asked}: {agent.forms.refused[name]}")
+        return None
 
     def columns(self, policy: Policy) -> Spec:
         """The columns that runners deliver when they act with this policy."""

@@ -18,6 +18,7 @@ from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
+from really.policies.outputs import OutputForms
 
 Leaves = Sequence[NDArray[Any]]
 Model = Callable[[Any], Mapping[str, Any]]
@@ -47,12 +48,13 @@ class Exported:
             'tf.function' or 'eager' (the runner builds the model and calls it as Python).
         payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
-        output_names: keys of the model's output, in the order of `fetches`.
+        output_names: keys of the outputs that are computed, in the order of `fetches`.
         weight_shapes: shape of each array that `set_weights` takes.
         fetches: names of the output tensors in a GraphDef.
         patches: places of the weights in a 'litert_static' flatbuffer.
         build: for 'eager', builds the model in the runner; picklable.
         observation_space: for 'eager', the structure of the observations that the model takes.
+        forms: for 'eager', how these outputs become arrays with a batch axis; None for outputs as the model gives them.
         report: for each kind, how long a call takes, or why the kind was rejected.
     """
 
@@ -65,6 +67,7 @@ class Exported:
     patches: tuple[Patch, ...] = ()
     build: Build | None = None
     observation_space: Any = None
+    forms: OutputForms | None = None
     report: dict[str, str] = field(default_factory=dict)
 
 
@@ -237,24 +240,24 @@ class _Eager(Forward):
             raise ModelError("inference: expected an Exported with `build` for kind 'eager', got one without")
         self._space, self._batch_size = exported.observation_space, batch_size
         self._dtypes = [leaf.dtype for leaf in exported.leaves.values()]
+        self._names, self._forms = exported.output_names, exported.forms
         self._model, self._set_weights = exported.build()
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
         leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
-        outputs = self._outputs(self._model, leaves)
-        # A model written for one state at a time, such as a table, returns one row for a batch.
-        if self._batch_size > 1 and all(value.shape[:1] == (1,) for value in outputs.values()):
-            rows = [
-                self._outputs(self._model, [leaf[at : at + 1] for leaf in leaves]) for at in range(self._batch_size)
-            ]
-            return {name: np.concatenate([row[name] for row in rows]) for name in outputs}
-        return outputs
+        if self._forms is None or not self._forms.one_by_one:
+            return self._outputs(leaves, self._batch_size)
+        rows = [self._outputs([leaf[at : at + 1] for leaf in leaves], 1) for at in range(self._batch_size)]
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._names}
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         self._set_weights(weights)
 
-    def _outputs(self, model: Model, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        return {name: np.asarray(value) for name, value in model(nest(self._space, leaves)).items()}
+    def _outputs(self, leaves: Leaves, rows: int) -> dict[str, NDArray[Any]]:
+        outputs = self._model(nest(self._space, leaves))
+        if self._forms is not None:
+            return self._forms.arrays(outputs, rows, self._names)
+        return {name: np.asarray(value) for name, value in outputs.items()}
 
 
 def _tensorflow() -> Any:

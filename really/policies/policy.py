@@ -54,7 +54,7 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
     for sampling_type in ("thompson", "discrete_policy", "continuous_normal_diagonal"):
         if names.issuperset(_REQUIRED[sampling_type]):
             return sampling_type
-    raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', got {_listed(names)}")
+    raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', got {listed(names)}")
 
 
 def make_policy(
@@ -104,6 +104,9 @@ class Policy:
     Attributes:
         sampling_type: one of `SAMPLING_TYPES`.
         required_outputs: names of the model outputs that the policy reads.
+        output_shapes: shape of each of them for one state.
+        shared_outputs: those of them that may lack the batch axis, or be one number.
+        optional_outputs: other outputs that an agent can read -> shape for one state; None for any.
         action_shape: shape of one action as it is stored.
         action_dtype: dtype of an action as it is stored.
         noise_width: number of random numbers that one action needs.
@@ -112,6 +115,9 @@ class Policy:
 
     sampling_type: str
     required_outputs: tuple[str, ...]
+    output_shapes: dict[str, tuple[int, ...]]
+    shared_outputs: tuple[str, ...] = ()
+    optional_outputs: Mapping[str, tuple[int, ...] | None] = {**dict.fromkeys(VALUE_OUTPUTS, ()), "q_values": None}
     action_shape: tuple[int, ...] = ()
     action_dtype: np.dtype[Any] = np.dtype(np.int64)
     noise_width: int
@@ -183,23 +189,9 @@ class Policy:
         """Actions as the environment takes them: those of a Box are clipped to its bounds, others are unchanged."""
         return actions
 
-    def check_outputs(self, outputs: Outputs, rows: int) -> None:
-        """Checks the outputs for `rows` states in full. It serves a model's first call; it is too slow for each step.
-
-        Raises:
-            ModelError: an output is missing, has a wrong shape, or holds NaN or infinity.
-        """
-        missing = [name for name in self.required_outputs if name not in outputs]
-        if missing:
-            raise ModelError(
-                f"model output: expected {_listed(self.required_outputs)} for {self.sampling_type!r}, "
-                f"got {_listed(outputs)}"
-            )
-        self._check_shapes(outputs, rows)
+    def check_values(self, outputs: Outputs) -> None:
+        """Raises ModelError if a required output holds NaN, infinity, or a number that the policy cannot use."""
         check_finite(outputs, self.required_outputs)
-
-    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
-        raise NotImplementedError
 
     def _settings_changed(self) -> None:
         """Recomputes the values that sampling derives from epsilon and temperature."""
@@ -213,6 +205,8 @@ class _DiscretePolicy(Policy):
         self.start = int(space.start)
         self.noise_width = self.actions
         self._output = self.required_outputs[0]
+        self.output_shapes = {self._output: (self.actions,)}
+        self.optional_outputs = {**self.optional_outputs, "q_values": (self.actions,)}
 
     def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
         return rng.gumbel(size=(rows, self.actions))
@@ -220,9 +214,6 @@ class _DiscretePolicy(Policy):
     def greedy(self, outputs: Outputs) -> NDArray[Any]:
         best: NDArray[np.int64] = outputs[self._output].argmax(1)
         return best + self.start if self.start else best
-
-    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
-        _expect_shape(self._output, outputs[self._output], (rows, self.actions))
 
 
 class _EpsilonGreedy(_DiscretePolicy):
@@ -318,6 +309,7 @@ class _MultiCategorical(Policy):
         self.start = np.ravel(space.start).astype(space.dtype)
         self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
         self.noise_width = stops[-1]
+        self.output_shapes = {"policy": (self.noise_width,)}
 
     def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
         return rng.gumbel(size=(rows, self.noise_width))
@@ -341,9 +333,6 @@ class _MultiCategorical(Policy):
         actions += self.start
         return actions.reshape(-1, *self.action_shape)
 
-    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
-        _expect_shape("policy", outputs["policy"], (rows, self.noise_width))
-
 
 class _Bernoulli(Policy):
     """`discrete_policy` on a MultiBinary: `policy` [env, *shape] holds the logit of each 1."""
@@ -354,6 +343,7 @@ class _Bernoulli(Policy):
     def __init__(self, space: spaces.MultiBinary) -> None:
         self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
         self.noise_width = math.prod(self.action_shape)
+        self.output_shapes = {"policy": self.action_shape}
 
     def noise(self, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
         return rng.logistic(size=(rows, self.noise_width))
@@ -373,9 +363,6 @@ class _Bernoulli(Policy):
     def _stored(self, actions: NDArray[np.bool_]) -> NDArray[Any]:
         return actions.astype(self.action_dtype).reshape(-1, *self.action_shape)
 
-    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
-        _expect_size("policy", outputs["policy"], rows, self.action_shape)
-
 
 class _DiagonalNormal(Policy):
     """`continuous_normal_diagonal` on a Box: a ~ Normal(mu, sigma²), independently in each dimension.
@@ -387,6 +374,7 @@ class _DiagonalNormal(Policy):
 
     sampling_type = "continuous_normal_diagonal"
     required_outputs = _REQUIRED[sampling_type]
+    shared_outputs = ("sigma",)
     draws_doubles = False
 
     def __init__(self, space: spaces.Box) -> None:
@@ -397,6 +385,7 @@ class _DiagonalNormal(Policy):
             )
         self.action_shape, self.action_dtype = tuple(space.shape), np.dtype(space.dtype)
         self.noise_width = math.prod(self.action_shape)
+        self.output_shapes = dict.fromkeys(self.required_outputs, self.action_shape)
         self._low, self._high = space.low, space.high
         self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
 
@@ -424,18 +413,12 @@ class _DiagonalNormal(Policy):
 
     def _mu_sigma(self, outputs: Outputs) -> tuple[NDArray[Any], NDArray[Any]]:
         mu, sigma = outputs["mu"].reshape(-1, self.noise_width), outputs["sigma"]
-        return mu, sigma.reshape(mu.shape if sigma.size == mu.size else -1)
+        return mu, sigma.reshape(mu.shape) if sigma.size == mu.size else sigma
 
-    def _check_shapes(self, outputs: Outputs, rows: int) -> None:
-        _expect_size("mu", outputs["mu"], rows, self.action_shape)
-        sigma = outputs["sigma"]
-        if sigma.size not in (1, self.noise_width, rows * self.noise_width):
-            raise ModelError(
-                f"model output 'sigma': expected shape [{rows}, {self.noise_width}], [{self.noise_width}] or "
-                f"one number, got {list(sigma.shape)}"
-            )
-        if not sigma.min() > 0:
-            raise ModelError(f"model output 'sigma': expected numbers > 0, got {sigma.min()}")
+    def check_values(self, outputs: Outputs) -> None:
+        super().check_values(outputs)
+        if not outputs["sigma"].min() > 0:
+            raise ModelError(f"model output 'sigma': expected numbers > 0, got {outputs['sigma'].min()}")
 
 
 def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
@@ -461,16 +444,6 @@ def _chosen_log_softmax(logits: NDArray[np.float64], chosen: NDArray[Any]) -> ND
     return picked
 
 
-def _expect_shape(name: str, got: NDArray[Any], expected: tuple[int, ...]) -> None:
-    if got.shape != expected:
-        raise ModelError(f"model output {name!r}: expected shape {list(expected)}, got {list(got.shape)}")
-
-
-def _expect_size(name: str, got: NDArray[Any], rows: int, shape: tuple[int, ...]) -> None:
-    flat = (rows, math.prod(shape))
-    if got.shape not in (flat, (rows, *shape)) and not (flat[1] == 1 and got.shape == (rows,)):
-        raise ModelError(f"model output {name!r}: expected shape {[rows, *shape]}, got {list(got.shape)}")
-
-
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names in quotes and in order, for messages."""
     return ", ".join(repr(name) for name in sorted(names)) or "nothing"

@@ -334,9 +334,7 @@ def test_models_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match=r"DQNLearner: expected a Discrete action space, got Box"):
         learner_of(box)
     two = Agent(build_model(TwoHeads, {}, None, BOX), BOX, THREE, "discrete_policy")
-    with pytest.raises(
-        ModelError, match=r"expected 'q_values' of shape \['n', 3\], one for each action, got \['n', 2\]"
-    ):
+    with pytest.raises(ModelError, match=r"DQNLearner: .* 'q_values': expected shape \[1, 3\], got \[1, 2\]"):
         learner_of(two)
     table = Agent(models.Table(6, 2), spaces.Discrete(6), spaces.Discrete(2))
     with pytest.raises(ModelError, match="expected a Keras model to train, got Table"):

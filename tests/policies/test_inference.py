@@ -21,6 +21,7 @@ from really.agents.models import ModelBuilder, build_model
 from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.inference import load
+from really.policies.outputs import OutputForms
 from tests import models
 
 BOX = spaces.Box(-np.inf, np.inf, (4,))
@@ -119,7 +120,8 @@ def test_python_side_effects_happen_in_each_call_in_the_runner():
 def test_a_table_for_one_state_at_a_time_returns_a_batch():
     space = spaces.Discrete(6)
     table = models.Table()
-    exported = export(table, space, 3, ModelBuilder(models.Table, {}, False, space))
+    forms = OutputForms({"q_values": (2,)}, frozenset(), True, {})
+    exported = export(table, space, 3, ModelBuilder(models.Table, {}, False, space), False, forms, ["q_values"])
     forward = load(exported, 3)
     forward.set_weights([np.arange(12, dtype=np.float32).reshape(6, 2)])
     got = forward([np.array([4, 0, 5])])["q_values"]
