@@ -21,7 +21,7 @@ from record cimport round_up
 
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about
-    NUM_SPARE = 2  # released blocks that are kept for reuse
+    NUM_SPARE = 2  # released blocks that are kept for reuse, or as many as the last put added
     PAGE = 4096
     TABLE_HEAD = 64  # bytes before the indices in a file's table
     AHEAD = 512  # bytes by which a frame is prefetched ahead of its copy
@@ -51,8 +51,9 @@ cdef struct FrameStore:
     int64_t* num_rows  # [num_blocks], number of rows held whose oldest frame is in the block
     int64_t next  # number of the next frame
     int64_t oldest_block
-    FrameBlock spare[NUM_SPARE]
-    int num_spare
+    FrameBlock* spare  # [num_blocks]
+    int64_t num_spare
+    int64_t num_added  # blocks that this put has added
     const char* pending  # contiguous frames of a put that have numbers but are not copied yet
     int64_t num_pending
     FrameFile* file  # NULL if frames are in memory
@@ -70,7 +71,8 @@ cdef inline bint init_store(FrameStore* store, int64_t capacity, int64_t max_fra
         store.num_blocks *= 2
     store.blocks = <FrameBlock*>zeroed_new(store.num_blocks * sizeof(FrameBlock))
     store.num_rows = <int64_t*>zeroed_new(store.num_blocks * sizeof(int64_t))
-    return store.blocks != NULL and store.num_rows != NULL
+    store.spare = <FrameBlock*>zeroed_new(store.num_blocks * sizeof(FrameBlock))
+    return store.blocks != NULL and store.num_rows != NULL and store.spare != NULL
 
 
 cdef inline void* zeroed_new(size_t nbytes) noexcept nogil:
@@ -92,6 +94,7 @@ cdef inline void free_store(FrameStore* store) noexcept nogil:
         really_aligned_free(store.file)
     really_aligned_free(store.blocks)
     really_aligned_free(store.num_rows)
+    really_aligned_free(store.spare)
 
 
 cdef inline int64_t table_index(const FrameStore* store, int64_t number) noexcept nogil:
@@ -165,6 +168,7 @@ cdef inline bint add_block(FrameStore* store, int64_t entry) noexcept nogil:
         )
     if block.data != NULL and store.file != NULL:
         store.file.table[entry] = block.index + 1
+    store.num_added += block.data != NULL
     return block.data != NULL
 
 
@@ -187,15 +191,28 @@ cdef inline void release_frame_block(FrameStore* store, int64_t block) noexcept 
     cdef FrameBlock* entry = &store.blocks[block & (store.num_blocks - 1)]
     if entry.data == NULL:
         return
-    if store.num_spare < NUM_SPARE:
+    if store.num_spare < store.num_blocks:
         store.spare[store.num_spare] = entry[0]
         store.num_spare += 1
     else:
-        really_pages_release(entry.data, store.block_nbytes)
-        if store.file != NULL:
-            store.file.free[store.file.num_free] = entry.index
-            store.file.num_free += 1
+        give_back(store, entry)
     entry.data = NULL
+
+
+cdef inline void give_back(FrameStore* store, const FrameBlock* block) noexcept nogil:
+    """Returns the memory of a block to the system, or its place in the file to the free ones."""
+    really_pages_release(block.data, store.block_nbytes)
+    if store.file != NULL:
+        store.file.free[store.file.num_free] = block.index
+        store.file.num_free += 1
+
+
+cdef inline void trim_spare_blocks(FrameStore* store) noexcept nogil:
+    """Keeps as many spare blocks as the next put is likely to add."""
+    while store.num_spare > max(store.num_added, <int64_t>NUM_SPARE):
+        store.num_spare -= 1
+        give_back(store, &store.spare[store.num_spare])
+    store.num_added = 0
 
 
 cdef inline int64_t oldest_needed_block(const FrameStore* store) noexcept nogil:
@@ -212,6 +229,7 @@ cdef inline void release_unneeded_blocks(FrameStore* store) noexcept nogil:
     for block in range(store.oldest_block, needed):
         release_frame_block(store, block)
     store.oldest_block = needed
+    trim_spare_blocks(store)
 
 
 cdef inline int64_t num_blocks_needed(const FrameStore* store) noexcept nogil:
@@ -226,6 +244,7 @@ cdef inline void forget_frames_from(FrameStore* store, int64_t number) noexcept 
     for block in range((number + size - 1) >> store.shift, end):
         release_frame_block(store, block)
     store.next = number
+    trim_spare_blocks(store)
 
 
 cdef inline void release_all_blocks(FrameStore* store) noexcept nogil:
@@ -258,7 +277,7 @@ cdef inline bint attach_file(
     if file == NULL:
         return False
     store.file = file
-    file.free = <uint32_t*>zeroed_new((store.num_blocks + NUM_SPARE + num_indices) * sizeof(uint32_t))
+    file.free = <uint32_t*>zeroed_new((2 * store.num_blocks + num_indices) * sizeof(uint32_t))
     file.descriptor, file.writable, file.huge, file.num_indices = descriptor, writable, huge, num_indices
     file.next = <int64_t*>table
     file.table = <uint32_t*>(table + TABLE_HEAD)

@@ -28,6 +28,19 @@ from interleave cimport (
     really_interleave4,
     deinterleave,
 )
+from share_rate cimport (
+    SEARCH_ALL,
+    SEARCH_NONE,
+    SEARCH_ROW,
+    ShareRate,
+    count_searched,
+    count_stored,
+    init_share_rate,
+    is_probed,
+    probe,
+    rows_alike,
+    sample_hash,
+)
 from memory cimport really_aligned_free, really_stack_continues, really_prefetch_l1, really_equal, really_stream_fence
 
 cdef enum:
@@ -35,6 +48,7 @@ cdef enum:
     NUM_RECENT = 256  # greatest distance between two rows of a trajectory if trajectories are interleaved
     NUM_LAGS = 2  # one within a put, one to the previous put
     NUM_OPEN = 512  # open trajectories whose last row is further back
+    UNSEARCHED = 64  # rows that are stored without a search at once, one column after the other
 
 cdef struct Stack:  # addresses of the frames of one row
     const char* frames[MAX_STACK]
@@ -42,7 +56,6 @@ cdef struct Stack:  # addresses of the frames of one row
 cdef struct TrajectoryTail:  # the last stack of a trajectory, which its next row continues
     int64_t row  # counted from 1; 0 if there is none
     int64_t put  # the put that brought it
-    uint64_t hash  # of the newest frame; 0 until it is needed
     bint is_open  # no later row has continued it
     int64_t numbers[MAX_STACK]
     bint in_place  # until the end of that put, `stack` has the frames' addresses
@@ -67,7 +80,11 @@ cdef struct Sharing:  # one store, the columns that share its frames, and the ta
     int64_t num_unmatched  # rows of this put that continue no other
     TrajectoryTail* recent  # [NUM_RECENT], row r at r % NUM_RECENT
     TrajectoryTail* open_tails  # [NUM_OPEN], a ring
+    uint64_t* recent_hashes  # [NUM_RECENT], of the tails' newest frames; 0 if it was not needed so far
+    uint64_t* open_hashes  # [NUM_OPEN], likewise
+    int64_t hashed  # rows before this one have hashes if their tails are open
     int64_t num_opened  # tails that were ever put into `open_tails`
+    ShareRate rate
     char* scratch  # [2, stack] frames, for de-interleaved rows
 
 cdef struct StackColumn:  # rows of a put: whole rows, or with `indices` frames
@@ -85,10 +102,13 @@ cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_sl
     sharing.row = sharing.lags[0] = sharing.lags[1] = 1
     sharing.recent = <TrajectoryTail*>zeroed_new(NUM_RECENT * sizeof(TrajectoryTail))
     sharing.open_tails = <TrajectoryTail*>zeroed_new(NUM_OPEN * sizeof(TrajectoryTail))
+    sharing.recent_hashes = <uint64_t*>zeroed_new((NUM_RECENT + NUM_OPEN) * sizeof(uint64_t))
+    sharing.open_hashes = sharing.recent_hashes + NUM_RECENT
+    init_share_rate(&sharing.rate)
     sharing.scratch = <char*>zeroed_new(2 * sharing.stack * sharing.store.nbytes)
     return (
         init_store(&sharing.store, capacity, max_frames) and sharing.recent != NULL and sharing.open_tails != NULL
-        and sharing.scratch != NULL
+        and sharing.recent_hashes != NULL and sharing.scratch != NULL
     )
 
 
@@ -96,6 +116,7 @@ cdef inline void free_sharing(Sharing* sharing) noexcept nogil:
     free_store(&sharing.store)
     really_aligned_free(sharing.recent)
     really_aligned_free(sharing.open_tails)
+    really_aligned_free(sharing.recent_hashes)
     really_aligned_free(sharing.scratch)
 
 
@@ -104,6 +125,7 @@ cdef inline void undo_put(Sharing* sharing) noexcept nogil:
     forget_frames_from(&sharing.store, sharing.start)
     memset(sharing.recent, 0, NUM_RECENT * sizeof(TrajectoryTail))
     memset(sharing.open_tails, 0, NUM_OPEN * sizeof(TrajectoryTail))
+    memset(sharing.recent_hashes, 0, (NUM_RECENT + NUM_OPEN) * sizeof(uint64_t))
 
 
 cdef inline bint store_rows(
@@ -114,10 +136,8 @@ cdef inline bint store_rows(
     Writes the numbers of each row's frames to `numbers[column]` [num_rows, stack], and that of its oldest frame to
     `oldest`. Returns False if there is no memory for more frames; then call `undo_put`.
     """
-    cdef int64_t i
-    cdef int c
-    cdef int64_t found[2][MAX_STACK]
-    cdef uint32_t* out[2]
+    cdef int64_t num, i = 0
+    cdef bint whole = columns[0].indices == NULL and columns[sharing.num_columns - 1].indices == NULL
     sharing.put += 1
     sharing.start = sharing.store.next
     sharing.by_address = columns[0].indices != NULL
@@ -125,15 +145,81 @@ cdef inline bint store_rows(
         columns[0].indices != NULL and columns[sharing.num_columns - 1].indices != NULL
     )
     sharing.num_unmatched = 0
-    for i in range(num_rows):
-        for c in range(sharing.num_columns):
-            out[c] = numbers[c] + i * sharing.stack
-        if not store_row(sharing, columns, first + i, found):
+    while i < num_rows:
+        num = 1
+        if whole and sharing.rate.effort == SEARCH_NONE:
+            num = min(min(num_rows - i, <int64_t>UNSEARCHED), rows_alike(&sharing.rate))
+            if not store_unsearched(sharing, columns, first + i, num, numbers, i, oldest):
+                return False
+        elif not store_searched(sharing, columns, first + i, numbers, i, oldest):
             return False
-        oldest[i] = write_numbers(sharing, found, out)
+        i += num
     flush_pending(&sharing.store)
     really_stream_fence()
     return True
+
+
+cdef inline bint store_searched(
+    Sharing* sharing, const StackColumn* columns, int64_t row, uint32_t** numbers, int64_t i, uint32_t* oldest
+) noexcept nogil:
+    """Finds or stores the frames of row `row` of a put, which is row `i` of the numbers."""
+    cdef int64_t found[2][MAX_STACK]
+    cdef uint32_t* out[2]
+    cdef int c
+    for c in range(sharing.num_columns):
+        out[c] = numbers[c] + i * sharing.stack
+    if not store_row(sharing, columns, row, found):
+        return False
+    oldest[i] = write_numbers(sharing, found, out)
+    return True
+
+
+cdef inline bint store_unsearched(
+    Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num, uint32_t** numbers, int64_t i,
+    uint32_t* oldest,
+) noexcept nogil:
+    """Stores all frames of `num` whole rows, one column after the other, so that contiguous rows are one copy."""
+    cdef int64_t k, number
+    cdef int c, j
+    cdef const char* frames
+    if is_probed(&sharing.rate):
+        for k in range(num):
+            probe_row(sharing, columns, row + k)
+    for c in range(sharing.num_columns):
+        for k in range(num):
+            frames = columns[c].data + (row + k) * columns[c].stride
+            if sharing.outer != 1:
+                deinterleave(sharing.scratch, frames, sharing.stack, sharing.outer, sharing.inner)
+                frames = sharing.scratch
+            for j in range(sharing.stack):
+                number = store_frame(&sharing.store, frames + j * sharing.store.nbytes, sharing.in_place)
+                if number < 0:
+                    return False
+                numbers[c][(i + k) * sharing.stack + j] = <uint32_t>number
+    for k in range(num):
+        oldest[i + k] = numbers[0][(i + k) * sharing.stack]
+    sharing.num_unmatched += num
+    sharing.row += num
+    count_stored(&sharing.rate, num)
+    return True
+
+
+cdef inline void probe_row(Sharing* sharing, const StackColumn* columns, int64_t row) noexcept nogil:
+    """Looks for the row's frame that would be the newest of an earlier row, and keeps the hash of its newest."""
+    cdef int stack = sharing.stack, last = sharing.num_columns - 1
+    cdef const char* data = columns[0].data + row * columns[0].stride
+    cdef const char* after = columns[last].data + row * columns[last].stride
+    cdef uint64_t newest = sample_hash(after, sharing.store.nbytes, stack - 1, stack, sharing.inner)
+    cdef uint64_t before
+    if last == 0 and stack == 1:
+        return
+    before = sample_hash(data, sharing.store.nbytes, stack - 1 if last == 1 else stack - 2, stack, sharing.inner)
+    probe(&sharing.rate, before, newest)
+    if last == 1 and sharing.rate.effort == SEARCH_NONE:
+        # The row may share frames with itself.
+        sharing.rate.num_continued += before == sample_hash(
+            after, sharing.store.nbytes, max(stack - 2, 0), stack, sharing.inner
+        )
 
 
 cdef inline uint32_t write_numbers(const Sharing* sharing, int64_t[MAX_STACK]* found, uint32_t** out) noexcept nogil:
@@ -155,9 +241,13 @@ cdef inline bint store_row(
     cdef int j, last = sharing.num_columns - 1
     cdef TrajectoryTail* tail = next_tail(sharing)
     cdef const char* data = NULL
+    cdef int64_t num_unmatched = sharing.num_unmatched, start = sharing.store.next
+    cdef bint pauses = sharing.rate.effort != SEARCH_ALL
     if columns[0].indices == NULL and columns[last].indices == NULL:
         data = columns[last].data + row * columns[last].stride
-    if data == NULL or not match_fast_path(sharing, columns, row, numbers):
+    if data != NULL and pauses and is_probed(&sharing.rate):
+        probe_row(sharing, columns, row)
+    if data == NULL or pauses or not match_fast_path(sharing, columns, row, numbers):
         locate_stacks(sharing, columns, row, stacks)
         if not store_first_column(sharing, &stacks[0], numbers[0]):
             return False
@@ -168,9 +258,16 @@ cdef inline bint store_row(
         locate_stack(sharing, data, &tail.stack)
     for j in range(sharing.stack):
         tail.numbers[j] = numbers[last][j]
-    tail.row, tail.put, tail.hash, tail.is_open = sharing.row, sharing.put, 0, True
+    tail.row, tail.put, tail.is_open = sharing.row, sharing.put, not pauses or data == NULL
     tail.in_place, tail.data = sharing.in_place, data
     sharing.row += 1
+    if data != NULL and pauses:
+        count_stored(&sharing.rate, 1)
+    elif data != NULL:
+        count_searched(
+            &sharing.rate, num_unmatched == sharing.num_unmatched,
+            sharing.store.next - start < sharing.stack * sharing.num_columns,
+        )
     return True
 
 
@@ -304,18 +401,21 @@ cdef inline void locate_stacks(
 cdef inline TrajectoryTail* next_tail(Sharing* sharing) noexcept nogil:
     """The entry of the next row's tail. If the tail in it is still open, that moves to `open_tails`."""
     cdef TrajectoryTail* tail = &sharing.recent[sharing.row % NUM_RECENT]
+    cdef uint64_t* hash = &sharing.recent_hashes[sharing.row % NUM_RECENT]
     if tail.is_open:
-        tail_hash(sharing, tail)
+        sharing.open_hashes[sharing.num_opened % NUM_OPEN] = hash[0] if hash[0] != 0 else tail_hash(sharing, tail)
         sharing.open_tails[sharing.num_opened % NUM_OPEN] = tail[0]
         sharing.num_opened += 1
     tail.is_open = False
+    hash[0] = 0
     return tail
 
 
 cdef inline bint store_first_column(Sharing* sharing, const Stack* stack, int64_t* numbers) noexcept nogil:
     """Finds or stores the first column's frames: it equals the tail's stack, or as the only column continues it."""
     cdef int j, start = 0, shift = sharing.num_columns == 1
-    cdef TrajectoryTail* tail = find_tail(sharing, stack)
+    cdef bint searches = sharing.by_address or sharing.rate.effort == SEARCH_ALL
+    cdef TrajectoryTail* tail = find_tail(sharing, stack) if searches else NULL
     if tail != NULL:
         tail.is_open = False
         for j in range(sharing.stack - shift):
@@ -371,7 +471,7 @@ cdef inline bint is_same(const Sharing* sharing, const char* frame, const char* 
 cdef inline TrajectoryTail* find_tail(Sharing* sharing, const Stack* stack) noexcept nogil:
     """The tail that the row continues, or NULL."""
     cdef TrajectoryTail* tail
-    cdef int64_t i, num
+    cdef int64_t i, num, slot
     cdef int at = sharing.stack - (1 if sharing.num_columns == 2 else 2)  # the row's frame that is the tail's newest
     if at < 0:
         return NULL
@@ -381,19 +481,33 @@ cdef inline TrajectoryTail* find_tail(Sharing* sharing, const Stack* stack) noex
             promote_lag(sharing, sharing.lags[i])
             return tail
     cdef uint64_t hash = hash_frame(stack.frames[at], sharing.store.nbytes)
+    hash_recent_tails(sharing)
     num = min(sharing.row, <int64_t>NUM_RECENT) - 1
     for i in range(1, num + 1):
-        tail = &sharing.recent[(sharing.row - i) % NUM_RECENT]
-        if tail.is_open and tail_hash(sharing, tail) == hash and continues_tail(sharing, tail, stack):
+        slot = (sharing.row - i) % NUM_RECENT
+        tail = &sharing.recent[slot]
+        if sharing.recent_hashes[slot] == hash and tail.is_open and continues_tail(sharing, tail, stack):
             promote_lag(sharing, i)
             return tail
     num = min(sharing.num_opened, <int64_t>NUM_OPEN)
     for i in range(1, num + 1):
-        tail = &sharing.open_tails[(sharing.num_opened - i) % NUM_OPEN]
-        if tail.is_open and tail.hash == hash and continues_tail(sharing, tail, stack):
+        slot = (sharing.num_opened - i) % NUM_OPEN
+        tail = &sharing.open_tails[slot]
+        if sharing.open_hashes[slot] == hash and tail.is_open and continues_tail(sharing, tail, stack):
             promote_lag(sharing, 1)
             return tail
     return NULL
+
+
+cdef inline void hash_recent_tails(Sharing* sharing) noexcept nogil:
+    """Computes the hashes of the open tails that were added since the last call."""
+    cdef int64_t row
+    cdef TrajectoryTail* tail
+    for row in range(max(sharing.hashed, sharing.row - NUM_RECENT + 1), sharing.row):
+        tail = &sharing.recent[row % NUM_RECENT]
+        if tail.is_open and tail.row == row:
+            sharing.recent_hashes[row % NUM_RECENT] = tail_hash(sharing, tail)
+    sharing.hashed = sharing.row
 
 
 cdef inline TrajectoryTail* tail_at_lag(const Sharing* sharing, int64_t lag) noexcept nogil:
@@ -453,10 +567,11 @@ cdef inline const char* tail_frame(const Sharing* sharing, const TrajectoryTail*
     return frame_at(&sharing.store, tail.numbers[j])
 
 
-cdef inline uint64_t tail_hash(const Sharing* sharing, TrajectoryTail* tail) noexcept nogil:
-    if tail.hash == 0 and is_reachable(sharing, tail):
-        tail.hash = hash_frame(tail_frame(sharing, tail, sharing.stack - 1), sharing.store.nbytes)
-    return tail.hash
+cdef inline uint64_t tail_hash(Sharing* sharing, const TrajectoryTail* tail) noexcept nogil:
+    """The hash of the tail's newest frame; 0 if the store does not have all of its frames any more."""
+    if not is_reachable(sharing, tail):
+        return 0
+    return hash_frame(tail_frame(sharing, tail, sharing.stack - 1), sharing.store.nbytes)
 
 
 cdef inline uint64_t hash_frame(const char* frame, Py_ssize_t nbytes) noexcept nogil:
