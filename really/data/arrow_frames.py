@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from really.data.frames import FrameColumn, Sharing, frame_shape, keys_by_frames
-from really.data.schema import Spec, dtype_from_json
+from really.data.schema import Spec, dtype_from_json, dtype_to_json
 from really.errors import InvalidValueError
 
 FRAMES = b"really.frames"
@@ -72,7 +72,7 @@ def columns_of(batch: pa.RecordBatch) -> dict[str, FrameColumn]:
 
 def _fields(keys: Sequence[str], dtype: np.dtype[Any], frame: tuple[int, ...], stack: int, axis: int) -> list[pa.Field]:
     column = PREFIX + keys[0]
-    kind = np.lib.format.dtype_to_descr(dtype)
+    kind = dtype_to_json(dtype)
     about = {FRAMES: json.dumps({"column": column, "axis": axis, "dtype": kind, "shape": frame})}
     nbytes = dtype.itemsize * math.prod(frame)
     return [

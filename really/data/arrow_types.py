@@ -5,7 +5,7 @@
 | bool, integers, float16, 32, 64 | the type of the same name |
 | datetime64, timedelta64 in s, ms, us, ns | timestamp, duration (NaT is the smallest integer, not a null) |
 | complex64, complex128 | struct of re and im |
-| other dtypes of fixed width (text, bytes, long double, structured) | fixed_size_binary of its bytes |
+| others of fixed width (text, bytes, long double, structured, ml_dtypes) | fixed_size_binary of its bytes |
 | with a shape | fixed-shape tensor of the type; complex: struct of two tensors; bytes: those of the row |
 | of no bytes (an axis of length 0) | null |
 
@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from really.data import arrow_columns
-from really.data.schema import Spec, dtype_from_json
+from really.data.schema import Spec, dtype_from_json, dtype_to_json, is_extension
 from really.errors import InvalidValueError, one_of
 
 DTYPE, SHAPE = b"really.dtype", b"really.shape"
@@ -47,7 +47,7 @@ def schema_of(spec: Spec, float16: str = "float16", metadata: Mapping[str, str] 
         raise InvalidValueError(one_of("float16", float16, FLOAT16))
     fields = []
     for key, (dtype, shape) in spec.items():
-        about = {DTYPE: json.dumps(np.lib.format.dtype_to_descr(dtype)), SHAPE: json.dumps(shape)}
+        about = {DTYPE: json.dumps(dtype_to_json(dtype)), SHAPE: json.dumps(shape)}
         written = np.dtype(float16) if dtype == np.float16 else dtype
         kind = _type_of(written, shape)
         fields.append(pa.field(key, kind, nullable=pa.types.is_null(kind), metadata=about))
@@ -96,6 +96,8 @@ def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> pa.DataType:
 
 
 def _is_arrow(dtype: np.dtype[Any]) -> bool:
+    if is_extension(dtype):
+        return False
     if dtype.kind in "mM":
         return np.datetime_data(dtype) in {(unit, 1) for unit in TIME_UNITS}
     return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
 
+EXTENSION = "ml_dtypes."
 MAX_AXES = 60
 """Most axes of a row. A NumPy array has at most 64, and a batch has up to two axes before those of a row."""
 
@@ -48,13 +50,20 @@ def canonical(key: str) -> str:
 
 
 def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
-    """The dtype in native byte order. Raises InvalidTypeError if it has no fixed width."""
+    """The dtype in native byte order.
+
+    Raises InvalidTypeError if it has no fixed width, or is neither a dtype of NumPy nor one of ml_dtypes (such as
+    bfloat16), which alone have a name in files.
+    """
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
         raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, got {dtype!r}") from error
     if found.hasobject or found.itemsize == 0:
         raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, got {found}")
+    if (is_extension(found.base) and not _is_named(found.base)) or any(map(is_extension, _fields(found))):
+        expected = "a dtype of NumPy, or one of ml_dtypes in native byte order and no field"
+        raise InvalidTypeError(f"key {key!r}: expected {expected}, got {found}")
     return found if found.isnative else found.newbyteorder("=")
 
 
@@ -64,9 +73,39 @@ def check_axes(what: str, key: str, shape: tuple[int, ...]) -> None:
         raise InvalidValueError(f"{what}: key {key!r}: expected rows of up to {MAX_AXES} axes, got {len(shape)}")
 
 
+def is_extension(dtype: np.dtype[Any]) -> bool:
+    """Whether another package has added the dtype to NumPy, as ml_dtypes adds bfloat16. NumPy's own files lose it."""
+    return dtype.isbuiltin == 2
+
+
+def dtype_to_json(dtype: np.dtype[Any]) -> Any:
+    """A description of the dtype for JSON: its name if it is one of ml_dtypes, else that of NumPy's own files."""
+    return EXTENSION + dtype.name if _is_named(dtype) else np.lib.format.dtype_to_descr(dtype)
+
+
 def dtype_from_json(description: Any) -> np.dtype[Any]:
-    """The dtype that `numpy.lib.format.dtype_to_descr` described. JSON has turned its tuples into lists."""
-    return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(description)))
+    """The dtype that `dtype_to_json` described. JSON has turned its tuples into lists.
+
+    Raises InvalidValueError if it is one of ml_dtypes, which is not installed or does not have it.
+    """
+    if not (isinstance(description, str) and description.startswith(EXTENSION)):
+        return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(description)))
+    try:
+        found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), description[len(EXTENSION) :]))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InvalidValueError(f"dtype: expected ml_dtypes to have {description!r}, but {error}") from error
+    return found
+
+
+def _is_named(dtype: np.dtype[Any]) -> bool:
+    return is_extension(dtype) and f"{dtype.type.__module__}." == EXTENSION and dtype.isnative
+
+
+def _fields(dtype: np.dtype[Any]) -> Iterator[np.dtype[Any]]:
+    """The dtypes of all fields of a structured dtype, nested ones included."""
+    for part, *_ in (dtype.base.fields or {}).values():
+        yield part.base
+        yield from _fields(part)
 
 
 def _with_tuples(description: Any) -> Any:

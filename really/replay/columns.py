@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
-from really.data.schema import ColumnSpec, Spec, canonical, check_axes, normal_dtype
+from really.data.schema import ColumnSpec, Spec, canonical, check_axes, is_extension, normal_dtype
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 if TYPE_CHECKING:
@@ -194,9 +194,11 @@ def _fit(key: str, value: Value, dtype: np.dtype[Any], shape: tuple[int, ...]) -
 
 def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     whole = plain and array.dtype.kind in "iu" and dtype.kind in "iu"
-    rule: Literal["safe", "same_kind"] = "safe" if dtype.kind in "SUV" or array.dtype.kind in "SUV" else "same_kind"
+    # NumPy reports no overflow of ml_dtypes, and calls any number a kind of them.
+    is_exact = any(part.kind in "SUV" or is_extension(part) for part in (dtype, array.dtype))
+    rule: Literal["safe", "same_kind"] = "safe" if is_exact else "same_kind"
     if not whole and not np.can_cast(array.dtype, dtype, rule):
-        raise InvalidTypeError(f"put: key {key!r}: expected {dtype} or what casts to it, got {array.dtype}")
+        raise _another_dtype(key, dtype, array)
     if array.size and array.dtype.kind in "iu" and dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         low, high = int(array.min()), int(array.max())
@@ -208,6 +210,8 @@ def _cast(key: str, plain: bool, array: NDArray[Any], dtype: np.dtype[Any]) -> N
             cast = array.astype(dtype)
     except FloatingPointError as error:
         raise _beyond(key, dtype, array) from error
+    except ValueError as error:  # NumPy has no such cast, although it says that it is safe
+        raise _another_dtype(key, dtype, array) from error
     if dtype.kind in "mM" and not _is_same_time(cast, array):
         raise _beyond(key, dtype, array)
     return cast
@@ -220,6 +224,10 @@ def _is_same_time(cast: NDArray[Any], array: NDArray[Any]) -> bool:
     if array.dtype.kind not in "mM" or not np.can_cast(array.dtype, cast.dtype, "safe"):
         return True
     return bool(np.array_equal(cast.astype(array.dtype).view(np.int64), array.view(np.int64)))
+
+
+def _another_dtype(key: str, dtype: np.dtype[Any], array: NDArray[Any]) -> InvalidTypeError:
+    return InvalidTypeError(f"put: key {key!r}: expected {dtype} or what casts to it, got {array.dtype}")
 
 
 def _beyond(key: str, dtype: np.dtype[Any], array: NDArray[Any]) -> InvalidValueError:

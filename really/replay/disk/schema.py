@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from really._utils.atomic_files import sync_folder
 from really.data.frames import Sharing, field_nbytes, frame_nbytes
-from really.data.schema import ColumnSpec, Spec, dtype_from_json
+from really.data.schema import ColumnSpec, Spec, dtype_from_json, dtype_to_json
 from really.errors import FileError, InvalidValueError
 from really.replay._ring import row_stride
 from really.replay.options import BufferOptions
@@ -77,7 +75,7 @@ class FolderSchema(NamedTuple):
     def to_json(self, offsets: list[int]) -> dict[str, Any]:
         """All of it as JSON has it: lists in place of tuples."""
         columns = [
-            {"key": key, "dtype": np.lib.format.dtype_to_descr(dtype), "shape": list(shape), "offset": offset}
+            {"key": key, "dtype": dtype_to_json(dtype), "shape": list(shape), "offset": offset}
             for (key, (dtype, shape)), offset in zip(self.spec.items(), offsets, strict=True)
         ]
         names = {"capacity": self.capacity, "spare": self.spare, "stride": self.stride, "columns": columns}
