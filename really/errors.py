@@ -51,6 +51,10 @@ class FileError(ReallyError, OSError):
     """The system cannot read or write a file: no space, no permission, no such folder."""
 
 
+class InvalidFileError(FileError, InvalidValueError):
+    """A file is not what its format allows: cut short, damaged, crafted, of another format or version."""
+
+
 class DiskFullError(FileError):
     """The disk has no room for the data. None of it was written."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from really._utils.checks import checked_path
+from really._utils.input_files import first_bytes, kind_of
 from really.errors import FileError, InvalidValueError
 
 PARTIAL = ".partial"
@@ -74,8 +75,7 @@ def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -
 def starts_with(path: str | PathLike[str], magic: bytes) -> bool:
     """Whether there is a file that starts with `magic`."""
     try:
-        with open(path, "rb") as file:
-            return file.read(len(magic)) == magic
+        return first_bytes(path, len(magic)) == magic
     except OSError:
         return False
 
@@ -87,9 +87,10 @@ def described(path: str | PathLike[str]) -> str:
         return "a folder"
     if not path.exists():
         return "nothing"
+    if not path.is_file():
+        return kind_of(path.stat().st_mode)
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
+        start = first_bytes(path, 8)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
     return f"a file that starts with {start!r}" if start else "an empty file"

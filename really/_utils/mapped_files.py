@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import DiskFullError, FileError, InvalidValueError
+from really._utils.input_files import open_regular
+from really.errors import DiskFullError, FileError, InvalidFileError
 
 STEP = 64 << 20
 """Bytes that are allocated at a time: rare enough to cost nothing, and small enough to leave disk space to others."""
@@ -27,7 +28,7 @@ class MappedFile:
     mapping ends the process (SIGBUS). The mapping lives as long as an array over it.
 
     Raises:
-        InvalidValueError: the file has another length.
+        InvalidFileError: the file has another length, or is no ordinary file.
         FileError: the system cannot open, create or map it.
     """
 
@@ -37,12 +38,15 @@ class MappedFile:
         self._handle = -1
         try:
             flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_TRUNC if new else 0)
-            self._handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._handle = open_regular(path, flags)
             if new:
                 os.ftruncate(self._handle, nbytes)
             self._check_length()
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             self._map = mmap.mmap(self._handle, nbytes, access=access)
+        except FileError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise self._failed("open and map", error) from error
@@ -110,7 +114,7 @@ class MappedFile:
     def _check_length(self) -> None:
         length = os.fstat(self._handle).st_size
         if length != self.nbytes:
-            raise InvalidValueError(f"{self.path}: expected a file of {self.nbytes:,} bytes, got {length:,}")
+            raise InvalidFileError(f"{self.path}: expected a file of {self.nbytes:,} bytes, got {length:,}")
 
     def _failed(self, what: str, error: OSError) -> FileError:
         if error.errno == errno.ENODEV:

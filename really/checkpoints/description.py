@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from really._utils import atomic_folders
-from really._utils.file_formats import array_from_json, array_to_json
-from really.errors import InvalidValueError
+from really._utils.file_formats import array_to_json, json_object, read_json
+from really._utils.input_files import reading
+from really.errors import InvalidFileError
 
 FORMAT = "really-training-1"
 STEM, META = "checkpoint", "meta.json"
 PIECE_BYTES = 4 << 20
+MOST_BYTES = 1 << 30
+"""Of a description: statistics of large observations are in it."""
 
 Description = dict[str, Any]
 
 
 def write(folder: Path, about: Description) -> None:
     """Writes the description of a folder whose other files are complete."""
-    about = {**about, "files": {file.name: _measured(file) for file in sorted(folder.iterdir())}}
+    about = {**about, "files": {file.name: measured(file) for file in sorted(folder.iterdir())}}
     text = json.dumps(about, default=array_to_json, sort_keys=True)
     meta = {"format": FORMAT, "crc32": zlib.crc32(text.encode()), "about": json.loads(text)}
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
@@ -37,44 +40,44 @@ def read(folder: Path) -> Description:
     """Reads the description of a checkpoint.
 
     Raises:
-        InvalidValueError: it is missing or damaged, or has the format of another version.
+        InvalidFileError: it is missing or damaged, or has the format of another version.
     """
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = read_json(folder / META, "the description of a checkpoint", MOST_BYTES)
         form, check, about = meta["format"], meta.get("crc32"), meta.get("about")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise _damaged(folder, META, f"the description of a checkpoint, but {error!r}") from error
     if form != FORMAT:
-        raise InvalidValueError(
+        raise InvalidFileError(
             f"{folder / META}: expected format {FORMAT!r}, got {form!r}; another version of really wrote it"
         )
     text = json.dumps(about, sort_keys=True)
     if zlib.crc32(text.encode()) != check:
         raise _damaged(folder, META, "a description as it was saved, got one that was changed since")
-    found: Description = json.loads(text, object_hook=array_from_json)
-    return found
+    with reading(folder / META, "the description of a checkpoint"):
+        return json_object(text.encode(), arrays=True)
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, int]]) -> None:
-    """Raises InvalidValueError unless every file has its length and CRC-32."""
+    """Raises InvalidFileError unless every file has its length and CRC-32."""
     for name, saved in files.items():
-        if not (folder / name).is_file():
+        if name != Path(name).name or not (folder / name).is_file():
             raise _damaged(folder, name, f"a file of {saved['bytes']:,} bytes, got nothing")
         size = (folder / name).stat().st_size
         if size != saved["bytes"]:
             raise _damaged(folder, name, f"{saved['bytes']:,} bytes, got {size:,}")
-        if _measured(folder / name) != saved:
+        if measured(folder / name) != saved:
             raise _damaged(folder, name, "bytes as they were saved, got others: the file is damaged")
 
 
-def _damaged(folder: Path, file: str, expected: str) -> InvalidValueError:
+def _damaged(folder: Path, file: str, expected: str) -> InvalidFileError:
     """The error for a damaged file. It names the checkpoint before this one, if there is one."""
     before = [other for other in atomic_folders.found(folder.parent, STEM) if other.name < folder.name]
     hint = f". The checkpoint before it is {str(before[-1])!r}" if before else ""
-    return InvalidValueError(f"{folder / file}: expected {expected}{hint}")
+    return InvalidFileError(f"{folder / file}: expected {expected}{hint}")
 
 
-def _measured(file: Path) -> dict[str, int]:
+def measured(file: Path) -> dict[str, int]:
     """Length and CRC-32 of a file."""
     check = 0
     for piece in _pieces(file):

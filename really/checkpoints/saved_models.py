@@ -1,9 +1,10 @@
 """Saved models: each has a folder of its own, which appears complete or not at all; the newest is found by its name.
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
-    model.weights.h5   the arrays of `model.weights`, as `variables.py` writes them, and the statistics that normalise
+    model.weights.h5   the arrays of `model.weights`, as `array_files.py` writes them, and the statistics that normalise
                        observations and rewards: `statistics/0/count`, `mean`, `squares`
-    meta.json          format, epoch, name, shape and dtype of each weight, and names and shapes of the statistics
+    meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, and
+                       checksums
     model.keras        Keras' own file, if Keras can save this class of model; it is never read here
 Keras' own format cannot load many subclasses of its models. Nothing is ever unpickled.
 """
@@ -16,6 +17,7 @@ import logging
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,19 @@ import numpy as np
 from really._utils import atomic_folders
 from really._utils.atomic_files import described
 from really._utils.checks import checked_integer, checked_path
-from really.checkpoints import variables
+from really._utils.file_formats import read_json
+from really._utils.input_files import reading
+from really.checkpoints import array_files, description, variables
 from really.data.moments import Moments, Statistics
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError
 
 log = logging.getLogger("really")
 
-FORMAT = "really-checkpoint-1"
+FORMAT, WHAT = "really-checkpoint-2", "the description of a saved model"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
 # Fields of `Moments`, the statistics of one column.
 MOMENTS = ("count", "mean", "squares")
+FLOAT64 = np.dtype(np.float64)
 FOLDER_NAME = re.compile(rf"(?P<model_name>.+)_(?P<epoch>\d+)_(?P<time>{atomic_folders.TIME})")
 
 
@@ -71,14 +76,17 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     `dense`). All is checked before anything is set: if an error is raised, the model keeps its weights.
 
     Raises:
-        InvalidValueError: `path` holds no saved model, or a damaged one.
+        InvalidValueError: `path` holds no saved model.
+        InvalidFileError: the saved model is damaged, or has a NaN.
         ModelError: the saved weights are those of another model.
     """
     folder = newest_checkpoint(path)
     meta = _read_meta(folder)
     own = _weights_of(model)
     variables.check_same(folder, meta["weights"], _describe(model, own))
-    model.set_weights(variables.read(folder / WEIGHTS, meta["weights"]))
+    arrays = array_files.read(folder / WEIGHTS, meta["weights"])
+    array_files.check_no_nan(folder / WEIGHTS, meta["weights"], arrays)
+    model.set_weights(arrays)
     return int(meta["epoch"])
 
 
@@ -86,26 +94,22 @@ def load_statistics(folder: Path) -> Statistics:
     """The statistics in the folder of one saved model; empty if nothing was normalised, or in an older format.
 
     Raises:
-        InvalidValueError: the saved model is damaged.
+        InvalidFileError: the saved model is damaged.
     """
-    import h5py
-
-    described = _read_meta(folder).get("statistics", [])
+    described = _read_meta(folder)["statistics"]
+    found: Statistics = {}
     if not described:
-        return {}
-    try:
-        with h5py.File(folder / WEIGHTS, "r") as file:
-            groups = [file[f"statistics/{index}"] for index in range(len(described))]
-            found = [Moments(*(np.asarray(group[part]) for part in MOMENTS)) for group in groups]
-    except (OSError, KeyError) as error:
-        raise InvalidValueError(f"{folder / WEIGHTS}: expected {len(described)} statistics, but {error!r}") from error
-    for about, moments in zip(described, found, strict=True):
-        if not list(moments.mean.shape) == list(moments.squares.shape) == about["shape"]:
-            raise InvalidValueError(
-                f"{folder / WEIGHTS}: expected statistics of shape {about['shape']} of {about['name']!r}, "
-                f"got {list(moments.mean.shape)} and {list(moments.squares.shape)}"
-            )
-    return {about["name"]: moments for about, moments in zip(described, found, strict=True)}
+        return found
+    with array_files.opened(folder / WEIGHTS, f"{len(described)} statistics") as file:
+        for at, about in enumerate(described):
+            shapes = {part: [] if part == "count" else about["shape"] for part in MOMENTS}
+            with array_files.naming(folder / WEIGHTS, f"statistics of {about['name']!r}"):
+                parts = [
+                    array_files.read_array(file, f"statistics/{at}/{part}", FLOAT64, shape)
+                    for part, shape in shapes.items()
+                ]
+            found[about["name"]] = Moments(*parts)
+    return found
 
 
 def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = None) -> Path:
@@ -150,21 +154,22 @@ def _weights_of(model: Any) -> list[Any]:
     return list(model.weights)
 
 
-def _describe(model: Any, weights: Sequence[Any]) -> list[variables.Described]:
+def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]:
     return variables.describe(weights, f"{getattr(model, 'name', '')}/")
 
 
 def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
     described = _describe(model, weights)
-    with variables.new_file(folder / WEIGHTS) as file:
-        variables.write_into(file, weights, described)
+    with array_files.new_file(folder / WEIGHTS) as file:
+        array_files.write_into(file, weights, described)
         for index, (name, moments) in enumerate(statistics.items()):
             for part in MOMENTS:
-                file.create_dataset(f"statistics/{index}/{part}", data=getattr(moments, part))
+                file.create_dataset(f"statistics/{index}/{part}", data=np.asarray(getattr(moments, part), FLOAT64))
             file[f"statistics/{index}"].attrs["name"] = name
     meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
     meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
-    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+    meta["files"] = {WEIGHTS: description.measured(folder / WEIGHTS)}
+    (folder / META).write_text(json.dumps(meta | {"crc32": _crc32(meta)}, indent=2) + "\n")
 
 
 def _write_keras(model: Any, folder: Path) -> str:
@@ -183,11 +188,18 @@ def _write_keras(model: Any, folder: Path) -> str:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / META).read_text())
-        found = meta["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InvalidValueError(f"{folder / META}: expected the description of a saved model, but {error!r}") from error
-    if found != FORMAT:
-        raise InvalidValueError(f"{folder / META}: expected format {FORMAT!r}, got {found!r}")
-    return dict(meta)
+    """The description of a saved model whose weights have the length and the CRC-32 that it names."""
+    with reading(folder / META, WHAT):
+        meta = read_json(folder / META, WHAT)
+        if meta["format"] != FORMAT:
+            raise InvalidFileError(f"{folder / META}: expected format {FORMAT!r}, got {meta['format']!r}")
+        if meta.pop("crc32", None) != _crc32(meta):
+            raise InvalidFileError(f"{folder / META}: expected {WHAT} as it was saved, got one that was changed since")
+        description.check_files(folder, {WEIGHTS: meta["files"][WEIGHTS]})
+        array_files.check_described([*meta["weights"], *({"dtype": "float64"} | part for part in meta["statistics"])])
+        checked_integer("epoch", meta["epoch"], 0)
+    return meta
+
+
+def _crc32(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())

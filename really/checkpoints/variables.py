@@ -1,15 +1,13 @@
 """The variables of models and optimizers as arrays in an HDF5 file: written, read, compared and set again.
 
-A file has the arrays in order, as data sets `<group>/0`, `<group>/1`, ... Keras' own layout is not used, because it
-depends on how a model stores its layers. `name`, `shape` and `dtype` describe each array.
+`array_files.py` has the files. Keras' own layout is not used, because it depends on how a model stores its layers.
+`name`, `shape` and `dtype` describe each array.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import InvalidTypeError, InvalidValueError, ModelError
-
-Described = dict[str, Any]
-"""`name`, `shape` and `dtype` of an array, in JSON types."""
+from really.checkpoints import array_files
+from really.checkpoints.array_files import Described
+from really.errors import InvalidTypeError, ModelError
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
@@ -37,56 +34,19 @@ def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
 
 def write(path: Path, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
     """Writes the arrays to a new file, without a sync to disk."""
-    with new_file(path) as file:
-        write_into(file, variables, described, group)
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Any]:
-    """Opens a new HDF5 file of `h5py` in memory, and writes it to `path` at the end.
-
-    HDF5 would end the process with a segmentation fault if the disk were full when it closes a file.
-    """
-    import h5py
-
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
-        yield file
-    with memory.getbuffer() as image:
-        path.write_bytes(image)
-
-
-def write_into(file: Any, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
-    """Writes the arrays into an open file."""
-    for at, (variable, about) in enumerate(zip(variables, described, strict=True)):
-        saved = file.create_dataset(f"{group}/{at}", data=_storable(np.asarray(variable)))
-        saved.attrs.update({"name": about["name"], "dtype": about["dtype"]})
-
-
-def read(path: Path, described: Sequence[Described], group: str = "weights") -> list[NDArray[Any]]:
-    """Reads the described arrays from a file.
-
-    Raises:
-        InvalidValueError: the file is damaged, has fewer arrays, or arrays of other shapes.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = [np.asarray(file[f"{group}/{at}"]) for at in range(len(described))]
-    except (OSError, KeyError) as error:
-        raise InvalidValueError(f"{path}: expected {len(described)} {group}, but {error!r}") from error
-    for about, array in zip(described, arrays, strict=True):
-        if list(array.shape) != about["shape"]:
-            raise InvalidValueError(
-                f"{path}: expected shape {about['shape']} at {about['name']}, got {list(array.shape)}"
-            )
-    return arrays
+    with array_files.new_file(path) as file:
+        array_files.write_into(file, variables, described, group)
 
 
 def check_same(where: object, saved: Sequence[Described], own: Sequence[Described], what: str = "model") -> None:
-    """Raises ModelError unless saved weights have the names (without counters) and the shapes of this model's."""
+    """Raises ModelError unless saved weights have the names (without counters) and the shapes of this model's.
+
+    Complex weights are none of a real model: a cast would drop a part of them.
+    """
     if [_identity(weight) for weight in saved] == [_identity(weight) for weight in own]:
+        for weight, other in zip(saved, own, strict=True):
+            if weight["dtype"] != other["dtype"] and "complex" in f"{weight['dtype']} {other['dtype']}":
+                raise ModelError(f"{where}: {other['name']}: expected {other['dtype']}, got {weight['dtype']}")
         return
     if not own:
         raise ModelError(
@@ -120,9 +80,9 @@ class ModelArrays:
         write(path, self._variables(), self.about()["weights"])
 
     def read(self, path: Path, saved: dict[str, Any]) -> list[NDArray[Any]]:
-        """Reads the arrays of a file; raises ModelError or InvalidValueError if they do not fit this model."""
+        """Reads the arrays of a file; raises ModelError or InvalidFileError if they do not fit this model."""
         check_same(path, saved["weights"], self.about()["weights"], self.name)
-        return read(path, saved["weights"])
+        return array_files.read(path, saved["weights"])
 
     def set(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the arrays of the model."""
@@ -176,7 +136,7 @@ class OptimizerArrays:
 
         Raises:
             ModelError: the arrays are those of another optimizer.
-            InvalidValueError: the file is damaged.
+            InvalidFileError: the file is damaged.
         """
         own = self.about()
         if saved["class"] != own["class"]:
@@ -193,7 +153,7 @@ class OptimizerArrays:
             raise ModelError(
                 f"{path}: expected variables of this {self.name} ({_listed(needed)}), got {_listed(saved['weights'])}"
             )
-        return read(path, saved["weights"])
+        return array_files.read(path, saved["weights"])
 
     def set(self, arrays: Sequence[NDArray[Any]], saved: dict[str, Any]) -> None:
         """Sets the variables of the optimizer."""
@@ -221,11 +181,6 @@ def _difference(saved: Sequence[Described], own: Sequence[Described]) -> str:
 
 def _shapes(weights: Sequence[Described]) -> list[list[int]]:
     return [weight["shape"] for weight in weights]
-
-
-def _storable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in a dtype that HDF5 knows. float32 holds every bfloat16 (and similar, non-builtin dtype) exactly."""
-    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _identity(weight: Described) -> tuple[str, tuple[int, ...]]:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from really._utils.file_formats import json_object
 from really.data.frames import FrameColumn, Sharing, frame_shape, keys_by_frames
-from really.data.schema import Spec, dtype_from_json, dtype_to_json
+from really.data.schema import Spec, dtype_from_json, dtype_to_json, shape_from_json
 from really.errors import InvalidValueError
 
 FRAMES = b"really.frames"
@@ -62,7 +63,7 @@ def columns_of(batch: pa.RecordBatch) -> dict[str, FrameColumn]:
     for at, field in enumerate(batch.schema):
         if FRAMES not in (field.metadata or {}):
             continue
-        about = json.loads(field.metadata[FRAMES])
+        about = json_object(field.metadata[FRAMES])
         name = about["column"]
         if name not in frames:
             frames[name] = _frames_of(batch, name, about)
@@ -101,7 +102,7 @@ def _indices_of(lists: pa.Array) -> NDArray[np.int32]:
 
 
 def _frames_of(batch: pa.RecordBatch, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
-    dtype, shape = dtype_from_json(about["dtype"]), tuple(about["shape"])
+    dtype, shape = dtype_from_json(about["dtype"]), shape_from_json(about["shape"])
     if name not in batch.schema.names:
         raise InvalidValueError(f"expected column {name!r} with the frames of others, got {batch.schema.names}")
     values = batch.column(name).values

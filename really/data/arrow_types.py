@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from really.data import arrow_columns
-from really.data.schema import Spec, dtype_from_json, dtype_to_json, is_extension
+from really.data.schema import Spec, dtype_from_json, dtype_to_json, is_extension, shape_from_json
 from really.errors import InvalidValueError, one_of
 
 DTYPE, SHAPE = b"really.dtype", b"really.shape"
@@ -146,8 +146,8 @@ def _from_array(field: pa.Field, array: pa.Array) -> NDArray[Any]:
 
 def _described(key: str, about: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     try:
-        return dtype_from_json(json.loads(about[DTYPE])), tuple(map(int, json.loads(about[SHAPE])))
-    except (ValueError, TypeError) as error:
+        return dtype_from_json(json.loads(about[DTYPE])), shape_from_json(json.loads(about[SHAPE]))
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidValueError(
             f"key {key!r}: expected metadata that names dtype and shape, got {about[DTYPE]!r} and {about[SHAPE]!r}"
         ) from error

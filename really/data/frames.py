@@ -156,6 +156,21 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     return sorted(found + [Sharing((keys.index(key),), *stacks[key]) for key in alone])
 
 
+def check_sharings(spec: Spec, sharings: Sequence[Sharing]) -> None:
+    """Raises InvalidValueError unless rows of this schema can share frames as a file says."""
+    columns = list(spec.values())
+    used = [at for sharing in sharings for at in sharing.columns]
+    known = all(type(at) is int and 0 <= at < len(columns) for at in used)
+    if not known or len(set(used)) < len(used) or not all(len(sharing.columns) in (1, 2) for sharing in sharings):
+        raise InvalidValueError(f"shared: expected one or two different columns of {list(spec)}, got {[*sharings]}")
+    for positions, *stack in sharings:
+        first, last = columns[positions[0]], columns[positions[-1]]
+        whole, fits = tuple(stack) == ONE_FRAME, all(type(part) is int for part in stack)
+        fits = fits and (whole or (0 <= stack[1] < len(first.shape) and first.shape[stack[1]] == stack[0]))
+        if first != last or not fits or not 1 <= stack[0] <= LARGEST_STACK or first.nbytes < SMALLEST_ROW:
+            raise InvalidValueError(f"shared: expected (frames, axis) of rows {first} and {last}, got {stack}")
+
+
 def is_after(key: str, other: str) -> bool:
     """Whether `other` is, by its name, the next observation of `key`."""
     if key == other:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from really.errors import InvalidTypeError, InvalidValueError
 
 EXTENSION = "ml_dtypes."
+MAX_ITEM_NBYTES = 1 << 31
+"""Most bytes of a dtype, and greatest length of an axis, that a file may name."""
 MAX_AXES = 60
 """Most axes of a row. A NumPy array has at most 64, and a batch has up to two axes before those of a row."""
 
@@ -86,10 +88,30 @@ def dtype_to_json(dtype: np.dtype[Any]) -> Any:
 def dtype_from_json(description: Any) -> np.dtype[Any]:
     """The dtype that `dtype_to_json` described. JSON has turned its tuples into lists.
 
-    Raises InvalidValueError if it is one of ml_dtypes, which is not installed or does not have it.
+    Raises InvalidValueError if it has Python objects, whose bytes would be pointers, or no fixed width, or if it is one
+    of ml_dtypes, which is not installed or does not have it; TypeError or ValueError if it is no dtype.
     """
+    found: np.dtype[Any] = _extension(description) or np.dtype(np.lib.format.descr_to_dtype(_with_tuples(description)))
+    if found.hasobject or not 0 < found.itemsize <= MAX_ITEM_NBYTES:
+        raise InvalidValueError(f"dtype: expected one of fixed width without Python objects, got {description!r}")
+    return found
+
+
+def shape_from_json(description: Any) -> tuple[int, ...]:
+    """The shape of a row that a file names; raises InvalidValueError if no row can have it."""
+    if (
+        not isinstance(description, list)
+        or len(description) > MAX_AXES
+        or not all(type(length) is int and 0 <= length <= MAX_ITEM_NBYTES for length in description)
+    ):
+        raise InvalidValueError(f"shape: expected a list of up to {MAX_AXES} lengths, got {description!r}")
+    return tuple(description)
+
+
+def _extension(description: Any) -> np.dtype[Any] | None:
+    """The dtype of ml_dtypes that the description names; None if it names none."""
     if not (isinstance(description, str) and description.startswith(EXTENSION)):
-        return np.dtype(np.lib.format.descr_to_dtype(_with_tuples(description)))
+        return None
     try:
         found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), description[len(EXTENSION) :]))
     except (ImportError, AttributeError, TypeError) as error:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.mapped_files import MappedFile
-from really.errors import InvalidValueError, ReallyError
+from really.errors import InvalidFileError, ReallyError
 from really.replay._ring import Ring
 from really.replay.disk.schema import GENERATOR, VERSION, FolderSchema
 
@@ -44,16 +44,16 @@ class CursorPage:
         self.data[HEAD] = np.frombuffer(_head(schema), np.uint8)
 
     def check(self, schema: FolderSchema) -> None:
-        """Raises InvalidValueError if the page is damaged, or another buffer's."""
+        """Raises InvalidFileError if the page is damaged, or another buffer's."""
         parts = zip(HEAD_PARTS, _parts(self.data[HEAD].tobytes()), _parts(_head(schema)), strict=True)
         for what, got, expected in parts:
             if got != expected:
-                raise InvalidValueError(
+                raise InvalidFileError(
                     f"{self.path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
                 )
         num_put, first, num_begun = self.data[NUMBERS].view(np.int64).tolist()
-        if not (0 <= first <= num_put < 1 << 60 and num_begun <= num_put + schema.num_slots):
-            raise InvalidValueError(
+        if not (0 <= first <= num_put < 1 << 60 and 0 <= num_begun <= num_put + schema.num_slots):
+            raise InvalidFileError(
                 f"{self.path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun): "
                 f"damaged"
             )

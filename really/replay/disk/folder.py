@@ -30,13 +30,16 @@ from numpy.typing import NDArray
 from really._utils.atomic_files import described, sync_folder
 from really._utils.checks import checked_path
 from really._utils.forks import ForkGroup, Order
+from really._utils.input_files import reading
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
+from really.data.frames import field_nbytes
 from really.data.schema import Spec
 from really.errors import (
     ClosedError,
     DiskFullError,
     FileError,
+    InvalidFileError,
     InvalidValueError,
     ReadOnlyError,
     ReallyError,
@@ -95,8 +98,12 @@ class Folder:
             if writable:
                 priority_files.remove_left(self.path, all_of_it=self._stored is None)
             if self._stored is not None:
-                self.schema = FolderSchema.from_json(self._stored)
+                with reading(self.path / SCHEMA, "what a buffer is"):
+                    self.schema = FolderSchema.from_json(self._stored)
+                    _check_size(self.schema)
                 self._kept = priority_files.read(self.path, expected=self.schema.prioritized)
+                with reading(self.path / SCHEMA, "what a buffer is"):
+                    BufferOptions.checked(**self.options())
                 self._map(self.schema, new=False)
         except BaseException:
             self.close()
@@ -134,7 +141,7 @@ class Folder:
             bit_generator.state = self._page.generator_state()
         ring = self._new_ring(self.schema, bit_generator, new=False)
         if self.schema.to_json(ring.offsets) != self._stored:
-            raise InvalidValueError(f"{self.path / SCHEMA}: expected rows laid out as this version does, got others")
+            raise InvalidFileError(f"{self.path / SCHEMA}: expected rows laid out as this version does, got others")
         if self.writable:
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
@@ -261,6 +268,8 @@ class Folder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._made_folder = True
             self._lock = FolderLock(self.path)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
 
@@ -339,6 +348,13 @@ def _contents(path: Path) -> str:
         return described(path)
     names = sorted(entry.name for entry in path.iterdir())
     return f"a folder without {SCHEMA}, with {', '.join(names[:5]) if names else 'nothing in it'}"
+
+
+def _check_size(about: FolderSchema) -> None:
+    """Raises InvalidValueError if no files can be that long."""
+    size = about.num_slots * max(1, sum(field_nbytes(about.spec, about.shared)))
+    if size >= MAX_BYTES or about.nbytes >= MAX_BYTES:
+        raise InvalidValueError(f"expected rows that files can hold, got {size:,} bytes of them")
 
 
 def _refuse_if_too_big(path: Path, about: FolderSchema) -> None:

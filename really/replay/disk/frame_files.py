@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.input_files import open_regular
 from really._utils.mapped_files import MappedFile
-from really.errors import FileError, InvalidValueError
+from really.errors import FileError, InvalidFileError
 from really.replay._ring import Ring
 
 NAME, TABLE = "frames.{}", "frames.{}.table"
@@ -27,7 +28,7 @@ class FrameFile:
     """The file of blocks of one sharing, and its table. The file only grows, by blocks allocated on the disk.
 
     Raises:
-        InvalidValueError: a file has the wrong length, or the table names blocks that are not there.
+        InvalidFileError: a file has the wrong length, or the table names blocks that are not there.
         FileError: the system does not make, open or map a file.
     """
 
@@ -42,7 +43,7 @@ class FrameFile:
         self._check_head(self.table.data)
         self._handle = self._opened(writable, new)
         if not ring.attach_frames(at, self._handle, self.table.data, self._num_blocks()):
-            raise InvalidValueError(f"{self.table.path}: expected blocks that {self.path} has, got others: damaged")
+            raise InvalidFileError(f"{self.table.path}: expected blocks that {self.path} has, got others: damaged")
 
     def sync(self) -> None:
         """Returns when the frames, then their table, are on the disk."""
@@ -60,7 +61,9 @@ class FrameFile:
     def _opened(self, writable: bool, new: bool) -> int:
         flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_TRUNC if new else 0)
         try:
-            return os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+            return open_regular(self.path, flags)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(error.errno, f"{self.path}: expected to open it, but {error.strerror}") from error
 
@@ -72,4 +75,4 @@ class FrameFile:
     def _check_head(self, table: NDArray[np.uint8]) -> None:
         next_frame = int(table[:8].view(np.int64)[0])
         if not 0 <= next_frame < 1 << 60:
-            raise InvalidValueError(f"{self.table.path}: expected a number of frames, got {next_frame}: damaged")
+            raise InvalidFileError(f"{self.table.path}: expected a number of frames, got {next_frame}: damaged")

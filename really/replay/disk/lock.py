@@ -7,6 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from really._utils.input_files import open_regular, read_small
 from really.errors import LockedError
 
 LOCK = "lock"
@@ -25,7 +26,7 @@ class FolderLock:
         try:
             self._handle = _locked_file(folder / LOCK)
         except BlockingIOError as error:
-            owner = (folder / LOCK).read_text() or "another one"
+            owner = read_small(folder / LOCK)[:20].decode(errors="replace") or "another one"
             raise LockedError(
                 f"{folder}: expected a buffer that nobody else writes, but process {owner} does; "
                 f"open it with mode='r' to read it meanwhile"
@@ -46,7 +47,7 @@ class FolderLock:
 def _locked_file(path: Path) -> int:
     """A handle of the file, locked; raises BlockingIOError if another process has locked it."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ largest priority.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, leftovers_of, replacing, starts_with
-from really._utils.file_formats import ARROW_MAGIC, array_from_json, array_to_json
-from really.errors import InvalidValueError
+from really._utils.checks import checked_integer, checked_number
+from really._utils.file_formats import ARROW_MAGIC, array_to_json, json_object
+from really._utils.input_files import reading
+from really.errors import InvalidFileError, InvalidValueError
+from really.replay.priorities import NO_END
 from really.replay.samplers import VALUE, PrioritizedSampler
 
 NAME = "priorities"
@@ -70,22 +74,33 @@ def read(folder: Path, expected: bool) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.exists():
         if expected:
-            raise InvalidValueError(f"{path}: expected {WHAT} that was made with alpha, got no such file")
+            raise InvalidFileError(f"{path}: expected {WHAT} that was made with alpha, got no such file")
         return None
     import pyarrow as pa
 
     if not starts_with(path, ARROW_MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
-            metadata, values = file.schema.metadata or {}, file.get_batch(0).column(VALUE).to_numpy()
-            text, check = metadata[ABOUT], metadata[CHECK]
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise InvalidValueError(f"{path}: expected {WHAT} that are whole, but {error!r}") from error
-    if check != str(_crc32(text, values)).encode():
-        raise InvalidValueError(f"{path}: expected {WHAT} as they were written, got damaged ones")
-    state: dict[str, Any] = json.loads(text, object_hook=array_from_json)
-    return state | {"values": values}
+        raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}")
+    with (
+        reading(path, f"{WHAT} that are whole"),
+        pa.memory_map(str(path)) as source,
+        pa.ipc.open_file(source) as file,
+    ):
+        metadata, batch = file.schema.metadata or {}, file.get_batch(0)
+        batch.validate(full=True)
+        values, text, check = batch.column(VALUE).to_numpy(), metadata[ABOUT], metadata[CHECK]
+        if check != str(_crc32(text, values)).encode():
+            raise InvalidFileError(f"{path}: expected {WHAT} as they were written, got damaged ones")
+        return _checked(json_object(text, arrays=True) | {"values": values})
+
+
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """The state; raises ValueError, TypeError or KeyError if priorities cannot have it."""
+    for name in ("alpha", "eps", "highest"):
+        checked_number(name, state[name], 0, math.inf)
+    checked_integer("newest", state["newest"], len(state["values"]), NO_END)
+    if state["values"].dtype != np.float64 or not isinstance(state["generator"], dict):
+        raise InvalidValueError(f"values: expected float64 and a generator, got {state['values'].dtype}")
+    return state
 
 
 def _crc32(text: bytes, values: NDArray[np.float64]) -> int:

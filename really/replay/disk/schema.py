@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from really._utils.atomic_files import sync_folder
-from really.data.frames import Sharing, field_nbytes, frame_nbytes
-from really.data.schema import ColumnSpec, Spec, dtype_from_json, dtype_to_json
-from really.errors import FileError, InvalidValueError
+from really._utils.checks import checked_integer
+from really._utils.file_formats import read_json
+from really._utils.input_files import as_file_error
+from really.data.frames import Sharing, check_sharings, field_nbytes, frame_nbytes
+from really.data.schema import ColumnSpec, Spec, dtype_from_json, dtype_to_json, shape_from_json
+from really.errors import FileError, InvalidFileError, InvalidValueError
 from really.replay._ring import row_stride
+from really.replay.arguments import MOST_ROWS
 from really.replay.options import BufferOptions
 from really.replay.registry import Kind
 
@@ -87,12 +91,19 @@ class FolderSchema(NamedTuple):
 
     @classmethod
     def from_json(cls, names: dict[str, Any]) -> FolderSchema:
-        """The schema that `to_json` gave."""
+        """The schema that `to_json` gave; raises ValueError, TypeError or KeyError if no buffer can have it."""
+        for name in ("capacity", "spare"):
+            checked_integer(name, names[name], 1, MOST_ROWS)
         spec = {
-            column["key"]: ColumnSpec(dtype_from_json(column["dtype"]), tuple(column["shape"]))
+            column["key"]: ColumnSpec(dtype_from_json(column["dtype"]), shape_from_json(column["shape"]))
             for column in names["columns"]
         }
+        if len(bytes.fromhex(names["identity"])) != 16:
+            raise InvalidValueError(f"identity: expected 32 hexadecimal digits, got {names['identity']!r}")
+        if not all(isinstance(key, str) for key in spec) or len(spec) != len(names["columns"]):
+            raise InvalidValueError(f"columns: expected different keys, got {list(spec)}")
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
+        check_sharings(spec, shared)
         given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
         kinds = (None if name not in names else (names[name][0], names[name][1]) for name in ("sampler", "unit"))
         return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)
@@ -102,21 +113,22 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The content of schema.json, checked; None if there is no such file."""
     path = folder / SCHEMA
     try:
-        text = json.loads(path.read_bytes())
+        text = read_json(path, "what a buffer is")
         found = text["format"], text["version"], text["crc32"], text["buffer"]
     except FileNotFoundError:
         return None
+    except KeyError as error:
+        raise InvalidFileError(f"{path}: expected what a buffer is, got a damaged file: {error}") from error
     except OSError as error:
-        raise FileError(error.errno, f"{path}: expected to read it, but {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidValueError(f"{path}: expected what a buffer is, got a damaged file: {error}") from error
+        raise as_file_error(path, error) from error
     if found[:2] != (FORMAT, VERSION):
-        raise InvalidValueError(f"{path}: expected {FORMAT} of version {VERSION}, got {found[0]} of version {found[1]}")
+        raise InvalidFileError(f"{path}: expected {FORMAT} of version {VERSION}, got {found[0]} of version {found[1]}")
     names: dict[str, Any] = found[3]
     if found[2] != _crc32(names):
-        raise InvalidValueError(f"{path}: expected the checksum {_crc32(names)}, got {found[2]}: it is damaged")
-    if names["byteorder"] != sys.byteorder:
-        raise InvalidValueError(f"{path}: expected rows of a {sys.byteorder}-endian machine, got {names['byteorder']}")
+        raise InvalidFileError(f"{path}: expected the checksum {_crc32(names)}, got {found[2]}: it is damaged")
+    if not isinstance(names, dict) or names.get("byteorder") != sys.byteorder:
+        there = names.get("byteorder") if isinstance(names, dict) else names
+        raise InvalidFileError(f"{path}: expected rows of a {sys.byteorder}-endian machine, got {there}")
     return names
 
 

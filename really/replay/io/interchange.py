@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_path
 from really._utils.file_formats import PARQUET_MAGIC
+from really._utils.input_files import reading
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
+from really.errors import EmptyBufferError, InvalidFileError, InvalidTypeError, InvalidValueError, ReallyError, one_of
+from really.replay.io.checksums import CHECK, Checksum
 from really.replay.rows import Rows
 
 if TYPE_CHECKING:
@@ -79,12 +81,15 @@ def to_parquet(
     if compression not in COMPRESSIONS:
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
     schema = arrow_types.schema_of(_chosen(buffer, keys), float16)
+    written = Checksum(schema)
     with (
         replacing(checked_path("path", path), PARQUET_MAGIC, "a Parquet file") as file,
-        pq.ParquetWriter(file, schema, compression=compression) as writer,
+        pq.ParquetWriter(file, schema, compression=compression, write_page_checksum=True) as writer,
     ):
         # A chunk is freed before the next one is made; the variable of a loop would keep it.
-        collections.deque(map(writer.write_batch, batches(buffer, schema, chunk_bytes, keeps=True)), maxlen=0)
+        chunks = map(written.updated, batches(buffer, schema, chunk_bytes, keeps=True))
+        collections.deque(map(writer.write_batch, chunks), maxlen=0)
+        writer.add_key_value_metadata({CHECK: written.text()})
 
 
 def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = None, **options: Any) -> Buffer:
@@ -117,19 +122,25 @@ def from_parquet(
     """A buffer with the rows of a Parquet file, put chunk by chunk; arguments as of `from_arrow`.
 
     Raises:
-        InvalidValueError: `path` is no Parquet file, or cannot be read to its end.
+        InvalidFileError: `path` is no Parquet file, or one that is damaged. Pages have checksums, and a file of
+            `to_parquet` also has those of whole columns and of its schema.
+        InvalidValueError, InvalidTypeError: an argument, or a column, cannot be used.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not starts_with(checked_path("path", path), PARQUET_MAGIC):
-        raise InvalidValueError(f"{path}: expected a Parquet file, got {described(path)}")
-    try:
-        with pq.ParquetFile(Path(path)) as file:
-            buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
-            return _filled(buffer, file.schema_arrow, _row_groups(file), file.metadata.num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValueError(f"{path}: expected a whole Parquet file, but {error}") from error
+        raise InvalidFileError(f"{path}: expected a Parquet file, got {described(path)}")
+    with (
+        reading(path, "a whole Parquet file", passing=ReallyError),
+        pq.ParquetFile(Path(path), page_checksum_verification=True) as file,
+    ):
+        buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
+        found = Checksum(file.schema_arrow)
+        _filled(buffer, file.schema_arrow, map(found.updated, _row_groups(file)), file.metadata.num_rows)
+        expected = (file.metadata.metadata or {}).get(CHECK)
+        if expected is not None and expected != found.text():
+            raise InvalidFileError(f"{path}: expected rows as they were written, got damaged ones")
+        return buffer
 
 
 def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:

@@ -11,19 +11,22 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, replacing, starts_with
-from really._utils.checks import checked_path
-from really._utils.file_formats import ARROW_MAGIC, array_from_json, array_to_json
+from really._utils.checks import checked_integer, checked_path
+from really._utils.file_formats import ARROW_MAGIC, array_to_json, json_object
+from really._utils.input_files import DAMAGE, reading
 from really._utils.progress import advance, progress_bar
 from really.data.frames import FrameColumn
 from really.data.schema import spec_of_columns
-from really.errors import InvalidValueError, ReallyError, one_of
+from really.errors import InvalidFileError, InvalidValueError, one_of
+from really.replay.arguments import MOST_ROWS
+from really.replay.io.checksums import CHECK, crc32_of, fingerprint
 from really.replay.options import BufferOptions
+from really.replay.priorities import NO_END
 from really.replay.rows import Rows
 from really.replay.samplers import VALUE
 from really.replay.snapshot import Description, Snapshot
@@ -31,9 +34,9 @@ from really.replay.snapshot import Description, Snapshot
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ABOUT, CHECK = b"really.buffer", b"really.crc32"
-FORMAT = "really-buffer-1"
-WHAT = "a saved buffer"
+ABOUT = b"really.buffer"
+FORMAT = "really-buffer-2"
+WHAT, WHAT_READ = "a saved buffer", "a saved buffer that is whole"
 CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
 Buffer = TypeVar("Buffer", bound=Rows)
@@ -73,48 +76,45 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
     """The buffer that `save` wrote: the same rows in the same order, and the same batches from then on.
 
     Raises:
-        InvalidValueError: `path` is no saved buffer, or one that is cut short, damaged or of another version.
+        InvalidFileError: `path` is no saved buffer, or one that is cut short, damaged or of another version.
         NotEnoughMemoryError: its capacity does not fit in the memory that is left.
     """
     import pyarrow as pa
 
     from really.data import arrow_columns
 
-    if not starts_with(checked_path("path", path), ARROW_MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
-    try:
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-            about, spec = _about(path, file.schema), None
-            if len(file.schema):
-                no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
-                spec = spec_of_columns(no_rows)
-            priorities = about["priorities"]
-            first = priorities["newest"] - about["num_rows"] if priorities else 0
-            description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
-            with progress_bar("loading", about["num_rows"], "row") as bar:
-                parts = _read_rows(path, file, about["columns"] + ([VALUE] if priorities else []), bar)
-                buffer = buffer_type.restore(description, parts)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
+    _check_start(path)
+    with reading(path, WHAT_READ), pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+        about, spec = _about(path, file.schema), None
+        if len(file.schema):
+            no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
+            spec = spec_of_columns(no_rows)
+        priorities = about["priorities"]
+        first = priorities["newest"] - about["num_rows"] if priorities else 0
+        description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
+        with progress_bar("loading", about["num_rows"], "row") as bar:
+            parts = _read_rows(path, file, about["columns"] + ([VALUE] if priorities else []), bar)
+            buffer = buffer_type.restore(description, parts)
     if len(buffer) != about["num_rows"]:
-        raise InvalidValueError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
+        raise InvalidFileError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
     return buffer
 
 
 def describe(path: str | PathLike[str]) -> dict[str, Any]:
     """The description of a saved buffer, without its rows: `capacity`, `num_rows`, `keys`, `generator`, ...
 
-    Raises InvalidValueError as `load` does.
+    Raises InvalidFileError as `load` does.
     """
     import pyarrow as pa
 
+    _check_start(path)
+    with reading(path, WHAT_READ), pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+        return _about(path, file.schema)
+
+
+def _check_start(path: str | PathLike[str]) -> None:
     if not starts_with(checked_path("path", path), ARROW_MAGIC):
-        raise InvalidValueError(f"{path}: expected {WHAT}, got {described(path)}")
-    try:
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-            return _about(path, file.schema)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, but {error}") from error
+        raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}")
 
 
 def _schema(snapshot: Snapshot) -> pa.Schema:
@@ -131,31 +131,35 @@ def _schema(snapshot: Snapshot) -> pa.Schema:
     rest = arrow_types.schema_of({key: kind for key, kind in spec.items() if key not in names})
     value = [pa.field(VALUE, pa.float64(), nullable=False)] if priorities else []
     schema = pa.schema([*rest, *value, *fields])
-    return schema.with_metadata({ABOUT: text, CHECK: str(_fingerprint(schema, text))})
+    return schema.with_metadata({ABOUT: text, CHECK: str(fingerprint(schema, zlib.crc32(text)))})
 
 
 def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     """The description of the buffer in the schema's metadata, checked."""
     metadata = schema.metadata or {}
     if ABOUT not in metadata:
-        raise InvalidValueError(f"{path}: expected {WHAT}, got another Arrow file, of columns {schema.names}")
+        raise InvalidFileError(f"{path}: expected {WHAT}, got another Arrow file, of columns {schema.names}")
     text = metadata[ABOUT]
-    if metadata.get(CHECK) != str(_fingerprint(schema, text)).encode():
-        raise InvalidValueError(f"{path}: expected {WHAT} that is whole, got one whose description is damaged")
-    older = {
-        "dedup": True,
-        "stack": None,
-        "max_bytes": None,
-        "alpha": None,
-        "eps": None,
-        "priorities": None,
-        "n_step": 1,
-        "gamma": None,
-    }
-    about: dict[str, Any] = older | json.loads(text, object_hook=array_from_json)
+    if metadata.get(CHECK) != str(fingerprint(schema, zlib.crc32(text))).encode():
+        raise InvalidFileError(
+            f"{path}: expected {WHAT} that is whole, in format {FORMAT!r}, got one whose description is damaged or of "
+            f"another format"
+        )
+    about = json_object(text, arrays=True)
     if about["format"] != FORMAT:
-        raise InvalidValueError(f"{path}: expected format {FORMAT!r}, got {about['format']!r}")
+        raise InvalidFileError(f"{path}: expected format {FORMAT!r}, got {about['format']!r}")
+    _check_numbers(about)
     return about
+
+
+def _check_numbers(about: dict[str, Any]) -> None:
+    """Raises ValueError, TypeError or KeyError if a buffer cannot have these rows."""
+    num_rows = checked_integer("num_rows", about["num_rows"], 0, checked_integer("capacity", about["capacity"]))
+    priorities = about["priorities"]
+    if priorities is not None:
+        checked_integer("newest", priorities["newest"], num_rows, NO_END - MOST_ROWS)
+    if not all(isinstance(key, str) for key in about["columns"]):
+        raise InvalidValueError(f"columns: expected names, got {about['columns']}")
 
 
 def _write_rows(snapshot: Snapshot, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
@@ -167,11 +171,11 @@ def _write_rows(snapshot: Snapshot, writer: Any, schema: pa.Schema, chunk_bytes:
             columns = reader.read_shared(num) if snapshot.sharings else reader.read(num)
             if priorities:
                 columns[VALUE] = priorities["values"][done : reader.num_read]
-            _write_chunk(columns, writer, schema)
+            _write_chunk(columns, done, writer, schema)
             advance(bar, reader.num_read)
 
 
-def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> None:
+def _write_chunk(columns: Mapping[str, Any], first: int, writer: Any, schema: pa.Schema) -> None:
     import pyarrow as pa
 
     from really.data import arrow_frames, arrow_types
@@ -180,7 +184,7 @@ def _write_chunk(columns: Mapping[str, Any], writer: Any, schema: pa.Schema) -> 
     plain = arrow_types.to_batch(columns, pa.schema([field for field in schema if field.name not in shared]))
     arrays = [*plain.columns, *(array for _, array in shared.values())]
     batch = pa.record_batch(arrays, schema=schema.remove_metadata())
-    writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns))})
+    writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns, first))})
 
 
 def _read_rows(path: str | PathLike[str], file: Any, keys: list[str], bar: Any) -> Iterator[dict[str, Any]]:
@@ -188,11 +192,12 @@ def _read_rows(path: str | PathLike[str], file: Any, keys: list[str], bar: Any) 
     for at in range(file.num_record_batches):
         batch, check = file.get_batch_with_custom_metadata(at)
         try:
+            batch.validate(full=True)  # or an array could be longer than its memory
             columns = _columns(batch, keys)
-        except ReallyError:
+        except DAMAGE:
             columns = {}  # too damaged to be read
-        if not columns or check is None or check.get(CHECK) != str(_crc32(columns)).encode():
-            raise InvalidValueError(
+        if not columns or check is None or check.get(CHECK) != str(_crc32(columns, num_rows)).encode():
+            raise InvalidFileError(
                 f"{path}: expected rows as they were saved, but rows {num_rows:,} to "
                 f"{num_rows + len(batch) - 1:,} are damaged"
             )
@@ -209,30 +214,16 @@ def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
     return {key: shared[key] if key in shared else plain[key] for key in keys}
 
 
-def _crc32(columns: Mapping[str, Any]) -> int:
-    check = 0
+def _crc32(columns: Mapping[str, Any], first: int) -> int:
+    """CRC-32 of the rows from number `first` of the file on: batches that change places have others."""
+    check = zlib.crc32(first.to_bytes(8, "little"))
     frames: NDArray[Any] | None = None
     for key in sorted(columns):
         column = columns[key]
         if isinstance(column, FrameColumn):
             if column.frames is not frames:
                 frames = column.frames
-                check = _crc32_of(frames, check)
+                check = crc32_of(frames, check)
             column = column.indices
-        check = _crc32_of(column, check)
-    return check
-
-
-def _crc32_of(column: NDArray[Any], check: int) -> int:
-    raw = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
-    if column.dtype == np.bool_:
-        raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
-    return zlib.crc32(cast(Any, raw), check)
-
-
-def _fingerprint(schema: pa.Schema, text: bytes) -> int:
-    check = zlib.crc32(text)
-    for field in schema:
-        for part in (field.name.encode(), *sorted((field.metadata or {}).values())):
-            check = zlib.crc32(part, check)
+        check = crc32_of(column, check)
     return check

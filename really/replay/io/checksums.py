@@ -1,0 +1,62 @@
+"""CRC-32 of the rows of a file, column by column, and of its schema: whatever the batches, the sum is the same."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ReallyError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHECK = b"really.crc32"
+OWN = b"really."
+
+
+def fingerprint(schema: pa.Schema, start: int = 0) -> int:
+    """CRC-32 of what fields say: name, type, nulls, and keys and values of the metadata that this package writes."""
+    fields = [
+        (field.name, str(field.type), field.nullable, [part for part in _metadata(field) if part[0].startswith(OWN)])
+        for field in schema
+    ]
+    return zlib.crc32(repr(fields).encode(), start)
+
+
+def crc32_of(rows: NDArray[Any], start: int) -> int:
+    """CRC-32 of the bytes of an array; a boolean counts as 1 or 0, as Arrow has one bit for it."""
+    raw = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    if rows.dtype == np.bool_:
+        raw = (raw != 0).view(np.uint8)
+    return zlib.crc32(cast(Any, raw), start)
+
+
+class Checksum:
+    """The CRC-32 of each column of the batches that pass. A column that no buffer can have is left out."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._fields = fingerprint(schema)
+        self._columns = dict.fromkeys(schema.names, 0)
+
+    def updated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Counts the rows of this batch, and returns it."""
+        from really.data.arrow_types import FileColumns
+
+        columns = FileColumns(batch)
+        for name, check in self._columns.items():
+            try:
+                self._columns[name] = crc32_of(columns[name], check)
+            except ReallyError:
+                continue
+        return batch
+
+    def text(self) -> bytes:
+        """All sums as text."""
+        return str(zlib.crc32(repr([*self._columns.values()]).encode(), self._fields)).encode()
+
+
+def _metadata(field: pa.Field) -> list[tuple[bytes, bytes]]:
+    return sorted((field.metadata or {}).items())
