@@ -41,15 +41,17 @@ class Delivery:
     ) -> None:
         self._name, self._schema, self._gamma, self._lambda = name, schema, gamma, gae_lambda
         self._values_after, self._normaliser = values_after, normaliser
-        self._finite: Collection[str] = () if normaliser is None else normaliser.names
+        # A reward is infinite if float32 cannot hold it, for example 1e40. Only a clip repairs that.
+        always = () if normaliser is not None and normaliser.clips_rewards else ("reward",)
+        self._finite: Collection[str] = {*always, *(() if normaliser is None else normaliser.names)}
 
     def rows(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
         """The columns of the schema, `[row, ...]`, one agent's results after the other.
 
         Raises:
             ModelError: the model's values or log-probabilities are NaN.
-            EnvironmentFailedError: an observation or a reward is NaN, or is infinite although it is to be normalised.
-                The message names agent and step.
+            EnvironmentFailedError: an observation or a reward is NaN, an observation is infinite although it is to be
+                normalised, or a reward is infinite and not clipped. The message names agent and step.
         """
         flat = {name: rollout.flat(name) for name in rollout.arrays}
         counts = [result.rows for result in results]
@@ -97,7 +99,7 @@ class Delivery:
         for name, values in flat.items():
             if name.split(".")[0] in ("reward", "state", "state_new") and values.dtype.kind == "f":
                 finite = name in self._finite
-                bad = (~np.isfinite(values) if finite else np.isnan(values)).reshape(len(values), -1).any(axis=1)
+                bad = (~np.isfinite(values) if finite else np.isnan(values)).any(axis=tuple(range(1, values.ndim)))
                 if bad.any():
                     raise EnvironmentFailedError(self._not_a_number(name, finite, int(bad.argmax()), results))
 
@@ -105,7 +107,9 @@ class Delivery:
         """The message for a value of column `name` that is no number, or no finite number."""
         starts = np.cumsum([0, *(result.rows for result in results)])
         at = int(np.searchsorted(starts, row, side="right")) - 1
-        expected = f"finite numbers in {name!r}, as it is normalised, got NaN or inf"
+        is_measured = self._normaliser is not None and name in self._normaliser.names
+        why = "as it is normalised" if is_measured else "at most 3.4e38, the largest of float32"
+        expected = f"finite numbers in {name!r}, {why}, got NaN or inf"
         return (
             f"environment {self._name!r} of agent {results[at].agent}, step {row - starts[at]} of its result: expected "
             f"{expected if finite else f'numbers in {name!r}, got NaN'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,5 +91,5 @@ class Rollout:
         """The valid part of a column as rows `[row, ...]`, one environment after the other."""
         column = self.arrays[name]
         if (self.lengths == self.time).all():
-            return column.reshape(-1, *column.shape[2:])
+            return column.reshape(math.prod(column.shape[:2]), *column.shape[2:])
         return np.concatenate([column[env, :length] for env, length in enumerate(self.lengths)])

@@ -148,12 +148,14 @@ class Normaliser:
 
     Attributes:
         names: the measured columns. Their numbers must be finite.
+        clips_rewards: whether delivered rewards have a lowest and a highest number.
         measured: moments of the last rollout, `[agent, ...]`, in the order of the agents that have rows in it.
     """
 
     def __init__(self, options: NormalisationOptions, leaves: Spec, num_envs: int, gamma: float) -> None:
         self._options, self._leaves, self._gamma = options, leaves, gamma
         self.names = tuple(options.shapes(leaves))
+        self.clips_rewards = bool(np.isfinite(options.reward_clip).all())
         self.measured: Statistics = {}
         self._returns = np.zeros(num_envs)
 

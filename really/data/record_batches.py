@@ -50,7 +50,8 @@ def _to_arrow(values: NDArray[Any]) -> pa.Array:
     if values.ndim == 1:
         return flat
     width = math.prod(values.shape[1:])
-    lists = pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(flat.type, width))
+    # from_buffers also makes lists of length 0, of which from_arrays cannot count the rows.
+    lists = pa.FixedSizeListArray.from_buffers(pa.list_(flat.type, width), len(values), [None], children=[flat])
     if values.ndim == 2:
         return lists
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(flat.type, values.shape[1:]), lists)

@@ -12,14 +12,32 @@ from numpy.typing import NDArray
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError
 
+NUMBERS = "biuf"
+"""Kinds of dtypes that columns of observations have: bool, integers, floats."""
+
 
 def observation_leaves(space: spaces.Space[Any]) -> Spec:
     """The arrays (leaves) that make up one observation of `space`, in the order of the columns.
 
     The name of a leaf is what follows `state` in the name of its column: '' for a plain space, '.key' for a part of a
     Dict or Tuple, '.key.key' for a nested part.
+
+    Raises InvalidTypeError for a space that has no such arrays, and if two parts would have one name.
     """
-    return {name: ColumnSpec(dtype_of(leaf), shape_of(leaf)) for name, leaf in _walk(space, "")}
+    return {name: ColumnSpec(dtype_of(leaf), shape_of(leaf)) for name, leaf in leaf_spaces(space).items()}
+
+
+def leaf_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """The space of each leaf, with the names, the order and the errors of `observation_leaves`."""
+    found: dict[str, spaces.Space[Any]] = {}
+    for name, leaf in _walk(space, ""):
+        if name in found:
+            raise InvalidTypeError(
+                f"observation space: expected parts whose names give different columns, got two parts for the column "
+                f"'state{name}' in {space}"
+            )
+        found[name] = leaf
+    return found
 
 
 def flatten(space: spaces.Space[Any], observation: Any) -> list[Any]:
@@ -42,8 +60,11 @@ def shape_of(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def dtype_of(space: spaces.Space[Any]) -> np.dtype[Any]:
-    """Dtype of one element: int64 for a Discrete."""
-    return np.dtype(np.int64) if isinstance(space, spaces.Discrete) else np.dtype(space.dtype)
+    """Dtype of one element, in native byte order: int64 for a Discrete, float64 for a longdouble."""
+    if isinstance(space, spaces.Discrete):
+        return np.dtype(np.int64)
+    dtype: np.dtype[Any] = np.dtype(np.dtype(space.dtype).type)
+    return np.dtype(np.float64) if dtype == np.longdouble else dtype
 
 
 def action_bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -69,6 +90,18 @@ def to_gymnasium(space: Any) -> spaces.Space[Any]:
     return CONVERSIONS[kind](space)
 
 
+def native_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The same space in dtypes that columns have, as `dtype_of` says; the space itself if it has no others."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: native_space(part) for key, part in space.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([native_space(part) for part in space])
+    if isinstance(space, spaces.Box) and space.dtype != dtype_of(space):
+        dtype = dtype_of(space).type
+        return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype)
+    return space
+
+
 def infer_space(observation: Any) -> spaces.Space[Any]:
     """An unbounded Box for observations like this one. Lists of float64 give float32; arrays keep their dtype.
 
@@ -77,7 +110,7 @@ def infer_space(observation: Any) -> spaces.Space[Any]:
     if isinstance(observation, dict):
         return spaces.Dict({key: infer_space(part) for key, part in observation.items()})
     array = np.asarray(observation)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in NUMBERS:
         raise InvalidTypeError(
             f"reset observation: expected an array of numbers, from which the missing observation_space can be "
             f"inferred, got {type(observation)} of dtype {array.dtype}"
@@ -85,11 +118,16 @@ def infer_space(observation: Any) -> spaces.Space[Any]:
     dtype = array.dtype
     if dtype == np.float64 and not isinstance(observation, np.ndarray):
         dtype = np.dtype(np.float32)
+    return unbounded_box(array.shape, dtype)
+
+
+def unbounded_box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Box:
+    """The Box of all arrays of this shape and dtype, which is one of numbers or bool."""
     if dtype.kind == "f":
-        return spaces.Box(-np.inf, np.inf, array.shape, dtype.type)
+        return spaces.Box(-np.inf, np.inf, shape, dtype.type)
     if dtype.kind == "b":
-        return spaces.Box(0, 1, array.shape, np.bool_)
-    return spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, array.shape, dtype.type)
+        return spaces.Box(0, 1, shape, np.bool_)  # type: ignore[arg-type]
+    return spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype.type)
 
 
 CONVERSIONS: dict[str, Callable[[Any], spaces.Space[Any]]] = {

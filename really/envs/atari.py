@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.envs.batch import EnvironmentBatch, seed_of
-from really.envs.environment import Environment, StepResult
+from really.envs.environment import Environment
+from really.envs.results import StepResult
 from really.envs.single_of_vector import SingleOfVector
 from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidValueError, did_you_mean

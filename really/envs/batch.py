@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.data.schema import Spec
-from really.data.spaces import flatten, observation_leaves
+from really.data.spaces import observation_leaves
 from really.envs.environment import failure
+from really.envs.received import LostValueError, ReceivedObservations
+from really.envs.results import flag, number
 from really.envs.spec import EnvironmentSpec, Probe
 from really.errors import EnvironmentFailedError
 
@@ -68,16 +71,18 @@ class EnvironmentBatch(ABC):
         """
 
     def check_observations(self, names: Sequence[int]) -> None:
-        """Raises EnvironmentFailedError if an observation has NaN, which explains NaN in the model's outputs.
+        """Raises EnvironmentFailedError for NaN or inf in an observation, which explains them in the model's outputs.
 
         The message calls environment `i` that of agent `names[i]`.
         """
         for name, values in zip(self.leaves, self.observations, strict=True):
-            bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(1)
+            rows = values.reshape(len(values), math.prod(values.shape[1:]))
+            bad = ~np.isfinite(rows) if values.dtype.kind == "f" else np.zeros((1, 1), np.bool_)
             if bad.any():
+                i = int(bad.any(axis=1).argmax())
                 raise EnvironmentFailedError(
-                    f"environment {self.name!r} of agent {names[int(bad.argmax())]}: expected numbers in "
-                    f"'state{name}', got NaN"
+                    f"environment {self.name!r} of agent {names[i]}: expected finite numbers in 'state{name}', as the "
+                    f"model's outputs are not finite either, got {_as_text(rows[i, bad[i].argmax()])}"
                 )
 
     @abstractmethod
@@ -101,6 +106,13 @@ class PlainBatch(EnvironmentBatch):
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], render_mode: str | None = None
     ) -> None:
         super().__init__(spec.probe(), len(seeds))
+        probe = spec.probe()
+        self._received = ReceivedObservations(probe.seen_space, probe.observation, self.num_envs)
+        self.observations = [
+            shown.reshape(self.num_envs, *leaf.shape)
+            for shown, leaf in zip(self._received.shown, self.leaves.values(), strict=True)
+        ]
+        self.final_observations = self.observations
         self._environments = [spec.make(render_mode) for _ in seeds]
         self._limit = self._environments[0].limit
         self._render_mode = render_mode
@@ -112,15 +124,11 @@ class PlainBatch(EnvironmentBatch):
         self._finals = self._empty()
         self._flags_set = False
         self._actions_as_ints = isinstance(self.action_space, spaces.Discrete)
-        nested = isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
-        self._single = None if nested else self.observations[0]
-        self._shape = None if nested else self.leaves[""].shape
         self._steps_are_final = False
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
         """Starts new episodes; an environment's first reset uses its seed."""
-        for i in self._all if which is None else which.tolist():
-            self._begin(i)
+        self._begin(self._all if which is None else which.tolist())
         self._clear_flags()
         self.final_observations = self.observations
 
@@ -132,30 +140,32 @@ class PlainBatch(EnvironmentBatch):
         ended = []
         # Local variables are faster: this loop is the whole cost of a step besides the environments' own.
         steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
-        single, shape, array = self._single, self._shape, np.ndarray
+        received, array = self._received, np.ndarray
+        single, dtype, shape = received.single, received.dtype, received.shape
         i = -1
         try:
             for i in self._all if active is None else active.tolist():
-                observation, rewards[i], terminated, truncated, _ = steps[i](given[i])
+                observation, reward, terminated, truncated, _ = steps[i](given[i])
+                try:
+                    rewards[i] = reward
+                except (TypeError, ValueError):
+                    rewards[i] = number(reward)
                 count = elapsed[i] + 1
                 if count >= limit:
                     truncated = True
-                if single is not None and type(observation) is array and observation.shape == shape:
-                    single[i] = observation
+                if type(observation) is array and observation.dtype is dtype and observation.shape == shape:
+                    single[i] = observation  # type: ignore[index]
                 else:
-                    self._store(i, observation)
+                    received.write(i, observation)
+                    single, dtype = received.single, received.dtype
                 elapsed[i] = count
                 if terminated or truncated:
-                    self.terminated[i] = terminated
-                    self.truncated[i] = truncated
+                    self.terminated[i] = flag("terminated", terminated)
+                    self.truncated[i] = flag("truncated", truncated)
                     ended.append(i)
         except Exception as error:
             raise self._failed("step", i, error) from error
-        self.final_observations = self.observations
-        if not self._steps_are_final:
-            self._update_steps()
-        if ended:
-            self._end(ended)
+        self._finish(ended)
 
     def render(self) -> Any:
         """Renders environment 0."""
@@ -165,6 +175,16 @@ class PlainBatch(EnvironmentBatch):
         """Closes the environments."""
         for environment in self._environments:
             environment.close()
+
+    def _finish(self, ended: list[int]) -> None:
+        """What a step does for the whole batch, after all its environments were stepped."""
+        if self._received.converts:
+            self._convert("step")
+        self.final_observations = self.observations
+        if not self._steps_are_final:
+            self._update_steps()
+        if ended:
+            self._end(ended)
 
     def _update_steps(self) -> None:
         """Replaces `Environment.step` by the environments' own functions, once their API is known."""
@@ -181,35 +201,32 @@ class PlainBatch(EnvironmentBatch):
         for final, shown in zip(self._finals, self.observations, strict=True):
             np.copyto(final, shown)
         self.final_observations = self._finals
-        for i in ended:
-            self._begin(i)
+        self._begin(ended)
 
-    def _begin(self, i: int) -> None:
-        seed, self._seeds[i] = self._seeds[i], None
-        self._elapsed[i] = 0
+    def _begin(self, which: Iterable[int]) -> None:
+        for i in which:
+            seed, self._seeds[i] = self._seeds[i], None
+            self._elapsed[i] = 0
+            try:
+                self._received.write(i, self._environments[i].reset(seed))
+            except Exception as error:
+                raise self._failed("reset", i, error) from error
+        if self._received.converts:
+            self._convert("reset")
+
+    def _convert(self, verb: str) -> None:
         try:
-            self._store(i, self._environments[i].reset(seed))
-        except Exception as error:
-            raise self._failed("reset", i, error) from error
-
-    def _store(self, i: int, observation: Any) -> None:
-        """Writes any observation leaf by leaf; raises ValueError for a shape that NumPy would broadcast."""
-        if type(observation) is int and self._shape == ():
-            self.observations[0][i] = observation
-            return
-        for (name, leaf), shown, part in zip(
-            self.leaves.items(), self.observations, flatten(self.observation_space, observation), strict=True
-        ):
-            got = np.asarray(part)
-            if got.shape != leaf.shape:
-                raise ValueError(
-                    f"observation{name}: expected shape {leaf.shape}, got {got.shape} of dtype {got.dtype}"
-                )
-            shown[i] = got
+            self._received.convert()
+        except LostValueError as error:
+            raise self._failed(verb, error.env, error) from error
 
     def _failed(self, verb: str, i: int, error: Exception) -> Exception:
         where = f"environment {self.name!r}, number {i} of the batch, step {self._elapsed[i]} of its episode: {verb}"
         return failure(where, error)
+
+
+def _as_text(value: Any) -> str:
+    return "NaN" if np.isnan(value) else str(value)
 
 
 def seed_of(sequence: np.random.SeedSequence) -> int:

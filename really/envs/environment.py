@@ -8,10 +8,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
-from really.errors import EnvironmentFailedError
+from gymnasium import spaces
+
+from really.data.spaces import to_gymnasium
+from really.envs.results import StepResult, first_observation, five_values, from_old
+from really.errors import EnvironmentFailedError, InvalidTypeError, summary
 
 log = logging.getLogger("really")
 
@@ -20,8 +25,6 @@ NO_LIMIT = sys.maxsize
 
 # Characters of an error's message and of its traceback that a runner sends.
 LONGEST_MESSAGE, LONGEST_TRACE = 1000, 8000
-
-StepResult = tuple[Any, Any, Any, Any, Any]
 
 
 class Environment:
@@ -34,6 +37,9 @@ class Environment:
         env: the environment itself.
         limit: steps after which the caller truncates an episode; NO_LIMIT if `env` truncates it, or nobody does.
         is_owned: whether `close` closes `env`.
+
+    Attributes:
+        odd_info: what the last `reset` returned beside the observation, if that is neither a mapping nor None.
     """
 
     def __init__(self, env: Any, limit: int = NO_LIMIT, is_owned: bool = True) -> None:
@@ -42,10 +48,15 @@ class Environment:
         self._is_owned = is_owned
         self.step: Callable[[Any], StepResult] = self._first_step
         self.is_known = False
+        self.odd_info: Any = None
         self._resets_with_seed = _takes_seed(env)
 
     def reset(self, seed: int | None = None) -> Any:
-        """Starts an episode and returns its first observation; a seed restarts the environment's generator."""
+        """Starts an episode and returns its first observation; a seed restarts the environment's generator.
+
+        Raises:
+            TypeError: the environment returned neither an observation nor (observation, info).
+        """
         if seed is not None:
             self._seed_spaces(seed)
         if seed is not None and self._resets_with_seed:
@@ -54,7 +65,10 @@ class Environment:
             if seed is not None and callable(getattr(self.env, "seed", None)):
                 self.env.seed(seed)
             result = self.env.reset()
-        return result[0] if self._has_info(result) else result
+        if type(result) is tuple and len(result) == 2 and type(result[1]) is dict and not self._declares_tuple:
+            return result[0]
+        observation, self.odd_info = first_observation(result, self._space)
+        return observation
 
     def render(self, mode: str | None) -> Any:
         """Renders a frame; calls `render(mode=...)` if the environment has this older API."""
@@ -63,35 +77,31 @@ class Environment:
         return self.env.render(mode=mode)
 
     def close(self) -> None:
-        """Closes the environment if it is owned and has a method `close`."""
+        """Closes the environment if it is owned and has a method `close`. Its errors become a warning."""
         if self._is_owned and callable(getattr(self.env, "close", None)):
-            self.env.close()
+            with closing_errors_as_warnings(type(self.env).__name__):
+                self.env.close()
+
+    @cached_property
+    def _space(self) -> spaces.Space[Any] | None:
+        """The declared observation space. None if there is none, or one of an unknown kind."""
+        with suppress(InvalidTypeError):
+            return to_gymnasium(getattr(self.env, "observation_space", None))
+        return None
+
+    @cached_property
+    def _declares_tuple(self) -> bool:
+        return isinstance(self._space, spaces.Tuple)
 
     def _first_step(self, action: Any) -> StepResult:
         result = self.env.step(action)
-        if not isinstance(result, tuple) or len(result) not in (4, 5):
-            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{type(result)}"
-            raise TypeError(
-                "step: expected (observation, reward, terminated, truncated, info) "
-                f"or the older (observation, reward, done, info), got {got}"
-            )
+        values = five_values(result)
         self.is_known = True
-        if len(result) == 5:
-            self.step = self.env.step
-            return result
-        self.step = self._old_step
-        return _from_old(*result)
+        self.step = self.env.step if len(result) == 5 else self._old_step
+        return values
 
     def _old_step(self, action: Any) -> StepResult:
-        return _from_old(*self.env.step(action))
-
-    def _has_info(self, result: Any) -> bool:
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            return False
-        # The observation of an older environment may itself be such a pair; its space shows that.
-        space: Any = getattr(self.env, "observation_space", None)
-        parts = [type(part).__name__ for part in space.spaces] if type(space).__name__ == "Tuple" else []
-        return parts[1:] != ["Dict"] or not space.contains(result)
+        return from_old(*self.env.step(action))
 
     def _seed_spaces(self, seed: int) -> None:
         """Seeds the spaces, for environments that sample from them."""
@@ -99,12 +109,6 @@ class Environment:
             space = getattr(self.env, name, None)
             if space is not None and callable(getattr(space, "seed", None)):
                 space.seed(seed)
-
-
-def _from_old(observation: Any, reward: Any, done: Any, info: Any) -> StepResult:
-    """Five values from the older four: `done` by the time limit is a truncation, not a termination."""
-    truncated = bool(done and isinstance(info, Mapping) and info.get("TimeLimit.truncated", False))
-    return observation, reward, bool(done) and not truncated, truncated, info
 
 
 def parameters(function: Any) -> Mapping[str, inspect.Parameter]:
@@ -135,6 +139,15 @@ def logged_warnings() -> Iterator[None]:
         yield
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         log.info("%s", message)
+
+
+@contextmanager
+def closing_errors_as_warnings(name: str) -> Iterator[None]:
+    """Turns an error of an environment's `close` into a warning: what was collected before it is still right."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"environment {name!r}: expected close to succeed, got {summary(error)}", stacklevel=2)
 
 
 def failure(where: str, error: BaseException) -> EnvironmentFailedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,8 +10,10 @@ from typing import Any
 
 from gymnasium import spaces
 
-from really.data.spaces import infer_space, observation_leaves, to_gymnasium
+from really.data.spaces import native_space, to_gymnasium
 from really.envs.environment import NO_LIMIT, Environment, failure
+from really.envs.observed import declared_space, observed_space
+from really.envs.received import ReceivedObservations
 from really.envs.sources import EnvironmentSource, InstanceSource, source_of
 from really.errors import InvalidTypeError, ReallyError
 
@@ -21,10 +24,14 @@ class Probe:
 
     Attributes:
         name: the id, or the name of the class.
-        observation_space: a gymnasium space; inferred from `observation` if the environment has none.
+        observation_space: a gymnasium space, the one in which batches give observations. It is the declared one if
+            `observation` fits it, else inferred from `observation`.
         action_space: gymnasium's Discrete, Box, MultiDiscrete or MultiBinary.
         max_episode_steps: the time limit; None if there is none or it is unknown.
-        observation: an observation after a reset, in the structure of the space.
+        observation: an observation after a reset, in the structure of `seen_space`.
+        seen_space: the space in which the environment returns observations: `observation_space`, but for another
+            shape if `observation_shape` asks for one.
+        declared_space: the observation space of the environment; None if it has none, or one of an unknown kind.
     """
 
     name: str
@@ -32,6 +39,8 @@ class Probe:
     action_space: spaces.Space[Any]
     max_episode_steps: int | None
     observation: Any
+    seen_space: spaces.Space[Any]
+    declared_space: spaces.Space[Any] | None
 
 
 @dataclass(frozen=True)
@@ -98,20 +107,31 @@ def _inspect(name: str, environment: Environment) -> Probe:
         observation = environment.reset(0)
     except Exception as error:
         raise failure(f"environment {name!r}: reset raised", error) from error
-    given = getattr(environment.env, "observation_space", None)
-    observation_space = infer_space(observation) if given is None else to_gymnasium(given)
-    observation_leaves(observation_space)
+    if environment.odd_info is not None:
+        warnings.warn(
+            f"environment {name!r}: expected reset to return (observation, info) with a dict as info, got "
+            f"{type(environment.odd_info).__name__}, which is ignored",
+            stacklevel=2,
+        )
+    declared = declared_space(environment.env)
+    space = observed_space(name, declared, observation)
+    try:
+        received = ReceivedObservations(space, observation, 1)
+        received.write(0, observation)
+        received.convert()
+    except (TypeError, ValueError) as error:
+        raise failure(f"environment {name!r}: reset", error) from error
     limit: int | None = environment.limit
     if limit == NO_LIMIT:
         limit = getattr(getattr(environment.env, "spec", None), "max_episode_steps", None)
-    return Probe(name, observation_space, action_space, limit, observation)
+    return Probe(name, space, action_space, limit, observation, space, declared)
 
 
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:
     given = getattr(env, "action_space", None)
     if given is None:
         raise InvalidTypeError(f"environment {name!r}: expected an attribute action_space, got none in {env!r}")
-    space = to_gymnasium(given)
+    space = native_space(to_gymnasium(given))
     if isinstance(space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
         return space
     raise InvalidTypeError(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from really.envs.batch import EnvironmentBatch, PlainBatch
-from really.envs.environment import Environment, StepResult
+from really.envs.environment import Environment
 from really.envs.make import make_batch
+from really.envs.results import StepResult
 from really.envs.spec import EnvironmentSpec, Probe
 
 # Environments that an evaluation steps together: more would only take more memory.

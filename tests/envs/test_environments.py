@@ -456,7 +456,7 @@ def test_an_error_of_a_reset_names_environment_and_step():
         ((5.0, 0.0, False, False, {}), r"expected shape \(3,\), got \(\)"),
         ((np.zeros(3), 0.0, False), r"or the older \(observation, reward, done, info\), got a tuple of 3"),
         (7, r"got <class 'int'>"),
-        ((np.zeros(3), "much", False, False, {}), r"could not convert string to float: 'much'"),
+        ((np.zeros(3), "much", False, False, {}), r"reward: expected one number, got 'much' \(str\)"),
     ],
 )
 @pytest.mark.parametrize("fail_at", [1, 2])
