@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from really.collectors.demand import Demand, Part, spread, waves
+from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
 from really.collectors.fleet import QUEUED_ORDERS, Fleet, PendingOrder, Worker
 from really.collectors.messages import Chunk, Order, PolicySettings
 from really.data.normalisation import RunningStatistics
@@ -57,6 +58,7 @@ class Collector:
         self._max_staleness = max_staleness
         self._ready: dict[int, Part] = {}
         self._serial = 0
+        self._is_endless_told = False
         self._turn = 0
         # Decaying totals. If a call awaits all agents, they do not depend on the order in which results arrive.
         self._total_rows = self._total_results = self._total_seconds = 0.0
@@ -120,7 +122,7 @@ class Collector:
             busy = [worker for worker in self._fleet.workers if worker.pending]
             if not busy:
                 return
-            ready = self._fleet.wait(busy, _seconds_until(self._deadline(busy)))
+            ready = self._wait(busy, self._deadline(busy))
             if not ready and not enough():
                 raise self._timeout_error(busy)
             if not ready:
@@ -204,7 +206,7 @@ class Collector:
         """Waits for chunks and receives them; returns the demand, which is lower after a time-out."""
         busy = [worker for worker in self._fleet.workers if worker.pending]
         deadline, start = self._deadline(busy), time.monotonic()
-        while not (ready := self._fleet.wait(busy, self._patience(busy, deadline))):
+        while not (ready := self._wait(busy, self._patience(busy, deadline))):
             if time.monotonic() >= deadline:
                 return self._timed_out(demand, busy)
             if self._mark_late(busy):
@@ -222,9 +224,27 @@ class Collector:
         starting = any(not worker.started for worker in busy)
         return time.monotonic() + self._time_out + (START_ALLOWANCE if starting else 0)
 
-    def _patience(self, busy: list[Worker], deadline: float) -> float | None:
-        """Seconds until the deadline, or until the first worker is late. Returns None if neither ever happens."""
-        return _seconds_until(min([deadline, *map(self._due, busy)]))
+    def _wait(self, busy: list[Worker], until: float) -> list[Worker]:
+        """The workers whose oldest order is done, or none at the time `until`. It warns once of endless episodes."""
+        endless = self._endless_at(busy)
+        if endless < until:
+            if ready := self._fleet.wait(busy, _seconds_until(endless)):
+                return ready
+            self._is_endless_told = True
+            places = "; ".join(f"{worker}: {self._fleet.where(worker).partition(', at')[0]}" for worker in busy)
+            log.warning("num_episodes: expected episodes to end, got none for long (%s): %s", places, CURE)
+        return self._fleet.wait(busy, _seconds_until(until))
+
+    def _endless_at(self, busy: list[Worker]) -> float:
+        """The time at which an episode of a runner in another process is taken for endless; never if that was told."""
+        if self._is_endless_told or self._num_steps is not None or self._fleet.is_local:
+            return math.inf
+        starts = (worker.pending[0].started_at + START_ALLOWANCE * (not worker.started) for worker in busy)
+        return min(starts) + PATIENCE_SECONDS
+
+    def _patience(self, busy: list[Worker], deadline: float) -> float:
+        """The deadline, or the time at which the first worker is late, if that is before."""
+        return min([deadline, *map(self._due, busy)])
 
     def _due(self, worker: Worker) -> float:
         """The time from which a worker is late: never if it is still starting, or if the call awaits all agents."""

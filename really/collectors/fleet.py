@@ -102,15 +102,19 @@ class Fleet:
         version: the policy version, which counts how often the weights have changed.
         message_bytes: approximate limit on the bytes of one chunk.
         end_patience: seconds to wait for running orders when the manager closes; None waits until they are done.
+        is_local: whether runners work in this process while their chunks are fetched, so an interrupt ends an order.
     """
 
     message_bytes: float = MESSAGE_BYTES
     end_patience: float | None = None
+    is_local = False
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
         self.weights = Weights([], {})
         self.version = -1
+        # Number of the last order sent.
+        self._sent = 0
         self._policy: ExportedPolicy | None = None
         # What runners receive with an order, as it is shared with all of them: "policy", "weights".
         self._shared: dict[str, Any] = {}
@@ -157,10 +161,13 @@ class Fleet:
             version = self.version
             policy = None if worker.has_policy else self._share_once("policy", self._policy)
             weights = None if worker.version == version else self._share_once("weights", self.weights)
-        order = replace(order, version=version)
+        self._sent += 1
+        oldest = worker.pending[0].order.number if worker.pending else self._sent
+        order = replace(order, version=version, number=self._sent, oldest=oldest)
         handle = self._call(worker.runner, order, weights, policy)
-        worker.version, worker.has_policy = version, True
         worker.pending.append(PendingOrder(number, order, handle, time.monotonic()))
+        # Last, so that what an interrupt withholds is sent with the next order.
+        worker.version, worker.has_policy = version, True
         if all(other.has_policy and other.version == version for other in self.workers):
             # Pending orders keep the objects that they need in the store; the fleet's own references can go.
             self._shared.clear()
@@ -184,13 +191,22 @@ class Fleet:
             self._replace(worker, lost)
             return None
         except ReallyError as error:
-            worker.pending.popleft()
+            self._drop_oldest(worker)
             raise type(error)(f"{error} ({worker})") from error
+        except BaseException:
+            if self.is_local:
+                self._drop_oldest(worker)
+            raise
         done = worker.pending.popleft()
         worker.started, worker.failures = True, 0
         if worker.pending:
             worker.pending[0].started_at = time.monotonic()
         return done, chunk
+
+    def _drop_oldest(self, worker: Worker) -> None:
+        """Drops a worker's oldest order, which raised. It may not have taken the policy and weights sent with it."""
+        worker.pending.popleft()
+        worker.version, worker.has_policy = -1, False
 
     def where(self, worker: Worker) -> str:
         """Describes what a runner is doing at the moment."""
@@ -255,12 +271,14 @@ class Fleet:
         """The chunk with all its rows in one batch. Each piece leaves the store before the next is requested."""
         if not chunk.more:
             return chunk
+        number, rows = worker.pending[0].order.number, 0
         pieces, piece = [], chunk
         while True:
             pieces.append(owned(from_record_batch(piece.batch)))
             if not piece.more:
                 break
-            piece = self._get(self._call_rest(worker.runner))
+            rows += piece.batch.num_rows
+            piece = self._get(self._call_rest(worker.runner, number, rows))
         return replace(chunk, batch=to_record_batch(joined(pieces)), more=False)
 
     def _start(self, agents: Sequence[int], restart: int) -> Any:
@@ -275,7 +293,7 @@ class Fleet:
         """Calls `Runner.collect`; returns a handle of the chunk to come."""
         raise NotImplementedError
 
-    def _call_rest(self, runner: Any) -> Any:
+    def _call_rest(self, runner: Any, number: int, start: int) -> Any:
         """Calls `Runner.rest`; returns a handle of the chunk to come."""
         raise NotImplementedError
 
@@ -316,6 +334,8 @@ class _LocalCall:
 
 class LocalFleet(Fleet):
     """Runners in this process that work one after the other, for debugging or to do without Ray."""
+
+    is_local = True
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
         super().__init__(spec, num_parallel, num_workers or 1)

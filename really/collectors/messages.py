@@ -38,6 +38,8 @@ class RunnerSpec:
     entropy: int
     normalisation: NormalisationOptions
     vector: str = "auto"
+    total_steps: int = 1
+    runners: int = 1
     message_bytes: float = math.inf
     seeded: bool = False
 
@@ -79,12 +81,19 @@ class PolicySettings:
 class Order:
     """How many results each agent of a runner collects, in the order of the runner's agents, and with which settings.
 
-    `version` is the policy version to act with. The fleet sets it when it sends the order.
+    Attributes:
+        results: how many each agent collects.
+        settings: how they act.
+        version: the policy version to act with.
+        number: the order's number among all orders of the fleet. It sets these three when it sends the order.
+        oldest: number of the runner's oldest order whose rows the driver may still request.
     """
 
     results: tuple[int, ...]
     settings: PolicySettings
     version: int = -1
+    number: int = 0
+    oldest: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ PROBE_GROUP, PROBE_TIMEOUT = "probe", 2.0
 class RayRunner(Runner):
     """A runner in an actor's process. It knows the driver's modules and ids of environments, and its own node."""
 
+    warns = False
+
     def __init__(self, packed_spec: bytes, paths: Sequence[str], agents: Sequence[int], restart: int) -> None:
         # The user's classes may be in modules that only the driver's path leads to.
         sys.path.extend(path for path in paths if path not in sys.path)
@@ -81,7 +83,7 @@ class RayFleet(Fleet):
         self.message_bytes = min(limit, MESSAGE_BYTES)
         self._actor = ray.remote(concurrency_groups={PROBE_GROUP: 1})(RayRunner)
         # A result that is larger than a message still comes in one piece if the object store has room for it.
-        spec = replace(spec, message_bytes=limit)
+        spec = replace(spec, message_bytes=limit, runners=workers)
         self._packed_spec = self._packed(spec)
         super().__init__(spec, num_parallel, workers)
 
@@ -142,9 +144,9 @@ class RayFleet(Fleet):
     def _call(self, runner: Any, order: Order, weights: Any, policy: Any) -> Any:
         return runner.collect.remote(order, weights, policy)
 
-    def _call_rest(self, runner: Any) -> Any:
+    def _call_rest(self, runner: Any, number: int, start: int) -> Any:
         # In the probe group, or the call would wait for the order that is queued already.
-        return runner.rest.options(concurrency_group=PROBE_GROUP).remote()
+        return runner.rest.options(concurrency_group=PROBE_GROUP).remote(number, start)
 
     def _where(self, runner: Any) -> str:
         call = runner.where.options(concurrency_group=PROBE_GROUP).remote()

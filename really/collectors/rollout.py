@@ -79,6 +79,11 @@ class Rollout:
         self.lengths[env] = length
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(rows.nbytes for rows in self.arrays.values())
+
+    @property
     def result_rows(self) -> list[tuple[int, int]]:
         """(environment, number of rows) of each result, by environment and in time order."""
         return [

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
+from really.collectors.episode_watch import EpisodeWatch
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
 from really.collectors.noise import ActionNoise
 from really.collectors.rollout import Rollout
@@ -29,7 +29,7 @@ from really.data.record_batches import to_record_batch
 from really.data.schema import ColumnSpec, Spec
 from really.data.transitions import Columns, schema
 from really.envs.make import make_batch
-from really.errors import EnvironmentFailedError, ModelError
+from really.errors import ModelError, RunnerError
 from really.policies import inference
 from really.policies.policy import check_finite, make_policy
 from really.replay.frame_encoding import encode
@@ -39,7 +39,13 @@ FIRST_STEPS = 256
 
 
 class Runner:
-    """Steps the environments of its agents together and collects their results."""
+    """Steps the environments of its agents together and collects their results.
+
+    Attributes:
+        warns: whether it logs warnings; those of a runner in another process might not be seen.
+    """
+
+    warns = True
 
     def __init__(self, spec: RunnerSpec, agents: Sequence[int], restart: int = 0) -> None:
         self._spec = spec
@@ -56,7 +62,9 @@ class Runner:
         )
         self._version = -1
         self._started = False
-        self._rest: deque[tuple[Columns, int]] = deque()
+        # Rows of chunks that are too large for one message, by the number of the order.
+        self._rest: dict[int, Columns] = {}
+        self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns)
         self._thread, self._step = 0, 0
 
     def info(self) -> dict[str, Any]:
@@ -92,38 +100,46 @@ class Runner:
 
     def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
         """Collects the results of an order. Weights and policy are given if they changed since the last order."""
-        if policy is not None:
-            self.set_policy(policy)
-        if weights is not None:
-            self._set_weights(weights)
-        self._thread = threading.get_ident()
-        self._apply(order)
+        self._rest = {number: columns for number, columns in self._rest.items() if number >= order.oldest}
+        try:
+            if policy is not None:
+                self._version = -1
+                self.set_policy(policy)
+            if weights is not None:
+                self._set_weights(weights, order.version)
+            self._thread = threading.get_ident()
+            self._apply(order)
+            return self._collect(order)
+        except BaseException:
+            # An interrupt comes at any place: some environments were stepped and others not, or their rows are lost.
+            self._started, self._pool = False, ArrayPool()
+            raise
+
+    def _collect(self, order: Order) -> Chunk:
         start, quota = time.perf_counter(), np.asarray(order.results)
         try:
             rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
-        except EnvironmentFailedError:
-            # Only some of the environments were stepped: the next order starts with new episodes.
-            self._started = False
-            raise
         finally:
             self._noise.settle()
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
         columns = self._delivery.rows(rollout, results)
-        chunk = self._chunk(columns, 0, results, time.perf_counter() - start)
+        chunk = self._chunk(columns, order.number, 0, results, time.perf_counter() - start)
         return chunk if self._normaliser is None else replace(chunk, measured=self._normaliser.measured)
 
-    def rest(self) -> Chunk:
-        """The next rows of the oldest chunk that is too large for one message."""
-        columns, start = self._rest.popleft()
-        return self._chunk(columns, start, (), 0.0)
+    def rest(self, number: int, start: int) -> Chunk:
+        """The rows from `start` on of the chunk of order `number`, or those of them that fit into one message."""
+        return self._chunk(self._rest[number], number, start, (), 0.0)
 
-    def _chunk(self, columns: Columns, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
-        """The rows from `start` on that fit into a message. The other rows are kept for `rest`."""
+    def _chunk(self, columns: Columns, number: int, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
+        """The rows from `start` on that fit into a message. All rows are kept for `rest` if they do not.
+
+        They are kept until the driver has them all, since it may ask for the same rows again after an interrupt.
+        """
         rows = len(columns["reward"])
         row_bytes = sum(column.nbytes for column in columns.values()) / rows
         stop = min(rows, start + max(1, int(min(rows, self._spec.message_bytes // row_bytes))))
         if stop < rows:
-            self._rest.appendleft((columns, stop)) if start else self._rest.append((columns, stop))
+            self._rest[number] = columns
         batch = to_record_batch(encode({name: column[start:stop] for name, column in columns.items()}))
         return Chunk(batch, results, seconds, more=stop < rows)
 
@@ -131,14 +147,18 @@ class Runner:
         """Closes the environments."""
         self._envs.close()
 
-    def _set_weights(self, weights: Weights) -> None:
+    def _set_weights(self, weights: Weights, version: int) -> None:
+        self._version = -1
         self._model.set_weights(weights.arrays)
         self._forward: Callable[..., Mapping[str, NDArray[Any]]] = self._model
         if self._normaliser is not None:
             self._forward = self._normaliser.freeze(weights.statistics).before(self._model)
+        self._version = version
 
     def _apply(self, order: Order) -> None:
-        self._version = order.version
+        if self._version != order.version:
+            # The order before, which had the weights, failed before it set them.
+            raise RunnerError(f"weights: expected policy version {order.version}, got {self._version}; call again")
         self._policy.epsilon = order.settings.epsilon
         self._policy.temperature = order.settings.temperature
         if not self._started:
@@ -168,17 +188,21 @@ class Runner:
         assert self._spec.num_episodes is not None
         missing = quota * self._spec.num_episodes
         rollout = Rollout(self._columns, len(self._agents), FIRST_STEPS, self._pool)
-        active, step = np.flatnonzero(missing), 0
+        active, step, look_at = np.flatnonzero(missing), 0, self._watch.begin()
         unbounded = np.full(len(quota), np.iinfo(np.int_).max)
         while active.size:
             if step == rollout.time:
+                self._watch.check_memory(step, active, rollout.nbytes)
                 rollout.grow()
+            if step == look_at:
+                look_at = self._watch.look(step, active)
             if self._noise.starts_piece(step):
                 self._draw(step, active, unbounded)
             self._advance(rollout, step, active)
             step += 1
             ended = active[(self._envs.terminated | self._envs.truncated)[active]]
             if ended.size:
+                self._watch.end(ended, step)
                 missing[ended] -= 1
                 for env in ended[missing[ended] % self._spec.num_episodes == 0]:
                     rollout.close_result(env, step)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,14 +124,18 @@ class AtariBatch(EnvironmentBatch):
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], render_mode: str | None = None
     ) -> None:
         super().__init__(spec.probe(), len(seeds))
-        self._games = [spec.environment.make_vector(1) for _ in seeds]
+        self._make, self._sequences = partial(spec.environment.make_vector, 1), list(seeds)
+        self._games = [self._make() for _ in seeds]
         self._seeds: list[int | None] = [seed_of(seed) for seed in seeds]
+        # Games that may have an action whose result was not received.
+        self._in_flight: Sequence[int] = ()
         self._all = range(self.num_envs)
         self._finals = self._empty()
         self._elapsed = 0
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
         """Starts new episodes; a game's first reset uses its seed."""
+        self._replace(self._in_flight)
         for i in self._all if which is None else which.tolist():
             seed, self._seeds[i] = self._seeds[i], None
             self.observations[0][i] = self._games[i].reset(seed=seed)[0][0]
@@ -141,6 +146,7 @@ class AtariBatch(EnvironmentBatch):
         numbers = self._all if active is None else active.tolist()
         games, shown = self._games, self.observations[0]
         actions = np.ascontiguousarray(actions, np.int64)
+        self._in_flight = numbers
         for i in numbers:
             games[i].send(actions[i : i + 1])
         finals = {}
@@ -150,6 +156,7 @@ class AtariBatch(EnvironmentBatch):
             self.rewards[i], self.terminated[i], self.truncated[i] = reward[0], terminated[0], truncated[0]
             if terminated[0] or truncated[0]:
                 finals[i] = info["final_obs"][0]
+        self._in_flight = ()
         self.final_observations = self.observations
         if finals:
             np.copyto(self._finals[0], shown)
@@ -165,6 +172,14 @@ class AtariBatch(EnvironmentBatch):
         """Closes the games."""
         for game in self._games:
             game.close()
+
+    def _replace(self, games: Sequence[int]) -> None:
+        """Makes these games anew, with other seeds: an interrupt left them in the middle of a step."""
+        for i in games:
+            self._games[i].close()
+            self._games[i], self._sequences[i] = self._make(), self._sequences[i].spawn(1)[0]
+            self._seeds[i] = seed_of(self._sequences[i])
+        self._in_flight = ()
 
 
 class AtariInColour(Environment):

@@ -228,7 +228,10 @@ class VectorBatch(EnvironmentBatch):
 
     def close(self) -> None:
         """Closes the vector environment."""
-        self._vector.close()
+        if self._is_broken:
+            _kill(self._vector)
+        else:
+            self._vector.close()
 
     def _end(self, ended: NDArray[np.intp], info: Any) -> None:
         for final, shown in zip(self._finals, self.observations, strict=True):
@@ -288,8 +291,7 @@ class VectorBatch(EnvironmentBatch):
 
     def _replace(self) -> None:
         """Makes the vector environment anew, with other seeds, since its processes are in the middle of a step."""
-        with contextlib.suppress(Exception):
-            self._vector.close(**({"terminate": True} if hasattr(self._vector.unwrapped, "env_fns") else {}))
+        _kill(self._vector)
         self._vector, self._seeds = self._make(), [seed.spawn(1)[0] for seed in self._seeds]
         self._is_seeded = self._is_broken = False
 
@@ -299,3 +301,16 @@ class VectorBatch(EnvironmentBatch):
 
     def _where(self, verb: str) -> str:
         return f"environment {self.name!r}, one of {self.num_envs} in a batch, step {self._elapsed} of it: {verb}"
+
+
+def _kill(vector: Any) -> None:
+    """Ends a vector environment that is in the middle of a step: its `close` would wait for the step."""
+    inner = vector.unwrapped
+    for process in getattr(inner, "processes", ()):
+        process.terminate()
+        process.join()
+    if hasattr(inner, "processes"):
+        inner.closed = True
+    else:
+        with contextlib.suppress(Exception):
+            vector.close()

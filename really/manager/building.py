@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from really.agents.agent import Agent
 
 # Settings that a runner needs as they are.
-RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector")
+RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector", "total_steps")
 
 # Columns that runners compute from the model's values of states.
 VALUE_COLUMNS = ("value_estimate", "monte_carlo", "advantage")

@@ -14,6 +14,7 @@ import pytest
 
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really._ray.runtime import warn_of_small_shared_memory
+from really.errors import RunnerTimeoutError
 from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay
@@ -183,3 +184,26 @@ def test_a_small_shared_memory_is_warned_of(caplog: pytest.LogCaptureFixture) ->
     assert warn_of_small_shared_memory(1 << 60)
     assert "/dev/shm holds" in caplog.text
     assert "--shm-size" in caplog.text
+
+
+class EndlessSecond(Counter):
+    """Its first episode has 10 steps, its second does not end."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        result = super().step(action)
+        if result[2]:
+            self.length = 10**9
+        return result
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_endless_episode_in_another_process_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("really.collectors.collector.PATIENCE_SECONDS", 0.2)
+    with make(EndlessSecond, num_parallel=1, num_steps=None, total_steps=5, remote_time_out=0.8) as manager:
+        assert len(manager.get_data()["reward"]) == 10
+        with pytest.raises(RunnerTimeoutError, match="expected a result within"):
+            manager.get_data()
+    assert caplog.text.count("num_episodes: expected episodes to end, got none for long (runner 0 (agents 0 to 0)") == 1
+    assert "of the rollout): an environment without a time limit may never end one: give num_steps=" in caplog.text
