@@ -59,8 +59,8 @@ class FactorySource:
 
     def make(self, config: Mapping[str, Any], render_mode: str | None) -> Environment:
         """A new environment. The factory gets `render_mode` if it accepts it and `config` has none."""
-        extra = {}
-        if render_mode is not None and "render_mode" not in config and accepts(self._factory, "render_mode"):
+        extra: dict[str, Any] = {}
+        if "render_mode" not in config and _takes_render_mode(self._factory, render_mode):
             extra["render_mode"] = render_mode
         env = self._factory(**config, **extra)
         if not (hasattr(env, "reset") and hasattr(env, "step")):
@@ -136,7 +136,7 @@ class VectorSource:
     def make_vector(self, num_envs: int, config: Mapping[str, Any], render_mode: str | None) -> Any:
         """A new vector environment with `num_envs` environments."""
         extra: dict[str, Any] = {"num_envs": num_envs}
-        if render_mode is not None and accepts(self.factory, "render_mode"):
+        if _takes_render_mode(self.factory, render_mode):
             extra["render_mode"] = render_mode
         vector = self.factory(**{**extra, **config})
         if getattr(vector, "num_envs", None) != num_envs or not hasattr(vector, "single_observation_space"):
@@ -145,6 +145,14 @@ class VectorSource:
                 f"got {vector!r}"
             )
         return vector
+
+
+def _takes_render_mode(factory: Callable[..., Any], render_mode: str | None) -> bool:
+    """Whether to pass `render_mode`: None only to a factory whose parameter `render_mode` has no default."""
+    if render_mode is not None:
+        return accepts(factory, "render_mode")
+    parameter = parameters(factory).get("render_mode")
+    return parameter is not None and parameter.default is parameter.empty
 
 
 EnvironmentSource = InstanceSource | FactorySource | IdSource | GymIdSource | VectorSource

@@ -13,7 +13,7 @@ from really._utils.progress import advance, progress_bar
 from really.data.normalisation import Normalisation
 from really.envs.batch import EnvironmentBatch
 from really.envs.spec import EnvironmentSpec
-from really.errors import ModelError
+from really.errors import EnvironmentFailedError, ModelError
 from really.evaluation.viewer import Viewer
 from really.policies import inference
 from really.policies.policy import Policy, check_finite
@@ -103,6 +103,8 @@ def evaluate(
 ) -> Evaluation:
     """Plays greedy episodes with an exported model and these weights; the viewer shows them.
 
+    If an environment fails while a window shows it, the episodes are played again without the window.
+
     Args:
         environment: the environment to play in.
         policy: chooses the best action from the model's outputs.
@@ -116,20 +118,32 @@ def evaluate(
         vector: as in `make_batch`.
         progress: show a progress bar; by default on a terminal if it takes longer than two seconds.
     """
-    size = min(episodes, viewer.at_once)
-    with (
-        contextlib.closing(viewer.batch(environment, seed.spawn(size), vector)) as envs,
-        viewer.showing(),
-        progress_bar("testing", episodes, "episode", progress) as bar,
-    ):
-        model = inference.load(exported, size)
-        model.set_weights(weights)
-        forward = model if normalisation is None else normalisation.before(model)
-        evaluation = Evaluation(envs, forward, policy, episodes, max_steps)
 
-        def after_step(run: Evaluation) -> None:
-            advance(bar, run.finished)
-            viewer.after_step()
+    def play(viewer: Viewer) -> Evaluation:
+        size = min(episodes, viewer.at_once)
+        # Equal seeds if the episodes are played again.
+        seeds = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key).spawn(size)
+        with (
+            contextlib.closing(viewer.batch(environment, seeds, vector)) as envs,
+            viewer.showing(),
+            progress_bar("testing", episodes, "episode", progress) as bar,
+        ):
+            model = inference.load(exported, size)
+            model.set_weights(weights)
+            forward = model if normalisation is None else normalisation.before(model)
+            evaluation = Evaluation(envs, forward, policy, episodes, max_steps)
 
-        evaluation.run(after_step)
-    return evaluation
+            def after_step(run: Evaluation) -> None:
+                advance(bar, run.finished)
+                viewer.after_step()
+
+            evaluation.run(after_step)
+        return evaluation
+
+    try:
+        return play(viewer)
+    except EnvironmentFailedError as error:
+        unseen = viewer.unseen(error)
+        if unseen is None:
+            raise
+    return play(unseen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,22 @@ from really.envs.spec import EnvironmentSpec, Probe
 
 # Environments that an evaluation steps together: more would only take more memory.
 EVALUATION_ENVS = 128
+
+
+log = logging.getLogger("really")
+
+
+class Notices:
+    """Warnings about what cannot be shown; each is logged once in the life of a manager."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def warn(self, kind: str, text: str) -> None:
+        """Logs a text, unless one of this kind was logged before."""
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning("%s", text)
 
 
 class Viewer:
@@ -41,6 +58,10 @@ class Viewer:
 
     def after_step(self) -> None:
         """Called after each step of the batch."""
+
+    def unseen(self, error: Exception) -> Viewer | None:
+        """The viewer with which to play again after an environment's error that showing it may have caused."""
+        return None
 
 
 class Watcher:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,7 @@ from really.envs.environment import Environment, logged_warnings
 from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidValueError
 from really.evaluation.rendering import frame_of, frames_per_second, render_modes, with_frames
-from really.evaluation.viewer import Viewer, Watcher, watched_batch
-
-log = logging.getLogger("really")
+from really.evaluation.viewer import Notices, Viewer, Watcher, watched_batch
 
 # Smaller frames are enlarged by an integer factor.
 WINDOW_SIDE = 480
@@ -31,20 +28,57 @@ class Window(Viewer):
 
     at_once = 1
 
+    def __init__(self, notices: Notices | None = None) -> None:
+        self._notices = notices or Notices()
+
     def batch(
         self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], vector: str = "auto"
     ) -> EnvironmentBatch:
         """Makes one environment that renders into a window of its own, or whose frames `_Screen` shows."""
+        reason: Exception
         for open_window in (_own_window, _our_window):
             try:
                 with logged_warnings():
                     environment, watcher = open_window(spec)
             except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = error
             else:
-                return watched_batch(spec, seeds[0], environment, watcher)
-        log.warning("render=True: expected to open a window, but %s; episodes are not shown.", reason)
+                return watched_batch(spec, seeds[0], environment, _Careful(watcher, self._not_shown))
+        self._not_shown(reason)
         return super().batch(spec, seeds, vector)
+
+    def unseen(self, error: Exception) -> Viewer:
+        """Plays without a window: an environment that renders within its steps raises there if it cannot."""
+        self._not_shown(error)
+        return Viewer()
+
+    def _not_shown(self, error: Exception) -> None:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = f"render=True: expected to show a window, but {reason}; episodes are not shown."
+        self._notices.warn("window", text)
+
+
+class _Careful(Watcher):
+    """Shows an environment by another watcher until that raises; `tell` is called with the error."""
+
+    def __init__(self, watcher: Watcher, tell: Callable[[Exception], None]) -> None:
+        self._watcher: Watcher | None = watcher
+        self._tell = tell
+
+    def see(self, environment: Environment, is_start: bool) -> None:
+        self._call("see", environment, is_start)
+
+    def leave(self) -> None:
+        self._call("leave")
+
+    def _call(self, verb: str, *arguments: Any) -> None:
+        if self._watcher is None:
+            return
+        try:
+            getattr(self._watcher, verb)(*arguments)
+        except Exception as error:
+            self._watcher = None
+            self._tell(error)
 
 
 class _RenderHuman(Watcher):

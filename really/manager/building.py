@@ -19,6 +19,7 @@ from really.data.spaces import observation_leaves
 from really.data.transitions import schema
 from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
+from really.evaluation.viewer import Notices
 from really.manager.arguments import Settings
 from really.policies.policy import VALUE_OUTPUTS, Policy
 
@@ -39,6 +40,7 @@ class Builder:
         environment: the specification of the environment.
         probe: the environment's name and spaces, taken from an instance of it.
         entropy: the number from which all seeds are derived.
+        notices: tells once what cannot be shown.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,6 +48,7 @@ class Builder:
         self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
         self.environment = EnvironmentSpec(settings["environment"], settings["env_config"])
         self.probe = self.environment.probe()
+        self.notices = Notices()
         self._leaves = observation_leaves(self.probe.observation_space)
         self._normalisation = NormalisationOptions.of(settings)
 

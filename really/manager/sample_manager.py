@@ -386,7 +386,7 @@ class SampleManager(Lifetime, Tracking):
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
         max_steps = checked_integer("max_steps", max_steps)
         test_episodes = checked_integer("test_episodes", test_episodes)
-        viewer = viewer_of(render, self._builder.environment.name)
+        viewer = viewer_of(render, self._builder.environment.name, self._builder.notices)
         self._sync()
         evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
         self.film = viewer.path or self.film
