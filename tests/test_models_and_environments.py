@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 import really
 from really import SampleManager
-from really.envs.sources import import_gym
+from really.envs.real_gym import import_gym
 from tests import models
 from tests.walks import Echo, GymWalk, Nested, OldWalk, Walk
 

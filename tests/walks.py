@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from really.envs.sources import import_gym
+from really.envs.real_gym import import_gym
 from tests.environments import Counter
 
 gym = import_gym()

@@ -15,6 +15,7 @@ from typing import Any
 from gymnasium import spaces
 
 from really.data.spaces import to_gymnasium
+from really.envs.real_gym import advice
 from really.envs.results import StepResult, first_observation, five_values, from_old
 from really.errors import EnvironmentFailedError, InvalidTypeError, summary
 
@@ -160,7 +161,8 @@ def failure(where: str, error: BaseException) -> EnvironmentFailedError:
     except Exception as unprintable:  # `__str__` of the environment's own error raised
         message = f"{type(error).__name__}, whose text raised {type(unprintable).__name__}"
         trace = "".join(traceback.format_tb(error.__traceback__))
-    text = f"{where}: {_shortened(message, LONGEST_MESSAGE)}\n\nOriginal traceback:\n{_shortened(trace, LONGEST_TRACE)}"
+    message = _shortened(message, LONGEST_MESSAGE) + advice(error)
+    text = f"{where}: {message}\n\nOriginal traceback:\n{_shortened(trace, LONGEST_TRACE)}"
     return EnvironmentFailedError(text.encode("utf-8", "backslashreplace").decode())
 
 

@@ -29,7 +29,7 @@ def is_classic_cartpole(spec: EnvironmentSpec) -> bool:
     if not isinstance(spec.source, IdSource):
         return False
     with logged_warnings():
-        registered = gymnasium_spec(spec.environment)
+        registered = gymnasium_spec(spec.source.name)
     return (
         (registered.entry_point, registered.vector_entry_point) == (CARTPOLE, CARTPOLE_VECTOR)
         and not registered.additional_wrappers

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from really.envs.environment import logged_warnings
-from really.envs.sources import GymIdSource, IdSource, gymnasium_spec, import_gym
+from really.envs.real_gym import import_gym
+from really.envs.sources import GymIdSource, IdSource, gymnasium_spec
 from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidTypeError
 
@@ -71,7 +72,7 @@ class Registrations:
 
         if isinstance(environment.source, IdSource):
             with logged_warnings():
-                own = gymnasium_spec(environment.environment)
+                own = gymnasium_spec(environment.source.name)
             dumps(_portable(own))
         registry = gym_registry() if "gym" in sys.modules else {}
         needs_gym = isinstance(environment.source, GymIdSource) or any(map(_is_foreign, registry.values()))

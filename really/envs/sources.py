@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import io
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
 from typing import Any
 
 from really.envs.environment import NO_LIMIT, Environment, accepts, logged_warnings, parameters
+from really.envs.real_gym import fails_in_gym, gym_spec, import_gym, without_checker
 from really.envs.single_of_vector import SingleOfVector
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
@@ -30,7 +29,7 @@ class InstanceSource:
     def borrow(self) -> Environment:
         """A copy to inspect. If it cannot be copied, the instance itself, which `close` then leaves open."""
         try:
-            return Environment(copy.deepcopy(self._instance))
+            return Environment(without_checker(copy.deepcopy(self._instance)))
         except Exception:
             return Environment(self._instance, is_owned=False)
 
@@ -39,7 +38,7 @@ class InstanceSource:
         if config:
             raise InvalidValueError(f"env_config: expected nothing with an instance as environment, got {dict(config)}")
         try:
-            return Environment(copy.deepcopy(self._instance))
+            return Environment(without_checker(copy.deepcopy(self._instance)))
         except Exception as error:
             if self._is_used:
                 raise InvalidTypeError(
@@ -48,7 +47,7 @@ class InstanceSource:
                     f"Give its class or a factory instead."
                 ) from error
             self._is_used = True
-            return Environment(self._instance)
+            return Environment(without_checker(self._instance))
 
 
 class FactorySource:
@@ -67,14 +66,14 @@ class FactorySource:
             raise InvalidTypeError(
                 f"environment: expected {self._factory!r} to return an object with reset and step, got {type(env)}"
             )
-        return Environment(env)
+        return Environment(without_checker(env))
 
 
 class IdSource:
-    """Makes environments of an id in gymnasium's registry, without the wrappers that only check."""
+    """Makes environments of the id `name` in gymnasium's registry, without the wrappers that only check."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
     def make(self, config: Mapping[str, Any], render_mode: str | None) -> Environment:
         """A new environment. The caller applies the time limit, unless the id has wrappers of its own."""
@@ -85,7 +84,7 @@ class IdSource:
         if render_mode is not None:
             options.setdefault("render_mode", render_mode)
         with logged_warnings():
-            spec = copy.deepcopy(gymnasium_spec(self._name))
+            spec = copy.deepcopy(gymnasium_spec(self.name))
             spec.order_enforce = False
             if spec.additional_wrappers:
                 env = gymnasium.make(spec, max_episode_steps=limit, disable_env_checker=True, **options)
@@ -100,7 +99,7 @@ class IdSource:
 
         options = {**({} if render_mode is None else {"render_mode": render_mode}), **config}
         with logged_warnings():
-            spec = gymnasium_spec(self._name)
+            spec = gymnasium_spec(self.name)
             if spec.vector_entry_point is None or spec.additional_wrappers:
                 return None
             return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **options)
@@ -158,15 +157,15 @@ def _takes_render_mode(factory: Callable[..., Any], render_mode: str | None) -> 
 EnvironmentSource = InstanceSource | FactorySource | IdSource | GymIdSource | VectorSource
 
 
-def source_of(environment: Any) -> EnvironmentSource:
-    """The source for the environment that the user gave.
+def source_of(environment: Any, config: Mapping[str, Any]) -> EnvironmentSource:
+    """The source for the environment that the user gave; `config` has the arguments with which it will be made.
 
     Raises:
         InvalidValueError: the id is unknown.
         InvalidTypeError: this is no environment, class or factory.
     """
     if isinstance(environment, str):
-        return _source_of_id(environment)
+        return _source_of_id(environment, config)
     if hasattr(environment, "make_vector"):
         return VectorSource(environment.make_vector)
     if hasattr(environment, "single_observation_space"):
@@ -195,16 +194,50 @@ def _makes_vectors(factory: Callable[..., Any]) -> bool:
     return "num_envs" in parameters(factory)
 
 
-def _source_of_id(name: str) -> IdSource | GymIdSource:
+def _source_of_id(name: str, config: Mapping[str, Any]) -> IdSource | GymIdSource:
+    """The source of an id: gymnasium's, or else gym's if gym can run it, or else the next version, with a warning."""
     with logged_warnings():
         try:
-            gymnasium_spec(name)
+            found = gymnasium_spec(name)
+            unknown = "retired" if _is_placeholder(found) else ""
         except _unregistered() as error:
-            if _gym_knows(name):
-                log.info("environment %r: not known to gymnasium, taken from gym", name)
-                return GymIdSource(name)
-            raise InvalidValueError(_unknown_id(name, error)) from error
-    return IdSource(name)
+            unknown = _unknown_id(name, error)
+    if not unknown:
+        return IdSource(name)
+    in_gym, newer = gym_spec(name), _next_version(name)
+    if in_gym is not None and not (newer and fails_in_gym(in_gym, config)):
+        log.info("environment %r: not known to gymnasium, taken from gym", name)
+        return GymIdSource(name)
+    if newer is None:
+        raise InvalidValueError(unknown)
+    warnings.warn(
+        f"environment: expected an id whose version gymnasium has, got {name!r}, which it has retired; the next "
+        f"version, {newer!r}, is taken",
+        stacklevel=2,
+    )
+    return IdSource(newer)
+
+
+def _next_version(name: str) -> str | None:
+    """The id of the lowest higher version that gymnasium can make. None if there is none."""
+    import gymnasium
+    from gymnasium.envs.registration import parse_env_id
+
+    try:
+        namespace, base, version = parse_env_id(name)
+    except gymnasium.error.Error:
+        return None
+    newer = [
+        (spec.version, spec.id)
+        for spec in gymnasium.registry.values()
+        if (spec.namespace, spec.name) == (namespace, base) and not _is_placeholder(spec)
+    ]
+    return min((found for found in newer if version is not None and (found[0] or 0) > version), default=(0, None))[1]
+
+
+def _is_placeholder(spec: Any) -> bool:
+    """Whether gymnasium only keeps the id, to tell where its environment has gone, as of MuJoCo v2 and v3."""
+    return callable(spec.entry_point) and getattr(spec.entry_point, "__module__", "") == "gymnasium.envs"
 
 
 def gymnasium_spec(name: str) -> Any:
@@ -226,25 +259,6 @@ def _unregistered() -> tuple[type[Exception], ...]:
     from gymnasium import error
 
     return error.Error, ModuleNotFoundError
-
-
-def _gym_knows(name: str) -> bool:
-    if importlib.util.find_spec("gym") is None:
-        return False
-    gym = import_gym()
-    with logged_warnings():
-        try:
-            gym.spec(name)
-        except (gym.error.Error, ModuleNotFoundError):
-            return False
-    return True
-
-
-def import_gym() -> Any:
-    """Imports real gym, without the message and the warning that it is unmaintained."""
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        return importlib.import_module("gym")
 
 
 def _unknown_id(name: str, error: Exception) -> str:

@@ -70,7 +70,7 @@ class EnvironmentSpec:
     @cached_property
     def source(self) -> EnvironmentSource:
         """The source that makes the instances. Raises the same errors as `probe`."""
-        return source_of(self.environment)
+        return source_of(self.environment, self.env_config)
 
     @cached_property
     def _probe(self) -> Probe:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from really.data.spaces import flatten, infer_space, to_gymnasium
 from really.envs.make import make_batch
-from really.envs.sources import import_gym
+from really.envs.real_gym import import_gym
 from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
 

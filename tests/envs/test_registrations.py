@@ -16,8 +16,8 @@ import pytest
 from gymnasium import spaces
 
 from really import SampleManager
+from really.envs.real_gym import import_gym
 from really.envs.registrations import Registrations
-from really.envs.sources import import_gym
 from really.envs.spec import EnvironmentSpec
 from tests.models import QNet
 
