@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.spaces import flatten
+from really.data.spaces import flatten, leaf_spaces
 from really.envs.batch import EnvironmentBatch, seed_of
-from really.envs.environment import failure, logged_warnings
+from really.envs.environment import closing_errors_as_warnings, failure, logged_warnings
+from really.envs.received import converted
 from really.envs.sources import IdSource, gymnasium_spec
 from really.envs.spec import EnvironmentSpec
 from really.envs.vector_api import DISABLED, SAME_STEP, autoreset_mode, final_observation, no_final_observation
@@ -176,20 +177,20 @@ class VectorBatch(EnvironmentBatch):
     def __init__(
         self, spec: EnvironmentSpec, vector: Any, seeds: Sequence[np.random.SeedSequence], make: Callable[[], Any]
     ) -> None:
-        super().__init__(spec.probe(), len(seeds))
-        if (vector.single_observation_space, vector.single_action_space) != (
-            self.observation_space,
-            self.action_space,
-        ):
+        probe = spec.probe()
+        super().__init__(probe, len(seeds))
+        declared = probe.declared_space, self.action_space
+        if (vector.single_observation_space, vector.single_action_space) != declared:
             raise InvalidTypeError(
                 f"environment {self.name!r}: expected a vector environment with the spaces of the plain one, "
-                f"{self.observation_space} and {self.action_space}, "
+                f"{declared[0]} and {declared[1]}, "
                 f"got {vector.single_observation_space} and {vector.single_action_space}"
             )
         self._vector, self._make, self._seeds = vector, make, seeds
         self._mode = autoreset_mode(vector)
         self._takes_reset_mask = _takes_reset_mask(vector)
         self._is_seeded = self._is_broken = False
+        self._leaf_spaces = leaf_spaces(self.observation_space)
         self._finals = self._empty()
         self._elapsed = 0
 
@@ -231,7 +232,8 @@ class VectorBatch(EnvironmentBatch):
         if self._is_broken:
             _kill(self._vector)
         else:
-            self._vector.close()
+            with closing_errors_as_warnings(self.name):
+                self._vector.close()
 
     def _end(self, ended: NDArray[np.intp], info: Any) -> None:
         for final, shown in zip(self._finals, self.observations, strict=True):
@@ -240,7 +242,7 @@ class VectorBatch(EnvironmentBatch):
         for i in ended.tolist():
             last = final_observation(self.observation_space, info, i)
             if last is not None:
-                for final, part in zip(self._finals, flatten(self.observation_space, last), strict=True):
+                for final, part in zip(self._finals, self._converted(last), strict=True):
                     final[i] = part
             elif self._mode == SAME_STEP:
                 raise EnvironmentFailedError(f"{self._where('step')}: {no_final_observation(declared=True)}")
@@ -273,12 +275,18 @@ class VectorBatch(EnvironmentBatch):
         return np.array(seeds) if type(inner).__module__ == "ale_py.vector_env" else seeds[0]
 
     def _show(self, batch: Any, which: NDArray[np.intp] | slice = slice(None)) -> None:
-        for name, shown, part in zip(
-            self.leaves, self.observations, flatten(self.observation_space, batch), strict=True
-        ):
-            if np.shape(part) != shown.shape:
+        for name, shown, part in zip(self.leaves, self.observations, self._converted(batch), strict=True):
+            if part.shape != shown.shape:
                 raise self._wrong_shape(f"observation{name}", shown.shape, part)
             shown[which] = part[which]
+
+    def _converted(self, batch: Any) -> list[NDArray[Any]]:
+        """The leaves of observations in the declared dtypes."""
+        parts = flatten(self.observation_space, batch)
+        try:
+            return [converted(*leaf, part) for leaf, part in zip(self._leaf_spaces.items(), parts, strict=True)]
+        except (TypeError, ValueError) as error:
+            raise failure(self._where("returned"), error) from error
 
     def _call(self, verb: str, *args: Any, **options: Any) -> Any:
         try:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.data.spaces import NUMBERS, action_bounds, flatten, leaf_spaces, observation_leaves
+from really.data.spaces import NUMBERS, action_bounds, dtype_of, flatten, leaf_spaces, observation_leaves
 
 # Up to this number of integers, lists are faster to compare than arrays.
 SHORT = 64
@@ -80,13 +80,7 @@ class ReceivedObservations:
         for name, conversion in self._conversions:
             lost = conversion.first_lost()
             if lost is not None:
-                value, dtype = conversion.given[lost], conversion.given.dtype
-                raise LostValueError(
-                    lost[0],
-                    f"observation{name}: expected values that the declared dtype {self._leaves[name].dtype} can hold, "
-                    f"got {value} of dtype {dtype}; let the space declare the dtype that the environment returns, or "
-                    f"convert both with gymnasium.wrappers.DtypeObservation",
-                )
+                raise _lost(name, self._leaves[name].dtype, conversion.given, lost)
 
     def _parts(self, observation: Any) -> list[Any]:
         try:
@@ -134,8 +128,36 @@ def as_numbers(name: str, part: Any) -> NDArray[Any]:
     return array
 
 
+def converted(name: str, space: spaces.Space[Any], values: Any) -> NDArray[Any]:
+    """Observations `[env, ...]` of the leaf `space`, whose name is `name`, in the dtype that it declares.
+
+    An array of this dtype is returned as it is. Raises the errors of `ReceivedObservations`.
+    """
+    array, dtype = as_numbers(name, values), dtype_of(space)
+    bounds = None if isinstance(space, spaces.Box) else action_bounds(space)
+    if bounds is not None:
+        _check_choices(name, array, *bounds)
+    if array.dtype == dtype:
+        return array
+    target = np.empty(array.shape, dtype)
+    lost = _Conversion(target, array).first_lost()
+    if lost is not None:
+        raise _lost(name, dtype, array, lost)
+    return target
+
+
+def _lost(name: str, dtype: np.dtype[Any], values: NDArray[Any], at: tuple[int, ...]) -> LostValueError:
+    """The error for the value at `at` `(env, ...)`, which `dtype` cannot hold."""
+    return LostValueError(
+        at[0],
+        f"observation{name}: expected values that the declared dtype {dtype} can hold, got {values[at]} of dtype "
+        f"{values.dtype}; let the space declare the dtype that the environment returns, or convert both with "
+        f"gymnasium.wrappers.DtypeObservation",
+    )
+
+
 def _check_choices(name: str, got: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
-    valid = (got >= low) & (got <= high)
+    valid: NDArray[np.bool_] = np.asarray((got >= low) & (got <= high))
     if got.dtype.kind == "f":
         valid &= got == np.floor(got)
     if not valid.all():

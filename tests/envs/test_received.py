@@ -381,3 +381,62 @@ def test_a_grid_world_that_declares_numbers_and_returns_places_trains():
         assert data["state_new"].tolist() == [[0, 1], [1, 1], [0, 1]]
         assert collecting.get_agent().act((0, 1)).shape == ()
         assert collecting.test(5, test_episodes=1) == [5]
+
+
+class Shown(gymnasium.vector.VectorEnv):
+    """A vector environment that shows the given observation; `breaks` raises in `close`."""
+
+    metadata: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs: int, space: Any, first: Any, later: Any, breaks: bool = False) -> None:
+        self.num_envs, self.single_observation_space, self.single_action_space = num_envs, space, spaces.Discrete(2)
+        self.observation_space = gymnasium.vector.utils.batch_space(space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.first, self.later, self.breaks = first, later, breaks
+
+    def reset(self, *, seed=None, options=None):
+        return np.stack([self.first] * self.num_envs), {}
+
+    def step(self, actions):
+        no = np.zeros(self.num_envs, bool)
+        return np.stack([self.later] * self.num_envs), np.ones(self.num_envs), no, no, {}
+
+    def close(self, **_):
+        if self.breaks:
+            raise OSError("already gone")
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("space", "first", "later", "message"),
+    [
+        (box(np.uint8), np.array([3]), np.array([0.5]), r"declared dtype uint8 can hold, got 0\.5 of dtype float64"),
+        (box(np.float32), np.array([3.0]), np.array([1e40]), r"dtype float32 can hold, got 1e\+40 of dtype float64"),
+        (spaces.Discrete(4), np.int64(3), np.int64(7), r"whole numbers from 0 to 3, as declared, got 7"),
+        (box(np.float32), np.array([3.0]), np.array(["3"]), r"expected real numbers, got array"),
+    ],
+)
+def test_a_value_of_a_vector_environment_that_the_dtype_cannot_hold_is_an_error(space, first, later, message):
+    config = {"space": space, "first": first, "later": later}
+    batch = make_batch(EnvironmentSpec(Shown, config), np.random.SeedSequence(7).spawn(2), vector="native")
+    batch.reset()
+    assert batch.observations[0].tolist() == [np.asarray(first).tolist()] * 2
+    with pytest.raises(EnvironmentFailedError, match=rf"(?s)'Shown', one of 2 in a batch, step 0 .*{message}"):
+        batch.step(np.zeros(2, np.int64))
+
+
+def test_the_shape_that_a_vector_environment_returns_wins():
+    config = {"space": spaces.Discrete(4), "first": np.array([1.5, 2]), "later": np.array([0.5, 1])}
+    with pytest.warns(UserWarning, match=r"expected observations of Discrete\(4\).* float64 of shape \(2,\)"):
+        batch = make_batch(EnvironmentSpec(Shown, config), np.random.SeedSequence(7).spawn(2), vector="native")
+    batch.reset()
+    batch.step(np.zeros(2, np.int64))
+    assert batch.observations[0].tolist() == [[0.5, 1], [0.5, 1]]
+
+
+def test_an_error_of_a_vector_environments_close_is_a_warning():
+    config = {"space": box(np.float32), "first": np.zeros(1), "later": np.zeros(1), "breaks": True}
+    with pytest.warns(UserWarning, match=r"expected close to succeed, got OSError: already gone"):
+        batch = make_batch(EnvironmentSpec(Shown, config), np.random.SeedSequence(7).spawn(2), vector="native")
+    with pytest.warns(UserWarning, match=r"'Shown': expected close to succeed"):
+        batch.close()
