@@ -20,10 +20,20 @@ OWN = b"really."
 def fingerprint(schema: pa.Schema, start: int = 0) -> int:
     """CRC-32 of what fields say: name, type, nulls, and keys and values of the metadata that this package writes."""
     fields = [
-        (field.name, str(field.type), field.nullable, [part for part in _metadata(field) if part[0].startswith(OWN)])
+        (
+            field.name,
+            _stored_type(field),
+            field.nullable,
+            [part for part in _metadata(field) if part[0].startswith(OWN)],
+        )
         for field in schema
     ]
     return zlib.crc32(repr(fields).encode(), start)
+
+
+def _stored_type(field: pa.Field) -> str:
+    """The type that Parquet stores: it has no seconds, and keeps them as milliseconds."""
+    return str(field.type).replace("timestamp[s", "timestamp[ms")
 
 
 def crc32_of(rows: NDArray[Any], start: int) -> int:
