@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CHECK = b"really.crc32"
 OWN = b"really."
+SECONDS = np.dtype("datetime64[s]")
 
 
 def fingerprint(schema: pa.Schema, start: int = 0) -> int:
@@ -37,7 +38,9 @@ def _stored_type(field: pa.Field) -> str:
 
 
 def crc32_of(rows: NDArray[Any], start: int) -> int:
-    """CRC-32 of the bytes of an array; a boolean counts as 1 or 0, as Arrow has one bit for it."""
+    """CRC-32 of the bytes of an array. Booleans count as 1 or 0 and seconds as milliseconds, as files store them."""
+    if rows.dtype == SECONDS:
+        rows = rows.astype("datetime64[ms]")
     raw = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     if rows.dtype == np.bool_:
         raw = (raw != 0).view(np.uint8)
