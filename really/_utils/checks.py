@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from really.errors import InvalidTypeError, InvalidValueError
 
 
@@ -36,17 +38,20 @@ def checked_integer(name: str, value: Any, least: int = 1, most: int | None = No
 def checked_number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as a finite float from `low` to `high`. Infinity is refused even if `high` is infinity.
 
-    Raises InvalidTypeError if it is no number, InvalidValueError if it is out of range.
+    Raises:
+        InvalidTypeError: it is no number. A bool is none; a text such as "0.5" is one.
+        InvalidValueError: it is out of range.
     """
-    number = _float(name, value)
+    allowed = f"a number from {low:g} to {high:g}" if high < math.inf else f"a finite number >= {low:g}"
+    number = _float(name, value, allowed)
     if not (low <= number <= high and math.isfinite(number)):
-        raise InvalidValueError(f"{name}: expected a number from {low:g} to {high:g}, got {number!r}")
+        raise InvalidValueError(f"{name}: expected {allowed}, got {value!r}")
     return number
 
 
 def checked_positive(name: str, value: Any) -> float:
     """`value` as a finite float above 0; raises InvalidTypeError or InvalidValueError."""
-    number = _float(name, value)
+    number = _float(name, value, "a number > 0")
     if not 0 < number < math.inf:
         raise InvalidValueError(f"{name}: expected a number > 0, got {value!r}")
     return number
@@ -76,8 +81,10 @@ def checked_path(name: str, value: Any) -> Path:
         raise InvalidValueError(f"{name}: expected a path, got {value!r} in a folder that is gone: {error}") from error
 
 
-def _float(name: str, value: Any) -> float:
+def _float(name: str, value: Any, allowed: str) -> float:
     try:
+        if isinstance(value, bytes | bool | np.bool_):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError):
-        raise InvalidTypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})") from None
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r} ({type(value).__name__})") from None

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_integer, checked_number
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
@@ -77,11 +77,9 @@ def checked(n_step: Any, gamma: Any) -> tuple[int, float | None]:
         raise InvalidValueError(f"gamma: expected none with n_step=1, which would not use it, got {gamma!r}")
     if num == 1:
         return num, None
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
-        raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, got {gamma!r}")
-    if not 0 <= float(gamma) <= 1:
-        raise InvalidValueError(f"gamma: expected a number from 0 to 1, got {gamma!r}")
-    return num, float(gamma)
+    if gamma is None:
+        raise InvalidTypeError(f"gamma: expected a number from 0 to 1 with n_step={num}, got None")
+    return num, checked_number("gamma", gamma, 0, 1)
 
 
 def with_gamma(options: dict[str, Any], gamma: float) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, SupportsIndex
 
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_integer, checked_number
 from really.data import frames
 from really.data.schema import Spec
-from really.errors import InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError
 from really.replay import arguments, n_step
-from really.replay.priorities import not_negative
 from really.replay.registry import SAMPLERS, UNITS, Kind, kind_of, made
 from really.replay.samplers import EPS, Sampler
 from really.replay.units import SampleUnit
@@ -109,19 +109,19 @@ class BufferOptions:
         if kind is not None and self.alpha is not None:
             raise InvalidValueError(f"sampler: expected none with alpha={self.alpha!r}, which makes one, got {given!r}")
         if kind is not None and kind[0] == "prioritized":
-            options = PRIORITIZED | kind[1]
-            return replace(self, alpha=options["alpha"], eps=options["eps"])
+            return replace(self, **_merged("sampler", given, kind, {"alpha": None, "eps": self.eps}, PRIORITIZED))
         if self.alpha is None and self.eps is not None:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {self.eps!r}")
         if self.alpha is not None:
-            return replace(self, eps=not_negative("eps", EPS if self.eps is None else self.eps))
+            return replace(self, eps=checked_number("eps", EPS if self.eps is None else self.eps, 0, math.inf))
         return replace(self, sampler=None if kind == ("uniform", {}) else kind)
 
     def _with_unit(self, given: Any) -> Self:
         kind = None if given is None else kind_of("unit", given, UNITS)
-        steps = {"n_step": self.n_step, "gamma": self.gamma}
+        steps: dict[str, Any] = {"n_step": self.n_step, "gamma": self.gamma}
         if kind is not None and kind[0] == "n_step":
-            steps, kind = steps | kind[1], None
+            own = {"n_step": None if self.n_step == 1 else self.n_step, "gamma": self.gamma}
+            steps, kind = _merged("unit", given, kind, own, steps), None
         num, gamma = n_step.checked(**steps)
         if kind is not None and num > 1:
             raise InvalidValueError(f"unit: expected none with n_step={num}, which makes one, got {given!r}")
@@ -132,3 +132,17 @@ class BufferOptions:
 
 
 PRIORITIZED: dict[str, Any] = {"alpha": 0.6, "eps": EPS}
+
+
+def _merged(
+    what: str, given: Any, kind: Kind, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a sampler or unit that has arguments of its own. Raises an error if an option is given twice."""
+    name, options = kind
+    if not set(options) <= set(defaults):
+        raise InvalidTypeError(f"{what}: expected options of {name!r} ({', '.join(defaults)}), got {options}")
+    separate = {key: value for key, value in arguments.items() if value is not None}
+    for key in separate:
+        if key in options:
+            raise InvalidValueError(f"{key}: expected none with that of {what}={given!r}, got {separate[key]!r}")
+    return {**defaults, **separate, **options}

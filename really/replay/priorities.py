@@ -59,7 +59,7 @@ class Priorities:
         seed: arguments.Seed = None,
     ) -> None:
         self._capacity = checked_integer("capacity", capacity, 1, arguments.MOST_ROWS)
-        self._alpha, self._eps = not_negative("alpha", alpha), not_negative("eps", eps)
+        self._alpha, self._eps = (checked_number(*given, 0, math.inf) for given in (("alpha", alpha), ("eps", eps)))
         self._bit_generator = arguments.bit_generator(seed)
         try:
             self._tree = SumTree(self._capacity, self._alpha, self._eps, self._bit_generator)
@@ -270,19 +270,6 @@ def _checked_size(n: Any) -> tuple[int, int]:
     num, num_batches = arguments.checked_size(n)
     refuse_if_too_big(f"a batch of {n} rows", num * max(num_batches, 1) * (8 + 4 + 8))
     return num, num_batches
-
-
-def not_negative(name: str, number: SupportsFloat) -> float:
-    """A finite number >= 0; raises InvalidValueError or InvalidTypeError, naming the argument."""
-    if isinstance(number, str | bytes | bool):
-        raise InvalidTypeError(f"{name}: expected a number >= 0, got {number!r}")
-    try:
-        value = float(number)
-    except (TypeError, ValueError) as error:
-        raise InvalidTypeError(f"{name}: expected a number >= 0, got {number!r}") from error
-    if not 0.0 <= value < math.inf:
-        raise InvalidValueError(f"{name}: expected a finite number >= 0, got {number!r}")
-    return value
 
 
 def _checked_numbers(row_numbers: ArrayLike) -> NDArray[np.int64]:

@@ -41,12 +41,15 @@ def test_numbers_are_finite_floats() -> None:
     assert checked_number("x", np.float32(0.5), 0, 1) == 0.5
     assert checked_positive("x", 2) == 2.0
     for given in (math.inf, math.nan, -1):
-        with pytest.raises(InvalidValueError, match="x: expected a number from 0 to inf, got"):
+        with pytest.raises(InvalidValueError, match="x: expected a finite number >= 0, got"):
             checked_number("x", given, 0, math.inf)
         with pytest.raises(InvalidValueError, match="x: expected a number > 0, got"):
             checked_positive("x", given)
-    with pytest.raises(InvalidTypeError, match=r"x: expected a number, got \[\] \(list\)"):
-        checked_number("x", [], 0, 1)
+    for given, got in (([], r"\[\] \(list\)"), ("x", r"'x' \(str\)"), (True, "True"), (np.True_, "np.True_")):
+        with pytest.raises(InvalidTypeError, match=f"x: expected a number from 0 to 1, got {got}"):
+            checked_number("x", given, 0, 1)
+        with pytest.raises(InvalidTypeError, match=f"x: expected a number > 0, got {got}"):
+            checked_positive("x", given)
 
 
 def test_a_mapping_is_copied() -> None:

@@ -178,7 +178,7 @@ def test_closing_gives_up_a_chunk_that_hangs(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"samples_per_insert": "two"}, "samples_per_insert: expected a number, got 'two'"),
+        ({"samples_per_insert": "two"}, "samples_per_insert: expected a number > 0, got 'two'"),
         ({"samples_per_insert": 0}, "samples_per_insert: expected a number > 0, got 0"),
         ({"error_buffer": 10}, "error_buffer: expected samples_per_insert with it, .* got 10 alone"),
         ({"samples_per_insert": 1, "error_buffer": -1}, "error_buffer: expected a number > 0, got -1"),

@@ -300,7 +300,7 @@ SETTINGS = [
     ({"gamma": None}, "expected gamma with an Agent, which has none of its own, got None"),
     ({"gamma": 1.5}, "gamma: expected a number from 0 to 1, got 1.5"),
     ({"n_step": 0}, "n_step: expected an integer >= 1, got 0"),
-    ({"huber_delta": 0}, "huber_delta: expected a number from 1e-06 to inf, got 0.0"),
+    ({"huber_delta": 0}, "huber_delta: expected a finite number >= 1e-06, got 0"),
 ]
 
 

@@ -511,7 +511,7 @@ def test_a_beta_that_cannot_be_used_is_refused() -> None:
         make().batches(4, beta=lambda number: 0.5)
     with pytest.raises(InvalidValueError, match=r"beta: expected a number from 0 to 1, got 1\.5"):
         prioritized().batches(4, beta=1.5)
-    with pytest.raises(InvalidTypeError, match="beta: expected a number, got 'much'"):
+    with pytest.raises(InvalidTypeError, match="beta: expected a number from 0 to 1, got 'much'"):
         prioritized().batches(4, beta="much")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="replace: expected True with alpha"):
         prioritized().batches(4, replace=False)

@@ -177,7 +177,7 @@ def test_other_steps_of_a_buffer_on_disk_are_refused_not_taken_silently(tmp_path
     for steps in ({}, {"n_step": 2, "gamma": 0.9}, {"n_step": 3, "gamma": 0.8}):
         with pytest.raises(InvalidValueError, match=r"n_step, gamma: expected \(3, 0.9\), as the buffer at .*, got"):
             ReplayBuffer(40, path=tmp_path / "b", **steps)
-    with pytest.raises(InvalidTypeError, match="gamma: expected a number from 0 to 1 with n_step=3, got 'x'"):
+    with pytest.raises(InvalidTypeError, match="gamma: expected a number from 0 to 1, got 'x'"):
         ReplayBuffer.open(tmp_path / "b", "r+", gamma="x")
     with ReplayBuffer(40, path=tmp_path / "b", n_step=3, gamma=0.9) as again:
         assert len(again) == 40

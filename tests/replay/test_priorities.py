@@ -198,7 +198,7 @@ def test_too_large_a_priority():
         (lambda: Priorities(0), InvalidValueError, "capacity: expected an integer from 1"),
         (lambda: Priorities(1, alpha=-1), InvalidValueError, "alpha: expected a finite number >= 0, got -1"),
         (lambda: Priorities(1, eps=math.nan), InvalidValueError, "eps: expected a finite number >= 0, got nan"),
-        (lambda: Priorities(1, alpha="1"), InvalidTypeError, "alpha: expected a number >= 0, got '1'"),
+        (lambda: Priorities(1, alpha="x"), InvalidTypeError, "alpha: expected a finite number >= 0, got 'x'"),
         (lambda: Priorities(1, seed=-1), InvalidValueError, "seed: expected"),
         (lambda: Priorities(1).sample(1), EmptyBufferError, "sample: expected rows from 0 to before 0"),
         (lambda: filled().sample(0), InvalidValueError, "n: expected an integer from 1"),

@@ -121,6 +121,38 @@ def test_a_folder_of_another_sampler_is_refused(tmp_path):
         ReplayBuffer(100, path=tmp_path)
 
 
+def test_arguments_of_the_buffer_reach_a_sampler_and_a_unit_that_are_given_by_name():
+    buffer = ReplayBuffer(
+        9, sampler=("prioritized", {"alpha": 0.5}), eps=0.25, unit=("n_step", {"n_step": 3}), gamma=0.5
+    )
+    options = buffer.options
+    assert (options.alpha, options.eps, options.n_step, options.gamma) == (0.5, 0.25, 3, 0.5)
+    assert (buffer.sampler.alpha, buffer.sampler.eps) == (0.5, 0.25)
+    options = ReplayBuffer(9, sampler="prioritized", unit=("n_step", {"gamma": 0.5}), n_step=2).options
+    assert (options.alpha, options.eps, options.n_step, options.gamma) == (0.6, 1e-6, 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": ("prioritized", {"eps": 0.1}), "eps": 0.2}, r"eps: expected none with that of sampler=\("),
+        ({"unit": ("n_step", {"n_step": 3, "gamma": 0.5}), "n_step": 2}, r"n_step: expected none with that of unit=\("),
+        ({"unit": ("n_step", {"n_step": 3, "gamma": 0.5}), "gamma": 0.9}, r"gamma: expected none with that of unit=\("),
+        (
+            {"sampler": ("prioritized", {"beta": 0.4})},
+            r"sampler: expected options of 'prioritized' \(alpha, eps\), got",
+        ),
+        (
+            {"unit": ("n_step", {"steps": 3})},
+            r"unit: expected options of 'n_step' \(n_step, gamma\), got \{'steps': 3\}",
+        ),
+    ],
+)
+def test_an_option_that_is_given_twice_or_unknown_is_refused(options, message):
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
+        ReplayBuffer(9, **options)
+
+
 def test_the_names_of_what_there_is():
     assert filled(sampler="uniform", unit="transition").options == filled().options
     assert filled(sampler=("prioritized", {"alpha": 0.5})).options.alpha == 0.5

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
+from really.data.transitions import Columns
 from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
 from really.replay.rows import Rows
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from really.replay.readers import Reader
 
-Columns = dict[str, NDArray[Any]]
 Buffer = TypeVar("Buffer", bound=Rows)
 CHUNK = 16 << 20
 FLAGS = ("terminal", "not_done", "truncated", "episode_end")
