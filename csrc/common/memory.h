@@ -278,6 +278,45 @@ static inline void really_stream_copy(char *to, const char *from, size_t nbytes,
     if (at != nbytes) really_copy_short(to + at, from + at, nbytes - at);
 }
 
+/* Writes pieces one behind the other past the cache, whole lines at a time. A line that two pieces share is put together
+   in `line`. */
+typedef struct {
+    char *to;      /* the line that is written next; aligned */
+    size_t filled; /* bytes in `line` */
+    char line[REALLY_CACHE_LINE];
+} really_stream;
+
+/* Begins at `to`. The bytes before it in its line stay as they are. */
+static inline void really_stream_begin(really_stream *stream, char *to) {
+    stream->filled = (uintptr_t)to % REALLY_CACHE_LINE;
+    stream->to = to - stream->filled;
+    memcpy(stream->line, stream->to, stream->filled);
+}
+
+static inline void really_stream_append(really_stream *stream, const char *from, size_t nbytes, size_t ahead) {
+    size_t at = 0;
+    if (stream->filled != 0) {
+        const size_t missing = REALLY_CACHE_LINE - stream->filled;
+        at = missing < nbytes ? missing : nbytes;
+        really_copy_short(stream->line + stream->filled, from, at);
+        stream->filled += at;
+        if (stream->filled < REALLY_CACHE_LINE) return;
+        really_stream_lines(stream->to, stream->line, REALLY_CACHE_LINE, 0);
+        stream->to += REALLY_CACHE_LINE;
+    }
+    const size_t lines = (nbytes - at) / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
+    really_stream_lines(stream->to, from + at, lines, ahead);
+    stream->to += lines;
+    stream->filled = nbytes - at - lines;
+    really_copy_short(stream->line, from + at + lines, stream->filled);
+}
+
+/* Writes the last line, of which the bytes behind the last piece stay as they are. */
+static inline void really_stream_end(really_stream *stream) {
+    really_copy_short(stream->to, stream->line, stream->filled);
+    stream->filled = 0;
+}
+
 /* Orders streaming stores before all later stores. */
 static inline void really_stream_fence(void) {
 #if defined(REALLY_SSE2)

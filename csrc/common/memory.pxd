@@ -21,6 +21,11 @@ cdef extern from "memory.h" nogil:
     ) noexcept
     void really_stream_copy(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
     void really_stream_lines(char* to, const char* source, size_t nbytes, size_t ahead) noexcept
+    ctypedef struct really_stream:
+        pass
+    void really_stream_begin(really_stream* stream, char* to) noexcept
+    void really_stream_append(really_stream* stream, const char* source, size_t nbytes, size_t ahead) noexcept
+    void really_stream_end(really_stream* stream) noexcept
     void really_stream_fence() noexcept
     void really_store_release(int64_t* to, int64_t value) noexcept
     int64_t really_load_acquire(const int64_t* at) noexcept

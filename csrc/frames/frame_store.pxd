@@ -21,7 +21,7 @@ from record cimport round_up
 
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about
-    NUM_SPARE = 2  # released blocks that are kept for reuse, or as many as the last put added
+    NUM_SPARE = 2  # released blocks that are kept for reuse, besides as many as the last put added
     PAGE = 4096
     TABLE_HEAD = 64  # bytes before the indices in a file's table
     AHEAD = 512  # bytes by which a frame is prefetched ahead of its copy
@@ -154,6 +154,13 @@ cdef inline void flush_pending(FrameStore* store) noexcept nogil:
     store.num_pending = 0
 
 
+cdef inline int64_t num_frames_in_block(FrameStore* store) noexcept nogil:
+    """How many frames fit behind the last one in its block, or in the next block; 0 if there is no memory."""
+    if next_frame_slot(store) == NULL:
+        return 0
+    return (<int64_t>1 << store.shift) - (store.next & ((<int64_t>1 << store.shift) - 1))
+
+
 cdef inline bint add_block(FrameStore* store, int64_t entry) noexcept nogil:
     """Puts a block into an empty entry. Returns False if there is no memory for it, or no space in the file."""
     cdef FrameBlock* block = &store.blocks[entry]
@@ -208,8 +215,8 @@ cdef inline void give_back(FrameStore* store, const FrameBlock* block) noexcept 
 
 
 cdef inline void trim_spare_blocks(FrameStore* store) noexcept nogil:
-    """Keeps as many spare blocks as the next put is likely to add."""
-    while store.num_spare > max(store.num_added, <int64_t>NUM_SPARE):
+    """Keeps as many spare blocks as the next put is likely to add: those of the last put, and a few."""
+    while store.num_spare > store.num_added + NUM_SPARE:
         store.num_spare -= 1
         give_back(store, &store.spare[store.num_spare])
     store.num_added = 0

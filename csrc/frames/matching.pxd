@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from frame_store cimport (
+    AHEAD,
     FrameStore,
     flush_pending,
     frame_at,
@@ -16,6 +17,7 @@ from frame_store cimport (
     forget_frames_from,
     init_store,
     next_frame_slot,
+    num_frames_in_block,
     store_frame,
     zeroed_new,
 )
@@ -41,14 +43,24 @@ from share_rate cimport (
     rows_alike,
     sample_hash,
 )
-from memory cimport really_aligned_free, really_stack_continues, really_prefetch_l1, really_equal, really_stream_fence
+from memory cimport (
+    really_aligned_free,
+    really_equal,
+    really_prefetch_l1,
+    really_stack_continues,
+    really_stream,
+    really_stream_append,
+    really_stream_begin,
+    really_stream_end,
+    really_stream_fence,
+)
 
 cdef enum:
     MAX_STACK = 16  # frames in a stack
     NUM_RECENT = 256  # greatest distance between two rows of a trajectory if trajectories are interleaved
     NUM_LAGS = 2  # one within a put, one to the previous put
     NUM_OPEN = 512  # open trajectories whose last row is further back
-    UNSEARCHED = 64  # rows that are stored without a search at once, one column after the other
+    UNSEARCHED = 64  # rows that are stored without a search at once
 
 cdef struct Stack:  # addresses of the frames of one row
     const char* frames[MAX_STACK]
@@ -178,29 +190,57 @@ cdef inline bint store_unsearched(
     Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num, uint32_t** numbers, int64_t i,
     uint32_t* oldest,
 ) noexcept nogil:
-    """Stores all frames of `num` whole rows, one column after the other, so that contiguous rows are one copy."""
-    cdef int64_t k, number
+    """Stores all frames of `num` whole rows, row by row."""
+    cdef int64_t k, number = sharing.store.next
     cdef int c, j
-    cdef const char* frames
     if is_probed(&sharing.rate):
         for k in range(num):
             probe_row(sharing, columns, row + k)
-    for c in range(sharing.num_columns):
-        for k in range(num):
-            frames = columns[c].data + (row + k) * columns[c].stride
-            if sharing.outer != 1:
-                deinterleave(sharing.scratch, frames, sharing.stack, sharing.outer, sharing.inner)
-                frames = sharing.scratch
+    if not copy_whole_rows(sharing, columns, row, num):
+        return False
+    for k in range(i, i + num):
+        oldest[k] = <uint32_t>number
+        for c in range(sharing.num_columns):
             for j in range(sharing.stack):
-                number = store_frame(&sharing.store, frames + j * sharing.store.nbytes, sharing.in_place)
-                if number < 0:
-                    return False
-                numbers[c][(i + k) * sharing.stack + j] = <uint32_t>number
-    for k in range(num):
-        oldest[i + k] = numbers[0][(i + k) * sharing.stack]
+                numbers[c][k * sharing.stack + j] = <uint32_t>number
+                number += 1
     sharing.num_unmatched += num
     sharing.row += num
     count_stored(&sharing.rate, num)
+    return True
+
+
+cdef inline bint copy_whole_rows(
+    Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num
+) noexcept nogil:
+    """Copies the frames of rows into the store. Returns False if there is no memory."""
+    cdef FrameStore* store = &sharing.store
+    cdef int64_t k, room = 0
+    cdef int c, j, num_frames
+    cdef const char* data
+    cdef really_stream stream
+    flush_pending(store)
+    for k in range(row, row + num):
+        for c in range(sharing.num_columns):
+            data = columns[c].data + k * columns[c].stride
+            if sharing.outer != 1:
+                deinterleave(sharing.scratch, data, sharing.stack, sharing.outer, sharing.inner)
+                data = sharing.scratch
+            j = 0
+            while j < sharing.stack:
+                if room == 0:
+                    if k > row or c > 0 or j > 0:
+                        really_stream_end(&stream)
+                    room = num_frames_in_block(store)
+                    if room == 0:
+                        return False
+                    really_stream_begin(&stream, next_frame_slot(store))
+                num_frames = <int>min(<int64_t>(sharing.stack - j), room)
+                really_stream_append(&stream, data + j * store.nbytes, num_frames * store.nbytes, AHEAD)
+                store.next += num_frames
+                room -= num_frames
+                j += num_frames
+    really_stream_end(&stream)
     return True
 
 
