@@ -240,7 +240,7 @@ cdef class Ring:
         self.lock = PyThread_allocate_lock()
         if self.lock == NULL or not allocate_tables(&self.state):
             raise MemoryError("the tables of a ring: the system gave no memory")
-        self.set_fields()
+        self.set_fields(storage is not None)
         lay_out(&self.state.rows)
         self.row_nbytes = max(self.row_nbytes, self.state.rows.stride)
         self.max_unchecked_rows = UNCHECKED // self.row_nbytes
@@ -254,7 +254,7 @@ cdef class Ring:
                 f"{capacity} rows of {self.state.rows.stride} bytes: the system gave no address space for them"
             )
 
-    cdef int set_fields(self) except -1:
+    cdef int set_fields(self, bint in_file) except -1:
         """Sets the sizes of all fields: the columns, then the oldest frames' numbers."""
         cdef Py_ssize_t i
         for i in range(self.state.num_keys):
@@ -263,10 +263,10 @@ cdef class Ring:
             self.state.rows.fields[i].nbytes = self.state.keys[i].nbytes
             self.row_nbytes += self.state.keys[i].nbytes
         for i in range(len(self.shared)):
-            self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2])
+            self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2], in_file)
         return 0
 
-    cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis) except -1:
+    cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis, bint in_file) except -1:
         """Lets records hold frame numbers in place of these columns' rows."""
         cdef Sharing* sharing = &self.state.sharings[at]
         cdef int i
@@ -277,7 +277,7 @@ cdef class Ring:
             self.state.keys[sharing.keys[i]].sharing = <int>at
         lay_out_sharing(sharing, self.state.keys, self.state.rows.fields, axis)
         self.state.max_stack = max(self.state.max_stack, <Py_ssize_t>stack)
-        if not init_sharing(sharing, self.state.rows.capacity, self.state.rows.num_slots):
+        if not init_sharing(sharing, self.state.rows.capacity, self.state.rows.num_slots, in_file):
             raise MemoryError("the tables of a frame store: the system gave no memory")
         return 0
 

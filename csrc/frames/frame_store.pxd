@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from memory cimport (
+    REALLY_HUGE_PAGE,
     really_block_allocate,
     really_block_map,
     really_store_release,
@@ -21,7 +22,7 @@ from record cimport round_up
 
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about
-    NUM_SPARE = 2  # released blocks that are kept for reuse, besides as many as the last put added
+    NUM_SPARE = 1  # released blocks that are kept for reuse, besides as many as the last put added
     PAGE = 4096
     TABLE_HEAD = 64  # bytes before the indices in a file's table
     AHEAD = 512  # bytes by which a frame is prefetched ahead of its copy
@@ -59,11 +60,15 @@ cdef struct FrameStore:
     FrameFile* file  # NULL if frames are in memory
 
 
-cdef inline bint init_store(FrameStore* store, int64_t capacity, int64_t max_frames) noexcept nogil:
+cdef inline bint init_store(
+    FrameStore* store, int64_t capacity, int64_t max_frames, bint in_file
+) noexcept nogil:
     """Allocates the tables for up to `max_frames` frames of `store.nbytes`. Returns False if there is no memory."""
     store.stride = store.nbytes  # no padding, so that successive frames are one copy
     store.shift = 4
-    while (store.stride << store.shift) < BLOCK_NBYTES and (<int64_t>8 << store.shift) < capacity:
+    while (store.stride << store.shift) < BLOCK_NBYTES and (
+        least_blocks(store, in_file) << store.shift < capacity
+    ):
         store.shift += 1
     store.block_nbytes = round_up(store.stride << store.shift, PAGE)
     store.num_blocks = 4
@@ -73,6 +78,14 @@ cdef inline bint init_store(FrameStore* store, int64_t capacity, int64_t max_fra
     store.num_rows = <int64_t*>zeroed_new(store.num_blocks * sizeof(int64_t))
     store.spare = <FrameBlock*>zeroed_new(store.num_blocks * sizeof(FrameBlock))
     return store.blocks != NULL and store.num_rows != NULL and store.spare != NULL
+
+
+cdef inline int64_t least_blocks(const FrameStore* store, bint in_file) noexcept nogil:
+    """How many blocks there are at least for a frame of each row, while the size of a block grows.
+
+    A few blocks are not full. In memory, blocks of more than a huge page are small beside the whole.
+    """
+    return 8 if in_file or (store.stride << store.shift) < REALLY_HUGE_PAGE else 64
 
 
 cdef inline void* zeroed_new(size_t nbytes) noexcept nogil:

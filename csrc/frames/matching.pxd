@@ -105,7 +105,9 @@ cdef struct StackColumn:  # rows of a put: whole rows, or with `indices` frames
     const int* indices  # [row, stack], which frames; NULL for whole rows
 
 
-cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_slots) noexcept nogil:
+cdef inline bint init_sharing(
+    Sharing* sharing, int64_t capacity, int64_t num_slots, bint in_file
+) noexcept nogil:
     """Allocates the tables of a sharing whose sizes are set. Returns False if there is no memory."""
     # Room for the frames of all rows held, of the rows that one commit adds, and of those that the oldest may share.
     sharing.reach = 4096 + capacity // 16
@@ -119,7 +121,7 @@ cdef inline bint init_sharing(Sharing* sharing, int64_t capacity, int64_t num_sl
     init_share_rate(&sharing.rate)
     sharing.scratch = <char*>zeroed_new(2 * sharing.stack * sharing.store.nbytes)
     return (
-        init_store(&sharing.store, capacity, max_frames) and sharing.recent != NULL and sharing.open_tails != NULL
+        init_store(&sharing.store, capacity, max_frames, in_file) and sharing.recent != NULL and sharing.open_tails != NULL
         and sharing.recent_hashes != NULL and sharing.scratch != NULL
     )
 
