@@ -19,6 +19,7 @@ from really.agents.log_probs import bernoulli, categorical, epsilon_greedy, norm
 from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
 from really.agents.outputs import outputs_of
 from really.data.normalisation import Normalisation
+from really.data.schema import ColumnSpec
 from really.data.spaces import action_bounds, flatten, nest, observation_leaves
 from really.errors import InvalidValueError, ModelError
 from really.policies.model_inputs import model_leaves
@@ -294,7 +295,7 @@ class Agent(PublishedAgent):
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
         given = flatten(self.observation_space, state)
-        tensors = [_tensor(value, leaf.dtype) for value, leaf in zip(given, self._leaves.values(), strict=True)]
+        tensors = [_tensor(value, leaf) for value, leaf in zip(given, self._leaves.values(), strict=True)]
         single = tensors[0].shape.rank == len(next(iter(self._leaves.values())).shape)
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
         for tensor, (name, leaf) in zip(tensors, self._leaves.items(), strict=True):
@@ -347,6 +348,10 @@ class Agent(PublishedAgent):
             raise ModelError(f"agent.{method}: {self.forms.refused[found]}")
 
 
-def _tensor(value: Any, dtype: np.dtype[Any]) -> tf.Tensor:
+def _tensor(value: Any, leaf: ColumnSpec) -> tf.Tensor:
+    """A tensor of the leaf's dtype; one observation in the leaf's shape, if only axes of one number are missing."""
     tensor = tf.convert_to_tensor(value)
-    return tensor if tensor.dtype == dtype else tf.cast(tensor, dtype)
+    if tensor.shape.rank is not None and tensor.shape.rank < len(leaf.shape):
+        given, expected = ([size for size in shape if size != 1] for shape in (tensor.shape, leaf.shape))
+        tensor = tf.reshape(tensor, leaf.shape) if given == expected else tensor
+    return tensor if tensor.dtype == leaf.dtype else tf.cast(tensor, leaf.dtype)

@@ -46,13 +46,14 @@ def make_batch(
         raise InvalidValueError(one_of("vector", vector, VECTOR_CHOICES))
     if not seeds:
         raise InvalidValueError("seeds: expected at least one, got none")
-    native = None
-    if vector != "plain":
+    native, probe = None, spec.probe()
+    # Only plain instances write observations in another shape than that of the environment.
+    if vector != "plain" and probe.observation_space is probe.seen_space:
         native = _from_vectors(spec, seeds, vector, render_mode) or _from_id(spec, seeds, vector, render_mode)
     if native is None and vector == "native":
         raise InvalidValueError(
-            f"vector: expected 'auto' or 'plain' for {spec.name!r}, which has no vector environment of its own, "
-            f"got 'native'"
+            f"vector: expected 'auto' or 'plain' for {spec.name!r}, which has no vector environment of its own "
+            f"that gives observations of {probe.observation_space}, got 'native'"
         )
     return native or PlainBatch(spec, seeds, render_mode)
 

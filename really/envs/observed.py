@@ -1,9 +1,11 @@
-"""observed_space: the space of the observations that an environment returns, if it is not the declared one."""
+"""The space of the observations that an environment returns, and the shape in which the user wants them."""
 
 from __future__ import annotations
 
+import math
+import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -45,6 +47,31 @@ def observed_space(name: str, declared: spaces.Space[Any] | None, observation: A
         stacklevel=2,
     )
     return seen
+
+
+def asked_shape(input_shape: Any) -> tuple[int, ...] | None:
+    """The shape of one observation that the argument `input_shape` asks for. None if it is no shape."""
+    if input_shape is None or isinstance(input_shape, bool | str):
+        return None
+    sizes = input_shape if isinstance(input_shape, Iterable) else [input_shape]
+    with suppress(TypeError):
+        shape = tuple(operator.index(size) for size in sizes)
+        return shape if min(shape, default=1) > 0 else None
+    return None
+
+
+def shaped_space(seen: spaces.Space[Any], shape: tuple[int, ...] | None) -> spaces.Space[Any]:
+    """The space of the same observations in another shape, if `shape` has as many numbers. Else `seen` itself.
+
+    `(1, *seen.shape)` is taken for the observation's own shape with the batch axis, so it changes nothing. One float is
+    the exception: it becomes an array of one, as dense layers need.
+    """
+    if shape is None or not isinstance(seen, spaces.Box) or math.prod(shape) != math.prod(seen.shape):
+        return seen
+    is_number = not seen.shape and dtype_of(seen).kind == "f"
+    if shape == seen.shape or (shape == (1, *seen.shape) and not is_number):
+        return seen
+    return spaces.Box(seen.low.reshape(shape), seen.high.reshape(shape), dtype=dtype_of(seen).type)
 
 
 def _seen(declared: spaces.Space[Any], observation: Any) -> spaces.Space[Any]:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from really.data.spaces import native_space, to_gymnasium
 from really.envs.environment import NO_LIMIT, Environment, failure
-from really.envs.observed import declared_space, observed_space
+from really.envs.observed import declared_space, observed_space, shaped_space
 from really.envs.received import ReceivedObservations
 from really.envs.sources import EnvironmentSource, InstanceSource, source_of
 from really.errors import InvalidTypeError, ReallyError
@@ -50,10 +50,13 @@ class EnvironmentSpec:
     Args:
         environment: an id of gymnasium or gym, a class, a factory, an instance, or the result of `really.atari`.
         env_config: arguments of the class or factory; for an id, arguments of `gymnasium.make`.
+        observation_shape: the shape in which batches give observations, if it has as many numbers as those of the
+            environment; None keeps theirs.
     """
 
     environment: Any
     env_config: Mapping[str, Any] = field(default_factory=dict)
+    observation_shape: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -76,7 +79,7 @@ class EnvironmentSpec:
     def _probe(self) -> Probe:
         environment = self.source.borrow() if isinstance(self.source, InstanceSource) else self.make()
         try:
-            return _inspect(self.name, environment)
+            return _inspect(self.name, environment, self.observation_shape)
         finally:
             environment.close()
 
@@ -101,7 +104,7 @@ class EnvironmentSpec:
             raise failure(where, error) from error
 
 
-def _inspect(name: str, environment: Environment) -> Probe:
+def _inspect(name: str, environment: Environment, shape: tuple[int, ...] | None) -> Probe:
     action_space = _action_space(name, environment.env)
     try:
         observation = environment.reset(0)
@@ -124,7 +127,7 @@ def _inspect(name: str, environment: Environment) -> Probe:
     limit: int | None = environment.limit
     if limit == NO_LIMIT:
         limit = getattr(getattr(environment.env, "spec", None), "max_episode_steps", None)
-    return Probe(name, space, action_space, limit, observation, space, declared)
+    return Probe(name, shaped_space(space, shape), action_space, limit, observation, space, declared)
 
 
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:

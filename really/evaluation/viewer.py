@@ -122,4 +122,4 @@ def watched_batch(
 ) -> EnvironmentBatch:
     """A batch of one plain instance that `watcher` observes."""
     watched = Watched(environment, watcher)
-    return PlainBatch(_WatchedSpec(spec.environment, spec.env_config, spec, watched), [seed])
+    return PlainBatch(_WatchedSpec(spec.environment, spec.env_config, spec=spec, instance=watched), [seed])

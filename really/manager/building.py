@@ -17,6 +17,7 @@ from really.data.normalisation import Normalisation, NormalisationOptions, Runni
 from really.data.schema import Spec, row_nbytes
 from really.data.spaces import observation_leaves
 from really.data.transitions import schema
+from really.envs.observed import asked_shape
 from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.evaluation.viewer import Notices
@@ -46,7 +47,8 @@ class Builder:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
-        self.environment = EnvironmentSpec(settings["environment"], settings["env_config"])
+        shape = asked_shape(settings["input_shape"])
+        self.environment = EnvironmentSpec(settings["environment"], settings["env_config"], shape)
         self.probe = self.environment.probe()
         self.notices = Notices()
         self._leaves = observation_leaves(self.probe.observation_space)

@@ -56,8 +56,8 @@ class SampleManager(Lifetime, Tracking):
             `actin_sampling_type` is another spelling of this argument.
         model_kwargs: arguments of the model.
         weights: initial weights, as `model.get_weights()` returns them.
-        input_shape: shape of the observation with which the model is called first; False for a model that needs
-            no such call; by default the shape of the environment's observations.
+        input_shape: shape of one observation, by default that of the environment's. Observations of as many numbers
+            are delivered in it. The model is called first on it; False for a model that needs no such call.
         is_tf: False for a model that is no TensorFlow model: it has its weights without a call, as with
             `input_shape=False`.
         env_config: arguments of the environment. `env_kwargs` is another name of this argument.
