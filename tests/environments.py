@@ -157,3 +157,76 @@ class Drawing(Counter):
 
     def _show(self) -> np.ndarray:
         return np.array([self.first + random.random() + np.random.random()], np.float32)  # noqa: NPY002
+
+
+class Forbidding(Env[Any, Any]):
+    """Allows other actions in each step, and raises for one that it does not allow; it truncates after `length` steps.
+
+    The observation is (step of the episode, number of the episode); `allowed` tells the mask of a step.
+
+    Args:
+        where: 'state' (a part of the observation), 'info', or 'method' (`action_masks`).
+        space: the action space; a Discrete of four actions by default.
+        missing: a step whose info has no mask.
+        empty: a step in which no action is allowed.
+        terminates: whether the last step is a termination.
+    """
+
+    def __init__(
+        self,
+        where: str = "info",
+        space: Any = None,
+        length: int = 7,
+        missing: int = -1,
+        empty: int = -1,
+        terminates: bool = False,
+        dtype: Any = np.int8,
+    ) -> None:
+        self.where, self.length, self.missing, self.empty, self.terminates = where, length, missing, empty, terminates
+        self.action_space = spaces.Discrete(4, start=2) if space is None else space
+        self.width = len(allowed(0, self.action_space))
+        numbers = spaces.Box(0, np.inf, (2,), np.float32)
+        mask = spaces.Box(0, 1, (self.width,), dtype)
+        self.observation_space = spaces.Dict(numbers=numbers, action_mask=mask) if where == "state" else numbers
+        self.count, self.episode = 0, 0
+        if where == "method":
+            self.action_masks = lambda: self._mask() > 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.count, self.episode = 0, self.episode + 1
+        return self._show(), self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert is_allowed(self._mask(), action, self.action_space), f"{action} in step {self.count}"
+        self.count += 1
+        over = self.count == self.length
+        return self._show(), 1.0, over and self.terminates, over and not self.terminates, self._info()
+
+    def _mask(self) -> np.ndarray:
+        return allowed(self.count, self.action_space) * (self.count != self.empty)
+
+    def _show(self) -> Any:
+        numbers = np.array([self.count, self.episode], np.float32)
+        if self.where != "state":
+            return numbers
+        return {"numbers": numbers, "action_mask": self._mask().astype(self.observation_space["action_mask"].dtype)}
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self._mask()} if self.where == "info" and self.count != self.missing else {}
+
+
+def allowed(step: int, space: Any) -> np.ndarray:
+    """The mask of `Forbidding` in a step: int8, at least one choice of each part of an action."""
+    sizes = [space.n] if isinstance(space, spaces.Discrete) else np.ravel(getattr(space, "nvec", [2] * space.shape[0]))
+    parts = [(np.arange(size) + step) % 3 != 0 for size in sizes]
+    for part, size in zip(parts, sizes, strict=True):
+        part[step % size] = True
+    return np.concatenate(parts).astype(np.int8)
+
+
+def is_allowed(mask: np.ndarray, action: Any, space: Any) -> bool:
+    """Whether a mask allows an action as the environment takes it."""
+    sizes = [space.n] if isinstance(space, spaces.Discrete) else np.ravel(getattr(space, "nvec", [2] * space.shape[0]))
+    starts = np.cumsum([0, *sizes[:-1]])
+    return bool(mask[starts + np.ravel(action) - np.ravel(getattr(space, "start", 0))].all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,17 +15,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really._utils.published import PublishedAgent
+from really.agents.arguments import action_tensor, mask_tensors, typed_tensor
 from really.agents.compiled import Compiled, remember, signature
-from really.agents.log_probs import bernoulli, categorical, epsilon_greedy, normal, of_actions
+from really.agents.log_probs import of_actions, of_policy
 from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
-from really.agents.outputs import outputs_of
+from really.agents.outputs import allowed, outputs_of
+from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
-from really.data.schema import ColumnSpec
 from really.data.spaces import action_bounds, flatten, nest, observation_leaves
 from really.errors import InvalidValueError, ModelError
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
 from really.policies.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
+
+log = logging.getLogger("really")
 
 _Q_VALUES = ("q_values",)
 _VALUES = (*VALUE_OUTPUTS, "q_values")
@@ -50,6 +54,9 @@ class Agent(PublishedAgent):
         greedy: True makes every `act` take the best action.
         normalization: the normalisation of observations, frozen with the last weights that the manager was given; None
             if observations are not normalised. A copy keeps the one with which it was made.
+        masks: how the environment tells which actions it allows; None if it does not. Masks that are a part of the
+            states restrict every method. Masks that come with `info` are given as `action_mask`, `[n, width]`, the
+            column `action_mask` or `action_mask_new` of data.
         compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it to
             False if compiling would go wrong unnoticed, for example if outputs depend on side effects.
     """
@@ -67,9 +74,11 @@ class Agent(PublishedAgent):
         epoch: int = 0,
         make_model: Callable[[], Any] | None = None,
         normalization: Normalisation | None = None,
+        masks: ActionMasks | None = None,
     ) -> None:
         self.model, self.epoch, self.normalization = model, epoch, normalization
-        self.greedy = False
+        self.greedy, self.masks = False, masks
+        self._has_warned = False
         self.observation_space, self.action_space = observation_space, action_space
         self._make_model = make_model
         self._leaves = model_leaves(observation_space)
@@ -78,11 +87,11 @@ class Agent(PublishedAgent):
         one, two = example_outputs(model, observation_space)
         self.output_names = tuple(sorted(map(str, one)))
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
-        self.policy = make_policy(sampling_type, action_space, epsilon, temperature)
+        self.policy = make_policy(sampling_type, action_space, epsilon, temperature, masks is not None)
         self.forms = OutputForms.of(self.policy, one, two)
         self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
         self.compiled = isinstance(model, keras.layers.Layer) and not self.forms.one_by_one
-        self._functions: dict[Callable[..., Any], Compiled] = {}
+        self._functions: dict[tuple[Callable[..., Any], int], Compiled] = {}
         # Compiled functions by method and signature, for calls that have passed all checks before.
         self._traces: dict[Any, Callable[..., Any]] = {}
         self._settings_of: tuple[float, float] | None = None
@@ -92,17 +101,20 @@ class Agent(PublishedAgent):
         """`agent, epoch = manager.load_model(path)`."""
         return iter((self, self.epoch))
 
-    def act(self, state: Any, greedy: bool = False, normalized: bool = False) -> NDArray[Any]:
+    def act(self, state: Any, greedy: bool = False, normalized: bool = False, action_mask: Any = None) -> NDArray[Any]:
         """Actions as runners sample and store them (not clipped to a Box), NumPy, [n, *action_shape].
 
         Args:
             state: as the environment shows it; this method normalises it if necessary.
             greedy: take the best action instead of sampling one.
             normalized: True for a `state` from data that the manager delivered; it is not normalised again.
+            action_mask: which actions are allowed, `[n, width]`, if masks come with `info`.
         """
         leaves, single = self._batch(state if normalized else self.normalize(state))
         outputs = {name: np.asarray(out) for name, out in self._run(self._acting, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
+        if (mask := self._mask(leaves, *mask_tensors(self.masks, action_mask, leaves[0].shape[0]))) is not None:
+            outputs = dict(self.policy.masked(outputs, np.asarray(mask)))
         if greedy or self.greedy:
             actions = self.policy.greedy(outputs)
         else:
@@ -124,9 +136,9 @@ class Agent(PublishedAgent):
             self.normalization.observations([np.asarray(value, leaf.dtype) for value, leaf in given]),
         )
 
-    def max_q(self, state: Any) -> tf.Tensor:
-        """The largest q-value of each state, [n] float32."""
-        return self._result(self._max_q, _Q_VALUES, state)
+    def max_q(self, state: Any, action_mask: Any = None) -> tf.Tensor:
+        """The largest q-value of each state, among the allowed actions, [n] float32."""
+        return self._result(self._max_q, _Q_VALUES, state, mask=action_mask)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
         """The q-values of `action`, [n] float32.
@@ -136,11 +148,11 @@ class Agent(PublishedAgent):
         """
         return self._result(self._q_val, _Q_VALUES, state, action)
 
-    def v(self, state: Any) -> tf.Tensor:
+    def v(self, state: Any, action_mask: Any = None) -> tf.Tensor:
         """The value of each state, [n] float32: the model's value output, or else the largest q-value."""
-        return self._result(self._v, _VALUES, state)
+        return self._result(self._v, _VALUES, state, mask=action_mask)
 
-    def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False) -> Any:
+    def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False, action_mask: Any = None) -> Any:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
 
         With `return_entropy` it returns a pair: the log-probability and the policy's entropy, [n] float32. Under
@@ -149,8 +161,14 @@ class Agent(PublishedAgent):
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
+        if action_mask is None and self.masks is not None and self.masks.leaf is None and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "agent.flowing_log_prob: expected action_mask=data['action_mask'], as the environment masks actions; "
+                "got none, so that actions which are not allowed have a probability, too."
+            )
         function = self._log_prob_and_entropy if return_entropy else self._log_prob
-        return self._result(function, (), state, action, settings=self._settings())
+        return self._result(function, (), state, action, mask=action_mask, settings=self._settings())
 
     def outputs(self, state: Any, *names: str) -> dict[str, tf.Tensor]:
         """The model's outputs of these names for states `[n, ...]` in the model's dtypes, float32 `[n, *shape]`.
@@ -163,6 +181,16 @@ class Agent(PublishedAgent):
         for name in names:
             self._check_outputs("outputs", (name,))
         return self._outputs(flatten(self.observation_space, state), names)
+
+    def q_values(self, state: Any, action_mask: Any = None) -> tf.Tensor:
+        """The q-values of all actions, [n, actions] float32; minus infinity for those that are not allowed.
+
+        It checks and compiles nothing, as `outputs`. A state without an allowed action is not restricted.
+        """
+        q_values = self.outputs(state, "q_values")["q_values"]
+        masks = () if action_mask is None else (tf.convert_to_tensor(action_mask),)
+        mask = self._mask(flatten(self.observation_space, state), *masks)
+        return q_values if mask is None else tf.where(mask, q_values, -math.inf)
 
     def copy(self) -> Agent:
         """An agent with a model of its own and the same weights, for example as a target network.
@@ -185,6 +213,7 @@ class Agent(PublishedAgent):
             epoch=self.epoch,
             make_model=self._make_model,
             normalization=self.normalization,
+            masks=self.masks,
         )
 
     def get_weights(self) -> list[NDArray[Any]]:
@@ -206,38 +235,38 @@ class Agent(PublishedAgent):
     def _acting(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         return self._outputs(leaves, self.policy.required_outputs, double=True)
 
-    def _max_q(self, leaves: list[tf.Tensor]) -> tf.Tensor:
-        return tf.reduce_max(self._outputs(leaves, _Q_VALUES)["q_values"], axis=-1)
+    def _max_q(self, leaves: list[tf.Tensor], *masks: tf.Tensor) -> tf.Tensor:
+        q_values, mask = self._outputs(leaves, _Q_VALUES)["q_values"], self._mask(leaves, *masks)
+        return tf.reduce_max(q_values if mask is None else tf.where(mask, q_values, -math.inf), axis=-1)
 
     def _q_val(self, leaves: list[tf.Tensor], action: tf.Tensor) -> tf.Tensor:
         return of_actions(self._outputs(leaves, _Q_VALUES)["q_values"], self._parts(action)[:, 0])
 
-    def _v(self, leaves: list[tf.Tensor]) -> tf.Tensor:
+    def _v(self, leaves: list[tf.Tensor], *masks: tf.Tensor) -> tf.Tensor:
         name = next(name for name in _VALUES if name in self.output_names)
-        values = self._outputs(leaves, (name,))[name]
-        return values if name in VALUE_OUTPUTS else tf.reduce_max(values, axis=-1)
+        return self._outputs(leaves, (name,))[name] if name in VALUE_OUTPUTS else self._max_q(leaves, *masks)
 
-    def _log_prob(
-        self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
-    ) -> tf.Tensor:
-        return self._log_prob_and_entropy(leaves, action, epsilon, temperature)[0]
+    def _log_prob(self, leaves: list[tf.Tensor], *tensors: tf.Tensor) -> tf.Tensor:
+        return self._log_prob_and_entropy(leaves, *tensors)[0]
 
     def _log_prob_and_entropy(
-        self, leaves: list[tf.Tensor], action: tf.Tensor, epsilon: tf.Tensor, temperature: tf.Tensor
+        self,
+        leaves: list[tf.Tensor],
+        action: tf.Tensor,
+        epsilon: tf.Tensor,
+        temperature: tf.Tensor,
+        *masks: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         outputs, actions = self._outputs(leaves, self.policy.required_outputs), self._parts(action)
-        if isinstance(self.action_space, spaces.Box):
-            return normal(outputs["mu"], outputs["sigma"], actions)
-        if self.policy.sampling_type == "epsilon_greedy":
-            return epsilon_greedy(outputs["q_values"], actions, epsilon)
-        if self.policy.sampling_type == "thompson":
-            return categorical(outputs["q_values"] / temperature, actions[:, 0])
-        if isinstance(self.action_space, spaces.MultiBinary):
-            return bernoulli(outputs["policy"], actions)
-        sizes = np.ravel(getattr(self.action_space, "nvec", getattr(self.action_space, "n", 0))).tolist()
-        parts = tf.split(outputs["policy"], sizes, axis=-1)
-        pairs = [categorical(logits, actions[:, at]) for at, logits in enumerate(parts)]
-        return tf.add_n([pair[0] for pair in pairs]), tf.add_n([pair[1] for pair in pairs])
+        mask = self._mask(leaves, *masks)
+        return of_policy(self.policy, self.action_space, outputs, actions, epsilon, temperature, mask)
+
+    def _mask(self, leaves: Sequence[tf.Tensor], *masks: tf.Tensor) -> tf.Tensor | None:
+        """The allowed actions [n, width], from the states or from one tensor of masks. Returns None if all are."""
+        if self.masks is None:
+            return None
+        given = masks if self.masks.leaf is None else (leaves[self.masks.leaf],)
+        return allowed(self.masks, given[0]) if given else None
 
     def _parts(self, action: tf.Tensor) -> tf.Tensor:
         """Stored actions as [n, parts]: float32 for a Box, otherwise int64 that counts from 0."""
@@ -255,20 +284,29 @@ class Agent(PublishedAgent):
         needed: tuple[str, ...],
         state: Any,
         *actions: Any,
+        mask: Any = None,
         settings: tuple[tf.Tensor, ...] = (),
     ) -> Any:
-        key = signature((state, *actions))
+        masks = () if mask is None else (mask,)
+        key = signature((state, *actions, *masks))
         trace = None if key is None else self._traces.get((function, key))
         if trace is not None and self.compiled:
-            return trace(state, *actions, *settings)
+            return trace(state, *actions, *settings, *masks)
         self._check_outputs(function.__name__[1:], needed)
         leaves, single = self._batch(state)
-        tensors = *(self._actions(action, leaves) for action in actions), *settings
+        masks = mask_tensors(self.masks, mask, leaves[0].shape[0])
+        tensors = *(self._actions(action, leaves) for action in actions), *settings, *masks
         result = self._run(function, leaves, *tensors)
         # Later calls skip the checks. For discrete actions only integers may: TensorFlow itself refuses invalid ones.
         unchecked = self._bounds is None or all(action.dtype.is_integer for action in tensors[: len(actions)])
-        if key is not None and self.compiled and unchecked and leaves[0] is state:
-            remember(self._traces, (function, key), self._functions[function].trace((*leaves, *tensors)))
+        if (
+            key is not None
+            and self.compiled
+            and unchecked
+            and leaves[0] is state
+            and masks == (() if mask is None else (mask,))
+        ):
+            remember(self._traces, (function, key), self._functions[function, len(tensors)].trace((*leaves, *tensors)))
         if not single:
             return result
         return result[0] if isinstance(result, tf.Tensor) else tuple(part[0] for part in result)
@@ -277,15 +315,17 @@ class Agent(PublishedAgent):
         if not self.compiled:
             return function(leaves, *tensors)
         # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
-        if function in self._functions:
-            return self._functions[function](*leaves, *tensors)
+        # A call with a mask has one tensor more, and a `tf.function` of its own.
+        key = function, len(tensors)
+        if key in self._functions:
+            return self._functions[key](*leaves, *tensors)
         # A decorated `call` that was traced while its weights were created holds their first values. So its Python is
         # traced anew first. A `call` that needs AutoGraph fails then, and is traced with its decorator.
         for context in (undecorated, contextlib.nullcontext):
             compiled = Compiled(function, len(leaves), context)
             with contextlib.suppress(Exception):
                 result = compiled(*leaves, *tensors)
-                self._functions[function] = compiled
+                self._functions[key] = compiled
                 return result
         # The model may still work as Python. If not, the error that it raises there is the one to show.
         result = function(leaves, *tensors)
@@ -295,7 +335,7 @@ class Agent(PublishedAgent):
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
         given = flatten(self.observation_space, state)
-        tensors = [_tensor(value, leaf) for value, leaf in zip(given, self._leaves.values(), strict=True)]
+        tensors = [typed_tensor(value, leaf) for value, leaf in zip(given, self._leaves.values(), strict=True)]
         single = tensors[0].shape.rank == len(next(iter(self._leaves.values())).shape)
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
         for tensor, (name, leaf) in zip(tensors, self._leaves.items(), strict=True):
@@ -308,25 +348,7 @@ class Agent(PublishedAgent):
 
     def _actions(self, action: Any, leaves: list[tf.Tensor]) -> tf.Tensor:
         """The actions as a tensor, after a check that there is one for each state."""
-        actions = tf.convert_to_tensor(action)
-        width = math.prod(self.policy.action_shape)
-        rows, got = leaves[0].shape[0], actions.shape.num_elements()
-        if None not in (rows, got) and got != rows * width:
-            raise InvalidValueError(
-                f"action: expected {['n', *self.policy.action_shape]} with n = {rows} states, got {actions.shape}"
-            )
-        if self._bounds is not None and not tf.is_symbolic_tensor(actions):
-            self._check_bounds(np.asarray(actions), *self._bounds)
-        return actions
-
-    @staticmethod
-    def _check_bounds(actions: NDArray[Any], low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
-        actions = actions.reshape(-1, *low.shape)
-        valid = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
-        if not valid.all():
-            raise InvalidValueError(
-                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, got {actions[~valid][0]}"
-            )
+        return action_tensor(action, leaves[0].shape[0], self.policy.action_shape, self._bounds)
 
     def _settings(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Epsilon and temperature as tensors. They are made again only if one of them has changed."""
@@ -346,12 +368,3 @@ class Agent(PublishedAgent):
             )
         if found is not None and found in self.forms.refused:
             raise ModelError(f"agent.{method}: {self.forms.refused[found]}")
-
-
-def _tensor(value: Any, leaf: ColumnSpec) -> tf.Tensor:
-    """A tensor of the leaf's dtype; one observation in the leaf's shape, if only axes of one number are missing."""
-    tensor = tf.convert_to_tensor(value)
-    if tensor.shape.rank is not None and tensor.shape.rank < len(leaf.shape):
-        given, expected = ([size for size in shape if size != 1] for shape in (tensor.shape, leaf.shape))
-        tensor = tf.reshape(tensor, leaf.shape) if given == expected else tensor
-    return tensor if tensor.dtype == leaf.dtype else tf.cast(tensor, leaf.dtype)

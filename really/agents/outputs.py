@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from really.data.masks import ActionMasks
 from really.policies.outputs import OutputForms
 
 Tensors = dict[str, tf.Tensor]
@@ -51,3 +52,9 @@ def outputs_of(
         )
     rows = [outputs([leaf[at : at + 1] for leaf in leaves]) for at in range(leaves[0].shape[0])]
     return {name: tf.concat([row[name] for row in rows], axis=0) for name in names}
+
+
+def allowed(masks: ActionMasks, values: tf.Tensor) -> tf.Tensor:
+    """Masks of n states as `[n, width]` booleans. A part without any choice, as in a last state, is not restricted."""
+    parts = tf.split(tf.reshape(tf.cast(values, tf.bool), [-1, masks.width]), masks.sizes, axis=-1)
+    return tf.concat([part | ~tf.reduce_any(part, axis=-1, keepdims=True) for part in parts], axis=-1)

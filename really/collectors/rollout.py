@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
+from really.data.masks import KEY, KEY_NEW
 from really.data.schema import Spec
 
 
@@ -22,6 +23,8 @@ class Rollout:
         ends: for each environment, the steps at which its results end.
         arrays: the columns by name.
         estimates: `log_prob` and `value_estimate`, if they are columns, as views `[time, env]`.
+        masks: views `[time, env, width]` of the columns with the action masks before and after a step; empty if there
+            are none.
     """
 
     def __init__(self, columns: Spec, num_envs: int, time: int, pool: ArrayPool) -> None:
@@ -62,6 +65,7 @@ class Rollout:
         self._next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
         self._actions, self._rewards = arrays["action"], arrays["reward"]
         self._terminated, self._truncated = arrays["terminated"], arrays["truncated"]
+        self.masks = [arrays[name] for name in (KEY, KEY_NEW) if name in arrays]
         self.estimates = {name: arrays[name] for name in ("log_prob", "value_estimate") if name in arrays}
 
     def grow(self) -> None:

@@ -85,7 +85,9 @@ class Runner:
     def set_policy(self, policy: ExportedPolicy) -> None:
         """Sets the policy: before the first order, and when the model has changed."""
         self._value_output = policy.value_output
-        self._policy = make_policy(policy.sampling_type, self._envs.action_space)
+        self._policy = make_policy(
+            policy.sampling_type, self._envs.action_space, has_masks=self._envs.masks is not None
+        )
         self._model = inference.load(policy.exported, batch_size=len(self._agents))
         self._noise = ActionNoise(self._policy, self._rngs)
         self._columns = self._working_columns()
@@ -221,12 +223,19 @@ class Runner:
         except ModelError:
             self._envs.check_observations(self._agents)
             raise
+        if envs.masks is not None:
+            masks = envs.checked_masks(active, self._agents, step)
+            outputs = policy.masked(outputs, masks)
+            if rollout.masks:
+                rollout.masks[0][step] = masks
         actions = self._sample(outputs, step - self._drawn_at)
         rollout.write_action(step, envs.observations, actions)
         if rollout.estimates:
             self._estimate(rollout, step, outputs, actions)
         envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
         rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
+        if rollout.masks:
+            rollout.masks[1][step] = envs.final_action_masks
 
     def _estimate(
         self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
@@ -253,7 +262,9 @@ class Runner:
         return written | {"terminated": flag, "truncated": flag}
 
     def _schema(self, returns: Sequence[str]) -> Spec:
-        return schema(self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns)
+        return schema(
+            self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns, self._envs.masks
+        )
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Values of the given rows' next states, computed in batches of the runner's size."""

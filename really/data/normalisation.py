@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.masks import KEY as MASK
 from really.data.moments import Floats, Moments, Statistics
 from really.data.returns import running_returns
 from really.data.schema import ColumnSpec, Spec
@@ -73,7 +74,7 @@ class NormalisationOptions:
         kept = {
             "state" + name: leaf.shape
             for name, leaf in leaves.items()
-            if self.normalize_observations and _is_float(leaf)
+            if self.normalize_observations and _is_float(leaf) and name.rpartition(".")[2] != MASK
         }
         if self.normalize_observations and not kept:
             got = ", ".join(f"'state{name}' of {leaf.dtype}" for name, leaf in leaves.items())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from really._utils.array_pool import ArrayPool
 from really._utils.published import column_name
 from really.data.frames import FrameColumn
+from really.data.masks import ActionMasks
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
@@ -47,8 +48,9 @@ def schema(
     action_shape: tuple[int, ...],
     action_dtype: np.dtype[Any],
     returns: Sequence[str] = (),
+    masks: ActionMasks | None = None,
 ) -> Spec:
-    """The columns that runners deliver: the fixed ones, then those that `returns` requests."""
+    """The columns that runners deliver: the fixed ones, those of action masks, then those that `returns` requests."""
     number = ColumnSpec(np.dtype(np.float32))
     return {
         **{"state" + name: leaf for name, leaf in leaves.items()},
@@ -57,6 +59,7 @@ def schema(
         **{"state_new" + name: leaf for name, leaf in leaves.items()},
         "not_done": number,
         "terminal": number,
+        **({} if masks is None else masks.columns),
         **{name: ColumnSpec(REQUESTABLE[name]) for name in returns},
     }
 

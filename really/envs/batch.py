@@ -34,6 +34,7 @@ class EnvironmentBatch(ABC):
             end the last observation of that episode.
         rewards: `[env] float32`.
         terminated, truncated: `[env] bool`; both may be true.
+        masks: how the environment tells which actions it allows; None if it does not.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class EnvironmentBatch(ABC):
         self.num_envs = num_envs
         self.observation_space = probe.observation_space
         self.action_space = probe.action_space
+        self.masks = probe.masks
         self.leaves: Spec = observation_leaves(probe.observation_space)
         self.observations = self._empty()
         self.final_observations = self.observations
@@ -84,6 +86,35 @@ class EnvironmentBatch(ABC):
                     f"environment {self.name!r} of agent {names[i]}: expected finite numbers in 'state{name}', as the "
                     f"model's outputs are not finite either, got {_as_text(rows[i, bad[i].argmax()])}"
                 )
+
+    @property
+    def action_masks(self) -> NDArray[np.bool_]:
+        """`[env, width]`, the masks of the current observations. Only for environments with `masks`."""
+        assert self.masks is not None
+        assert self.masks.leaf is not None
+        return self.masks.rows(self.observations[self.masks.leaf])
+
+    @property
+    def final_action_masks(self) -> NDArray[np.bool_]:
+        """`[env, width]`, the masks of the final observations. Only for environments with `masks`."""
+        assert self.masks is not None
+        assert self.masks.leaf is not None
+        return self.masks.rows(self.final_observations[self.masks.leaf])
+
+    def checked_masks(self, active: NDArray[np.intp], names: Sequence[int], step: int) -> NDArray[np.bool_]:
+        """The action masks; raises EnvironmentFailedError if that of an active environment allows no action.
+
+        The message calls environment `i` that of agent `names[i]`, and tells the step.
+        """
+        masks = self.action_masks
+        assert self.masks is not None
+        if (wrong := np.intersect1d(self.masks.without_choice(masks), active)).size:
+            i = int(wrong[0])
+            raise EnvironmentFailedError(
+                f"environment {self.name!r} of agent {names[i]}, step {step}: expected an action mask that allows an "
+                f"action, got {masks[i].astype(np.int8).tolist()}"
+            )
+        return masks
 
     @abstractmethod
     def render(self) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from really.data.masks import mask_in
 from really.data.spaces import to_gymnasium
 from really.envs.real_gym import advice
 from really.envs.results import StepResult, first_observation, five_values, from_old
@@ -32,7 +33,7 @@ class Environment:
     """One environment: `reset(seed) -> observation`, `step(action) -> (obs, reward, terminated, truncated, info)`.
 
     The first call of `step` finds out whether the environment returns four or five values, and sets `is_known`. Read
-    the attribute `step` again then: it calls the environment directly.
+    the attribute `step` again then: it calls the environment directly. `info` is that of the last reset.
 
     Args:
         env: the environment itself.
@@ -40,6 +41,7 @@ class Environment:
         is_owned: whether `close` closes `env`.
 
     Attributes:
+        info: what the last `reset` returned beside the observation; None if nothing.
         odd_info: what the last `reset` returned beside the observation, if that is neither a mapping nor None.
     """
 
@@ -49,8 +51,10 @@ class Environment:
         self._is_owned = is_owned
         self.step: Callable[[Any], StepResult] = self._first_step
         self.is_known = False
+        self.info: Any = None
         self.odd_info: Any = None
         self._resets_with_seed = _takes_seed(env)
+        self._action_masks = _method(env, "action_masks")
 
     def reset(self, seed: int | None = None) -> Any:
         """Starts an episode and returns its first observation; a seed restarts the environment's generator.
@@ -67,9 +71,17 @@ class Environment:
                 self.env.seed(seed)
             result = self.env.reset()
         if type(result) is tuple and len(result) == 2 and type(result[1]) is dict and not self._declares_tuple:
+            self.info = result[1]
             return result[0]
         observation, self.odd_info = first_observation(result, self._space)
+        is_pair = isinstance(result, tuple | list) and len(result) == 2 and result[0] is observation
+        self.info = result[1] if is_pair else None
         return observation
+
+    def action_mask(self, info: Any) -> Any:
+        """The mask of the current state's actions: that in `info`, or that of a method `action_masks`; None if none."""
+        mask = mask_in(info)
+        return self._action_masks() if mask is None and self._action_masks is not None else mask
 
     def render(self, mode: str | None) -> Any:
         """Renders a frame; calls `render(mode=...)` if the environment has this older API."""
@@ -110,6 +122,15 @@ class Environment:
             space = getattr(self.env, name, None)
             if space is not None and callable(getattr(space, "seed", None)):
                 space.seed(seed)
+
+
+def _method(env: Any, name: str) -> Callable[[], Any] | None:
+    """A method of an environment or of one that it wraps. Returns None if there is none."""
+    while env is not None:
+        if callable(found := getattr(env, name, None)):
+            return found  # type: ignore[no-any-return]
+        env = getattr(env, "env", None)
+    return None
 
 
 def parameters(function: Any) -> Mapping[str, inspect.Parameter]:

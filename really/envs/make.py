@@ -10,6 +10,7 @@ import numpy as np
 
 from really.envs.atari import Atari, AtariBatch
 from really.envs.batch import EnvironmentBatch, PlainBatch
+from really.envs.masked import MaskedBatch
 from really.envs.native import CartPoleBatch, VectorBatch, can_reset_some, is_classic_cartpole
 from really.envs.sources import IdSource, VectorSource
 from really.envs.spec import EnvironmentSpec
@@ -55,7 +56,19 @@ def make_batch(
             f"vector: expected 'auto' or 'plain' for {spec.name!r}, which has no vector environment of its own "
             f"that gives observations of {probe.observation_space}, got 'native'"
         )
-    return native or PlainBatch(spec, seeds, render_mode)
+    return native or plain_batch(spec, seeds, render_mode)
+
+
+def plain_batch(
+    spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], render_mode: str | None = None
+) -> EnvironmentBatch:
+    """Plain instances, which tell their action masks if these come with `info`."""
+    return (MaskedBatch if _has_masks_in_info(spec) else PlainBatch)(spec, seeds, render_mode)
+
+
+def _has_masks_in_info(spec: EnvironmentSpec) -> bool:
+    masks = spec.probe().masks
+    return masks is not None and masks.leaf is None
 
 
 def _from_vectors(
@@ -72,13 +85,18 @@ def _from_vectors(
     if not isinstance(spec.source, VectorSource):
         return None
     make = partial(spec.source.make_vector, len(seeds), spec.env_config, render_mode)
-    return _vector_batch(spec, seeds, make) or PlainBatch(spec, seeds, render_mode)
+    return _vector_batch(spec, seeds, make) or plain_batch(spec, seeds, render_mode)
 
 
 def _vector_batch(
     spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence], make: Callable[[], Any]
 ) -> VectorBatch | None:
-    """The batch of the vector environment that `make` makes. Returns None if it cannot reset some alone, or is None."""
+    """The batch of the vector environment that `make` makes.
+
+    Returns None if it is None, if it cannot reset some environments alone, or if masks come with `info`.
+    """
+    if _has_masks_in_info(spec):
+        return None
     vector_env = make()
     if vector_env is None or can_reset_some(vector_env):
         return vector_env and VectorBatch(spec, vector_env, seeds, make)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from gymnasium import spaces
 
+from really.data.masks import ActionMasks
 from really.data.spaces import native_space, to_gymnasium
 from really.envs.environment import NO_LIMIT, Environment, failure
 from really.envs.observed import declared_space, observed_space, shaped_space
@@ -32,6 +33,7 @@ class Probe:
         seen_space: the space in which the environment returns observations: `observation_space`, but for another
             shape if `observation_shape` asks for one.
         declared_space: the observation space of the environment; None if it has none, or one of an unknown kind.
+        masks: how the environment tells which actions a state allows; None if it does not.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Probe:
     observation: Any
     seen_space: spaces.Space[Any]
     declared_space: spaces.Space[Any] | None
+    masks: ActionMasks | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class EnvironmentSpec:
         env_config: arguments of the class or factory; for an id, arguments of `gymnasium.make`.
         observation_shape: the shape in which batches give observations, if it has as many numbers as those of the
             environment; None keeps theirs.
+        action_masks: False ignores action masks.
     """
 
     environment: Any
     env_config: Mapping[str, Any] = field(default_factory=dict)
     observation_shape: tuple[int, ...] | None = None
+    action_masks: bool = True
 
     @property
     def name(self) -> str:
@@ -79,7 +84,8 @@ class EnvironmentSpec:
     def _probe(self) -> Probe:
         environment = self.source.borrow() if isinstance(self.source, InstanceSource) else self.make()
         try:
-            return _inspect(self.name, environment, self.observation_shape)
+            probe = _inspect(self.name, environment, self.observation_shape)
+            return probe if self.action_masks else replace(probe, masks=None)
         finally:
             environment.close()
 
@@ -127,7 +133,8 @@ def _inspect(name: str, environment: Environment, shape: tuple[int, ...] | None)
     limit: int | None = environment.limit
     if limit == NO_LIMIT:
         limit = getattr(getattr(environment.env, "spec", None), "max_episode_steps", None)
-    return Probe(name, shaped_space(space, shape), action_space, limit, observation, space, declared)
+    masks = ActionMasks.of(name, space, action_space, environment.action_mask(environment.info))
+    return Probe(name, shaped_space(space, shape), action_space, limit, observation, space, declared, masks)
 
 
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:

@@ -67,6 +67,9 @@ class Evaluation:
         except ModelError:
             envs.check_observations(range(envs.num_envs))
             raise
+        if envs.masks is not None:
+            masks = envs.checked_masks(active, range(envs.num_envs), int(self.steps[self._playing[active]].max()))
+            outputs = dict(self._policy.masked(outputs, masks))
         actions = self._policy.to_environment(self._policy.greedy(outputs))
         envs.step(actions, None if active.size == envs.num_envs else active)
         episodes = self._playing[active]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from really.envs.batch import EnvironmentBatch, PlainBatch
+from really.envs.batch import EnvironmentBatch
 from really.envs.environment import Environment
-from really.envs.make import make_batch
+from really.envs.make import make_batch, plain_batch
 from really.envs.results import StepResult
 from really.envs.spec import EnvironmentSpec, Probe
 
@@ -89,6 +89,7 @@ class Watched(Environment):
     def reset(self, seed: int | None = None) -> Any:
         """Starts an episode."""
         observation = self._inner.reset(seed)
+        self.info = self._inner.info
         self._watcher.see(self._inner, is_start=True)
         return observation
 
@@ -122,4 +123,4 @@ def watched_batch(
 ) -> EnvironmentBatch:
     """A batch of one plain instance that `watcher` observes."""
     watched = Watched(environment, watcher)
-    return PlainBatch(_WatchedSpec(spec.environment, spec.env_config, spec=spec, instance=watched), [seed])
+    return plain_batch(_WatchedSpec(spec.environment, spec.env_config, spec=spec, instance=watched), [seed])

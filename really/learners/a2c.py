@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from really._utils.checks import checked_number
+from really.data.masks import KEY
 from really.learners import inputs, sources
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class A2CLearner:
         variables = self.agent.model.trainable_variables
         with tf.GradientTape() as tape:
             state = inputs.state_of(self.agent, batch, "state")
-            log_prob, entropies = self.agent.flowing_log_prob(state, batch["action"], return_entropy=True)
+            mask = batch.get(KEY)
+            log_prob, entropies = self.agent.flowing_log_prob(state, batch["action"], True, action_mask=mask)
             policy_loss = -tf.reduce_mean(log_prob * batch["advantage"])
             value_loss = tf.reduce_mean(tf.square(self.agent.v(state) - batch["return"]))
             entropy = tf.reduce_mean(entropies)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
+from really.data.masks import KEY_NEW
 from really.data.schema import Spec
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
@@ -143,15 +144,19 @@ class DQNLearner:
 
     def _next_value(self, batch: dict[str, Any]) -> Any:
         """Q'(state_new, a*), `[row]`."""
-        target = self._q_values(self.target, batch, "state_new")
+        target = self._allowed_q_values(self.target, batch)
         if not self._double:
             return tf.reduce_max(target, axis=-1)
-        best = tf.argmax(self._q_values(self.agent, batch, "state_new"), axis=-1)
+        best = tf.argmax(self._allowed_q_values(self.agent, batch), axis=-1)
         return tf.gather(target, best, batch_dims=1)
 
     def _q_values(self, agent: Agent, batch: dict[str, Any], key: str) -> Any:
         """Q-values of all actions, `[row, action]`."""
         return agent.outputs(inputs.state_of(agent, batch, key), "q_values")["q_values"]
+
+    def _allowed_q_values(self, agent: Agent, batch: dict[str, Any]) -> Any:
+        """Q-values of the next states, `[row, action]`; minus infinity for actions that are not allowed there."""
+        return agent.q_values(inputs.state_of(agent, batch, "state_new"), batch.get(KEY_NEW))
 
     def _penalty(self, error: Any) -> Any:
         """Half the squared error up to delta, and its tangent beyond, `[row]`."""
@@ -190,7 +195,9 @@ class DQNLearner:
 
     def _needed(self, *floats: str) -> Spec:
         states = inputs.state_inputs(self.agent, "state") | inputs.state_inputs(self.agent, "state_new")
-        return {"reward": inputs.NUMBER, "action": inputs.INTEGER, **states, **dict.fromkeys(floats, inputs.NUMBER)}
+        masks = inputs.mask_inputs(self.agent, KEY_NEW)
+        numbers = dict.fromkeys(floats, inputs.NUMBER)
+        return {"reward": inputs.NUMBER, "action": inputs.INTEGER, **states, **masks, **numbers}
 
     def _check_steps(self) -> None:
         sources.check_buffer("DQNLearner", self._buffer(), self.gamma, self.n_step)

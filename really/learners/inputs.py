@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_number
+from really.data.masks import KEY
 from really.data.schema import ColumnSpec, Spec
 from really.data.spaces import action_bounds, nest
 from really.data.transitions import REQUESTABLE
@@ -44,7 +45,12 @@ def estimates_of(advantages: str) -> list[str]:
 def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: Sequence[str]) -> dict[str, Any]:
     """The checked columns `floats`, `action` and those of `state`."""
     action = ColumnSpec(agent.policy.action_dtype, agent.policy.action_shape)
-    needed = {**dict.fromkeys(floats, NUMBER), "action": action, **state_inputs(agent, "state")}
+    needed = {
+        **dict.fromkeys(floats, NUMBER),
+        "action": action,
+        **state_inputs(agent, "state"),
+        **mask_inputs(agent, KEY),
+    }
     asked = [name for name in floats if name in REQUESTABLE and name not in data]
     hint = f"ask for {asked} with SampleManager(returns=...)" if asked else ""
     columns = checked_columns(learner, data, needed, hint=hint)
@@ -79,6 +85,11 @@ def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
 def state_inputs(agent: Agent, key: str) -> Spec:
     """The columns of `state` or `state_new`: one, or one `<key>.<name>` for each leaf of a Dict or Tuple."""
     return {key + name: leaf for name, leaf in model_leaves(agent.observation_space).items()}
+
+
+def mask_inputs(agent: Agent, key: str) -> Spec:
+    """The column `key` of action masks, if these come with `info`; masks in the states are columns of those."""
+    return {} if agent.masks is None else {name: spec for name, spec in agent.masks.columns.items() if name == key}
 
 
 def checked_columns(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
+from really.data.masks import KEY
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
 
@@ -139,7 +140,8 @@ class PPOLearner:
         variables = self.agent.model.trainable_variables
         with tf.GradientTape() as tape:
             state = inputs.state_of(self.agent, batch, "state")
-            log_prob, entropies = self.agent.flowing_log_prob(state, batch["action"], return_entropy=True)
+            mask = batch.get(KEY)
+            log_prob, entropies = self.agent.flowing_log_prob(state, batch["action"], True, action_mask=mask)
             log_ratio = log_prob - batch["log_prob"]
             policy_loss = -tf.reduce_mean(self._objective(tf.exp(log_ratio), self._normalised(batch["advantage"])))
             value_loss = tf.reduce_mean(tf.square(self.agent.v(state) - batch["return"]))

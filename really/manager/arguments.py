@@ -48,10 +48,17 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, least in (("num_workers", 1), ("seed", 0)):
         if given[name] is not None:
             given[name] = checked_integer(name, given[name], least)
+    _check_flags(given, "normalize_observations", "normalize_rewards", "action_masks")
     given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
     return given
+
+
+def _check_flags(given: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(given[name], bool):
+            raise InvalidTypeError(f"{name}: expected True or False, got {given[name]!r}")
 
 
 def same(one: Any, other: Any) -> bool:
@@ -85,9 +92,6 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
 
 def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
     """The checked arguments for normalisation, scaling and clipping; a clip that is off is infinite."""
-    for name in ("normalize_observations", "normalize_rewards"):
-        if not isinstance(given[name], bool):
-            raise InvalidTypeError(f"{name}: expected True or False, got {given[name]!r}")
     clip, scale = given["observation_clip"], given["reward_scale"]
     if clip is not None and not given["normalize_observations"]:
         raise InvalidValueError(f"observation_clip: expected normalize_observations=True with it, got {clip!r} alone")

@@ -48,7 +48,8 @@ class Builder:
         self._settings = settings
         self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
         shape = asked_shape(settings["input_shape"])
-        self.environment = EnvironmentSpec(settings["environment"], settings["env_config"], shape)
+        environment, config, masks = (settings[name] for name in ("environment", "env_config", "action_masks"))
+        self.environment = EnvironmentSpec(environment, config, shape, masks)
         self.probe = self.environment.probe()
         self.notices = Notices()
         self._leaves = observation_leaves(self.probe.observation_space)
@@ -113,6 +114,7 @@ class Builder:
             rng=np.random.default_rng(self.seed(AGENT_STREAM)),
             make_model=make_model,
             normalization=self.normalisation(statistics),
+            masks=self.probe.masks,
         )
 
     def export(self, agent: Agent, batch_size: int) -> ExportedPolicy:
@@ -150,4 +152,5 @@ class Builder:
 
     def columns(self, policy: Policy) -> Spec:
         """The columns that runners deliver when they act with this policy."""
-        return schema(self._leaves, policy.action_shape, policy.action_dtype, self._settings["returns"])
+        returns, masks = self._settings["returns"], self.probe.masks
+        return schema(self._leaves, policy.action_shape, policy.action_dtype, returns, masks)

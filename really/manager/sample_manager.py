@@ -37,6 +37,8 @@ from really.replay.tf_datasets import sampled_dataset
 if TYPE_CHECKING:
     from really.agents.agent import Agent
 
+# The column of action masks that belongs to a column of states.
+MASK_OF = {"state": "action_mask", "state_new": "action_mask_new"}
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
@@ -87,6 +89,8 @@ class SampleManager(Lifetime, Tracking):
         reward_scale: factor of delivered rewards, normalised or not.
         reward_clip: bounds to which scaled rewards are clipped: c for (-c, c), or (low, high); by default 10 if
             rewards are normalised, and none otherwise.
+        action_masks: False ignores the masks with which an environment tells which actions a state allows: a part
+            `action_mask` of its observations, `info["action_mask"]`, or what its method `action_masks` returns.
 
     Attributes:
         kwargs: the arguments as settings; some of them may be changed between calls.
@@ -132,6 +136,7 @@ class SampleManager(Lifetime, Tracking):
         normalize_rewards: bool = False,
         reward_scale: float = 1.0,
         reward_clip: float | tuple[float, float] | None = None,
+        action_masks: bool = True,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Settings(checked(arguments))
@@ -231,7 +236,8 @@ class SampleManager(Lifetime, Tracking):
     ) -> None:
         """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
 
-        If observations are a Dict or Tuple, `state` and `state_new` stand for all of their leaves. With `path` the rows
+        If observations are a Dict or Tuple, `state` and `state_new` stand for all of their leaves; if masks of actions
+        come with `info`, also for `action_mask` and `action_mask_new`. With `path` the rows
         live in files in that folder; if the folder holds such a buffer already, that buffer is opened. Other options
         are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
         `n_step`, `gamma` is the manager's.
@@ -420,7 +426,9 @@ class SampleManager(Lifetime, Tracking):
         return self.buffer
 
     def _column_names(self, key: str) -> list[str]:
-        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation."""
+        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation, and action masks."""
         key = "state_new" if key == "new_state" else key
-        leaves = [name for name in self._current.columns if name.startswith(f"{key}.")]
-        return leaves or [key]
+        columns = self._current.columns
+        leaves = [name for name in columns if name.startswith(f"{key}.")]
+        masks = [name for state, name in MASK_OF.items() if state == key and name in columns]
+        return [*(leaves or [key]), *masks]

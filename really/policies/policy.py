@@ -58,9 +58,15 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
 
 
 def make_policy(
-    sampling_type: str, action_space: spaces.Space[Any], epsilon: float = 0.95, temperature: float = 1.0
+    sampling_type: str,
+    action_space: spaces.Space[Any],
+    epsilon: float = 0.95,
+    temperature: float = 1.0,
+    has_masks: bool = False,
 ) -> Policy:
     """Makes the policy that samples actions of `action_space` by `sampling_type`.
+
+    `has_masks` tells whether it will get the results of `masked` as outputs.
 
     Raises:
         InvalidValueError: the sampling type is unknown or gives no actions of this space, epsilon is outside
@@ -71,7 +77,7 @@ def make_policy(
     kind = canonical_sampling_type(sampling_type)
     policy: Policy | None = None
     if isinstance(action_space, spaces.Discrete):
-        policy = _for_discrete(kind, action_space)
+        policy = _for_discrete(kind, action_space, has_masks)
     elif isinstance(action_space, spaces.MultiDiscrete) and kind == "discrete_policy":
         policy = _MultiCategorical(action_space)
     elif isinstance(action_space, spaces.MultiBinary) and kind == "discrete_policy":
@@ -189,6 +195,14 @@ class Policy:
         """Actions as the environment takes them: those of a Box are clipped to its bounds, others are unchanged."""
         return actions
 
+    def masked(self, outputs: Outputs, masks: NDArray[np.bool_]) -> Outputs:
+        """Outputs under which the policy takes only allowed actions, for masks [env, width] as `ActionMasks` has them.
+
+        Values of other actions become minus infinity.
+        """
+        name = self.required_outputs[0]
+        return {**outputs, name: np.where(masks, outputs[name], -np.inf)}
+
     def check_values(self, outputs: Outputs) -> None:
         """Raises ModelError if a required output holds NaN, infinity, or a number that the policy cannot use."""
         check_finite(outputs, self.required_outputs)
@@ -259,6 +273,36 @@ class _EpsilonGreedy(_DiscretePolicy):
         self._noise_scale = self.actions / self._epsilon if self._epsilon else math.inf
         self._log_random = np.float32(math.log(random) if random else -math.inf)
         self._log_greedy = np.float32(math.log(1.0 - self._epsilon + random))
+
+
+class _MaskedEpsilonGreedy(_EpsilonGreedy):
+    """A uniformly random one of the allowed actions A(s) with probability epsilon, otherwise the greedy one.
+
+    π(a) = (1 - ε)·1[a = argmax q] + ε/|A(s)|. Actions that are not allowed have q-value minus infinity.
+    """
+
+    def sampler(self, noise: NDArray[np.float64]) -> Sampler:
+        draws = noise[..., 0]
+        scaled = draws / self._epsilon if self._epsilon else np.full(draws.shape, np.inf)
+
+        def sample(outputs: Outputs, step: int) -> NDArray[Any]:
+            actions = self.greedy(outputs)
+            explores = np.flatnonzero(scaled[:, step] < 1.0)
+            if explores.size:
+                allowed = outputs[self._output][explores] > -np.inf
+                # The action before which there are as many allowed ones as drawn.
+                chosen = (scaled[explores, step] * allowed.sum(1)).astype(np.int64)
+                actions[explores] = (allowed.cumsum(1) > chosen[:, None]).argmax(1) + self.start
+            return actions
+
+        return sample
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        allowed = outputs[self._output] > -np.inf
+        random = self._epsilon * allowed[np.arange(len(actions)), actions - self.start] / allowed.sum(1)
+        probability = random + (1.0 - self._epsilon) * (actions == self.greedy(outputs))
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(probability), np.float32)
 
 
 class _Boltzmann(_DiscretePolicy):
@@ -354,6 +398,12 @@ class _Bernoulli(Policy):
     def greedy(self, outputs: Outputs) -> NDArray[Any]:
         return self._stored(outputs["policy"] > 0)
 
+    def masked(self, outputs: Outputs, masks: NDArray[np.bool_]) -> Outputs:
+        """Outputs under which the policy takes only allowed actions; the only choice of a part has probability 1."""
+        zero, one = masks[:, ::2], masks[:, 1::2]
+        logits = outputs["policy"].reshape(zero.shape)
+        return {**outputs, "policy": np.where(zero & one, logits, np.where(one, np.inf, -np.inf))}
+
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
         rows = len(actions)
         logits = outputs["policy"].astype(np.float64).reshape(rows, -1)
@@ -421,8 +471,9 @@ class _DiagonalNormal(Policy):
             raise ModelError(f"model output 'sigma': expected numbers > 0, got {outputs['sigma'].min()}")
 
 
-def _for_discrete(kind: str, space: spaces.Discrete) -> Policy | None:
-    classes = {"epsilon_greedy": _EpsilonGreedy, "thompson": _Boltzmann, "discrete_policy": _Categorical}
+def _for_discrete(kind: str, space: spaces.Discrete, has_masks: bool) -> Policy | None:
+    epsilon_greedy = _MaskedEpsilonGreedy if has_masks else _EpsilonGreedy
+    classes = {"epsilon_greedy": epsilon_greedy, "thompson": _Boltzmann, "discrete_policy": _Categorical}
     return classes[kind](space) if kind in classes else None
 
 

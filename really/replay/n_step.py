@@ -15,7 +15,7 @@ from really.replay.units import SampleUnit
 
 REWARD, END, TERMINAL, AGENT, DISCOUNT = "reward", "episode_end", "terminal", "agent", "discount"
 MOST_STEPS = 2**31 - 1
-AFTER = ("state_new", TERMINAL, "not_done", "truncated", END)
+AFTER = ("state_new", "action_mask_new", TERMINAL, "not_done", "truncated", END)
 """Columns that a batch takes from the last of a row's steps, leaves of `state_new` included."""
 
 

@@ -141,7 +141,7 @@ def test_each_shape_is_traced_once(maker, kwargs, action_space, kind):
                 agent.max_q(states)
                 agent.v(states)
                 agent.q_val(states, actions)
-    counts = {function.__name__: made.num_traces for function, made in agent._functions.items()}
+    counts = {function.__name__: made.num_traces for (function, _), made in agent._functions.items()}
     assert set(counts.values()) == {1}, counts
 
 
