@@ -172,7 +172,7 @@ class PlainBatch(EnvironmentBatch):
         # Local variables are faster: this loop is the whole cost of a step besides the environments' own.
         steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
         received, array = self._received, np.ndarray
-        single, dtype, shape = received.single, received.dtype, received.shape
+        single, dtype, shape = received.path
         i = -1
         try:
             for i in self._all if active is None else active.tolist():
@@ -188,7 +188,7 @@ class PlainBatch(EnvironmentBatch):
                     single[i] = observation  # type: ignore[index]
                 else:
                     received.write(i, observation)
-                    single, dtype = received.single, received.dtype
+                    single, dtype, shape = received.path
                 elapsed[i] = count
                 if terminated or truncated:
                     self.terminated[i] = flag("terminated", terminated)
@@ -196,7 +196,11 @@ class PlainBatch(EnvironmentBatch):
                     ended.append(i)
         except Exception as error:
             raise self._failed("step", i, error) from error
-        self._finish(ended)
+        if received.converts or not self._steps_are_final:
+            self._convert_and_update()
+        self.final_observations = self.observations
+        if ended:
+            self._end(ended)
 
     def render(self) -> Any:
         """Renders environment 0."""
@@ -207,15 +211,12 @@ class PlainBatch(EnvironmentBatch):
         for environment in self._environments:
             environment.close()
 
-    def _finish(self, ended: list[int]) -> None:
-        """What a step does for the whole batch, after all its environments were stepped."""
+    def _convert_and_update(self) -> None:
+        """What a step does seldom: observations of another dtype, and the environments' first steps."""
         if self._received.converts:
             self._convert("step")
-        self.final_observations = self.observations
         if not self._steps_are_final:
             self._update_steps()
-        if ended:
-            self._end(ended)
 
     def _update_steps(self) -> None:
         """Replaces `Environment.step` by the environments' own functions, once their API is known."""

@@ -43,7 +43,7 @@ def observed_space(name: str, declared: spaces.Space[Any] | None, observation: A
     seen = _seen(declared, observation)
     warnings.warn(
         f"environment {name!r}: expected observations of {declared}, as its observation_space declares, got "
-        f"{_described(observation)} from reset; it is taken as {seen}",
+        f"{_described(observation)} from reset; observations are taken as {_columns(seen)}",
         stacklevel=2,
     )
     return seen
@@ -92,6 +92,11 @@ def _seen(declared: spaces.Space[Any], observation: Any) -> spaces.Space[Any]:
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         dtype = dtype_of(infer_space(observation))
     return unbounded_box(array.shape, dtype)
+
+
+def _columns(space: spaces.Space[Any]) -> str:
+    leaves = observation_leaves(space).items()
+    return ", ".join(f"{leaf.dtype} of shape {leaf.shape}{' in ' + name if name else ''}" for name, leaf in leaves)
 
 
 def _described(observation: Any) -> str:

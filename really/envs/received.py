@@ -33,8 +33,8 @@ class ReceivedObservations:
     Attributes:
         shown: for each leaf `[env, ...]`, the observations in the declared dtypes, once `convert` has run.
         converts: whether `convert` has something to do.
-        single: the array `[env, ...]` that takes a plain observation whose dtype is `dtype` and whose shape is
-            `shape`. None, as are the other two, if each observation has to be checked by `write`.
+        path: (array, dtype, shape): the array `[env, ...]` takes a plain observation of this dtype and shape. Each is
+            None if `write` has to check every observation.
     """
 
     def __init__(self, space: spaces.Space[Any], example: Any, num_envs: int) -> None:
@@ -45,6 +45,7 @@ class ReceivedObservations:
         ]
         self.shown = [np.zeros((num_envs, *leaf.shape), leaf.dtype) for leaf in self._leaves.values()]
         self._given = list(self.shown)
+        self.path: tuple[NDArray[Any] | None, np.dtype[Any] | None, tuple[int, ...] | None]
         self._range: tuple[int, int] | None = None
         if isinstance(space, spaces.Discrete):
             self._range = int(space.start), int(space.start + space.n) - 1
@@ -107,10 +108,9 @@ class ReceivedObservations:
             if shown is not given
         ]
         self.converts = bool(self._conversions)
-        is_plain = isinstance(self._space, spaces.Box)
-        self.single = self._given[0] if is_plain else None
-        self.dtype = self._given[0].dtype if is_plain else None
-        self.shape = self.shown[0].shape[1:] if is_plain else None
+        self.path = None, None, None
+        if isinstance(self._space, spaces.Box):
+            self.path = self._given[0], self._given[0].dtype, self._given[0].shape[1:]
 
 
 def as_numbers(name: str, part: Any) -> NDArray[Any]:
