@@ -110,6 +110,7 @@ class Agent(PublishedAgent):
             normalized: True for a `state` from data that the manager delivered; it is not normalised again.
             action_mask: which actions are allowed, `[n, width]`, if masks come with `info`.
         """
+        self._expect_mask("act", action_mask)
         leaves, single = self._batch(state if normalized else self.normalize(state))
         outputs = {name: np.asarray(out) for name, out in self._run(self._acting, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
@@ -138,6 +139,7 @@ class Agent(PublishedAgent):
 
     def max_q(self, state: Any, action_mask: Any = None) -> tf.Tensor:
         """The largest q-value of each state, among the allowed actions, [n] float32."""
+        self._expect_mask("max_q", action_mask)
         return self._result(self._max_q, _Q_VALUES, state, mask=action_mask)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
@@ -161,12 +163,7 @@ class Agent(PublishedAgent):
         """
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
-        if action_mask is None and self.masks is not None and self.masks.leaf is None and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "agent.flowing_log_prob: expected action_mask=data['action_mask'], as the environment masks actions; "
-                "got none, so that actions which are not allowed have a probability, too."
-            )
+        self._expect_mask("flowing_log_prob", action_mask)
         function = self._log_prob_and_entropy if return_entropy else self._log_prob
         return self._result(function, (), state, action, mask=action_mask, settings=self._settings())
 
@@ -331,6 +328,16 @@ class Agent(PublishedAgent):
         result = function(leaves, *tensors)
         self.compiled = False
         return result
+
+    def _expect_mask(self, method: str, mask: Any) -> None:
+        """Warns once if masks come with `info`, and the caller gives none."""
+        if mask is None and self.masks is not None and self.masks.leaf is None and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "agent.%s: expected action_mask=, the column 'action_mask' or 'action_mask_new', as the environment "
+                "masks actions; got none, so that all actions count as allowed.",
+                method,
+            )
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""

@@ -125,11 +125,16 @@ class Environment:
 
 
 def _method(env: Any, name: str) -> Callable[[], Any] | None:
-    """A method of an environment or of one that it wraps. Returns None if there is none."""
-    while env is not None:
-        if callable(found := getattr(env, name, None)):
-            return found  # type: ignore[no-any-return]
-        env = getattr(env, "env", None)
+    """A method that an environment, or one that it wraps, has itself. Returns None if there is none.
+
+    An environment whose `__getattr__` answers to every name, such as a proxy, does not have the method itself.
+    """
+    seen: list[Any] = []
+    while env is not None and not any(env is other for other in seen):
+        if inspect.getattr_static(env, name, None) is not None:
+            return getattr(env, name)  # type: ignore[no-any-return]
+        seen.append(env)
+        env = getattr(env, "env", None) if inspect.getattr_static(env, "env", None) is not None else None
     return None
 
 

@@ -76,7 +76,8 @@ class A2CLearner:
 
         Args:
             data: columns `[row, ...]` `state`, `action`, `value_estimate`, and `advantage` or `monte_carlo`, as
-                `get_data()` gives them with `returns=["value_estimate", "advantage"]`.
+                `get_data()` gives them with `returns=["value_estimate", "advantage"]`; `action_mask` if masks come
+                with `info`.
 
         Raises:
             InvalidValueError, InvalidTypeError: a column is missing or invalid; the weights have not changed then.

@@ -38,7 +38,8 @@ class DQNLearner:
     The target of a row is `reward + discount * Q'(state_new, a*)`, where Q' is the target network and `discount` is
     `gamma * (1 - terminal)`. A time limit is no termination, so a truncated episode keeps the value of its last state.
     a* maximises the model's own q-values (double DQN, van Hasselt et al. 2016, equation 4) or those of the target
-    network. For a dueling network (Wang et al. 2016) the model returns V + A - mean A as `q_values`.
+    network; if the environment masks actions, it is one that `state_new` allows. For a dueling network (Wang et al.
+    2016) the model returns V + A - mean A as `q_values`.
 
     Args:
         source: the manager whose agent is trained, or an `Agent`. Its model has an output `q_values`.
@@ -105,8 +106,9 @@ class DQNLearner:
 
         Args:
             batch: columns `state`, `action`, `reward`, `state_new`, `terminal` (or `discount`, see `n_step`), as
-                `buffer.sample((k, n))` gives them. A column `weight`, which batches of prioritized replay have, is the
-                weight of each row in the loss (Schaul et al. 2016, section 3.4).
+                `buffer.sample((k, n))` gives them; `action_mask_new` if masks come with `info`. A column `weight`,
+                which batches of prioritized replay have, is the weight of each row in the loss (Schaul et al. 2016,
+                section 3.4).
 
         Raises:
             InvalidValueError, InvalidTypeError: a column is missing or invalid; the weights have not changed then.

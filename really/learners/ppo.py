@@ -104,7 +104,8 @@ class PPOLearner:
 
         Args:
             data: columns `[row, ...]` `state`, `action`, `log_prob`, `value_estimate`, and `advantage` or
-                `monte_carlo`, as `get_data()` gives them with `returns=["log_prob", "value_estimate", "advantage"]`.
+                `monte_carlo`, as `get_data()` gives them with `returns=["log_prob", "value_estimate", "advantage"]`;
+                `action_mask` if masks come with `info`.
 
         Raises:
             InvalidValueError, InvalidTypeError: a column is missing or invalid, or there are fewer rows than in a

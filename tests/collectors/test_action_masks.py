@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from really import EnvironmentFailedError, InvalidValueError, SampleManager
+from really.envs.spec import EnvironmentSpec
+from really.evaluation.viewer import Watcher, watched_batch
 from really.learners import A2CLearner, DQNLearner, PPOLearner
 from tests.environments import Forbidding, allowed, is_allowed
 
@@ -222,6 +225,53 @@ def test_info_without_a_mask_in_the_middle_of_an_episode_is_an_error() -> None:
     assert data["action_mask_new"][~ended].any(axis=1).all()
 
 
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
+def test_masks_of_vector_environments_belong_to_their_states(mode: AutoresetMode) -> None:
+    def vector(num_envs: int) -> SyncVectorEnv:
+        return SyncVectorEnv([Forbidding] * num_envs, autoreset_mode=mode)
+
+    with SampleManager(q_network, vector, 2, 40, num_steps=20, use_ray=False) as manager:
+        data = manager.get_data()
+    for key in ("state", "state_new"):
+        expected = [allowed(int(step), DISCRETE) for step in data[key][:, 0]]
+        np.testing.assert_array_equal(masks_in(data, key), np.array(expected) != 0)
+
+
+class Proxy:
+    """Answers to every name, as a client of a simulator in another process does."""
+
+    observation_space, action_space = spaces.Box(0, 1, (2,)), spaces.Discrete(4)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *arguments, **options: 1 / 0
+
+    def close(self) -> None:
+        pass
+
+    def reset(self) -> np.ndarray:
+        return np.zeros(2, np.float32)
+
+    def step(self, action: int) -> tuple[Any, float, bool, dict]:
+        return np.zeros(2, np.float32), 0.0, False, {}
+
+
+def test_an_environment_that_answers_to_every_name_has_no_masks() -> None:
+    assert EnvironmentSpec(Proxy).probe().masks is None
+
+
+def test_a_rendered_environment_keeps_its_masks() -> None:
+    spec = EnvironmentSpec(Forbidding)
+    batch = watched_batch(spec, np.random.SeedSequence(0), spec.make(), Watcher())
+    batch.reset()
+    for _ in range(10):
+        action = batch.action_masks[0].argmax() + 2
+        batch.step(np.array([action]))
+        step = int(batch.observations[0][0, 0])
+        np.testing.assert_array_equal(batch.action_masks[0], allowed(step, DISCRETE) != 0)
+
+
 def test_masks_that_are_floats_are_not_normalised() -> None:
     with make("state", environment={"dtype": np.float32}, normalize_observations=True) as manager:
         manager.get_data()
@@ -246,12 +296,15 @@ def test_masks_can_be_ignored() -> None:
     assert {is_allowed(allowed(int(step), DISCRETE), action, DISCRETE) for step, action in steps} == {False, True}
 
 
-def test_log_prob_without_masks_warns_once(caplog: Any) -> None:
+def test_a_method_without_masks_warns_once(caplog: Any) -> None:
     with make("info") as manager:
         data, agent = manager.get_data(), manager.get_agent()
-    for _ in range(2):
-        agent.flowing_log_prob(data["state"], data["action"])
-    assert ["expected action_mask=data['action_mask']" in message for message in caplog.messages] == [True]
+    agent.q_val(data["state"], data["action"])
+    assert not caplog.messages
+    for call in (agent.act, agent.max_q):
+        call(data["state"])
+    agent.flowing_log_prob(data["state"], data["action"])
+    assert ["agent.act: expected action_mask=, the column" in message for message in caplog.messages] == [True]
     with make("state") as manager, pytest.raises(InvalidValueError, match="expected none, as the states have masks"):
         manager.get_agent().max_q({"numbers": np.zeros(2), "action_mask": np.ones(4)}, action_mask=np.ones(4))
     assert len(caplog.messages) == 1
