@@ -35,7 +35,18 @@ from memory cimport really_pages_release, really_pages_reserve, really_store_rel
 from n_step cimport Steps, allocate_steps
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
 from reconstruct cimport copy_frames, renumber_frames
-from record cimport Column, Field, Records, Seam, lay_out, num_held, oldest_row, oldest_slot
+from record cimport (
+    Column,
+    Field,
+    Records,
+    Seam,
+    lay_out,
+    num_held,
+    oldest_intact,
+    oldest_kept,
+    oldest_row,
+    oldest_slot,
+)
 from ring_state cimport (
     RingState,
     allocate_tables,
@@ -44,9 +55,11 @@ from ring_state cimport (
     draw_rows,
     find_ages,
     free_tables,
+    is_rolled_back,
     keep_state,
     may_evict,
     refresh_cursor,
+    roll_back,
     take_rows,
 )
 from scatter cimport append
@@ -57,11 +70,12 @@ from shared_rows cimport (
     allocate_numbers,
     append_pieces,
     bytes_needed,
-    count_rows_held,
     free_incoming,
     lay_out_sharing,
+    keep_from,
     recount_rows,
-    release_all,
+    release_dropped,
+    return_to_frame,
     stop_writing,
 )
 from values cimport (
@@ -234,13 +248,13 @@ cdef class Ring:
         self.state.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         self.state.rows.capacity = self.state.rows.num_slots = capacity
         self.state.rows.cursor = &self.state.cursor
-        self.state.pinned_from = NO_ROW
+        self.state.pinned_from = self.state.cursor.kept_from = NO_ROW
         self.state.num_keys = len(names)
         self.state.rows.num_fields = self.state.num_keys + len(shared)
         self.lock = PyThread_allocate_lock()
         if self.lock == NULL or not allocate_tables(&self.state):
             raise MemoryError("the tables of a ring: the system gave no memory")
-        self.set_fields(storage is not None)
+        self.set_fields()
         lay_out(&self.state.rows)
         self.row_nbytes = max(self.row_nbytes, self.state.rows.stride)
         self.max_unchecked_rows = UNCHECKED // self.row_nbytes
@@ -249,12 +263,13 @@ cdef class Ring:
             self.state.rows.data = <char*>really_pages_reserve(self.state.rows.num_slots * self.state.rows.stride)
         else:
             self.use_storage(storage)
+        self.set_frame_stores()
         if self.state.rows.data == NULL:
             raise MemoryError(
                 f"{capacity} rows of {self.state.rows.stride} bytes: the system gave no address space for them"
             )
 
-    cdef int set_fields(self, bint in_file) except -1:
+    cdef int set_fields(self) except -1:
         """Sets the sizes of all fields: the columns, then the oldest frames' numbers."""
         cdef Py_ssize_t i
         for i in range(self.state.num_keys):
@@ -263,10 +278,10 @@ cdef class Ring:
             self.state.rows.fields[i].nbytes = self.state.keys[i].nbytes
             self.row_nbytes += self.state.keys[i].nbytes
         for i in range(len(self.shared)):
-            self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2], in_file)
+            self.set_sharing(i, self.shared[i][0], self.shared[i][1], self.shared[i][2])
         return 0
 
-    cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis, bint in_file) except -1:
+    cdef int set_sharing(self, Py_ssize_t at, tuple columns, int stack, int axis) except -1:
         """Lets records hold frame numbers in place of these columns' rows."""
         cdef Sharing* sharing = &self.state.sharings[at]
         cdef int i
@@ -277,8 +292,17 @@ cdef class Ring:
             self.state.keys[sharing.keys[i]].sharing = <int>at
         lay_out_sharing(sharing, self.state.keys, self.state.rows.fields, axis)
         self.state.max_stack = max(self.state.max_stack, <Py_ssize_t>stack)
-        if not init_sharing(sharing, self.state.rows.capacity, self.state.rows.num_slots, in_file):
-            raise MemoryError("the tables of a frame store: the system gave no memory")
+        return 0
+
+    cdef int set_frame_stores(self) except -1:
+        """Makes the tables of all frame stores."""
+        cdef Py_ssize_t i
+        cdef bint in_file = self.storage is not None
+        for i in range(self.state.num_sharings):
+            if not init_sharing(
+                &self.state.sharings[i], self.state.rows.capacity, self.state.rows.num_slots, in_file
+            ):
+                raise MemoryError("the tables of a frame store: the system gave no memory")
         return 0
 
     cdef int use_storage(self, storage) except -1:
@@ -290,6 +314,7 @@ cdef class Ring:
         if self.state.writes:
             self.state.rows.cursor = &self.state.page.cursor
         else:
+            self.state.num_rollbacks = self.state.page.num_rollbacks
             refresh_cursor(&self.state)
         return 0
 
@@ -406,6 +431,7 @@ cdef class Ring:
         refresh_cursor(&self.state)
         numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
         release(self.lock)
+        self.refuse_if_rolled_back()
         return numbers
 
     def pin_held(self):
@@ -436,7 +462,7 @@ cdef class Ring:
         cdef bint may = self.state.writes and self.state.pinned_from >= self.state.rows.cursor.num_put
         if may:
             really_store_release(&self.state.rows.cursor.first, self.state.rows.cursor.num_put)
-            release_all(self.state.sharings, self.state.num_sharings)
+            release_dropped(&self.state.rows, self.state.sharings, self.state.num_sharings)
         release(self.lock)
         return may
 
@@ -462,6 +488,7 @@ cdef class Ring:
         """Makes the ring read-only, as in another process that opens the storage; rows can still be read."""
         acquire(self.lock)
         self.state.writes, self.state.allocated_end, self.state.rows.cursor = False, -1, &self.state.cursor
+        self.state.num_rollbacks = self.state.page.num_rollbacks
         stop_writing(self.state.sharings, self.state.num_sharings)
         refresh_cursor(&self.state)
         release(self.lock)
@@ -479,8 +506,67 @@ cdef class Ring:
             raise MemoryError("the tables of a frame store: the system gave no memory")
         if not self.state.writes:
             return follow_writer(&sharing.store)
-        count_rows_held(&self.state.rows, sharing)
+        recount_rows(&self.state.rows, sharing)
         return map_needed_blocks(&sharing.store)
+
+    # Checkpoints --------------------------------------------------------------------------------------------------
+
+    def moment(self):
+        """Numbers of the oldest row held and of the next row, and of the next frame of each store of shared frames."""
+        cdef Py_ssize_t s
+        acquire(self.lock)
+        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
+        frames = [self.state.sharings[s].store.next for s in range(self.state.num_sharings)]
+        release(self.lock)
+        return (*numbers, frames)
+
+    @property
+    def oldest_complete(self):
+        """Number of the oldest row that is complete in the files, frames included, held or not."""
+        acquire(self.lock)
+        cdef int64_t number = oldest_intact(&self.state.rows, 0)
+        if self.state.num_sharings > 0:
+            number = oldest_kept(&self.state.rows, 0)
+        release(self.lock)
+        return number
+
+    @property
+    def kept_from(self):
+        """Number of the first row that a checkpoint needs; the largest int64 if there is none."""
+        return self.state.rows.cursor.kept_from
+
+    def keep_from(self, int64_t number=NO_ROW):
+        """Keeps rows from this number on complete, also when they are no longer held, as long as spare slots last."""
+        acquire(self.lock)
+        if self.state.writes:
+            keep_from(&self.state.rows, self.state.sharings, self.state.num_sharings, number)
+        release(self.lock)
+
+    def roll_back(self, int64_t first, int64_t num_put, const int64_t[::1] frames, bytes generator):
+        """Makes the rows from `first` to before `num_put` those that are held, with the generator in this state.
+
+        Rows from `first` on must be complete. `frames` are the numbers of the next frames as `moment` gave them; larger
+        ones change nothing. Processes that read the storage are refused from then on. Returns False, with nothing
+        done, if a row is pinned or the ring is read-only.
+        """
+        cdef const char* state = generator
+        cdef Py_ssize_t s
+        cdef bint may
+        assert len(generator) == STATE and frames.shape[0] == self.state.num_sharings
+        acquire(self.lock)
+        may = self.state.writes and self.state.pinned_from == NO_ROW
+        if may:
+            roll_back(&self.state, num_put, first, state)
+            for s in range(self.state.num_sharings):
+                return_to_frame(&self.state.rows, &self.state.sharings[s], frames[s])
+        release(self.lock)
+        return may
+
+    cdef int refuse_if_rolled_back(self) except -1:
+        """Raises the storage's error if the process that writes has returned to a checkpoint."""
+        if not self.state.writes and is_rolled_back(&self.state):
+            self.storage.refuse_rolled_back()
+        return 0
 
     def generator_bytes(self):
         """The bytes of the generator's state. Hold the lock, or be the only thread that draws."""
@@ -599,13 +685,15 @@ cdef class Ring:
             raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
         self.acquire_with_space(num_rows)
         may = may_evict(&self.state, num_rows)
-        failure.sharing = -1
+        failure.sharing, failure.gave_up = -1, False
         if may:
             with nogil:
                 failure = append_pieces(
                     &self.state.rows, self.state.sharings, self.state.num_sharings, self.max_bytes, rows, num_rows
                 )
         release(self.lock)
+        if failure.gave_up and self.storage is not None:
+            self.storage.warn_of_frames_given_up()
         if failure.sharing >= 0:
             self.refuse_frames(&self.state.sharings[failure.sharing], failure)
         return may
@@ -638,6 +726,7 @@ cdef class Ring:
                 drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
         release(self.lock)
         if not drawn:
+            self.refuse_if_rolled_back()
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
@@ -647,8 +736,9 @@ cdef class Ring:
         cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
         acquire(self.lock)
         refresh_cursor(&self.state)
-        if num_held(&self.state.rows) < (num if distinct else 1):
+        if num_held(&self.state.rows) < (num if distinct else 1) or is_rolled_back(&self.state):
             release(self.lock)
+            self.refuse_if_rolled_back()
             return None
         with nogil:
             draw_ages(&self.state, &block.batch, total, num, distinct)
@@ -674,6 +764,7 @@ cdef class Ring:
             taken = take_rows(&self.state, &block.batch, total, by_number)
         release(self.lock)
         if not taken:
+            self.refuse_if_rolled_back()
             return None
         return self.arrays(block, num, num_batches) if out is None else out
 
@@ -686,6 +777,7 @@ cdef class Ring:
         cdef Batch* batch = &block.batch
         cdef Py_ssize_t i
         cdef dict rows
+        self.refuse_if_rolled_back()
         acquire(self.lock)
         try:
             if not find_ages(&self.state, batch, first, num):
@@ -728,6 +820,8 @@ cdef class Ring:
             held = are_intact(&self.state, batch, num)
         release(self.lock)
         PyMem_Free(fields)
+        if not held:
+            self.refuse_if_rolled_back()
         return held
 
     def fits(self, out, Py_ssize_t num, Py_ssize_t num_batches=0):

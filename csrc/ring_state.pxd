@@ -2,15 +2,21 @@
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
 from batch_layout cimport Batch
 from bounded_random cimport draw, draw_distinct_batches
-from cursor_page cimport Page, first_untouched, read_cursor, store_state
+from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
 from gather cimport gather, prefetch_rows_from_disk
 from matching cimport Sharing, free_sharing
-from memory cimport really_aligned_free, really_aligned_new
+from memory cimport (
+    really_aligned_free,
+    really_aligned_new,
+    really_load_acquire,
+    really_store_release,
+    really_stream_fence,
+)
 from n_step cimport Steps, free_steps, gather_steps
 from record cimport STAGE, Cursor, Field, Records, Seam, all_held, none_below, num_held, oldest_row, subtract
 from shared_rows cimport follow_writers, prefetch_frames_from_disk, reconstruct_all
@@ -24,6 +30,7 @@ cdef struct RingState:
     Cursor cursor  # in memory; of a ring on disk that another process writes, the copy read last
     Page* page  # NULL in memory
     bint writes  # whether this process writes page and records
+    int64_t num_rollbacks  # in a process that only reads: `page.num_rollbacks` when it began
     int64_t allocated_end  # rows with numbers below it have space in the file
     int64_t pinned_from  # number of the first row that must not be evicted
     bitgen_t* source
@@ -67,12 +74,27 @@ cdef inline void free_tables(RingState* ring) noexcept nogil:
 cdef inline bint refresh_cursor(RingState* ring) noexcept nogil:
     """Reads the cursor and maps new frames if another process writes them. Hold the lock.
 
-    Returns False if frames cannot be mapped.
+    Returns False if frames cannot be mapped, or if the ring was rolled back.
     """
     if ring.writes:
         return True
     read_cursor(ring.page, &ring.cursor)
-    return follow_writers(ring.sharings, ring.num_sharings)
+    return not is_rolled_back(ring) and follow_writers(ring.sharings, ring.num_sharings)
+
+
+cdef inline bint is_rolled_back(RingState* ring) noexcept nogil:
+    """Whether the process that writes has returned to a checkpoint since this one began to read."""
+    return not ring.writes and really_load_acquire(&ring.page.num_rollbacks) != ring.num_rollbacks
+
+
+cdef inline void roll_back(RingState* ring, int64_t num_put, int64_t first, const void* generator) noexcept nogil:
+    """Makes the rows from `first` to before `num_put` those that are held, and sets the generator's state."""
+    really_store_release(&ring.page.num_rollbacks, ring.page.num_rollbacks + 1)
+    really_stream_fence()
+    really_store_release(&ring.page.cursor.first, first)
+    really_store_release(&ring.page.cursor.num_put, num_put)
+    memcpy(ring.source.state, generator, STATE)
+    keep_state(ring)
 
 
 cdef inline void keep_state(RingState* ring) noexcept nogil:
@@ -82,7 +104,9 @@ cdef inline void keep_state(RingState* ring) noexcept nogil:
 
 cdef inline bint are_intact(RingState* ring, const Batch* batch, Py_ssize_t num_rows) noexcept nogil:
     """Whether no other process has started to overwrite a row of the batch."""
-    return ring.writes or none_below(batch.ages, num_rows, first_intact(ring) - oldest_row(&ring.rows))
+    return ring.writes or (
+        none_below(batch.ages, num_rows, first_intact(ring) - oldest_row(&ring.rows)) and not is_rolled_back(ring)
+    )
 
 
 cdef inline int64_t first_intact(RingState* ring) noexcept nogil:

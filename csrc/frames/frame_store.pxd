@@ -267,12 +267,6 @@ cdef inline void forget_frames_from(FrameStore* store, int64_t number) noexcept 
     trim_spare_blocks(store)
 
 
-cdef inline void release_all_blocks(FrameStore* store) noexcept nogil:
-    """Releases all blocks but the one that is being filled: no row is held any more."""
-    memset(store.num_rows, 0, store.num_blocks * sizeof(int64_t))
-    release_unneeded_blocks(store)
-
-
 cdef inline void count_rows(
     FrameStore* store, const char* oldest_numbers, Py_ssize_t stride, int64_t num_rows, int64_t by
 ) noexcept nogil:

@@ -109,9 +109,9 @@ cdef inline bint init_sharing(
     Sharing* sharing, int64_t capacity, int64_t num_slots, bint in_file
 ) noexcept nogil:
     """Allocates the tables of a sharing whose sizes are set. Returns False if there is no memory."""
-    # Room for the frames of all rows held, of the rows that one commit adds, and of those that the oldest may share.
+    # Room for the frames of all rows kept, of the rows that one commit adds, and of those that the oldest may share.
     sharing.reach = 4096 + capacity // 16
-    cdef int64_t max_frames = (capacity + max(capacity, num_slots - capacity)) * sharing.stack * sharing.num_columns
+    cdef int64_t max_frames = (num_slots + capacity) * sharing.stack * sharing.num_columns
     max_frames += sharing.reach
     sharing.row = sharing.lags[0] = sharing.lags[1] = 1
     sharing.recent = <TrajectoryTail*>zeroed_new(NUM_RECENT * sizeof(TrajectoryTail))

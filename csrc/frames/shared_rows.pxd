@@ -1,6 +1,6 @@
 """Rows that share frames, in and out of a ring: matching.pxd stores the frames, records keep the frames' numbers."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -11,13 +11,12 @@ from frame_store cimport (
     frame_at,
     num_blocks_needed,
     publish_next,
-    release_all_blocks,
     release_unneeded_blocks,
 )
 from matching cimport Sharing, StackColumn, store_rows, undo_put
-from memory cimport really_advise_willneed
+from memory cimport really_advise_willneed, really_store_release
 from reconstruct cimport reconstruct
-from record cimport Column, Field, Records, num_held, oldest_slot
+from record cimport Column, Field, Records, oldest_kept
 from scatter cimport append
 from values cimport SCALAR, Key
 
@@ -33,6 +32,7 @@ cdef struct NoRoom:  # why a put stopped
     Py_ssize_t sharing  # which sharing has no room for the frames of a piece; -1 if all pieces are in
     int64_t num_rows  # rows of the piece
     int64_t num_in  # rows of the put before it, which are in
+    bint gave_up  # frames that only a checkpoint needed had to make room
 
 
 cdef inline void lay_out_sharing(Sharing* sharing, const Key* keys, Field* fields, int axis) noexcept nogil:
@@ -86,13 +86,33 @@ cdef inline NoRoom append_pieces(
     cdef NoRoom failure
     cdef int64_t first = max(num_rows - records.capacity, <int64_t>0), start = first
     cdef int64_t num, piece = rows_of_piece(records, num_rows)
-    failure.sharing, failure.num_rows, failure.num_in = -1, 0, 0
+    failure.sharing, failure.num_rows, failure.num_in, failure.gave_up = -1, 0, 0, False
     while start < num_rows and failure.sharing < 0:
         num = min(piece, num_rows - start)
         failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num)
+        if failure.sharing >= 0 and keep_from(records, sharings, num_sharings, INT64_MAX):
+            failure.gave_up = True
+            failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num)
         failure.num_rows, failure.num_in = num, start - first
         start += num
     return failure
+
+
+cdef inline bint keep_from(
+    Records* records, Sharing* sharings, Py_ssize_t num_sharings, int64_t number
+) noexcept nogil:
+    """Keeps the frames of rows from this number on, even of rows that are no longer held, for a checkpoint.
+
+    Frames that have been released stay so. Returns whether frames of a row were released.
+    """
+    cdef int64_t before = oldest_kept(records, 0)
+    cdef Py_ssize_t s
+    really_store_release(&records.cursor.kept_from, max(number, before))
+    cdef int64_t num = oldest_kept(records, 0) - before
+    for s in range(num_sharings):
+        count_range(records, &sharings[s], before, num, -1)
+        release_unneeded_blocks(&sharings[s].store)
+    return num > 0
 
 
 cdef inline Py_ssize_t append_piece(
@@ -103,7 +123,7 @@ cdef inline Py_ssize_t append_piece(
 
     Returns -1. Returns which sharing has no room for its frames, with nothing done, otherwise.
     """
-    cdef int64_t num_evicted = max(num_held(records) + num_rows - records.capacity, <int64_t>0)
+    cdef int64_t num_evicted = oldest_kept(records, num_rows) - oldest_kept(records, 0)
     cdef Py_ssize_t s, k
     for k in range(records.num_fields):
         rows.piece[k] = rows.columns[k]
@@ -146,35 +166,31 @@ cdef inline void count_in_and_out(
     const Records* records, Sharing* sharings, Py_ssize_t num_sharings, const Incoming* rows,
     int64_t num_evicted, int64_t num_rows, int64_t by,
 ) noexcept nogil:
-    """Subtracts `by` from the counts of the rows that are evicted, and adds it to those of the new rows."""
+    """Subtracts `by` from the counts of the rows whose frames are not kept, and adds it to those of the new rows."""
     cdef Py_ssize_t s
     cdef Column oldest
     for s in range(num_sharings):
-        count_held(records, &sharings[s], num_evicted, -by)
+        count_range(records, &sharings[s], oldest_kept(records, 0), num_evicted, -by)
         oldest = rows.piece[sharings[s].oldest_field]
         count_rows(&sharings[s].store, oldest.data, oldest.stride, num_rows, by)
 
 
-cdef inline void count_held(
-    const Records* records, Sharing* sharing, int64_t num_rows, int64_t by
+cdef inline void count_range(
+    const Records* records, Sharing* sharing, int64_t first, int64_t num_rows, int64_t by
 ) noexcept nogil:
-    """Adds `by` to the counts of the oldest rows held."""
-    cdef int64_t slot = oldest_slot(records)
+    """Adds `by` to the counts of the rows from number `first` on."""
+    cdef int64_t slot = first % records.num_slots
     cdef int64_t num = min(num_rows, records.num_slots - slot)
     cdef const char* numbers = records.data + records.fields[sharing.oldest_field].offset
     count_rows(&sharing.store, numbers + slot * records.stride, records.stride, num, by)
     count_rows(&sharing.store, numbers, records.stride, num_rows - num, by)
 
 
-cdef inline void count_rows_held(const Records* records, Sharing* sharing) noexcept nogil:
-    """Counts all rows held, in a store that has counted none yet."""
-    count_held(records, sharing, num_held(records), 1)
-
-
 cdef inline void recount_rows(const Records* records, Sharing* sharing) noexcept nogil:
-    """Counts the rows held again, in a process that only reads and therefore counts none."""
+    """Counts anew all rows whose frames are kept."""
+    cdef int64_t first = oldest_kept(records, 0)
     memset(sharing.store.num_rows, 0, sharing.store.num_blocks * sizeof(int64_t))
-    count_rows_held(records, sharing)
+    count_range(records, sharing, first, records.cursor.num_put - first, 1)
 
 
 cdef inline void undo_all(Sharing* sharings, Py_ssize_t num) noexcept nogil:
@@ -255,11 +271,25 @@ cdef inline bint follow_writers(Sharing* sharings, Py_ssize_t num) noexcept nogi
     return True
 
 
-cdef inline void release_all(Sharing* sharings, Py_ssize_t num) noexcept nogil:
-    """Releases the frames of all rows, of which none is held any more."""
+cdef inline void release_dropped(const Records* records, Sharing* sharings, Py_ssize_t num) noexcept nogil:
+    """Releases the frames that no row needs after rows were dropped."""
     cdef Py_ssize_t s
     for s in range(num):
-        release_all_blocks(&sharings[s].store)
+        recount_rows(records, &sharings[s])
+        release_unneeded_blocks(&sharings[s].store)
+
+
+cdef inline void return_to_frame(
+    const Records* records, Sharing* sharing, int64_t number
+) noexcept nogil:
+    """Removes the frames from this number on, after the rows that needed them were dropped."""
+    recount_rows(records, sharing)
+    if number < sharing.store.next:
+        sharing.store.oldest_block = min(sharing.store.oldest_block, number >> sharing.store.shift)
+        sharing.start = number
+        undo_put(sharing)
+        publish_next(&sharing.store)
+    release_unneeded_blocks(&sharing.store)
 
 
 cdef inline void stop_writing(Sharing* sharings, Py_ssize_t num) noexcept nogil:

@@ -15,7 +15,8 @@ cdef enum:
 cdef struct Page:
     char head[64]
     Cursor cursor
-    char line_end[40]
+    int64_t num_rollbacks  # how often rows were dropped to return to a checkpoint; readers from before are refused
+    char line_end[24]
     int64_t num_states  # states stored so far; the last one is in states[num_states % 2]
     char other_line_end[56]
     char states[2][64]

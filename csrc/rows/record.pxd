@@ -24,7 +24,8 @@ cdef struct Column:  # values of one field, row by row
 cdef struct Cursor:  # which rows are held; the layout is part of the format on disk
     int64_t num_put  # rows put so far, which is the number of the next row; a store of it commits a put
     int64_t first  # number of the first row after the last clear
-    int64_t num_begun  # with spare slots: no put has started to write rows with this number or a higher one
+    int64_t num_begun  # with spare slots: no put has ever started to write rows with this number or a higher one
+    int64_t kept_from  # number of the first row that a checkpoint needs; INT64_MAX if there is none
 
 cdef struct Records:
     char* data  # [num_slots] records; row number r is in slot r % num_slots
@@ -43,6 +44,18 @@ cdef struct Records:
 cdef inline int64_t oldest_row(const Records* records) noexcept nogil:
     """Number of the oldest row held."""
     return max(records.cursor.first, records.cursor.num_put - records.capacity)
+
+
+cdef inline int64_t oldest_intact(const Records* records, int64_t num_rows) noexcept nogil:
+    """Number of the oldest row that no put has started to overwrite, once `num_rows` more rows are put."""
+    return max(records.cursor.num_begun, records.cursor.num_put + num_rows) - records.num_slots
+
+
+cdef inline int64_t oldest_kept(const Records* records, int64_t num_rows) noexcept nogil:
+    """Number of the oldest row whose frames are kept, once `num_rows` more rows are put: the oldest row held, or an
+    older one that a checkpoint needs."""
+    cdef int64_t held = max(records.cursor.first, records.cursor.num_put + num_rows - records.capacity)
+    return min(held, max(records.cursor.kept_from, oldest_intact(records, num_rows)))
 
 
 cdef inline int64_t num_held(const Records* records) noexcept nogil:

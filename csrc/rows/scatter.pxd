@@ -45,7 +45,7 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
         num = min(num_rows - first, spare) if spare > 0 else num_rows - first
         row = records.cursor.num_put
         if spare > 0:
-            really_store_release(&records.cursor.num_begun, row + num)
+            really_store_release(&records.cursor.num_begun, max(records.cursor.num_begun, row + num))
             really_stream_fence()  # or streaming stores could overtake it
         if REALLY_COMMITS_EARLY:
             really_store_release(&records.cursor.num_put, row + num)

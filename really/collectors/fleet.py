@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -216,8 +217,7 @@ class Fleet:
         """Ends a runner and starts another in its place, with new random streams and no orders."""
         self._stop(worker.runner)
         worker.restarts += 1
-        worker.pending.clear()
-        worker.version, worker.has_policy, worker.started = -1, False, False
+        self._forget_orders(worker)
         worker.runner = self._start(worker.agents, worker.restarts)
 
     @property
@@ -225,12 +225,47 @@ class Fleet:
         """The largest number of restarts of one runner, which is the last number in the keys of streams used so far."""
         return max(worker.restarts for worker in self.workers)
 
-    def restart_all(self, entropy: int, restart: int) -> None:
-        """Restarts every runner without orders; its streams are derived from this entropy and number of restarts."""
-        self._set_spec(replace(self._spec, entropy=entropy))
-        for worker in self.workers:
-            worker.restarts = restart - 1
-            self.restart(worker)
+    @contextlib.contextmanager
+    def replacing_all(self, entropy: int, restart: int) -> Iterator[None]:
+        """Starts a new runner in place of each, whose streams are derived from this entropy and number of restarts.
+
+        The block runs once all of them have started. They take the places of the others, without orders, when it ends.
+        If a runner does not start, or the block raises, the runners, the weights and the policy version stay.
+        """
+        spec, weights, version, runners = self._spec, self.weights, self.version, list[Any]()
+        try:
+            self._set_spec(replace(spec, entropy=entropy))
+            for worker in self.workers:
+                runners.append(self._start(worker.agents, restart))
+            for worker, runner in zip(self.workers, runners, strict=True):
+                self._await_start(worker, runner)
+            yield
+        except BaseException:
+            for runner in runners:
+                self._stop(runner)
+            self._set_spec(spec)
+            with self._changing:
+                self.weights, self.version = weights, version
+                self._shared.pop("weights", None)
+            raise
+        replaced = [worker.runner for worker in self.workers]
+        for worker, runner in zip(self.workers, runners, strict=True):
+            worker.runner, worker.restarts = runner, restart
+            self._forget_orders(worker)
+        for runner in replaced:
+            self._stop(runner)
+
+    def _await_start(self, worker: Worker, runner: Any) -> None:
+        """Returns when a runner has started; raises RunnerError if it cannot."""
+        try:
+            self._info(runner)
+        except RunnerLost as lost:
+            raise RunnerError(f"{worker} could not start:\n{lost}") from lost
+
+    @staticmethod
+    def _forget_orders(worker: Worker) -> None:
+        worker.pending.clear()
+        worker.version, worker.has_policy, worker.started = -1, False, False
 
     def _set_spec(self, spec: RunnerSpec) -> None:
         """Sets the specification of runners that are started from now on."""

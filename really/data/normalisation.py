@@ -14,9 +14,10 @@ measurement the mean is 0 and the variance 1.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -254,6 +255,17 @@ class RunningStatistics:
             with self._changing:
                 self.frozen = self.frozen | found
                 self._measured, self._replaced = [], True
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Sets all statistics back to what they are now if the block raises."""
+        before = self.frozen, list(self._measured), self._replaced
+        try:
+            yield
+        except BaseException:
+            with self._changing:
+                self.frozen, self._measured, self._replaced = before
+            raise
 
     def info(self) -> dict[str, Any]:
         """Number of rows, mean and variance of each column, as the current version normalises it."""

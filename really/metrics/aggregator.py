@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,21 @@ class Aggregator(PublishedAggregator):
         self.epoch, self._events = epoch, None
         header, stored = self._stored()
         self._start_curves(header, [row for row in stored if any(list(row.values())[1:])], rows)
+
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Sets curves and `progress.csv` back to what they are now if the block, which calls `resume`, raises."""
+        before, renamed = dict(vars(self)), _free_name(self.csv_path)
+        content = self.csv_path.read_bytes() if self.csv_path.exists() else None
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            if renamed.exists():
+                renamed.replace(self.csv_path)
+            elif content is not None:
+                self.csv_path.write_bytes(content)
+            raise
 
     def _stored(self) -> tuple[list[str], list[dict[str, str]]]:
         """Header and rows of the file. The header is empty if there is no file or its last line is incomplete."""

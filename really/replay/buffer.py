@@ -64,8 +64,9 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         unit: what a row becomes in a batch, in place of `n_step`: a name of `really.replay.UNITS`, or a sample unit.
         path: a folder for the rows to live in, which outlives the process; it is made if it is not there. If it has a
             buffer of this capacity, keys and schema, the buffer continues that one, generator included.
-        spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many; by
-            default max(8192, capacity / 64).
+        spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many, and
+            after a checkpoint so many rows may be put before the buffer can no longer return to it; by default
+            max(8192, capacity / 64).
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.

@@ -7,8 +7,9 @@ its own lock, the put that would drop that row, and the put waits here. Without 
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -220,6 +221,14 @@ class Readers:
         """`ring.clear`, as soon as no reader needs the rows."""
         with self.changed:
             self._pass(ring.clear, ring, ring.capacity)
+
+    @contextlib.contextmanager
+    def none_keeping(self, ring: Ring) -> Iterator[None]:
+        """Runs the block once no reader needs rows that it keeps; none is opened meanwhile."""
+        with self.changed:
+            while self._blocked(ring, ring.capacity):
+                self.changed.wait()
+            yield
 
     def reset_after_fork(self) -> None:
         """In a forked process: the readers were threads of the parent."""

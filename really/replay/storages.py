@@ -16,7 +16,9 @@ from really.errors import NotEnoughMemoryError
 from really.replay import arguments, engine
 from really.replay._ring import Ring
 from really.replay.disk.folder import Folder, opened
+from really.replay.moments import Moments
 from really.replay.options import BufferOptions
+from really.replay.readers import Readers
 from really.replay.samplers import PrioritizedSampler, Sampler
 
 FRAMES_SHARE = 0.8
@@ -49,6 +51,9 @@ class Storage(Protocol):
 
     def check_writable(self, what: str) -> None:
         """Raises ReadOnlyError or ClosedError if rows cannot be put."""
+
+    def moments(self, ring: Ring | None, readers: Readers) -> Moments | None:
+        """What checkpoints ask of a buffer whose rows outlive the process; None in memory."""
 
     def flush(self) -> None:
         """Returns when all rows are as durable as the storage makes them."""
@@ -90,6 +95,9 @@ class MemoryStorage:
 
     def check_writable(self, what: str) -> None:
         """Memory is always writable."""
+
+    def moments(self, ring: Ring | None, readers: Readers) -> None:
+        """A checkpoint copies the rows."""
 
     def flush(self) -> None:
         """Memory does not outlive the process: nothing to do."""
@@ -150,6 +158,7 @@ class FolderStorage:
             return folder.create(self.options, spec, self._spare, bit_generator)
         ring = folder.ring(bit_generator)
         folder.adopt(self._priorities, ring.num_put)
+        folder.resume_rollback(ring)
         return ring
 
     def check_open(self, what: str) -> None:
@@ -159,6 +168,10 @@ class FolderStorage:
     def check_writable(self, what: str) -> None:
         """Raises ReadOnlyError or ClosedError if this process does not write the folder."""
         self._folder.check_writable(what)
+
+    def moments(self, ring: Ring | None, readers: Readers) -> Moments:
+        """What checkpoints ask of the buffer."""
+        return Moments(self._folder, ring, self._priorities, readers)
 
     def flush(self) -> None:
         """Returns when rows and priorities are on the disk, safe from a loss of power."""

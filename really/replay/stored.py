@@ -10,6 +10,8 @@ from typing import Any, Self, SupportsIndex
 from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.disk.folder import open_folder
+from really.replay.moments import Moments
+from really.replay.readers import Readers
 from really.replay.storages import Storage
 from really.replay.verbs import RowsInAndOut
 
@@ -19,11 +21,17 @@ class StoredRows(RowsInAndOut):
 
     _storage: Storage
     _ring: Ring | None
+    _readers: Readers
 
     @property
     def path(self) -> Path | None:
         """The folder that the rows live in; None if they live in memory."""
         return self._storage.path
+
+    @property
+    def moments(self) -> Moments | None:
+        """How a checkpoint keeps a buffer on disk and returns to it; None for a buffer in memory."""
+        return self._storage.moments(self._ring, self._readers)
 
     @classmethod
     def open(

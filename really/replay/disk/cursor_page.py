@@ -3,7 +3,9 @@
 csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but the head.
 
     bytes 0 to 32      magic number, version, and the buffer's identity, the same as in schema.json
-    bytes 64 to 88     int64: rows put, number of the first row held, rows that puts have begun to write
+    bytes 64 to 96     int64: rows put, number of the first row held, rows that puts have ever begun to write, number of
+                       the first row that a checkpoint needs
+    bytes 96 to 104    int64: how often rows were dropped to return to a checkpoint
     bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
     192 and 256        two places for a state of the generator, 40 bytes each
 """
@@ -11,6 +13,7 @@ csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.mapped_files import MappedFile
-from really.errors import InvalidFileError, ReallyError
+from really.errors import InvalidFileError, InvalidValueError, ReallyError
 from really.replay._ring import Ring
 from really.replay.disk.schema import GENERATOR, VERSION, FolderSchema
 
@@ -26,7 +29,10 @@ CURSOR = "cursor"
 MAGIC = b"REALLYRB"
 HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
-HEAD, NUMBERS, NUM_STATES, STATES = slice(0, 32), slice(64, 88), slice(128, 136), (slice(192, 232), slice(256, 296))
+HEAD, NUMBERS, KEPT_FROM, NUM_STATES = slice(0, 32), slice(64, 96), slice(88, 96), slice(128, 136)
+STATES = slice(192, 232), slice(256, 296)
+NO_ROW = (1 << 63) - 1
+"""Number of the first row that a checkpoint needs if there is no checkpoint."""
 
 
 class CursorPage:
@@ -42,6 +48,7 @@ class CursorPage:
     def write_head(self, schema: FolderSchema) -> None:
         """Says which buffer's page this is."""
         self.data[HEAD] = np.frombuffer(_head(schema), np.uint8)
+        self.data[KEPT_FROM].view(np.int64)[0] = NO_ROW
 
     def check(self, schema: FolderSchema) -> None:
         """Raises InvalidFileError if the page is damaged, or another buffer's."""
@@ -51,11 +58,11 @@ class CursorPage:
                 raise InvalidFileError(
                     f"{self.path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
                 )
-        num_put, first, num_begun = self.data[NUMBERS].view(np.int64).tolist()
-        if not (0 <= first <= num_put < 1 << 60 and 0 <= num_begun <= num_put + schema.num_slots):
+        num_put, first, num_begun, kept_from = self.data[NUMBERS].view(np.int64).tolist()
+        if not (0 <= first <= num_put < 1 << 60 and 0 <= num_begun <= num_put + schema.num_slots and kept_from >= 0):
             raise InvalidFileError(
-                f"{self.path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun): "
-                f"damaged"
+                f"{self.path}: expected 0 <= first row <= rows put, got {first} and {num_put} ({num_begun} begun, kept "
+                f"from {kept_from}): damaged"
             )
 
     def generator_state(self) -> dict[str, Any]:
@@ -69,10 +76,23 @@ class CursorPage:
 
 def check_generator(ring: Ring, bit_generator: np.random.BitGenerator) -> None:
     """Raises ReallyError if NumPy keeps the state of an SFC64 otherwise than the page does."""
-    state: Any = bit_generator.state
-    halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
-    if ring.generator_bytes() != state["state"]["state"].astype(np.uint64).tobytes() + halves.tobytes():
+    if ring.generator_bytes() != generator_bytes(bit_generator.state):
         raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, got another layout")
+
+
+def generator_bytes(state: Mapping[str, Any]) -> bytes:
+    """A state of an SFC64 as the page has it, 40 bytes.
+
+    Raises InvalidValueError if it is none.
+    """
+    try:
+        generator: Any = np.random.SFC64()
+        generator.state = dict(state)
+        words = np.asarray(state["state"]["state"]).astype(np.uint64)
+        halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise InvalidValueError(f"generator: expected the state of an {GENERATOR}, got {state!r}") from error
+    return words.tobytes() + halves.tobytes()
 
 
 def _head(schema: FolderSchema) -> bytes:

@@ -4,8 +4,10 @@
     records       [slots, stride] the rows, mapped shared and sparse; row number r is in slot r % slots
     frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
     priorities    of rows that are drawn by priority (priority_files.py)
+    rollback      only while the buffer returns to a checkpoint (rollback.py)
     cursor        which rows are held, and the generator's state (cursor_page.py)
     lock          held by the one process that writes (lock.py)
+    identity      of a buffer that was part of a checkpoint before its schema was known
 
 There are `capacity` slots and spare ones. New rows go to slots that hold no row; then one store of the cursor commits
 them. So a process that is killed leaves all rows whose `put` returned, and no row that is half there. The system keeps
@@ -17,17 +19,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import logging
 import os
 import sys
+import threading
 import weakref
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.atomic_files import described, sync_folder
+from really._utils.atomic_files import described, leftovers_of, sync_folder
 from really._utils.checks import checked_path
 from really._utils.forks import ForkGroup, Order
 from really._utils.input_files import reading
@@ -41,6 +45,8 @@ from really.errors import (
     FileError,
     InvalidFileError,
     InvalidValueError,
+    LockedError,
+    OvertakenError,
     ReadOnlyError,
     ReallyError,
     one_of,
@@ -48,18 +54,23 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.disk import frame_files, priority_files, schema
+from really.replay.disk import frame_files, priority_files, rollback, schema
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.frame_files import FrameFile
 from really.replay.disk.lock import LOCK, FolderLock
-from really.replay.disk.schema import PARTIAL, SCHEMA, WHAT, FolderSchema
+from really.replay.disk.room import NO_END, RoomWatch
+from really.replay.disk.schema import IDENTITY, PARTIAL, SCHEMA, WHAT, FolderSchema
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler
 
+log = logging.getLogger("really")
+
 RECORDS = "records"
-OWN_FILES = (RECORDS, CURSOR, LOCK, PARTIAL, priority_files.NAME, priority_files.PARTIAL, *frame_files.NAMES)
+OWN_FILES = (
+    *(RECORDS, CURSOR, LOCK, PARTIAL, IDENTITY, leftovers_of(IDENTITY), priority_files.NAME, priority_files.PARTIAL),
+    *(*frame_files.NAMES, *rollback.NAMES),
+)
 MODES = ("r", "r+")
-NO_END = (1 << 63) - 1
 
 
 class Folder:
@@ -88,6 +99,9 @@ class Folder:
         self._ring: weakref.ref[Ring] | None = None
         self._priorities: PrioritizedSampler | None = None
         self._kept: dict[str, Any] | None = None
+        self._unfinished: rollback.Target | None = None
+        self._changing = threading.RLock()
+        self._room_watch = RoomWatch(self.path)
         _check_folder(self.path)
         try:
             if writable:
@@ -97,6 +111,14 @@ class Folder:
             self._stored = schema.read(self.path)
             if writable:
                 priority_files.remove_left(self.path, all_of_it=self._stored is None)
+                rollback.remove_left(self.path)
+                for path in self.path.glob(leftovers_of(IDENTITY)):
+                    path.unlink(missing_ok=True)
+            elif rollback.is_pending(self.path):
+                raise LockedError(
+                    f"{self.path}: expected a buffer to read, got one that is about to return to a checkpoint; if no "
+                    f"process does that now, mode='r+' finishes it"
+                )
             if self._stored is not None:
                 with reading(self.path / SCHEMA, "what a buffer is"):
                     self.schema = FolderSchema.from_json(self._stored)
@@ -119,7 +141,7 @@ class Folder:
             DiskFullError: the full buffer would not fit on the disk, unless `options.overcommit`.
             FileError: no file can be that long.
         """
-        new = FolderSchema.new(options, spec, spare)
+        new = FolderSchema.new(options, spec, spare, schema.identity_without_schema(self.path, keeps=False))
         if new.nbytes >= MAX_BYTES:
             raise FileError(errno.EFBIG, f"{self.path}: needs {new.nbytes:,} bytes, more than a file can have")
         if not options.overcommit:
@@ -131,6 +153,7 @@ class Folder:
         self._stored = new.to_json(ring.offsets)
         schema.write(self.path, self._stored)
         self.schema = new
+        (self.path / IDENTITY).unlink(missing_ok=True)
         return ring
 
     def ring(self, bit_generator: np.random.BitGenerator) -> Ring:
@@ -145,8 +168,18 @@ class Folder:
         if self.writable:
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
-            ring.set_allocated_end(self._room(ring))
+            self.watch_room(ring)
         return ring
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes the buffer from all others, wherever its folder is."""
+        return self.schema.identity if self.schema else schema.identity_without_schema(self.path, keeps=True)
+
+    @property
+    def spare(self) -> int:
+        """Rows beyond the capacity that the files have room for."""
+        return 0 if self.schema is None else self.schema.spare
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a buffer of the one that is there."""
@@ -175,14 +208,64 @@ class Folder:
             ReadOnlyError, ClosedError: the files are not this process's to write.
         """
         self.check_writable("put")
-        slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
-        try:
-            self._files[0].allocate(slots * ring.stride)
-        except DiskFullError as error:
-            raise DiskFullError(
-                error.errno, f"put: {num_rows:,} rows do not fit, none is in: {error.strerror}"
-            ) from error
+        with self._changing:
+            self._finish_rollback(ring)
+            slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
+            try:
+                self._files[0].allocate(slots * ring.stride)
+            except DiskFullError as error:
+                raise DiskFullError(
+                    error.errno, f"put: {num_rows:,} rows do not fit, none is in: {error.strerror}"
+                ) from error
+            if self.schema is not None:
+                self._room_watch.check(ring, self.schema, num_rows)
+            ring.set_allocated_end(self._room(ring))
+
+    def watch_room(self, ring: Ring) -> None:
+        """Makes the ring call `make_room`, which warns, when little room is left to return to the last checkpoint."""
+        assert self.schema is not None
+        self._room_watch.start(ring, self.schema)
         ring.set_allocated_end(self._room(ring))
+
+    def roll_back(self, ring: Ring, target: rollback.Target, priorities: dict[str, Any] | None) -> None:
+        """Returns to what a checkpoint kept, whose rows are complete. A kill leaves the old or the new state.
+
+        Puts wait.
+
+        Raises FileError, with nothing done, if the files cannot be written.
+        """
+        with self._changing:
+            ring.set_allocated_end(0)
+            try:
+                rollback.write(self.path, target, priorities)
+                self._unfinished = target
+                try:
+                    self._finish_rollback(ring)
+                except BaseException:
+                    self._finish_rollback(ring)
+                    raise
+            finally:
+                self.watch_room(ring)
+
+    def resume_rollback(self, ring: Ring) -> None:
+        """Finishes the return to a checkpoint that a kill has cut short."""
+        if self.writable:
+            self._unfinished = rollback.read(self.path, self.identity)
+            if self._unfinished is not None:
+                log.warning("%s: the return to a checkpoint that was cut short is finished", self.path)
+            self._finish_rollback(ring)
+            self.watch_room(ring)
+
+    def refuse_rolled_back(self) -> NoReturn:
+        """Raises the error of a process that reads rows of before a return to a checkpoint."""
+        raise OvertakenError(
+            f"{self.path}: expected rows as they were when the buffer was opened, but the process that writes it has "
+            f"returned to a checkpoint; open it again"
+        )
+
+    def warn_of_frames_given_up(self) -> None:
+        """Warns that the frames of a put took the room of frames that only a checkpoint needed."""
+        self._room_watch.frames_given_up()
 
     def check_open(self, what: str) -> None:
         """Raises ClosedError if the buffer has been closed."""
@@ -250,6 +333,24 @@ class Folder:
             return 0
         return self._files[0].nbytes - self._files[0].allocated
 
+    def _finish_rollback(self, ring: Ring) -> None:
+        """Does what is left of a return to a checkpoint. All steps may be repeated."""
+        target = self._unfinished
+        if target is None:
+            return
+        _check_target(self.path, target, ring)
+        if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
+            raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
+        rollback.place_priorities(self.path)
+        if self._priorities is not None:
+            kept = priority_files.read_file(self.path / priority_files.NAME)
+            priority_files.resume(self._priorities, kept, self.path, target.num_put, with_generator=True)
+        for frames in self._frames:
+            frames.table.sync()
+        self._page.file.sync()
+        rollback.end(self.path)
+        self._unfinished = None
+
     def _detach(self, reason: ReallyError) -> None:
         self._refusal, self.writable = reason, False
         ring = None if self._ring is None else self._ring()
@@ -294,8 +395,10 @@ class Folder:
         return ring
 
     def _room(self, ring: Ring) -> int:
+        if self._unfinished is not None:
+            return 0
         num_slots = self._files[0].allocated // ring.stride
-        return NO_END if num_slots >= self._num_slots(ring) else num_slots
+        return min(self._room_watch.warn_at, NO_END if num_slots >= self._num_slots(ring) else num_slots)
 
     def _num_slots(self, ring: Ring) -> int:
         return len(self.records) // ring.stride
@@ -341,6 +444,18 @@ def _check_folder(path: Path) -> None:
         not any(fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
     ):
         raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, got {_contents(path)}")
+
+
+def _check_target(path: Path, target: rollback.Target, ring: Ring) -> None:
+    """Raises InvalidFileError unless the rows of the target are there."""
+    first, end, num_put = target.first, target.num_put, ring.num_put
+    rows_are_there = ring.oldest_complete <= first and end <= num_put
+    frames_fit = len(target.frames) == len(ring.shared) and all(0 <= number < 1 << 60 for number in target.frames)
+    if not (0 <= first <= end < 1 << 60 and (first == end or rows_are_there) and frames_fit):
+        raise InvalidFileError(
+            f"{path / rollback.NAME}: expected rows from {ring.oldest_complete} to before {num_put}, got those from "
+            f"{first} to before {end}: damaged"
+        )
 
 
 def _contents(path: Path) -> str:

@@ -33,14 +33,19 @@ WHAT = "the priorities of a buffer"
 
 def keep(folder: Path, sampler: PrioritizedSampler) -> None:
     """Writes the priorities to the buffer's folder; raises FileError if that fails, and leaves the file before it."""
+    write(folder / NAME, sampler.priorities.state_dict())
+
+
+def write(path: Path, priorities: dict[str, Any]) -> None:
+    """Writes what `Priorities.state_dict` gave; raises FileError if that fails, and leaves the file before it."""
     import pyarrow as pa
 
-    state = sampler.priorities.state_dict()
+    state = dict(priorities)
     values = state.pop("values")
     text = json.dumps(state, default=array_to_json).encode()
     metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
     batch = pa.record_batch({VALUE: values}).replace_schema_metadata(metadata)
-    with replacing(folder / NAME, ARROW_MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with replacing(path, ARROW_MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -72,10 +77,15 @@ def remove_left(folder: Path, all_of_it: bool) -> None:
 def read(folder: Path, expected: bool) -> dict[str, Any] | None:
     """What `keep` wrote, as `Priorities.load_state_dict` takes it; None if there is no file and none is expected."""
     path = folder / NAME
-    if not path.exists():
-        if expected:
-            raise InvalidFileError(f"{path}: expected {WHAT} that was made with alpha, got no such file")
-        return None
+    if path.exists():
+        return read_file(path)
+    if expected:
+        raise InvalidFileError(f"{path}: expected {WHAT} that was made with alpha, got no such file")
+    return None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What `write` wrote; raises InvalidFileError if it is damaged."""
     import pyarrow as pa
 
     if not starts_with(path, ARROW_MAGIC):

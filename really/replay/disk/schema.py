@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from really._utils.atomic_files import sync_folder
+from really._utils.atomic_files import replacing, sync_folder
 from really._utils.checks import checked_integer
 from really._utils.file_formats import read_json
 from really._utils.input_files import as_file_error
@@ -23,8 +23,8 @@ from really.replay.arguments import MOST_ROWS
 from really.replay.options import BufferOptions
 from really.replay.registry import Kind
 
-FORMAT, VERSION = "really-buffer-folder", 3
-SCHEMA, PARTIAL = "schema.json", "schema.json.partial"
+FORMAT, VERSION = "really-buffer-folder", 4
+SCHEMA, PARTIAL, IDENTITY = "schema.json", "schema.json.partial", "identity"
 WHAT = "the folder of a buffer"
 LEAST_SPARE = 8192
 GENERATOR = "SFC64"
@@ -49,12 +49,12 @@ class FolderSchema(NamedTuple):
     unit: Kind | None = None
 
     @classmethod
-    def new(cls, options: BufferOptions, spec: Spec, spare: int | None) -> FolderSchema:
+    def new(cls, options: BufferOptions, spec: Spec, spare: int | None, identity: str) -> FolderSchema:
         """The schema of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
         spare = max(LEAST_SPARE, options.capacity // 64) if spare is None else spare
         steps = (options.n_step, options.gamma, options.alpha is not None)
         parts = (options.sampler, options.unit)
-        return cls(options.capacity, spare, spec, tuple(options.plan(spec)), uuid.uuid4().hex, *steps, *parts)
+        return cls(options.capacity, spare, spec, tuple(options.plan(spec)), identity, *steps, *parts)
 
     def options(self) -> dict[str, Any]:
         """The options that the folder keeps, as a buffer's constructor takes them; priorities keep alpha and eps."""
@@ -107,6 +107,21 @@ class FolderSchema(NamedTuple):
         given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
         kinds = (None if name not in names else (names[name][0], names[name][1]) for name in ("sampler", "unit"))
         return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)
+
+
+def identity_without_schema(folder: Path, keeps: bool) -> str:
+    """The identity of a buffer whose schema is not known yet: the kept one, or a new one, which the folder `keeps`."""
+    path = folder / IDENTITY
+    try:
+        if path.exists():
+            return path.read_bytes()[:32].decode()
+        new = uuid.uuid4().hex
+        if keeps:
+            with replacing(path, b"", "a buffer's identity") as file:
+                file.write(new.encode())
+        return new
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"{path}: expected the identity of a buffer, but {error!r}") from error
 
 
 def read(folder: Path) -> dict[str, Any] | None:

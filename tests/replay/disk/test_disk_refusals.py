@@ -100,7 +100,7 @@ DAMAGES = {
     ),
     "version": (
         lambda at: changed(at / CURSOR, 8),
-        r"cursor: expected as version 03[0]{14}, got 04[0]{14}: damaged or",
+        r"cursor: expected as version 04[0]{14}, got 05[0]{14}: damaged or",
     ),
     "another's cursor": (
         lambda at: changed(at / CURSOR, 20),
@@ -113,7 +113,7 @@ DAMAGES = {
     ),
     "begun": (
         lambda at: changed(at / CURSOR, 82),
-        r"expected 0 <= first row <= rows put, got 0 and 10 \(65546 begun\)",
+        r"expected 0 <= first row <= rows put, got 0 and 10 \(65546 begun, kept",
     ),
     "schema.json cut": (
         lambda at: os.truncate(at / SCHEMA, 100),
@@ -133,11 +133,11 @@ DAMAGES = {
     ),
     "another version": (
         lambda at: renamed(at, version=1),
-        r"expected really-buffer-folder of version 3, got .* version 1",
+        r"expected really-buffer-folder of version 4, got .* version 1",
     ),
     "another format": (
         lambda at: renamed(at, format="x"),
-        r"expected really-buffer-folder of version 3, got x of version",
+        r"expected really-buffer-folder of version 4, got x of version",
     ),
     "byte order": (lambda at: renamed(at, byteorder="big"), r"expected rows of a little-endian machine, got big"),
     "layout": (lambda at: renamed(at, generator="MT"), r"schema.json: expected rows laid out as this version does"),
