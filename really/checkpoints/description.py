@@ -19,7 +19,7 @@ from really._utils.file_formats import array_to_json, json_object, read_json
 from really._utils.input_files import reading
 from really.errors import InvalidFileError
 
-FORMAT = "really-training-1"
+FORMAT = "really-training-2"
 STEM, META = "checkpoint", "meta.json"
 PIECE_BYTES = 4 << 20
 MOST_BYTES = 1 << 30

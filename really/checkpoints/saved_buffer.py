@@ -1,38 +1,58 @@
-"""The buffer of a checkpoint: a copy of its rows if it is in memory, its path if it lives on disk."""
+"""The buffer of a checkpoint: a copy of its rows if it is in memory, its identity and a moment if it lives on disk."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from really._utils.checks import checked_path
+from really._utils.file_formats import array_from_json, array_to_json
 from really.errors import InvalidValueError
 from really.replay.buffer import ReplayBuffer
+from really.replay.disk import priority_files
+from really.replay.disk.schema import SCHEMA
+from really.replay.moments import Moment, Moments, RolledBack
 
 BUFFER = "buffer.arrow"
+PRIORITIES = "buffer.priorities"
 # Options of a buffer that decide what its batches are.
-BATCH_OPTIONS = ("alpha", "eps", "n_step", "gamma")
+BATCH_OPTIONS = ("alpha", "eps", "n_step", "gamma", "sampler", "unit")
+MOMENT = ("identity", "first", "num_put", "frames", "generator")
 
 Saved = Mapping[str, Any]
 
 
-def write(folder: Path, buffer: ReplayBuffer | None) -> dict[str, Any] | None:
-    """Saves a buffer in a folder, or flushes it if it lives on disk; returns its description."""
+def moment_of(buffer: ReplayBuffer | None) -> Moment | None:
+    """The present moment of a buffer on disk, whose rows are then safe from a loss of power; None for others."""
+    moments = None if buffer is None else buffer.moments
+    return None if moments is None or buffer is None else moments.take(buffer.state_dict())
+
+
+def keep(buffer: ReplayBuffer | None, moment: Moment | None) -> None:
+    """Makes the buffer keep the rows of a moment, once the checkpoint that names it is complete."""
+    if buffer is not None and moment is not None and (moments := buffer.moments) is not None:
+        moments.keep(moment)
+
+
+def write(folder: Path, buffer: ReplayBuffer | None, moment: Moment | None) -> dict[str, Any] | None:
+    """Writes the files of a buffer into the folder of a checkpoint; returns its description."""
     if buffer is None:
         return None
-    path = _path(buffer)
-    if path is None:
+    if moment is None:
         buffer.save(folder / BUFFER)
-    else:
-        buffer.flush()
+    elif moment.priorities is not None:
+        priority_files.write(folder / PRIORITIES, moment.priorities)
     return {
         "capacity": buffer.capacity,
         "columns": _columns(buffer),
-        **{name: getattr(buffer.options, name) for name in BATCH_OPTIONS},
-        "path": path,
-        # A saved file holds the state of the generator; a buffer on disk changes after the checkpoint.
-        "generator": None if path is None else buffer.state_dict(),
+        **_batch_options(buffer),
+        "path": _path(buffer),
+        "relative_path": None if buffer.path is None else os.path.relpath(buffer.path, folder.parent),
+        "moment": None if moment is None else {name: getattr(moment, name) for name in MOMENT},
     }
 
 
@@ -47,35 +67,130 @@ def check(folder: Path, saved: Saved | None, buffer: ReplayBuffer | None) -> Non
             f"{folder}: expected a buffer of {buffer.capacity:,} rows, as the manager has, "
             f"got one of {saved['capacity']:,}"
         )
-    for name in BATCH_OPTIONS:
-        if name in saved and saved[name] != (own := getattr(buffer.options, name)):
+    for name, own in _batch_options(buffer).items():
+        if name in saved and saved[name] != own:
             raise InvalidValueError(f"{folder}: expected a buffer with {name}={own}, got one with {saved[name]}")
     _check_columns(folder, saved["columns"], _columns(buffer))
 
 
-def read(folder: Path, saved: Saved | None, buffer: ReplayBuffer | None) -> ReplayBuffer | None:
-    """The buffer of a checkpoint: loaded, opened, or the manager's own if that lives in the saved path."""
-    if saved is None or (buffer is not None and saved["path"] is not None and saved["path"] == _path(buffer)):
-        return buffer
-    if saved["path"] is not None:
-        return _opened(folder, saved)
-    return (ReplayBuffer if buffer is None else type(buffer)).load(folder / BUFFER)
+@dataclass(frozen=True)
+class SavedBuffer:
+    """The buffer of a checkpoint, ready to be used: in memory loaded, on disk open. `resume` makes it as it was saved.
+
+    Attributes:
+        buffer: the buffer; None if neither checkpoint nor manager has one.
+        moment: what a buffer on disk returns to; None for one in memory.
+        missing: what becomes of rows that are gone (`Moments.check`).
+        is_opened: whether the buffer is one on disk that the manager did not have open.
+    """
+
+    buffer: ReplayBuffer | None
+    moment: Moment | None = None
+    missing: str = "error"
+    is_opened: bool = False
+
+    def discard(self) -> None:
+        """Closes a buffer on disk that was opened for this."""
+        if self.buffer is not None and self.is_opened:
+            self.buffer.close()
+
+    def resume(self) -> RolledBack:
+        """Returns a buffer on disk to the checkpoint."""
+        buffer = self.buffer
+        moments = None if buffer is None else buffer.moments
+        if buffer is None or moments is None or self.moment is None:
+            return RolledBack()
+        done = moments.roll_back(self.moment, self.missing)
+        if buffer.spec is None:
+            buffer.load_state_dict(self.moment.generator)
+        return done
 
 
-def _opened(folder: Path, saved: Saved) -> ReplayBuffer:
+def read(
+    folder: Path,
+    saved: Saved | None,
+    buffer: ReplayBuffer | None,
+    path: str | os.PathLike[str] | None = None,
+    missing: str = "error",
+) -> SavedBuffer:
+    """The buffer of a checkpoint: loaded, opened, or the manager's own if that is the one. It is unchanged so far.
+
+    Args:
+        folder: of the checkpoint.
+        saved: its description of the buffer.
+        buffer: of the manager.
+        path: where the folder of a buffer on disk is now, if it was moved.
+        missing: what becomes of rows that are gone (`Moments.check`).
+
+    Raises:
+        InvalidValueError: another buffer is there, or rows of it are gone.
+    """
+    if path is not None and (saved is None or saved["moment"] is None):
+        raise InvalidValueError(f"buffer_path: expected none, as {folder} has no buffer on disk, got {str(path)!r}")
+    if saved is None:
+        return SavedBuffer(buffer)
+    if saved["moment"] is None:
+        return SavedBuffer((ReplayBuffer if buffer is None else type(buffer)).load(folder / BUFFER))
+    moment = _moment(folder, saved)
+    place = _place(folder, saved) if path is None else os.path.abspath(checked_path("buffer_path", path))
+    if buffer is not None and _is_it(buffer, moment, place, is_named=path is not None):
+        _moments(buffer).check(moment, missing)
+        return SavedBuffer(buffer, moment, missing)
+    return SavedBuffer(_opened(folder, saved, moment, place, missing), moment, missing, is_opened=True)
+
+
+def _place(folder: Path, saved: Saved) -> str:
+    """Where the buffer was; if nothing is there, the same place seen from the checkpoint, which was moved with it."""
+    beside = os.path.abspath(folder.parent / saved["relative_path"])
+    was, beside_is_one = str(saved["path"]), (Path(beside) / SCHEMA).exists()
+    return beside if beside_is_one and not (Path(was) / SCHEMA).exists() else was
+
+
+def _is_it(buffer: ReplayBuffer, moment: Moment, place: str, is_named: bool) -> bool:
+    """Whether the manager's own buffer is the saved one, or is where that should be."""
+    moments = buffer.moments
+    return moments is not None and (_path(buffer) == place or (not is_named and moments.is_of(moment.identity)))
+
+
+def _moment(folder: Path, saved: Saved) -> Moment:
+    """What the buffer returns to; the files of the checkpoint have been checked."""
+    path = folder / PRIORITIES
+    return Moment(**saved["moment"], priorities=priority_files.read_file(path) if path.exists() else None)
+
+
+def _opened(folder: Path, saved: Saved, moment: Moment, place: str, missing: str) -> ReplayBuffer:
     """The buffer on disk to which a checkpoint refers."""
-    buffer = ReplayBuffer.open(saved["path"], mode="r+")
+    try:
+        buffer = ReplayBuffer.open(place, mode="r+")
+    except InvalidValueError as error:
+        raise InvalidValueError(
+            f"{folder}: expected the buffer of the checkpoint in {place!r}, but {error}; buffer_path= names its folder "
+            f"if it was moved"
+        ) from error
     try:
         check(folder, saved, buffer)
-    except InvalidValueError:
+        _moments(buffer).check(moment, missing)
+    except BaseException:
         buffer.close()
         raise
     return buffer
 
 
+def _moments(buffer: ReplayBuffer) -> Moments:
+    """The moments of a buffer on disk."""
+    assert buffer.moments is not None
+    return buffer.moments
+
+
 def _path(buffer: ReplayBuffer) -> str | None:
     """The absolute path of a buffer on disk. Returns None for one in memory."""
     return None if buffer.path is None else os.path.abspath(buffer.path)
+
+
+def _batch_options(buffer: ReplayBuffer) -> dict[str, Any]:
+    """The options that decide what batches are, as JSON gives them back: with lists in place of tuples."""
+    options = {name: getattr(buffer.options, name) for name in BATCH_OPTIONS}
+    return dict(json.loads(json.dumps(options, default=array_to_json), object_hook=array_from_json))
 
 
 def _columns(buffer: ReplayBuffer) -> dict[str, str | None]:

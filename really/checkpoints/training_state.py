@@ -4,6 +4,7 @@ A folder `<path>/checkpoint_<time>/` holds
     meta.json       the description (`description.py`): counters, settings, random streams, statistics, checksums
     <name>.h5       the arrays of a model or optimizer (`variables.py`): `agent`, `target`, `optimizer`, ...
     buffer.arrow    the rows of the buffer, unless it lives on disk (`saved_buffer.py`)
+    buffer.priorities  of the rows of a buffer on disk, if they are drawn by priority
     progress.csv    the points of the aggregator
 The folder appears complete or not at all (`atomic_folders.py`). Nothing in it is ever unpickled. All of it is checked
 before anything is set, so that a refused load changes nothing.
@@ -11,9 +12,10 @@ before anything is set, so that a refused load changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from really._utils import atomic_folders
 from really._utils.checks import checked_integer, checked_path
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import STEM, Description
+from really.checkpoints.saved_buffer import SavedBuffer
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
 from really.data.moments import Moments, Statistics
 from really.data.normalisation import RunningStatistics
@@ -33,6 +36,7 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.metrics.aggregator import Aggregator
 from really.metrics.curves import CSV_NAME
 from really.replay.buffer import ReplayBuffer
+from really.replay.moments import Moment
 
 Number = int | float
 
@@ -117,7 +121,10 @@ def save(
     """
     keep = keep if keep is None else checked_integer("keep", keep)
     numbers = {"counters": _checked_counters(counters), "standing": asdict(state)}
-    return atomic_folders.write(checked_path("path", path), STEM, partial(_fill, parts, numbers), keep)
+    parent, moment = checked_path("path", path), saved_buffer.moment_of(parts.buffer)
+    folder = atomic_folders.write(parent, STEM, partial(_fill, parts, numbers, moment), keep)
+    saved_buffer.keep(parts.buffer, moment)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class Restored:
     parts: RunParts
     about: Description
     arrays: dict[str, list[NDArray[Any]]]
-    buffer: ReplayBuffer | None
+    buffer: SavedBuffer
     folder: Path
 
     @property
@@ -150,41 +157,57 @@ class Restored:
         """The statistics that were measured for the next policy version."""
         return _statistics(self.about["statistics"]["pending"])
 
-    def apply(self) -> tuple[ReplayBuffer | None, Aggregator | None]:
-        """Sets models, optimizers and generators; returns the buffer and the aggregator of the resumed run."""
-        aggregator = self._aggregator()
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[Aggregator | None]:
+        """Sets models, optimizers and generators; yields the aggregator of the resumed run.
+
+        An error of the block, or here, sets them back to what they were. The buffer is unchanged so far.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.buffer.discard)
+            for part in self.parts.files.values():
+                undo.callback(part.set if isinstance(part, ModelArrays) else part.set_all, part.copies())
+            for generator in self.parts.generators.values():
+                undo.callback(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+            self._set_parts()
+            with self._resumed_aggregator() as aggregator:
+                yield aggregator
+            undo.pop_all()
+
+    def _set_parts(self) -> None:
         for model in self.parts.models:
             model.set(self.arrays[model.name])
         for optimizer in self.parts.optimizers:
             optimizer.set(self.arrays[optimizer.name], self.about["arrays"][optimizer.name])
         for name in self.parts.generators.keys() & self.about["generators"].keys():
             self.parts.generators[name].bit_generator.state = self.about["generators"][name]
-        if self.buffer is not None and self.about["buffer"]["generator"] is not None:
-            self.buffer.load_state_dict(self.about["buffer"]["generator"])
-        return self.buffer, aggregator
 
-    def _aggregator(self) -> Aggregator | None:
-        """The run's aggregator, or a new one as it was saved, with the saved points."""
+    @contextlib.contextmanager
+    def _resumed_aggregator(self) -> Iterator[Aggregator | None]:
+        """The run's aggregator, or a new one as it was saved, with the saved points unless the block raises."""
         arguments, aggregator = self.about["aggregator"], self.parts.aggregator
         if arguments is None:
-            return aggregator
-        if aggregator is None:
-            aggregator = Aggregator(**arguments)
-        if set(aggregator.keys) != set(arguments["aggregator_keys"]):
-            raise InvalidValueError(
-                f"{self.folder}: expected an aggregator of {list(aggregator.keys)}, as the manager has, got one of "
-                f"{arguments['aggregator_keys']}"
-            )
-        aggregator.resume(self.folder / CSV_NAME, arguments["init_epoch"])
-        return aggregator
+            yield aggregator
+            return
+        aggregator = aggregator or Aggregator(**arguments)
+        with aggregator.undone_on_error():
+            aggregator.resume(self.folder / CSV_NAME, arguments["init_epoch"])
+            yield aggregator
 
 
-def read(parts: RunParts, path: str | os.PathLike[str]) -> Restored:
+def read(
+    parts: RunParts,
+    path: str | os.PathLike[str],
+    buffer_path: str | os.PathLike[str] | None = None,
+    missing: str = "error",
+) -> Restored:
     """Reads the newest checkpoint in `path`, or the checkpoint `path` itself, and checks that it fits these parts.
+
+    `buffer_path` and `missing` are as in `saved_buffer.read`.
 
     Raises:
         InvalidValueError: there is no checkpoint; it is damaged or of another version; it is of another task, of other
-            parts, or of a buffer with another schema.
+            parts, or of another buffer, or of one whose rows are gone.
         ModelError: it is of another model or optimizer.
         NotEnoughMemoryError: its buffer does not fit into memory beside the present one.
     """
@@ -192,17 +215,19 @@ def read(parts: RunParts, path: str | os.PathLike[str]) -> Restored:
     about = description.read(folder)
     _check_task(folder, about["task"], parts)
     _check_parts(folder, about, parts)
+    _check_aggregator(folder, about["aggregator"], parts.aggregator)
     saved_buffer.check(folder, about["buffer"], parts.buffer)
     parts.statistics.check(_statistics(about["statistics"]["frozen"]), str(folder))
     description.check_files(folder, about["files"])
     arrays = {part.name: part.read(folder / file, about["arrays"][part.name]) for file, part in parts.files.items()}
-    return Restored(parts, about, arrays, saved_buffer.read(folder, about["buffer"], parts.buffer), folder)
+    buffer = saved_buffer.read(folder, about["buffer"], parts.buffer, buffer_path, missing)
+    return Restored(parts, about, arrays, buffer, folder)
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def _fill(parts: RunParts, numbers: Description, folder: Path) -> None:
+def _fill(parts: RunParts, numbers: Description, moment: Moment | None, folder: Path) -> None:
     """Writes all files of a checkpoint into an empty folder."""
     for file, part in parts.files.items():
         part.write(folder / file)
@@ -215,7 +240,7 @@ def _fill(parts: RunParts, numbers: Description, folder: Path) -> None:
             "frozen": _as_arrays(parts.statistics.frozen),
             "pending": _as_arrays(parts.statistics.pending()),
         },
-        "buffer": saved_buffer.write(folder, parts.buffer),
+        "buffer": saved_buffer.write(folder, parts.buffer, moment),
         "aggregator": _write_aggregator(folder, parts.aggregator),
     }
     description.write(folder, about)
@@ -268,6 +293,14 @@ def _check_task(folder: Path, saved: Mapping[str, str], parts: RunParts) -> None
     for name, value in parts.task.items():
         if saved.get(name) != value:
             raise InvalidValueError(f"{folder}: expected a checkpoint of {name} {value!r}, got {saved.get(name)!r}")
+
+
+def _check_aggregator(folder: Path, saved: Mapping[str, Any] | None, own: Aggregator | None) -> None:
+    if saved is not None and own is not None and set(own.keys) != set(saved["aggregator_keys"]):
+        raise InvalidValueError(
+            f"{folder}: expected an aggregator of {list(own.keys)}, as the manager has, got one of "
+            f"{saved['aggregator_keys']}"
+        )
 
 
 def _check_parts(folder: Path, about: Mapping[str, Any], parts: RunParts) -> None:

@@ -84,6 +84,10 @@ class ModelArrays:
         check_same(path, saved["weights"], self.about()["weights"], self.name)
         return array_files.read(path, saved["weights"])
 
+    def copies(self) -> list[NDArray[Any]]:
+        """Copies of the arrays as they are, which `set` takes."""
+        return [np.array(np.asarray(variable)) for variable in self._variables()]
+
     def set(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the arrays of the model."""
         variables = self._variables()
@@ -154,6 +158,15 @@ class OptimizerArrays:
                 f"{path}: expected variables of this {self.name} ({_listed(needed)}), got {_listed(saved['weights'])}"
             )
         return array_files.read(path, saved["weights"])
+
+    def copies(self) -> list[NDArray[Any]]:
+        """Copies of the variables as they are, which `set_all` takes."""
+        return [np.array(np.asarray(variable)) for variable in self._optimizer.variables]
+
+    def set_all(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Sets all variables, in their own order."""
+        for variable, array in zip(self._optimizer.variables, arrays, strict=True):
+            variable.assign(array)
 
     def set(self, arrays: Sequence[NDArray[Any]], saved: dict[str, Any]) -> None:
         """Sets the variables of the optimizer."""

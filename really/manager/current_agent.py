@@ -6,8 +6,9 @@ with which runners act. `publish` is the one way from the model to the fleet.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from really.evaluation.evaluation import Evaluation, evaluate
 from really.evaluation.viewer import Viewer
 from really.manager.arguments import Settings, same
 from really.manager.building import Builder
+from really.metrics.aggregator import Aggregator
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
@@ -128,18 +130,46 @@ class CurrentAgent:
         fleet, entropy = self._fleet, self._builder.entropy
         return ManagerState(settings, fleet.version, self._evaluations, self.agent.epoch, entropy, fleet.restarts)
 
-    def resume(self, restored: Restored) -> None:
-        """Continues the run of a checkpoint, whose weights the agent has already, with new random streams."""
+    @contextlib.contextmanager
+    def resuming(self, restored: Restored) -> Iterator[Aggregator | None]:
+        """Continues the run of a checkpoint with new random streams; yields the run's aggregator.
+
+        All that runs before the block, and the start of new runners, may fail; so may the block. The agent, its
+        settings, the runners and the parts of the run are then as before.
+        """
         state = restored.state
-        self._statistics.replace(restored.frozen)
-        self._settings.update(state.settings)
-        self._builder.entropy, self._evaluations, self.agent.epoch = state.entropy, state.evaluations, state.epoch
-        self._fleet.restart_all(state.entropy, state.restarts + 1)
-        self.publish()
-        self._fleet.version = state.version
-        # After `publish`: these statistics take effect with the next policy version, as they did in the saved run.
-        self._statistics.add(0, restored.pending)
-        self.apply_settings()
+        with (
+            self._fleet.replacing_all(state.entropy, state.restarts + 1),
+            self._undone_on_error(),
+            self._statistics.undone_on_error(),
+            restored.applied() as aggregator,
+        ):
+            self._statistics.replace(restored.frozen)
+            self._settings.update(state.settings)
+            self._builder.entropy, self._evaluations, self.agent.epoch = state.entropy, state.evaluations, state.epoch
+            self.publish()
+            self._fleet.version = state.version
+            # After `publish`: these statistics take effect with the next policy version, as they did in the saved run.
+            self._statistics.add(0, restored.pending)
+            self.apply_settings()
+            yield aggregator
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """Sets the numbers of `state` back to what they are now if the block raises."""
+        before, normalization = self.state(), self.agent.normalization
+        try:
+            yield
+        except BaseException:
+            self._settings.update(before.settings)
+            self._builder.entropy, self._evaluations, self.agent.epoch = (
+                before.entropy,
+                before.evaluations,
+                before.epoch,
+            )
+            self.agent.normalization = normalization
+            self.apply_settings()
+            raise
 
     def info(self) -> dict[str, Any]:
         """Describes the environment, the policy, its form for runners, and the columns."""

@@ -32,6 +32,7 @@ from really.replay import n_step
 from really.replay.arguments import checked_size
 from really.replay.batches import Batches
 from really.replay.buffer import ReplayBuffer
+from really.replay.moments import RolledBack
 from really.replay.tf_datasets import sampled_dataset
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class SampleManager(Lifetime, Tracking):
         buffer: the replay buffer, or None before `initialize_buffer`.
         aggregator: the aggregator, or None before `initialize_aggregator`.
         film: path of the last film that `test` made, or None.
+        rolled_back: how many rows of a buffer on disk the last `load_checkpoint` dropped (`rows_dropped`) or missed
+            (`rows_missing`), or None before.
 
     Raises:
         ReallyError: an argument cannot be used; the message says where, what was expected, and what was given.
@@ -143,6 +146,7 @@ class SampleManager(Lifetime, Tracking):
         self.buffer = None
         self.aggregator = None
         self.film: Path | None = None
+        self.rolled_back: RolledBack | None = None
         self._background = None
         self._pool = ArrayPool()
         with steps_of("SampleManager") as report:
@@ -342,23 +346,38 @@ class SampleManager(Lifetime, Tracking):
         return str(training_state.save(self._parts(target, optimizer), path, self._current.state(), counters, keep))
 
     def load_checkpoint(
-        self, path: str | os.PathLike[str], *, target: Any = None, optimizer: Any = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: Any = None,
+        optimizer: Any = None,
+        buffer_path: str | os.PathLike[str] | None = None,
+        missing: str = "error",
     ) -> dict[str, int | float]:
         """Resumes the run of the newest checkpoint in `path`; returns the counters that were saved with it.
 
-        `target` and `optimizer` are the objects to load into, in the same form as when they were saved. The settings in
-        `kwargs` that may change, and the optimizer's learning rate, are set to their saved values. `manager.buffer`
-        becomes another object, unless the saved buffer lives on disk and is open already: then it keeps the rows that
-        were put since. New episodes start, with random streams that the run has not used yet. A checkpoint that is
-        damaged, or of another model, environment or buffer, raises an error and changes nothing.
+        The settings in `kwargs` that may change, and the optimizer's learning rate, are set to their saved values.
+        `manager.buffer` becomes another object, unless the saved buffer lives on disk and is open already. A buffer on
+        disk returns to the rows, the priorities and the generator of the checkpoint: rows that were put since are
+        dropped, and `manager.rolled_back` counts them. New episodes start, with random streams that the run has not
+        used yet. A checkpoint that is damaged, or of another model, environment or buffer, or runners that do not
+        start, raise an error, and the manager stays as it is.
+
+        Args:
+            path: folder of all checkpoints, or of one.
+            target, optimizer: the objects to load into, in the same form as when they were saved.
+            buffer_path: the folder of a buffer on disk, if it was moved after the checkpoint.
+            missing: what happens if rows of a buffer on disk are gone because later ones took their place: "error"
+                raises InvalidValueError, "accept" goes on with the rows that are left.
         """
         self._refuse_background("load_checkpoint()")
         self._fleet.check()
         self._sync()
-        restored = training_state.read(self._parts(target, optimizer), path)
-        self.buffer, self.aggregator = restored.apply()
-        self._current.resume(restored)
-        self._start_collector()
+        restored = training_state.read(self._parts(target, optimizer), path, buffer_path, missing)
+        with self._current.resuming(restored) as aggregator:
+            self.rolled_back = restored.buffer.resume()
+            self.buffer, self.aggregator = restored.buffer.buffer, aggregator
+            self._start_collector()
         return restored.counters
 
     def test(
