@@ -1,8 +1,9 @@
 """Folders that appear complete or not at all: filled under a temporary name, made durable, then renamed.
 
-A parent has several of them as `<stem>_<time>`; the names tell which is the newest. A killed process can leave an
-incomplete folder behind. The next process that writes into the parent removes it: a lock on the parent excludes that
-another process is still writing.
+A parent has several of them as `<stem>_<time>`. Each has a number in its `meta.json`, greater than those of all that
+were there when it was saved: the greatest is the newest, whatever clocks said. A killed process can leave an incomplete
+folder behind. The next process that writes into the parent removes it: a lock on the parent excludes that another
+process is still writing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from really._utils.atomic_files import described, sync_folder
+from really._utils.file_formats import read_json
 from really.errors import FileError, InvalidValueError
 
 log = logging.getLogger("really")
@@ -26,18 +28,28 @@ log = logging.getLogger("really")
 TIME_FORMAT = "%Y%m%dT%H%M%S-%f"
 TIME = r"\d{8}T\d{6}-\d{6}"
 PARTIAL = ".partial"
+META, ARRAYS = "meta.json", ".h5"
+MOST_BYTES = 1 << 30
+"""Of `meta.json`: statistics of large observations are in it."""
 LEFT_BEHIND = re.compile(rf"\..+_{TIME}(\.\d+)?{re.escape(PARTIAL)}")
 
 
-def write(parent: Path, stem: str, fill: Callable[[Path], None], keep: int | None = None) -> Path:
+def write(
+    parent: Path,
+    stem: str,
+    fill: Callable[[Path, int], None],
+    keep: int | None = None,
+    family: re.Pattern[str] | None = None,
+) -> Path:
     """Writes a new folder `<parent>/<stem>_<time>`; one writer at a time. Returns its path.
 
     Args:
         parent: created if it is missing.
         stem: the name before the time.
-        fill: takes the folder under its temporary name, and writes files into it.
+        fill: takes the folder under its temporary name and its number, and writes files into it, `meta.json` too.
         keep: how many of these folders to keep, the new one included; older ones are removed after the new one is
             complete. None keeps all.
+        family: names of the folders that are numbered together; by default those of this stem.
 
     Raises:
         InvalidValueError: `parent` is no folder that can be written.
@@ -46,16 +58,46 @@ def write(parent: Path, stem: str, fill: Callable[[Path], None], keep: int | Non
     with _locked(_opened(parent)) as locked:
         if locked:
             _remove([entry for entry in parent.iterdir() if LEFT_BEHIND.fullmatch(entry.name)])
-        folder = _filled(parent, stem, fill)
+        folder = _filled(parent, stem, fill, family or names_of(stem))
         if keep is not None:
-            _remove(found(parent, stem)[:-keep])
+            _remove(found(parent, names_of(stem))[:-keep])
     return folder
 
 
-def found(parent: Path, stem: str) -> list[Path]:
-    """The complete folders in `parent`, oldest first; entries with other names are ignored."""
-    names = re.compile(rf"{re.escape(stem)}_{TIME}")
-    return sorted(entry for entry in parent.iterdir() if names.fullmatch(entry.name) and entry.is_dir())
+def names_of(stem: str) -> re.Pattern[str]:
+    """The names of the folders of this stem."""
+    return re.compile(rf"{re.escape(stem)}_(?P<time>{TIME})")
+
+
+def found(parent: Path, names: re.Pattern[str]) -> list[Path]:
+    """The complete folders in `parent` with these names, in the order in which they were saved.
+
+    The names have a group `time`. Folders that hold neither `meta.json` nor arrays are others', and ignored. A folder
+    whose number cannot be read is taken for as old as its time says.
+    """
+    times = {entry: match["time"] for entry in parent.iterdir() if (match := names.fullmatch(entry.name))}
+    numbers = {entry: _number_of(entry) for entry in times if entry.is_dir() and _is_filled(entry)}
+    known = sorted((times[entry], number) for entry, number in numbers.items() if number is not None)
+
+    def order(entry: Path) -> tuple[int, str]:
+        number = numbers[entry]
+        before = [other for time, other in known if time < times[entry]]
+        return (max(before, default=-1) if number is None else number), times[entry]
+
+    return sorted(numbers, key=order)
+
+
+def _is_filled(folder: Path) -> bool:
+    return any(entry.name == META or entry.suffix == ARRAYS for entry in folder.iterdir())
+
+
+def _number_of(folder: Path) -> int | None:
+    try:
+        meta = read_json(folder / META, "a description", MOST_BYTES)
+        number = meta.get("about", meta).get("number")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return number if type(number) is int and 0 <= number < 1 << 60 else None
 
 
 def newest(path: Path, stem: str) -> Path:
@@ -67,24 +109,25 @@ def newest(path: Path, stem: str) -> Path:
         raise InvalidValueError(
             f"path: expected a folder with {stem}_<time> in it, got {str(path)!r}: {described(path)}"
         )
-    if re.fullmatch(rf"{re.escape(stem)}_{TIME}", path.resolve().name):
+    if names_of(stem).fullmatch(path.resolve().name):
         return path
-    if folders := found(path, stem):
+    if folders := found(path, names_of(stem)):
         return folders[-1]
     names = sorted(entry.name for entry in path.iterdir())
     there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
     raise InvalidValueError(f"path: expected a folder {stem}_<time> in {str(path)!r}, but {there}")
 
 
-def _filled(parent: Path, stem: str, fill: Callable[[Path], None]) -> Path:
+def _filled(parent: Path, stem: str, fill: Callable[[Path, int], None], family: re.Pattern[str]) -> Path:
     partial = parent / f".{stem}_{datetime.now(UTC).strftime(TIME_FORMAT)}.{os.getpid()}{PARTIAL}"
     try:
         partial.mkdir()
-        fill(partial)
+        earlier = found(parent, family)
+        fill(partial, 1 + max((_number_of(folder) or 0 for folder in earlier), default=0))
         for file in partial.iterdir():
             _sync(file)
         sync_folder(partial)
-        folder = partial.rename(parent / f"{stem}_{_time_of_new(parent, stem).strftime(TIME_FORMAT)}")
+        folder = partial.rename(parent / f"{stem}_{_time_after(earlier, family).strftime(TIME_FORMAT)}")
         sync_folder(parent)
     except OSError as error:
         raise FileError(
@@ -96,19 +139,28 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _time_of_new(parent: Path, stem: str) -> datetime:
-    """The time now; just after the newest folder if the clock went back. So the last written folder is the newest."""
-    now, folders = datetime.now(UTC), found(parent, stem)
-    if not folders:
-        return now
-    last = datetime.strptime(folders[-1].name.removeprefix(f"{stem}_"), TIME_FORMAT).replace(tzinfo=UTC)
-    return max(now, last + timedelta(microseconds=1))
+def _time_after(folders: list[Path], names: re.Pattern[str]) -> datetime:
+    """The time now; just after the latest folder if the clock went back. So names sort in the order of saving."""
+    latest = datetime.now(UTC)
+    for folder in folders:
+        match = names.fullmatch(folder.name)
+        # A name that somebody else chose may be no time, or the last one.
+        with contextlib.suppress(ValueError, OverflowError):
+            time = datetime.strptime(match["time"] if match else "", TIME_FORMAT).replace(tzinfo=UTC)
+            latest = max(latest, time + timedelta(microseconds=1))
+    return latest
 
 
 def _remove(folders: list[Path]) -> None:
-    """Renames folders to temporary names, then removes them: if a kill interrupts it, no half folder counts."""
+    """Renames folders to temporary names, then removes them: if a kill interrupts it, no half folder counts.
+
+    Of a link only the link is removed.
+    """
     for folder in folders:
         try:
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink()
+                continue
             gone = folder.with_name(f".{folder.name.lstrip('.').removesuffix(PARTIAL)}{PARTIAL}")
             shutil.rmtree(folder.rename(gone))
         except OSError as error:

@@ -81,6 +81,16 @@ def checked_path(name: str, value: Any) -> Path:
         raise InvalidValueError(f"{name}: expected a path, got {value!r} in a folder that is gone: {error}") from error
 
 
+def checked_file_name(name: str, value: Any) -> str:
+    """`value` as a part of the name of a file or folder.
+
+    Raises InvalidValueError unless it is text that can be printed, without separators of paths.
+    """
+    if not isinstance(value, str) or not value or not value.isprintable() or set(value) & {"/", "\\"}:
+        raise InvalidValueError(f"{name}: expected a name that can be printed, without path separators, got {value!r}")
+    return value
+
+
 def _float(name: str, value: Any, allowed: str) -> float:
     try:
         if isinstance(value, bytes | bool | np.bool_):

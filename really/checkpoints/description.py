@@ -72,7 +72,8 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, int]]) -> None:
 
 def _damaged(folder: Path, file: str, expected: str) -> InvalidFileError:
     """The error for a damaged file. It names the checkpoint before this one, if there is one."""
-    before = [other for other in atomic_folders.found(folder.parent, STEM) if other.name < folder.name]
+    folders = atomic_folders.found(folder.parent, atomic_folders.names_of(STEM))
+    before = folders[: folders.index(folder)] if folder in folders else []
     hint = f". The checkpoint before it is {str(before[-1])!r}" if before else ""
     return InvalidFileError(f"{folder / file}: expected {expected}{hint}")
 

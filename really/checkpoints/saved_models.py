@@ -26,7 +26,7 @@ import numpy as np
 
 from really._utils import atomic_folders
 from really._utils.atomic_files import described
-from really._utils.checks import checked_integer, checked_path
+from really._utils.checks import checked_file_name, checked_integer, checked_path
 from really._utils.file_formats import read_json
 from really._utils.input_files import reading
 from really.checkpoints import array_files, description, variables
@@ -63,10 +63,10 @@ def save_model(
     """
     epoch = checked_integer("epoch", epoch, 0)
     parent = checked_path("path", path)
-    _check_model_name(model_name)
+    checked_file_name("model_name", model_name)
     weights = _weights_of(model)
     fill = functools.partial(_write, model, weights, epoch, statistics or {})
-    return atomic_folders.write(parent, f"{model_name}_{epoch}", fill)
+    return atomic_folders.write(parent, f"{model_name}_{epoch}", fill, family=FOLDER_NAME)
 
 
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:
@@ -113,7 +113,7 @@ def load_statistics(folder: Path) -> Statistics:
 
 
 def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = None) -> Path:
-    """The newest saved model's folder in `path`, by the time in its name; entries with other names are ignored.
+    """The folder in `path` of the model that was saved last; entries with other names are ignored.
 
     With `model_name` only those count that were saved under this name, or whose folder has this name.
 
@@ -125,15 +125,15 @@ def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = Non
         raise InvalidValueError(f"path: expected a folder that save_model() wrote into, got {str(path)!r}: no folder")
     if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
         return parent
-    names = sorted(entry.name for entry in parent.iterdir())
-    matches = [match for name in names if (match := FOLDER_NAME.fullmatch(name)) and (parent / name).is_dir()]
+    folders = atomic_folders.found(parent, FOLDER_NAME)
     if model_name is not None:
-        matches = [match for match in matches if model_name in (match["model_name"], match.string)]
-    if not matches:
+        folders = [folder for folder in folders if model_name in (_model_name(folder), folder.name)]
+    if not folders:
+        names = sorted(entry.name for entry in parent.iterdir())
         there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
         wanted = model_name or "<model_name>"
         raise InvalidValueError(f"path: expected folders {wanted}_<epoch>_<time> in {str(path)!r}, but {there}")
-    return parent / max(matches, key=lambda match: match["time"]).string
+    return folders[-1]
 
 
 def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
@@ -143,9 +143,9 @@ def all_subdirs_of(b: str | os.PathLike[str] = ".") -> list[str]:
     return sorted(entry.path for entry in os.scandir(b) if entry.is_dir())
 
 
-def _check_model_name(model_name: Any) -> None:
-    if not isinstance(model_name, str) or not model_name or set(model_name) & {"/", "\\", "\0"}:
-        raise InvalidValueError(f"model_name: expected a name without path separators, got {model_name!r}")
+def _model_name(folder: Path) -> str | None:
+    match = FOLDER_NAME.fullmatch(folder.name)
+    return None if match is None else match["model_name"]
 
 
 def _weights_of(model: Any) -> list[Any]:
@@ -158,7 +158,7 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]
     return variables.describe(weights, f"{getattr(model, 'name', '')}/")
 
 
-def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path) -> None:
+def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path, number: int) -> None:
     described = _describe(model, weights)
     with array_files.new_file(folder / WEIGHTS) as file:
         array_files.write_into(file, weights, described)
@@ -166,7 +166,13 @@ def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistic
             for part in MOMENTS:
                 file.create_dataset(f"statistics/{index}/{part}", data=np.asarray(getattr(moments, part), FLOAT64))
             file[f"statistics/{index}"].attrs["name"] = name
-    meta = {"format": FORMAT, "epoch": epoch, "keras": _write_keras(model, folder), "weights": described}
+    meta = {
+        "format": FORMAT,
+        "epoch": epoch,
+        "number": number,
+        "keras": _write_keras(model, folder),
+        "weights": described,
+    }
     meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
     meta["files"] = {WEIGHTS: description.measured(folder / WEIGHTS)}
     (folder / META).write_text(json.dumps(meta | {"crc32": _crc32(meta)}, indent=2) + "\n")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils import atomic_folders
-from really._utils.checks import checked_integer, checked_path
+from really._utils.checks import checked_file_name, checked_integer, checked_path
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import STEM, Description
 from really.checkpoints.saved_buffer import SavedBuffer
@@ -227,12 +227,13 @@ def read(
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def _fill(parts: RunParts, numbers: Description, moment: Moment | None, folder: Path) -> None:
+def _fill(parts: RunParts, numbers: Description, moment: Moment | None, folder: Path, number: int) -> None:
     """Writes all files of a checkpoint into an empty folder."""
     for file, part in parts.files.items():
         part.write(folder / file)
     about = {
         **numbers,
+        "number": number,
         "task": parts.task,
         "arrays": {part.name: part.about() for part in parts.files.values()},
         "generators": {name: generator.bit_generator.state for name, generator in parts.generators.items()},
@@ -277,8 +278,7 @@ def _named(argument: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         return {argument: given}
     for name in given:
-        if not isinstance(name, str) or not name or set(name) & {"/", "\\", "\0"}:
-            raise InvalidValueError(f"{argument}: expected names without path separators, got {name!r}")
+        checked_file_name(argument, name)
     return {f"{argument}.{name}": value for name, value in given.items()}
 
 

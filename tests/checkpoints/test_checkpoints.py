@@ -108,6 +108,31 @@ def test_the_newest_model_is_loaded_and_other_entries_are_ignored(tmp_path):
     assert load_model(model, tmp_path) == 20
 
 
+LAST_INSTANT = "99991231T235959-999999"
+
+
+@pytest.mark.parametrize("time", ["20990101T000000-000000", LAST_INSTANT, "20261399T999999-000000"])
+def test_the_model_saved_last_is_loaded_also_if_the_clock_went_back(time, tmp_path):
+    model = build(functional)
+    for epoch in (1, 2):
+        folder = save_model(model, tmp_path, epoch)
+        folder.rename(folder.with_name(f"model_{epoch}_{time}"))
+    for epoch in (3, 2):
+        folder = save_model(model, tmp_path, epoch, f"name_{epoch}")
+        assert newest_checkpoint(tmp_path) == folder
+        assert load_model(model, tmp_path) == epoch
+    assert newest_checkpoint(tmp_path, "model").name == f"model_2_{time}"
+
+
+def test_a_folder_that_only_has_the_name_of_a_model_is_ignored(tmp_path):
+    model = build(functional)
+    (tmp_path / f"model_9_{LAST_INSTANT}").mkdir()
+    (tmp_path / f"model_9_{LAST_INSTANT}" / "notes.txt").write_text("mine")
+    folder = save_model(model, tmp_path, 4)
+    assert newest_checkpoint(tmp_path) == folder
+    assert folder.name.startswith("model_4_20")
+
+
 def test_saves_in_quick_succession_are_all_kept(tmp_path):
     model = build(Overridden)
     folders = [save_model(model, tmp_path, 1) for _ in range(5)]
@@ -188,7 +213,9 @@ def test_a_damaged_model_raises_and_no_older_one_is_loaded(tmp_path, file, conte
         ({"epoch": 1.5}, InvalidTypeError, r"epoch: expected an integer >= 0, got 1.5"),
         ({"epoch": True}, InvalidTypeError, r"epoch: expected an integer >= 0, got True"),
         ({"epoch": -1}, InvalidValueError, r"epoch: expected an integer >= 0, got -1"),
-        ({"model_name": "a/b"}, InvalidValueError, r"model_name: expected a name without path separators"),
+        ({"model_name": "a/b"}, InvalidValueError, r"model_name: expected a name .* without path separators"),
+        ({"model_name": "a\nb"}, InvalidValueError, r"model_name: expected a name that can be printed.*got 'a\\nb'"),
+        ({"model_name": "a\ud800"}, InvalidValueError, r"model_name: expected a name that can be printed"),
         ({"model_name": ""}, InvalidValueError, r"model_name: expected"),
         ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, got type"),
     ],

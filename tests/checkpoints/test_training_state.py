@@ -234,6 +234,33 @@ def test_the_newest_checkpoints_are_kept_and_the_last_is_loaded(tmp_path):
     assert manager.load_checkpoint(folders[2]) == {"n": 2}
 
 
+@pytest.mark.parametrize("time", ["99991231T235959-999999", "20990101T000000-000000", "20261399T999999-000000"])
+def test_a_folder_of_a_far_year_ends_no_later_save(time, tmp_path):
+    manager = make(capacity=0)
+    (tmp_path / f"checkpoint_{time}").mkdir()
+    first = Path(manager.save_checkpoint(tmp_path, counters={"n": 1}))
+    assert manager.load_checkpoint(tmp_path) == {"n": 1}
+    (tmp_path / f"checkpoint_{time}").rmdir()
+    first.rename(tmp_path / f"checkpoint_{time}")  # a clock that was wrong
+    folders = [manager.save_checkpoint(tmp_path, counters={"n": n}, keep=2) for n in (2, 3)]
+    assert manager.load_checkpoint(tmp_path) == {"n": 3}
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(folders)
+
+
+def test_links_that_are_left_or_too_old_are_removed_and_what_they_name_stays(tmp_path):
+    manager = make(capacity=0)
+    elsewhere, checkpoints = tmp_path / "elsewhere", tmp_path / "checkpoints"
+    saved = Path(manager.save_checkpoint(elsewhere, counters={"n": 1}))
+    checkpoints.mkdir()
+    (checkpoints / saved.name).symlink_to(saved)
+    for name in ("link", "broken"):
+        (checkpoints / f".checkpoint_20200101T000000-000000.{len(name)}.partial").symlink_to(tmp_path / name)
+    assert manager.load_checkpoint(checkpoints) == {"n": 1}
+    folder = manager.save_checkpoint(checkpoints, counters={"n": 2}, keep=1)
+    assert list(map(str, checkpoints.iterdir())) == [folder]
+    assert manager.load_checkpoint(elsewhere) == {"n": 1}
+
+
 def test_nothing_is_pickled(tmp_path):
     manager = make()
     dqn = learner(manager)
@@ -357,6 +384,7 @@ def test_invalid_arguments_raise_before_anything_is_written(tmp_path):
         (InvalidTypeError, {"optimizer": "adam"}),
         (InvalidTypeError, {"target": 3}),
         (InvalidValueError, {"target": {"a/b": manager.get_agent()}}),
+        (InvalidValueError, {"target": {"a\nb": manager.get_agent()}}),
     ):
         with pytest.raises(error, match=next(iter(parts))):
             manager.save_checkpoint(tmp_path / "new", **parts)
