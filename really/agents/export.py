@@ -43,6 +43,10 @@ CALLS_PER_SET_WEIGHTS = 200
 # Bytes of weights from which packing them once saves more time than setting them takes.
 LARGE_MODEL = 1 << 20
 
+# Operations that LiteRT does not have for these dtypes.
+ARITHMETIC = ("MatMul", "BatchMatMulV2", "Conv2D", "BiasAdd")
+HALF = (tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum)
+
 Arrays = Sequence[NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -250,6 +254,7 @@ def _as_reason(what: str) -> Iterator[None]:
 
 
 def _convert(function: Any) -> bytes:
+    _expect_convertible(function)
     # Without a trackable object the converter keeps argument names and writes no files.
     logger = logging.getLogger("absl")
     logger.addFilter(_not_about_trackable)
@@ -257,6 +262,14 @@ def _convert(function: Any) -> bytes:
         return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     finally:
         logger.removeFilter(_not_about_trackable)
+
+
+def _expect_convertible(function: Any) -> None:
+    """Raises _CannotExportError for arithmetic in half precision, before which the converter prints pages of errors."""
+    graph = function.graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(part.node_def for part in graph.library.function))
+    if half := sorted({node.op for node in nodes if node.op in ARITHMETIC and node.attr["T"].type in HALF}):
+        raise _CannotExportError(f"LiteRT knows no half precision ({', '.join(half)})")
 
 
 def _not_about_trackable(record: logging.LogRecord) -> bool:
