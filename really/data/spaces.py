@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError
 
+LEAVES = spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
+"""Kinds of spaces whose observations are arrays."""
 NUMBERS = "biuf"
 """Kinds of dtypes that columns of observations have: bool, integers, floats."""
 
@@ -147,7 +149,7 @@ def _walk(space: spaces.Space[Any], name: str) -> Iterator[tuple[str, spaces.Spa
     elif isinstance(space, spaces.Tuple):
         for at, part in enumerate(space):
             yield from _walk(part, f"{name}.{at}")
-    elif isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+    elif isinstance(space, LEAVES):
         yield name, space
     else:
         raise InvalidTypeError(

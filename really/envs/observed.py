@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from really.data.spaces import dtype_of, infer_space, native_space, observation_leaves, to_gymnasium, unbounded_box
+from really.data.spaces import (
+    LEAVES,
+    dtype_of,
+    infer_space,
+    native_space,
+    observation_leaves,
+    to_gymnasium,
+    unbounded_box,
+)
 from really.envs.received import as_numbers
 from really.envs.results import fits
 from really.errors import InvalidTypeError
@@ -29,13 +37,15 @@ def observed_space(name: str, declared: spaces.Space[Any] | None, observation: A
     """The declared space if `observation`, that of a reset, has its parts and shapes. Else one that it fits.
 
     The observation wins, with a warning that tells what was declared and what was seen. The declared dtype stays where
-    it holds such numbers: values that it cannot hold are an error of the environment (`ReceivedObservations`).
+    it holds such numbers: values that it cannot hold are an error of the environment (`ReceivedObservations`). Parts of
+    a Dict that are no numbers, such as a mission in words, are left out with a warning.
 
     Raises:
         InvalidTypeError: the space is of a kind that has no columns, or the observation consists of no numbers.
     """
     if declared is None:
         return infer_space(observation)
+    declared = _without_text(name, declared)
     observation_leaves(declared)
     declared = native_space(declared)
     if fits(declared, observation):
@@ -47,6 +57,31 @@ def observed_space(name: str, declared: spaces.Space[Any] | None, observation: A
         stacklevel=2,
     )
     return seen
+
+
+def _without_text(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """A Dict without those parts that have no columns; the space itself if there are none, or nothing else."""
+    left_out: list[str] = []
+    kept = _kept(space, "", left_out)
+    if not left_out or kept is None:
+        return space
+    warnings.warn(
+        f"environment {name!r}: expected parts of the observation_space that consist of numbers, got "
+        f"{', '.join(left_out)}, which no column can have and no model gets",
+        stacklevel=2,
+    )
+    return kept
+
+
+def _kept(space: spaces.Space[Any], name: str, left_out: list[str]) -> spaces.Space[Any] | None:
+    if not isinstance(space, spaces.Dict):
+        if isinstance(space, (*LEAVES, spaces.Tuple)):
+            return space
+        left_out.append(f"{name.removeprefix('.')!r} ({type(space).__name__})")
+        return None
+    parts = {key: _kept(part, f"{name}.{key}", left_out) for key, part in space.items()}
+    kept = {key: part for key, part in parts.items() if part is not None}
+    return spaces.Dict(kept) if kept else None
 
 
 def asked_shape(input_shape: Any) -> tuple[int, ...] | None:

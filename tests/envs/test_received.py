@@ -198,6 +198,17 @@ def test_only_the_part_that_differs_is_replaced():
     assert batch.leaves == {".a": (np.float32, ()), ".b": (np.int64, (2,))}
 
 
+def test_parts_that_are_no_numbers_are_left_out_with_a_warning():
+    inner = spaces.Dict({"hint": spaces.Text(5), "at": spaces.Discrete(9)})
+    space = spaces.Dict({"image": box(np.uint8, (2,)), "mission": spaces.Text(9), "inner": inner})
+    first = {"image": np.array([1, 2], np.uint8), "mission": "go", "inner": {"hint": "left", "at": 4}}
+    with pytest.warns(UserWarning, match=r"got 'inner\.hint' \(Text\), 'mission' \(Text\), which no column") as seen:
+        batch = stepped({"space": space, "first": first}, steps=3)
+    assert len(seen) == 1
+    assert batch.leaves == {".image": (np.uint8, (2,)), ".inner.at": (np.int64, ())}
+    assert [part.tolist() for part in batch.observations] == [[[1, 2], [1, 2]], [4, 4]]
+
+
 def test_a_later_observation_of_another_shape_is_an_error():
     config = {"space": spaces.Discrete(16), "first": (1, 2), "later": [(1, 2), (1, 2, 3)]}
     with pytest.warns(UserWarning, match="Discrete"):
