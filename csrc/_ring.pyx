@@ -34,7 +34,7 @@ from matching cimport Sharing, StackColumn, init_sharing
 from memory cimport really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
-from reconstruct cimport copy_frames, renumber_frames
+from reconstruct cimport MISSING, copy_frames, renumber_frames
 from record cimport (
     Column,
     Field,
@@ -70,6 +70,7 @@ from shared_rows cimport (
     allocate_numbers,
     append_pieces,
     bytes_needed,
+    first_damaged,
     free_incoming,
     lay_out_sharing,
     keep_from,
@@ -155,6 +156,10 @@ class FrameFileError(RingError):
     """A file of frames cannot grow. Arguments: errno, name of the key, rows of the put that are in already."""
 
 
+class MissingFramesError(RingError):
+    """A row has the number of a frame that is not stored: its record, or the table of frames, is damaged."""
+
+
 class AlternatingAgentsError(RingError):
     """Rows of several agents alternate within an episode, so that no row has n steps of one agent.
 
@@ -225,6 +230,7 @@ cdef class Ring:
     cdef object __weakref__
     cdef RingState state
     cdef PyThread_type_lock lock
+    cdef bint is_forking  # `acquire` has taken the lock
     cdef readonly object bit_generator
     cdef readonly list names
     cdef readonly list dtypes
@@ -418,30 +424,39 @@ cdef class Ring:
         return array
 
     def acquire(self):
-        """Takes the lock, for a fork or to read the generator's state. Call `release` afterwards."""
-        acquire(self.lock)
+        """Takes the lock for a fork, unless it is taken already. Call `release` afterwards, from the same thread.
+
+        An interrupt may come between this call and whatever its caller does next: both calls may be repeated.
+        """
+        if not self.is_forking:
+            acquire(self.lock)
+            self.is_forking = True
 
     def release(self):
-        """Releases the lock."""
-        release(self.lock)
+        """Releases the lock that `acquire` took, if it did."""
+        if self.is_forking:
+            self.is_forking = False
+            release(self.lock)
 
     def held_rows(self):
         """Numbers of the oldest row held and of the next row, read together."""
+        cdef int64_t oldest, num_put
         acquire(self.lock)
         refresh_cursor(&self.state)
-        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
+        oldest, num_put = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
         release(self.lock)
         self.refuse_if_rolled_back()
-        return numbers
+        return oldest, num_put
 
     def pin_held(self):
         """`held_rows`; `put` and `clear` refuse to evict these rows until `pin_from` unpins them."""
+        cdef int64_t oldest, num_put
         acquire(self.lock)
         refresh_cursor(&self.state)
-        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
-        self.state.pinned_from = min(self.state.pinned_from, <int64_t>numbers[0])
+        oldest, num_put = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
+        self.state.pinned_from = min(self.state.pinned_from, oldest)
         release(self.lock)
-        return numbers
+        return oldest, num_put
 
     def pin_from(self, int64_t number=NO_ROW):
         """Makes `put` and `clear` refuse to evict the rows from this number on; by default they may evict all."""
@@ -450,7 +465,9 @@ cdef class Ring:
         release(self.lock)
 
     def set_first_number(self, int64_t number):
-        """Sets the number of the next row. Does nothing unless the ring is empty."""
+        """Sets the number of the next row, 0 or more. Does nothing unless the ring is empty."""
+        if number < 0:
+            raise ValueError(f"number: expected 0 or more, got {number}")
         acquire(self.lock)
         if self.state.writes and num_held(&self.state.rows) == 0:
             self.state.rows.cursor.num_put = self.state.rows.cursor.first = number
@@ -515,10 +532,11 @@ cdef class Ring:
         """Numbers of the oldest row held and of the next row, and of the next frame of each store of shared frames."""
         cdef Py_ssize_t s
         acquire(self.lock)
-        numbers = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
-        frames = [self.state.sharings[s].store.next for s in range(self.state.num_sharings)]
-        release(self.lock)
-        return (*numbers, frames)
+        try:
+            frames = [self.state.sharings[s].store.next for s in range(self.state.num_sharings)]
+            return oldest_row(&self.state.rows), self.state.rows.cursor.num_put, frames
+        finally:
+            release(self.lock)
 
     @property
     def oldest_complete(self):
@@ -567,13 +585,37 @@ cdef class Ring:
         if not self.state.writes and is_rolled_back(&self.state):
             self.storage.refuse_rolled_back()
         return 0
+    def first_damaged(self, Py_ssize_t at):
+        """Age of the first row held whose numbers of the frames of `shared[at]` no put has written; -1 if there is
+        none."""
+        cdef int64_t age
+        with nogil:
+            age = first_damaged(&self.state.rows, &self.state.sharings[at])
+        return age
+
+    def generator_state(self):
+        """The state of the generator, while no thread draws."""
+        acquire(self.lock)
+        try:
+            return dict(self.bit_generator.state)
+        finally:
+            release(self.lock)
+
+    def set_generator_state(self, dict state):
+        """Sets the state of the generator while no thread draws, on disk, too."""
+        acquire(self.lock)
+        try:
+            self.bit_generator.state = state
+            keep_state(&self.state)
+        finally:
+            release(self.lock)
 
     def generator_bytes(self):
-        """The bytes of the generator's state. Hold the lock, or be the only thread that draws."""
+        """The bytes of the generator's state. Be the only thread that draws."""
         return (<const char*>self.state.source.state)[:STATE]
 
     def store_generator(self):
-        """Writes the generator's state to disk. Hold the lock, or be the only thread that draws."""
+        """Writes the generator's state to disk. Be the only thread that draws."""
         keep_state(&self.state)
 
     # In -----------------------------------------------------------------------------------------------------------
@@ -728,7 +770,7 @@ cdef class Ring:
         if not drawn:
             self.refuse_if_rolled_back()
             return None
-        return self.arrays(block, num, num_batches) if out is None else out
+        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
         """The ages, int64, that `sample` with the same arguments would draw. Returns None if there are too few rows."""
@@ -766,7 +808,7 @@ cdef class Ring:
         if not taken:
             self.refuse_if_rolled_back()
             return None
-        return self.arrays(block, num, num_batches) if out is None else out
+        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     def read(self, int64_t first, Py_ssize_t num):
         """Rows `first` to `first + num` by number, with a `frame_column` for each column that shares frames.
@@ -856,6 +898,8 @@ cdef class Ring:
                 <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[first]), <int*>cnp.PyArray_DATA(<cnp.ndarray>indices[last]),
                 order,
             )
+            if count == MISSING:
+                raise MissingFramesError()
             if count < 0:
                 raise MemoryError("the numbers of a few frames: the system gave no memory")
             dims[0] = count
@@ -892,6 +936,12 @@ cdef class Ring:
                 batch.fields[i] = batch.columns[i]
         return 0
 
+    cdef dict filled(self, Block block, dict out):
+        """The caller's arrays, to which the batch has been written."""
+        if block.batch.misses_frames:
+            raise MissingFramesError()
+        return out
+
     cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
         """The columns of a batch as arrays over its block."""
         cdef dict batch = {}
@@ -899,6 +949,8 @@ cdef class Ring:
         cdef Key* key
         cdef cnp.npy_intp[MAX_DIMS] dims
         cdef int num_lead = lead_dims(dims, num, num_batches)
+        if block.batch.misses_frames:
+            raise MissingFramesError()
         if block.batch.agents_alternate:
             raise AlternatingAgentsError(self.names[self.state.steps.end], self.names[self.state.steps.agent])
         if block.batch.discounts != NULL:

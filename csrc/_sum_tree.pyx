@@ -55,6 +55,7 @@ cdef class SumTree:
     cdef Py_ssize_t tree_nbytes
     cdef readonly Py_ssize_t nbytes  # of the tree and the hidden values, if the tree is full
     cdef PyThread_type_lock lock
+    cdef bint is_forking  # `acquire` has taken the lock
     cdef bitgen_t* source
     cdef readonly object bit_generator
 
@@ -104,12 +105,35 @@ cdef class SumTree:
         return least_positive(&self.tree)
 
     def acquire(self):
-        """Takes the lock, for a fork or to read the generator's state. Call `release` afterwards."""
-        acquire(self.lock)
+        """Takes the lock for a fork, unless it is taken already. Call `release` afterwards, from the same thread.
+
+        An interrupt may come between this call and whatever its caller does next: both calls may be repeated.
+        """
+        if not self.is_forking:
+            acquire(self.lock)
+            self.is_forking = True
 
     def release(self):
-        """Releases the lock."""
-        release(self.lock)
+        """Releases the lock that `acquire` took, if it did."""
+        if self.is_forking:
+            self.is_forking = False
+            release(self.lock)
+
+    def generator_state(self):
+        """The state of the generator, while no thread draws."""
+        acquire(self.lock)
+        try:
+            return dict(self.bit_generator.state)
+        finally:
+            release(self.lock)
+
+    def set_generator_state(self, dict state):
+        """Sets the state of the generator while no thread draws."""
+        acquire(self.lock)
+        try:
+            self.bit_generator.state = state
+        finally:
+            release(self.lock)
 
     # In -----------------------------------------------------------------------------------------------------------
 
@@ -253,8 +277,17 @@ cdef class SumTree:
             rows[i] += self.window.oldest
             weights[i] = 1.0
 
-    def values(self):
-        """The values of the rows held, [n] float64, oldest first. Call it between `acquire` and `release`."""
+    def state(self):
+        """All at one moment: number of the next row, values [n] float64 of the rows held, oldest first, the highest
+        value, and the state of the generator."""
+        acquire(self.lock)
+        try:
+            return self.window.newest, self.values(), self.highest, dict(self.bit_generator.state)
+        finally:
+            release(self.lock)
+
+    cdef cnp.ndarray values(self):
+        """The values of the rows held. Hold the lock."""
         cdef cnp.npy_intp[1] dims
         dims[0] = self.window.newest - self.window.oldest
         cdef cnp.ndarray values = cnp.PyArray_EMPTY(1, dims, cnp.NPY_FLOAT64, 0)

@@ -78,7 +78,11 @@ cdef inline bint refresh_cursor(RingState* ring) noexcept nogil:
     """
     if ring.writes:
         return True
-    read_cursor(ring.page, &ring.cursor)
+    cdef Cursor found
+    read_cursor(ring.page, &found)
+    if not 0 <= found.first <= found.num_put:
+        return False  # damaged since it was opened: no slot has such rows
+    ring.cursor.first, ring.cursor.num_put = found.first, found.num_put
     return not is_rolled_back(ring) and follow_writers(ring.sharings, ring.num_sharings)
 
 
@@ -179,6 +183,7 @@ cdef inline bint copy_rows(RingState* ring, Batch* batch, Py_ssize_t total) noex
 
 cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
     """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
+    batch.misses_frames = False
     gather(&ring.rows, batch.ages, total, batch.fields, source)
     if batch.discounts != NULL:
         gather_steps(&ring.rows, &ring.steps, batch, total)
@@ -187,7 +192,9 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
             return  # an overwritten frame number may have no frame; the caller tests again
         if ring.prefetches_from_disk:
             prefetch_frames_from_disk(ring.sharings, ring.num_sharings, batch.fields, total)
-        reconstruct_all(ring.sharings, ring.num_sharings, batch.fields, total, batch.columns)
+        batch.misses_frames = not reconstruct_all(
+            ring.sharings, ring.num_sharings, batch.fields, total, batch.columns
+        )
 
 
 cdef inline void draw_ages(

@@ -15,6 +15,7 @@
 #else
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
@@ -70,6 +71,17 @@ static inline int really_block_allocate(int file, uint32_t index, size_t nbytes)
     return ENOSYS;
 #else
     return posix_fallocate(file, (off_t)index * (off_t)nbytes, (off_t)nbytes);
+#endif
+}
+
+/* Bytes of a file; 0 if the system does not say. */
+static inline int64_t really_file_nbytes(int file) {
+#if defined(_WIN32)
+    (void)file;
+    return 0;
+#else
+    struct stat found;
+    return fstat(file, &found) == 0 ? (int64_t)found.st_size : 0;
 #endif
 }
 

@@ -4,13 +4,14 @@ A frame's number counts the frames stored before it. Records keep it modulo 2**3
 oldest frame of no row.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from memory cimport (
     REALLY_HUGE_PAGE,
     really_block_allocate,
     really_block_map,
+    really_file_nbytes,
     really_store_release,
     really_aligned_free,
     really_aligned_new,
@@ -117,6 +118,20 @@ cdef inline int64_t table_index(const FrameStore* store, int64_t number) noexcep
 
 cdef inline char* frame_at(const FrameStore* store, int64_t number) noexcept nogil:
     return store.blocks[table_index(store, number)].data + (number & ((<int64_t>1 << store.shift) - 1)) * store.stride
+
+
+cdef inline char* find_frame(const FrameStore* store, int64_t number) noexcept nogil:
+    """Address of the frame, or NULL if no block has its place; a number from a file may be any."""
+    cdef char* block = store.blocks[table_index(store, number)].data
+    return NULL if block == NULL else block + (number & ((<int64_t>1 << store.shift) - 1)) * store.stride
+
+
+cdef inline bint is_stored(const FrameStore* store, int64_t number) noexcept nogil:
+    """Whether the number is that of a frame in a block that is held."""
+    return (
+        number >> store.shift >= store.oldest_block and 0 <= number < store.next
+        and find_frame(store, number) != NULL
+    )
 
 
 cdef inline int64_t full_number(const FrameStore* store, uint32_t number) noexcept nogil:
@@ -300,7 +315,18 @@ cdef inline bint attach_file(
 
 
 cdef inline bint map_needed_blocks(FrameStore* store) noexcept nogil:
-    """Maps the blocks that rows need; all others are free. Returns False if the table names a block beyond the file."""
+    """Maps the blocks that rows need; all others are free.
+
+    Returns False if the table names a block beyond the file or one block twice, or if there is no memory.
+    """
+    cdef char* needed = <char*>zeroed_new(store.file.num_indices + 1)
+    cdef bint mapped = needed != NULL and map_blocks(store, needed)
+    really_aligned_free(needed)
+    return mapped
+
+
+cdef inline bint map_blocks(FrameStore* store, char* needed) noexcept nogil:
+    """`map_needed_blocks`; `needed` is [num_indices] of zeros, and then says which blocks of the file rows need."""
     cdef FrameFile* file = store.file
     cdef int64_t block, size = <int64_t>1 << store.shift
     cdef uint32_t index
@@ -309,8 +335,12 @@ cdef inline bint map_needed_blocks(FrameStore* store) noexcept nogil:
     for block in range(store.oldest_block, (store.next + size - 1) >> store.shift):
         if not map_block(store, block & (store.num_blocks - 1)):
             return False
+        index = store.blocks[block & (store.num_blocks - 1)].index
+        if needed[index]:
+            return False
+        needed[index] = 1
     for index in range(file.num_indices):
-        if not is_mapped(store, index):
+        if not needed[index]:
             file.free[file.num_free] = index
             file.num_free += 1
     return True
@@ -325,21 +355,17 @@ cdef inline bint map_block(FrameStore* store, int64_t entry) noexcept nogil:
     if block.data != NULL:
         really_pages_release(block.data, store.block_nbytes)
         block.data = NULL
-    if index >= store.file.num_indices and store.file.writable:
-        return False
+    if index >= store.file.num_indices and not store.file.writable:
+        store.file.num_indices = <uint32_t>min(
+            really_file_nbytes(store.file.descriptor) // store.block_nbytes, <int64_t>UINT32_MAX
+        )
+    if index >= store.file.num_indices:
+        return False  # a read beyond the end of the file would end the process
     block.index = index
     block.data = <char*>really_block_map(
         store.file.descriptor, index, store.block_nbytes, store.file.writable, store.file.huge
     )
     return block.data != NULL
-
-
-cdef inline bint is_mapped(const FrameStore* store, uint32_t index) noexcept nogil:
-    cdef int64_t entry
-    for entry in range(store.num_blocks):
-        if store.blocks[entry].data != NULL and store.blocks[entry].index == index:
-            return True
-    return False
 
 
 cdef inline void publish_next(FrameStore* store) noexcept nogil:

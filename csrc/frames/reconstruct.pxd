@@ -3,13 +3,14 @@
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
-from frame_store cimport FrameStore, frame_at, full_number, zeroed_new
+from frame_store cimport FrameStore, find_frame, frame_at, full_number, is_stored, zeroed_new
 from matching cimport MAX_STACK, Sharing
 from interleave cimport has_fast_path, interleave, really_interleave4
 from memory cimport really_aligned_free, really_stream_fence
 from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
 
 cdef enum:
+    MISSING = -2
     GROUP = 1 << 19  # bytes of the frames of a group of rows: the second column finds them in the L2 cache
 
 
@@ -17,10 +18,10 @@ cdef struct RowFrames:  # addresses of the frames of one row
     const char* frames[2 * MAX_STACK]  # [column, stack]
 
 
-cdef inline void reconstruct(
+cdef inline bint reconstruct(
     const Sharing* sharing, uint32_t** numbers, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
-    """Copies the frames of each row to `columns[column]` [num_rows, ...]."""
+    """Copies the frames of each row to `columns[column]` [num_rows, ...]. Returns False if a frame has no block."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
     cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= OUT_OF_CACHE
     cdef RowFrames stacks[2][REALLY_ROW_GROUP]
@@ -29,14 +30,16 @@ cdef inline void reconstruct(
     cdef Py_ssize_t num_ahead
     cdef int half = 0
     while num > 0:
-        num_ahead = min(group, num_rows - first - num)
-        locate_frames(sharing, numbers, first + num, num_ahead, stacks[1 - half])
+        num_ahead = locate_frames(
+            sharing, numbers, first + num, min(group, num_rows - first - num), stacks[1 - half]
+        )
         copy_rows(sharing, stacks[half], first, <int>num, columns, streams)
         first += num
         num = num_ahead
         half = 1 - half
     if streams:
         really_stream_fence()
+    return num == 0
 
 
 cdef inline Py_ssize_t rows_per_group(const Sharing* sharing) noexcept nogil:
@@ -51,7 +54,10 @@ cdef inline Py_ssize_t rows_per_group(const Sharing* sharing) noexcept nogil:
 cdef inline Py_ssize_t locate_frames(
     const Sharing* sharing, uint32_t** numbers, Py_ssize_t first, Py_ssize_t num, RowFrames* stacks
 ) noexcept nogil:
-    """Locates the frames of rows `first` to `first + num` and prefetches their starts. Returns `num`."""
+    """Locates the frames of rows `first` to `first + num` and prefetches their starts.
+
+    Returns `num`, or -1 if a frame has no block, so that the numbers are damaged.
+    """
     cdef const char** row
     cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
     cdef int c, j
@@ -59,7 +65,9 @@ cdef inline Py_ssize_t locate_frames(
         row = stacks[i].frames
         for c in range(sharing.num_columns):
             for j in range(sharing.stack):
-                row[j] = frame_at(&sharing.store, numbers[c][(first + i) * sharing.stack + j])
+                row[j] = find_frame(&sharing.store, numbers[c][(first + i) * sharing.stack + j])
+                if row[j] == NULL:
+                    return -1
                 # The hardware prefetcher follows contiguous frames, unless they are read in turn.
                 if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
                     continue
@@ -146,13 +154,15 @@ cdef inline Py_ssize_t renumber_frames(
 ) noexcept nogil:
     """Renumbers the frames of rows from 0 on, in the order in which rows need them.
 
-    Writes the old number of each frame to `order`, [2 * num_rows * stack]. Returns the number of frames, or -1 if there
-    is no memory.
+    Writes the old number of each frame to `order`, [2 * num_rows * stack]. Returns the number of frames, -1 if there is
+    no memory, or MISSING if a frame is not stored, so that the numbers are damaged.
     """
     cdef const FrameStore* store = &sharing.store
     cdef int64_t least = store.next, most = 0
     cdef Py_ssize_t i, j, count = 0
     for i in range(num_rows * sharing.stack):
+        if not is_stored(store, full_number(store, first[i])) or not is_stored(store, full_number(store, last[i])):
+            return MISSING
         least = min(least, min(full_number(store, first[i]), full_number(store, last[i])))
         most = max(most, max(full_number(store, first[i]), full_number(store, last[i])))
     cdef int* found = <int*>zeroed_new((most - least + 1) * sizeof(int) + 1) if num_rows > 0 else <int*>zeroed_new(1)

@@ -2,13 +2,15 @@
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from frame_store cimport (
     FrameStore,
     count_rows,
     follow_writer,
     frame_at,
+    full_number,
+    is_stored,
     num_blocks_needed,
     publish_next,
     release_unneeded_blocks,
@@ -16,7 +18,7 @@ from frame_store cimport (
 from matching cimport Sharing, StackColumn, store_rows, undo_put
 from memory cimport really_advise_willneed, really_store_release
 from reconstruct cimport reconstruct
-from record cimport Column, Field, Records, oldest_kept
+from record cimport Column, Field, Records, num_held, oldest_kept, oldest_slot, row_at
 from scatter cimport append
 from values cimport SCALAR, Key
 
@@ -186,6 +188,34 @@ cdef inline void count_range(
     count_rows(&sharing.store, numbers, records.stride, num_rows - num, by)
 
 
+cdef inline int64_t first_damaged(const Records* records, const Sharing* sharing) noexcept nogil:
+    """Age of the first row held whose frame numbers no put has written; -1 if there is none."""
+    cdef int64_t age, oldest = oldest_slot(records)
+    for age in range(num_held(records)):
+        if not has_sound_numbers(records, sharing, row_at(records, oldest, age)):
+            return age
+    return -1
+
+
+cdef inline bint has_sound_numbers(const Records* records, const Sharing* sharing, const char* record) noexcept nogil:
+    """Whether all frames of a record are stored, and its oldest frame is the oldest of them."""
+    cdef const FrameStore* store = &sharing.store
+    cdef const uint32_t* numbers
+    cdef uint32_t oldest, stored
+    cdef int64_t number, least = store.next
+    cdef int c, j
+    memcpy(&oldest, record + records.fields[sharing.oldest_field].offset, sizeof(uint32_t))
+    for c in range(sharing.num_columns):
+        numbers = <const uint32_t*>(record + records.fields[sharing.keys[c]].offset)
+        for j in range(sharing.stack):
+            memcpy(&stored, numbers + j, sizeof(uint32_t))
+            number = full_number(store, stored)
+            if not is_stored(store, number):
+                return False
+            least = min(least, number)
+    return least == full_number(store, oldest)
+
+
 cdef inline void recount_rows(const Records* records, Sharing* sharing) noexcept nogil:
     """Counts anew all rows whose frames are kept."""
     cdef int64_t first = oldest_kept(records, 0)
@@ -217,10 +247,11 @@ cdef inline Py_ssize_t largest(const Sharing* sharings, Py_ssize_t num) noexcept
     return found
 
 
-cdef inline void reconstruct_all(
+cdef inline bint reconstruct_all(
     const Sharing* sharings, Py_ssize_t num, char** fields, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
-    """Copies frames to rows, `columns[key]`, by their gathered numbers, `fields[key]`."""
+    """Copies frames to rows, `columns[key]`, by their gathered numbers, `fields[key]`. Returns False if a frame has no
+    block."""
     cdef Py_ssize_t s
     cdef int c
     cdef uint32_t* numbers[2]
@@ -229,7 +260,9 @@ cdef inline void reconstruct_all(
         for c in range(sharings[s].num_columns):
             numbers[c] = <uint32_t*>fields[sharings[s].keys[c]]
             rows[c] = columns[sharings[s].keys[c]]
-        reconstruct(&sharings[s], numbers, num_rows, rows)
+        if not reconstruct(&sharings[s], numbers, num_rows, rows):
+            return False
+    return True
 
 
 cdef inline void prefetch_frames_from_disk(

@@ -28,6 +28,7 @@ cdef struct Batch:  # addresses of the parts
     int64_t* last_ages  # [num_rows], ages of the rows' last steps
     char** last_fields  # [num_last_fields], values of the last steps
     bint agents_alternate  # so that the rows have no last step
+    bint misses_frames  # a row has the number of a frame that is not stored
 
 
 cdef inline bint holds_frame_numbers(const Key* keys, Py_ssize_t num_keys, Py_ssize_t i) noexcept nogil:

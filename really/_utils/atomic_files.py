@@ -27,6 +27,8 @@ def file_errors(path: str | PathLike[str], what: str) -> Iterator[None]:
     """Turns an OSError of the block into a FileError that names the path and the content, `what`."""
     try:
         yield
+    except FileError:
+        raise  # of another file, which is read meanwhile
     except OSError as error:
         raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
 

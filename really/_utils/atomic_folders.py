@@ -129,6 +129,8 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path, int], None], family: 
         sync_folder(partial)
         folder = partial.rename(parent / f"{stem}_{_time_after(earlier, family).strftime(TIME_FORMAT)}")
         sync_folder(parent)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(
             error.errno, f"{parent}: expected to write {stem}_<time>, but {error.strerror or error}"

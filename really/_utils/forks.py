@@ -31,13 +31,16 @@ class Order(enum.IntEnum):
 
 
 class Lockable(Protocol):
-    """An object with a lock of its own."""
+    """An object with a lock of its own.
+
+    A repeated `acquire` or `release` does nothing: after an interrupt nobody knows which ones have returned.
+    """
 
     def acquire(self) -> None:
-        """Waits for the lock and takes it."""
+        """Waits for the lock and takes it, unless this object holds it for a fork already."""
 
     def release(self) -> None:
-        """Releases the lock."""
+        """Releases the lock if `acquire` took it."""
 
 
 Thing = TypeVar("Thing")
@@ -89,8 +92,8 @@ class LockedGroup(ForkGroup[Locked]):
         self._held: list[Locked] = []
 
     def before(self) -> None:
-        """Acquires all locks."""
-        self._held.extend(self)
+        """Acquires all locks, also if it is called again after an interrupt."""
+        self._held[:] = self
         for thing in self._held:
             thing.acquire()
 
@@ -123,21 +126,61 @@ def _call_each(actions: Iterable[Callable[[], None]]) -> None:
 
 
 # Two threads that fork at once take turns: each needs the locks of all groups.
-_forking = threading.Lock()
+_forking = threading.RLock()
 
 
-def _before() -> None:
+def _insist(action: Callable[[], None]) -> None:
+    """Calls the action again until no interrupt ends it: an error of a hook does not stop the fork."""
+    interrupted: KeyboardInterrupt | None = None
+    while True:
+        try:
+            action()
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
+class _Thread(threading.local):
+    """Whether this thread is between the first and the last step of a fork."""
+
+    is_forking = False
+
+
+_this_thread = _Thread()
+
+
+def _acquire_all() -> None:
+    _this_thread.is_forking = True
     _forking.acquire()
     _call_each(group.before for group in reversed(_in_order()))
 
 
+def _release() -> None:
+    """Releases this thread's hold on `_forking`, however often it took it."""
+    with contextlib.suppress(RuntimeError):
+        while True:
+            _forking.release()
+    _this_thread.is_forking = False
+
+
+def _before() -> None:
+    _insist(_acquire_all)
+
+
 def _after_in_parent() -> None:
-    _call_each([*(group.after_in_parent for group in _in_order()), _forking.release])
+    if _this_thread.is_forking:
+        _insist(lambda: _call_each([*(group.after_in_parent for group in _in_order()), _release]))
 
 
 def _after_in_child() -> None:
-    _call_each([*(group.after_in_child for group in _in_order()), _forking.release])
+    if _this_thread.is_forking:
+        _insist(lambda: _call_each([*(group.after_in_child for group in _in_order()), _release]))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    # Twice: an interrupt that comes while the system forks is raised when the first hook is called, before its first
+    # line, and ends it. Each hook may be repeated.
+    for _ in range(2):
+        os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.input_files import read_small, reading
+from really.errors import InvalidFileError, InvalidValueError
+
 Array = NDArray[np.float64]
 CSV_NAME = "progress.csv"
+MOST_CSV_BYTES = 1 << 30
+EPOCH, NUMBER = re.compile(r"[0-9]{1,18}"), re.compile(r"|nan|-?(inf|[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?)")
 # A seed whose values end at this part of the longest seed's, or later, counts as complete: whole episodes do not end at
 # exactly the same step.
 COMPLETE = 0.95
@@ -82,10 +88,32 @@ class ComparedCurve:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Returns the header and the complete rows of an aggregator's file, and whether its last line is incomplete."""
-    lines = path.read_text().splitlines(keepends=True)
-    # The process ended while it wrote a line that has no end of line. The line's numbers may be cut short.
-    is_cut = bool(lines) and not lines[-1].endswith("\n")
-    reader = csv.DictReader(lines[:-1] if is_cut else lines)
-    rows = [row for row in reader if (row.get("epoch") or "").isdigit()]
-    return list(reader.fieldnames or []), rows, is_cut
+    """Returns the header and the complete rows of an aggregator's file, and whether its last line is incomplete.
+
+    Raises:
+        InvalidFileError: it is no ordinary file, or a line that is complete is none that an aggregator wrote; the error
+            names the line.
+    """
+    with reading(path, "the values of an aggregator"):
+        *lines, last = read_small(path, MOST_CSV_BYTES).decode().split("\n")
+        # The process ended while it wrote a line that has no end of line. The line's numbers may be cut short.
+        try:
+            cells = [*csv.reader(lines, strict=True)]
+        except csv.Error as error:
+            raise InvalidValueError(str(error)) from error
+    header, rows = cells[0] if cells else [], list[dict[str, str]]()
+    keys = [name.removesuffix(".mean") for name in header[1::2]]
+    if header and header != ["epoch", *(f"{key}.{what}" for key in dict.fromkeys(keys) for what in ("mean", "std"))]:
+        raise _damaged(path, 1, "epoch, then <key>.mean and <key>.std of different keys", lines[0])
+    for number, row in enumerate(cells[1:], 2):
+        before = int(rows[-1]["epoch"]) if rows else -1
+        if len(row) != len(header) or not EPOCH.fullmatch(row[0]) or int(row[0]) <= before:
+            raise _damaged(path, number, f"an epoch after {before} and {len(header) - 1} values", ",".join(row))
+        if not all(NUMBER.fullmatch(cell) for cell in row[1:]):
+            raise _damaged(path, number, "numbers", ",".join(row))
+        rows.append(dict(zip(header, row, strict=True)))
+    return header, rows, bool(last)
+
+
+def _damaged(path: Path, line: int, expected: str, got: str) -> InvalidFileError:
+    return InvalidFileError(f"{path}: line {line:,}: expected {expected}, got {got[:100]!r}")

@@ -361,7 +361,7 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
 
     def _put_first(self, parts: list[dict[str, columns.Value]]) -> bool:
         """Puts rows that fix the schema, in memory only if all are in; returns False if another thread was first."""
-        with self._readers.changed:
+        with self._readers.lock:
             if self._ring is not None:
                 return False
             spec = columns.infer_spec(parts[0])

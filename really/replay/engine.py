@@ -10,8 +10,16 @@ import numpy as np
 from really._utils.forks import LockedGroup, Order
 from really.data.frames import FrameColumn, Sharing, field_nbytes, frame_nbytes
 from really.data.schema import Spec, row_nbytes
-from really.errors import InvalidValueError, NotEnoughMemoryError, ReallyError
-from really.replay._ring import AlternatingAgentsError, FrameFileError, Ring, RingError, TooManyFramesError, row_stride
+from really.errors import InvalidFileError, InvalidValueError, NotEnoughMemoryError, ReallyError
+from really.replay._ring import (
+    AlternatingAgentsError,
+    FrameFileError,
+    MissingFramesError,
+    Ring,
+    RingError,
+    TooManyFramesError,
+    row_stride,
+)
 from really.replay.arguments import MAX_BYTES, MAX_ROWS
 from really.replay.columns import spec_of
 
@@ -87,6 +95,11 @@ def translated(ring: Ring | None, error: RingError) -> ReallyError:
     if isinstance(error, FrameFileError):
         refused: ReallyError = ring.storage.refuse_frames(*error.args)
         return refused
+    if isinstance(error, MissingFramesError):
+        return InvalidFileError(
+            f"{ring.storage.path}: expected rows whose frames are stored, got the number of one that is not: records "
+            f"or frames are damaged"
+        )
     assert isinstance(error, TooManyFramesError)
     return _too_many_frames(ring, *error.args)
 

@@ -19,20 +19,11 @@ class BufferGenerator:
         """The state, read while no thread draws."""
         if ring is None:
             return dict(self.bit_generator.state)
-        ring.acquire()
-        try:
-            return dict(self.bit_generator.state)
-        finally:
-            ring.release()
+        return ring.generator_state()
 
     def set_state(self, state: Mapping[str, Any], ring: Ring | None) -> None:
         """Sets the state while no thread draws, in the files of a buffer on disk, too."""
         if ring is None:
             self.bit_generator.state = dict(state)
-            return
-        ring.acquire()
-        try:
-            self.bit_generator.state = dict(state)
-            ring.store_generator()
-        finally:
-            ring.release()
+        else:
+            ring.set_generator_state(dict(state))

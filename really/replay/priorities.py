@@ -185,30 +185,17 @@ class Priorities:
 
         `values` are (priority + eps)^alpha [n] float64, oldest row first; the last one is of row `newest` - 1.
         """
-        self._tree.acquire()
-        try:
-            newest, values, highest = self._tree.newest, self._tree.values(), self._tree.highest
-            generator = dict(self._bit_generator.state)
-        finally:
-            self._tree.release()
+        newest, values, highest, generator = self._tree.state()
         settings = {"alpha": self._alpha, "eps": self._eps}
         return {**settings, "newest": newest, "values": values, "highest": highest, "generator": generator}
 
     def generator_state(self) -> dict[str, Any]:
         """The state of the generator."""
-        self._tree.acquire()
-        try:
-            return dict(self._bit_generator.state)
-        finally:
-            self._tree.release()
+        return self._tree.generator_state()
 
     def set_generator_state(self, state: Mapping[str, Any]) -> None:
         """Sets the state of the generator."""
-        self._tree.acquire()
-        try:
-            self._bit_generator.state = dict(state)
-        finally:
-            self._tree.release()
+        self._tree.set_generator_state(dict(state))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from the state that a `state_dict` gave; of more rows than `capacity`, the newest stay.
@@ -217,13 +204,10 @@ class Priorities:
             InvalidValueError: it is no such state, or one of another alpha or eps.
         """
         newest, values, highest = self._checked_state(state)
-        self._tree.acquire()
         try:
-            self._bit_generator.state = dict(state["generator"])
+            self._tree.set_generator_state(dict(state["generator"]))
         except (TypeError, ValueError, KeyError) as error:
             raise InvalidValueError(f"state['generator']: {error!r}, got {state['generator']!r}") from error
-        finally:
-            self._tree.release()
         self._tree.load(newest, values[-self._capacity :], highest)
 
     @classmethod

@@ -8,7 +8,9 @@ its own lock, the put that would drop that row, and the put waits here. Without 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, OvertakenError
-from really.replay._ring import FrameFileError, Ring, TooManyFramesError
+from really.replay import engine
+from really.replay._ring import FrameFileError, Ring, RingError, TooManyFramesError
 from really.replay.columns import spec_of
 
 PIECE = 1 << 20
@@ -34,17 +37,16 @@ class Reader:
     """Reads the rows that were held when it was opened, oldest first. With `keeps`, puts wait rather than drop them.
 
     Attributes:
-        keeps: whether puts wait for this reader.
+        keeps: whether puts wait for this reader; False once it is closed.
         ring: what it reads.
         next_row: number of the next row.
         thread: identifier of the thread that read last.
     """
 
     def __init__(self, readers: Readers, ring: Ring, keeps: bool) -> None:
-        self.keeps = keeps
+        self._readers, self.keeps = readers, keeps
         self.thread = threading.get_ident()
         self.ring = ring
-        self._readers = readers
         self.restart()
 
     def restart(self) -> None:
@@ -93,7 +95,10 @@ class Reader:
     def read_shared(self, num: int) -> dict[str, Any]:
         """The next `num` rows (fewer at the end), with a `FrameColumn` for each key that shares frames."""
         self.thread = threading.get_ident()
-        rows = self.ring.read(self.next_row, min(num, self.num_left))
+        try:
+            rows = self.ring.read(self.next_row, min(num, self.num_left))
+        except RingError as error:
+            raise engine.translated(self.ring, error) from None
         if rows is None:
             raise self._overtaken()
         self._advance(min(num, self.num_left))
@@ -110,7 +115,12 @@ class Reader:
         """Ends reading: no row is left, and puts no longer wait for this reader."""
         if self.keeps:
             self._readers.remove(self)
+            self.keeps = False
         self._end = self.next_row
+
+    def __del__(self) -> None:
+        if self.keeps and not sys.is_finalizing():
+            self._readers.remove(self)
 
     def __enter__(self) -> Reader:
         return self
@@ -141,7 +151,10 @@ class Reader:
             read = ring.read_keys(self.next_row, num, piece)
         else:
             numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
-            read = ring.take(numbers, num, 0, piece, by_number=True) is not None
+            try:
+                read = ring.take(numbers, num, 0, piece, by_number=True) is not None
+            except RingError as error:
+                raise engine.translated(ring, error) from None
         if not read:
             raise self._overtaken()
         self._advance(num)
@@ -164,39 +177,41 @@ class Reader:
 class Readers:
     """The readers of one buffer that keep their rows; puts that the ring refuses because of them wait here.
 
-    `changed` guards the list, and is notified when a reader has advanced.
+    `lock` guards the list, and `changed` is notified when a reader has advanced. A reader that is dropped unclosed, as
+    by an interrupt between its creation and a `with`, keeps nothing.
     """
 
     def __init__(self) -> None:
-        self.keepers: list[Reader] = []
-        self.changed = threading.Condition()  # on an RLock: a generator may be closed in the middle of a put
+        self.keepers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        # Take the lock, not the condition: an interrupt in the condition's own Python code would leave it locked.
+        self.lock = threading.RLock()  # may be taken again: a generator may be closed in the middle of a put
+        self.changed = threading.Condition(self.lock)
         _all_readers.add(self)
 
     def open(self, ring: Ring, keeps: bool = False) -> Reader:
         """A reader of the rows that are held now; with `keeps`, puts that would drop a row of them wait."""
         if not keeps:
             return Reader(self, ring, keeps=False)
-        with self.changed:
+        with self.lock:
             ring.pin_held()  # from here on no put drops what the reader is about to find
             try:
                 reader = Reader(self, ring, keeps=True)
-                self.keepers.append(reader)
+                self.keepers.add(reader)
             finally:
                 self._tell(ring)
         return reader
 
     def advance(self, reader: Reader, num: int) -> None:
         """Moves the reader on by `num` rows, and wakes the puts that wait."""
-        with self.changed:
+        with self.lock:
             reader.next_row += num
             self._tell(reader.ring)
 
     def remove(self, reader: Reader) -> None:
         """Removes a reader; harmless when repeated."""
-        with self.changed:
-            if reader in self.keepers:
-                self.keepers.remove(reader)
-                self._tell(reader.ring)
+        with self.lock:
+            self.keepers.discard(reader)
+            self._tell(reader.ring)
 
     def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
         """Puts columns part by part, each as soon as no reader needs the rows that it drops.
@@ -205,7 +220,7 @@ class Readers:
         a part have no room, raises the error of `ring.put`; the parts before it are in, and counted in its arguments.
         """
         total, num_in = sum(_num_rows(part) for part in parts), 0
-        with self.changed:
+        with self.lock:
             self._blocked(ring, total)
             if ring.storage is not None and len(parts) > 1:
                 ring.storage.make_room(ring, total)
@@ -219,13 +234,13 @@ class Readers:
 
     def clear(self, ring: Ring) -> None:
         """`ring.clear`, as soon as no reader needs the rows."""
-        with self.changed:
+        with self.lock:
             self._pass(ring.clear, ring, ring.capacity)
 
     @contextlib.contextmanager
     def none_keeping(self, ring: Ring) -> Iterator[None]:
         """Runs the block once no reader needs rows that it keeps; none is opened meanwhile."""
-        with self.changed:
+        with self.lock:
             while self._blocked(ring, ring.capacity):
                 self.changed.wait()
             yield
@@ -233,10 +248,11 @@ class Readers:
     def reset_after_fork(self) -> None:
         """In a forked process: the readers were threads of the parent."""
         self.keepers.clear()
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
 
     def _reading(self) -> list[Reader]:
-        return [reader for reader in self.keepers if reader.num_left > 0]
+        return [reader for reader in list(self.keepers) if reader.num_left > 0]
 
     def _tell(self, ring: Ring) -> None:
         # Keep this under the lock in which readers advance: a put that the ring refuses must then find the reader that
@@ -246,9 +262,13 @@ class Readers:
 
     def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:
         while not action():
-            if not self._blocked(ring, num_rows):
-                raise AssertionError("the ring refused columns that had been made to fit it")
-            self.changed.wait()
+            if self._blocked(ring, num_rows):
+                self.changed.wait()
+                continue
+            self._tell(ring)  # a reader may have been dropped unclosed
+            if action():
+                return
+            raise AssertionError("the ring refused columns that had been made to fit it")
 
     def _blocked(self, ring: Ring, num_rows: int) -> bool:
         """Whether a put of so many rows would drop one that a reader has yet to read.

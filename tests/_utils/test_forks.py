@@ -19,15 +19,19 @@ class Counter:
     """Has a lock, and lists what happens to it."""
 
     def __init__(self, name: str, events: list[str]) -> None:
-        self.name, self.events, self.lock = name, events, threading.Lock()
+        self.name, self.events, self.lock, self.is_held = name, events, threading.Lock(), False
 
     def acquire(self) -> None:
-        self.lock.acquire()
-        self.events.append(f"acquire {self.name}")
+        if not self.is_held:
+            self.lock.acquire()
+            self.is_held = True
+            self.events.append(f"acquire {self.name}")
 
     def release(self) -> None:
-        self.lock.release()
-        self.events.append(f"release {self.name}")
+        if self.is_held:
+            self.is_held = False
+            self.lock.release()
+            self.events.append(f"release {self.name}")
 
     def reset(self) -> None:
         self.events.append(f"reset {self.name}")

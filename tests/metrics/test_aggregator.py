@@ -351,3 +351,29 @@ def test_a_line_that_a_full_disk_cut_is_removed(tmp_path):
     assert aggregator.csv_path.read_bytes() == whole
     aggregator.update(loss=3)
     assert aggregator.csv_path.read_bytes() == whole + b"3,3.0,0.0\n"
+
+
+DAMAGED_LINES = {
+    "another key": ("epoch,loss.mean,lost.std\n1,2.0,0.0\n", "line 1: expected epoch, then"),
+    "no epoch": ("epoch,loss.mean,loss.std\n1,2.0,0.0\nx,2.0,0.0\n3,2.0,0.0\n", "line 3: expected an epoch after 1"),
+    "an epoch twice": ("epoch,loss.mean,loss.std\n1,2.0,0.0\n1,2.0,0.0\n", "line 3: expected an epoch after 1"),
+    "a long epoch": ("epoch,loss.mean,loss.std\n" + "9" * 5000 + ",1.0,0.0\n", "line 2: expected an epoch after -1"),
+    "a value too few": (
+        "epoch,loss.mean,loss.std\n1,2.0\n2,2.0,0.0\n",
+        "line 2: expected .* and 2 values, got '1,2.0'",
+    ),
+    "a value too many": ("epoch,loss.mean,loss.std\n1,2.0,0.0,1.0\n", "line 2: expected .* and 2 values"),
+    "no number": ("epoch,loss.mean,loss.std\n1,2.0,0_0\n", "line 2: expected numbers, got '1,2.0,0_0'"),
+    "an empty line": ("epoch,loss.mean,loss.std\n\n1,2.0,0.0\n", "line 2: expected an epoch"),
+    "an open quote": ('epoch,loss.mean,loss.std\n1,"2.0,0.0\n', "expected the values of an aggregator"),
+    "no text": ("epoch,loss.mean,loss.std\n1,\udcff.0,0.0\n", "expected the values of an aggregator"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+def test_a_damaged_line_is_named_and_no_row_is_dropped(tmp_path, text, message):
+    content = text.encode(errors="surrogateescape")
+    (tmp_path / "progress.csv").write_bytes(content)
+    with pytest.raises(FileError, match=rf"progress.csv: {message}"):
+        Aggregator(tmp_path, init_epoch=5)
+    assert (tmp_path / "progress.csv").read_bytes() == content

@@ -45,6 +45,12 @@ class FrameFile:
         if not ring.attach_frames(at, self._handle, self.table.data, self._num_blocks()):
             raise InvalidFileError(f"{self.table.path}: expected blocks that {self.path} has, got others: damaged")
 
+        if writable and not new and (age := ring.first_damaged(at)) >= 0:
+            raise InvalidFileError(
+                f"{folder / 'records'}: expected numbers of frames that {self.path} has, got others in the row of "
+                f"index {age:,}: damaged"
+            )
+
     def sync(self) -> None:
         """Returns when the frames, then their table, are on the disk."""
         try:

@@ -1,0 +1,165 @@
+"""Mutated files of each kind, read in a child process: `python -m tests.fuzzing KIND WHOLE FOLDER SEED NUM`.
+
+A mutant is held if reading it raises an error of this package that names a file, or gives exactly what was written. It
+fell if reading it crashes, raises something else, or gives something else without a word.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+WORDS = (0, 1, -1, 255, 65535, 1 << 31, (1 << 31) - 1, 1 << 62, -(1 << 63))
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """A copy with a flipped bit, another word, a part cut, doubled, zeroed, or exchanged for another."""
+    at, other = (int(place) for place in rng.integers(0, len(content), 2))
+    length = int(rng.integers(1, 200))
+    kind = rng.integers(8)
+    if kind < 3:
+        return content[:at] + bytes([content[at] ^ (1 << int(rng.integers(8)))]) + content[at + 1 :]
+    if kind == 3:
+        word = struct.pack("<q", int(rng.choice(WORDS)))[: int(rng.choice([1, 2, 4, 8]))]
+        return content[:at] + word + content[at + len(word) :]
+    if kind == 4:
+        return content[:at]
+    if kind == 5:
+        return content[:at] + content[at + length :]
+    if kind == 6:
+        return content[:at] + bytes(length) + content[at + length :]
+    return content[:at] + content[other : other + length] + content[at + length :]
+
+
+def in_a_child(kind: str, whole: Path, folder: Path, seed: int, num: int) -> dict[str, int]:
+    """Reads mutants in a child process, and in another one from the mutant on that ended it; returns the counts."""
+    counts: collections.Counter[str] = collections.Counter(attacks=0, held=0, fell=0)
+    first = seed
+    while first < seed + num:
+        command = [sys.executable, "-m", "tests.fuzzing", kind, str(whole), str(folder), str(first), str(seed + num)]
+        child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+        lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+        for line in lines:
+            counts.update(attacks=1, **{line["end"]: 1})
+            if line["end"] == "fell":
+                print(kind, line, file=sys.stderr)
+        first = first + len(lines)
+        if first < seed + num:
+            print(
+                f"{kind}: mutant {first} ended the process: {child.returncode}\n{child.stderr[-2000:]}", file=sys.stderr
+            )
+            counts.update(attacks=1, fell=1)
+            first += 1
+    return dict(counts)
+
+
+def _same(got: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return got.keys() == expected.keys() and all(
+        got[key].dtype == expected[key].dtype and got[key].tobytes() == expected[key].tobytes() for key in expected
+    )
+
+
+def _rows(buffer: Any) -> dict[str, Any]:
+    return dict(buffer.take(np.arange(len(buffer)))) if len(buffer) else {}
+
+
+def _folder(path: Path) -> Any:
+    """What both modes give; a writer also puts and saves, and what a checksum finds is said by `verify`."""
+    from really import ReplayBuffer
+
+    with ReplayBuffer.open(path) as buffer:
+        found = _rows(buffer)
+        buffer.sample(8)
+    with ReplayBuffer.open(path, "r+") as buffer:
+        _rows(buffer)
+        for _ in range(5):
+            buffer.sample(8)
+        buffer.put({key: column[:3] for key, column in found.items()})
+        buffer.save(path.parent / "saved")
+    return None
+
+
+def _saved(path: Path) -> Any:
+    from really import ReplayBuffer
+
+    return _rows(ReplayBuffer.load(path))
+
+
+def _parquet(path: Path) -> Any:
+    from really import ReplayBuffer
+
+    return _rows(ReplayBuffer.from_parquet(path))
+
+
+def _csv(path: Path) -> Any:
+    from really.metrics.aggregator import Aggregator
+
+    Aggregator(path.parent, aggregator_keys=["loss", "reward"], init_epoch=10**6)
+    return None
+
+
+def _model(path: Path) -> Any:
+    from really.checkpoints import load_model
+    from tests.checkpoints.test_crafted_models import Model
+
+    model = Model(np.zeros(4, np.float32))
+    load_model(model, path)
+    return {"weights": model.weights[0].value}
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "folder": _folder,
+    "saved buffer": _saved,
+    "Parquet": _parquet,
+    "CSV": _csv,
+    "model": _model,
+}
+UNTOUCHED = ("lock", "saved", "model.keras")
+
+
+def attack(kind: str, whole: Path, folder: Path, seed: int, expected: Any) -> str:
+    """Reads one mutant; returns how it ended."""
+    from really.errors import FileError, ModelError, NotEnoughMemoryError
+
+    rng = np.random.default_rng(seed)
+    target = folder / whole.name
+    shutil.rmtree(target, ignore_errors=True)
+    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, target)
+    files = sorted(file for file in target.iterdir() if file.name not in UNTOUCHED) if target.is_dir() else [target]
+    file = files[int(rng.integers(len(files)))]
+    file.write_bytes(mutated(file.read_bytes(), rng))
+    try:
+        found = READERS[kind](target)
+    except (FileError, ModelError, NotEnoughMemoryError) as error:
+        return "held" if isinstance(error, NotEnoughMemoryError) or str(folder) in str(error) else f"unnamed: {error}"
+    except Exception:
+        return traceback.format_exc()[-1500:]
+    return "held" if expected is None or _same(found, expected) else f"other content, after a change of {file.name}"
+
+
+def main(kind: str, whole: Path, folder: Path, first: int, end: int) -> None:
+    """Reads the mutants with these seeds, and prints a line for each."""
+    copy = folder / "whole" / whole.name
+    copy.parent.mkdir(exist_ok=True)
+    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, copy)
+    expected = READERS[kind](copy)
+    shutil.rmtree(copy.parent)
+    for seed in range(first, end):
+        end_of_it = attack(kind, whole, folder, seed, expected)
+        fell = {} if end_of_it == "held" else {"why": end_of_it}
+        print(json.dumps({"seed": seed, "end": "held" if end_of_it == "held" else "fell", **fell}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -1,0 +1,96 @@
+"""Buffers on disk whose frames, tables and records are damaged: an error or rows, in both modes, and never a crash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+
+import numpy as np
+import pytest
+
+from really import ReplayBuffer
+from really.errors import FileError, InvalidFileError
+from tests.fuzzing import in_a_child
+
+NUM = 60
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of 60 rows that share frames, and the rows."""
+    folder = tmp_path_factory.mktemp("frames") / "b"
+    frames = np.random.default_rng(0).integers(0, 255, (NUM + 4, 24, 24), np.uint8)
+    stacks = np.stack([frames[at : at + 4] for at in range(NUM + 1)])
+    rows = {"state": stacks[:-1], "action": np.arange(NUM), "state_new": stacks[1:]}
+    with ReplayBuffer(NUM, path=folder, spare=10, seed=0) as buffer:
+        buffer.put(rows)
+    return folder, rows
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made[0], tmp_path / "b")
+
+
+def overwritten(file, at, content):
+    with open(file, "r+b") as handle:
+        handle.seek(at)
+        handle.write(content)
+
+
+def number_at(folder, row, value):
+    """Sets the number of the first frame of a row, by the layout that the folder has."""
+    stride = (folder / "records").stat().st_size // (NUM + 10)
+    overwritten(folder / "records", row * stride, struct.pack("<I", value))
+
+
+DAMAGE = {
+    "a short file of frames": (lambda at: os.truncate(at / "frames.0", 4096), r"frames.0.table: expected blocks"),
+    "no frames": (lambda at: os.truncate(at / "frames.0", 0), r"frames.0.table: expected blocks"),
+    "a place beyond the file": (
+        lambda at: overwritten(at / "frames.0.table", 64, b"\x7f\0\0\0"),
+        r"frames.0.table: expected blocks",
+    ),
+    "one block in two places": (
+        lambda at: overwritten(at / "frames.0.table", 68, (at / "frames.0.table").read_bytes()[64:68]),
+        r"frames.0.table: expected blocks",
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_a_table_that_names_other_blocks_is_refused(folder, damage, message, mode):
+    if (damage, mode) == (DAMAGE["one block in two places"][0], "r"):
+        pytest.skip("a reader only reads both")
+    damage(folder)
+    with pytest.raises(InvalidFileError, match=message):
+        ReplayBuffer.open(folder, mode)
+
+
+@pytest.mark.parametrize("value", [0xFFFFFFFF, NUM + 5, 1 << 31, 40])
+def test_wrong_numbers_of_frames_are_refused_by_a_writer(folder, value):
+    number_at(folder, 20, value)
+    with pytest.raises(InvalidFileError, match=r"records: expected numbers of frames .* in the row of index 20"):
+        ReplayBuffer.open(folder, "r+")
+
+
+def test_wrong_numbers_of_frames_are_refused_by_a_reader_when_it_reads_them(folder):
+    number_at(folder, 20, 0x7FFFFF)
+    buffer = ReplayBuffer.open(folder)
+    assert buffer.take([19, 21])["action"].tolist() == [19, 21]
+    for read in (
+        lambda: buffer.take(np.arange(NUM)),
+        lambda: buffer.sample(1000),
+        lambda: buffer.sample(1000, out=buffer.take(np.zeros(1000, np.int64))),
+        lambda: buffer.save(folder.parent / "saved"),
+        lambda: buffer.open_reader().read(NUM),
+    ):
+        with pytest.raises(FileError, match="expected rows whose frames are stored"):
+            read()
+
+
+def test_any_word_of_any_file_gives_rows_or_an_error_and_never_a_crash(made, tmp_path):
+    """In a child process, which a crash would end."""
+    assert in_a_child("folder", made[0], tmp_path, seed=0, num=150)["fell"] == 0

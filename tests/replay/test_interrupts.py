@@ -1,0 +1,120 @@
+"""Interrupts (Ctrl-C) at random moments of each method of a buffer: no lock is lost, and another thread goes on."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from really import ReplayBuffer
+
+ROOT = Path(__file__).parents[2]
+
+
+class Putter:
+    """A thread that puts without end, and counts its puts."""
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.num_puts, self._stopping = 0, False
+        self._put, self._rows = buffer.put, {"x": np.zeros((2000, 16), np.float32)}
+        self.progress = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._put(self._rows)
+            with self.progress:
+                self.num_puts += 1
+                self.progress.notify_all()
+
+    def goes_on(self) -> bool:
+        """Whether two more puts end."""
+        with self.progress:
+            goal = self.num_puts + 2
+            return self.progress.wait_for(lambda: self.num_puts >= goal, 30)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._thread.join(30)
+
+
+def interrupted(action: Callable[[], object], rng: np.random.Generator) -> None:
+    """Repeats the action until an interrupt ends it, or has come where Python ignores it, as in a finaliser."""
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(5e-5, 2e-3)))
+            while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+                action()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def drain(batches: Iterator[object], num: int) -> None:
+    for _ in range(num):
+        next(batches)
+
+
+METHODS: dict[str, Callable[[ReplayBuffer, str], object]] = {
+    "sample": lambda buffer, path: buffer.sample(64),
+    "take": lambda buffer, path: buffer.take([0, 1]),
+    "len": lambda buffer, path: len(buffer),
+    "state_dict": lambda buffer, path: buffer.state_dict(),
+    "load_state_dict": lambda buffer, path: buffer.load_state_dict(buffer.state_dict()),
+    "batches": lambda buffer, path: drain(buffer.batches(8, prefetch=0), 3),
+    "put": lambda buffer, path: buffer.put({"x": [[0.0] * 16]}),
+    "clear": lambda buffer, path: buffer.clear(),
+    "open_reader": lambda buffer, path: buffer.open_reader(keeps=True).close(),
+    "snapshot": lambda buffer, path: buffer.snapshot().__exit__(),
+    "save": lambda buffer, path: buffer.save(path),
+    "to_arrow": lambda buffer, path: buffer.to_arrow().schema,
+    "memory": lambda buffer, path: buffer.memory(),
+    "update_priorities": lambda buffer, path: buffer.update_priorities([len(buffer)], [1.0]),
+    "pickling": lambda buffer, path: buffer.__reduce_ex__(5),
+}
+
+
+def fork() -> None:
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+METHODS["fork"] = lambda buffer, path: fork()
+
+
+def interrupt(names: list[str], times: int, folder: str) -> None:
+    """Interrupts these methods in this process; exits with 0 if another thread goes on to put after each of them."""
+    signal.signal(signal.SIGALRM, lambda number, frame: _thread.interrupt_main())
+    for name in names:
+        buffer, rng = ReplayBuffer(6000, seed=0, alpha=0.6), np.random.default_rng(0)
+        buffer.put({"x": np.zeros((6000, 16), np.float32)})
+        putter = Putter(buffer)
+        for _ in range(times):
+            interrupted(lambda: METHODS[name](buffer, f"{folder}/saved"), rng)  # noqa: B023
+        if not putter.goes_on():
+            print(name, "lost a lock", flush=True)
+            os._exit(1)
+        putter.stop()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("times", [15, pytest.param(200, marks=pytest.mark.slow)])
+def test_an_interrupt_loses_no_lock(times, tmp_path):
+    """In a process of its own: an interrupt of an import or a fork loses locks of the standard library."""
+    script = f"from tests.replay import test_interrupts as t; t.interrupt([*t.METHODS], {times}, {str(tmp_path)!r})"
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert child.returncode == 0, child.stdout + child.stderr[-2000:]
