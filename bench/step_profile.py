@@ -42,6 +42,11 @@ def main() -> None:
         if env.step(step % 2)[2]:
             env.reset()
 
+    def whole_step(step: int) -> None:
+        if runner._noise.starts_piece(step):
+            runner._draw(step, active, np.array([STEPS]))
+        runner._advance(rollout, step, active)
+
     parts = {
         "forward pass": lambda step: runner._forward(envs.observations),
         "NaN check": lambda step: check_finite(outputs, policy.required_outputs),
@@ -51,7 +56,7 @@ def main() -> None:
         "writing the outcome": lambda step: rollout.write_outcome(
             step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated
         ),
-        "the whole step": lambda step: runner._advance(rollout, step, active),
+        "the whole step": whole_step,
         "(the environment alone)": bare_step,
     }
     for name, part in parts.items():
