@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PRELUDE = """
-    import gc, os, signal, sys, threading, time
+    import gc, os, signal, sys, tempfile, threading, time
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import numpy as np, ray
     from really import SampleManager, ReallyError
-    from tests.environments import Counter, Wide
+    from tests.environments import Counter, Tenant, Wide
     from tests.models import QNet
 """
 
@@ -48,7 +48,7 @@ LONG_DAY = """
         except ReallyError as error:
             print("error:", error)
         if old == 0:
-            ray.init(**options, object_store_memory=80 << 20)
+            ray.init(**options, object_store_memory=80 << 20, num_gpus=1, resources={"licence": 2})
     print("lost", *{runner["environments"] for runner in manager.info()["runners"]})
     try:
         while True:
@@ -67,6 +67,16 @@ LONG_DAY = """
         print("wide", len(data["reward"]), (data["state_new"] == data["state"] + 1).all(), data["state"].nbytes)
     manager.close()
 
+    class Licensed(Counter):
+        def _show(self):
+            return np.array([float(os.environ.get("LICENCE", 0))], np.float32)
+
+    licences = {"num_gpus": 0.5, "resources": {"licence": 1}, "runtime_env": {"env_vars": {"LICENCE": "7"}}}
+    with SampleManager(QNet, Licensed, 4, 40, num_steps=10, **licences) as manager:
+        states = manager.get_data()["state"]
+        left = ray.available_resources()
+        print("licences", len(manager.info()["runners"]), *np.unique(states), left.get("licence"), left.get("GPU"))
+
     manager = SampleManager(QNet, Wide, 2, 2000, num_steps=1000, normalize_observations=True)
     print("normalised", len(manager.get_data()["reward"]))
     manager.set_agent(manager.get_agent().get_weights())
@@ -75,6 +85,11 @@ LONG_DAY = """
         np.allclose(state[name], expected) for name, expected in {"mean": 499.5, "variance": (1000**2 - 1) / 12}.items()
     ))
     print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
+
+    folder = tempfile.mkdtemp()
+    print("folder", folder)
+    tenants = SampleManager(QNet, Tenant, 2, 40, num_steps=20, num_workers=1, env_config={"folder": folder})
+    tenants.get_data()
 """
 
 

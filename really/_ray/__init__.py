@@ -1,1 +1,1 @@
-"""Ray for collectors and the replay service: the runtime, and the CPUs that its actors may take."""
+"""Ray for collectors and the replay service: the runtime, its nodes, and what actors hold of them."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from really._ray.nodes import own_node
 from really.errors import RunnerError
 
 log = logging.getLogger("really")
@@ -49,8 +50,7 @@ def start() -> Session:
 def _session() -> Session:
     import ray
 
-    context = ray.get_runtime_context()
-    return Session(context.get_node_id(), context.get_job_id())
+    return Session(own_node(), ray.get_runtime_context().get_job_id())
 
 
 def check(session: Session) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from really.collectors.demand import Demand, Part, spread, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
-from really.collectors.fleet import QUEUED_ORDERS, Fleet, PendingOrder, Worker
+from really.collectors.fleet import Fleet, PendingOrder, Worker
 from really.collectors.messages import Chunk, Order, PolicySettings
 from really.data.normalisation import RunningStatistics
 from really.errors import RunnerTimeoutError
@@ -94,7 +94,7 @@ class Collector:
             DECAY * total for total in (self._total_rows, self._total_results, self._total_seconds)
         )
         self._drop_stale()
-        demand = Demand(rows, self._min_agents)
+        demand = Demand(rows, self._awaited_agents())
         try:
             while not self._met(demand):
                 self._plan(demand, settings)
@@ -137,7 +137,7 @@ class Collector:
         rows = self._num_agents * self._expected_rows
         results = max(1, int(STREAMED_ROWS // rows)) if rows else 1
         for worker in self._fleet.workers:
-            while len(worker.pending) < QUEUED_ORDERS:
+            while worker.takes_order:
                 self._serial += 1
                 self._fleet.send(worker, self._serial, Order((results,) * len(worker.agents), settings()))
 
@@ -155,6 +155,11 @@ class Collector:
         if self._awaits_all(demand) and any(worker.pending or worker.planned for worker in on_time):
             return False
         return demand.met(self._ready.values())
+
+    def _awaited_agents(self) -> int:
+        """Number of agents to wait for. Those of runners that were late in an earlier call, and still are, may come."""
+        on_time = sum(len(worker.agents) for worker in self._fleet.workers if not worker.late)
+        return min(self._min_agents, max(1, on_time))
 
     def _awaits_all(self, demand: Demand) -> bool:
         """Whether a call waits for all orders, since it would otherwise deliver fewer of the longer results."""
@@ -199,7 +204,7 @@ class Collector:
     def _submit(self) -> None:
         """Sends planned orders to runners that have no order queued."""
         for worker in self._fleet.workers:
-            while worker.planned and len(worker.pending) < QUEUED_ORDERS:
+            while worker.planned and worker.takes_order:
                 self._fleet.send(worker, *worker.planned.popleft())
 
     def _gather(self, demand: Demand) -> Demand:

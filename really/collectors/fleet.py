@@ -72,6 +72,7 @@ class Worker:
         started: whether it has delivered a chunk since its last (re)start.
         restarts: how often it was restarted.
         failures: how often in a row it died.
+        sends_pieces: whether a chunk was too large for one message. Orders that are queued would delay its rest.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Worker:
     started: bool = False
     restarts: int = 0
     failures: int = 0
+    sends_pieces: bool = False
     pending: deque[PendingOrder] = field(default_factory=deque)
     planned: deque[tuple[int, Order]] = field(default_factory=deque)
 
@@ -89,6 +91,11 @@ class Worker:
     def late(self) -> bool:
         """Whether one of its orders takes much longer than expected."""
         return any(pending.late for pending in self.pending)
+
+    @property
+    def takes_order(self) -> bool:
+        """Whether another order may be sent to it."""
+        return len(self.pending) < (1 if self.sends_pieces else QUEUED_ORDERS)
 
     def __str__(self) -> str:
         return f"runner {self.number} (agents {self.agents[0]} to {self.agents[-1]})"
@@ -123,7 +130,7 @@ class Fleet:
         self._changing = threading.Lock()
         shares = np.array_split(np.arange(num_parallel), min(num_workers, num_parallel))
         self.workers = [
-            Worker(number, agents, self._start(agents, 0))
+            Worker(number, agents, self._start(number, agents, 0))
             for number, agents in enumerate(tuple(share.tolist()) for share in shares)
         ]
         self._finalizer = weakref.finalize(self, self._releaser(), self.workers)
@@ -218,7 +225,7 @@ class Fleet:
         self._stop(worker.runner)
         worker.restarts += 1
         self._forget_orders(worker)
-        worker.runner = self._start(worker.agents, worker.restarts)
+        worker.runner = self._start(worker.number, worker.agents, worker.restarts)
 
     @property
     def restarts(self) -> int:
@@ -235,8 +242,9 @@ class Fleet:
         spec, weights, version, runners = self._spec, self.weights, self.version, list[Any]()
         try:
             self._set_spec(replace(spec, entropy=entropy))
+            self._make_room()
             for worker in self.workers:
-                runners.append(self._start(worker.agents, restart))
+                runners.append(self._start(worker.number, worker.agents, restart))
             for worker, runner in zip(self.workers, runners, strict=True):
                 self._await_start(worker, runner)
             yield
@@ -248,12 +256,11 @@ class Fleet:
                 self.weights, self.version = weights, version
                 self._shared.pop("weights", None)
             raise
-        replaced = [worker.runner for worker in self.workers]
+        replaced = [replace(worker, pending=deque(worker.pending)) for worker in self.workers]
         for worker, runner in zip(self.workers, runners, strict=True):
             worker.runner, worker.restarts = runner, restart
             self._forget_orders(worker)
-        for runner in replaced:
-            self._stop(runner)
+        self._end_all(replaced)
 
     def _await_start(self, worker: Worker, runner: Any) -> None:
         """Returns when a runner has started; raises RunnerError if it cannot."""
@@ -303,9 +310,10 @@ class Fleet:
             self.send(worker, number, order)
 
     def _complete(self, worker: Worker, chunk: Chunk) -> Chunk:
-        """The chunk with all its rows in one batch. Each piece leaves the store before the next is requested."""
+        """The chunk with all its rows in one batch."""
         if not chunk.more:
             return chunk
+        worker.sends_pieces = True
         number, rows = worker.pending[0].order.number, 0
         pieces, piece = [], chunk
         while True:
@@ -316,8 +324,8 @@ class Fleet:
             piece = self._get(self._call_rest(worker.runner, number, rows))
         return replace(chunk, batch=to_record_batch(joined(pieces)), more=False)
 
-    def _start(self, agents: Sequence[int], restart: int) -> Any:
-        """Starts a runner for these agents."""
+    def _start(self, number: int, agents: Sequence[int], restart: int) -> Any:
+        """Starts runner `number` for these agents."""
         raise NotImplementedError
 
     def _share(self, value: Any) -> Any:
@@ -352,6 +360,13 @@ class Fleet:
         """Ends a runner."""
         raise NotImplementedError
 
+    def _make_room(self) -> None:
+        """Ends the runners if those that replace them could not start before."""
+
+    def _end_all(self, workers: list[Worker]) -> None:
+        """Ends the runners of these workers, which others replace."""
+        self._releaser()(workers)
+
     def _releaser(self) -> Callable[[list[Worker]], None]:
         """A function that ends all runners. It must not refer to the fleet, or the fleet would never be collected."""
         raise NotImplementedError
@@ -375,7 +390,7 @@ class LocalFleet(Fleet):
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
         super().__init__(spec, num_parallel, num_workers or 1)
 
-    def _start(self, agents: Sequence[int], restart: int) -> Runner:
+    def _start(self, number: int, agents: Sequence[int], restart: int) -> Runner:
         return Runner(self._spec, agents, restart)
 
     def _share(self, value: Any) -> Any:

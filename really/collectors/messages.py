@@ -113,7 +113,7 @@ class Chunk:
         batch: the rows.
         results: the results, in the order of their rows.
         seconds: how long the runner worked on them.
-        more: whether rows are left over, which `Runner.rest` returns.
+        more: whether rows are left over, which come with the next message.
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
         process_draws: whether environments draw from the generators that their process shares.
     """

@@ -19,6 +19,8 @@ from really.policies.policy import canonical_sampling_type
 # Default bound to which normalised observations and rewards are clipped, as in Stable-Baselines3.
 DEFAULT_CLIP = 10.0
 DEFAULT_LAMBDA = 0.95
+# Resources that Ray itself names.
+BUILTIN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if given[name] is not None:
             given[name] = checked_integer(name, given[name], least)
     _check_flags(given, "normalize_observations", "normalize_rewards", "action_masks")
+    given |= _resources(given)
     given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
@@ -105,6 +108,32 @@ def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
         "reward_scale": float(scale),
         "reward_clip": _clip("reward_clip", rewards, pair=isinstance(rewards, tuple | list)),
     }
+
+
+def _resources(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked arguments for what each runner's process needs from Ray."""
+    resources = checked_mapping("resources", given["resources"])
+    if builtin := next((name for name in resources if name in BUILTIN_RESOURCES), None):
+        raise InvalidValueError(
+            f"resources: expected names of custom resources, got {builtin!r}; a process has one CPU, and num_gpus= GPUs"
+        )
+    resources = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources.items()}
+    num_gpus = _amount("num_gpus", given["num_gpus"])
+    checked_mapping("runtime_env", given["runtime_env"])
+    for name in ("num_gpus", "resources", "runtime_env"):
+        if given[name] and not given["use_ray"]:
+            raise InvalidValueError(
+                f"{name}: expected runners in processes of Ray, got {name}={given[name]!r} with use_ray=False"
+            )
+    return {"num_gpus": num_gpus, "resources": {name: amount for name, amount in resources.items() if amount}}
+
+
+def _amount(name: str, value: Any) -> float:
+    """The amount of a resource: any number up to 1, or a whole one above, as Ray grants it."""
+    amount = checked_number(name, value, 0, math.inf)
+    if amount > 1 and not amount.is_integer():
+        raise InvalidValueError(f"{name}: expected a number up to 1, or a whole number, got {value!r}")
+    return amount
 
 
 def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:

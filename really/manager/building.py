@@ -79,8 +79,17 @@ class Builder:
             seeded=self._settings["seed"] is not None,
             **settings,
         )
-        kind = RayFleet if self._settings["use_ray"] else LocalFleet
-        return kind(spec, self._settings["num_parallel"], self._settings["num_workers"])
+        given = self._settings
+        if not given["use_ray"]:
+            return LocalFleet(spec, given["num_parallel"], given["num_workers"])
+        extra = {"GPU": given["num_gpus"], **given["resources"]}
+        return RayFleet(
+            spec,
+            given["num_parallel"],
+            given["num_workers"],
+            extra={name: amount for name, amount in extra.items() if amount},
+            runtime_env=given["runtime_env"],
+        )
 
     def collector(self, fleet: Fleet, statistics: RunningStatistics, columns: Spec) -> Collector:
         """A collector for a fleet whose runners deliver these columns."""

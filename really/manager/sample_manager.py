@@ -80,6 +80,9 @@ class SampleManager(Lifetime, Tracking):
             also seed `random` and `numpy.random`; environments that draw from them repeat for the same `num_workers`.
         num_workers: number of processes; by default min(num_parallel, CPUs of the Ray cluster).
         use_ray: False steps the environments in this process.
+        num_gpus: GPUs of each process, in which several may share one, as with 0.5.
+        resources: Ray's custom resources of each process, as in {"licence": 1}.
+        runtime_env: Ray's runtime environment of the processes.
         vector: `auto` uses an id's own vector implementation if it gives the same transitions and is faster,
             `plain` never uses it, `native` uses it whenever there is one.
         normalize_observations: runners act on and deliver normalised observations: each number of a floating-point
@@ -133,6 +136,9 @@ class SampleManager(Lifetime, Tracking):
         seed: int | None = None,
         num_workers: int | None = None,
         use_ray: bool = True,
+        num_gpus: float = 0,
+        resources: Mapping[str, float] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
         vector: str = "auto",
         normalize_observations: bool = False,
         observation_clip: float | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -136,6 +137,28 @@ def test_an_environment_that_raises_once_costs_only_its_own_runners_rows(tmp_pat
 
 
 @pytest.mark.usefixtures("ray_runtime")
+def test_calls_that_await_all_agents_return_while_a_runner_stands_still() -> None:
+    given = {"num_steps": 50, "num_workers": 2, "remote_time_out": 1.0, "seed": 1}
+    with make(env_config={"length": 10**6}, **given) as manager:
+        manager.get_data()
+        pid = manager.info()["runners"][1]["pid"]
+        goes_on = threading.Timer(60, os.kill, (pid, signal.SIGCONT))
+        os.kill(pid, signal.SIGSTOP)
+        goes_on.start()
+        try:
+            data = [manager.get_data() for _ in range(3)]
+            assert goes_on.is_alive(), "the calls waited until the runner went on"
+        finally:
+            goes_on.cancel()
+            os.kill(pid, signal.SIGCONT)
+        assert [len(rows["reward"]) for rows in data] == [400, 400, 400]
+        while len(np.unique(data[-1]["agent"])) < 4:
+            data.append(manager.get_data())
+        for rows in data:
+            check_rows(rows)
+
+
+@pytest.mark.usefixtures("ray_runtime")
 def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
     with make() as manager:
         manager.get_data()
@@ -160,6 +183,13 @@ def test_a_process_that_ends_leaves_nothing_behind(long_day: LongDay) -> None:
     assert not long_day.files
 
 
+def test_a_process_that_ends_closes_the_environments(long_day: LongDay) -> None:
+    (folder,) = long_day.said("folder")
+    steps = [int(file.read_text()) for file in Path(folder).iterdir()]
+    shutil.rmtree(folder)
+    assert sorted(steps)[-2:] == [20, 20]
+
+
 def test_ray_shutdown_under_a_live_manager_raises(long_day: LongDay) -> None:
     assert [message.split(" but ")[0] for message in long_day.said("error:")] == 2 * [RAY_EXPECTED]
 
@@ -170,6 +200,10 @@ def test_a_manager_of_a_ray_that_was_shut_down_is_no_part_of_a_new_one(long_day:
     assert background.startswith(f"background collection ended with RunnerError: {RAY_EXPECTED}")
     assert long_day.said("new") == ["2"]
     assert "Traceback" not in long_day.done.stderr
+
+
+def test_runners_hold_resources_and_have_a_runtime_environment(long_day: LongDay) -> None:
+    assert long_day.said("licences") == ["2 7.0 None None"]
 
 
 def test_a_small_object_store_means_smaller_chunks_and_a_warning(long_day: LongDay) -> None:
