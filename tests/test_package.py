@@ -91,8 +91,41 @@ def test_it_is_importable_from_any_folder(tmp_path: Path) -> None:
     assert run("import really; print(really.__version__)", tmp_path).strip() == really.__version__
 
 
+# Asserts that the processes which this one started, and theirs, listen on local addresses only (little-endian).
+LISTENING = """
+import os, pathlib
+family, grown = {os.getpid()}, True
+parents = {}
+for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+        parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        pass
+while grown:
+    members = {pid for pid, parent in parents.items() if parent in family}
+    grown = not members <= family
+    family |= members
+sockets = set()
+for pid in family:
+    for file in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(os.readlink(file))
+        except OSError:
+            pass
+found = []
+for table in ("tcp", "tcp6"):
+    for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            found.append(fields[1].partition(":")[0])
+assert len(found) >= 3, found
+assert all(address.endswith("0100007F") for address in found), found
+"""
+
+
 def test_a_manager_starts_ray_if_it_is_not_running(tmp_path: Path) -> None:
-    code = COLLECT.replace("USE_RAY", "True") + "\nimport ray\nassert ray.is_initialized()\nray.shutdown()"
+    running = "\nimport ray\nassert ray.is_initialized()\n"
+    code = f"{COLLECT.replace('USE_RAY', 'True')}{running}{LISTENING}\nray.shutdown()"
     said = run(code, tmp_path, PYTHONPATH=str(ROOT))
     assert "Ray is not initialised: starting it on this machine" in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from really._ray.nodes import own_node
 from really.errors import RunnerError
@@ -43,8 +45,26 @@ def start() -> Session:
 
     if not ray.is_initialized():
         log.warning("Ray is not initialised: starting it on this machine, as ray.init() would.")
-        ray.init(include_dashboard=False, log_to_driver=False)
+        with _local_addresses():
+            ray.init(include_dashboard=False, log_to_driver=False)
     return _session()
+
+
+@contextmanager
+def _local_addresses() -> Iterator[None]:
+    """Lets a Ray that is started here listen on local addresses only; has no effect if there is a cluster to join.
+
+    No argument of `ray.init` does this: it replaces 127.0.0.1 by the machine's address. Ray has an environment variable
+    for it, meant for other systems, but reads it when it is imported, which the user may have done before.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    joins = importlib.import_module("ray._private.services").canonicalize_bootstrap_address(None)
+    constants.ENABLE_RAY_CLUSTER = before and joins is not None
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _session() -> Session:
