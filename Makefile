@@ -6,7 +6,7 @@ EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-learning sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage test-learning sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -26,6 +26,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# Mutated files, full disks and interrupts; a line for each kind of file says attacks, held and fell.
+test-damage: setup
+	$(BIN)/python -m pytest -s -m 'slow or not slow' --timeout 3600 tests/test_damage.py tests/replay/test_interrupts.py \
+		tests/replay/disk/test_full_disks.py tests/replay/disk/test_damaged_frames.py tests/_utils/test_forks.py
 
 test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600

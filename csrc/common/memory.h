@@ -16,6 +16,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
@@ -64,13 +66,24 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
 #endif
 }
 
-/* Allocates block `index` of a file of blocks on the disk. Returns 0 or an errno. */
+/* Bytes of the disk that stay free: ext4 takes blocks of its own when allocated ones are first written. */
+#define REALLY_DISK_MARGIN ((uint64_t)1 << 20)
+
+/* Allocates block `index`, the next one, of a file of blocks on the disk. Returns 0 or an errno. */
 static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
 #if defined(_WIN32)
     (void)file, (void)index, (void)nbytes;
     return ENOSYS;
 #else
-    return posix_fallocate(file, (off_t)index * (off_t)nbytes, (off_t)nbytes);
+    struct statvfs disk;
+    const off_t start = (off_t)index * (off_t)nbytes;
+    if (fstatvfs(file, &disk) == 0
+        && (uint64_t)disk.f_bavail * (uint64_t)disk.f_frsize < (uint64_t)nbytes + REALLY_DISK_MARGIN)
+        return ENOSPC;
+    const int error = posix_fallocate(file, start, (off_t)nbytes);
+    /* A refused allocation keeps what it got before: give it back. */
+    if (error != 0 && ftruncate(file, start) != 0) return error;
+    return error;
 #endif
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -17,6 +18,13 @@ from really.errors import DiskFullError, FileError, InvalidFileError
 
 STEP = 64 << 20
 """Bytes that are allocated at a time: rare enough to cost nothing, and small enough to leave disk space to others."""
+
+MARGIN = 1 << 20
+"""Bytes that an allocation for a large file leaves free.
+
+ext4 takes blocks of its own when allocated ones are first written. A write to a mapping for which it has none ends the
+process (SIGBUS).
+"""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -62,17 +70,23 @@ class MappedFile:
         """
         with self._growing:
             for goal in (min(-(-end // STEP) * STEP, self.nbytes), end):
-                if goal <= self.allocated:
-                    return
-                try:
-                    os.posix_fallocate(self._handle, self.allocated, goal - self.allocated)
-                except OSError as error:
-                    if error.errno not in _FULL:
-                        raise self._failed("allocate", error) from error
-                else:
-                    self.allocated = goal
+                if goal <= self.allocated or self._is_allocated(goal):
                     return
         raise self.full(end - self.allocated)
+
+    def _is_allocated(self, goal: int) -> bool:
+        """Allocates blocks up to `goal` unless the disk has no room for them and some bytes more."""
+        if free_bytes(self.path) < goal - self.allocated + min(MARGIN, self.nbytes // 64):
+            return False
+        try:
+            os.posix_fallocate(self._handle, self.allocated, goal - self.allocated)
+        except OSError as error:
+            _release_blocks(self._handle, self.allocated, goal - self.allocated)
+            if error.errno not in _FULL:
+                raise self._failed("allocate", error) from error
+            return False
+        self.allocated = goal
+        return True
 
     def check_allocated(self, end: int) -> None:
         """`allocate` for an existing file. It has its blocks, unless it was copied as a sparse file."""
@@ -122,6 +136,14 @@ class MappedFile:
         if error.errno in _FULL:
             return self.full(self.nbytes)
         return FileError(error.errno, f"{self.path}: expected to {what} it, but {error.strerror or error}")
+
+
+def _release_blocks(handle: int, start: int, nbytes: int) -> None:
+    """Gives back what a refused allocation took, if the system can: some keep it, and the disk stays full."""
+    function = getattr(ctypes.CDLL(None), "fallocate64", None) or getattr(ctypes.CDLL(None), "fallocate", None)
+    if function is not None:
+        keep_size, punch_hole = 1, 2
+        function(handle, keep_size | punch_hole, ctypes.c_int64(start), ctypes.c_int64(nbytes))
 
 
 def free_bytes(path: Path) -> int:

@@ -1,0 +1,73 @@
+"""Mutated files of each kind: an error that names the file, or what was written (`make test-damage`: 2,000 each)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from really import ReplayBuffer
+from really.checkpoints import save_model
+from really.metrics.aggregator import Aggregator
+from tests.checkpoints.test_crafted_models import Model
+from tests.fuzzing import in_a_child
+
+
+def rows() -> dict[str, np.ndarray]:
+    frames = np.random.default_rng(0).integers(0, 255, (44, 24, 24), np.uint8)
+    stacks = np.stack([frames[at : at + 4] for at in range(41)])
+    plain = {"flag": np.arange(40) % 2 == 0, "name": np.array(["ab", "c"] * 20)}
+    return {"state": stacks[:-1], "action": np.arange(40), "state_new": stacks[1:], **plain}
+
+
+def folder(path: Path) -> Path:
+    with ReplayBuffer(40, spare=10, seed=0, alpha=0.6, path=path) as buffer:
+        buffer.put(rows())
+    return path
+
+
+def filled() -> ReplayBuffer:
+    buffer = ReplayBuffer(40, seed=0, alpha=0.6)
+    buffer.put(rows())
+    return buffer
+
+
+def saved(path: Path) -> Path:
+    filled().save(path, compression="none")
+    return path
+
+
+def parquet(path: Path) -> Path:
+    filled().to_parquet(path, compression="none")
+    return path
+
+
+def curves(path: Path) -> Path:
+    aggregator = Aggregator(path, aggregator_keys=["loss", "reward"], saving_after=10**6)
+    for at in range(20):
+        aggregator.update(loss=at / 7, reward=[at, 2 * at])
+    return path
+
+
+def model(path: Path) -> Path:
+    return save_model(Model(np.arange(4, dtype=np.float32)), path, 1)
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "folder": folder,
+    "saved buffer": saved,
+    "Parquet": parquet,
+    "CSV": curves,
+    "model": model,
+}
+
+
+@pytest.mark.parametrize("num", [25, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutants_are_held(kind, num, tmp_path):
+    (tmp_path / "work").mkdir()
+    counts = in_a_child(kind, KINDS[kind](tmp_path / "whole"), tmp_path / "work", seed=0, num=num)
+    print(f"\n{kind:14} attacks {counts['attacks']:5} held {counts['held']:5} fell {counts['fell']:3}")
+    assert counts["fell"] == 0
