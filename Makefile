@@ -6,7 +6,7 @@ EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage test-learning sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -34,6 +34,18 @@ test-damage: setup
 
 test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600
+
+# Installs environments of other packages into a virtual environment of its own, tries each, and writes the table in
+# docs/ecosystem.md.
+# gymnasium-robotics 1.4.2 refuses the joints of later versions of MuJoCo.
+ECOSYSTEM := minigrid highway-env gymnasium-robotics pettingzoo 'mujoco<3.6'
+test-ecosystem: .venv-ecosystem/.installed
+	.venv-ecosystem/bin/python -m tests.ecosystem.report
+
+.venv-ecosystem/.installed: pyproject.toml
+	test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
+	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),mujoco]' $(ECOSYSTEM)
+	.venv-ecosystem/bin/python setup.py --quiet build_ext --inplace && touch $@
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree
