@@ -129,11 +129,12 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path, int], None], family: 
         sync_folder(partial)
         folder = partial.rename(parent / f"{stem}_{_time_after(earlier, family).strftime(TIME_FORMAT)}")
         sync_folder(parent)
-    except FileError:
-        raise
     except OSError as error:
+        # A FileError about another place says what a user can find there; this folder is removed.
+        if error.errno is None or (isinstance(error, FileError) and str(partial) not in str(error)):
+            raise
         raise FileError(
-            error.errno, f"{parent}: expected to write {stem}_<time>, but {error.strerror or error}"
+            error.errno, f"{parent}: expected to write {stem}_<time>, but {os.strerror(error.errno)}"
         ) from error
     finally:
         # After the rename nothing has this name.
