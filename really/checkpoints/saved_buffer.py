@@ -12,6 +12,7 @@ from typing import Any
 from really._utils.checks import checked_path
 from really._utils.file_formats import array_from_json, array_to_json
 from really.errors import InvalidValueError
+from really.replay.batches import state_to_save
 from really.replay.buffer import ReplayBuffer
 from really.replay.disk import priority_files
 from really.replay.disk.schema import SCHEMA
@@ -29,7 +30,7 @@ Saved = Mapping[str, Any]
 def moment_of(buffer: ReplayBuffer | None) -> Moment | None:
     """The present moment of a buffer on disk, whose rows are then safe from a loss of power; None for others."""
     moments = None if buffer is None else buffer.moments
-    return None if moments is None or buffer is None else moments.take(buffer.state_dict())
+    return None if moments is None or buffer is None else moments.take(state_to_save(buffer))
 
 
 def keep(buffer: ReplayBuffer | None, moment: Moment | None) -> None:
@@ -52,6 +53,8 @@ def write(folder: Path, buffer: ReplayBuffer | None, moment: Moment | None) -> d
         **_batch_options(buffer),
         "path": _path(buffer),
         "relative_path": None if buffer.path is None else os.path.relpath(buffer.path, folder.parent),
+        # Of the saved rows in memory; an iterator may have drawn ahead of it.
+        "generator": state_to_save(buffer) if moment is None else None,
         "moment": None if moment is None else {name: getattr(moment, name) for name in MOMENT},
     }
 
@@ -130,7 +133,9 @@ def read(
     if saved is None:
         return SavedBuffer(buffer)
     if saved["moment"] is None:
-        return SavedBuffer((ReplayBuffer if buffer is None else type(buffer)).load(folder / BUFFER))
+        loaded = (ReplayBuffer if buffer is None else type(buffer)).load(folder / BUFFER)
+        loaded.load_state_dict(saved["generator"])
+        return SavedBuffer(loaded)
     moment = _moment(folder, saved)
     place = _place(folder, saved) if path is None else os.path.abspath(checked_path("buffer_path", path))
     if buffer is not None and _is_it(buffer, moment, place, is_named=path is not None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import collections
 import contextlib
 import itertools
 import queue
@@ -61,6 +62,9 @@ class BatchSource:
         self._convert = tensors.converter(as_)
         self._known = False
         self._beta = checked_beta(beta, buffer.sampler, replace)
+        # Of the batches that are drawn and not taken yet, oldest first: the generator's states before and after each.
+        self.ahead: collections.deque[tuple[State, State]] = collections.deque()
+        self.drawing = threading.Lock()
         self.start_at(0)
         self._check_dtypes()
 
@@ -78,10 +82,12 @@ class BatchSource:
             return Drawn({}, {}, {}, error=error)
 
     def _drawn(self) -> Drawn:
-        before = self.buffer.state_dict()
-        number = next(self._numbers)
-        batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
-        after = self.buffer.state_dict()
+        with self.drawing:
+            before = self.buffer.state_dict()
+            number = next(self._numbers)
+            batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
+            after = self.buffer.state_dict()
+            self.ahead.append((before, after))
         self._check_dtypes()
         return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
 
@@ -207,8 +213,22 @@ class Batches:
                 raise drawn.error
             finally:
                 del drawn  # its error's traceback refers to this frame
+        with contextlib.suppress(IndexError):  # a fork or `close` may have dropped them
+            self._source.ahead.popleft()
         self._position, self._num_drawn = drawn.after, drawn.num_drawn
         return drawn.batch
+
+    def position_of(self, buffer: Rows) -> State | None:
+        """The generator's state after the last batch taken; None unless this alone has drawn ahead from `buffer`."""
+        source = self._source
+        if self._worker is None or source.buffer is not buffer:
+            return None
+        with source.drawing:
+            ahead, now = list(source.ahead), buffer.state_dict()
+        ends = [self._position, *(after for _, after in ahead)]
+        begins = [*(before for before, _ in ahead), now]
+        chained = all(_equal(end, begin) for end, begin in zip(ends, begins, strict=True))
+        return dict(self._position) if ahead and chained else None
 
     def close(self) -> None:
         """Ends drawing, and sets the generator back to the last batch taken, unless someone else drew meanwhile."""
@@ -246,9 +266,20 @@ class Batches:
     def _reset_after_fork(self) -> None:
         """In a forked process, which has no thread: the batches that the parent has drawn ahead are drawn again."""
         worker, self._worker, self._starting = self._worker, None, threading.Lock()
+        self._source.drawing = threading.Lock()
+        self._source.ahead.clear()
         if worker is not None:
             self._rewind(worker.take_back(), [])
             self._source.start_at(self._num_drawn)
+
+
+def state_to_save(buffer: Rows) -> State:
+    """The generators' state from which a resumed run draws the batches that come next here.
+
+    That is the buffer's `state_dict`; if an iterator has drawn ahead, the state after the last batch taken from it.
+    """
+    positions = (iterator.position_of(buffer) for iterator in list(_iterators))
+    return next((position for position in positions if position is not None), None) or buffer.state_dict()
 
 
 def _equal(one: State, other: State) -> bool:

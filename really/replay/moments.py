@@ -91,9 +91,13 @@ class Moments:
             return Moment(folder.identity, 0, 0, [], dict(generator))
         if ring.kept_from == NO_ROW:
             ring.keep_from(ring.oldest_row)
-        first, num_put, frames = ring.moment()
+        priorities = None
+        with self._readers.open(ring, keeps=True) as reader:  # puts that would drop a row of the moment wait
+            first, num_put, frames = reader.next_row, reader.next_row + reader.num_left, ring.moment()[2]
+            if self._sampler is not None:
+                own = {"generator": generator["priorities"]}
+                priorities = self._sampler.priorities_of(ring, first, num_put) | own
         folder.flush()
-        priorities = None if self._sampler is None else self._sampler.priorities_of(ring, first, num_put)
         return Moment(folder.identity, first, num_put, frames, dict(generator), priorities)
 
     def keep(self, moment: Moment) -> None:

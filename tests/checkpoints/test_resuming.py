@@ -81,6 +81,24 @@ def test_a_killed_run_resumes_with_the_losses_of_the_uninterrupted_one(tmp_path,
     resumed.buffer.close()
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "prioritized"])
+def test_batches_drawn_ahead_of_a_save_come_next_in_the_resumed_run(tmp_path, kind, on_disk):
+    managers = [make(capacity=0) for _ in range(2)]
+    managers[0].initialize_buffer(CAPACITY, KEYS, path=tmp_path / "ring" if on_disk else None, **KINDS[kind])
+    managers[0].store_in_buffer(rows(CAPACITY))
+    with managers[0].batches(8, prefetch=3) as batches:
+        for _ in range(2):
+            next(batches)
+        managers[0].save_checkpoint(tmp_path / "checkpoints")
+        expected = [next(batches)["reward"].tolist() for _ in range(6)]
+    managers[0].buffer.close()
+    managers[1].load_checkpoint(tmp_path / "checkpoints")
+    with managers[1].batches(8, prefetch=1) as batches:
+        assert [next(batches)["reward"].tolist() for _ in range(6)] == expected
+    managers[1].buffer.close()
+
+
 def test_policy_versions_in_the_buffer_keep_their_meaning(tmp_path):
     manager = make(capacity=0, returns=["policy_version"])
     manager.initialize_buffer(CAPACITY, ["reward", "policy_version"], path=tmp_path / "ring")
