@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 from really._utils.published import PublishedAgent
 from really.agents.arguments import action_tensor, mask_tensors, typed_tensor
 from really.agents.compiled import Compiled, remember, signature
+from really.agents.copying import copy_model
 from really.agents.log_probs import of_actions, of_policy
-from really.agents.models import copy_model, example_outputs, set_model_weights, undecorated
+from really.agents.models import example_outputs, set_model_weights, undecorated
 from really.agents.outputs import allowed, outputs_of
 from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
 from really.data.spaces import action_bounds, flatten, nest, observation_leaves
 from really.errors import InvalidValueError, ModelError
 from really.policies.model_inputs import model_leaves
+from really.policies.model_state import ModelState, shared_variables
 from really.policies.outputs import OutputForms
 from really.policies.policy import VALUE_OUTPUTS, check_finite, infer_sampling_type, make_policy
 
@@ -112,7 +115,7 @@ class Agent(PublishedAgent):
         """
         self._expect_mask("act", action_mask)
         leaves, single = self._batch(state if normalized else self.normalize(state))
-        outputs = {name: np.asarray(out) for name, out in self._run(self._acting, leaves).items()}
+        outputs = {name: np.asarray(out) for name, out in self._run(Agent._acting, leaves).items()}
         check_finite(outputs, self.policy.required_outputs)
         if (mask := self._mask(leaves, *mask_tensors(self.masks, action_mask, leaves[0].shape[0]))) is not None:
             outputs = dict(self.policy.masked(outputs, np.asarray(mask)))
@@ -140,7 +143,7 @@ class Agent(PublishedAgent):
     def max_q(self, state: Any, action_mask: Any = None) -> tf.Tensor:
         """The largest q-value of each state, among the allowed actions, [n] float32."""
         self._expect_mask("max_q", action_mask)
-        return self._result(self._max_q, _Q_VALUES, state, mask=action_mask)
+        return self._result(Agent._max_q, _Q_VALUES, state, mask=action_mask)
 
     def q_val(self, state: Any, action: Any) -> tf.Tensor:
         """The q-values of `action`, [n] float32.
@@ -148,11 +151,11 @@ class Agent(PublishedAgent):
         `action` is [n] or [n, 1] as it is stored (a Discrete space's `start` included). Actions outside of the action
         space raise InvalidValueError, except while a `tf.function` is traced and tensors have no values yet.
         """
-        return self._result(self._q_val, _Q_VALUES, state, action)
+        return self._result(Agent._q_val, _Q_VALUES, state, action)
 
     def v(self, state: Any, action_mask: Any = None) -> tf.Tensor:
         """The value of each state, [n] float32: the model's value output, or else the largest q-value."""
-        return self._result(self._v, _VALUES, state, mask=action_mask)
+        return self._result(Agent._v, _VALUES, state, mask=action_mask)
 
     def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False, action_mask: Any = None) -> Any:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
@@ -164,7 +167,7 @@ class Agent(PublishedAgent):
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
         self._expect_mask("flowing_log_prob", action_mask)
-        function = self._log_prob_and_entropy if return_entropy else self._log_prob
+        function = Agent._log_prob_and_entropy if return_entropy else Agent._log_prob
         return self._result(function, (), state, action, mask=action_mask, settings=self._settings())
 
     def outputs(self, state: Any, *names: str) -> dict[str, tf.Tensor]:
@@ -195,8 +198,7 @@ class Agent(PublishedAgent):
         Raises:
             ModelError: the agent has no `make_model`, and Keras cannot copy the model.
         """
-        new = self.model if self._make_model is None else self._make_model()
-        model = copy_model(self.model) if new is self.model else new
+        model = self._model_like_own()
         set_model_weights(model, self.get_weights())
         policy, rng = self.policy, self.rng.spawn(1)[0]
         return Agent(
@@ -213,21 +215,52 @@ class Agent(PublishedAgent):
             masks=self.masks,
         )
 
-    def get_weights(self) -> list[NDArray[Any]]:
-        """Copies of the model's weights."""
-        weights: list[NDArray[Any]] = self.model.get_weights()
-        return weights
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        return self.copy()
 
-    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Sets the model's weights. Raises ModelError, naming the expected and the given shapes, if they differ."""
+    def get_weights(self) -> Any:
+        """Copies of the model's weights: the list that `model.get_weights()` gives.
+
+        Variables that Keras does not count as weights follow it, such as a `tf.Variable` that is an attribute. What an
+        object with `get_weights` of its own gives is given as it is.
+        """
+        return ModelState(self.model).get()
+
+    def set_weights(self, weights: Any) -> None:
+        """Sets the model's weights, as `get_weights` or `model.get_weights()` gives them.
+
+        Raises:
+            ModelError: the number of arrays or a shape is not the model's; nothing is changed then.
+        """
         set_model_weights(self.model, weights)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of a Keras model in the order of `get_weights`."""
+        return ModelState(self.model).variables
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The variables to train: `model.trainable_variables`, and those that Keras does not count."""
+        return ModelState(self.model).trainable
+
+    def _model_like_own(self) -> Any:
+        """Another model of the same kind as the agent's, which shares no variable with it."""
+        new = self.model if self._make_model is None else self._make_model()
+        if shared_variables(new, self.model) or not ModelState(self.model).is_like(ModelState(new)):
+            return copy_model(self.model)
+        return new
 
     # Functions that are compiled: from leaves [n, ...] to results [n]
 
     def _outputs(self, leaves: list[tf.Tensor], names: Sequence[str], double: bool = False) -> dict[str, tf.Tensor]:
-        return outputs_of(
-            lambda parts: self.model(nest(self.observation_space, parts)), self.forms, leaves, names, double
-        )
+        return outputs_of(self._call, self.forms, leaves, names, double)
+
+    def _call(self, leaves: Sequence[tf.Tensor]) -> Any:
+        """The model's outputs as they are. A graph reads the state of adapted layers in each of its runs."""
+        finalized = ModelState(self.model).finalized() if tf.is_symbolic_tensor(leaves[0]) else contextlib.nullcontext()
+        with finalized:
+            return self.model(nest(self.observation_space, leaves))
 
     def _acting(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         return self._outputs(leaves, self.policy.required_outputs, double=True)
@@ -310,22 +343,23 @@ class Agent(PublishedAgent):
 
     def _run(self, function: Callable[..., Any], leaves: list[tf.Tensor], *tensors: tf.Tensor) -> Any:
         if not self.compiled:
-            return function(leaves, *tensors)
-        # A bound method is a new object at each access, but an equal one: this finds the compiled function again.
+            return function(self, leaves, *tensors)
         # A call with a mask has one tensor more, and a `tf.function` of its own.
         key = function, len(tensors)
         if key in self._functions:
             return self._functions[key](*leaves, *tensors)
+        # What is compiled lives as long as the model, not as the name of the agent.
+        of_body = functools.update_wrapper(functools.partial(function, self._body), function)
         # A decorated `call` that was traced while its weights were created holds their first values. So its Python is
         # traced anew first. A `call` that needs AutoGraph fails then, and is traced with its decorator.
         for context in (undecorated, contextlib.nullcontext):
-            compiled = Compiled(function, len(leaves), context)
+            compiled = Compiled(of_body, len(leaves), context)
             with contextlib.suppress(Exception):
                 result = compiled(*leaves, *tensors)
                 self._functions[key] = compiled
                 return result
         # The model may still work as Python. If not, the error that it raises there is the one to show.
-        result = function(leaves, *tensors)
+        result = function(self, leaves, *tensors)
         self.compiled = False
         return result
 
@@ -338,6 +372,11 @@ class Agent(PublishedAgent):
                 "masks actions; got none, so that all actions count as allowed.",
                 method,
             )
+
+    @property
+    def _body(self) -> Agent:
+        """The agent that owns the attributes of this one, which is another for one that a manager lends."""
+        return self
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""

@@ -26,9 +26,10 @@ from really.agents.models import undecorated
 from really.agents.outputs import as_tensors
 from really.data.schema import Spec
 from really.data.spaces import flatten, nest
-from really.errors import summary
+from really.errors import ModelError, summary
 from really.policies.inference import Build, Exported, Forward, Patch, load
 from really.policies.model_inputs import model_leaves
+from really.policies.model_state import ModelState
 from really.policies.outputs import OutputForms
 
 # Seconds for a call below which packed weights are not tried: a step costs more than that elsewhere.
@@ -88,15 +89,20 @@ def export(
         forms: how the model's outputs become arrays with a batch axis; None exports all outputs as the model gives
             them.
         names: with `forms`, the outputs that are exported.
+
+    Raises:
+        ModelError: the model reads a variable that it does not hold, so that runners could not have it.
     """
-    leaves = model_leaves(observation_space)
-    base = Exported("eager", b"", leaves, tuple(sorted(names)), _weight_shapes(model), forms=forms)
+    leaves, state = model_leaves(observation_space), ModelState(model)
+    shapes = tuple(tuple(variable.shape) for variable in state.variables)
+    base = Exported("eager", b"", leaves, tuple(sorted(names)), shapes, forms=forms)
     try:
-        _expect_float_weights(model)
+        _expect_keras(state)
         _expect_batches(forms)
         in_form = _InForm(model, forms, base.output_names)
-        function = _trace(in_form, observation_space, base.leaves)
-        trials = _trials(in_form, observation_space, batch_size)
+        function = _trace(in_form, state, observation_space, base.leaves)
+        _expect_float_weights(function, state, len(base.leaves))
+        trials = _trials(in_form, state, observation_space, batch_size)
     except _CannotExportError as reason:
         return _as_python(base, build, observation_space, {"eager": f"the model is called as it is: {reason}"})
     base = replace(base, output_names=tuple(trials[0].expected))
@@ -214,33 +220,46 @@ def _expect_batches(forms: OutputForms | None) -> None:
         raise _CannotExportError("it takes one state at a time")
 
 
-def _call_with(model: Any, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:
+def _call_with(model: Any, state: ModelState, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:
     """The model's outputs, sorted by name, with `weights` in place of its own; `__call__` may be overridden."""
-    mapping = list(zip(model.weights, weights, strict=True))
-    with undecorated(), keras.StatelessScope(state_mapping=mapping) as scope:
+    mapping = [pair for pair in zip(state.variables, weights, strict=True) if isinstance(pair[0], keras.Variable)]
+    tensors = [keras.ops.convert_to_tensor(weight) for weight in weights[len(state.weights) :]]
+    scope = keras.StatelessScope(state_mapping=mapping)
+    with undecorated(), scope, state.finalized(), state.replaced(tensors):
         outputs = model(inputs)
     if len(scope.state_mapping) > len(mapping):
         raise _CannotExportError("it changes its state while acting, as dropout and running averages do")
     return {name: tf.convert_to_tensor(outputs[name]) for name in sorted(outputs)}
 
 
-def _trace(model: Any, space: spaces.Space[Any], leaves: Spec) -> Any:
+def _trace(model: Any, state: ModelState, space: spaces.Space[Any], leaves: Spec) -> Any:
     """The concrete function from leaves [None, ...] and weights to the outputs, in the order of their names."""
     specs = [tf.TensorSpec((None, *leaf.shape), leaf.dtype, f"x{at}") for at, leaf in enumerate(leaves.values())]
-    specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(model.weights)]
+    specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(state.variables)]
 
     def function(*arguments: Any) -> list[Any]:
         inputs, weights = arguments[: len(leaves)], arguments[len(leaves) :]
-        return list(_call_with(model, weights, nest(space, inputs)).values())
+        return list(_call_with(model, state, weights, nest(space, inputs)).values())
 
     with _as_reason("it cannot be traced"):
         traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    _expect_own_variables(traced.graph.variables, state)
     if traced.captured_inputs:
-        raise _CannotExportError("it reads variables that are not among its weights")
+        raise _CannotExportError("it reads variables or constants that are not among its weights")
     stateful = sorted({op.type for op in traced.graph.get_operations() if op.op_def.is_stateful})
     if stateful:
         raise _CannotExportError(f"its graph has side effects or randomness ({', '.join(stateful)})")
     return traced
+
+
+def _expect_own_variables(variables: Sequence[Any], state: ModelState) -> None:
+    """Raises ModelError for a variable that is not held by the model, such as a global one."""
+    own = {id(getattr(variable, "_value", variable)) for variable in state.variables}
+    if names := sorted(variable.name for variable in variables if id(variable) not in own):
+        raise ModelError(
+            f"model: expected every variable that it reads to be held by it or by one of its layers, got "
+            f"{', '.join(map(repr, names))}: runners and copies would not have the values; make it an attribute"
+        )
 
 
 @contextlib.contextmanager
@@ -330,7 +349,7 @@ def _patches(payload: bytes, weights: Arrays) -> tuple[Patch, ...]:
 def _match(data: NDArray[np.uint8], offset: int, at: int, weight: NDArray[Any]) -> list[Patch]:
     """The Patch that turns `weight` into `data` by a permutation of axes and a factor; empty if there is none."""
     stored = data.view(np.float32)
-    if weight.size != stored.size or weight.ndim > 4:
+    if weight.dtype != np.float32 or weight.size != stored.size or weight.ndim > 4:
         return []
     for permutation in itertools.permutations(range(weight.ndim)):
         flat = np.transpose(weight, permutation).ravel()
@@ -345,36 +364,41 @@ def _match(data: NDArray[np.uint8], offset: int, at: int, weight: NDArray[Any]) 
 # Observations and weights with which candidates are verified
 
 
-def _expect_float_weights(model: Any) -> None:
-    if not isinstance(model, keras.layers.Layer):
+def _expect_keras(state: ModelState) -> None:
+    if not state.is_keras:
         raise _CannotExportError("it is not a Keras model")
-    odd = sorted({str(w.dtype) for w in model.weights if w.dtype != "float32"})
+
+
+def _expect_float_weights(function: Any, state: ModelState, num_leaves: int) -> None:
+    """Weights of other dtypes may be there, as the count of `Normalization`, if the outputs do not depend on them."""
+    inputs = function.inputs[num_leaves : num_leaves + len(state.variables)]
+    odd = sorted({tensor.dtype.name for tensor in inputs if tensor.consumers()} - {"float32"})
     if odd:
         raise _CannotExportError(f"it has weights of dtype {', '.join(odd)}")
 
 
-def _trials(model: Any, space: spaces.Space[Any], batch_size: int) -> list[_Trial]:
+def _trials(model: Any, state: ModelState, space: spaces.Space[Any], batch_size: int) -> list[_Trial]:
     """The model's outputs under its own weights and under two random sets.
 
     Raises _CannotExportError if these outputs cannot tell a right candidate from a wrong one.
     """
     rng = np.random.default_rng(0)
     leaves = _random_leaves(space, batch_size, rng)
-    sets = [model.get_weights(), _random_weights(model, rng), _random_weights(model, rng)]
+    sets = [state.get(), _random_weights(state, rng), _random_weights(state, rng)]
     with _as_reason("it cannot be called with weights as arguments"):
-        trials = [_Trial(weights, leaves, _expected(model, weights, nest(space, leaves))) for weights in sets]
+        trials = [_Trial(weights, leaves, _expected(model, state, weights, nest(space, leaves))) for weights in sets]
         plain = {name: np.asarray(value) for name, value in model(nest(space, leaves)).items()}
     for name, expected in trials[0].expected.items():
         _expect_close(name, plain[name], expected)
     first, second = trials[1].expected, trials[2].expected
-    if model.weights and all(np.array_equal(first[name], second[name]) for name in first):
+    if state.variables and all(np.array_equal(first[name], second[name]) for name in first):
         raise _CannotExportError("its outputs do not depend on its weights, so that an export cannot be checked")
     return trials
 
 
-def _expected(model: Any, weights: Arrays, inputs: Any) -> Outputs:
+def _expected(model: Any, state: ModelState, weights: Arrays, inputs: Any) -> Outputs:
     tensors = [tf.constant(weight) for weight in weights]
-    return {name: value.numpy() for name, value in _call_with(model, tensors, inputs).items()}
+    return {name: value.numpy() for name, value in _call_with(model, state, tensors, inputs).items()}
 
 
 def _random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Arrays:
@@ -394,9 +418,9 @@ def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return moderate.astype(np.float32)
 
 
-def _random_weights(model: Any, rng: np.random.Generator) -> list[NDArray[Any]]:
+def _random_weights(state: ModelState, rng: np.random.Generator) -> list[NDArray[Any]]:
     """Random weights that keep outputs moderate; a weight that is all positive, such as a variance, stays positive."""
-    return [_random_like(np.asarray(weight), rng) for weight in model.get_weights()]
+    return [_random_like(np.asarray(weight), rng) for weight in state.get()]
 
 
 def _random_like(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -404,7 +428,3 @@ def _random_like(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]
         return np.asarray(weight * rng.uniform(0.5, 1.5, weight.shape), weight.dtype)
     fan_in = max(1, int(np.prod(weight.shape[:-1])))
     return np.asarray(rng.standard_normal(weight.shape) / np.sqrt(fan_in), weight.dtype)
-
-
-def _weight_shapes(model: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(np.shape(weight)) for weight in getattr(model, "weights", ()))

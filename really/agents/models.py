@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import operator
+import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really.agents.copying import copy_model, pickled
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
-from really.policies.model_inputs import check_weights, model_leaves
+from really.policies.model_inputs import model_leaves
+from really.policies.model_state import ModelState, shared_variables
 
 
 def build_model(
@@ -44,16 +47,22 @@ def build_model(
         InvalidTypeError: the class or function does not take these kwargs.
         InvalidValueError: kwargs are given with a model instance, a shape is given with a Dict or Tuple space, or
             `input_shape` is not a shape.
-        ModelError: making or calling the model raised, its output is not a dict, or the weights do not fit.
+        ModelError: making or calling the model raised, its output is not a dict, the weights do not fit, or a layer
+            has a state that does not travel with the weights.
     """
-    built = _instance(model, dict(model_kwargs or {}))
+    return _built(_instance(model, dict(model_kwargs or {})), input_shape, observation_space, weights)
+
+
+def _built(model: Any, input_shape: Any, observation_space: spaces.Space[Any], weights: Any = None) -> Any:
+    """Creates the weights of a model, and sets them; returns the model."""
     if input_shape is not False:
         # A decorated `call` that is traced while the weights are created would keep their first values for ever.
         with undecorated():
-            _first_calls(built, observation_space, input_shape)
+            _first_calls(model, observation_space, input_shape)
+    ModelState(model).check_layers()
     if weights is not None:
-        set_model_weights(built, weights)
-    return built
+        set_model_weights(model, weights)
+    return model
 
 
 @contextlib.contextmanager
@@ -70,12 +79,9 @@ def undecorated() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def set_model_weights(model: Any, weights: Sequence[NDArray[Any]]) -> None:
+def set_model_weights(model: Any, weights: Any) -> None:
     """Sets the model's weights. Raises ModelError, with nothing changed, if a shape is not the model's."""
-    if isinstance(model, keras.layers.Layer):
-        shapes = [tuple(weight.shape) for weight in model.weights]
-        check_weights(shapes, weights, [weight.path for weight in model.weights])
-    model.set_weights(list(weights))
+    ModelState(model).set(weights)
 
 
 @contextlib.contextmanager
@@ -98,18 +104,44 @@ def seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
 class ModelBuilder:
     """Builds a user's model again; picklable, so that a runner can build it in its own process.
 
-    The fields are the arguments of `build_model`.
+    The first four fields are the arguments of `build_model`.
+
+    Attributes:
+        learners: the learner's model, of which this process acts with a copy. It stays here when this is pickled.
     """
 
     model: Any
     model_kwargs: Mapping[str, Any]
     input_shape: Any
     observation_space: spaces.Space[Any]
+    learners: Any = None
 
-    def __call__(self) -> tuple[Any, Callable[[Sequence[NDArray[Any]]], None]]:
-        """Returns the model, and a function that checks and sets its weights."""
-        model = build_model(self.model, self.model_kwargs, self.input_shape, self.observation_space)
+    def __call__(self) -> tuple[Any, Callable[[Any], None]]:
+        """Returns a model that is not the learner's, and a function that checks and sets its weights."""
+        model = self._build()
         return model, functools.partial(set_model_weights, model)
+
+    def check(self) -> None:
+        """Raises ModelError if this process cannot have a model that is not the learner's."""
+        if is_instance(self.model):
+            self._build()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = self.model_kwargs, self.input_shape, self.observation_space
+        if is_instance(self.model):
+            return _with_instance, (pickled(self.model), *fields)
+        return ModelBuilder, (self.model, *fields)
+
+    def _build(self) -> Any:
+        model = _instance(self.model, dict(self.model_kwargs))
+        # A function may return the same model each time.
+        if self.learners is not None and shared_variables(model, self.learners):
+            return copy_model(model)
+        return _built(model, self.input_shape, self.observation_space)
+
+
+def _with_instance(model: bytes, *fields: Any) -> ModelBuilder:
+    return ModelBuilder(pickle.loads(model), *fields)
 
 
 def example_outputs(model: Any, space: spaces.Space[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
@@ -128,22 +160,16 @@ def example_outputs(model: Any, space: spaces.Space[Any]) -> tuple[Mapping[str, 
             return outputs, None
 
 
-def copy_model(model: Any) -> Any:
-    """A Keras model of the same architecture. Raises ModelError if Keras cannot copy this model."""
-    try:
-        return keras.models.clone_model(model)
-    except Exception as error:
-        name = type(model).__name__
-        raise ModelError(
-            f"agent.copy: expected a model that can be built again, got the instance of {name}, which Keras cannot "
-            f"copy; give the class or a function that returns the model instead"
-        ) from error
+def is_instance(model: Any) -> bool:
+    """Whether `model` is a model, and not a class or function that makes one."""
+    if isinstance(model, type | functools.partial) or inspect.isroutine(model):
+        return False
+    return isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")
 
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     """The model itself, or the one that a class or function returns."""
-    is_factory = isinstance(model, type | functools.partial) or inspect.isroutine(model)
-    if is_factory or not (isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")):
+    if not is_instance(model):
         if not callable(model):
             raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
         return _call_factory(model, kwargs)
@@ -182,7 +208,7 @@ def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None
         after = f" after input_shape={input_shape!r}"
     for example in examples:
         try:
-            outputs = model(example)
+            outputs = _first_call(model, example)
         except Exception as error:
             leaves = ", ".join(
                 f"{name or 'state'} {list(leaf.shape)} {leaf.dtype}" for name, leaf in model_leaves(space).items()
@@ -191,6 +217,17 @@ def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None
                 f"model: expected {type(model).__name__} to take observations ({leaves}){after}, got {summary(error)}"
             ) from error
         _as_outputs(outputs)
+
+
+def _first_call(model: Any, example: Any) -> Any:
+    """Calls a model, again if a layer such as `Normalization` was built in a graph of Keras', which it cannot leave."""
+    try:
+        return model(example)
+    except Exception:
+        if not (state := ModelState(model)).has_finalized:
+            raise
+        state.finalize()
+        return model(example)
 
 
 def _example(space: spaces.Space[Any], input_shape: Any) -> Any:

@@ -1,7 +1,7 @@
 """Saved models: each has a folder of its own, which appears complete or not at all; the newest is found by its name.
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
-    model.weights.h5   the arrays of `model.weights`, as `array_files.py` writes them, and the statistics that normalise
+    model.weights.h5   the arrays of the model's state, as `array_files.py` writes them; statistics that normalise
                        observations and rewards: `statistics/0/count`, `mean`, `squares`
     meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, and
                        checksums
@@ -32,6 +32,7 @@ from really._utils.input_files import reading
 from really.checkpoints import array_files, description, variables
 from really.data.moments import Moments, Statistics
 from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError
+from really.policies.model_state import ModelState
 
 log = logging.getLogger("really")
 
@@ -86,7 +87,7 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     variables.check_same(folder, meta["weights"], _describe(model, own))
     arrays = array_files.read(folder / WEIGHTS, meta["weights"])
     array_files.check_no_nan(folder / WEIGHTS, meta["weights"], arrays)
-    model.set_weights(arrays)
+    ModelState(model).set_flat(arrays)
     return int(meta["epoch"])
 
 
@@ -149,9 +150,12 @@ def _model_name(folder: Path) -> str | None:
 
 
 def _weights_of(model: Any) -> list[Any]:
-    if not hasattr(model, "weights") or not hasattr(model, "set_weights"):
-        raise InvalidTypeError(f"model: expected a tf.keras.Model, got {type(model).__name__}")
-    return list(model.weights)
+    if not ModelState.is_model(model):
+        raise InvalidTypeError(
+            f"model: expected a tf.keras.Model, or an object with get_weights and set_weights, "
+            f"got {type(model).__name__}"
+        )
+    return ModelState(model).flat()
 
 
 def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]:

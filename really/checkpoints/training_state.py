@@ -92,7 +92,7 @@ class RunParts:
         found = {name: getattr(part, "rng", None) for name, part in named.items()}
         generators = {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
         models = [ModelArrays(name, getattr(part, "model", part)) for name, part in named.items()]
-        trainable = getattr(agent.model, "trainable_variables", ())
+        trainable = agent.trainable_variables
         optimizers = [OptimizerArrays(name, given, trainable) for name, given in _named("optimizer", optimizer).items()]
         task = {"environment": environment, **spaces}
         return cls(task=task, models=models, optimizers=optimizers, generators=generators, **others)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from really.checkpoints import array_files
 from really.checkpoints.array_files import Described
 from really.errors import InvalidTypeError, ModelError
+from really.policies.model_state import ModelState
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
@@ -67,7 +68,7 @@ class ModelArrays:
     """
 
     def __init__(self, name: str, model: Any) -> None:
-        if not hasattr(model, "get_weights") or not hasattr(model, "set_weights"):
+        if not ModelState.is_model(model):
             raise InvalidTypeError(f"{name}: expected an agent or a model, got {type(model).__name__}")
         self.name, self._model = name, model
 
@@ -90,20 +91,19 @@ class ModelArrays:
 
     def set(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the arrays of the model."""
-        variables = self._variables()
-        if not all(hasattr(variable, "assign") for variable in variables):
-            self._model.set_weights(list(arrays))
-            return
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+        state, generators = ModelState(self._model), self._generators()
+        state.set_flat(arrays[: len(arrays) - len(generators)])
+        for generator, array in zip(generators, arrays[len(arrays) - len(generators) :], strict=True):
+            generator.assign(array)
 
     def _variables(self) -> list[Any]:
-        weights = getattr(self._model, "weights", None)
-        if weights is None:
-            return list(self._model.get_weights())
-        ids = {id(weight) for weight in weights}
-        others = [variable for variable in getattr(self._model, "variables", ()) if id(variable) not in ids]
-        return [*weights, *(variable for variable in others if "seed_generator_state" in variable.path)]
+        return [*ModelState(self._model).flat(), *self._generators()]
+
+    def _generators(self) -> list[Any]:
+        """The states of random layers."""
+        known = {id(weight) for weight in getattr(self._model, "weights", ())}
+        others = [variable for variable in getattr(self._model, "variables", ()) if id(variable) not in known]
+        return [variable for variable in others if "seed_generator_state" in getattr(variable, "path", "")]
 
 
 class OptimizerArrays:

@@ -86,7 +86,7 @@ class A2CLearner:
         return A2CUpdate(*self._compiled(columns | inputs.advantages_and_returns(columns)).numpy())
 
     def _update(self, batch: dict[str, Any]) -> Any:
-        variables = self.agent.model.trainable_variables
+        variables = self.agent.trainable_variables
         with tf.GradientTape() as tape:
             state = inputs.state_of(self.agent, batch, "state")
             mask = batch.get(KEY)
@@ -96,7 +96,7 @@ class A2CLearner:
             entropy = tf.reduce_mean(entropies)
             loss = policy_loss + self._value_coefficient * value_loss - self._entropy_coefficient * entropy
         zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
+        gradients = tape.gradient(loss, inputs.values_of(variables), unconnected_gradients=zero)
         if self._max_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm)
         self.optimizer.apply(gradients, variables)

@@ -132,14 +132,14 @@ class DQNLearner:
 
     def _update(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
         target = batch["reward"] + batch["discount"] * self._next_value(batch)
-        variables = self.agent.model.trainable_variables
+        variables = self.agent.trainable_variables
         with tf.GradientTape() as tape:
             q = tf.gather(self._q_values(self.agent, batch, "state"), batch["action"], batch_dims=1)
             error = target - q
             loss = tf.reduce_mean(batch["weight"] * self._penalty(error))
         # Zero if the loss does not depend on a variable, for example on those of a value output.
         zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
+        gradients = tape.gradient(loss, inputs.values_of(variables), unconnected_gradients=zero)
         self.optimizer.apply(gradients, variables)
         self._move_target()
         return loss, error, q
@@ -169,10 +169,10 @@ class DQNLearner:
         return tf.where(size <= self._delta, squared, self._delta * (size - 0.5 * self._delta))
 
     def _move_target(self) -> None:
-        pairs = list(zip(self.target.model.weights, self.agent.model.weights, strict=True))
+        pairs = list(zip(self.target.variables, self.agent.variables, strict=True))
         if self._rate is not None:
             for slow, fast in pairs:
-                slow.assign(slow + self._rate * (fast - slow) if "float" in fast.dtype else fast)
+                slow.assign(slow + self._rate * (fast - slow) if tf.as_dtype(fast.dtype).is_floating else fast)
         elif self.optimizer.iterations % self._every == 0:
             for slow, fast in pairs:
                 slow.assign(fast)

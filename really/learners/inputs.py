@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ DISCOUNT_TOLERANCE = 1e-5
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
 # Columns that change the meaning of a batch's rows; a learner that ignored them would learn something else.
 REPLAYED = ("discount", "weight", "index")
+
+
+def values_of(variables: Sequence[Any]) -> list[Any]:
+    """Variables of TensorFlow, and what variables of Keras hold, as a tape watches them."""
+    return [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
 
 
 def checked_norm(max_gradient_norm: float | None) -> float | None:

@@ -50,7 +50,7 @@ def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
         raise InvalidValueError(
             f"{learner}: expected an optimizer that trains nothing yet, got a {type(optimizer).__name__} in use"
         )
-    optimizer.build(agent.model.trainable_variables)
+    optimizer.build(agent.trainable_variables)
     return optimizer
 
 

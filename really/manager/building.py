@@ -130,7 +130,8 @@ class Builder:
         """The agent's policy as runners act with it, in the form that is fastest for batches of this size.
 
         Raises:
-            ModelError: `returns` needs state values, and the model has none, or others than one for each state.
+            ModelError: `returns` needs state values, and the model has none, or others than one for each state; or the
+                model has to run as Python, and runners of this process cannot have a copy of it.
         """
         from really.agents.export import export
         from really.agents.models import ModelBuilder
@@ -138,9 +139,11 @@ class Builder:
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
         names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else [])))
-        build = ModelBuilder(given["model"], given["model_kwargs"], given["input_shape"], space)
+        build = ModelBuilder(given["model"], given["model_kwargs"], given["input_shape"], space, agent.model)
         repeatable = given["seed"] is not None
         exported = export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
+        if exported.kind == "eager":
+            build.check()
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
 

@@ -92,7 +92,7 @@ class CurrentAgent:
     def publish(self) -> None:
         """Makes a policy version of the model's weights and the statistics so far, unless both are as they were."""
         weights, published = self.agent.get_weights(), self._fleet.weights.arrays
-        if published and not self._statistics.changed and same(weights, published):
+        if len(published) and not self._statistics.changed and same(weights, published):
             return
         self._fleet.set_weights(weights, self._statistics.freeze())
         self.agent.normalization = self._builder.normalisation(self._statistics.frozen)

@@ -118,7 +118,10 @@ class _LiteRT(Forward):
     def _fill_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         """Copies the weights that are inputs of the graph."""
         for at, index in self._weight_inputs:
-            self._interpreter.tensor(index)()[...] = weights[at]
+            if self._shapes[at]:
+                self._interpreter.tensor(index)()[...] = weights[at]
+            else:  # of a scalar, `tensor` gives a copy
+                self._interpreter.set_tensor(index, np.asarray(weights[at]))
 
     def _start(self, payload: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -175,7 +178,7 @@ class _LiteRT(Forward):
 def _address(interpreter: Any, index: int) -> int | None:
     try:
         return int(interpreter.tensor(index)().ctypes.data)
-    except ValueError:
+    except (ValueError, AttributeError):  # it has no memory yet, or is a scalar, which is given as a copy
         return None
 
 

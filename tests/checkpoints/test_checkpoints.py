@@ -217,7 +217,7 @@ def test_a_damaged_model_raises_and_no_older_one_is_loaded(tmp_path, file, conte
         ({"model_name": "a\nb"}, InvalidValueError, r"model_name: expected a name that can be printed.*got 'a\\nb'"),
         ({"model_name": "a\ud800"}, InvalidValueError, r"model_name: expected a name that can be printed"),
         ({"model_name": ""}, InvalidValueError, r"model_name: expected"),
-        ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, got type"),
+        ({"model": dict}, InvalidTypeError, r"model: expected a tf.keras.Model, or an object with get_weights"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_written(tmp_path, arguments, error, message):

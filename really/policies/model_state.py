@@ -1,0 +1,305 @@
+"""The state of a model: its weights as `get_weights()` gives them, and variables that Keras does not count as weights.
+
+Keras counts its own variables in its own layers. A `tf.Variable` that is an attribute is not among `model.weights`, nor
+is a layer inside of an object that is no layer. Such variables follow the weights here, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ModelError
+from really.policies.model_inputs import check_weights
+
+# Classes with variables that are no state of a model: of training, and of random streams, which every copy has for
+# itself.
+_APART = {"Optimizer", "BaseOptimizer", "OptimizerV2", "Metric", "Loss", "SeedGenerator", "Generator"}
+_LAYERS, _VARIABLES = {"Layer", "Module"}, {"Variable", "BaseResourceVariable"}
+_FRAMEWORKS = ("keras", "tf_keras", "tensorflow")
+_NOT_OF_A_MODEL = (*_FRAMEWORKS, "builtins", "numpy", "really", "ray", "gym", "gymnasium", "functools", "threading")
+
+
+class Place(NamedTuple):
+    """Where a variable is: `holder[key]` in the dict or list `holder`."""
+
+    holder: Any
+    key: Any
+
+
+class Found:
+    """A variable that is none of the model's weights, with all its places in the model.
+
+    Attributes:
+        path: its name, as Python spells it: `heads[0].log_std`.
+        variable: the variable of Keras or TensorFlow.
+        places: where the model has it.
+    """
+
+    def __init__(self, path: str, variable: Any) -> None:
+        self.path, self.variable = path, variable
+        self.places: list[Place] = []
+        self.shape, self.dtype, self.assign = variable.shape, variable.dtype, variable.assign
+        self.dtype = getattr(variable.dtype, "name", variable.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.variable.numpy(), dtype, copy=copy)
+
+
+class ModelState:
+    """The state of a model at the moment.
+
+    Attributes:
+        weights: the variables of `model.weights`; empty for a model that is none of Keras.
+        others: the other variables of a Keras model, or all variables of a model without `get_weights`.
+        layers: names and layers, the model itself included.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._has_weights = model, hasattr(model, "get_weights")
+        self.is_keras = _is_layer(type(model))
+        self.weights: list[Any] = list(model.weights) if self.is_keras else []
+        walk = _Walk({id(variable) for variable in self.weights})
+        walk.into(model, "")
+        self.layers = walk.layers
+        # An object with `get_weights` of its own says itself what its weights are.
+        found = walk.found.values() if self.is_keras or not self._has_weights else ()
+        self.others: list[Found] = sorted(found, key=lambda found: found.path)
+        self._parts = [
+            *self.weights,
+            *(found.variable for found in walk.found.values()),
+            *(layer for _, layer in walk.layers),
+        ]
+
+    @staticmethod
+    def is_model(model: Any) -> bool:
+        """Whether this object can be saved and set: it has `get_weights` and `set_weights`, or variables."""
+        if hasattr(model, "get_weights") and hasattr(model, "set_weights"):
+            return not isinstance(model, type)
+        return bool(ModelState(model).others)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of the state, in the order of `get`; empty for an object with `get_weights` of its own."""
+        return [*self.weights, *(found.variable for found in self.others)]
+
+    @property
+    def trainable(self) -> list[Any]:
+        """The variables that a learner trains."""
+        own = list(self._model.trainable_variables) if self.is_keras else []
+        return [*own, *(found.variable for found in self.others if found.variable.trainable)]
+
+    def has_parts_of(self, other: ModelState) -> bool:
+        """Whether both have the same layers and variables: False once a part of the model was replaced."""
+        return len(self._parts) == len(other._parts) and all(map(operator.is_, self._parts, other._parts))
+
+    def is_like(self, other: ModelState) -> bool:
+        """Whether both have variables of the same shapes, so that the weights of one fit the other."""
+        return [tuple(v.shape) for v in self.variables] == [tuple(v.shape) for v in other.variables]
+
+    def get(self) -> Any:
+        """Copies of the arrays: what `model.get_weights()` gives, and after these the other variables."""
+        weights = self._model.get_weights() if self._has_weights else []
+        return [*weights, *map(np.array, self.others)] if self.others else weights
+
+    def set(self, arrays: Any) -> None:
+        """Sets the state. Arrays for `model.weights` alone leave the other variables as they are.
+
+        Raises:
+            ModelError: the number of arrays or a shape is not the model's; nothing is changed then.
+        """
+        if self.is_keras or not self._has_weights:
+            self.check(arrays)
+            for found, array in zip(self.others, arrays[len(self.weights) :], strict=False):
+                found.assign(array)
+            arrays = list(arrays[: len(self.weights)])
+        if self._has_weights:
+            self._model.set_weights(arrays)
+        self.finalize()
+
+    def check(self, arrays: Any) -> None:
+        """Raises ModelError unless arrays have the shapes of the variables; an object of its own is not asked."""
+        if not self.is_keras and self._has_weights:
+            return
+        wanted = [*self.weights, *self.others]
+        if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
+            wanted = self.weights
+        check_weights([tuple(each.shape) for each in wanted], arrays, [each.path for each in wanted])
+
+    def flat(self) -> list[Any]:
+        """The variables, or the arrays of an object with `get_weights` of its own, to be saved."""
+        if self.is_keras or not self._has_weights:
+            return [*self.weights, *self.others]
+        weights = self._model.get_weights()
+        if isinstance(weights, Mapping):
+            return list(weights.values())
+        return list(weights) if isinstance(weights, list | tuple) else [np.asarray(weights)]
+
+    def set_flat(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Sets the state from arrays in the order of `flat`."""
+        form = [] if self.is_keras or not self._has_weights else self._model.get_weights()
+        if isinstance(form, Mapping):
+            self.set(dict(zip(form, arrays, strict=True)))
+        else:
+            self.set(list(arrays) if isinstance(form, list | tuple) else arrays[0])
+
+    @property
+    def has_finalized(self) -> bool:
+        """Whether `finalize` does anything."""
+        return bool(self._finalized())
+
+    def finalize(self) -> None:
+        """Makes layers such as `Normalization` use the state that they have now."""
+        for layer in self._finalized():
+            layer.finalize_state()
+
+    @contextlib.contextmanager
+    def finalized(self) -> Iterator[None]:
+        """Lets layers such as `Normalization` compute anew what they use, as part of a graph that is being traced."""
+        layers = self._finalized()
+        before = [dict(vars(layer)) for layer in layers]
+        try:
+            self.finalize()
+            yield
+        finally:
+            for layer, attributes in zip(layers, before, strict=True):
+                vars(layer).update(attributes)
+
+    @contextlib.contextmanager
+    def replaced(self, tensors: Sequence[Any]) -> Iterator[None]:
+        """Puts tensors into the places of the other variables."""
+        try:
+            for found, tensor in zip(self.others, tensors, strict=True):
+                for place in found.places:
+                    _put(place, tensor)
+            yield
+        finally:
+            for found in self.others:
+                for place in found.places:
+                    _put(place, found.variable)
+
+    def check_layers(self) -> None:
+        """Raises ModelError if a layer has a state that does not travel: one between calls, or an adapted one."""
+        for name, layer in self.layers:
+            kind = type(layer).__name__
+            if getattr(layer, "stateful", False) is True:
+                raise ModelError(
+                    f"model: expected layers without a state between calls, got {kind} {name!r} with stateful=True: "
+                    f"its state would cross agents and episodes; stateful=False works, on the last observations"
+                )
+            if hasattr(layer, "adapt") and not layer.weights and not _is_given(layer):
+                raise ModelError(
+                    f"model: expected {kind} {name!r} to have its vocabulary or boundaries from the constructor, got "
+                    f"one for adapt(): what that sets are no weights, so that runners and copies would not have it"
+                )
+
+    def _finalized(self) -> list[Any]:
+        return [layer for _, layer in self.layers if hasattr(layer, "finalize_state") and layer.weights]
+
+
+def same_arrays(one: Any, other: Any) -> bool:
+    """Whether two models' weights are equal: arrays, or lists or dicts of them."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_arrays(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_arrays, one, other))
+    return bool(np.array_equal(one, other))
+
+
+def shared_variables(one: Any, other: Any) -> bool:
+    """Whether two models are one, or have a variable in common."""
+    if one is other:
+        return True
+    mine, others = (_Walk(set()) for _ in range(2))
+    mine.into(one, "")
+    others.into(other, "")
+    return bool(mine.found.keys() & others.found.keys())
+
+
+class _Walk:
+    """Finds layers, and variables that are not among the known ones."""
+
+    def __init__(self, known: set[int]) -> None:
+        self.layers: list[tuple[str, Any]] = []
+        self.found: dict[int, Found] = {}
+        self._known, self._seen = known, set[int]()
+
+    def into(self, obj: Any, name: str) -> None:
+        """Looks at an object and all that it holds."""
+        if id(obj) in self._seen:
+            return
+        self._seen.add(id(obj))
+        kind = _kind_of(obj)
+        if kind == "layer":
+            # Keras lists the layers of a functional model in a private attribute.
+            self.layers.append((getattr(obj, "name", name) if not name or "_layers[" in name else name, obj))
+        if kind in ("layer", "object"):
+            attributes = vars(obj)
+            keys = [key for key, value in attributes.items() if _kind_of(value) and not key.startswith("_self_")]
+            # Attributes of Keras come last, so that a variable has the name that the user gave it.
+            for key in sorted(keys, key=lambda key: key.startswith("_")):
+                self._item(attributes, key, f"{name}.{key}" if name else key)
+        elif kind == "mapping":
+            for key in list(obj):
+                self._item(obj, key, f"{name}[{key!r}]")
+        elif kind == "sequence":
+            for key in range(len(obj)):
+                self._item(obj, key, f"{name}[{key}]")
+
+    def _item(self, holder: Any, key: Any, name: str) -> None:
+        value = holder[key]
+        kind = _kind_of(value)
+        if kind == "variable":
+            if id(value) not in self._known:
+                found = self.found.setdefault(id(value), Found(name, value))
+                found.places.append(Place(holder, key))
+        elif kind:
+            self.into(value, name)
+
+
+def _kind_of(obj: Any) -> str:
+    cls: Any = type(obj)
+    return _kind(cls)
+
+
+@functools.lru_cache(4096)
+def _kind(cls: Any) -> str:
+    """What objects of this class are in a model: "variable", "layer", "mapping", "sequence", "object" or ""."""
+    bases = {base.__name__ for base in cls.__mro__ if base.__module__.split(".")[0] in _FRAMEWORKS}
+    if bases & _APART:
+        return ""
+    if bases & _VARIABLES:
+        return "variable"
+    if bases & _LAYERS:
+        return "layer"
+    if issubclass(cls, Mapping):
+        return "mapping"
+    if issubclass(cls, list | tuple):
+        return "sequence"
+    of_the_user = not bases and cls.__module__.split(".")[0] not in _NOT_OF_A_MODEL
+    return "object" if of_the_user and "__dict__" in dir(cls) else ""
+
+
+def _is_layer(cls: type) -> bool:
+    return any(base.__name__ == "Layer" and base.__module__.split(".")[0] in _FRAMEWORKS for base in cls.__mro__)
+
+
+def _put(place: Place, value: Any) -> None:
+    if isinstance(place.holder, dict):
+        dict.__setitem__(place.holder, place.key, value)
+    elif isinstance(place.holder, list):
+        list.__setitem__(place.holder, place.key, value)
+
+
+def _is_given(layer: Any) -> bool:
+    """Whether the constructor of a layer that can be adapted was given what it needs."""
+    if getattr(layer, "num_bins", None) is not None:
+        return False
+    names = ("input_mean", "bin_boundaries", "input_vocabulary", "_has_input_vocabulary")
+    return any(getattr(layer, name, None) for name in names)

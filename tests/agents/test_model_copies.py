@@ -1,0 +1,157 @@
+"""Copies of model instances: the same outputs from variables of their own, and what acts is never the learner's."""
+
+import pickle
+import threading
+
+import cloudpickle
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+
+from really import SampleManager
+from really.agents.copying import copy_model
+from really.agents.models import ModelBuilder
+from really.errors import ModelError
+from really.policies.model_state import ModelState, shared_variables
+from tests import models
+
+L = keras.layers
+STATES = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+BOX = spaces.Box(-np.inf, np.inf, (4,))
+
+
+class Settings:
+    """An argument that Keras cannot write into a configuration."""
+
+
+class Everything(keras.Model):
+    """Layers in lists and dicts, variables of TensorFlow, functions that hold layers, an optimizer of its own."""
+
+    def __init__(self, settings):
+        super().__init__()
+        self.settings = settings
+        self.blocks = [L.Dense(8, activation="tanh"), {"second": L.Dense(8), "norm": L.BatchNormalization()}]
+        self.scale, self.part = tf.Variable(2.0), tf.Module()
+        self.part.shift = tf.Variable([1.0, -1.0])
+        self.q = L.Dense(2)
+        self.q.build((None, 8))  # a tf.function that is traced while weights are made keeps their first values
+        self.head = lambda x: self.q(x) * self.scale
+        self.compiled_head = tf.function(lambda x: self.head(x) + self.part.shift)
+        self.guard = threading.Lock()
+        self.compile(optimizer="adam", loss="mse")
+
+    def call(self, x):
+        for layer in (self.blocks[0], *self.blocks[1].values()):
+            x = layer(x)
+        return {"q_values": self.compiled_head(x)}
+
+
+class PlainHeads:
+    """No model of Keras, but it has some."""
+
+    def __init__(self):
+        self.actor = keras.Sequential([L.Input((4,)), L.Dense(2)])
+
+    def __call__(self, x):
+        return {"q_values": self.actor(x)}
+
+    def get_weights(self):
+        return self.actor.get_weights()
+
+    def set_weights(self, weights):
+        self.actor.set_weights(weights)
+
+
+def everything():
+    model = Everything(Settings())
+    model(STATES)
+    model.fit(STATES, {"q_values": np.ones((5, 2), np.float32)}, verbose=0)
+    return model
+
+
+def with_lambda():
+    state = L.Input((4,))
+    return keras.Model(state, {"q_values": L.Dense(2)(L.Lambda(lambda x: 2.0 * x)(state))})
+
+
+def adapted():
+    state, scale = L.Input((4,)), L.Normalization()
+    model = keras.Model(state, {"q_values": L.Dense(2)(scale(state))})
+    scale.adapt(3.0 * STATES + 1.0)
+    return model
+
+
+INSTANCES = {
+    "subclass": models.QNet,
+    "call in tf.function": models.DecoratedCall,
+    "functional": models.functional,
+    "lambda layer": with_lambda,
+    "adapted layer": adapted,
+    "lists, variables, functions, fitted": everything,
+    "plain object": PlainHeads,
+}
+
+
+def outputs(model):
+    return np.asarray(model(STATES)["q_values"])
+
+
+@pytest.mark.parametrize("make", INSTANCES.values(), ids=INSTANCES)
+@pytest.mark.parametrize("copied", [copy_model, lambda model: pickle.loads(cloudpickle.dumps(builder_of(model)))()[0]])
+def test_a_copy_gives_the_same_and_shares_nothing(make, copied):
+    model = make()
+    before = outputs(model)
+    twin = copied(model)
+    assert type(twin) is type(model)
+    np.testing.assert_allclose(outputs(twin), before, rtol=1e-6)
+    assert not shared_variables(model, twin)
+    state = ModelState(twin)
+    state.set([weight + 1 for weight in state.get()])
+    assert not np.allclose(outputs(twin), before)
+    np.testing.assert_array_equal(outputs(model), before)
+
+
+def builder_of(model):
+    return ModelBuilder(model, {}, None, BOX)
+
+
+def test_a_copied_model_can_be_fitted_and_its_optimizer_trains_its_own_variables():
+    model = everything()
+    twin = copy_model(model)
+    before, twins = outputs(model), outputs(twin)
+    twin.fit(STATES, {"q_values": np.full((5, 2), 9.0, np.float32)}, epochs=2, verbose=0)
+    np.testing.assert_array_equal(outputs(model), before)
+    assert not np.array_equal(outputs(twin), twins)
+
+
+def test_what_cannot_be_copied_is_refused_where_the_copy_is_needed(tmp_path):
+    model = models.Counting()
+    with (tmp_path / "log").open("w") as file:
+        model.log = file
+        with pytest.raises(ModelError, match=r"model: expected one that can be copied, .* an instance of Counting"):
+            SampleManager(model, "CartPole-v1", 1, 10, use_ray=False)
+
+
+EXISTING = models.Counting()
+MAKERS = {"instance": models.Counting(), "function": models.Counting, "same from a function": lambda: EXISTING}
+
+
+@pytest.mark.parametrize("model", MAKERS.values(), ids=MAKERS)
+def test_collecting_and_testing_leave_the_learners_model_alone(model):
+    """Also if the model runs as Python: then this process acts with a copy of it."""
+    with SampleManager(model, "CartPole-v1", 2, 20, num_steps=10, num_workers=2, use_ray=False) as manager:
+        assert manager.info()["inference"] == "eager"
+        agent = manager.get_agent()
+        for verb in (manager.get_data, lambda: manager.test(5, 2)):
+            for handed_over in (True, False):
+                for variable in agent.model.trainable_variables:
+                    variable.assign_add(tf.ones_like(variable))
+                if handed_over:
+                    manager.set_agent(agent.get_weights())
+                trained, calls = agent.get_weights(), agent.model.calls
+                verb()
+                assert agent.model.calls == calls
+                for got, expected in zip(agent.get_weights(), trained, strict=True):
+                    np.testing.assert_array_equal(got, expected)
