@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from really.agents import export as exporting
 from really.policies.inference import load
+from really.policies.model_state import ModelState
 
 
 class CountedLarge(keras.layers.Layer):
@@ -41,11 +42,11 @@ def expect_agreement(candidate, model, leaves_of):
     for rows in (1, 2, 5):
         forward = load(candidate, rows)
         for _ in range(3):
-            weights = exporting._random_weights(model, rng)
+            weights = exporting._random_weights(ModelState(model), rng)
             forward.set_weights(weights)
             for share in (0.0, 0.2, 1.0):
                 leaves = leaves_of(rng, rows, share)
-                expected = exporting._expected(model, weights, leaves[0])
+                expected = exporting._expected(model, ModelState(model), weights, leaves[0])
                 np.testing.assert_allclose(forward(leaves)["q_values"], expected["q_values"], rtol=1e-4, atol=1e-4)
 
 
@@ -53,8 +54,11 @@ def check(name, size, dtype):
     shape = (4, size, size)
     space = spaces.Box(0, 255, shape, np.dtype(dtype).type)
     model, leaves = model_named(name, shape), exporting.model_leaves(space)
-    function, trials = exporting._trace(model, space, leaves), exporting._trials(model, space, 2)
-    base = exporting.Exported("eager", b"", leaves, ("q_values",), exporting._weight_shapes(model))
+    function, trials = (
+        exporting._trace(model, ModelState(model), space, leaves),
+        exporting._trials(model, ModelState(model), space, 2),
+    )
+    base = exporting.Exported("eager", b"", leaves, ("q_values",), [tuple(weight.shape) for weight in model.weights])
     static = exporting._static(function, base, trials[1].weights)
     for candidate in (replace(base, kind="litert", payload=exporting._convert(function)), static):
         exporting._verify_and_time(candidate, trials, 2)

@@ -66,3 +66,36 @@ class Methods:
         with tf.GradientTape() as tape:
             result = self.call()
         tape.gradient(result, self.model.trainable_variables)
+
+
+class Lent:
+    """An agent that is got again each epoch costs about a call, beside a target too; a new name costs a copy, once."""
+
+    params = ("again", "again beside a target", "copy")
+    param_names = ("agent",)
+
+    def setup(self, agent):
+        from gymnasium import spaces
+
+        from really.agents.agent import Agent
+        from really.agents.lending import Lender
+
+        box = spaces.Box(-np.inf, np.inf, (4,))
+        self.lender = Lender(Agent(network(), box, spaces.Discrete(2), "epsilon_greedy", make_model=network))
+        self.states, self.target = np.zeros((1, 4), np.float32), self.lender.lend()
+        if agent == "again":
+            self.target = None
+        else:
+            self.target.max_q(self.states)
+        self.agent = self.lender.lend()
+        self.call = self.copy if agent == "copy" else self.get
+
+    def get(self):
+        self.agent = self.lender.lend()
+        self.agent.max_q(self.states)
+
+    def copy(self):
+        self.agent.copy()
+
+    def time_get(self, agent):
+        self.call()

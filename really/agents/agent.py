@@ -60,6 +60,7 @@ class Agent(PublishedAgent):
         masks: how the environment tells which actions it allows; None if it does not. Masks that are a part of the
             states restrict every method. Masks that come with `info` are given as `action_mask`, `[n, width]`, the
             column `action_mask` or `action_mask_new` of data.
+        architecture: None for a model as it was made; another object each time that a part of the model was replaced.
         compiled: False for a model that must run as Python in each call. It becomes False if compiling fails. Set it to
             False if compiling would go wrong unnoticed, for example if outputs depend on side effects.
     """
@@ -94,6 +95,8 @@ class Agent(PublishedAgent):
         self.forms = OutputForms.of(self.policy, one, two)
         self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
         self.compiled = isinstance(model, keras.layers.Layer) and not self.forms.one_by_one
+        self.architecture: object | None = None
+        self._known = ModelState(model)
         self._functions: dict[tuple[Callable[..., Any], int], Compiled] = {}
         # Compiled functions by method and signature, for calls that have passed all checks before.
         self._traces: dict[Any, Callable[..., Any]] = {}
@@ -201,7 +204,7 @@ class Agent(PublishedAgent):
         model = self._model_like_own()
         set_model_weights(model, self.get_weights())
         policy, rng = self.policy, self.rng.spawn(1)[0]
-        return Agent(
+        agent = Agent(
             model,
             self.observation_space,
             self.action_space,
@@ -214,6 +217,8 @@ class Agent(PublishedAgent):
             normalization=self.normalization,
             masks=self.masks,
         )
+        agent.architecture, agent.compiled = self.architecture, agent.compiled and self.compiled
+        return agent
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         return self.copy()
@@ -224,7 +229,7 @@ class Agent(PublishedAgent):
         Variables that Keras does not count as weights follow it, such as a `tf.Variable` that is an attribute. What an
         object with `get_weights` of its own gives is given as it is.
         """
-        return ModelState(self.model).get()
+        return self._state().get()
 
     def set_weights(self, weights: Any) -> None:
         """Sets the model's weights, as `get_weights` or `model.get_weights()` gives them.
@@ -232,24 +237,35 @@ class Agent(PublishedAgent):
         Raises:
             ModelError: the number of arrays or a shape is not the model's; nothing is changed then.
         """
-        set_model_weights(self.model, weights)
+        self._state().set(weights)
 
     @property
     def variables(self) -> list[Any]:
         """The variables of a Keras model in the order of `get_weights`."""
-        return ModelState(self.model).variables
+        return self._state().variables
 
     @property
     def trainable_variables(self) -> list[Any]:
         """The variables to train: `model.trainable_variables`, and those that Keras does not count."""
-        return ModelState(self.model).trainable
+        return self._state().trainable
 
     def _model_like_own(self) -> Any:
         """Another model of the same kind as the agent's, which shares no variable with it."""
-        new = self.model if self._make_model is None else self._make_model()
-        if shared_variables(new, self.model) or not ModelState(self.model).is_like(ModelState(new)):
+        state = self._state()
+        if self._make_model is None or self.architecture is not None:
             return copy_model(self.model)
-        return new
+        new = self._make_model()
+        same = shared_variables(new, self.model) or not state.is_like(ModelState(new))
+        return copy_model(self.model) if same else new
+
+    def _state(self) -> ModelState:
+        """The state of the model. If a part of the model was replaced, what was compiled for it is dropped."""
+        state = ModelState(self.model)
+        if not state.has_parts_of(self._known):
+            self._known, self.architecture = state, object()
+            self._functions.clear()
+            self._traces.clear()
+        return state
 
     # Functions that are compiled: from leaves [n, ...] to results [n]
 

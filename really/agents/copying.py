@@ -126,5 +126,6 @@ def _know_again(obj: Any, state: dict[str, Any]) -> None:
         obj.stored_ids = {name: {id(each) for each in store} for name, (_, store) in state["config"].items()}
     if "_trainable_variables_indices" in state:
         key_of, trained = getattr(obj, "_var_key", id), state["_trainable_variables"]
-        state["_trainable_variables_indices"].clear()
-        state["_trainable_variables_indices"].update((key_of(each), at) for at, each in enumerate(trained))
+        indices = state["_trainable_variables_indices"]
+        dict.clear(indices)
+        dict.update(indices, {key_of(each): at for at, each in enumerate(trained)})

@@ -254,7 +254,7 @@ def _trace(model: Any, state: ModelState, space: spaces.Space[Any], leaves: Spec
 
 def _expect_own_variables(variables: Sequence[Any], state: ModelState) -> None:
     """Raises ModelError for a variable that is not held by the model, such as a global one."""
-    own = {id(getattr(variable, "_value", variable)) for variable in state.variables}
+    own = {id(each.value if isinstance(each, keras.Variable) else each) for each in state.variables}
     if names := sorted(variable.name for variable in variables if id(variable) not in own):
         raise ModelError(
             f"model: expected every variable that it reads to be held by it or by one of its layers, got "

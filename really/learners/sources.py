@@ -22,8 +22,9 @@ POLICY_TYPES = ("discrete_policy", "continuous_normal_diagonal")
 
 
 def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
-    """The agent to train: the manager's current agent, or the given one."""
-    agent: Any = source.get_agent() if hasattr(source, "get_agent") else source
+    """The agent to train: the manager's own, or the given one."""
+    given: Any = source
+    agent = given.agent if hasattr(given, "get_agent") else given
     if not hasattr(agent, "output_names"):
         raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, got {type(source).__name__}")
     if not hasattr(agent.model, "trainable_variables"):

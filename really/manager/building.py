@@ -139,7 +139,8 @@ class Builder:
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
         names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else [])))
-        build = ModelBuilder(given["model"], given["model_kwargs"], given["input_shape"], space, agent.model)
+        made, kwargs = (given["model"], given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
+        build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model)
         repeatable = given["seed"] is not None
         exported = export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
         if exported.kind == "eager":

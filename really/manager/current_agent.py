@@ -36,7 +36,7 @@ class CurrentAgent:
     """The agent of a manager, kept in step with its settings and its runners.
 
     Attributes:
-        agent: the agent.
+        lender: owns the agent, and lends agents with its weights.
         exported: its policy as the runners have it.
         columns: the columns that the runners deliver.
     """
@@ -54,6 +54,11 @@ class CurrentAgent:
         self.build(report)
 
     @property
+    def agent(self) -> Agent:
+        """The manager's own agent."""
+        return self.lender.own
+
+    @property
     def is_outdated(self) -> bool:
         """Whether `model_kwargs` have changed since the agent was built."""
         return not same(self._settings["model_kwargs"], self._model_kwargs)
@@ -65,11 +70,14 @@ class CurrentAgent:
         """
         report("building the model")
         model_kwargs, weights = dict(self._settings["model_kwargs"]), self._settings["weights"]
+        from really.agents.lending import Lender
+
         agent = self._builder.agent(self._statistics.frozen)
         report("choosing the fastest form of the model for runners")
         exported = self._builder.export(agent, self._fleet.most_agents)
         self.columns = self._builder.columns(agent.policy)
-        self.agent, self.exported = agent, exported
+        self.lender, self.exported = Lender(agent), exported
+        self._architecture = agent.architecture
         self._model_kwargs, self._weights_setting = model_kwargs, weights
         self._fleet.set_policy(exported)
         self.publish()
@@ -85,13 +93,20 @@ class CurrentAgent:
         return PolicySettings.of(self._settings)
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Sets the weights of the agent's model, and publishes them."""
-        self.agent.set_weights(weights)
+        """Sets the weights of the manager's own agent, and publishes them."""
+        self.lender.set_weights(weights)
         self.publish()
 
     def publish(self) -> None:
-        """Makes a policy version of the model's weights and the statistics so far, unless both are as they were."""
+        """Makes a policy version of the model's weights and the statistics so far, unless both are as they were.
+
+        A model of which a part was replaced is exported again.
+        """
         weights, published = self.agent.get_weights(), self._fleet.weights.arrays
+        if self.agent.architecture is not self._architecture:
+            self.exported = self._builder.export(self.agent, self._fleet.most_agents)
+            self._architecture = self.agent.architecture
+            self._fleet.set_policy(self.exported)
         if len(published) and not self._statistics.changed and same(weights, published):
             return
         self._fleet.set_weights(weights, self._statistics.freeze())
@@ -119,10 +134,11 @@ class CurrentAgent:
         folder = saved_models.newest_checkpoint(path, model_name)
         statistics = saved_models.load_statistics(folder)
         self._statistics.check(statistics, str(folder))
-        self.agent.epoch = saved_models.load_model(self.agent.model, folder)
+        with self.lender.elsewhere() as agent:
+            agent.epoch = saved_models.load_model(agent.model, folder)
         self._statistics.replace(statistics)
         self.publish()
-        return self.agent
+        return self.lender.lend()
 
     def state(self) -> ManagerState:
         """The manager's own numbers, for a checkpoint."""
@@ -153,6 +169,7 @@ class CurrentAgent:
             self._statistics.add(0, restored.pending)
             self.apply_settings()
             yield aggregator
+        self.lender.refresh()
 
     @contextlib.contextmanager
     def _undone_on_error(self) -> Iterator[None]:

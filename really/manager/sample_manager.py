@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -292,16 +293,26 @@ class SampleManager(Lifetime, Tracking):
     # ------------------------------------------------------------------------------------------ the agent
 
     def get_agent(self, test: bool = False) -> Agent:
-        """The current agent, the same object at each call. `agent.copy()` makes an independent one, say for targets.
+        """An agent of its own each time, with the weights that the manager's agent has in the moment of the call.
 
-        With `test` it is a copy that acts greedily.
+        It chooses its model when it is first used: the one of the agent whose name it took over, else the manager's own
+        if no living agent has it, else a copy. So `agent = manager.get_agent()` in each epoch keeps its variables, and
+        agents of two names never share any. With `test` it is a copy that acts greedily.
         """
         self._sync()
-        return self._current.agent.greedy_copy() if test else self._current.agent
+        place = sys._getframe(1)
+        return self._current.agent.greedy_copy() if test else self._current.lender.lend((place.f_code, place.f_lineno))
+
+    @property
+    def agent(self) -> Agent:
+        """The manager's own agent, which learners train. What its model learns, the first of `get_agent` sees too."""
+        self._sync()
+        return self._current.lender.open()
 
     def set_agent(self, weights: Sequence[NDArray[Any]]) -> None:
-        """Sets the agent's weights; runners act with them for the rows collected from now on.
+        """Sets the weights of the manager's agent; runners act with them for the rows collected from now on.
 
+        Agents that `get_agent` gave and that were used keep their own.
         If observations or rewards are normalised, the statistics measured so far take effect at the same time.
         """
         self._current.set_weights(weights)
@@ -316,7 +327,7 @@ class SampleManager(Lifetime, Tracking):
         model_name: str | None = None,
         compile: bool = False,  # noqa: A002
     ) -> Agent:
-        """Loads the newest model saved in `path` into the agent and the runners; `agent.epoch` is its epoch.
+        """Loads the newest model saved in `path` for the manager and its runners; returns an agent with its epoch.
 
         With `model_name` it is the newest that was saved under this name, or the one whose folder has this name.
         `compile` is ignored, because the agent keeps its own model.
@@ -428,6 +439,7 @@ class SampleManager(Lifetime, Tracking):
     def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
         """The parts of the run that a checkpoint saves."""
         own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
+        self._current.lender.leave_to(target.values() if isinstance(target, Mapping) else [target])
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:

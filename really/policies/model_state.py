@@ -130,7 +130,8 @@ class ModelState:
         wanted = [*self.weights, *self.others]
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
-        check_weights([tuple(each.shape) for each in wanted], arrays, [each.path for each in wanted])
+        names = [getattr(each, "path", getattr(each, "name", "")) for each in wanted]
+        check_weights([tuple(each.shape) for each in wanted], arrays, names)
 
     def flat(self) -> list[Any]:
         """The variables, or the arrays of an object with `get_weights` of its own, to be saved."""

@@ -155,3 +155,25 @@ def test_collecting_and_testing_leave_the_learners_model_alone(model):
                 assert agent.model.calls == calls
                 for got, expected in zip(agent.get_weights(), trained, strict=True):
                     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("model", [PlainHeads, PlainHeads()], ids=["class", "instance"])
+def test_runners_act_with_a_part_that_was_replaced_by_hand(model):
+    greedy = {"action_sampling_type": "epsilon_greedy", "epsilon": 0.0}
+    with SampleManager(model, "CartPole-v1", 2, 20, num_steps=10, use_ray=False, **greedy) as manager:
+        manager.get_data()
+        for first in ("agent", "target"):
+            agent, target = manager.get_agent(), manager.get_agent()
+            before = np.asarray(target.max_q(STATES)) if first == "target" else target.get_weights()
+            agent.max_q(STATES)
+            agent.model.actor = keras.Sequential([L.Input((4,)), L.Dense(8, activation="tanh"), L.Dense(2)])
+            manager.set_agent(agent.get_weights())
+            data = manager.get_data()
+            q = np.asarray(agent.model(data["state"])["q_values"])
+            np.testing.assert_array_equal(q.argmax(1), data["action"])
+            np.testing.assert_array_equal(agent.act(data["state"], greedy=True), data["action"])
+            np.testing.assert_allclose(agent.max_q(data["state"]), q.max(1), rtol=1e-5)
+            np.testing.assert_allclose(manager.get_agent().max_q(data["state"]), q.max(1), rtol=1e-5)
+            if first == "target":
+                np.testing.assert_array_equal(target.max_q(STATES), before)
+            manager.test(3, 2)

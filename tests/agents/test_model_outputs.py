@@ -13,6 +13,7 @@ from really.agents.models import ModelBuilder, build_model
 from really.errors import ModelError
 from really.learners import A2CLearner, DQNLearner, PPOLearner
 from really.policies.inference import load
+from really.policies.model_state import ModelState
 
 L = keras.layers
 RETURNS = ["log_prob", "value_estimate", "advantage"]
@@ -117,11 +118,11 @@ def test_every_kind_of_inference_gives_squeezed_outputs_their_batch_axis(kind, m
     names = sorted(agent.forms.shapes)
     build = ModelBuilder(lambda: Squeezing(make), {}, None, BOX)
     base = exporting.Exported(
-        "eager", b"", exporting.model_leaves(BOX), tuple(names), exporting._weight_shapes(agent.model)
+        "eager", b"", exporting.model_leaves(BOX), tuple(names), [tuple(weight.shape) for weight in agent.model.weights]
     )
-    model = exporting._InForm(agent.model, agent.forms, names)
-    trials = exporting._trials(model, BOX, 2)
-    found, report = exporting._measure(exporting._trace(model, BOX, base.leaves), base, trials, 2)
+    model, state = exporting._InForm(agent.model, agent.forms, names), ModelState(agent.model)
+    trials = exporting._trials(model, state, BOX, 2)
+    found, report = exporting._measure(exporting._trace(model, state, BOX, base.leaves), base, trials, 2)
     assert {candidate.kind for candidate in found} >= {"litert", "xla", "tf.function"}, report
     eager = exporting._as_python(base, build, BOX, {})
     exports = [*found, exporting.replace(eager, forms=agent.forms)]

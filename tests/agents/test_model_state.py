@@ -275,3 +275,107 @@ def test_a_target_network_follows_variables_that_are_no_weights_for_keras():
         expected = 0.5 * (before + learner.agent.get_weights()[-1])
         assert not np.array_equal(before, learner.agent.get_weights()[-1])
         np.testing.assert_allclose(learner.target.get_weights()[-1], expected, rtol=1e-5)
+
+
+class OneArray:
+    """An object of the user's own, whose weights are one array; it takes one state at a time."""
+
+    def __init__(self):
+        self.table = np.zeros((4, 2), np.float32)
+
+    def __call__(self, state):
+        return {"q_values": np.ravel(state)[None] @ self.table}
+
+    def get_weights(self):
+        return self.table.copy()
+
+    def set_weights(self, table):
+        assert table.shape == (4, 2)
+        self.table = np.array(table)
+
+
+class Named(OneArray):
+    """Its weights are a dict."""
+
+    def get_weights(self):
+        return {"table": self.table.copy(), "twice": 2 * self.table}
+
+    def set_weights(self, weights):
+        self.table = np.array(weights["table"])
+
+
+@pytest.mark.parametrize("model", [OneArray, Named])
+def test_weights_of_an_object_are_what_it_says(model, tmp_path):
+    table = np.float32([[1, -1], [0, 0], [0, 0], [0, 0]])
+    given = table if model is OneArray else {"table": table, "twice": 2 * table}
+    options = {"num_steps": 10, "use_ray": False, "input_shape": False, "action_sampling_type": "epsilon_greedy"}
+
+    def acts(manager, sign):
+        data = manager.get_data()
+        np.testing.assert_array_equal(data["action"], (sign * data["state"][:, 0] < 0).astype(int))
+
+    with SampleManager(model, "CartPole-v1", 2, 20, weights=given, epsilon=0.0, **options) as manager:
+        acts(manager, 1)
+        agent, target = manager.get_agent(), manager.get_agent()
+        manager.save_model(tmp_path / "models", 1)
+        manager.save_checkpoint(tmp_path / "run", target=target)
+        agent.model.table *= -1
+        manager.set_agent(agent.get_weights())
+        acts(manager, -1)
+        np.testing.assert_array_equal(target.model.table, table)
+        np.testing.assert_array_equal(manager.load_model(tmp_path / "models").model.table, table)
+        acts(manager, 1)
+        manager.kwargs["weights"] = agent.get_weights()
+        acts(manager, -1)
+        manager.load_checkpoint(tmp_path / "run", target=target)
+        acts(manager, 1)
+
+
+class FitsItself(keras.Model):
+    """Compiled and fitted inside the class, with an optimizer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = L.Dense(2)
+        self.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+
+    def call(self, x):
+        return {"q_values": self.q(x)}
+
+    def learn(self, states):
+        self.fit(states, {"q_values": np.full((len(states), 2), 5.0, np.float32)}, verbose=0)
+
+
+@pytest.mark.parametrize("model", [FitsItself, FitsItself()], ids=["class", "instance"])
+def test_a_model_that_is_fitted_inside_its_class_learns_in_each_epoch(model):
+    with make(model) as manager:
+        target = manager.get_agent()
+        before = target.get_weights()
+        for _ in range(2):
+            agent, data = manager.get_agent(), manager.get_data()
+            agent.model.learn(data["state"])
+            manager.set_agent(agent.get_weights())
+        assert not np.array_equal(agent.get_weights()[0], before[0])
+        np.testing.assert_array_equal(target.get_weights()[0], before[0])
+        target.model.learn(data["state"])
+        data = manager.get_data()
+        got = agent.flowing_log_prob(data["state"], data["action"])
+        np.testing.assert_allclose(got, data["log_prob"], rtol=1e-4, atol=1e-5)
+
+
+def test_double_precision_of_keras():
+    before = keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        with make(models.QNet) as manager:
+            agent, data = manager.get_agent(), manager.get_data()
+            assert {weight.dtype for weight in agent.get_weights()} == {np.dtype(np.float64)}
+            got = agent.flowing_log_prob(data["state"], data["action"])
+            np.testing.assert_allclose(got, data["log_prob"], rtol=1e-4, atol=1e-5)
+            manager.set_agent([weight + 0.1 for weight in agent.get_weights()])
+            assert len(manager.test(5, 2)) == 2
+            assert manager.get_agent().copy().get_weights()[0].dtype == np.float64
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy(before)

@@ -227,7 +227,7 @@ def test_update_takes_batches_of_a_buffer_tensors_and_column_vectors():
 def test_agent_and_gamma_come_from_the_manager():
     with SampleManager(models.QNet, "CartPole-v1", 2, 40, num_steps=20, gamma=0.8, seed=0, use_ray=False) as manager:
         learner = DQNLearner(manager, tf.keras.optimizers.Adam(), target_rate=0.01)
-        assert learner.agent is manager.get_agent()
+        assert learner.agent is manager.agent
         assert learner.gamma == 0.8
         assert learner.update(manager.get_data()).td_error.shape == (40,)
         with pytest.raises(InvalidValueError, match=r"expected gamma=0\.8, which the manager was made with, got 0\.9"):

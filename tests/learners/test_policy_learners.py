@@ -192,7 +192,7 @@ def test_update_takes_rows_that_a_manager_collected(maker, advantages):
     settings = {"model_kwargs": {"num_logits": 2}, "num_steps": 32, "returns": RETURNS, "seed": 0, "use_ray": False}
     with SampleManager(models.Policy, "CartPole-v1", 2, 64, **settings) as manager:
         learner = maker(manager, tf.keras.optimizers.Adam(), advantages=advantages)
-        assert learner.agent is manager.get_agent()
+        assert learner.agent is manager.agent
         found = learner.update(manager.get_data())
         assert np.isfinite(found.policy_loss).all()
         if maker is PPOLearner:

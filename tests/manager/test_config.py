@@ -189,8 +189,8 @@ def test_what_a_model_is_made_with_is_compared_whatever_it_is(one: Any, other: A
 def test_model_kwargs_may_hold_arrays() -> None:
     given = {"bias": np.zeros(2)}
     with SampleManager(biased_net, "CartPole-v1", 1, 10, num_steps=10, use_ray=False, model_kwargs=given) as manager:
-        agent = manager.get_agent()
-        assert manager.get_agent() is agent
+        agent = manager.agent
+        assert manager.agent is agent
         manager.kwargs["model_kwargs"] = {"bias": np.ones(2)}
         np.testing.assert_array_equal(manager.get_agent().get_weights()[-1], [1, 1])
 

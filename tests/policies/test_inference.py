@@ -21,6 +21,7 @@ from really.agents.models import ModelBuilder, build_model
 from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.inference import load
+from really.policies.model_state import ModelState
 from really.policies.outputs import OutputForms
 from tests import models
 
@@ -68,7 +69,7 @@ def observations(space, rows, seed=5):
 
 
 def other_weights(model, seed=9):
-    return exporting._random_weights(model, np.random.default_rng(seed))
+    return exporting._random_weights(ModelState(model), np.random.default_rng(seed))
 
 
 def expect_agreement(forward, model, space, rows):
@@ -145,9 +146,11 @@ def test_every_kind_agrees_with_the_model(maker, monkeypatch):
 
 def measured(model, batch_size=2):
     leaves = exporting.model_leaves(BOX)
-    trials = exporting._trials(model, BOX, batch_size)
-    base = exporting.Exported("eager", b"", leaves, tuple(trials[0].expected), exporting._weight_shapes(model))
-    function = exporting._trace(model, BOX, leaves)
+    trials = exporting._trials(model, ModelState(model), BOX, batch_size)
+    base = exporting.Exported(
+        "eager", b"", leaves, tuple(trials[0].expected), tuple(tuple(each.shape) for each in model.weights)
+    )
+    function = exporting._trace(model, ModelState(model), BOX, leaves)
     found, report = exporting._measure(function, base, trials, batch_size)
     return {candidate.kind: candidate for candidate in found}, report
 
@@ -155,17 +158,17 @@ def measured(model, batch_size=2):
 def test_an_export_that_ignores_its_weights_is_rejected():
     """The function was traced with its variables, so it is right only under the weights of that time."""
     model = build(models.DecoratedCall, BOX)
-    trials = exporting._trials(model, BOX, 2)
+    trials = exporting._trials(model, ModelState(model), BOX, 2)
     frozen = [tf.constant(weight) for weight in model.get_weights()]
 
     @tf.function(autograph=False)
     def ignores(x0, *weights):
-        return [exporting._call_with(model, frozen, x0)["q_values"]]
+        return [exporting._call_with(model, ModelState(model), frozen, x0)["q_values"]]
 
     specs = [tf.TensorSpec((None, 4), tf.float32, "x0")]
     specs += [tf.TensorSpec(w.shape, w.dtype, f"w{at}") for at, w in enumerate(frozen)]
     base = exporting.Exported(
-        "litert", b"", exporting.model_leaves(BOX), ("q_values",), exporting._weight_shapes(model)
+        "litert", b"", exporting.model_leaves(BOX), ("q_values",), tuple(tuple(each.shape) for each in model.weights)
     )
     wrong = replace(base, payload=exporting._convert(ignores.get_concrete_function(*specs)))
     with pytest.raises(exporting._CannotExportError, match="'q_values' differs from the model's by"):
@@ -242,6 +245,7 @@ import pickle, sys
 import numpy as np
 from gymnasium import spaces
 from really.policies.inference import load
+from really.policies.model_state import ModelState
 from really.policies.policy import make_policy
 exported, weights = pickle.load(open(sys.argv[1], "rb"))
 forward, policy = load(exported, 3), make_policy("epsilon_greedy", spaces.Discrete(2))
@@ -258,8 +262,8 @@ print(actions.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
 def test_kinds_that_need_tensorflow_run_with_one_thread_in_a_new_process(tmp_path):
     model, eager = exported_from(models.Dropping, BOX, batch_size=2)
     other = build(models.QNet, BOX)
-    function = exporting._trace(other, BOX, eager.leaves)
-    shapes = exporting._weight_shapes(other)
+    function = exporting._trace(other, ModelState(other), BOX, eager.leaves)
+    shapes = tuple(tuple(each.shape) for each in other.weights)
     base = replace(eager, output_names=("q_values",), weight_shapes=shapes, build=None)
     compiled = exporting._graph(function, base, "xla")
     pairs = [(eager, model.get_weights()), (compiled, other.get_weights())]
@@ -268,6 +272,7 @@ def test_kinds_that_need_tensorflow_run_with_one_thread_in_a_new_process(tmp_pat
 import pickle, sys
 import numpy as np
 from really.policies.inference import load
+from really.policies.model_state import ModelState
 pairs = pickle.load(open(sys.argv[1], "rb"))
 for exported, weights in pairs:
     forward = load(exported, 2)
