@@ -201,7 +201,7 @@ class Agent(PublishedAgent):
         Raises:
             ModelError: the agent has no `make_model`, and Keras cannot copy the model.
         """
-        model = self._model_like_own()
+        model = _another_model(self.model, self._state(), self._make_model if self.architecture is None else None)
         set_model_weights(model, self.get_weights())
         policy, rng = self.policy, self.rng.spawn(1)[0]
         agent = Agent(
@@ -248,15 +248,6 @@ class Agent(PublishedAgent):
     def trainable_variables(self) -> list[Any]:
         """The variables to train: `model.trainable_variables`, and those that Keras does not count."""
         return self._state().trainable
-
-    def _model_like_own(self) -> Any:
-        """Another model of the same kind as the agent's, which shares no variable with it."""
-        state = self._state()
-        if self._make_model is None or self.architecture is not None:
-            return copy_model(self.model)
-        new = self._make_model()
-        same = shared_variables(new, self.model) or not state.is_like(ModelState(new))
-        return copy_model(self.model) if same else new
 
     def _state(self) -> ModelState:
         """The state of the model. If a part of the model was replaced, what was compiled for it is dropped."""
@@ -430,3 +421,10 @@ class Agent(PublishedAgent):
             )
         if found is not None and found in self.forms.refused:
             raise ModelError(f"agent.{method}: {self.forms.refused[found]}")
+
+
+def _another_model(model: Any, state: ModelState, make_model: Callable[[], Any] | None) -> Any:
+    """A model of the same kind, which shares no variable with `model`: a new one if it can be made, else a copy."""
+    new = model if make_model is None else make_model()
+    same = shared_variables(new, model) or not state.is_like(ModelState(new))
+    return copy_model(model) if same else new
