@@ -6,7 +6,7 @@ EXTRAS := gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -46,6 +46,14 @@ test-ecosystem: .venv-ecosystem/.installed
 	test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
 	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),mujoco]' $(ECOSYSTEM)
 	.venv-ecosystem/bin/python setup.py --quiet build_ext --inplace && touch $@
+
+# With Keras 2 as `tf.keras`, in an environment of its own.
+test-keras2: .venv-keras2/.installed
+	TF_USE_LEGACY_KERAS=1 .venv-keras2/bin/python -m pytest -m keras2 tests/keras2
+
+.venv-keras2/.installed: pyproject.toml
+	test -x .venv-keras2/bin/python || $(PYTHON) -m venv .venv-keras2
+	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,keras2]' && touch $@
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.keras_versions import is_layer
 from really._utils.published import PublishedAgent
 from really.agents.arguments import action_tensor, mask_tensors, typed_tensor
 from really.agents.compiled import Compiled, remember, signature
@@ -94,7 +94,7 @@ class Agent(PublishedAgent):
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature, masks is not None)
         self.forms = OutputForms.of(self.policy, one, two)
         self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
-        self.compiled = isinstance(model, keras.layers.Layer) and not self.forms.one_by_one
+        self.compiled = is_layer(model) and not self.forms.one_by_one
         self.architecture: object | None = None
         self._known = ModelState(model)
         self._functions: dict[tuple[Callable[..., Any], int], Compiled] = {}

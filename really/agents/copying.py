@@ -18,13 +18,14 @@ import cloudpickle
 import keras
 import tensorflow as tf
 
+from really._utils.keras_versions import graph_of_parts, is_legacy_graph, parts_of_graph
 from really.errors import ModelError, summary
 
 # What `Layer.__new__` makes for each object: methods wrapped for it.
 _OF_THE_OBJECT = frozenset(("build", "quantize"))
 # Compiled by `fit` and its like, which compile again if there is none.
 _COMPILED = ("train_function", "test_function", "predict_function")
-_LOCKS: dict[type, Any] = {type(make()): make for make in (threading.Lock, threading.RLock)}
+_LOCKS: dict[type, Any] = {type(make()): make for make in (threading.Lock, threading.RLock, threading.local)}
 
 
 def copy_model(model: Any) -> Any:
@@ -53,14 +54,14 @@ class _ModelPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, tf.Variable):
             return _variable, (obj.numpy(), obj.trainable, obj.name.split(":")[0])
+        if is_legacy_graph(obj):
+            return graph_of_parts, parts_of_graph(obj)
         if isinstance(obj, _classes()) or _is_of_keras(obj):
             return _new, (type(obj),), (_contents(obj), _state(obj)), None, None, _set
         if isinstance(obj, _function_class()):
             return tf.function, (obj.python_function, obj.input_signature)
-        if isinstance(obj, weakref.ref):
-            return _weak, (obj(),)
-        if type(obj) in _LOCKS:
-            return _LOCKS[type(obj)], ()
+        if isinstance(obj, weakref.ref) or type(obj) in _LOCKS:
+            return (_weak, (obj(),)) if isinstance(obj, weakref.ref) else (_LOCKS[type(obj)], ())
         return super().reducer_override(obj)
 
 

@@ -223,7 +223,7 @@ def _expect_batches(forms: OutputForms | None) -> None:
 def _call_with(model: Any, state: ModelState, weights: Sequence[Any], inputs: Any) -> dict[str, Any]:
     """The model's outputs, sorted by name, with `weights` in place of its own; `__call__` may be overridden."""
     mapping = [pair for pair in zip(state.variables, weights, strict=True) if isinstance(pair[0], keras.Variable)]
-    tensors = [keras.ops.convert_to_tensor(weight) for weight in weights[len(state.weights) :]]
+    tensors = [keras.ops.convert_to_tensor(weight) for weight in weights[: len(state.variables)]]
     scope = keras.StatelessScope(state_mapping=mapping)
     with undecorated(), scope, state.finalized(), state.replaced(tensors):
         outputs = model(inputs)

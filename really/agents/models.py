@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.keras_versions import is_layer
 from really.agents.copying import copy_model, pickled
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
@@ -164,7 +164,7 @@ def is_instance(model: Any) -> bool:
     """Whether `model` is a model, and not a class or function that makes one."""
     if isinstance(model, type | functools.partial) or inspect.isroutine(model):
         return False
-    return isinstance(model, keras.layers.Layer) or hasattr(model, "get_weights")
+    return is_layer(model) or hasattr(model, "get_weights")
 
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.keras_versions import as_optimizer
 from really.checkpoints import array_files
 from really.checkpoints.array_files import Described
 from really.errors import InvalidTypeError, ModelError
@@ -27,7 +28,7 @@ def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
         {
             "name": str(getattr(variable, "path", getattr(variable, "name", at))).removeprefix(prefix),
             "shape": [int(n) for n in variable.shape],
-            "dtype": str(variable.dtype),
+            "dtype": str(getattr(variable.dtype, "name", variable.dtype)),
         }
         for at, variable in enumerate(variables)
     ]
@@ -111,11 +112,12 @@ class OptimizerArrays:
 
     Args:
         name: name of the optimizer in messages, and of its file.
-        optimizer: an optimizer of Keras 3.
+        optimizer: an optimizer of Keras 3, or one of Keras 2.
         trainable: variables for which `read` builds the optimizer, if the saved one was built and this one is not.
     """
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
+        optimizer = as_optimizer(optimizer)
         if not (hasattr(optimizer, "apply") and hasattr(optimizer, "build") and hasattr(optimizer, "variables")):
             raise InvalidTypeError(f"{name}: expected a keras optimizer, got {type(optimizer).__name__}")
         self.name, self._optimizer, self._trainable = name, optimizer, trainable
@@ -124,10 +126,12 @@ class OptimizerArrays:
         """The description that another optimizer must match to load these arrays."""
         # Keras has no public attribute for these variables, which a loss-scaling optimizer leaves to its inner one.
         inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        # Keras 2 does not say for which variables; the shapes of its own variables tell.
+        legacy = self._trainable if hasattr(self._optimizer, "wrapped") and self._optimizer.built else ()
         return {
-            "class": type(self._optimizer).__name__,
+            "class": type(getattr(self._optimizer, "wrapped", self._optimizer)).__name__,
             "built": bool(self._optimizer.built),
-            "built_for": _shapes(describe(getattr(inner, "_trainable_variables", ()))),
+            "built_for": _shapes(describe(getattr(inner, "_trainable_variables", legacy))),
             "weights": describe(self._optimizer.variables),
         }
 

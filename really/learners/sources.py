@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import spaces
 
 from really._utils.checks import checked_number
+from really._utils.keras_versions import as_optimizer
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners.inputs import listed
@@ -45,6 +46,7 @@ def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -
 
 def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
     """Creates the optimizer's variables for the agent's model, since a compiled function must not create variables."""
+    optimizer = as_optimizer(optimizer)
     if not hasattr(optimizer, "apply"):
         raise InvalidTypeError(f"{learner}: expected a Keras optimizer, got {type(optimizer).__name__}")
     if optimizer.built:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.keras_versions import name_of
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
 
@@ -22,6 +23,8 @@ from really.policies.model_inputs import check_weights
 # itself.
 _APART = {"Optimizer", "BaseOptimizer", "OptimizerV2", "Metric", "Loss", "SeedGenerator", "Generator"}
 _LAYERS, _VARIABLES = {"Layer", "Module"}, {"Variable", "BaseResourceVariable"}
+# Variables of a model of Keras 2 that `fit` and its like use, and no call.
+_OF_FIT = {"_train_counter", "_test_counter", "_predict_counter", "_steps_per_execution"}
 _FRAMEWORKS = ("keras", "tf_keras", "tensorflow")
 _NOT_OF_A_MODEL = (*_FRAMEWORKS, "builtins", "numpy", "really", "ray", "gym", "gymnasium", "functools", "threading")
 
@@ -65,12 +68,16 @@ class ModelState:
         self._model, self._has_weights = model, hasattr(model, "get_weights")
         self.is_keras = _is_layer(type(model))
         self.weights: list[Any] = list(model.weights) if self.is_keras else []
-        walk = _Walk({id(variable) for variable in self.weights})
+        weights = {id(variable): variable for variable in self.weights}
+        # Keras 3 can itself replace its variables in a call. Those of Keras 2 are variables of TensorFlow.
+        walk = _Walk({key for key, variable in weights.items() if hasattr(variable, "path")})
         walk.into(model, "")
         self.layers = walk.layers
         # An object with `get_weights` of its own says itself what its weights are.
         found = walk.found.values() if self.is_keras or not self._has_weights else ()
-        self.others: list[Found] = sorted(found, key=lambda found: found.path)
+        others = (each for each in found if id(each.variable) not in weights)
+        self.others: list[Found] = sorted(others, key=lambda each: each.path)
+        self._replaceable = [*(each for each in found if id(each.variable) in weights), *self.others]
         self._parts = [
             *self.weights,
             *(found.variable for found in walk.found.values()),
@@ -130,7 +137,7 @@ class ModelState:
         wanted = [*self.weights, *self.others]
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
-        names = [getattr(each, "path", getattr(each, "name", "")) for each in wanted]
+        names = list(map(name_of, wanted))
         check_weights([tuple(each.shape) for each in wanted], arrays, names)
 
     def flat(self) -> list[Any]:
@@ -174,14 +181,15 @@ class ModelState:
 
     @contextlib.contextmanager
     def replaced(self, tensors: Sequence[Any]) -> Iterator[None]:
-        """Puts tensors into the places of the other variables."""
+        """Puts tensors, one for each of `variables`, into the places of variables that Keras 3 does not replace."""
+        values = dict(zip(map(id, self.variables), tensors, strict=True))
         try:
-            for found, tensor in zip(self.others, tensors, strict=True):
+            for found in self._replaceable:
                 for place in found.places:
-                    _put(place, tensor)
+                    _put(place, values[id(found.variable)])
             yield
         finally:
-            for found in self.others:
+            for found in self._replaceable:
                 for place in found.places:
                     _put(place, found.variable)
 
@@ -242,7 +250,7 @@ class _Walk:
             self.layers.append((getattr(obj, "name", name) if not name or "_layers[" in name else name, obj))
         if kind in ("layer", "object"):
             attributes = vars(obj)
-            keys = [key for key, value in attributes.items() if _kind_of(value) and not key.startswith("_self_")]
+            keys = [key for key, value in attributes.items() if _kind_of(value) and _is_a_part(key)]
             # Attributes of Keras come last, so that a variable has the name that the user gave it.
             for key in sorted(keys, key=lambda key: key.startswith("_")):
                 self._item(attributes, key, f"{name}.{key}" if name else key)
@@ -262,6 +270,13 @@ class _Walk:
                 found.places.append(Place(holder, key))
         elif kind:
             self.into(value, name)
+
+
+def _is_a_part(key: str) -> bool:
+    """Whether an attribute may hold a part: Keras 2 lists the layers of a functional model in a private one."""
+    if key.startswith("_self_"):
+        return key == "_self_tracked_trackables"
+    return key not in _OF_FIT
 
 
 def _kind_of(obj: Any) -> str:

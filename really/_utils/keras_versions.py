@@ -1,0 +1,91 @@
+"""Keras 2 beside Keras 3: with TF_USE_LEGACY_KERAS=1, the `tf.keras` of a script is the package tf_keras.
+
+Its layers and optimizers share no class with those of Keras 3, and its variables are those of TensorFlow. This module
+says what they are, so that no other one asks for a version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+PACKAGES = ("keras", "tf_keras")
+LEGACY = "tf_keras"
+# Models of Keras 2 whose layers are a graph, which is known by the identity of its tensors.
+_GRAPHS = ("Functional", "Sequential")
+
+
+def is_layer(obj: Any) -> bool:
+    """Whether this is a layer or model of Keras 3 or of Keras 2."""
+    return "Layer" in _names(obj, PACKAGES)
+
+
+def is_legacy_graph(obj: Any) -> bool:
+    """Whether this is a built functional or sequential model of Keras 2, and of no class of the user."""
+    cls = type(obj)
+    return cls.__name__ in _GRAPHS and cls.__module__.split(".")[0] == LEGACY and bool(obj.built)
+
+
+def parts_of_graph(model: Any) -> tuple[Any, ...]:
+    """What `graph_of_parts` makes such a model from: class, configuration, the user's layer classes, weights."""
+    classes = {type(part) for part in model.submodules if is_layer(part)}
+    own = {cls.__name__: cls for cls in classes if cls.__module__.split(".")[0] != LEGACY}
+    return type(model), model.get_config(), own, model.get_weights()
+
+
+def graph_of_parts(cls: Any, config: dict[str, Any], classes: dict[str, type], weights: list[Any]) -> Any:
+    """A new model of Keras 2 with these weights."""
+    model = cls.from_config(config, custom_objects=classes)
+    model.set_weights(weights)
+    return model
+
+
+def name_of(variable: Any) -> str:
+    """The name of a variable: its path in Keras 3, or its name in Keras 2, which has the layer's name in it."""
+    return str(getattr(variable, "path", None) or variable.name)
+
+
+def as_optimizer(optimizer: Any) -> Any:
+    """The optimizer with the methods of Keras 3: one of Keras 2 is wrapped, anything else is returned as it is."""
+    is_legacy = "Optimizer" in _names(optimizer, (LEGACY,)) and hasattr(optimizer, "apply_gradients")
+    return LegacyOptimizer(optimizer) if is_legacy else optimizer
+
+
+class LegacyOptimizer:
+    """An optimizer of Keras 2 with the methods of Keras 3.
+
+    Attributes:
+        wrapped: the optimizer of Keras 2.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.wrapped = optimizer
+
+    @property
+    def built(self) -> bool:
+        """Whether it has variables for those that it trains."""
+        return bool(vars(self.wrapped).get("_built"))
+
+    @property
+    def variables(self) -> list[Any]:
+        """Its own variables: iterations, moments, and the learning rate unless that is a schedule."""
+        rate = self.wrapped.learning_rate
+        return [*self.wrapped.variables, *([rate] if hasattr(rate, "assign") else [])]
+
+    @property
+    def iterations(self) -> Any:
+        """How many steps it has made."""
+        return self.wrapped.iterations
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Makes its own variables."""
+        self.wrapped.build(list(variables))
+
+    def apply(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Makes a step: changes the variables by their gradients."""
+        self.wrapped.apply_gradients(zip(gradients, variables, strict=True))
+
+
+def _names(obj: Any, packages: tuple[str, ...]) -> set[str]:
+    """Names of the classes of these packages that an object is of."""
+    return {base.__name__ for base in type(obj).__mro__ if base.__module__.split(".")[0] in packages}
