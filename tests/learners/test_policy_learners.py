@@ -262,10 +262,10 @@ SETTINGS = [
     ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
     ({"minibatch_size": 1}, "minibatch_size: expected an integer >= 2, got 1"),
     ({"advantages": "gea"}, "advantages: expected one of 'gae', 'monte_carlo', got 'gea'. Did you mean 'gae'?"),
-    ({"clip_range": 0}, "clip_range: expected a number from 1e-06 to 1e+06, got 0.0"),
-    ({"value_coefficient": -1}, "value_coefficient: expected a number from 0 to 1e+06, got -1.0"),
-    ({"entropy_coefficient": -1}, "entropy_coefficient: expected a number from 0 to 1e+06, got -1.0"),
-    ({"max_gradient_norm": 0}, "max_gradient_norm: expected a number from 1e-06 to 1e+06, got 0.0"),
+    ({"clip_range": 0}, "clip_range: expected a number from 1e-06 to 1e+06, got 0"),
+    ({"value_coefficient": -1}, "value_coefficient: expected a number from 0 to 1e+06, got -1"),
+    ({"entropy_coefficient": -1}, "entropy_coefficient: expected a number from 0 to 1e+06, got -1"),
+    ({"max_gradient_norm": 0}, "max_gradient_norm: expected a number from 1e-06 to 1e+06, got 0"),
 ]
 
 
