@@ -33,6 +33,9 @@ class Model:
     def __init__(self, value) -> None:
         self.weights = [Variable(np.asarray(value))]
 
+    def get_weights(self) -> list[np.ndarray]:
+        return [variable.value for variable in self.weights]
+
     def set_weights(self, weights) -> None:
         self.weights[0].value = weights[0]
 
@@ -101,7 +104,7 @@ CRAFTED = {
     ),
     "NaN": (
         lambda file, path: file.create_dataset("weights/0", data=np.array([1, np.nan, 0, 0], np.float32)),
-        "expected numbers at kernel, got NaN",
+        "expected numbers at 0, got NaN",
     ),
 }
 
@@ -120,7 +123,7 @@ def test_a_file_of_other_arrays_is_refused_before_they_are_read(folder, craft, m
 def test_complex_weights_are_none_of_a_real_model(folder):
     save_model(Model(np.ones(4, np.complex64)), folder.parent, 2)
     newest = max(folder.parent.iterdir())
-    refused(newest, "kernel: expected float32, got complex64", ModelError)
+    refused(newest, "0: expected float32, got complex64", ModelError)
 
 
 DESCRIPTIONS = {
