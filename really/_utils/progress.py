@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,32 @@ PATIENCE = 2.0
 INTERVAL = 0.2
 
 
-def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = None) -> tqdm[Any]:
+class NoBar:
+    """A bar that shows nothing. It needs no lock, as tqdm's bars do, so an interrupt cannot leave one taken."""
+
+    n = 0.0
+
+    def update(self, done: float) -> None:
+        """Counts on."""
+        self.n += done
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> NoBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = None) -> tqdm[Any] | NoBar:
     """A bar from 0 to `total`, or a count if `total` is None.
 
     `wanted` True shows it at once, False never, None on a terminal after two seconds.
     """
+    if wanted is False or (wanted is None and not _is_terminal()):
+        return NoBar()
     # Imported at use: tqdm takes a tenth of the time of `import really`.
     from tqdm import tqdm
 
@@ -31,7 +53,12 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
     )
 
 
-def advance(bar: tqdm[Any], done: int) -> None:
+def _is_terminal() -> bool:
+    """Whether stderr, to which bars are drawn, is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def advance(bar: tqdm[Any] | NoBar, done: int) -> None:
     """Moves a bar to `done`."""
     bar.update(done - bar.n)
 
@@ -42,14 +69,12 @@ def steps_of(what: str) -> Iterator[Callable[[str], None]]:
 
     The line is removed at the end. A thread draws it, because a step may be one long call.
     """
-    from tqdm import tqdm
-
-    line = tqdm(
-        desc=what, bar_format="{desc} [{elapsed}]", disable=None, leave=False, delay=PATIENCE, mininterval=0, miniters=0
-    )
-    if line.disable:
+    if not _is_terminal():
         yield lambda step: None
         return
+    from tqdm import tqdm
+
+    line = tqdm(desc=what, bar_format="{desc} [{elapsed}]", leave=False, delay=PATIENCE, mininterval=0, miniters=0)
     over = threading.Event()
 
     def draw() -> None:
