@@ -51,9 +51,10 @@ def test_pages_are_taken_as_rows_arrive_and_never_more_than_nbytes():
 
 
 def test_a_dropped_buffer_gives_its_memory_back():
+    rows = np.ones((20_000, 1000), np.float32)
     before = resident()
     buffer = ReplayBuffer(20_000, spec={"x": (np.float32, (1000,))})
-    buffer.put({"x": np.ones((20_000, 1000), np.float32)})
+    buffer.put({"x": rows})
     del buffer
     assert resident() - before < 16 << 20
 
