@@ -25,6 +25,7 @@ from really.data.schema import spec_of_columns
 from really.errors import InvalidFileError, InvalidValueError, one_of
 from really.replay.arguments import MOST_ROWS
 from really.replay.io.checksums import CHECK, crc32_of, fingerprint
+from really.replay.io.first_format import DEFAULTS, FIRST_FORMAT, first_crc32, first_fingerprint
 from really.replay.options import BufferOptions
 from really.replay.priorities import NO_END
 from really.replay.rows import Rows
@@ -93,7 +94,8 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
         first = priorities["newest"] - about["num_rows"] if priorities else 0
         description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
         with progress_bar("loading", about["num_rows"], "row") as bar:
-            parts = _read_rows(path, file, about["columns"] + ([VALUE] if priorities else []), bar)
+            keys = about["columns"] + ([VALUE] if priorities else [])
+            parts = _read_rows(path, file, keys, about["format"], bar)
             buffer = buffer_type.restore(description, parts)
     if len(buffer) != about["num_rows"]:
         raise InvalidFileError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
@@ -140,14 +142,16 @@ def _about(path: str | PathLike[str], schema: pa.Schema) -> dict[str, Any]:
     if ABOUT not in metadata:
         raise InvalidFileError(f"{path}: expected {WHAT}, got another Arrow file, of columns {schema.names}")
     text = metadata[ABOUT]
-    if metadata.get(CHECK) != str(fingerprint(schema, zlib.crc32(text))).encode():
+    checks = {FORMAT: fingerprint(schema, zlib.crc32(text)), FIRST_FORMAT: first_fingerprint(schema, text)}
+    written = next((name for name, check in checks.items() if metadata.get(CHECK) == str(check).encode()), None)
+    if written is None:
         raise InvalidFileError(
             f"{path}: expected {WHAT} that is whole, in format {FORMAT!r}, got one whose description is damaged or of "
             f"another format"
         )
-    about = json_object(text, arrays=True)
-    if about["format"] != FORMAT:
-        raise InvalidFileError(f"{path}: expected format {FORMAT!r}, got {about['format']!r}")
+    about = {**(DEFAULTS if written == FIRST_FORMAT else {}), **json_object(text, arrays=True)}
+    if about["format"] != written:
+        raise InvalidFileError(f"{path}: expected format {written!r}, got {about['format']!r}")
     _check_numbers(about)
     return about
 
@@ -187,7 +191,9 @@ def _write_chunk(columns: Mapping[str, Any], first: int, writer: Any, schema: pa
     writer.write_batch(batch, custom_metadata={CHECK: str(_crc32(columns, first))})
 
 
-def _read_rows(path: str | PathLike[str], file: Any, keys: list[str], bar: Any) -> Iterator[dict[str, Any]]:
+def _read_rows(
+    path: str | PathLike[str], file: Any, keys: list[str], written: str, bar: Any
+) -> Iterator[dict[str, Any]]:
     num_rows = 0
     for at in range(file.num_record_batches):
         batch, check = file.get_batch_with_custom_metadata(at)
@@ -196,7 +202,8 @@ def _read_rows(path: str | PathLike[str], file: Any, keys: list[str], bar: Any) 
             columns = _columns(batch, keys)
         except DAMAGE:
             columns = {}  # too damaged to be read
-        if not columns or check is None or check.get(CHECK) != str(_crc32(columns, num_rows)).encode():
+        right = first_crc32(columns) if written == FIRST_FORMAT else _crc32(columns, num_rows)
+        if not columns or check is None or check.get(CHECK) != str(right).encode():
             raise InvalidFileError(
                 f"{path}: expected rows as they were saved, but rows {num_rows:,} to "
                 f"{num_rows + len(batch) - 1:,} are damaged"
