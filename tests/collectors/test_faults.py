@@ -158,6 +158,8 @@ def test_calls_that_await_all_agents_return_while_a_runner_stands_still() -> Non
             check_rows(rows)
 
 
+# In a Ray of its own: it fails after the tests of the other folders, and the cause is not known yet.
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_runtime")
 def test_runners_that_act_through_litert_never_import_tensorflow() -> None:
     with make() as manager:

@@ -166,6 +166,8 @@ def interrupted_at(number: int) -> Iterator[None]:
         sys.settrace(None)
 
 
+# Alone in a process: an interrupt inside TensorFlow's or tqdm's own code leaves their global state as it is.
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_steps": 5}, {"num_episodes": 1}])
 def test_an_interrupt_at_any_place_leaves_no_gap_in_the_rows(options: dict[str, int]) -> None:
     with make(Counter, env_config={"length": 4}, total_steps=15, normalize_rewards=True, **options) as manager:
