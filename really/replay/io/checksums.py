@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.frames import FrameColumn
 from really.errors import ReallyError
 
 if TYPE_CHECKING:
@@ -39,12 +41,32 @@ def _stored_type(field: pa.Field) -> str:
 
 def crc32_of(rows: NDArray[Any], start: int) -> int:
     """CRC-32 of the bytes of an array. Booleans count as 1 or 0 and seconds as milliseconds, as files store them."""
-    if rows.dtype == SECONDS:
-        rows = rows.astype("datetime64[ms]")
+    return raw_crc32(rows.astype("datetime64[ms]") if rows.dtype == SECONDS else rows, start)
+
+
+def raw_crc32(rows: NDArray[Any], start: int) -> int:
+    """`crc32_of` with seconds as they are."""
     raw = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     if rows.dtype == np.bool_:
         raw = (raw != 0).view(np.uint8)
     return zlib.crc32(cast(Any, raw), start)
+
+
+def crc32_of_columns(
+    columns: Mapping[str, Any], start: int, of_array: Callable[[NDArray[Any], int], int] = crc32_of
+) -> int:
+    """CRC-32 of columns by name; frames that successive columns share count once."""
+    check = start
+    frames: NDArray[Any] | None = None
+    for key in sorted(columns):
+        column = columns[key]
+        if isinstance(column, FrameColumn):
+            if column.frames is not frames:
+                frames = column.frames
+                check = of_array(frames, check)
+            column = column.indices
+        check = of_array(column, check)
+    return check
 
 
 class Checksum:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from really.data.frames import FrameColumn
+from really.replay.io.checksums import crc32_of_columns, raw_crc32
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,21 +35,4 @@ def first_fingerprint(schema: pa.Schema, text: bytes) -> int:
 
 def first_crc32(columns: Mapping[str, Any]) -> int:
     """CRC-32 of the rows of a batch, wherever it is in the file."""
-    check = 0
-    frames: Any = None
-    for key in sorted(columns):
-        column = columns[key]
-        if isinstance(column, FrameColumn):
-            if column.frames is not frames:
-                frames = column.frames
-                check = _crc32_of(frames, check)
-            column = column.indices
-        check = _crc32_of(column, check)
-    return check
-
-
-def _crc32_of(column: Any, check: int) -> int:
-    raw = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
-    if column.dtype == np.bool_:
-        raw = (raw != 0).view(np.uint8)  # Arrow has one bit a boolean: any byte but 0 comes back as 1
-    return zlib.crc32(cast(Any, raw), check)
+    return crc32_of_columns(columns, 0, raw_crc32)

@@ -13,18 +13,15 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from numpy.typing import NDArray
-
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_integer, checked_path
 from really._utils.file_formats import ARROW_MAGIC, array_to_json, json_object
 from really._utils.input_files import DAMAGE, reading
 from really._utils.progress import advance, progress_bar
-from really.data.frames import FrameColumn
 from really.data.schema import spec_of_columns
 from really.errors import InvalidFileError, InvalidValueError, one_of
 from really.replay.arguments import MOST_ROWS
-from really.replay.io.checksums import CHECK, crc32_of, fingerprint
+from really.replay.io.checksums import CHECK, crc32_of_columns, fingerprint
 from really.replay.io.first_format import DEFAULTS, FIRST_FORMAT, first_crc32, first_fingerprint
 from really.replay.options import BufferOptions
 from really.replay.priorities import NO_END
@@ -223,14 +220,4 @@ def _columns(batch: pa.RecordBatch, keys: list[str]) -> dict[str, Any]:
 
 def _crc32(columns: Mapping[str, Any], first: int) -> int:
     """CRC-32 of the rows from number `first` of the file on: batches that change places have others."""
-    check = zlib.crc32(first.to_bytes(8, "little"))
-    frames: NDArray[Any] | None = None
-    for key in sorted(columns):
-        column = columns[key]
-        if isinstance(column, FrameColumn):
-            if column.frames is not frames:
-                frames = column.frames
-                check = crc32_of(frames, check)
-            column = column.indices
-        check = crc32_of(column, check)
-    return check
+    return crc32_of_columns(columns, zlib.crc32(first.to_bytes(8, "little")))
