@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.keras_versions import name_of
+from really._utils.keras_versions import is_layer, name_of
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
 
@@ -66,7 +66,7 @@ class ModelState:
 
     def __init__(self, model: Any) -> None:
         self._model, self._has_weights = model, hasattr(model, "get_weights")
-        self.is_keras = _is_layer(type(model))
+        self.is_keras = is_layer(model)
         self.weights: list[Any] = list(model.weights) if self.is_keras else []
         weights = {id(variable): variable for variable in self.weights}
         # Keras 3 can itself replace its variables in a call. Those of Keras 2 are variables of TensorFlow.
@@ -300,10 +300,6 @@ def _kind(cls: Any) -> str:
         return "sequence"
     of_the_user = not bases and cls.__module__.split(".")[0] not in _NOT_OF_A_MODEL
     return "object" if of_the_user and "__dict__" in dir(cls) else ""
-
-
-def _is_layer(cls: type) -> bool:
-    return any(base.__name__ == "Layer" and base.__module__.split(".")[0] in _FRAMEWORKS for base in cls.__mro__)
 
 
 def _put(place: Place, value: Any) -> None:
