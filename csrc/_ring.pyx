@@ -585,9 +585,9 @@ cdef class Ring:
         if not self.state.writes and is_rolled_back(&self.state):
             self.storage.refuse_rolled_back()
         return 0
+
     def first_damaged(self, Py_ssize_t at):
-        """Age of the first row held whose numbers of the frames of `shared[at]` no put has written; -1 if there is
-        none."""
+        """Age of the first row held whose numbers of the frames of `shared[at]` no put has written, or -1."""
         cdef int64_t age
         with nogil:
             age = first_damaged(&self.state.rows, &self.state.sharings[at])

@@ -33,7 +33,6 @@ from interleave cimport (
 from share_rate cimport (
     SEARCH_ALL,
     SEARCH_NONE,
-    SEARCH_ROW,
     ShareRate,
     count_searched,
     count_stored,
