@@ -36,6 +36,20 @@ class Counter(Env[np.ndarray, int]):
         return np.array([self.count], np.float32)
 
 
+class OldCounter:
+    """The older API of gym: `reset` returns the observation alone, and `step` four values. Episodes have four steps."""
+
+    observation_space, action_space = spaces.Box(0, np.inf, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self) -> np.ndarray:
+        self.count = 0
+        return np.zeros(1, np.float32)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, dict]:
+        self.count += 1
+        return np.full(1, self.count, np.float32), 1.0, self.count == 4, {}
+
+
 class Wide(Counter):
     """Observes its count in 4,000 copies: 16 kB an observation."""
 

@@ -13,7 +13,6 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from gymnasium import spaces
 from PIL import Image, ImageSequence
 
 from really import EnvironmentFailedError, InvalidTypeError, InvalidValueError, SampleManager, atari
@@ -22,7 +21,7 @@ from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec
 from really.errors import FileError
 from really.evaluation.viewers import viewer_of
-from tests.environments import Counter, Raising
+from tests.environments import Counter, OldCounter, Raising
 from tests.models import QNet
 
 TINT, SIDE = 8, 16
@@ -47,20 +46,11 @@ class Drawn(Counter):
         return np.full((side, SIDE, 3), (TINT * self.episode, TINT * self.count, 0), np.uint8)
 
 
-class OldDrawn:
+class OldDrawn(OldCounter):
     """The older API with four values and `render(mode=...)`; records the modes."""
 
-    observation_space, action_space = spaces.Box(0, np.inf, (1,), np.float32), spaces.Discrete(2)
     metadata = {"render.modes": ["human", "rgb_array"], "video.frames_per_second": 5}  # noqa: RUF012 - gym's
     asked: list[str] = []  # noqa: RUF012 - of all instances
-
-    def reset(self) -> np.ndarray:
-        self.count = 0
-        return np.zeros(1, np.float32)
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, dict]:
-        self.count += 1
-        return np.full(1, self.count, np.float32), 1.0, self.count == 4, {}
 
     def render(self, mode: str = "human") -> np.ndarray | None:
         self.asked.append(mode)

@@ -6,29 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from really import EnvironmentFailedError, SampleManager
-from tests.environments import Counter
+from tests.environments import Counter, OldCounter
 from tests.models import QNet
 
 
-class OldRaises:
+class OldRaises(OldCounter):
     """The older API, whose `render` needs a toolkit that finds no screen; it works for `renders` calls."""
 
-    observation_space, action_space = spaces.Box(0, np.inf, (1,), np.float32), spaces.Discrete(2)
     asked = 0
 
     def __init__(self, renders: int = 0) -> None:
         self.renders = renders
-
-    def reset(self) -> np.ndarray:
-        self.count = 0
-        return np.zeros(1, np.float32)
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, dict]:
-        self.count += 1
-        return np.full(1, self.count, np.float32), 1.0, self.count == 4, {}
 
     def render(self, mode: str = "human") -> None:
         type(self).asked += 1
