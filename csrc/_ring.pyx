@@ -29,6 +29,7 @@ from bounded_random cimport draw, table_nbytes
 from cursor_page cimport STATE, Page
 from frame_store cimport attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
+from generator cimport copied_state
 from lock cimport acquire, release
 from matching cimport Sharing, StackColumn, init_sharing
 from memory cimport really_pages_release, really_pages_reserve, really_store_release
@@ -595,11 +596,7 @@ cdef class Ring:
 
     def generator_state(self):
         """The state of the generator, while no thread draws."""
-        acquire(self.lock)
-        try:
-            return dict(self.bit_generator.state)
-        finally:
-            release(self.lock)
+        return copied_state(self.lock, self.bit_generator)
 
     def set_generator_state(self, dict state):
         """Sets the state of the generator while no thread draws, on disk, too."""

@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw
+from generator cimport copied_state
 from lock cimport acquire, release
 from memory cimport really_pages_release, really_pages_reserve
 from proportional cimport Exponents, draw_targets, is_valid_priority, scaled_priority, weigh
@@ -121,11 +122,7 @@ cdef class SumTree:
 
     def generator_state(self):
         """The state of the generator, while no thread draws."""
-        acquire(self.lock)
-        try:
-            return dict(self.bit_generator.state)
-        finally:
-            release(self.lock)
+        return copied_state(self.lock, self.bit_generator)
 
     def set_generator_state(self, dict state):
         """Sets the state of the generator while no thread draws."""
