@@ -323,7 +323,7 @@ static inline void really_stream_append(really_stream *stream, const char *from,
     if (stream->filled != 0) {
         const size_t missing = REALLY_CACHE_LINE - stream->filled;
         at = missing < nbytes ? missing : nbytes;
-        really_copy_short(stream->line + stream->filled, from, at);
+        memcpy(stream->line + stream->filled, from, at);
         stream->filled += at;
         if (stream->filled < REALLY_CACHE_LINE) return;
         really_stream_lines(stream->to, stream->line, REALLY_CACHE_LINE, 0);
@@ -333,12 +333,12 @@ static inline void really_stream_append(really_stream *stream, const char *from,
     really_stream_lines(stream->to, from + at, lines, ahead);
     stream->to += lines;
     stream->filled = nbytes - at - lines;
-    really_copy_short(stream->line, from + at + lines, stream->filled);
+    memcpy(stream->line, from + at + lines, stream->filled);
 }
 
-/* Writes the last line, of which the bytes behind the last piece stay as they are. */
+/* Writes the last line, of which the bytes behind the last piece stay as they are. Does nothing to a stream of zeros. */
 static inline void really_stream_end(really_stream *stream) {
-    really_copy_short(stream->to, stream->line, stream->filled);
+    if (stream->filled != 0) memcpy(stream->to, stream->line, stream->filled);
     stream->filled = 0;
 }
 

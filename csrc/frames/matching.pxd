@@ -215,33 +215,45 @@ cdef inline bint copy_whole_rows(
     Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num
 ) noexcept nogil:
     """Copies the frames of rows into the store. Returns False if there is no memory."""
-    cdef FrameStore* store = &sharing.store
     cdef int64_t k, room = 0
-    cdef int c, j, num_frames
+    cdef int c
     cdef const char* data
     cdef really_stream stream
-    flush_pending(store)
+    memset(&stream, 0, sizeof(stream))
+    flush_pending(&sharing.store)
     for k in range(row, row + num):
         for c in range(sharing.num_columns):
             data = columns[c].data + k * columns[c].stride
             if sharing.outer != 1:
                 deinterleave(sharing.scratch, data, sharing.stack, sharing.outer, sharing.inner)
                 data = sharing.scratch
-            j = 0
-            while j < sharing.stack:
-                if room == 0:
-                    if k > row or c > 0 or j > 0:
-                        really_stream_end(&stream)
-                    room = num_frames_in_block(store)
-                    if room == 0:
-                        return False
-                    really_stream_begin(&stream, next_frame_slot(store))
-                num_frames = <int>min(<int64_t>(sharing.stack - j), room)
-                really_stream_append(&stream, data + j * store.nbytes, num_frames * store.nbytes, AHEAD)
-                store.next += num_frames
-                room -= num_frames
-                j += num_frames
+            if not append_frames(&sharing.store, &stream, &room, data, sharing.stack):
+                return False
     really_stream_end(&stream)
+    return True
+
+
+cdef inline bint append_frames(
+    FrameStore* store, really_stream* stream, int64_t* room, const char* frames, int64_t num
+) noexcept nogil:
+    """Appends contiguous frames to a stream; `room` counts the frames that still fit into its block, 0 at the start.
+
+    Returns False if there is no memory for another block.
+    """
+    cdef int64_t piece
+    while num > 0:
+        if room[0] == 0:
+            really_stream_end(stream)
+            room[0] = num_frames_in_block(store)
+            if room[0] == 0:
+                return False
+            really_stream_begin(stream, next_frame_slot(store))
+        piece = min(num, room[0])
+        really_stream_append(stream, frames, piece * store.nbytes, AHEAD)
+        store.next += piece
+        frames += piece * store.nbytes
+        room[0] -= piece
+        num -= piece
     return True
 
 
