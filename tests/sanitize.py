@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TESTS = (
     *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
-    *("long_rows", "frames", "priorities", "priorities_statistics", "prioritized", "n_step", "known_defects"),
+    *("long_rows", "frames", "share_rate", "priorities", "priorities_statistics", "prioritized", "n_step"),
+    "known_defects",
 )
 # Python leaks at exit by itself. Its own allocator would hide the memory next to a block from the sanitizer.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
