@@ -8,6 +8,7 @@ import inspect
 import operator
 import pickle
 import random
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.policies.model_inputs import model_leaves
 from really.policies.model_state import ModelState, shared_variables
+
+# Held while a switch or a generator of the whole process is changed for a while.
+_PROCESS_STATE = threading.RLock()
 
 
 def build_model(
@@ -70,13 +74,15 @@ def undecorated() -> Iterator[None]:
     """Runs every `tf.function`, of a model and of its layers, as the Python function that it decorates.
 
     A `tf.function` that was traced earlier holds the variables of that time and ignores weights that are passed in.
+    TensorFlow has one switch for all threads, so threads take turns.
     """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
+    with _PROCESS_STATE:
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(before)
 
 
 def set_model_weights(model: Any, weights: Any) -> None:
@@ -88,15 +94,17 @@ def set_model_weights(model: Any, weights: Any) -> None:
 def seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
     """Makes initial weights repeatable: Keras seeds its initialisers from Python's global generator.
 
-    The generator is restored afterwards. Without a seed nothing happens.
+    The generator is restored afterwards; threads take turns. Without a seed nothing happens.
     """
-    before = random.getstate()
-    if seed is not None:
-        random.seed(int(seed.generate_state(1)[0]))
-    try:
+    if seed is None:
         yield
-    finally:
-        if seed is not None:
+        return
+    with _PROCESS_STATE:
+        before = random.getstate()
+        random.seed(int(seed.generate_state(1)[0]))
+        try:
+            yield
+        finally:
             random.setstate(before)
 
 
