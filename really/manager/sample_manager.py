@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +12,17 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
-from really._utils.progress import advance, progress_bar, steps_of
+from really._utils.progress import steps_of
 from really.checkpoints import training_state
 from really.checkpoints.saved_models import save_model
-from really.collectors.background import BackgroundCollection
-from really.collectors.demand import Part
-from really.collectors.messages import PolicySettings
 from really.collectors.seeds import BUFFER_STREAM
-from really.data.record_batches import from_record_batch
-from really.data.transitions import Columns, concatenate
-from really.errors import InvalidValueError, ReallyError, one_of
-from really.evaluation.evaluation import MEASURES
-from really.evaluation.viewers import viewer_of
+from really.data.transitions import Columns
+from really.errors import InvalidValueError
 from really.manager.arguments import Settings, checked
-from really.manager.lifetime import Lifetime
+from really.manager.collecting import Collecting
+from really.manager.evaluating import Evaluating
 from really.manager.tracking import Tracking
 from really.replay import n_step
-from really.replay.arguments import checked_size
 from really.replay.batches import Batches
 from really.replay.buffer import ReplayBuffer
 from really.replay.moments import RolledBack
@@ -44,7 +36,7 @@ MASK_OF = {"state": "action_mask", "state_new": "action_mask_new"}
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
-class SampleManager(Lifetime, Tracking):
+class SampleManager(Collecting, Evaluating, Tracking):
     """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
 
     Args:
@@ -158,83 +150,6 @@ class SampleManager(Lifetime, Tracking):
         self._pool = ArrayPool()
         with steps_of("SampleManager") as report:
             self._start(report)
-
-    # ------------------------------------------------------------------------------------------ collecting
-
-    def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
-        """Collects at least `total_steps` rows with the current weights and settings; blocks until they have arrived.
-
-        Args:
-            do_print: print the number of rows and their mean reward.
-            total_steps: minimum number of rows for this call; by default the manager's `total_steps`.
-            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
-
-        Returns:
-            A dict of arrays `[row, ...]` that belong to the caller: `state`, `state_new` (the observation space's
-            dtype and shape; `state.<name>` for each leaf of a Dict or Tuple), `action`, `reward`, `not_done` (0 at
-            the end of an episode, terminated or truncated), `terminal` (1 only if the episode terminated), and the
-            columns in `returns`. The results of an agent are adjacent rows, in time order.
-        """
-        parts = self._collect(total_steps, progress)
-        data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
-        if do_print:
-            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
-        return data
-
-    def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
-        """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number."""
-        buffer = self._buffer()
-        parts = self._collect(steps, progress)
-        for part in parts:
-            buffer.put(part.batch)
-        return sum(part.rows for part in parts)
-
-    def collect_in_background(
-        self,
-        samples_per_insert: float | None = None,
-        *,
-        min_rows: int = 1,
-        error_buffer: float | None = None,
-        max_rows: int | None = None,
-    ) -> BackgroundCollection:
-        """Fills the buffer while the learner trains: `with manager.collect_in_background(): ...`.
-
-        New weights and settings apply to the chunks that are ordered from then on. Each runner has at most two
-        pending chunks.
-
-        Args:
-            samples_per_insert: rows that `sample` may draw for each row collected; the faster side waits for the other.
-                None limits neither.
-            min_rows: rows to collect before `sample` returns a batch.
-            error_buffer: samples by which either side may be ahead; by default the samples of two rounds of chunks.
-            max_rows: approximate number of rows after which collection ends.
-
-        Raises:
-            ReallyError: an argument cannot be used. If a later error ends collection (no result within
-                `remote_time_out` seconds, a failing environment, ...), `sample` and the end of the `with` block raise
-                it.
-        """
-        self._refuse_background("collect_in_background()")
-        self._sync()
-        self._background = BackgroundCollection(
-            self._collector,
-            self._buffer(),
-            functools.partial(PolicySettings.of, self.kwargs),
-            samples_per_insert=samples_per_insert,
-            min_rows=min_rows,
-            error_buffer=error_buffer,
-            max_rows=max_rows,
-        )
-        weakref.finalize(self, self._background.end)
-        return self._background
-
-    def set_epsilon(self, epsilon: float) -> None:
-        """Sets the probability of a random action, in [0, 1], for the rows collected from now on."""
-        self.kwargs["epsilon"] = epsilon
-
-    def set_temperature(self, temperature: float) -> None:
-        """Sets the temperature of `thompson` for the rows collected from now on; 0 is greedy."""
-        self.kwargs["temperature"] = temperature
 
     # ------------------------------------------------------------------------------------------ the buffer
 
@@ -397,70 +312,11 @@ class SampleManager(Lifetime, Tracking):
             self._start_collector()
         return restored.counters
 
-    def test(
-        self,
-        max_steps: int,
-        test_episodes: int = 100,
-        evaluation_measure: str = "time",
-        render: bool | str | os.PathLike[str] = False,
-        do_print: bool = False,
-        progress: bool | None = None,
-    ) -> list[int] | list[float] | tuple[list[int], list[float]]:
-        """Plays greedy episodes of at most `max_steps` steps with the current agent, and does not affect training.
-
-        Rewards are the environment's own, even if delivered rewards are normalised, scaled or clipped.
-
-        Args:
-            max_steps: steps after which an episode is ended.
-            test_episodes: number of episodes.
-            evaluation_measure: `time`, `reward` or `time_and_reward`.
-            render: True shows a window if there is a display. A path that ends in .gif or .mp4 makes a film of all
-                episodes one after the other; "gif" or "mp4" names it after the environment, in the current folder.
-                `manager.film` is its path. A rendered environment is stepped alone and not in a batch, so its episodes
-                differ from those of a test without rendering.
-            do_print: print mean and standard deviation.
-            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
-
-        Returns:
-            One value per episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
-        """
-        if evaluation_measure not in MEASURES:
-            raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
-        max_steps = checked_integer("max_steps", max_steps)
-        test_episodes = checked_integer("test_episodes", test_episodes)
-        viewer = viewer_of(render, self._builder.environment.name, self._builder.notices)
-        self._sync()
-        evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
-        self.film = viewer.path or self.film
-        if do_print:
-            print(evaluation)
-        return evaluation.measured(evaluation_measure)
-
     def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
         """The parts of the run that a checkpoint saves."""
         own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
         self._current.lender.leave_to(target.values() if isinstance(target, Mapping) else [target])
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
-
-    def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
-        """Collects rows with a progress bar."""
-        self._refuse_background("collecting")
-        rows = self.kwargs["total_steps"] if total_steps is None else checked_integer("total_steps", total_steps)
-        settings = self._sync()
-        with progress_bar("collecting", rows, "step", progress) as bar:
-            return self._collector.collect(rows, settings, functools.partial(advance, bar))
-
-    def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Waits for the rate limiter of background collection, if there is one, before `sample(n)`."""
-        if self._background is not None:
-            num, num_batches = checked_size(n)
-            self._background.before_sample(num * max(num_batches, 1), cancelled)
-
-    def _buffer(self) -> ReplayBuffer:
-        """The buffer; raises ReallyError if there is none."""
-        if self.buffer is None:
-            raise ReallyError("the buffer: expected initialize_buffer() to be called first")
-        return self.buffer
 
     def _column_names(self, key: str) -> list[str]:
         """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation, and action masks."""

@@ -1,0 +1,122 @@
+"""The verbs of a SampleManager that collect: for the caller, into the buffer, and in the background."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from really._utils.array_pool import ArrayPool
+from really._utils.checks import checked_integer
+from really._utils.progress import advance, progress_bar
+from really.collectors.background import BackgroundCollection
+from really.collectors.demand import Part
+from really.collectors.messages import PolicySettings
+from really.data.record_batches import from_record_batch
+from really.data.transitions import Columns, concatenate
+from really.errors import ReallyError
+from really.manager.lifetime import Lifetime
+from really.replay.arguments import checked_size
+from really.replay.buffer import ReplayBuffer
+
+
+class Collecting(Lifetime):
+    """What `SampleManager` inherits: it collects rows with the current weights and settings."""
+
+    _pool: ArrayPool
+
+    def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
+        """Collects at least `total_steps` rows with the current weights and settings; blocks until they have arrived.
+
+        Args:
+            do_print: print the number of rows and their mean reward.
+            total_steps: minimum number of rows for this call; by default the manager's `total_steps`.
+            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
+
+        Returns:
+            A dict of arrays `[row, ...]` that belong to the caller: `state`, `state_new` (the observation space's
+            dtype and shape; `state.<name>` for each leaf of a Dict or Tuple), `action`, `reward`, `not_done` (0 at
+            the end of an episode, terminated or truncated), `terminal` (1 only if the episode terminated), and the
+            columns in `returns`. The results of an agent are adjacent rows, in time order.
+        """
+        parts = self._collect(total_steps, progress)
+        data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
+        if do_print:
+            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
+        return data
+
+    def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
+        """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number."""
+        buffer = self._buffer()
+        parts = self._collect(steps, progress)
+        for part in parts:
+            buffer.put(part.batch)
+        return sum(part.rows for part in parts)
+
+    def collect_in_background(
+        self,
+        samples_per_insert: float | None = None,
+        *,
+        min_rows: int = 1,
+        error_buffer: float | None = None,
+        max_rows: int | None = None,
+    ) -> BackgroundCollection:
+        """Fills the buffer while the learner trains: `with manager.collect_in_background(): ...`.
+
+        New weights and settings apply to the chunks that are ordered from then on. Each runner has at most two
+        pending chunks.
+
+        Args:
+            samples_per_insert: rows that `sample` may draw for each row collected; the faster side waits for the other.
+                None limits neither.
+            min_rows: rows to collect before `sample` returns a batch.
+            error_buffer: samples by which either side may be ahead; by default the samples of two rounds of chunks.
+            max_rows: approximate number of rows after which collection ends.
+
+        Raises:
+            ReallyError: an argument cannot be used. If a later error ends collection (no result within
+                `remote_time_out` seconds, a failing environment, ...), `sample` and the end of the `with` block raise
+                it.
+        """
+        self._refuse_background("collect_in_background()")
+        self._sync()
+        self._background = BackgroundCollection(
+            self._collector,
+            self._buffer(),
+            functools.partial(PolicySettings.of, self.kwargs),
+            samples_per_insert=samples_per_insert,
+            min_rows=min_rows,
+            error_buffer=error_buffer,
+            max_rows=max_rows,
+        )
+        weakref.finalize(self, self._background.end)
+        return self._background
+
+    def set_epsilon(self, epsilon: float) -> None:
+        """Sets the probability of a random action, in [0, 1], for the rows collected from now on."""
+        self.kwargs["epsilon"] = epsilon
+
+    def set_temperature(self, temperature: float) -> None:
+        """Sets the temperature of `thompson` for the rows collected from now on; 0 is greedy."""
+        self.kwargs["temperature"] = temperature
+
+    def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
+        """Collects rows with a progress bar."""
+        self._refuse_background("collecting")
+        rows = self.kwargs["total_steps"] if total_steps is None else checked_integer("total_steps", total_steps)
+        settings = self._sync()
+        with progress_bar("collecting", rows, "step", progress) as bar:
+            return self._collector.collect(rows, settings, functools.partial(advance, bar))
+
+    def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Waits for the rate limiter of background collection, if there is one, before `sample(n)`."""
+        if self._background is not None:
+            num, num_batches = checked_size(n)
+            self._background.before_sample(num * max(num_batches, 1), cancelled)
+
+    def _buffer(self) -> ReplayBuffer:
+        """The buffer; raises ReallyError if there is none."""
+        if self.buffer is None:
+            raise ReallyError("the buffer: expected initialize_buffer() to be called first")
+        return self.buffer
