@@ -307,6 +307,8 @@ class Collector:
 
     def _drop_stale(self) -> None:
         """Drops results whose policy version is older than `max_staleness` allows, and counts their rows."""
+        if self._max_staleness == math.inf:
+            return
         for number, part in list(self._ready.items()):
             if self._fleet.version - part.chunk.results[part.first].version > self._max_staleness:
                 self.dropped_rows += part.rows
