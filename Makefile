@@ -2,7 +2,7 @@
 # the extension with bounds checks, assertions and line tracing; the next target without it brings back the fast build.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := gym,atari,box2d,test
+EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
@@ -53,7 +53,7 @@ test-keras2: .venv-keras2/.installed
 
 .venv-keras2/.installed: pyproject.toml
 	test -x .venv-keras2/bin/python || $(PYTHON) -m venv .venv-keras2
-	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,keras2]' && touch $@
+	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,ray,plots,keras2]' && touch $@
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree

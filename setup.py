@@ -1,4 +1,6 @@
-"""Builds the extensions `_ring` and `_sum_tree` of `really.replay` from csrc/; pyproject.toml has everything else.
+"""Builds the extensions `_ring` and `_sum_tree` of `really.replay` from csrc/, and the long description from README.md.
+
+pyproject.toml has everything else.
 
 `REALLY_DEBUG=1` builds them with bounds checks, C assertions and line tracing, without optimisation;
 `REALLY_SANITIZE=address,undefined` with those sanitizers; `REALLY_UNLOCKED=1` without their locks,
@@ -6,7 +8,10 @@
 """
 
 import os
+import re
+import tomllib
 from glob import glob
+from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
@@ -48,9 +53,22 @@ directives = {
     "embedsignature": True,
 }
 
+
+def long_description() -> str:
+    """README.md for an index of packages: its links are absolute, and lead to the files of this version."""
+    root = Path(__file__).parent
+    repository = tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    version = re.search(r'^__version__ = "(.+)"$', (root / "really" / "__init__.py").read_text(), re.MULTILINE)[1]
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{raw}/v{version}/", (root / "README.md").read_text())
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?:|#)", rf"\1{repository}/blob/v{version}/", text)
+
+
 # A folder a mode: C code is made anew only where its source is newer, so one mode would compile the other's.
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         extensions, include_path=FOLDERS, compiler_directives=directives, build_dir=f"build/cython-{MODE}"
-    )
+    ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from really.envs.atari import atari
+import typing as _typing
+
+from really._utils.public import loader as _loader
 from really.errors import (
     ClosedError,
     DiskFullError,
@@ -13,6 +15,7 @@ from really.errors import (
     InvalidTypeError,
     InvalidValueError,
     LockedError,
+    MissingPackageError,
     ModelError,
     NotEnoughMemoryError,
     OvertakenError,
@@ -21,9 +24,21 @@ from really.errors import (
     RunnerError,
     RunnerTimeoutError,
 )
-from really.manager.sample_manager import SampleManager
-from really.metrics.comparison import compare
-from really.replay.buffer import ReplayBuffer
+
+if _typing.TYPE_CHECKING:
+    from really.envs.atari import atari
+    from really.manager.sample_manager import SampleManager
+    from really.metrics.comparison import compare
+    from really.replay.buffer import ReplayBuffer
+else:
+    # Loaded at their first use, so that `import really` needs nothing but NumPy.
+    __getattr__ = _loader(
+        globals(),
+        atari="really.envs.atari",
+        SampleManager="really.manager.sample_manager",
+        compare="really.metrics.comparison",
+        ReplayBuffer="really.replay.buffer",
+    )
 
 __version__ = "0.1.0"
 
@@ -37,6 +52,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "LockedError",
+    "MissingPackageError",
     "ModelError",
     "NotEnoughMemoryError",
     "OvertakenError",

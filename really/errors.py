@@ -23,6 +23,10 @@ class EmptyBufferError(InvalidValueError):
     """Rows were requested from a buffer that has none."""
 
 
+class MissingPackageError(ReallyError, ImportError):
+    """A package that this call needs is not installed. The message has the command that installs it."""
+
+
 class ModelError(InvalidValueError):
     """The model's outputs or weights do not fit the task."""
 

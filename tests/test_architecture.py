@@ -260,16 +260,25 @@ def class_violations(sources: Sources) -> list[str]:
     return found
 
 
+def statements(node: ast.Module | ast.If | ast.With) -> Iterator[ast.stmt]:
+    """The statements of a module, those within its `if` and `with` statements included."""
+    for part in [*node.body, *getattr(node, "orelse", ())]:
+        yield part
+        if isinstance(part, ast.If | ast.With):
+            yield from statements(part)
+
+
 def bound_names(source: str) -> set[str]:
-    """Public names that a module binds: imports, assignments, functions, classes."""
+    """Public names that a module binds: imports, assignments, functions, classes, also under `if` and `with`."""
     found: set[str] = set()
-    for node in ast.parse(source).body:
+    for node in statements(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) != "__future__":
             found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, DEFINITIONS):
             found.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and name.id != "__all__"}
+            stores = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+            found |= {name.id for name in stores if name.id != "__all__"}
     return {name for name in found if not name.startswith("_")}
 
 

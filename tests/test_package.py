@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -86,7 +89,7 @@ def test_the_buffer_needs_no_heavy_package(tmp_path: Path) -> None:
 
 def test_it_is_importable_from_any_folder(tmp_path: Path) -> None:
     """`make setup` installs the checkout, so the interpreter finds the package without a path."""
-    if not list(Path(SITE_PACKAGES).glob("really-*.dist-info")):
+    if not list(Path(SITE_PACKAGES).glob("really_rl-*.dist-info")):
         pytest.skip("not installed in this environment: `make setup` does it")
     assert run("import really; print(really.__version__)", tmp_path).strip() == really.__version__
 
@@ -164,9 +167,37 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
 def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     assert package_files() - names == set()
-    assert {name.partition("/")[0] for name in names} == {"really", f"really-{really.__version__}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {"really", f"really_rl-{really.__version__}.dist-info"}
     for extension in ("_ring", "_sum_tree"):
         assert any(name.startswith(f"really/replay/{extension}.") and name.endswith(".so") for name in names)
+
+
+def test_the_long_description_has_links_that_work_anywhere(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        about = message_from_string(wheel.read(name).decode())
+    assert (about["Name"], about["Version"]) == ("really-rl", really.__version__)
+    assert about["Description-Content-Type"] == "text/markdown"
+    text = about.get_payload()
+    assert isinstance(text, str)
+    urls = dict(entry.split(", ") for entry in about.get_all("Project-URL"))
+    repository, place = urls["Repository"], f"v{really.__version__}"
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", text)
+    assert len(links) >= 20
+    for image, link in links:
+        start = f"{raw}/{place}/" if image else f"{repository}/blob/{place}/"
+        path, _, _ = link.removeprefix(start).partition("#")
+        assert link.startswith(start), link
+        assert (ROOT / path).exists(), link
+    assert {link.startswith(repository) for link in urls.values()} == {True}
+    if importlib.util.find_spec("readme_renderer") is None:
+        return  # `make dist` renders it, too
+    from readme_renderer.markdown import render
+
+    shown = render(text)
+    assert shown is not None
+    assert shown.count("<img") == len([image for image, _ in links if image])
 
 
 def package_files() -> set[str]:
@@ -224,6 +255,4 @@ def is_name(argument: object) -> bool:
 
 
 def test_python_3_11_is_the_oldest() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    assert 'requires-python = ">=3.11"' in text
-    assert f'version = "{really.__version__}"' in text
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from really._utils.packages import needed
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -44,7 +46,8 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
     if wanted is False or (wanted is None and not _is_terminal()):
         return NoBar()
     # Imported at use: tqdm takes a tenth of the time of `import really`.
-    from tqdm import tqdm
+    with needed(what, "tqdm for progress bars", None):
+        from tqdm import tqdm
 
     delay = 0.0 if wanted else PATIENCE
     disable = None if wanted is None else not wanted
@@ -72,7 +75,8 @@ def steps_of(what: str) -> Iterator[Callable[[str], None]]:
     if not _is_terminal():
         yield lambda step: None
         return
-    from tqdm import tqdm
+    with needed(what, "tqdm for progress bars", None):
+        from tqdm import tqdm
 
     line = tqdm(desc=what, bar_format="{desc} [{elapsed}]", leave=False, delay=PATIENCE, mininterval=0, miniters=0)
     over = threading.Event()

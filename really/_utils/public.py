@@ -1,8 +1,12 @@
-"""Public names: a class of a package's `__all__` says that it belongs to the package, whatever file it stands in."""
+"""Public names: a class says that it belongs to its public package, and a package may load its names at first use."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
+
+from really._utils.packages import needed
 
 
 def publish(package: dict[str, Any]) -> None:
@@ -13,3 +17,22 @@ def publish(package: dict[str, Any]) -> None:
     for name in package["__all__"]:
         if isinstance(package[name], type):
             package[name].__module__ = package["__name__"]
+
+
+def loader(package: dict[str, Any], **modules: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a package's `globals()` that imports `modules[name]` when `name` is first used (PEP 562).
+
+    The function raises MissingPackageError if the module needs a package that is not installed, and AttributeError for
+    a name that is not in `modules`.
+    """
+
+    def load(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
+        with needed(f"{package['__name__']}.{name}", "the packages that this one depends on", None):
+            package[name] = getattr(importlib.import_module(modules[name]), name)
+        return package[name]
+
+    # `dir` and completion show names that are not loaded yet.
+    package["__dir__"] = lambda: sorted({*package, *package["__all__"]})
+    return load

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.input_files import open_regular, reading
+from really._utils.packages import needed
 from really.data.schema import shape_from_json
 from really.errors import InvalidFileError, InvalidValueError
 
@@ -29,7 +30,8 @@ def new_file(path: Path) -> Iterator[Any]:
 
     HDF5 would end the process with a segmentation fault if the disk were full when it closes a file.
     """
-    import h5py
+    with needed(str(path), "h5py for HDF5 files", "tensorflow"):
+        import h5py
 
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
@@ -58,7 +60,8 @@ def stored_dtype(dtype: np.dtype[Any] | str) -> np.dtype[Any]:
 @contextlib.contextmanager
 def opened(path: Path, what: str) -> Iterator[Any]:
     """Opens an HDF5 file to read; raises InvalidFileError for whatever is wrong with it or with what is read."""
-    import h5py
+    with needed(str(path), "h5py for HDF5 files", "tensorflow"):
+        import h5py
 
     with reading(path, what), open(open_regular(path), "rb") as content, h5py.File(content, "r") as file:
         yield file

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from really._ray import nodes, reservations, runtime
+from really._utils.packages import needed
 from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, PendingOrder, RunnerLost, Worker
 from really.collectors.messages import Chunk, Order, RunnerSpec
 from really.collectors.ray_runner import RayRunner
@@ -64,7 +65,8 @@ class RayFleet(Fleet):
         extra: Mapping[str, float] = MappingProxyType({}),
         runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
-        import ray
+        with needed("SampleManager", "Ray for runners in processes of their own", "ray", "use_ray=False"):
+            import ray
 
         self._ray = ray
         self._session = runtime.start()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from really._utils.packages import needed
 from really.errors import InvalidTypeError, InvalidValueError
 
 
@@ -21,7 +22,8 @@ def dict_to_dataset(data_dict: Mapping[str, Any], batch_size: int | None = None)
         InvalidTypeError, InvalidValueError: the columns are no dict or differ in length, or the batch size is
             invalid.
     """
-    import tensorflow as tf
+    with needed("dict_to_dataset", "TensorFlow", "tensorflow"):
+        import tensorflow as tf
 
     _check(data_dict, batch_size)
     return _batched(tf.data.Dataset.from_tensor_slices(tuple(data_dict.values())), batch_size), data_dict.keys()
@@ -29,7 +31,8 @@ def dict_to_dataset(data_dict: Mapping[str, Any], batch_size: int | None = None)
 
 def dict_to_dict_of_datasets(data_dict: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
     """Returns a `tf.data.Dataset` for each key, to zip. Arguments and errors as in `dict_to_dataset`."""
-    import tensorflow as tf
+    with needed("dict_to_dict_of_datasets", "TensorFlow", "tensorflow"):
+        import tensorflow as tf
 
     _check(data_dict, batch_size)
     return {key: _batched(tf.data.Dataset.from_tensor_slices(column), batch_size) for key, column in data_dict.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from really._utils.array_pool import ArrayPool
 from really._utils.published import column_name
 from really.data.frames import FrameColumn
-from really.data.masks import ActionMasks
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+
+if TYPE_CHECKING:
+    from really.data.masks import ActionMasks
 
 Columns = dict[str, NDArray[Any]]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.packages import needed
 from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import Environment
 from really.envs.results import StepResult
@@ -97,12 +98,8 @@ def atari(
 
 
 def _rom_of(game: str) -> str:
-    try:
+    with needed("atari", "ale_py for Atari games", "atari"):
         from ale_py import roms
-    except ImportError as error:
-        raise InvalidValueError(
-            "atari: expected ale_py to be installed, got none; pip install 'really[atari]'"
-        ) from error
     known = roms.get_all_rom_ids()
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
     if name not in known:

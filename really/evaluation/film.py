@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import check_replaceable, replacing, writable_folder
 from really._utils.checks import checked_path
+from really._utils.packages import needed
 from really.envs.batch import EnvironmentBatch
 from really.envs.environment import Environment
 from really.envs.spec import EnvironmentSpec
@@ -179,11 +180,9 @@ def _path_of(render: str | os.PathLike[str], name: str) -> Path:
 
 
 def _ffmpeg(what: str) -> str:
-    try:
+    with needed(what, "imageio-ffmpeg for films", "video"):
         import imageio_ffmpeg
-
+    try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise InvalidValueError(
-            f"{what}: expected imageio-ffmpeg to be installed, got {error}; pip install 'really[video]'"
-        ) from error
+    except RuntimeError as error:
+        raise InvalidValueError(f"{what}: expected imageio-ffmpeg to have a program for films, got {error}") from error

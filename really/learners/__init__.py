@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from really._utils.packages import needed as _needed
 from really._utils.public import publish as _publish
-from really.learners.a2c import A2CLearner, A2CUpdate
-from really.learners.dqn import DQNLearner, DQNUpdate
-from really.learners.ppo import PPOLearner, PPOUpdate
+
+with _needed("really.learners", "TensorFlow", "tensorflow"):
+    from really.learners.a2c import A2CLearner, A2CUpdate
+    from really.learners.dqn import DQNLearner, DQNUpdate
+    from really.learners.ppo import PPOLearner, PPOUpdate
 
 __all__ = ["A2CLearner", "A2CUpdate", "DQNLearner", "DQNUpdate", "PPOLearner", "PPOUpdate"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from really._utils.packages import needed
 from really.checkpoints import saved_models
 from really.checkpoints.training_state import ManagerState, Restored
 from really.collectors.fleet import Fleet
@@ -70,7 +71,8 @@ class CurrentAgent:
         """
         report("building the model")
         model_kwargs, weights = dict(self._settings["model_kwargs"]), self._settings["weights"]
-        from really.agents.lending import Lender
+        with needed("SampleManager", "TensorFlow for its model", "tensorflow"):
+            from really.agents.lending import Lender
 
         agent = self._builder.agent(self._statistics.frozen)
         report("choosing the fastest form of the model for runners")

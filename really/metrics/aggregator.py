@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import file_errors, writable_folder
 from really._utils.checks import checked_integer
+from really._utils.packages import needed
 from really._utils.published import PublishedAggregator
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.metrics.curves import CSV_NAME, Curve, read_csv
@@ -207,7 +208,8 @@ class _EventFiles:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        import tensorflow as tf
+        with needed("tensorboard", "TensorFlow for event files", "tensorflow"):
+            import tensorflow as tf
 
         self._summary, self._float = tf.summary, tf.constant
         self._writer = tf.summary.create_file_writer(str(folder))

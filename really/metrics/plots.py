@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from really._utils.atomic_files import check_replaceable, replacing
+from really._utils.packages import check_installed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,13 @@ def write(figure: Figure, stem: Path) -> None:
 
 
 def check_figure(argument: str, stem: Path) -> None:
-    """Raises InvalidValueError, naming `argument`, if a file of the figure would replace something else."""
+    """Raises an error that names `argument` if the figure would replace something else, or matplotlib is missing.
+
+    Raises:
+        InvalidValueError: there is a file, and it is no figure.
+        MissingPackageError: matplotlib is not installed.
+    """
+    check_installed("matplotlib", argument, "matplotlib for its figure", "plots")
     for suffix, magic in MAGIC.items():
         check_replaceable(stem.with_name(stem.name + suffix), magic, "a figure", argument)
 

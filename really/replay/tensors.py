@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.packages import needed
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
@@ -25,7 +26,7 @@ def converter(as_: str) -> Converter:
 
     Raises:
         InvalidValueError: no such library is known.
-        ImportError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     makers = {"numpy": _numpy, "tf": _tensorflow, "torch": _torch, "jax": _jax}
     if as_ not in makers:
@@ -53,19 +54,22 @@ def _numpy() -> Converter:
 
 
 def _tensorflow() -> Converter:
-    import tensorflow as tf
+    with needed("as_='tf'", "TensorFlow", "tensorflow"):
+        import tensorflow as tf
 
     return lambda key, column: tf.experimental.dlpack.from_dlpack(column.__dlpack__())
 
 
 def _torch() -> Converter:
-    import torch
+    with needed("as_='torch'", "PyTorch", "torch"):
+        import torch
 
     return lambda key, column: torch.from_numpy(column)
 
 
 def _jax() -> Converter:
-    import jax
+    with needed("as_='jax'", "JAX", "jax"):
+        import jax
 
     def to_jax(key: str, column: NDArray[Any]) -> Any:
         kind = jax.dtypes.canonicalize_dtype(column.dtype)

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from really import EnvironmentFailedError, InvalidTypeError, InvalidValueError, SampleManager, atari
+from really import (
+    EnvironmentFailedError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingPackageError,
+    SampleManager,
+    atari,
+)
 from really.envs.atari import AtariInColour
 from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec
@@ -294,7 +301,8 @@ def test_an_invalid_render_argument_is_refused(render: Any, error: type[Exceptio
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(InvalidValueError, match=r"imageio-ffmpeg to be .*pip install 'really\[video\]'"):
+    message = r"imageio-ffmpeg for films, got .*: pip install 'really-rl\[video\]'$"
+    with pytest.raises(MissingPackageError, match=message):
         viewer_of("x.gif", "x")
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.packages import needed
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.data.transitions import Columns
@@ -81,7 +82,8 @@ def to_minari(
         InvalidValueError: a column is missing or does not fit its space; the data set exists already.
         FileError: the files cannot be written.
     """
-    import minari
+    with needed("to_minari", "Minari for its data sets", "minari"):
+        import minari
 
     if len(buffer) == 0 or buffer.spec is None:
         raise EmptyBufferError("to_minari: expected a buffer that holds rows, got an empty one")
@@ -394,7 +396,8 @@ def _states(space: Space[Any]) -> list[str]:
 
 
 def _local(dataset_id: str) -> Any:
-    import minari
+    with needed("from_minari", "Minari for its data sets", "minari"):
+        import minari
 
     try:
         return minari.load_dataset(dataset_id)
