@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 sanitize lint bench bench-collecting bench-atari bench-disk bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 sanitize lint bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -61,19 +61,28 @@ lint: setup
 sanitize: setup
 	$(BIN)/python tests/sanitize.py
 
+# `make bench-all` runs every benchmark, an hour on a quiet machine, and writes each table and figure into README.md and
+# docs/; `make PUBLISH=--publish bench` does so for one.
+PUBLISH =
+bench-all:
+	$(MAKE) PUBLISH=--publish bench bench-collecting bench-atari bench-disk
+
 bench: .venv/.bench
-	$(BIN)/python -m pytest bench && $(BIN)/python bench/compare.py --figure docs/buffer.png && cat bench/results/compare.md
+	$(BIN)/python -m pytest bench
+	$(BIN)/python -m bench.compare $(and $(PUBLISH),--publish --figure docs/buffer.png) && cat bench/results/compare.md
+	$(BIN)/python -m bench.prioritized $(PUBLISH) && $(BIN)/python -m bench.unshared $(PUBLISH)
 
 bench-collecting: .venv/.bench
-	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python --figure docs/collecting.png
+	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python $(and $(PUBLISH),--publish --figure docs/collecting.png)
 
 # A million real Pong transitions in each buffer: some 20 minutes and 9 GB of memory.
 bench-atari: .venv/.bench
-	$(BIN)/python -m bench.frames && $(BIN)/python bench/atari.py --figure docs/atari.png
+	$(BIN)/python -m bench.frames $(PUBLISH)
+	$(BIN)/python -m bench.atari $(and $(PUBLISH),--publish --figure docs/atari.png)
 
 # Needs some 5 GB of disk, and root for the part that limits memory.
 bench-disk: .venv/.bench
-	$(BIN)/python -m bench.disk
+	$(BIN)/python -m bench.disk $(PUBLISH)
 
 # Compares two commits: make bench-compare BASE=main~1 HEAD=main
 bench-compare: .venv/.bench

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench.published import publish
+
 ROOT = Path(__file__).parent.parent
 CARTPOLE = {1: 200_000, 2: 400_000, 8: 400_000, 64: 2_000_000}
 CASES = [("CartPole-v1", number) for number in CARTPOLE] + [("Pong", 16), ("HalfCheetah-v5", 8)]
@@ -136,6 +138,18 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(results: dict[str, dict[str, float]]) -> str:
+    """Markdown table of CartPole alone: steps a second, and that rate in multiples of the others' rates."""
+    rates = {number: results[f"CartPole-v1 {number}"] for number in CARTPOLE}
+    rows = {
+        "steps/s": [f"{rate['ours']:,.0f}" for rate in rates.values()],
+        "of the bare loop": [f"{rate['ours'] / rate['bare']:.0%}" for rate in rates.values()],
+        "\u00d7 SB3": [f"{rate['ours'] / rate['sb3']:.1f}" if "sb3" in rate else "-" for rate in rates.values()],
+    }
+    lines = [f"| `num_parallel` | {' | '.join(map(str, rates))} |", "| --- " * (1 + len(rates)) + "|"]
+    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]) + "\n"
+
+
 def figure(results: dict[str, dict[str, float]], path: Path) -> None:
     """Steps/s over `num_parallel` for CartPole."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -171,6 +185,7 @@ def main() -> None:
     parser.add_argument("--only", help="this task alone")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--publish", action="store_true", help="write the tables into README.md and docs/")
     arguments = parser.parse_args()
     if arguments.one:
         what, *rest = arguments.one
@@ -182,6 +197,8 @@ def main() -> None:
     (arguments.out / "collecting.json").write_text(json.dumps(results, indent=1))
     (arguments.out / "collecting.md").write_text(table(results))
     print(table(results))
+    if arguments.publish:
+        publish("collecting", "make bench-collecting", {"collecting": table(results), "steps": summary(results)})
     if arguments.figure:
         figure(results, arguments.figure)
 

@@ -7,6 +7,8 @@ COLOURS = {
     "rlox": "#CC79A7",
     "numpy": "#555555",
     "list": "#E69F00",
+    "torchrl": "#F0E442",
+    "flashbax": "#8C564B",
     "bare": "#999999",
     "floor": "#BBBBBB",
     "best C": "#56B4E9",

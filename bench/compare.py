@@ -1,26 +1,38 @@
-"""Measures ours and the peers side by side and writes the table and the figure: `make bench`.
+"""Measures ours and the peers side by side and writes the tables and the figure: `make bench`.
 
-Each peer lives in a process of its own, so that no peer affects the memory allocator of another. Every cell is measured
-in rounds. In each round each peer has one turn of about the same length, in an order that rotates, and a peer's time is
-the median of its turns. On a machine with other work, many turns shorter than a time slice (`--turn 0.003 --rounds 61`)
-are disturbed least.
+Each peer lives in a process of its own, so that no peer affects the memory allocator of another. All but `numpy, fresh`
+run where malloc keeps what was freed, as it does in a long-lived process: a large batch then costs no page faults.
+Every cell is measured in rounds. In each round each peer has one turn of about the same length, in an order that
+rotates, and a peer's time is the median of its turns. On a machine with other work, many turns shorter than a time
+slice (`--turn 0.003 --rounds 61`) are disturbed least.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers import filled, filled_floor, peers_for
-from benchmarks.workloads import WORKLOADS
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from benchmarks.peers import PEERS, filled, filled_floor, is_installed, peers_for
+from benchmarks.workloads import LAYOUTS, WORKLOADS
 from colours import COLOURS
+
+from bench.published import publish
 
 BATCHES = (32, 256, 1024)
 FLOORS = ("floor", "best C")  # the same for puts
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
+TIMES = "\u00d7"
+ONES = 500  # rows that are put one by one in turn
 
 
 def main():
@@ -28,33 +40,37 @@ def main():
     results = {}
     for name in arguments.workload:
         for cell, rates in measure(WORKLOADS[name], arguments):
-            results[f"{name} {cell}"] = rates
-            print(
-                f"{name:9}{cell:13}" + "".join(f"{peer}:{text(rate):>9}  " for peer, rate in rates.items()), flush=True
-            )
+            results[f"{name}: {cell}"] = rates
+            print(f"{name}: {cell}: " + "  ".join(f"{peer}: {text(rate)}" for peer, rate in rates.items()), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "compare.json").write_text(json.dumps(results, indent=1))
     (arguments.out / "compare.md").write_text(table(results))
     if arguments.figure:
         figure(results, arguments.figure)
+    if arguments.publish:
+        publish("compare", "make bench", {"buffers": table(results), "buffers in short": summary(results)})
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--turn", type=float, default=0.04, help="seconds")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--turn", type=float, default=0.03, help="seconds")
     parser.add_argument("--only", nargs="+", help="these peers and nobody else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .svg)")
+    parser.add_argument("--publish", action="store_true", help="write the tables into README.md and docs/")
     return parser.parse_args()
 
 
 def measure(workload, arguments):
     """Yields (cell, {peer: rows a second}); the C floor and the best C are peers, too."""
-    names = [name for name in peers_for(workload) if not arguments.only or name in arguments.only]
-    workers = {name: Worker(name, workload, arguments.turn) for name in [*names, *FLOORS]}
-    cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.name]] + [("put one", 1)]
+    wanted = [name for name in peers_for(workload) if not arguments.only or name in arguments.only]
+    for missing in (name for name in wanted if not is_installed(name)):
+        print(f"{workload.name}: {missing} is not installed", flush=True)
+    floors = FLOORS if workload is LAYOUTS[workload.layout] else ()
+    workers = {name: Worker(name, workload, arguments.turn) for name in [*filter(is_installed, wanted), *floors]}
+    cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.layout]] + [("put one", 1)]
     for verb, num in cells:
         unable = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}[verb]
         able = {name: worker for name, worker in workers.items() if name not in unable}
@@ -83,7 +99,10 @@ class Worker:
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=work, args=(name, workload.name, turn, theirs), daemon=True)
+        os.environ.update({} if name in PEERS and PEERS[name].fresh else KEPT)
         self.process.start()
+        for key in KEPT:
+            os.environ.pop(key, None)
         self.ask(("hello",))
 
     def ask(self, what):
@@ -111,14 +130,20 @@ def work(name, workload_name, seconds, pipe):
 
 
 def peer_turn(peer, workload, seconds, verb, num):
-    """Prepares a turn of a peer; its result is seconds per call."""
+    """Prepares a turn of a peer; its result is seconds per call. Arguments are made before the clock starts."""
     if verb == "sample":
-        return turn_of(seconds, lambda: peer.sample(num))
-    rows = workload.rows(num)
+        return turn_of(seconds, peer.sample, peer.for_sample(num))
     if verb == "put":
-        return turn_of(seconds, lambda: peer.put(rows))
-    row = {name: column[0] if column.ndim > 1 else column[0].item() for name, column in rows.items()}
-    return turn_of(seconds, lambda: peer.put_one(row))
+        # As many different rows as a turn puts without seeing one again soon, in at most some 60 MB.
+        batches = max(2, min(12, int(6e7 // (num * workload.row_nbytes))))
+        rows = [peer.for_put(workload.rows(num, seed)) for seed in range(batches)]
+        return turn_of(seconds, peer.put, itertools.cycle(rows))
+    columns = workload.rows(ONES)
+    rows = [
+        {name: column[at] if column.ndim > 1 else column[at].item() for name, column in columns.items()}
+        for at in range(ONES)
+    ]
+    return turn_of(seconds, peer.put_one, itertools.cycle([peer.for_one(row) for row in rows]))
 
 
 def floor_turn(floor, workload, seconds, verb, num):
@@ -130,18 +155,22 @@ def floor_turn(floor, workload, seconds, verb, num):
     return lambda: floor.seconds_per_scatter(rows, repeats)
 
 
-def timed(call, repeats):
+def timed(call, arguments):
     start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+    for values in arguments:
+        call(*values)
+    return (time.perf_counter() - start) / len(arguments)
 
 
-def turn_of(seconds, call):
-    """Prepares a turn of about `seconds`."""
-    call()
-    repeats = max(1, int(seconds / min(timed(call, 3) for _ in range(5))))
-    return lambda: timed(call, repeats)
+def turn_of(seconds, call, arguments):
+    """Prepares a turn of about `seconds` with the next arguments."""
+
+    def turn(repeats):
+        return timed(call, list(itertools.islice(arguments, repeats)))
+
+    turn(1)
+    repeats = max(1, int(seconds / min(turn(3) for _ in range(5))))
+    return lambda: turn(repeats)
 
 
 def floor_sampling_turn(floor, seconds, num):
@@ -174,24 +203,47 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
+def summary(results):
+    """Markdown table of batches of each size: our rows a second, and that rate in multiples of the peers' rates."""
+    peers = [
+        peer for peer in ("numpy", "numpy, fresh", "cpprb", "rlox", "torchrl", "flashbax") if peer in _peers(results)
+    ]
+    lines = [
+        f"| | 32 | 256 | 1024 | {' | '.join(f'{TIMES} {peer}' for peer in peers)} |",
+        "| --- " * (4 + len(peers)) + "|",
+    ]
+    for name in dict.fromkeys(cell.split(": ")[0] for cell in results):
+        cells = [results[f"{name}: sample {num}"] for num in BATCHES]
+        ratios = [
+            " / ".join(f"{rates['really'] / rates[peer]:.1f}" for rates in cells) if peer in cells[0] else "-"
+            for peer in peers
+        ]
+        lines.append(f"| {name} | {' | '.join(text(rates['really']) for rates in cells)} | {' | '.join(ratios)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _peers(results):
+    return {peer for rates in results.values() for peer in rates}
+
+
 def figure(results, path):
-    """Bar chart: sampling 256 rows, all peers in multiples of NumPy."""
+    """Bar chart: sampling, all peers in multiples of NumPy."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cells = [cell for cell in results if "sample" in cell]
-    peers = ["list", "numpy", "cpprb", "rlox", "really", "floor", "best C"]
+    cells = [f"{name}: sample {num}" for name in LAYOUTS for num in BATCHES if f"{name}: sample {num}" in results]
+    peers = ["list", "torchrl", "numpy", "cpprb", "rlox", "flashbax", "really", "floor", "best C"]
     canvas, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     for at, peer in enumerate(peers):
         heights = [results[cell].get(peer, 0) / results[cell]["numpy"] for cell in cells]
         label = "C floor" if peer == "floor" else peer
-        axes.bar(np.arange(len(cells)) + 0.115 * (at - 3), heights, 0.105, label=label, color=COLOURS[peer])
-    axes.set_xticks(np.arange(len(cells)), [cell.replace(" sample ", "\nsample ") for cell in cells])
+        axes.bar(np.arange(len(cells)) + 0.095 * (at - 4), heights, 0.088, label=label, color=COLOURS[peer])
+    axes.set_xticks(np.arange(len(cells)), [cell.replace(": sample ", "\nsample ") for cell in cells])
     axes.set_ylabel("rows a second, NumPy = 1")
     axes.margins(y=0.12)  # room for the legend
-    axes.legend(ncols=7, frameon=False)
+    axes.legend(ncols=9, frameon=False, fontsize=8)
     canvas.savefig(path, dpi=120)
 
 

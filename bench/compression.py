@@ -1,4 +1,4 @@
-"""Size and speed of saved buffers and Parquet, for real Pong transitions: `python bench/compression.py [--rows N]`.
+"""Size and speed of saved buffers and Parquet, for real Pong transitions: `python -m bench.compression [--rows N]`.
 
 The transitions are of 16 games of ALE Pong with random actions (`bench/atari.py`). One buffer deduplicates frames and
 one does not. Each is saved and written as Parquet, uncompressed and with zstd and lz4. Ratios refer to the bytes of the
@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from atari import GAMES, STEPS, pong
 

@@ -26,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from benchmarks.disk import HELD, filled
 
+from bench.published import publish
 from really import ReplayBuffer
 
+LINES = ["| files in memory | memory rows/s | disk rows/s | disk / memory |", "| --- | --- | --- | --- |"]
 BATCHES = (32, 256, 1024)
 SECONDS, LEAST_ROUNDS, WARM_UP = 3.0, 40, 5
 PRIORITIES = (1_000_000, 10_000_000, 100_000_000)  # rows
@@ -45,9 +47,12 @@ def main() -> None:
         if arguments.inside:
             larger_than_memory(arguments.inside, Path(folder), arguments.limit)
             return
-        print("| files in memory | memory rows/s | disk rows/s | disk / memory |\n| --- | --- | --- | --- |")
+        for line in LINES:
+            print(line)
         for workload in HELD:
             compare(workload, Path(folder) / workload)
+        if arguments.publish:
+            publish("disk", "make bench-disk", {"disk": "\n".join(LINES)})
         for num in PRIORITIES:
             open_prioritized(num, Path(folder) / "prioritized")
     for workload in ROW_NBYTES:
@@ -94,7 +99,8 @@ def show(cell: str, rows: int, memory, disk) -> None:
             times[name].append(seconds(call))
     found = {name: statistics.quantiles(part[WARM_UP:], n=4)[0] for name, part in times.items()}
     ratio = found["memory"] / found["disk"]
-    print(f"| {cell} | {rows / found['memory']:,.0f} | {rows / found['disk']:,.0f} | {ratio:.2f} |", flush=True)
+    LINES.append(f"| {cell} | {rows / found['memory']:,.0f} | {rows / found['disk']:,.0f} | {ratio:.2f} |")
+    print(LINES[-1], flush=True)
 
 
 def seconds(call) -> float:
@@ -217,6 +223,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", help="folder for the files (default: the system's temporary folder)")
     parser.add_argument("--limit", type=int, default=1024, help="MB of memory in the second part")
     parser.add_argument("--open", type=Path, help="only measure how long this existing buffer takes to open")
+    parser.add_argument("--publish", action="store_true", help="write the table into docs/")
     parser.add_argument("--inside", choices=ROW_NBYTES, help="only the second part, of this kind of experience")
     return parser.parse_args()
 

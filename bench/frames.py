@@ -23,11 +23,16 @@ import numpy as np
 from benchmarks.c_floor import FrameFloor, read_all
 from benchmarks.frames import CAPACITY, GAMES, OPTIONS, STEPS, filled
 
+from bench.published import publish
 from really import ReplayBuffer
 
 ROUNDS, CALLS, FILLINGS = 15, 3, 5
+HEAD = ["| cell | whole rows/s | once rows/s | once / whole | share of floor |", "| --- | --- | --- | --- | --- |"]
 FEW_STEPS = (1, 4)
 BATCHES = (32, 256, 1024)
+
+
+LINES = list(HEAD)
 
 
 def seconds(call) -> float:
@@ -49,16 +54,19 @@ def medians(calls) -> dict[str, float]:
 
 
 def main() -> None:
-    print("| cell | whole rows/s | once rows/s | once / whole | share of floor |\n| --- | --- | --- | --- | --- |")
+    for line in HEAD:
+        print(line)
     for axis, name in ((0, "stack axis first"), (-1, "stack axis last")):
         compare(name, axis)
+    if "--publish" in sys.argv[1:]:
+        publish("frames", "python -m bench.frames --publish", {"frames": "\n".join(LINES)})
 
 
 def compare(name: str, axis: int) -> None:
     """Prints the table rows for stacks along `axis`."""
     (whole, rows), (once, _), (_, sent) = (filled(kind, axis) for kind in ("whole", "once", "runners"))
     num, nbytes = GAMES * STEPS, [buffer.memory()["held"] / len(buffer) for buffer in (whole, once)]
-    print(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
+    tell(f"| {name}, bytes a row | {nbytes[0]:,.0f} | {nbytes[1]:,.0f} | {nbytes[1] / nbytes[0]:.3f} | |")
     read = partial(read_all, rows["state"], rows["state_new"])
     show(f"{name}, put {num} raw rows", num, lambda: whole.put(rows), lambda: once.put(rows), [read])
     for steps in FEW_STEPS:
@@ -124,7 +132,13 @@ def show(cell: str, rows: int, whole, once, floors=()) -> None:
 def show_rates(cell: str, rows: int, found, share: str = "") -> None:
     ratio = found["whole"] / found["once"]
     rates = f"{rows / found['whole']:,.0f} | {rows / found['once']:,.0f}"
-    print(f"| {cell} | {rates} | {ratio:.2f} | {share} |", flush=True)
+    tell(f"| {cell} | {rates} | {ratio:.2f} | {share} |")
+
+
+def tell(line: str) -> None:
+    """Prints a row of the table and keeps it."""
+    LINES.append(line)
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
-"""Ours and cpprb's prioritized replay in turns, call by call, as a table: `python bench/prioritized.py`.
+"""Our prioritized replay and the peers' in turns, call by call: `python -m bench.prioritized [--publish]`.
 
 A call is short against a time slice, so nothing interrupts the fastest twentieth of the calls.
 """
 
+import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from benchmarks.peers import is_installed
 from benchmarks.priorities import PEERS, Draw, Gathering, Update
+
+from bench.published import publish
 
 CALLS, ROWS = 400, (32, 256, 1024)
 CLAIMS = {
@@ -18,22 +27,40 @@ CLAIMS = {
 
 
 def main():
-    print("| us (5 % / median) | rows | really | cpprb | cpprb / really |\n| --- | --- | --- | --- | --- |")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--publish", action="store_true", help="write the table into docs/")
+    arguments = parser.parse_args()
+    names = [name for name in PEERS if is_installed(name)]
+    for missing in set(PEERS) - set(names):
+        print(f"{missing} is not installed", file=sys.stderr)
+    others = names[1:]
+    lines = [
+        f"| us (5 % / median) | rows | {' | '.join(names)} | {' | '.join(f'{peer} / really' for peer in others)} |",
+        "| --- " * (2 + len(names) + len(others)) + "|",
+    ]
     for what, (claim, more) in CLAIMS.items():
         for num in ROWS:
-            times = {name: np.percentile(taken, (5, 50)) for name, taken in in_turns(claim, more, num).items()}
-            cells = " | ".join(f"{low:.1f} / {median:.1f}" for low, median in times.values())
-            ratios = " / ".join(f"{ratio:.1f}" for ratio in times["cpprb"] / times["really"])
-            print(f"| {what} | {num} | {cells} | {ratios} |", flush=True)
+            lines.append(row(what, num, in_turns(claim, more, num, names)))
+            print(lines[-1], flush=True)
+    if arguments.publish:
+        publish("prioritized", "python -m bench.prioritized --publish", {"priorities": "\n".join(lines)})
 
 
-def in_turns(claim, more, num):
+def row(what, num, taken):
+    """A row of the table: microseconds of each peer, then their multiples of ours."""
+    times = {name: np.percentile(calls, (5, 50)) for name, calls in taken.items()}
+    cells = " | ".join(f"{low:.1f} / {median:.1f}" for low, median in times.values())
+    ratios = [times[name] / times["really"] for name in times if name != "really"]
+    return f"| {what} | {num} | {cells} | {' | '.join(f'{low:.1f} / {median:.1f}' for low, median in ratios)} |"
+
+
+def in_turns(claim, more, num, names):
     """Microseconds of all calls by peer; the peers take turns."""
-    cases = {name: (name, *more, num) for name in PEERS}
-    ready = {name: claim() for name in PEERS}
+    cases = {name: (name, *more, num) for name in names}
+    ready = {name: claim() for name in names}
     for name, values in cases.items():
         ready[name].setup(*values)
-    taken = {name: [] for name in PEERS}
+    taken = {name: [] for name in names}
     for _ in range(CALLS):
         for name, values in cases.items():
             (method,) = (getattr(ready[name], known) for known in dir(claim) if known.startswith("time_"))

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from benchmarks.c_floor import Floor, FrameFloor, library, read_all
-from benchmarks.workloads import WORKLOADS
+from benchmarks.c_floor import NUMBERS, Floor, FrameFloor, library, read_all
+from benchmarks.workloads import LAYOUTS
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("num", [1, 2, 5, 63, 300])
 @pytest.mark.parametrize("best", [False, True])
 def test_scatter_and_gather_give_the_rows_back(name, num, best):
-    workload = WORKLOADS[name]
+    workload = LAYOUTS[name]
     floor = Floor(workload, 350, best)
     rows = workload.rows(num)
     floor.put(50, rows)
@@ -21,16 +21,16 @@ def test_scatter_and_gather_give_the_rows_back(name, num, best):
         assert np.array_equal(column, rows[key][picks])
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_record_is_no_longer_than_the_buffers(name):
-    row_nbytes = WORKLOADS[name].row_nbytes
-    assert row_nbytes <= library().floor_stride({"cartpole": 0, "wide": 1, "atari": 2}[name]) < row_nbytes + 64
+    row_nbytes = LAYOUTS[name].row_nbytes
+    assert row_nbytes <= library().floor_stride(NUMBERS[name]) < row_nbytes + 64
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("best", [False, True])
 def test_timed_gather_uses_every_pick(name, best):
-    workload = WORKLOADS[name]
+    workload = LAYOUTS[name]
     floor = Floor(workload, 64, best)
     rows = workload.rows(64)
     floor.put(0, rows)
@@ -41,9 +41,9 @@ def test_timed_gather_uses_every_pick(name, best):
         assert np.array_equal(column, rows[key][48:])
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_timed_scatter_continues_where_it_stopped(name):
-    workload = WORKLOADS[name]
+    workload = LAYOUTS[name]
     floor = Floor(workload, 10)
     rows = workload.rows(4)
     assert floor.seconds_per_scatter(rows, 2) > 0

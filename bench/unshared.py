@@ -7,11 +7,13 @@ bytes, `shuffled` ones are the rows of one trajectory in random order, `trajecto
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bench.published import publish
 from really import ReplayBuffer
 
 # Shape and dtype of an observation, capacity, and rows of a put.
@@ -70,14 +72,17 @@ def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> float:
 
 
 def main() -> None:
-    print("| rows | put | put, filling | sample 256 | bytes |\n| --- | --- | --- | --- | --- |")
+    lines = ["| rows | put | put, filling | sample 256 | bytes |", "| --- | --- | --- | --- | --- |"]
     for kind in KINDS:
         for order in ORDERS:
-            compare(kind, order)
+            lines.append(compare(kind, order))
+            print(lines[-1], flush=True)
+    if "--publish" in sys.argv[1:]:
+        publish("unshared", "python -m bench.unshared --publish", {"default": "\n".join(lines)})
 
 
-def compare(kind: str, order: str) -> None:
-    """Prints a row of the table: the rates of default buffers as multiples of those of whole rows, and bytes."""
+def compare(kind: str, order: str) -> str:
+    """A row of the table: the rates of default buffers as multiples of those of whole rows, and bytes."""
     *_, capacity, size = KINDS[kind]
     batches = list(puts(kind, order))
     buffers = {"default": ReplayBuffer(capacity, seed=0), "whole": ReplayBuffer(capacity, seed=0, dedup=False)}
@@ -97,7 +102,7 @@ def compare(kind: str, order: str) -> None:
     sampling = in_turns(samples, ROUNDS)
     held = {name: buffer.memory()["held"] for name, buffer in buffers.items()}
     ratio = held["default"] / held["whole"]
-    print(f"| {kind}, {order} | {full:.2f} | {filling:.2f} | {sampling:.2f} | {ratio:.2f} |", flush=True)
+    return f"| {kind}, {order} | {full:.2f} | {filling:.2f} | {sampling:.2f} | {ratio:.2f} |"
 
 
 if __name__ == "__main__":

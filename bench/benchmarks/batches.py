@@ -3,7 +3,7 @@
 import os
 import time
 
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import LAYOUTS
 from really import ReplayBuffer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,8 +14,8 @@ STEP_WIDTH = 300
 
 
 def filled(workload):
-    buffer = ReplayBuffer(HELD[workload], spec=WORKLOADS[workload].spec, seed=0)
-    buffer.put(WORKLOADS[workload].rows(HELD[workload]))
+    buffer = ReplayBuffer(HELD[workload], spec=LAYOUTS[workload].spec, seed=0)
+    buffer.put(LAYOUTS[workload].rows(HELD[workload]))
     return buffer
 
 
@@ -43,7 +43,7 @@ class Ahead:
     images. Whole turns are as fast as `step_alone` only if a core is free for the thread.
     """
 
-    params = (list(WORKLOADS), ["step_alone", "in_loop", "ahead"])
+    params = (list(LAYOUTS), ["step_alone", "in_loop", "ahead"])
     param_names = ("workload", "way")
 
     def setup(self, workload, way):
@@ -76,7 +76,7 @@ class Ahead:
 class Dataset:
     """Fifty batches in a compiled loop: `dataset` against `from_generator`, and `sample` in Python beside them."""
 
-    params = (list(WORKLOADS), ["sample", "sample_as_tf", "dataset", "one_a_call", "from_generator"])
+    params = (list(LAYOUTS), ["sample", "sample_as_tf", "dataset", "one_a_call", "from_generator"])
     param_names = ("workload", "way")
 
     def setup(self, workload, way):

@@ -34,7 +34,7 @@ class Floor:
     """Records of one workload in memory of their own; `best` selects the fastest gather."""
 
     def __init__(self, workload, capacity=None, best=False):
-        self.workload, self.number, self.best = workload, NUMBERS[workload.name], best
+        self.workload, self.number, self.best = workload, NUMBERS[workload.layout], best
         self.capacity = capacity or workload.capacity
         self.nbytes = self.capacity * library().floor_stride(self.number)
         self.rows = library().floor_reserve(ctypes.c_size_t(self.nbytes))

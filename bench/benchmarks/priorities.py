@@ -1,9 +1,11 @@
-"""Prioritized replay: sampling rows by priority and updating priorities, side by side with cpprb.
+"""Prioritized replay: sampling rows by priority and updating priorities, side by side with cpprb and rlox.
 
-cpprb has no call that draws row numbers alone: its `sample` also gathers the batch. In `Draw` its only column is one
-float32, so that nearly all of its time is the search. `Gathering` and `Update` are calls of both buffers with CartPole
-rows. Each call gets new row numbers and priorities, because both packages save work if nothing changes.
+The peers have no call that draws row numbers alone: their `sample` also gathers the batch. In `Draw` their columns are
+as few as they allow, so that nearly all of the time is the search. `Gathering` and `Update` are calls of all buffers
+with CartPole rows. Each call gets new row numbers and priorities, because the packages save work if nothing changes.
 """
+
+import itertools
 
 import numpy as np
 
@@ -54,7 +56,36 @@ class Cpprb:
     batch = draw
 
 
-PEERS = {"really": Really, "cpprb": Cpprb}
+class Rlox:
+    """rlox's PrioritizedReplayBuffer, with the same alpha and beta; it takes one row at a time."""
+
+    def __init__(self, num_rows, priorities, columns=None):
+        import rlox
+
+        narrow = columns or {"state": np.zeros((num_rows, 1), np.float32)}
+        self.buffer = rlox.PrioritizedReplayBuffer(num_rows, narrow["state"].shape[1], 1, alpha=0.6, beta=0.4)
+        action = np.zeros(1, np.float32)
+        for state, after, priority in zip(
+            narrow["state"], narrow.get("state_new", narrow["state"]), priorities, strict=True
+        ):
+            self.buffer.push(state, action, 1.0, False, False, after, float(priority))
+        self.seeds = itertools.count()
+
+    def update(self, numbers, given):
+        self.buffer.update_priorities(numbers, given)
+
+    def draw(self, num):
+        return self.buffer.sample(num, next(self.seeds))
+
+    batch = draw
+
+    @staticmethod
+    def arguments(numbers, given):
+        """The dtypes that rlox takes."""
+        return numbers.astype(np.uint64), given.astype(np.float64)
+
+
+PEERS = {"really": Really, "cpprb": Cpprb, "rlox": Rlox}
 UPDATES = {
     "drawn": lambda draw, num: np.sort(draw.integers(0, HELD, num)),
     "any": lambda draw, num: draw.integers(0, HELD, num),
@@ -100,12 +131,14 @@ class Update:
         self.calls = [
             (UPDATES[order](draw, rows), draw.gamma(0.5, size=rows).astype(np.float32)) for _ in range(DIFFERENT)
         ]
+        if peer == "rlox":
+            self.calls = [self.peer.arguments(*call) for call in self.calls]
         self.at = 0
 
     def time_update(self, peer, order, rows):
         self.at = (self.at + 1) % DIFFERENT
         numbers, given = self.calls[self.at]
-        given += np.float32(1e-3)  # else the second turn would change nothing
+        given += given.dtype.type(1e-3)  # else the second turn would change nothing
         self.peer.update(numbers, given)
 
 

@@ -5,54 +5,54 @@ import pyarrow as pa
 
 from benchmarks.peers import PEERS, filled, filled_floor, peers_for
 from benchmarks.sampling import HELD
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import LAYOUTS
 from really import ReplayBuffer
 
 
 class Put:
     """ReplayBuffer puts rows faster than every peer, whether or not they fit in the cache."""
 
-    params = (list(WORKLOADS), list(PEERS), [100, 1000, 20_000])
+    params = (list(LAYOUTS), list(PEERS), [100, 1000, 20_000])
     param_names = ("workload", "peer", "rows")
 
     def setup(self, workload, peer, rows):
-        if peer not in peers_for(WORKLOADS[workload]) or (workload == "atari" and rows > 1000):
+        if peer not in peers_for(LAYOUTS[workload]) or (workload == "atari" and rows > 1000):
             raise NotImplementedError(f"{peer} does not do {rows} rows of {workload}")
-        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
-        self.rows = WORKLOADS[workload].rows(rows)
+        self.peer = filled(peer, LAYOUTS[workload], HELD[workload])
+        self.rows = self.peer.for_put(LAYOUTS[workload].rows(rows))
 
     def time_put(self, workload, peer, rows):
-        self.peer.put(self.rows)
+        self.peer.put(*self.rows)
 
 
 class PutOne:
     """One transition at a time is fast, too."""
 
-    params = (list(WORKLOADS), list(PEERS))
+    params = (list(LAYOUTS), list(PEERS))
     param_names = ("workload", "peer")
 
     def setup(self, workload, peer):
-        if peer not in peers_for(WORKLOADS[workload]):
+        if peer not in peers_for(LAYOUTS[workload]):
             raise NotImplementedError(f"{peer} cannot hold {workload}")
-        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
-        row = {name: column[0] for name, column in WORKLOADS[workload].rows(1).items()}
-        self.row = {name: value if value.ndim else value.item() for name, value in row.items()}
+        self.peer = filled(peer, LAYOUTS[workload], HELD[workload])
+        row = {name: column[0] for name, column in LAYOUTS[workload].rows(1).items()}
+        self.row = self.peer.for_one({name: value if value.ndim else value.item() for name, value in row.items()})
 
     def time_put_one(self, workload, peer):
-        self.peer.put_one(self.row)
+        self.peer.put_one(*self.row)
 
 
 class Floor:
     """The rate of plain C, which assembles records in the cache and streams them out."""
 
-    params = (list(WORKLOADS), [500, 1000, 20_000])
+    params = (list(LAYOUTS), [500, 1000, 20_000])
     param_names = ("workload", "rows")
 
     def setup(self, workload, rows):
         if rows > HELD[workload]:
             raise NotImplementedError(f"{rows} rows of {workload} are more than are held")
-        self.floor = filled_floor(WORKLOADS[workload], HELD[workload])
-        self.rows = WORKLOADS[workload].rows(rows)
+        self.floor = filled_floor(LAYOUTS[workload], HELD[workload])
+        self.rows = LAYOUTS[workload].rows(rows)
 
     def track_seconds(self, workload, rows):
         return self.floor.seconds_per_scatter(self.rows, 5)
@@ -67,7 +67,7 @@ class Inputs:
     param_names = ("data",)
 
     def setup(self, data):
-        rows = WORKLOADS["cartpole"].rows(2000)
+        rows = LAYOUTS["cartpole"].rows(2000)
         flat = {
             name: pa.array(column)
             if column.ndim == 1
@@ -83,7 +83,7 @@ class Inputs:
             "lists": {name: column.tolist() for name, column in rows.items()},
             "alias": {"new_state" if name == "state_new" else name: column for name, column in rows.items()},
         }[data]
-        self.buffer = ReplayBuffer(1_000_000, spec=WORKLOADS["cartpole"].spec)
+        self.buffer = ReplayBuffer(1_000_000, spec=LAYOUTS["cartpole"].spec)
 
     def time_put_2000_rows(self, data):
         self.buffer.put(self.data)
@@ -96,7 +96,7 @@ class Construction:
     param_names = ("capacity",)
 
     def setup(self, capacity):
-        self.spec = WORKLOADS["cartpole"].spec
+        self.spec = LAYOUTS["cartpole"].spec
 
     def time_construct(self, capacity):
         ReplayBuffer(capacity, spec=self.spec, overcommit=True)

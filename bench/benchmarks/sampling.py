@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.peers import PEERS, filled, filled_floor, peers_for
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import LAYOUTS
 from really import ReplayBuffer
 
 # Rows held: some 64 MB of each workload, twice the last-level cache.
@@ -16,26 +16,27 @@ class Sample:
     32 to 1024 rows straddle malloc's mmap threshold (128 kB) for wide rows and images.
     """
 
-    params = (list(WORKLOADS), list(PEERS), [32, 256, 1024])
+    params = (list(LAYOUTS), list(PEERS), [32, 256, 1024])
     param_names = ("workload", "peer", "rows")
 
     def setup(self, workload, peer, rows):
-        if peer not in peers_for(WORKLOADS[workload]):
+        if peer not in peers_for(LAYOUTS[workload]):
             raise NotImplementedError(f"{peer} cannot hold {workload}")
-        self.peer = filled(peer, WORKLOADS[workload], HELD[workload])
+        self.peer = filled(peer, LAYOUTS[workload], HELD[workload])
+        self.arguments = self.peer.for_sample(rows)
 
     def time_sample(self, workload, peer, rows):
-        self.peer.sample(rows)
+        self.peer.sample(*next(self.arguments))
 
 
 class Floor:
     """The rate of plain C, one row after another or with all techniques; shares in the tables refer to it."""
 
-    params = (list(WORKLOADS), [32, 256, 1024], [False, True])
+    params = (list(LAYOUTS), [32, 256, 1024], [False, True])
     param_names = ("workload", "rows", "best")
 
     def setup(self, workload, rows, best):
-        self.floor = filled_floor(WORKLOADS[workload], HELD[workload], best)
+        self.floor = filled_floor(LAYOUTS[workload], HELD[workload], best)
         self.columns = self.floor.outputs(rows)
         self.picks = np.random.default_rng(0).integers(0, HELD[workload], rows * 100)
 
@@ -53,7 +54,7 @@ class Held:
 
     def setup(self, held, rows):
         try:
-            self.peer = filled("really", WORKLOADS["cartpole"], held)
+            self.peer = filled("really", LAYOUTS["cartpole"], held)
         except MemoryError as error:  # 100 million rows are 6.4 GB
             raise NotImplementedError(str(error)) from error
 
@@ -68,7 +69,7 @@ class Several:
     param_names = ("batches",)
 
     def setup(self, batches):
-        self.peer = filled("really", WORKLOADS["cartpole"], 1_000_000)
+        self.peer = filled("really", LAYOUTS["cartpole"], 1_000_000)
 
     def time_one_call(self, batches):
         self.peer.buffer.sample((batches, 64))
@@ -85,7 +86,7 @@ class Ways:
     param_names = ("way",)
 
     def setup(self, way):
-        buffer = filled("really", WORKLOADS["cartpole"], 1_000_000).buffer
+        buffer = filled("really", LAYOUTS["cartpole"], 1_000_000).buffer
         out, indices = buffer.sample(256), buffer.sample_indices(256)
         self.call = {
             "plain": lambda: buffer.sample(256),
@@ -105,8 +106,8 @@ class PeakMemory:
     param_names = ("rows",)
 
     def setup(self, rows):
-        self.buffer = ReplayBuffer(10_000, spec=WORKLOADS["wide"].spec, seed=0)
-        self.buffer.put(WORKLOADS["wide"].rows(10_000))
+        self.buffer = ReplayBuffer(10_000, spec=LAYOUTS["wide"].spec, seed=0)
+        self.buffer.put(LAYOUTS["wide"].rows(10_000))
 
     def peakmem_sample(self, rows):
         self.buffer.sample(rows)
