@@ -8,23 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from really.collectors.demand import Demand, Part, spread, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
-from really.collectors.fleet import Fleet, PendingOrder, Worker
+from really.collectors.fleet import Fleet
+from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace
 from really.collectors.messages import Chunk, Order, PolicySettings
+from really.collectors.orders import PendingOrder, Worker
+from really.collectors.whereabouts import Whereabouts
 from really.data.normalisation import RunningStatistics
 from really.errors import RunnerTimeoutError
 
 log = logging.getLogger("really")
 
-# A runner is late if it takes this many times longer than runners usually do, plus an allowance in seconds.
-LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
 # Rows of all agents per round of streamed orders: few enough that new settings apply soon.
 STREAMED_ROWS = 4096
-# Seconds that a process may take to start, in addition to `remote_time_out`.
-START_ALLOWANCE = 30.0
-# Factor by which the running totals of rows, results and seconds decay from one call to the next.
-DECAY = 0.5
+# Seconds after which a wait for processes that start is interrupted, to look after them.
+START_LOOK = 1.0
+# Seconds that an error waits for answers of runners that tell where they are.
+ANSWER_WAIT = 2.0
 
 
 class Collector:
@@ -60,8 +64,9 @@ class Collector:
         self._serial = 0
         self._is_endless_told = False
         self._turn = 0
-        # Decaying totals. If a call awaits all agents, they do not depend on the order in which results arrive.
-        self._total_rows = self._total_results = self._total_seconds = 0.0
+        self._pace = Pace()
+        self._lateness = Lateness(self._pace, time_out, awaits_all=min_agents == num_agents)
+        self._whereabouts = Whereabouts(fleet.where)
         self.delivered_rows = 0
         self.dropped_rows = 0
         self.waited_seconds = 0.0
@@ -74,7 +79,7 @@ class Collector:
             "kept_rows": sum(part.rows for part in self._ready.values()),
             "queued_orders": sum(len(worker.pending) for worker in self._fleet.workers),
             "waited_seconds": round(self.waited_seconds, 3),
-            "rows_per_second_per_runner": self._total_rows / self._total_seconds if self._total_seconds else 0.0,
+            "rows_per_second_per_runner": self._pace.rows_per_second,
         }
 
     def collect(
@@ -82,17 +87,18 @@ class Collector:
     ) -> list[Part]:
         """Collects whole results with at least `rows` rows. It delivers as few as possible, and older ones first.
 
-        `progress` is called with the number of rows whenever chunks have arrived.
+        It does without a runner whose oldest order takes longer than `remote_time_out`, and asks the others for the
+        rows. If there are no others, it delivers what it has. `progress` is called with the number of rows whenever
+        chunks have arrived.
 
         Raises:
-            RunnerTimeoutError: no chunk arrived within `remote_time_out` seconds.
+            RunnerTimeoutError: no runner delivered within `remote_time_out` seconds.
             EnvironmentFailedError, ModelError, RunnerError: a runner raised it. The rows of other runners are kept for
                 the next call.
         """
         self._fleet.check()
-        self._total_rows, self._total_results, self._total_seconds = (
-            DECAY * total for total in (self._total_rows, self._total_results, self._total_seconds)
-        )
+        self._pace.decay()
+        self._lateness.begin()
         self._drop_stale()
         demand = Demand(rows, self._awaited_agents())
         try:
@@ -172,12 +178,7 @@ class Collector:
         pending = [order for worker in on_time for order in worker.pending]
         if not on_time or any(w.planned for w in on_time) or (pending and self._awaits_all(demand)):
             return
-        missing = self._missing_results(demand, sum(order.results for order in pending))
-        if missing <= 0:
-            return
-        agents = [agent for worker in on_time for agent in worker.agents]
-        quota = spread(missing, agents, self._turn, self._num_agents)
-        self._turn = (self._turn + missing) % self._num_agents
+        quota = self._quota(demand, on_time, sum(order.results for order in pending))
         for wave in waves(quota, math.ceil(self._expected_rows), self._row_bytes, self._fleet.message_bytes):
             for worker in on_time:
                 results = tuple(wave[list(worker.agents)].tolist())
@@ -185,21 +186,34 @@ class Collector:
                     self._serial += 1
                     worker.planned.append((self._serial, Order(results, settings)))
 
-    def _missing_results(self, demand: Demand, pending: int) -> int:
-        """How many results to order in addition to the `pending` ones."""
-        missing_rows = demand.rows - sum(part.rows for part in self._ready.values())
-        agents: set[int] = set().union(*(part.agents for part in self._ready.values()))
-        results = 0 if missing_rows <= 0 else len(self._fleet.workers)
-        if self._expected_rows:
-            results = math.ceil(missing_rows / self._expected_rows)
-        return max(results, demand.agents - len(agents)) - pending
+    def _quota(self, demand: Demand, on_time: list[Worker], pending: int) -> NDArray[np.int_]:
+        """How many results to order of each agent, `[num_agents]`, in addition to the `pending` ones.
+
+        Only agents of runners that are on time count: the others' results may never come, whatever is ordered.
+        """
+        agents = [agent for worker in on_time for agent in worker.agents]
+        received: set[int] = set().union(*(part.agents for part in self._ready.values()))
+        awaited = min(demand.agents, len(received.union(agents)))
+        rows = self._missing_results(demand)
+        missing = max(rows, awaited - len(received)) - pending
+        if not rows and len(agents) < self._num_agents:
+            agents = [agent for agent in agents if agent not in received]
+        if missing <= 0 or not agents:
+            return np.zeros(self._num_agents, np.int_)
+        turn, self._turn = self._turn, (self._turn + missing) % self._num_agents
+        return spread(missing, agents, turn, self._num_agents)
+
+    def _missing_results(self, demand: Demand) -> int:
+        """How many more results have the missing rows; one for each runner if nobody knows how long results are."""
+        missing = demand.rows - sum(part.rows for part in self._ready.values())
+        if missing <= 0 or not self._expected_rows:
+            return 0 if missing <= 0 else len(self._fleet.workers)
+        return math.ceil(missing / self._expected_rows)
 
     @property
     def _expected_rows(self) -> float:
         """Rows per result: `num_steps`, or for episodes a running mean, which is 0 before the first."""
-        if self._num_steps is not None:
-            return float(self._num_steps)
-        return self._total_rows / self._total_results if self._total_results else 0.0
+        return self._pace.rows_per_result if self._num_steps is None else float(self._num_steps)
 
     def _submit(self) -> None:
         """Sends planned orders to runners that have no order queued."""
@@ -209,18 +223,27 @@ class Collector:
 
     def _gather(self, demand: Demand) -> Demand:
         """Waits for chunks and receives them; returns the demand, which is lower after a time-out."""
-        busy = [worker for worker in self._fleet.workers if worker.pending]
-        deadline, start = self._deadline(busy), time.monotonic()
-        while not (ready := self._wait(busy, self._patience(busy, deadline))):
-            if time.monotonic() >= deadline:
-                return self._timed_out(demand, busy)
-            if self._mark_late(busy):
-                return demand
+        busy, start = [worker for worker in self._fleet.workers if worker.pending], time.monotonic()
+        until = self._lateness.next(busy)
+        if not self._fleet.is_local and not all(worker.started for worker in busy):
+            until = min(until, start + START_LOOK)
+        ready = self._wait(busy, until)
         self.waited_seconds += time.monotonic() - start
+        overdue = self._mark_late([worker for worker in busy if worker not in ready])
         for worker in ready:
             if fetched := self._fleet.fetch(worker):
                 self._receive(*fetched)
-        return demand
+        return self._without(demand, overdue) if overdue else demand
+
+    def _mark_late(self, waiting: list[Worker]) -> list[Worker]:
+        """Marks orders that are late by now; returns the workers that are overdue since now.
+
+        Runners of this process are never late, since they only work while their chunks are fetched.
+        """
+        if self._fleet.is_local:
+            return []
+        self._whereabouts.ask(self._lateness.nearly_overdue(waiting))
+        return self._lateness.mark(waiting)
 
     def _deadline(self, busy: list[Worker]) -> float:
         """The time at which waiting ends, which is later if a process is still starting."""
@@ -247,59 +270,39 @@ class Collector:
         starts = (worker.pending[0].started_at + START_ALLOWANCE * (not worker.started) for worker in busy)
         return min(starts) + PATIENCE_SECONDS
 
-    def _patience(self, busy: list[Worker], deadline: float) -> float:
-        """The deadline, or the time at which the first worker is late, if that is before."""
-        return min([deadline, *map(self._due, busy)])
-
-    def _due(self, worker: Worker) -> float:
-        """The time from which a worker is late: never if it is still starting, or if the call awaits all agents."""
-        oldest = worker.pending[0]
-        if oldest.late or not worker.started or not self._total_rows or self._min_agents == self._num_agents:
-            return math.inf
-        seconds = self._total_seconds / self._total_rows * oldest.results * self._expected_rows
-        return oldest.started_at + LATE_ALLOWANCE + LATE_FACTOR * seconds
-
-    def _mark_late(self, busy: list[Worker]) -> bool:
-        """Marks the orders that are late by now; returns whether there are any."""
-        late = [worker.pending[0] for worker in busy if self._due(worker) <= time.monotonic()]
-        for pending in late:
-            pending.late = True
-        return bool(late)
-
-    def _timed_out(self, demand: Demand, busy: list[Worker]) -> Demand:
+    def _without(self, demand: Demand, overdue: list[Worker]) -> Demand:
         """The demand of a call that continues without these workers; raises an error if it has received nothing."""
-        for worker in busy:
-            worker.pending[0].late = True
-        if not self._ready:
-            raise self._timeout_error(busy)
-        log.warning("remote_time_out: the call continues without late results: %s", self._whereabouts(busy))
-        rows = min(demand.rows, sum(part.rows for part in self._ready.values()))
-        return Demand(rows if len(busy) == len(self._fleet.workers) else demand.rows, 1)
+        received: set[int] = set().union(*(part.agents for part in self._ready.values()))
+        others = [worker for worker in self._fleet.workers if not self._lateness.is_overdue(worker)]
+        if not others and not self._ready:
+            raise self._timeout_error(overdue)
+        log.warning(
+            "remote_time_out: the call continues without late results: %s", self._whereabouts.tell(overdue, patience=0)
+        )
+        agents = received.union(*(worker.agents for worker in others))
+        rows = demand.rows if others else min(demand.rows, sum(part.rows for part in self._ready.values()))
+        return Demand(rows, min(demand.agents, len(agents)))
 
     def _give_up(self, busy: list[Worker]) -> None:
         """Restarts these workers without their orders."""
-        log.warning("remote_time_out: collection ends without late results: %s", self._whereabouts(busy))
+        places = self._whereabouts.tell(busy, ANSWER_WAIT)
+        log.warning("remote_time_out: collection ends without late results: %s", places)
         for worker in busy:
             self._fleet.restart(worker)
-
-    def _whereabouts(self, busy: list[Worker]) -> str:
-        return "; ".join(f"{worker}: in {self._fleet.where(worker)}" for worker in busy)
 
     def _timeout_error(self, busy: list[Worker]) -> RunnerTimeoutError:
         """Restarts the slowest of these workers, none of which delivered in time; returns the error to raise."""
         slowest = min(busy, key=lambda worker: worker.pending[0].started_at)
-        where = self._fleet.where(slowest)
+        where = self._whereabouts.tell([slowest], ANSWER_WAIT).removeprefix(f"{slowest}: ")
         self._fleet.restart(slowest)
         return RunnerTimeoutError(
             f"remote_time_out: expected a result within {self._time_out} s, got none; the slowest is {slowest}, "
-            f"which was restarted. It was in {where}"
+            f"which was restarted. It was {where}"
         )
 
     def _receive(self, pending: PendingOrder, chunk: Chunk) -> None:
         """Records a chunk, and keeps it for delivery unless it is stale."""
-        self._total_rows += chunk.batch.num_rows
-        self._total_results += len(chunk.results)
-        self._total_seconds += chunk.seconds
+        self._pace.add(chunk)
         self._ready[pending.number] = Part.of(chunk)
         # Statistics of stale rows count too, since the environment does not depend on the policy version.
         self._statistics.add(pending.number, chunk.measured)

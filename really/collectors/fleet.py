@@ -1,6 +1,6 @@
 """The fleet: the runners of a manager, the orders that each has, their policy and weights, and their restarts.
 
-`LocalFleet` runs them in this process, `ray_fleet.RayFleet` in Ray actors.
+`local_fleet.LocalFleet` runs them in this process, `ray_fleet.RayFleet` in Ray actors.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
-from really.collectors.runner import Runner
+from really.collectors.orders import PendingOrder, RunnerLost, Worker
 from really.data.frames import joined, owned
 from really.data.moments import Statistics
 from really.data.record_batches import from_record_batch, to_record_batch
@@ -29,76 +29,8 @@ log = logging.getLogger("really")
 
 # How often in a row a runner that dies is restarted before the call fails.
 MAX_RESTARTS = 3
-# Orders per runner: one that it works on, and one queued behind it, so that it never waits for the driver.
-QUEUED_ORDERS = 2
 # Bytes of a message: enough to make its fixed cost (1 ms) small, and few enough that messages overlap with work.
 MESSAGE_BYTES = 32 << 20
-
-
-class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no caller sees it
-    """A runner's process died. `hopeless` says that its constructor raised, as that of a new one would."""
-
-    def __init__(self, cause: str, hopeless: bool = False) -> None:
-        super().__init__(cause)
-        self.hopeless = hopeless
-
-
-@dataclass(eq=False)
-class PendingOrder:
-    """An order whose chunk has not been fetched yet.
-
-    `started_at` is the time at which it became its runner's oldest order.
-    """
-
-    number: int
-    order: Order
-    handle: Any
-    started_at: float
-    late: bool = False
-
-    @property
-    def results(self) -> int:
-        """Number of results ordered."""
-        return sum(self.order.results)
-
-
-@dataclass(eq=False)
-class Worker:
-    """A runner, in this or another process, with its pending orders and the orders planned for it.
-
-    Attributes:
-        version: the policy version that was last sent to it.
-        has_policy: whether the current exported policy was sent to it.
-        started: whether it has delivered a chunk since its last (re)start.
-        restarts: how often it was restarted.
-        failures: how often in a row it died.
-        sends_pieces: whether a chunk was too large for one message. Orders that are queued would delay its rest.
-    """
-
-    number: int
-    agents: tuple[int, ...]
-    runner: Any
-    version: int = -1
-    has_policy: bool = False
-    started: bool = False
-    restarts: int = 0
-    failures: int = 0
-    sends_pieces: bool = False
-    pending: deque[PendingOrder] = field(default_factory=deque)
-    planned: deque[tuple[int, Order]] = field(default_factory=deque)
-
-    @property
-    def late(self) -> bool:
-        """Whether one of its orders takes much longer than expected."""
-        return any(pending.late for pending in self.pending)
-
-    @property
-    def takes_order(self) -> bool:
-        """Whether another order may be sent to it."""
-        return len(self.pending) < (1 if self.sends_pieces else QUEUED_ORDERS)
-
-    def __str__(self) -> str:
-        return f"runner {self.number} (agents {self.agents[0]} to {self.agents[-1]})"
 
 
 class Fleet:
@@ -272,7 +204,7 @@ class Fleet:
     @staticmethod
     def _forget_orders(worker: Worker) -> None:
         worker.pending.clear()
-        worker.version, worker.has_policy, worker.started = -1, False, False
+        worker.version, worker.has_policy, worker.started, worker.replaces_lost = -1, False, False, False
 
     def _set_spec(self, spec: RunnerSpec) -> None:
         """Sets the specification of runners that are started from now on."""
@@ -306,6 +238,7 @@ class Fleet:
         log.warning("%s was lost and is restarted; a seeded run will not repeat. Cause: %s", worker, cause)
         orders = [(pending.number, pending.order) for pending in worker.pending]
         self.restart(worker)
+        worker.replaces_lost = True
         for number, order in orders:
             self.send(worker, number, order)
 
@@ -370,55 +303,3 @@ class Fleet:
     def _releaser(self) -> Callable[[list[Worker]], None]:
         """A function that ends all runners. It must not refer to the fleet, or the fleet would never be collected."""
         raise NotImplementedError
-
-
-@dataclass(eq=False)
-class _LocalCall:
-    """An order to a runner in this process, which is carried out when its chunk is fetched."""
-
-    runner: Runner
-    order: Order
-    weights: Weights | None
-    policy: ExportedPolicy | None
-
-
-class LocalFleet(Fleet):
-    """Runners in this process that work one after the other, for debugging or to do without Ray."""
-
-    is_local = True
-
-    def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int | None) -> None:
-        super().__init__(spec, num_parallel, num_workers or 1)
-
-    def _start(self, number: int, agents: Sequence[int], restart: int) -> Runner:
-        return Runner(self._spec, agents, restart)
-
-    def _share(self, value: Any) -> Any:
-        return value
-
-    def _call(self, runner: Runner, order: Order, weights: Any, policy: Any) -> _LocalCall:
-        return _LocalCall(runner, order, weights, policy)
-
-    def _where(self, runner: Runner) -> str:
-        return runner.where()
-
-    def _wait(self, handles: list[_LocalCall], timeout: float | None) -> list[_LocalCall]:
-        return handles[:1]
-
-    def _get(self, handle: _LocalCall) -> Chunk:
-        return handle.runner.collect(handle.order, handle.weights, handle.policy)
-
-    def _info(self, runner: Runner) -> dict[str, Any]:
-        return runner.info()
-
-    def _stop(self, runner: Runner) -> None:
-        runner.close()
-
-    def _releaser(self) -> Callable[[list[Worker]], None]:
-        return _close_all
-
-
-def _close_all(workers: list[Worker]) -> None:
-    """Closes the runners of a LocalFleet."""
-    for worker in workers:
-        worker.runner.close()

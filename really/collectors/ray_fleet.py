@@ -17,8 +17,9 @@ from typing import Any
 
 from really._ray import nodes, reservations, runtime
 from really._utils.packages import needed
-from really.collectors.fleet import MESSAGE_BYTES, QUEUED_ORDERS, Fleet, PendingOrder, RunnerLost, Worker
+from really.collectors.fleet import MESSAGE_BYTES, Fleet
 from really.collectors.messages import Chunk, Order, RunnerSpec
+from really.collectors.orders import QUEUED_ORDERS, PendingOrder, RunnerLost, Worker
 from really.collectors.ray_runner import RayRunner
 from really.collectors.side_channel import ask
 from really.envs.registrations import Registrations

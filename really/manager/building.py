@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from really.collectors.collector import Collector
-from really.collectors.fleet import Fleet, LocalFleet
+from really.collectors.fleet import Fleet
+from really.collectors.local_fleet import LocalFleet
 from really.collectors.messages import ExportedPolicy, RunnerSpec
 from really.collectors.ray_fleet import RayFleet
 from really.collectors.seeds import AGENT_STREAM, MODEL_STREAM, manager_seed

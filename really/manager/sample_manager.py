@@ -65,7 +65,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
         remote_min_returns: minimum number of agents whose results a call waits for; by default 10 % of
             `num_parallel` and at least 1, or all agents if `seed` is given.
-        remote_time_out: seconds without any result after which a call continues with the results that it has, or
+        remote_time_out: seconds without a message of a runner after which a call continues without that runner, or
             fails if it has none.
         max_staleness: by how many policy versions a late result may be older than the weights to be delivered; by
             default 0 if `returns` has `log_prob`, `monte_carlo` or `advantage`, and unlimited otherwise.

@@ -136,9 +136,11 @@ def test_an_environment_that_raises_once_costs_only_its_own_runners_rows(tmp_pat
         assert [runner["restarts"] for runner in manager.info()["runners"]] == [0, 0]
 
 
+@pytest.mark.parametrize("awaits", [{"seed": 1}, {"remote_min_returns": 3}])
 @pytest.mark.usefixtures("ray_runtime")
-def test_calls_that_await_all_agents_return_while_a_runner_stands_still() -> None:
-    given = {"num_steps": 50, "num_workers": 2, "remote_time_out": 1.0, "seed": 1}
+def test_calls_return_while_a_runner_stands_still(awaits: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
+    """They need agents of the runner that stands still, and neither wait for it nor order more and more of the other"""
+    given = {"num_steps": 50, "num_workers": 2, "remote_time_out": 1.0, **awaits}
     with make(env_config={"length": 10**6}, **given) as manager:
         manager.get_data()
         pid = manager.info()["runners"][1]["pid"]
@@ -151,9 +153,12 @@ def test_calls_that_await_all_agents_return_while_a_runner_stands_still() -> Non
         finally:
             goes_on.cancel()
             os.kill(pid, signal.SIGCONT)
+        assert manager.info()["kept_rows"] <= 400, "no more is kept than the next call delivers"
+        assert "without late results: runner 1 (agents 2 to 3): in an unknown place: it has not answered" in caplog.text
         assert [len(rows["reward"]) for rows in data] == [400, 400, 400]
         while len(np.unique(data[-1]["agent"])) < 4:
             data.append(manager.get_data())
+        assert manager.info()["kept_rows"] <= 800, "the call, and the late orders"
         for rows in data:
             check_rows(rows)
 
