@@ -35,6 +35,7 @@ from matching cimport Sharing, StackColumn, init_sharing
 from memory cimport really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
+from recency cimport RecencyKind
 from reconstruct cimport MISSING, copy_frames, renumber_frames
 from record cimport (
     Column,
@@ -59,6 +60,7 @@ from ring_state cimport (
     is_rolled_back,
     keep_state,
     may_evict,
+    num_choices,
     refresh_cursor,
     roll_back,
     take_rows,
@@ -344,6 +346,44 @@ cdef class Ring:
             steps.last.fields[i] = self.state.rows.fields[steps.last_keys[i]]
         steps.max_steps, steps.gamma = num, gamma
         steps.reward, steps.end, steps.terminal, steps.agent = reward, end, terminal, agent
+
+    def set_recency(
+        self, RecencyKind kind, int64_t window, double eta=1.0, double eta_end=1.0, int64_t anneal_rows=1,
+        int64_t num_updates=1, int64_t update=0,
+    ):
+        """Makes draws prefer new rows, as recency.pxd describes."""
+        acquire(self.lock)
+        self.state.recency.kind, self.state.recency.window = kind, window
+        self.state.recency.eta, self.state.recency.eta_end = eta, eta_end
+        self.state.recency.anneal_rows, self.state.recency.num_updates = anneal_rows, num_updates
+        self.state.recency.update = update
+        release(self.lock)
+
+    @property
+    def num_updates_drawn(self):
+        """Batches of the phase of updates that are drawn."""
+        return self.state.recency.update
+
+    @property
+    def num_choices(self):
+        """How many of the rows held can be drawn."""
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        cdef int64_t num = num_choices(&self.state)
+        release(self.lock)
+        return num
+
+    def draw_below(self, int64_t bound, Py_ssize_t num):
+        """Draws [num] int64 from [0, bound), bound >= 1, with the ring's generator; for samplers that choose rows."""
+        cdef Block block = new_block(self.pool, lines(num * sizeof(int64_t)))
+        cdef cnp.npy_intp[1] dims
+        dims[0] = num
+        acquire(self.lock)
+        with nogil:
+            draw(self.state.source, bound, <int64_t*>block.memory.data, num)
+        keep_state(&self.state)
+        release(self.lock)
+        return new_array(block, block.memory.data, INT64, dims, 1)
 
     def __dealloc__(self):
         if self.storage is None:
@@ -775,7 +815,7 @@ cdef class Ring:
         cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
         acquire(self.lock)
         refresh_cursor(&self.state)
-        if num_held(&self.state.rows) < (num if distinct else 1) or is_rolled_back(&self.state):
+        if num_choices(&self.state) < (num if distinct else 1) or is_rolled_back(&self.state):
             release(self.lock)
             self.refuse_if_rolled_back()
             return None

@@ -18,6 +18,7 @@ from memory cimport (
     really_stream_fence,
 )
 from n_step cimport Steps, free_steps, gather_steps
+from recency cimport ALL_ROWS, Recency, draw_recent, num_drawable
 from record cimport STAGE, Cursor, Field, Records, Seam, all_held, none_below, num_held, oldest_row, subtract
 from shared_rows cimport follow_writers, prefetch_frames_from_disk, reconstruct_all
 from values cimport Key
@@ -40,6 +41,7 @@ cdef struct RingState:
     Sharing* sharings  # [num_sharings]
     Py_ssize_t max_stack
     Steps steps
+    Recency recency
     bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
 
 
@@ -135,7 +137,7 @@ cdef inline bint draw_rows(
     intact."""
     cdef int i
     for i in range(TRIES):
-        if not refresh_cursor(ring) or num_held(&ring.rows) < (num if distinct else 1):
+        if not refresh_cursor(ring) or num_choices(ring) < (num if distinct else 1):
             return False
         if copy_drawn(ring, batch, total, num, distinct):
             return True
@@ -164,8 +166,8 @@ cdef inline bint copy_drawn(
     RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
     """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
-    (without replacement, or to prefetch from disk)."""
-    if distinct or ring.prefetches_from_disk:
+    (without replacement, to prefetch from disk, or if new rows are preferred)."""
+    if distinct or ring.prefetches_from_disk or ring.recency.kind != ALL_ROWS:
         draw_ages(ring, batch, total, num, distinct)
         return copy_rows(ring, batch, total)
     gather_rows(ring, batch, total, ring.source)
@@ -200,11 +202,22 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
 cdef inline void draw_ages(
     RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
+    cdef int64_t held = num_held(&ring.rows), choices = num_choices(ring)
+    cdef Py_ssize_t i
     if distinct:
-        draw_distinct_batches(ring.source, num_held(&ring.rows), batch.ages, total, num, batch.table)
+        draw_distinct_batches(ring.source, choices, batch.ages, total, num, batch.table)
+        for i in range(total if choices < held else 0):
+            batch.ages[i] += held - choices
+    elif ring.recency.kind == ALL_ROWS:
+        draw(ring.source, held, batch.ages, total)
     else:
-        draw(ring.source, num_held(&ring.rows), batch.ages, total)
+        draw_recent(ring.source, &ring.recency, held, ring.rows.cursor.num_put, batch.ages, total, num)
     keep_state(ring)
+
+
+cdef inline int64_t num_choices(const RingState* ring) noexcept nogil:
+    """How many of the rows held can be drawn."""
+    return num_drawable(&ring.recency, num_held(&ring.rows))
 
 
 cdef inline bint find_ages(RingState* ring, Batch* batch, int64_t first, Py_ssize_t num) noexcept nogil:

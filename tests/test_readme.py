@@ -70,6 +70,14 @@ def test_the_migration_page_runs_and_its_error_is_the_real_one(tmp_path: Path, m
     assert said == f"AttributeError: {caught.value}"
 
 
+@pytest.mark.parametrize("page", ["samplers"])
+def test_a_page_of_the_buffer_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": page}
+    for number, block in enumerate(blocks((ROOT / "docs" / f"{page}.md").read_text(), "python")):
+        exec(compile(block, f"{page}.md, block {number}", "exec"), names)
+
+
 def test_the_first_screen_has_the_two_commands() -> None:
     first_screen = "\n".join(README.splitlines()[:25])
     assert "\nmake demo " in first_screen

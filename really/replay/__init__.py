@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from really._utils.public import publish as _publish
 from really.replay.buffer import ReplayBuffer
+from really.replay.emphasized import EmphasizedSampler
+from really.replay.half_life import HalfLifeSampler
+from really.replay.newest import NewestSampler
 from really.replay.options import BufferOptions
 from really.replay.priorities import Priorities
 from really.replay.registry import SAMPLERS, UNITS
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
+from really.replay.staleness import StalenessSampler
+from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
 
 __all__ = [
     "SAMPLERS",
     "UNITS",
     "BufferOptions",
+    "EmphasizedSampler",
+    "HalfLifeSampler",
+    "NewestSampler",
     "Priorities",
     "PrioritizedSampler",
     "ReplayBuffer",
     "SampleUnit",
     "Sampler",
+    "StalenessSampler",
+    "StratifiedSampler",
     "UniformSampler",
 ]
 

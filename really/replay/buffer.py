@@ -386,7 +386,7 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         """The storage's ring, as this buffer uses it."""
         self._draws.check_spec(spec)
         ring = self._storage.ring(spec, self._generator.bit_generator)
-        self._draws.unit.prepare(ring)
+        self._draws.prepare(ring)
         if self.options.max_bytes is not None:
             ring.max_bytes = self.options.max_bytes
         engine.track(ring)

@@ -12,7 +12,7 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, engine
 from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
-from really.replay.samplers import Sampler, checked_shape
+from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch, SampleUnit
 
 TRIES = 100
@@ -35,6 +35,11 @@ class Draws:
         """Raises InvalidValueError if sampler or unit cannot work with these columns."""
         self.unit.check_spec(spec)
         self.sampler.check_spec(spec)
+
+    def prepare(self, ring: Ring) -> None:
+        """Sets up a ring before its first batch."""
+        self.unit.prepare(ring)
+        self.sampler.prepare(ring)
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The schema of a batch of rows of this schema."""
@@ -62,11 +67,15 @@ class Draws:
         """Indices by age; arguments and errors are those of `ReplayBuffer.sample_indices`."""
         num, num_batches = arguments.checked_size(n)
         if not self.sampler.in_ring:
-            raise InvalidValueError("sample_indices: expected a buffer that draws uniformly, got one made with alpha=")
+            how = "alpha=" if isinstance(self.sampler, PrioritizedSampler) else f"sampler={self.sampler!r}"
+            raise InvalidValueError(
+                f"sample_indices: expected a buffer that draws uniformly or by age, got one made with {how}"
+            )
+        self.sampler.check(replace, None)
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         filled = held("sample_indices", ring)
         ages = filled.sample_ages(num, num_batches, not replace)
-        return arguments.refuse_few("sample_indices", num, len(filled), replace) if ages is None else ages
+        return arguments.refuse_few("sample_indices", num, filled.num_choices, replace) if ages is None else ages
 
     def take(self, ring: Ring | None, indices: Any, out: Batch | None) -> Batch:
         """The rows of these indices by age; arguments and errors are those of `ReplayBuffer.take`."""
@@ -95,7 +104,7 @@ class Draws:
             arguments.refuse_big_batch("a batch", num * max(num_batches, 1), spec_of(filled))
         outputs = self._outputs(filled, num, num_batches, out)
         batch = filled.sample(num, num_batches, not replace, outputs)
-        return arguments.refuse_few("sample", num, len(filled), replace) if batch is None else batch
+        return arguments.refuse_few("sample", num, filled.num_choices, replace) if batch is None else batch
 
     def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
         if out is None:

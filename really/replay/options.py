@@ -114,7 +114,9 @@ class BufferOptions:
             raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {self.eps!r}")
         if self.alpha is not None:
             return replace(self, eps=checked_number("eps", EPS if self.eps is None else self.eps, 0, math.inf))
-        return replace(self, sampler=None if kind == ("uniform", {}) else kind)
+        if kind is None or kind == ("uniform", {}):
+            return replace(self, sampler=None)
+        return replace(self, sampler=(kind[0], made("sampler", kind, SAMPLERS).options()))
 
     def _with_unit(self, given: Any) -> Self:
         kind = None if given is None else kind_of("unit", given, UNITS)

@@ -6,11 +6,24 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.replay.emphasized import EmphasizedSampler
+from really.replay.half_life import HalfLifeSampler
 from really.replay.n_step import NSteps
+from really.replay.newest import NewestSampler
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
+from really.replay.staleness import StalenessSampler
+from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
 
-SAMPLERS: dict[str, type[Sampler]] = {"uniform": UniformSampler, "prioritized": PrioritizedSampler}
+SAMPLERS: dict[str, type[Sampler]] = {
+    "uniform": UniformSampler,
+    "prioritized": PrioritizedSampler,
+    "newest": NewestSampler,
+    "half_life": HalfLifeSampler,
+    "ere": EmphasizedSampler,
+    "staleness": StalenessSampler,
+    "stratified": StratifiedSampler,
+}
 """Name -> sampler. Every process that opens or unpickles a buffer has to register the same names."""
 UNITS: dict[str, type[SampleUnit]] = {"transition": SampleUnit, "n_step": NSteps}
 """Name -> sample unit, likewise."""

@@ -52,7 +52,10 @@ class Sampler:
         """Gets ready for a buffer; called once. A random sampler spawns its own generator from `bit_generator`."""
 
     def check_spec(self, spec: Spec) -> None:
-        """Raises InvalidValueError if a column has a name that the sampler adds to batches."""
+        """Raises InvalidValueError if a column has a name that the sampler adds to batches, or if one is missing."""
+
+    def prepare(self, ring: Ring) -> None:
+        """Sets up a ring before its first batch; called once for each ring."""
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The schema of a batch, with the columns that the sampler adds."""

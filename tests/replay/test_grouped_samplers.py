@@ -1,0 +1,240 @@
+"""Draws by the values of a column: staleness and strata. Each check is seen to fail on a defect that it looks for."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.replay import StalenessSampler, StratifiedSampler
+from really.replay.row_groups import RowGroups
+from tests.replay.test_recent_samplers import assert_drawn, split
+
+CAPACITY = 60
+KINDS = [
+    ("staleness", {"half_life": 2.0}),
+    ("staleness", {"most": 3}),
+    ("stratified", {"column": "task"}),
+    ("stratified", {"column": "task", "weights": {0: 1, 2: 3.0}}),
+]
+
+
+def rows(first, num):
+    ids = np.arange(first, first + num)
+    return {"id": ids, "policy_version": versions(ids), "task": tasks(ids)}
+
+
+def versions(ids):
+    """New versions come after ever more rows, and some rows of the version before come late."""
+    version = np.sqrt(ids).astype(int)
+    return version - (ids % 5 == 0)
+
+
+def tasks(ids):
+    return (ids % 7 > 2).astype(np.int64) + (ids % 7 > 5)
+
+
+def buffer_of(sampler, num=150, capacity=CAPACITY, seed=0, **options):
+    buffer = ReplayBuffer(capacity, sampler=sampler, seed=seed, **options)
+    for start in range(0, num, 11):
+        buffer.put(rows(start, min(11, num - start)))
+        if start % 4 == 0:
+            buffer.sample(3)
+    return buffer
+
+
+def drawn(buffer, num, num_draws=30_000):
+    return num - 1 - buffer.sample(num_draws)["id"]
+
+
+def by_staleness(ids, half_life=None, most=None):
+    stale = versions(ids).max() - versions(ids)
+    weights = np.ones(len(ids)) if half_life is None else 0.5 ** (stale / half_life)
+    return weights * (stale <= (most if most is not None else np.inf))
+
+
+def held_ids(num, capacity=CAPACITY):
+    """Newest first."""
+    return np.arange(num - 1, max(num - capacity, 0) - 1, -1)
+
+
+@pytest.mark.parametrize("options", [{"half_life": 1.5}, {"most": 2}, {"half_life": 3, "most": 1}, {"most": 0}])
+@pytest.mark.parametrize("num", [1, 59, 60, 61, 119, 400])
+def test_staler_rows_are_less_likely(num, options):
+    assert_drawn(drawn(buffer_of(StalenessSampler(**options), num), num), by_staleness(held_ids(num), **options))
+
+
+@pytest.mark.parametrize("weights", [None, {0: 1, 1: 2, 2: 0.5}, {2: 1.0}, [(0, 0.0), (1, 1), (2, 1), (9, 4)]])
+@pytest.mark.parametrize("num", [7, 59, 60, 61, 119, 400])
+def test_strata_have_their_shares(num, weights):
+    buffer, ids = buffer_of(StratifiedSampler("task", weights), num), held_ids(num)
+    share = dict(weights or [(0, 1), (1, 1), (2, 1)])
+    counts = np.bincount(tasks(ids), minlength=3)
+    expected = np.array([share.get(task, 0) / counts[task] for task in tasks(ids)])
+    assert_drawn(np.concatenate([drawn(buffer, num, 100) for _ in range(300)]), expected)
+    total = sum(share.get(task, 0) for task in range(3))
+    batch = buffer.sample((50, 25))["task"]
+    for task in range(3):
+        exact = 25 * share.get(task, 0) / total
+        found = (batch == task).sum(axis=1)
+        assert ((found == np.floor(exact)) | (found == np.ceil(exact))).all()
+
+
+def test_the_expected_number_of_a_stratum_is_exact_where_batches_do_not_divide():
+    buffer = buffer_of(StratifiedSampler("task"))
+    assert_drawn(buffer.sample((30_000, 2))["task"], np.ones(3))
+    assert_drawn(buffer.sample((30_000, 1))["task"], np.ones(3))
+
+
+def wrong_draws():
+    ids, draw = held_ids(150), np.random.default_rng(4)
+
+    def by(weights):
+        return draw.choice(len(ids), 30_000, p=weights / weights.sum())
+
+    def in_proportion():
+        return by(np.ones(len(ids)))
+
+    def by_row_age():
+        return by(0.5 ** (np.arange(len(ids)) / 12))
+
+    def ignores_late_rows():
+        return by(0.5 ** ((np.sqrt(ids).astype(int).max() - np.sqrt(ids).astype(int)) / 1.5))
+
+    def by_version_alone():
+        """A version first, whatever number of rows it has."""
+        counts = np.bincount(versions(ids))
+        return by(by_staleness(ids, 1.5) / counts[versions(ids)])
+
+    return [in_proportion, by_row_age, ignores_late_rows, by_version_alone]
+
+
+@pytest.mark.parametrize("wrong", wrong_draws(), ids=lambda wrong: wrong.__name__)
+def test_the_check_of_staleness_fails_a_draw_with_a_defect(wrong):
+    with pytest.raises(AssertionError, match="not drawn by the formula"):
+        assert_drawn(wrong(), by_staleness(held_ids(150), 1.5))
+
+
+def test_the_check_of_strata_fails_shares_that_are_rounded_for_good():
+    draw = np.random.default_rng(5)
+    found = draw.permuted(np.array([0] * 9 + [1] * 8 + [2] * 8).repeat(1000))  # 25 rows of 3 strata: the first gets 9
+    with pytest.raises(AssertionError, match="not drawn by the formula"):
+        assert_drawn(found, np.ones(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_the_buffer_uses_the_sampler(kind):
+    expected = split(buffer_of(kind), 6)
+    with buffer_of(kind).batches(4) as batches:
+        assert np.array_equal([next(batches)["id"] for _ in range(6)], expected)
+    with buffer_of(kind).batches(4, as_="tf") as batches:
+        assert np.array_equal([next(batches)["id"].numpy() for _ in range(6)], expected)
+    found = [batch["id"].numpy() for batch in buffer_of(kind).dataset(4, batches_per_call=1).take(6)]
+    assert np.shape(found) == (6, 4)
+    assert buffer_of(kind).sample((4, 5))["id"].shape == (4, 5)
+
+
+@pytest.mark.parametrize("how", ["pickle", "save", "state", "folder"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_draws_what_comes_next(kind, how, tmp_path):
+    buffer = buffer_of(kind, **({"path": tmp_path / "folder"} if how == "folder" else {}))
+    split(buffer, 3)
+    expected = pickle.loads(pickle.dumps(buffer))
+    if how == "pickle":
+        again = pickle.loads(pickle.dumps(buffer))
+    elif how == "save":
+        buffer.save(tmp_path / "saved")
+        again = ReplayBuffer.load(tmp_path / "saved")
+    elif how == "folder":
+        buffer.close()
+        again = ReplayBuffer.open(tmp_path / "folder", "r+")
+    else:
+        again = buffer_of(kind, seed=1)
+        again.load_state_dict(buffer.state_dict())
+    assert again.options.sampler == expected.options.sampler
+    assert np.array_equal(split(again, 6), split(expected, 6))
+
+
+def test_rows_that_came_after_a_state_was_taken_are_read_again():
+    """As a buffer on disk that returns to a checkpoint: the same numbers are other rows."""
+    buffer = buffer_of(StratifiedSampler("task"), 60, capacity=200)
+    state = buffer.state_dict()
+    buffer.sample(5)
+    buffer.clear()
+    buffer.put({key: column[::-1].copy() for key, column in rows(0, 60).items()})
+    buffer.load_state_dict(state)
+    batch = buffer.sample(300)
+    assert (batch["task"] == tasks(batch["id"])).all()
+    assert np.bincount(batch["task"]).tolist() == [100, 100, 100]
+
+
+def test_groups_follow_any_puts():
+    draw = np.random.default_rng(0)
+    buffer, groups = ReplayBuffer(500, spec={"value": np.int16}), RowGroups("value")
+    held, put = np.zeros(0, int), 0
+    for _ in range(300):
+        new = draw.integers(put // 300, put // 300 + 9, draw.integers(1, 90)) ** draw.integers(1, 3)
+        buffer.put({"value": new})
+        held, put = np.append(held, new)[-500:], put + len(new)
+        if draw.random() < 0.1:
+            buffer.clear()
+            held = held[:0]
+        if draw.random() < 0.7 and len(held):
+            groups.follow(buffer._ring)
+            counts = dict(zip(groups.values.tolist(), groups.counts.tolist(), strict=True))
+            assert {value: count for value, count in counts.items() if count} == {
+                int(value): int(count) for value, count in zip(*np.unique(held, return_counts=True), strict=True)
+            }
+            which = np.repeat(np.arange(len(groups.counts)), groups.counts)
+            places = np.concatenate([np.arange(count) for count in groups.counts])
+            found = groups.rows(which, places)
+            assert np.array_equal(np.sort(found), np.arange(put - len(held), put))
+            assert np.array_equal(held[found - (put - len(held))], groups.values[which])
+    assert len(groups.values) < 300
+    assert len(groups._rows) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (("staleness", {}), InvalidValueError, "half_life, most: expected one of them or both, got none"),
+        (("staleness", {"half_life": 0}), InvalidValueError, "half_life: expected a number > 0, got 0"),
+        (("staleness", {"most": -1}), InvalidValueError, "most: expected an integer >= 0"),
+        (("stratified", {}), InvalidTypeError, "sampler: expected options of 'stratified'"),
+        (("stratified", {"column": 3}), InvalidTypeError, "column: expected the name of a column, got 3"),
+        (("stratified", {"column": "task", "weights": {}}), InvalidValueError, "weights: expected one above 0"),
+        (("stratified", {"column": "task", "weights": {0: -1}}), InvalidValueError, "weights: 0: expected a finite"),
+        (("stratified", {"column": "task", "weights": {"a": 1}}), InvalidTypeError, "weights: expected an integer"),
+        (("stratified", {"column": "task", "weights": 3}), InvalidTypeError, "weights: expected value -> weight"),
+    ],
+)
+def test_options_that_cannot_be_used(kind, error, message):
+    with pytest.raises(error, match=message):
+        ReplayBuffer(5, sampler=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_and_arguments_that_cannot_be_used(kind):
+    column = "policy_version" if kind[0] == "staleness" else "task"
+    buffer = ReplayBuffer(5, sampler=kind)
+    with pytest.raises(InvalidValueError, match=f"sampler: expected the key '{column}', by which .* draws, got"):
+        buffer.put({"id": [1]})
+    with pytest.raises(InvalidValueError, match=f"key '{column}': expected integers of shape \\[\\].* got float32 of"):
+        ReplayBuffer(5, sampler=kind, spec={column: np.float32})
+    with pytest.raises(EmptyBufferError, match="sample: expected a buffer that holds rows"):
+        ReplayBuffer(5, sampler=kind, spec={column: np.int32}).sample(3)
+    buffer.put(rows(0, 5))
+    with pytest.raises(InvalidValueError, match="replace: expected True"):
+        buffer.sample(2, replace=False)
+    with pytest.raises(InvalidValueError, match="sample_indices: expected a buffer that draws uniformly or by age"):
+        buffer.sample_indices(2)
+
+
+def test_no_rows_of_a_stratum_with_a_weight():
+    buffer = buffer_of(StratifiedSampler("task"))
+    again = ReplayBuffer(5, sampler=("stratified", {"column": "task", "weights": {7: 1}}))
+    again.put(buffer.take([0, 1, 2]))
+    with pytest.raises(EmptyBufferError, match=r"expected rows whose 'task' is one of \[7\], got rows of \["):
+        again.sample(3)

@@ -1,0 +1,277 @@
+"""Samplers that prefer new rows draw by their formulas. Each check is seen to fail on a defect that it looks for."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from really import InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.replay import EmphasizedSampler, HalfLifeSampler, NewestSampler
+from tests import sampling_checks as checks
+
+CAPACITY = 90
+FILLS = (1, 2, 40, CAPACITY - 1, CAPACITY, CAPACITY + 1, 2 * CAPACITY - 1)
+KINDS = [
+    ("newest", {"num_rows": 30}),
+    ("half_life", {"half_life": 13}),
+    ("ere", {"updates": 4, "least": 7, "eta": 0.99}),
+]
+
+
+def buffer_of(sampler, num=150, capacity=CAPACITY, seed=0, **options):
+    buffer = ReplayBuffer(capacity, sampler=sampler, seed=seed, **options)
+    for start in range(0, num, 37):
+        buffer.put(checks.rows(start, min(37, num - start)))
+    return buffer
+
+
+def assert_drawn(later, weights):
+    """Pearson's chi-square of how many rows were put after the drawn ones, against weights by that number."""
+    assert later.min() >= 0
+    assert later.max() < len(weights)
+    observed = np.bincount(later.ravel(), minlength=len(weights))
+    expected = weights / weights.sum() * later.size
+    assert not observed[expected == 0].any(), "not drawn by the formula: rows of weight 0"
+    rare = expected < 5
+    cells = [np.append(each[~rare], each[rare].sum()) for each in (observed, expected)]
+    observed, expected = (each[cells[1] > 0] for each in cells)
+    if len(observed) > 1:
+        p = stats.chisquare(observed, expected).pvalue
+        assert p >= checks.LEAST_P, f"not drawn by the formula: p = {p:.2g}"
+
+
+def newest(held):
+    return (np.arange(held) < 30).astype(float)
+
+
+def half_life(half):
+    return lambda held: 0.5 ** (np.arange(held) / half)
+
+
+def window(held, update, updates, eta, least):
+    """c_k of the k-th update, k from 1: Wang and Ross 2019, section 4."""
+    return min(held, max(int(held * eta ** (1000 * update / updates)), least))
+
+
+def check_recent(draw, weights, held, num_draws=40_000):
+    assert_drawn(draw(num_draws), weights(held))
+
+
+@pytest.mark.parametrize("num", FILLS)
+def test_the_newest_rows_are_uniform(num):
+    buffer = buffer_of(NewestSampler(30), num)
+    check_recent(lambda n: num - 1 - buffer.sample(n)["id"], newest, min(num, CAPACITY))
+
+
+@pytest.mark.parametrize("half", [1, 2, 13, 300, 2000])
+@pytest.mark.parametrize("num", FILLS)
+def test_a_half_life_halves_the_probability(num, half):
+    buffer = buffer_of(HalfLifeSampler(half), num, seed=num)
+    check_recent(lambda n: num - 1 - buffer.sample(n)["id"], half_life(half), min(num, CAPACITY))
+
+
+@pytest.mark.parametrize("half", [700, 2500])
+def test_a_half_life_of_many_rows_in_bins(half):
+    buffer = buffer_of(HalfLifeSampler(half), 9000, capacity=6000)
+    later = np.concatenate([8999 - buffer.sample(60_000)["id"] for _ in range(10)])
+    assert_drawn(later, half_life(half)(6000))
+    bins = np.add.reduceat(half_life(half)(6000), np.arange(0, 6000, 50))
+    assert_drawn(later // 50, bins)
+
+
+def test_a_half_life_follows_a_buffer_that_fills_and_is_cleared():
+    buffer = buffer_of(HalfLifeSampler(2000), 0, capacity=5000)
+    for num in (1, 3, 700, 2500, 5000):
+        buffer.clear()
+        for held in (num // 2, num):
+            buffer.put(checks.rows(len(buffer), held - len(buffer)))
+            if held:
+                later = held - 1 - np.concatenate([buffer.sample(20_000)["id"] for _ in range(3)])
+                assert_drawn(later * 20 // held, np.bincount(np.arange(held) * 20 // held, half_life(2000)(held), 20))
+
+
+@pytest.mark.parametrize("num", [3, 60, 90, 200])
+def test_each_update_of_a_phase_has_its_own_window(num):
+    buffer, held = buffer_of(EmphasizedSampler(0.9993, 5, 20), num), min(num, CAPACITY)
+    drawn = num - 1 - np.concatenate([buffer.sample((10, 2000))["id"] for _ in range(5)])
+    for update in range(5):
+        size = window(held, update + 1, 5, 0.9993, 20)
+        assert_drawn(drawn[update::5], (np.arange(held) < size).astype(float))
+
+
+def test_the_window_shrinks_over_the_phase_and_is_annealed():
+    buffer = buffer_of(EmphasizedSampler(0.999, 4, 5, eta_end=1.0, anneal_rows=300), 150)
+    eta = 0.9995  # half the rows are put
+    sizes = [150 - buffer.sample(4000)["id"].min() for _ in range(8)]
+    assert sizes == [window(90, update, 4, eta, 5) for update in (1, 2, 3, 4)] * 2
+    for start in range(150, 350, 50):
+        buffer.put(checks.rows(start, 50))
+    assert all(350 - buffer.sample(4000)["id"].min() == 90 for _ in range(4))
+
+
+class Shifted:
+    """A right draw by weights, and draws with typical defects."""
+
+    def __init__(self, weights, seed=3):
+        self.weights, self.draw = weights / weights.sum(), np.random.default_rng(seed)
+
+    def right(self, n):
+        return self.draw.choice(len(self.weights), n, p=self.weights)
+
+    def misses_the_newest(self, n):
+        return np.minimum(self.right(n) + 1, len(self.weights) - 1)
+
+    def decays_by_e(self, n):
+        """Draws with a mean life of 13 rows in place of a half-life."""
+        return np.floor(self.draw.exponential(13, n)).astype(int) % len(self.weights)
+
+    def clips_what_is_not_held(self, n):
+        return np.minimum(self.draw.geometric(1 - 0.5 ** (1 / 13), n) - 1, len(self.weights) - 1)
+
+    def steps(self, n):
+        """The probability halves in steps: uniform within each half-life."""
+        halves = 0.5 ** (np.arange(len(self.weights)) // 13)
+        return self.draw.choice(len(self.weights), n, p=halves / halves.sum())
+
+
+def test_the_check_passes_a_right_draw():
+    check_recent(Shifted(half_life(13)(40)).right, half_life(13), 40)
+
+
+@pytest.mark.parametrize("defect", ["misses_the_newest", "decays_by_e", "clips_what_is_not_held", "steps"])
+def test_the_check_fails_a_draw_with_a_defect(defect):
+    with pytest.raises(AssertionError, match="not drawn by the formula"):
+        check_recent(getattr(Shifted(half_life(13)(40)), defect), half_life(13), 40)
+
+
+def test_the_check_fails_a_window_of_the_update_before():
+    size = window(90, 0, 5, 0.9993, 20)  # k from 0
+    drawn = np.random.default_rng(0).integers(0, size, 10_000)
+    with pytest.raises(AssertionError, match="not drawn by the formula"):
+        assert_drawn(drawn, (np.arange(90) < window(90, 1, 5, 0.9993, 20)).astype(float))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_independent(kind):
+    buffer = buffer_of(kind, 2000, capacity=2000)
+    drawn = np.stack([buffer.sample(32)["id"] for _ in range(500)])
+    assert len(np.unique(drawn, axis=0)) == len(drawn)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_the_buffer_uses_the_sampler(kind):
+    expected = buffer_of(kind).sample((6, 4))["id"]
+    assert np.array_equal(split(buffer_of(kind), 6), expected)
+    with buffer_of(kind).batches(4) as batches:
+        assert np.array_equal(np.stack([next(batches)["id"] for _ in range(6)]), expected)
+    with buffer_of(kind).batches(4, as_="tf") as batches:
+        assert np.array_equal(np.stack([next(batches)["id"].numpy() for _ in range(6)]), expected)
+    found = [batch["id"].numpy() for batch in buffer_of(kind).dataset(4).take(6)]
+    assert np.array_equal(np.stack(found), expected)
+    ages = buffer_of(kind).sample_indices((6, 4))
+    assert np.array_equal(ages + 60, expected)
+
+
+def split(buffer, num):
+    return [buffer.sample(4)["id"] for _ in range(num)]
+
+
+@pytest.mark.parametrize("how", ["pickle", "save", "state"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_draws_what_comes_next(kind, how, tmp_path):
+    buffer = buffer_of(kind)
+    split(buffer, 3)
+    if how == "pickle":
+        again = pickle.loads(pickle.dumps(buffer))
+    elif how == "save":
+        buffer.save(tmp_path / "saved")
+        again = ReplayBuffer.load(tmp_path / "saved")
+    else:
+        again = buffer_of(kind, seed=1)
+        again.load_state_dict(buffer.state_dict())
+    assert again.options == buffer.options
+    assert np.array_equal(split(again, 6), split(buffer, 6))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_buffer_on_disk_continues(kind, tmp_path):
+    expected = buffer_of(kind)
+    with buffer_of(kind, path=tmp_path / "folder") as buffer:
+        assert np.array_equal(split(buffer, 4), split(expected, 4))
+    with ReplayBuffer.open(tmp_path / "folder", "r+") as again:
+        assert again.options.sampler == buffer.options.sampler
+        assert np.array_equal(split(again, 4), split(expected, 4))
+        with ReplayBuffer.open(tmp_path / "folder", seed=0) as reader:
+            assert np.array_equal(split(reader, 4), split(buffer_of(kind), 4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_that_were_drawn_ahead_are_given_back(kind):
+    buffer, expected = buffer_of(kind), buffer_of(kind)
+    with buffer.batches(4, prefetch=3) as batches:
+        next(batches)
+    split(expected, 1)
+    assert np.array_equal(split(buffer, 5), split(expected, 5))
+
+
+def test_steps_and_views_of_other_units_come_from_the_newest_rows():
+    buffer = ReplayBuffer(100, sampler=("newest", {"num_rows": 10}), n_step=3, gamma=0.9, seed=0)
+    ones = np.ones(100, np.float32)
+    buffer.put({"id": np.arange(100), "reward": ones, "terminal": 0 * ones, "episode_end": 0 * ones})
+    batch = buffer.sample(200)
+    assert batch["id"].min() >= 90
+    assert np.allclose(batch["reward"][batch["id"] < 98], 1 + 0.9 + 0.81)
+
+
+def test_the_newest_rows_without_replacement():
+    buffer = buffer_of(NewestSampler(30))
+    drawn = buffer.sample((50, 30), replace=False)["id"]
+    assert (np.sort(drawn, axis=1) == np.arange(120, 150)).all()
+    with pytest.raises(InvalidValueError, match="n: expected at most 30 rows with replace=False, got 31"):
+        buffer.sample(31, replace=False)
+    with pytest.raises(InvalidValueError, match="n: expected at most 30 rows with replace=False, got 31"):
+        buffer.sample_indices(31, replace=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (("newest", {}), InvalidTypeError, "sampler: expected options of 'newest', got {}"),
+        (("newest", {"num_rows": 0}), InvalidValueError, "num_rows: expected an integer from 1"),
+        (("newest", {"num_rows": 1.5}), InvalidTypeError, "num_rows: expected an integer"),
+        (("half_life", {"half_life": -1}), InvalidValueError, "half_life: expected an integer from 1"),
+        (("ere", {"eta": 0.0}), InvalidValueError, "eta: expected a number above 0, up to 1, got 0.0"),
+        (("ere", {"eta": 1.1}), InvalidValueError, "eta: expected a number from 0 to 1"),
+        (("ere", {"updates": 0}), InvalidValueError, "updates: expected an integer from 1"),
+        (("ere", {"eta_end": 1.0}), InvalidValueError, "eta_end, anneal_rows: expected both or none, got 1.0 and None"),
+        (("ere", {"least": "5"}), InvalidTypeError, "least: expected an integer"),
+    ],
+)
+def test_options_that_cannot_be_used(kind, error, message):
+    with pytest.raises(error, match=message):
+        ReplayBuffer(5, sampler=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_that_they_do_not_use(kind):
+    buffer = buffer_of(kind)
+    with pytest.raises(InvalidValueError, match="beta: expected none"):
+        buffer.sample(5, beta=0.4)
+    if kind[0] != "newest":
+        with pytest.raises(InvalidValueError, match="replace: expected True with"):
+            buffer.sample(5, replace=False)
+        with pytest.raises(InvalidValueError, match="replace: expected True with"):
+            buffer.sample_indices(5, replace=False)
+
+
+def test_a_phase_that_cannot_be_continued_changes_nothing():
+    buffer = buffer_of(KINDS[2])
+    split(buffer, 2)
+    state = buffer.state_dict()
+    assert state["ere_update"] == 2
+    with pytest.raises(InvalidValueError, match="state: expected what a buffer's state_dict gave"):
+        buffer.load_state_dict(state | {"ere_update": 4})
+    assert buffer.state_dict()["ere_update"] == 2
