@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from really.replay import arguments, tf_datasets
 from really.replay.batches import Batches
+from really.replay.epochs import Epochs
 from really.replay.io import interchange, minari, pickling, saving
 from really.replay.rows import Rows
 
@@ -24,6 +25,13 @@ class RowsInAndOut(Rows):
         Options: `as_`, `replace`, and `beta` of prioritized replay.
         """
         return Batches(self, n, prefetch, **options)
+
+    def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
+        """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
+
+        Options: `as_`, `drop_last`, and `seed`.
+        """
+        return Epochs(self, batch_size, epochs, **options)
 
     def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
         """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
