@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from really.agents import export as exporting
+from really.agents.tensorflow import export as exporting
 from really.policies.inference import load
 from really.policies.model_state import ModelState
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from really.agents.agent import Agent
-from really.agents.models import seeded_initialisers
-from really.policies.model_state import ModelState, same_arrays
+from really.agents.seeding import seeded_initialisers
+from really.policies.model_state import same_arrays
+from really.policies.states import state_of
 
 # Models that nobody uses and that are kept for agents to come, besides the owner's.
 MAX_IDLE = 4
@@ -164,13 +165,14 @@ class Lender:
         with self._lock:
             self._settle()
             own = self._own
+            weights = state_of(own.model).in_order(weights)
             if not self._is_open and not self._has(own, weights):
                 bodies = [loan.body for loan in self._living if loan.body is not None]
                 trained = next((body for body in bodies if self._has(body, weights)), None)
                 if trained is not None:
                     self._move(trained)
                 else:
-                    ModelState(own.model).check(weights)
+                    state_of(own.model).check(weights)
                     self.leave()
             if not self._has(self._own, weights):
                 self._own.set_weights(weights)
@@ -279,6 +281,6 @@ class Lender:
     def _has(body: Agent, weights: Any) -> bool:
         """Whether an agent has these weights; those that Keras does not count may be missing."""
         own = body.get_weights()
-        if isinstance(weights, list | tuple) and len(own) > len(weights) == len(ModelState(body.model).weights):
+        if isinstance(weights, list | tuple) and len(own) > len(weights) == len(state_of(body.model).weights):
             own = own[: len(weights)]
         return same_arrays(own, weights)

@@ -7,26 +7,21 @@ import functools
 import inspect
 import operator
 import pickle
-import random
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really._utils.keras_versions import is_layer
-from really.agents.copying import copy_model, pickled
+from really.agents.frameworks.choice import framework_named, framework_of
+from really.agents.frameworks.protocol import Framework
+from really.agents.seeding import seeded_initialisers
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.policies.model_inputs import model_leaves
-from really.policies.model_state import ModelState, shared_variables
-
-# Held while a switch or a generator of the whole process is changed for a while.
-_PROCESS_STATE = threading.RLock()
+from really.policies.states import is_module, shared_variables, state_of
 
 
 def build_model(
@@ -39,7 +34,7 @@ def build_model(
     """Builds a model and creates its weights.
 
     Args:
-        model: a class, a function that returns a model, or a model.
+        model: a class, a function that returns a model, or a model. A function of one observation is a model.
         model_kwargs: arguments of the class or function.
         input_shape: None builds the model by a call on zeros of the observation space, [1, ...] a leaf. A shape
             without the batch axis replaces that of the space. False means that the model has its weights without
@@ -54,58 +49,26 @@ def build_model(
         ModelError: making or calling the model raised, its output is not a dict, the weights do not fit, or a layer
             has a state that does not travel with the weights.
     """
-    return _built(_instance(model, dict(model_kwargs or {})), input_shape, observation_space, weights)
+    made = _instance(model, dict(model_kwargs or {}))
+    return _built(framework_of(made), made, input_shape, observation_space, weights)
 
 
-def _built(model: Any, input_shape: Any, observation_space: spaces.Space[Any], weights: Any = None) -> Any:
+def _built(
+    framework: Framework, model: Any, input_shape: Any, observation_space: spaces.Space[Any], weights: Any = None
+) -> Any:
     """Creates the weights of a model, and sets them; returns the model."""
     if input_shape is not False:
-        # A decorated `call` that is traced while the weights are created would keep their first values for ever.
-        with undecorated():
-            _first_calls(model, observation_space, input_shape)
-    ModelState(model).check_layers()
+        with framework.building():
+            _first_calls(framework, model, observation_space, input_shape)
+    state_of(model).check_layers()
     if weights is not None:
         set_model_weights(model, weights)
     return model
 
 
-@contextlib.contextmanager
-def undecorated() -> Iterator[None]:
-    """Runs every `tf.function`, of a model and of its layers, as the Python function that it decorates.
-
-    A `tf.function` that was traced earlier holds the variables of that time and ignores weights that are passed in.
-    TensorFlow has one switch for all threads, so threads take turns.
-    """
-    with _PROCESS_STATE:
-        before = tf.config.functions_run_eagerly()
-        tf.config.run_functions_eagerly(True)
-        try:
-            yield
-        finally:
-            tf.config.run_functions_eagerly(before)
-
-
 def set_model_weights(model: Any, weights: Any) -> None:
     """Sets the model's weights. Raises ModelError, with nothing changed, if a shape is not the model's."""
-    ModelState(model).set(weights)
-
-
-@contextlib.contextmanager
-def seeded_initialisers(seed: np.random.SeedSequence | None) -> Iterator[None]:
-    """Makes initial weights repeatable: Keras seeds its initialisers from Python's global generator.
-
-    The generator is restored afterwards; threads take turns. Without a seed nothing happens.
-    """
-    if seed is None:
-        yield
-        return
-    with _PROCESS_STATE:
-        before = random.getstate()
-        random.seed(int(seed.generate_state(1)[0]))
-        try:
-            yield
-        finally:
-            random.setstate(before)
+    state_of(model).set(weights)
 
 
 @dataclass(frozen=True)
@@ -116,6 +79,7 @@ class ModelBuilder:
 
     Attributes:
         learners: the learner's model, of which this process acts with a copy. It stays here when this is pickled.
+        framework: name of the model's framework.
     """
 
     model: Any
@@ -123,36 +87,45 @@ class ModelBuilder:
     input_shape: Any
     observation_space: spaces.Space[Any]
     learners: Any = None
+    framework: str = "tensorflow"
 
-    def __call__(self) -> tuple[Any, Callable[[Any], None]]:
-        """Returns a model that is not the learner's, and a function that checks and sets its weights."""
-        model = self._build()
-        return model, functools.partial(set_model_weights, model)
+    def __call__(self) -> tuple[Callable[[Any], Mapping[str, Any]], Callable[[Any], None]]:
+        """Returns a model that is not the learner's, as runners call it, and a function that sets its weights."""
+        framework = framework_named(self.framework)
+        if self.learners is None:
+            framework.prepare_runner()
+        # The weights that are drawn here are never used: they must not cost the program's generator anything.
+        seed = None if self.framework == "tensorflow" else np.random.SeedSequence(0)
+        with seeded_initialisers(seed):
+            model = self._build(framework)
+        return framework.acting(model), functools.partial(set_model_weights, model)
 
     def check(self) -> None:
         """Raises ModelError if this process cannot have a model that is not the learner's."""
-        if is_instance(self.model):
-            self._build()
+        if is_instance(self.model, self.model_kwargs):
+            self._build(framework_named(self.framework))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = self.model_kwargs, self.input_shape, self.observation_space
-        if is_instance(self.model):
-            return _with_instance, (pickled(self.model), *fields)
+        fields = self.model_kwargs, self.input_shape, self.observation_space, None, self.framework
+        if is_instance(self.model, self.model_kwargs):
+            return _with_instance, (framework_named(self.framework).pickled(self.model), *fields)
         return ModelBuilder, (self.model, *fields)
 
-    def _build(self) -> Any:
+    def _build(self, framework: Framework) -> Any:
         model = _instance(self.model, dict(self.model_kwargs))
         # A function may return the same model each time.
         if self.learners is not None and shared_variables(model, self.learners):
-            return copy_model(model)
-        return _built(model, self.input_shape, self.observation_space)
+            return framework.copy(model)
+        return _built(framework, model, self.input_shape, self.observation_space)
 
 
 def _with_instance(model: bytes, *fields: Any) -> ModelBuilder:
     return ModelBuilder(pickle.loads(model), *fields)
 
 
-def example_outputs(model: Any, space: spaces.Space[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+def example_outputs(
+    framework: Framework, model: Any, space: spaces.Space[Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The model's outputs for one example observation, and for two; None if it raises for two.
 
     Raises:
@@ -160,24 +133,39 @@ def example_outputs(model: Any, space: spaces.Space[Any]) -> tuple[Mapping[str, 
     """
     one = _example(space, None)
     two = nest(space, [np.concatenate([leaf, leaf]) for leaf in flatten(space, one)])
-    with undecorated():
-        outputs = _as_outputs(model(one))
+    with framework.building():
+        outputs = _as_outputs(framework.call(model, one))
         try:
-            return outputs, _as_outputs(model(two))
+            return outputs, _as_outputs(framework.call(model, two))
         except Exception:
             return outputs, None
 
 
-def is_instance(model: Any) -> bool:
-    """Whether `model` is a model, and not a class or function that makes one."""
-    if isinstance(model, type | functools.partial) or inspect.isroutine(model):
+def is_instance(model: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether `model` is a model, and not a class or function that makes one.
+
+    A function is one if it cannot be called with `kwargs`, there are none, and one argument is enough.
+    """
+    is_factory = isinstance(model, type | functools.partial) or inspect.isroutine(model)
+    if not is_factory and (is_module(model) or hasattr(model, "get_weights")):
+        return True
+    return not kwargs and not isinstance(model, type) and _takes_one_argument(model)
+
+
+def _takes_one_argument(function: Any) -> bool:
+    """Whether a function, or an object that can be called, needs exactly one positional argument."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
         return False
-    return is_layer(model) or hasattr(model, "get_weights")
+    needed = [each for each in signature.parameters.values() if each.default is each.empty]
+    needed = [each for each in needed if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY
 
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     """The model itself, or the one that a class or function returns."""
-    if not is_instance(model):
+    if not is_instance(model, kwargs):
         if not callable(model):
             raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
         return _call_factory(model, kwargs)
@@ -206,7 +194,7 @@ def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         ) from error
 
 
-def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None:
+def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], input_shape: Any) -> None:
     """Calls the model, which creates its weights: on `input_shape` first, then on an observation of another shape."""
     observation = _example(space, None)
     examples, after = [observation], ""
@@ -216,26 +204,16 @@ def _first_calls(model: Any, space: spaces.Space[Any], input_shape: Any) -> None
         after = f" after input_shape={input_shape!r}"
     for example in examples:
         try:
-            outputs = _first_call(model, example)
+            outputs = framework.first_call(model, example)
         except Exception as error:
             leaves = ", ".join(
                 f"{name or 'state'} {list(leaf.shape)} {leaf.dtype}" for name, leaf in model_leaves(space).items()
             )
+            name = getattr(model, "__name__", type(model).__name__)
             raise ModelError(
-                f"model: expected {type(model).__name__} to take observations ({leaves}){after}, got {summary(error)}"
+                f"model: expected {name} to take observations ({leaves}){after}, got {summary(error)}"
             ) from error
         _as_outputs(outputs)
-
-
-def _first_call(model: Any, example: Any) -> Any:
-    """Calls a model, again if a layer such as `Normalization` was built in a graph of Keras', which it cannot leave."""
-    try:
-        return model(example)
-    except Exception:
-        if not (state := ModelState(model)).has_finalized:
-            raise
-        state.finalize()
-        return model(example)
 
 
 def _example(space: spaces.Space[Any], input_shape: Any) -> Any:

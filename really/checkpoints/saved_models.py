@@ -32,7 +32,7 @@ from really._utils.input_files import reading
 from really.checkpoints import array_files, description, variables
 from really.data.moments import Moments, Statistics
 from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError
-from really.policies.model_state import ModelState
+from really.policies.states import is_model, state_of
 
 log = logging.getLogger("really")
 
@@ -87,7 +87,7 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     variables.check_same(folder, meta["weights"], _describe(model, own))
     arrays = array_files.read(folder / WEIGHTS, meta["weights"])
     array_files.check_no_nan(folder / WEIGHTS, meta["weights"], arrays)
-    ModelState(model).set_flat(arrays)
+    state_of(model).set_flat(arrays)
     return int(meta["epoch"])
 
 
@@ -150,12 +150,12 @@ def _model_name(folder: Path) -> str | None:
 
 
 def _weights_of(model: Any) -> list[Any]:
-    if not ModelState.is_model(model):
+    if not is_model(model):
         raise InvalidTypeError(
             f"model: expected a tf.keras.Model, or an object with get_weights and set_weights, "
             f"got {type(model).__name__}"
         )
-    return ModelState(model).flat()
+    return state_of(model).flat()
 
 
 def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]:

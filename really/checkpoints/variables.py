@@ -19,7 +19,7 @@ from really._utils.keras_versions import as_optimizer
 from really.checkpoints import array_files
 from really.checkpoints.array_files import Described
 from really.errors import InvalidTypeError, ModelError
-from really.policies.model_state import ModelState
+from really.policies.states import is_model, state_of
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
@@ -69,7 +69,7 @@ class ModelArrays:
     """
 
     def __init__(self, name: str, model: Any) -> None:
-        if not ModelState.is_model(model):
+        if not is_model(model):
             raise InvalidTypeError(f"{name}: expected an agent or a model, got {type(model).__name__}")
         self.name, self._model = name, model
 
@@ -92,13 +92,13 @@ class ModelArrays:
 
     def set(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the arrays of the model."""
-        state, generators = ModelState(self._model), self._generators()
+        state, generators = state_of(self._model), self._generators()
         state.set_flat(arrays[: len(arrays) - len(generators)])
         for generator, array in zip(generators, arrays[len(arrays) - len(generators) :], strict=True):
             generator.assign(array)
 
     def _variables(self) -> list[Any]:
-        return [*ModelState(self._model).flat(), *self._generators()]
+        return [*state_of(self._model).flat(), *self._generators()]
 
     def _generators(self) -> list[Any]:
         """The states of random layers."""

@@ -109,7 +109,8 @@ class Builder:
     def agent(self, statistics: Statistics) -> Agent:
         """An agent with a new model, which normalises observations with these statistics."""
         from really.agents.agent import Agent
-        from really.agents.models import build_model, seeded_initialisers
+        from really.agents.models import build_model
+        from really.agents.seeding import seeded_initialisers
 
         given, spaces = self._settings, (self.probe.observation_space, self.probe.action_space)
         make_model = functools.partial(
@@ -134,16 +135,15 @@ class Builder:
             ModelError: `returns` needs state values, and the model has none, or others than one for each state; or the
                 model has to run as Python, and runners of this process cannot have a copy of it.
         """
-        from really.agents.export import export
         from really.agents.models import ModelBuilder
 
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
         names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else [])))
         made, kwargs = (given["model"], given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
-        build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model)
+        build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, agent.framework.name)
         repeatable = given["seed"] is not None
-        exported = export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
+        exported = agent.framework.export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
         if exported.kind == "eager":
             build.check()
         agent.compiled = exported.kind != "eager"

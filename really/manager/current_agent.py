@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from really._utils.packages import needed
 from really.checkpoints import saved_models
 from really.checkpoints.training_state import ManagerState, Restored
 from really.collectors.fleet import Fleet
@@ -71,8 +70,7 @@ class CurrentAgent:
         """
         report("building the model")
         model_kwargs, weights = dict(self._settings["model_kwargs"]), self._settings["weights"]
-        with needed("SampleManager", "TensorFlow for its model", "tensorflow"):
-            from really.agents.lending import Lender
+        from really.agents.lending import Lender
 
         agent = self._builder.agent(self._statistics.frozen)
         report("choosing the fastest form of the model for runners")
@@ -198,6 +196,7 @@ class CurrentAgent:
             "observation_space": str(probe.observation_space),
             "action_space": str(probe.action_space),
             "action_sampling_type": self.exported.sampling_type,
+            "framework": self.agent.framework.name,
             "inference": exported.kind,
             "inference_report": exported.report,
             "columns": {name: f"{column.dtype}{list(column.shape)}" for name, column in self.columns.items()},

@@ -1,7 +1,7 @@
 """A model's forward pass in a runner: through LiteRT without TensorFlow, a TensorFlow graph, or the model itself.
 
-`agents/export.py` makes an `Exported`; `load` turns it into a `Forward` in the runner's process. With LiteRT the
-outputs for a state are the same to the bit for any number of other states in the batch.
+The adapters of `agents/frameworks/` make an `Exported`; `load` turns it into a `Forward` in the runner's process. With
+LiteRT the outputs for a state are the same to the bit for any number of other states in the batch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Exported:
 
     Attributes:
         kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
-            'tf.function' or 'eager' (the runner builds the model and calls it as Python).
+            'tf.function', or 'eager' and 'torch' (the runner builds the model and calls it as Python).
         payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the outputs that are computed, in the order of `fetches`.
@@ -235,10 +235,8 @@ class _Graph(Forward):
 class _Eager(Forward):
     """The model itself, built in this process, for models that must run as Python."""
 
-    kind = "eager"
-
     def __init__(self, exported: Exported, batch_size: int) -> None:
-        _tensorflow()
+        self.kind = exported.kind
         if exported.build is None:
             raise ModelError("inference: expected an Exported with `build` for kind 'eager', got one without")
         self._space, self._batch_size = exported.observation_space, batch_size
@@ -280,4 +278,5 @@ _LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
     "xla": _Graph,
     "tf.function": _Graph,
     "eager": _Eager,
+    "torch": _Eager,
 }

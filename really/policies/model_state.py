@@ -115,6 +115,14 @@ class ModelState:
         weights = self._model.get_weights() if self._has_weights else []
         return [*weights, *map(np.array, self.others)] if self.others else weights
 
+    def parameters(self) -> Any:
+        """The variables; what an object with `get_weights` of its own gives."""
+        return self.variables or self.get()
+
+    def in_order(self, arrays: Any) -> Any:
+        """The arrays as they are."""
+        return arrays
+
     def set(self, arrays: Any) -> None:
         """Sets the state. Arrays for `model.weights` alone leave the other variables as they are.
 
@@ -229,6 +237,15 @@ def shared_variables(one: Any, other: Any) -> bool:
     mine.into(one, "")
     others.into(other, "")
     return bool(mine.found.keys() & others.found.keys())
+
+
+def holds_variables(model: Any) -> bool:
+    """Whether a model is one of Keras or TensorFlow, or an object that holds layers or variables of theirs."""
+    if is_layer(model):
+        return True
+    walk = _Walk(set())
+    walk.into(model, "")
+    return bool(walk.layers or walk.found)
 
 
 class _Walk:

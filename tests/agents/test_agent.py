@@ -141,7 +141,7 @@ def test_each_shape_is_traced_once(maker, kwargs, action_space, kind):
                 agent.max_q(states)
                 agent.v(states)
                 agent.q_val(states, actions)
-    counts = {function.__name__: made.num_traces for (function, _), made in agent._functions.items()}
+    counts = {function.__name__: made.num_traces for (function, _), made in agent.network.functions.items()}
     assert set(counts.values()) == {1}, counts
 
 
@@ -152,7 +152,7 @@ def test_many_batch_sizes_cost_two_traces_and_give_the_models_values():
         q = agent.model(states)["q_values"]
         np.testing.assert_allclose(agent.max_q(states), tf.reduce_max(q, axis=-1), rtol=1e-5)
         np.testing.assert_allclose(agent.q_val(states, tf.ones(rows, tf.int64)), q[:, 1], rtol=1e-5)
-    assert {made.num_traces for made in agent._functions.values()} == {2}
+    assert {made.num_traces for made in agent.network.functions.values()} == {2}
 
 
 def test_gradients_reach_states_and_variables_for_a_cached_shape():

@@ -199,7 +199,7 @@ def test_compiled_functions_stay_with_the_model_and_release_the_agent():
         agent = lender.lend()
         agent.max_q(STATE[:, :1])
         agent.v(STATE[:, :1])
-    assert {function.num_traces for function in lender.own._functions.values()} == {1}
+    assert {function.num_traces for function in lender.own.network.functions.values()} == {1}
     gc.disable()
     try:
         del agent

@@ -11,8 +11,8 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from really import SampleManager
-from really.agents.copying import copy_model
 from really.agents.models import ModelBuilder
+from really.agents.tensorflow.copying import copy_model
 from really.errors import ModelError
 from really.policies.model_state import ModelState, shared_variables
 from tests import models

@@ -7,9 +7,9 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from really import SampleManager
-from really.agents import export as exporting
 from really.agents.agent import Agent
 from really.agents.models import ModelBuilder, build_model
+from really.agents.tensorflow import export as exporting
 from really.errors import ModelError
 from really.learners import A2CLearner, DQNLearner, PPOLearner
 from really.policies.inference import load

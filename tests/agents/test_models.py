@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from really.agents.models import seeded_initialisers, undecorated
+from really.agents.seeding import seeded_initialisers
+from really.agents.tensorflow.switches import undecorated
 
 
 @pytest.mark.parametrize(

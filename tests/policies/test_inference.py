@@ -15,9 +15,10 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 
-from really.agents import export as exporting
-from really.agents.export import export
 from really.agents.models import ModelBuilder, build_model
+from really.agents.tensorflow import export as exporting
+from really.agents.tensorflow.export import export
+from really.agents.verification import random_leaves
 from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.inference import load
@@ -65,7 +66,7 @@ def exported_from(maker, space, batch_size=3, **kwargs):
 
 
 def observations(space, rows, seed=5):
-    return exporting._random_leaves(space, rows, np.random.default_rng(seed))
+    return random_leaves(space, rows, np.random.default_rng(seed))
 
 
 def other_weights(model, seed=9):
@@ -313,5 +314,5 @@ def test_a_repeatable_export_does_not_depend_on_timing(monkeypatch, units, kind)
     for slower in ("litert", "litert_static"):
         # Simulates a loaded machine: the candidate that is timed first, or a later one, appears slow.
         seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
-        monkeypatch.setattr(exporting, "_seconds_per_call", lambda *_, seconds=seconds: next(seconds))
+        monkeypatch.setattr(exporting, "seconds_per_call", lambda *_, seconds=seconds: next(seconds))
         assert export(model, BOX, 3, ModelBuilder(maker, {}, None, BOX), repeatable=True).kind == kind

@@ -8,7 +8,6 @@ changed: weights, decorators and random state stay as they are.
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import logging
 import time
@@ -22,12 +21,13 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.agents.models import undecorated
-from really.agents.outputs import as_tensors
+from really.agents.tensorflow.outputs import as_tensors
+from really.agents.tensorflow.switches import undecorated
+from really.agents.verification import disagreement, random_leaves, seconds_per_call
 from really.data.schema import Spec
-from really.data.spaces import flatten, nest
+from really.data.spaces import nest
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported, Forward, Patch, load
+from really.policies.inference import Build, Exported, Patch, load
 from really.policies.model_inputs import model_leaves
 from really.policies.model_state import ModelState
 from really.policies.outputs import OutputForms
@@ -168,34 +168,12 @@ def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: 
         got = forward(trial.leaves)
         for name, expected in trial.expected.items():
             _expect_close(name, got[name], expected)
-    return _seconds_per_call(forward, trials[0].leaves), setting
+    return seconds_per_call(forward, trials[0].leaves), setting
 
 
 def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
-    if got.shape != expected.shape:
-        raise _CannotExportError(f"output {name!r} is {list(got.shape)}, the model's {list(expected.shape)}")
-    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0)))
-    if not np.allclose(got, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
-        difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
-        raise _CannotExportError(f"output {name!r} differs from the model's by {difference:.3g}")
-
-
-def _seconds_per_call(forward: Forward, leaves: Arrays) -> float:
-    """Seconds of a call, the best of three rounds.
-
-    Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one.
-    """
-    forward(leaves)
-    started = time.perf_counter()
-    forward(leaves)
-    calls = int(np.clip(0.005 / (time.perf_counter() - started), 2, 500))
-    rounds = []
-    for _ in range(3):
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(calls):
-            forward(leaves)
-        rounds.append(max(time.perf_counter() - wall, time.process_time() - cpu) / calls)
-    return min(rounds)
+    if reason := disagreement(name, got, expected):
+        raise _CannotExportError(reason)
 
 
 # The model as a function of its weights
@@ -383,7 +361,7 @@ def _trials(model: Any, state: ModelState, space: spaces.Space[Any], batch_size:
     Raises _CannotExportError if these outputs cannot tell a right candidate from a wrong one.
     """
     rng = np.random.default_rng(0)
-    leaves = _random_leaves(space, batch_size, rng)
+    leaves = random_leaves(space, batch_size, rng)
     sets = [state.get(), _random_weights(state, rng), _random_weights(state, rng)]
     with _as_reason("it cannot be called with weights as arguments"):
         trials = [_Trial(weights, leaves, _expected(model, state, weights, nest(space, leaves))) for weights in sets]
@@ -399,23 +377,6 @@ def _trials(model: Any, state: ModelState, space: spaces.Space[Any], batch_size:
 def _expected(model: Any, state: ModelState, weights: Arrays, inputs: Any) -> Outputs:
     tensors = [tf.constant(weight) for weight in weights]
     return {name: value.numpy() for name, value in _call_with(model, state, tensors, inputs).items()}
-
-
-def _random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Arrays:
-    """Leaves [rows, ...] of random observations; a copy is sampled, so the user's space keeps its random state."""
-    copied = copy.deepcopy(space)
-    copied.seed(int(rng.integers(2**31)))
-    samples = [flatten(copied, copied.sample()) for _ in range(rows)]
-    stacked = [np.stack(column) for column in zip(*samples, strict=True)]
-    return [_moderate(column, rng) for column in stacked]
-
-
-def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Makes floats float32 of moderate size: a space without real bounds samples 1e38, which overflows in a network."""
-    if not np.issubdtype(column.dtype, np.floating):
-        return column
-    moderate = np.where(np.abs(column) < 1e3, column, rng.standard_normal(column.shape))
-    return moderate.astype(np.float32)
 
 
 def _random_weights(state: ModelState, rng: np.random.Generator) -> list[NDArray[Any]]:

@@ -1,0 +1,1 @@
+"""One adapter a framework: what agents and runners need of TensorFlow, PyTorch, JAX, or of plain Python callables."""

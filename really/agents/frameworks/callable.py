@@ -1,0 +1,127 @@
+"""Plain Python callables on NumPy arrays: a heuristic, a table, a session of ONNX Runtime.
+
+Its weights are what `get_weights` gives, or there are none. No framework is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.agents.frameworks.eager import EagerNetwork, Library
+from really.agents.frameworks.protocol import Framework, Interface
+from really.errors import ModelError, summary
+from really.policies.inference import Build, Exported
+from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
+from really.policies.states import state_of
+
+
+class NumPy:
+    """NumPy's arrays."""
+
+    xp: Any = np
+
+    def array(self, model: Any, value: Any, dtype: np.dtype[Any] | None) -> NDArray[Any]:
+        """An array of this dtype; None keeps the dtype."""
+        return self.numpy(value) if dtype is None else np.asarray(self.numpy(value), dtype)
+
+    def numpy(self, value: Any) -> NDArray[Any]:
+        """Any array or tensor in NumPy, without its gradient."""
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+    def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
+        """The model's outputs."""
+        outputs: Mapping[str, Any] = model(observation)
+        return outputs
+
+    def infer(self, model: Any, observation: Any) -> Mapping[str, Any]:
+        """The model's outputs."""
+        outputs: Mapping[str, Any] = _outputs(model, observation)
+        return outputs
+
+
+class PythonCallable:
+    """The adapter of plain Python callables."""
+
+    name = "callable"
+
+    def __init__(self) -> None:
+        self._library: Library = NumPy()
+
+    def building(self) -> AbstractContextManager[None]:
+        """Nothing is special while a callable is called first."""
+        return contextlib.nullcontext()
+
+    def call(self, model: Any, observation: Any) -> Any:
+        """What the callable returns for an observation."""
+        return _outputs(model, observation)
+
+    def first_call(self, model: Any, observation: Any) -> Any:
+        """What the callable returns for an observation."""
+        return _outputs(model, observation)
+
+    def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
+        """The callable itself, whose outputs become arrays of NumPy."""
+        return functools.partial(_outputs, model)
+
+    def prepare_runner(self) -> None:
+        """There is no framework to prepare."""
+
+    def copy(self, model: Any) -> Any:
+        """A copy through a pickle; a callable without weights is itself its copy."""
+        return model if _has_no_weights(model) else cloudpickle.loads(self.pickled(model))
+
+    def pickled(self, model: Any) -> bytes:
+        """The callable as a pickle."""
+        try:
+            return bytes(cloudpickle.dumps(model))
+        except Exception as error:
+            raise ModelError(
+                f"model: expected a callable that can be sent to another process or copied, got "
+                f"{getattr(model, '__qualname__', type(model).__name__)}: {summary(error)}; give a class or a function "
+                f"without arguments that makes it, with its arguments as model_kwargs: every process then makes its own"
+            ) from error
+
+    def network(self, model: Any, interface: Interface) -> EagerNetwork:
+        """What an agent computes from the callable."""
+        return EagerNetwork(model, interface, self._library)
+
+    def export(
+        self,
+        model: Any,
+        observation_space: spaces.Space[Any],
+        batch_size: int,
+        build: Build,
+        repeatable: bool = False,
+        forms: OutputForms | None = None,
+        names: Sequence[str] = (),
+    ) -> Exported:
+        """The callable as it is; every runner calls it."""
+        base = Exported("eager", b"", model_leaves(observation_space), tuple(sorted(names)), (), forms=forms)
+        report = {"eager": "the model is called as it is: it is a Python callable, and none of a framework"}
+        return replace(base, build=build, observation_space=observation_space, report=report)
+
+
+def _outputs(model: Any, observation: Any) -> Any:
+    """What a callable returns; tensors that need gradients, of a network that it holds, become arrays."""
+    outputs = model(observation)
+    if not isinstance(outputs, Mapping):
+        return outputs
+    return {name: value.detach().cpu() if hasattr(value, "detach") else value for name, value in outputs.items()}
+
+
+def _has_no_weights(model: Any) -> bool:
+    return not hasattr(model, "get_weights") and not state_of(model).variables
+
+
+FRAMEWORK: Framework = PythonCallable()

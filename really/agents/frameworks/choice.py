@@ -1,0 +1,25 @@
+"""Choice of the adapter for a model. A framework is imported only if a model is of it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from really._utils.packages import needed
+from really.agents.frameworks.protocol import Framework
+from really.policies.states import framework_name
+
+TITLES = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
+
+
+def framework_of(model: Any) -> Framework:
+    """The adapter of the framework that a made model is of; plain Python callables have one, too."""
+    return framework_named(framework_name(model))
+
+
+def framework_named(name: str) -> Framework:
+    """The adapter of a framework: the object `FRAMEWORK` of the module of this name."""
+    with needed("SampleManager", f"{TITLES.get(name, name)} for its model", name):
+        module: Any = importlib.import_module(f"really.agents.frameworks.{name}")
+    framework: Framework = module.FRAMEWORK
+    return framework

@@ -1,0 +1,200 @@
+"""The Protocols between agents and frameworks: `Framework` makes, calls and exports models, `Network` computes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.data.masks import ActionMasks
+from really.data.schema import Spec
+from really.data.spaces import action_bounds
+from really.errors import InvalidValueError, ModelError
+from really.policies.inference import Build, Exported
+from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
+from really.policies.policy import VALUE_OUTPUTS, Policy
+
+Q_VALUES = ("q_values",)
+VALUES = (*VALUE_OUTPUTS, "q_values")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How an agent uses a model: the spaces of the environment, the policy, and the outputs that it reads.
+
+    Attributes:
+        observation_space, action_space: of the environment.
+        policy: samples actions from the outputs.
+        output_names: names of the model's outputs.
+        forms: how the outputs that are used become arrays with a batch axis.
+        masks: how the environment tells which actions it allows; None if it does not.
+    """
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    policy: Policy
+    output_names: tuple[str, ...]
+    forms: OutputForms
+    masks: ActionMasks | None
+
+    @functools.cached_property
+    def leaves(self) -> Spec:
+        """The arrays of an observation in the model's dtypes."""
+        return model_leaves(self.observation_space)
+
+    @functools.cached_property
+    def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The least and the largest action of a discrete space."""
+        return action_bounds(self.action_space)
+
+    @property
+    def first_action(self) -> NDArray[np.int64] | None:
+        """The stored action that is number 0 for the model; None for a space whose actions count from 0."""
+        start = getattr(self.action_space, "start", None)
+        return None if start is None else np.ravel(start).astype(np.int64)
+
+    @property
+    def mask_width(self) -> int:
+        """Number of actions that a mask tells about; 0 without masks."""
+        return self.masks.width if self.masks else 0
+
+    @property
+    def value_name(self) -> str:
+        """The output that gives values of states: a value output, or else the q-values."""
+        return next(name for name in VALUES if name in self.output_names)
+
+    def check_output(self, method: str, names: Sequence[str]) -> None:
+        """Raises ModelError unless the model has one of these outputs, of which the first that it has is used."""
+        found = next((name for name in names if name in self.output_names), None)
+        if names and found is None:
+            raise ModelError(
+                f"agent.{method}: expected a model with output {' or '.join(map(repr, names))}, "
+                f"got one with {', '.join(map(repr, self.output_names))}"
+            )
+        if found is not None and found in self.forms.refused:
+            raise ModelError(f"agent.{method}: {self.forms.refused[found]}")
+
+    def check_actions(self, shape: Sequence[int], rows: int) -> None:
+        """Raises InvalidValueError unless actions of this shape are one for each of `rows` states."""
+        one = self.policy.action_shape
+        if math.prod(shape) != rows * math.prod(one):
+            raise InvalidValueError(f"action: expected {['n', *one]} with n = {rows} states, got {tuple(shape)}")
+
+    def check_bounds(self, actions: NDArray[Any]) -> None:
+        """Raises InvalidValueError if one of these actions is none of a discrete action space."""
+        if self.bounds is None:
+            return
+        low, high = self.bounds
+        actions = actions.reshape(-1, *low.shape)
+        valid = (actions >= low) & (actions <= high) & (actions == np.floor(actions))
+        if not valid.all():
+            raise InvalidValueError(
+                f"action: expected whole numbers from {low.tolist()} to {high.tolist()}, got {actions[~valid][0]}"
+            )
+
+    def check_mask(self, mask: Any) -> None:
+        """Raises InvalidValueError for a mask of actions if the environment gives none beside its states."""
+        if mask is not None and (self.masks is None or self.masks.leaf is not None):
+            raise InvalidValueError(
+                f"action_mask: expected none, as {'the states have masks' if self.masks else 'no actions are masked'}, "
+                f"got {type(mask).__name__}"
+            )
+
+    def check_mask_shape(self, shape: Sequence[int], rows: int) -> None:
+        """Raises InvalidValueError unless masks of this shape are one for each of `rows` states."""
+        width = self.mask_width
+        if math.prod(shape) != rows * width:
+            raise InvalidValueError(f"action_mask: expected {['n', width]} with n = {rows} states, got {tuple(shape)}")
+
+
+class Network(Protocol):
+    """A model with what an agent computes from it, in the framework's own tensors.
+
+    States are one observation or `[n, ...]`, in the structure of the observation space; one gives results without the
+    batch axis. The methods are those of `Agent`.
+
+    Attributes:
+        model: the model.
+        compiled: whether methods are compiled; False for a model that must run as Python.
+    """
+
+    model: Any
+    compiled: bool
+
+    def acting(self, state: Any, mask: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None, int, bool]:
+        """The outputs that the policy reads, NumPy; allowed actions; number of states; whether it was one state."""
+
+    def max_q(self, state: Any, mask: Any) -> Any:
+        """The largest q-value of each state, `[n]` float32."""
+
+    def q_val(self, state: Any, action: Any) -> Any:
+        """The q-values of stored actions, `[n]` float32."""
+
+    def v(self, state: Any, mask: Any) -> Any:
+        """The value of each state, `[n]` float32."""
+
+    def log_prob(self, state: Any, action: Any, mask: Any, entropy: bool) -> Any:
+        """Log-probability of stored actions, `[n]` float32; with `entropy` a pair of it and the policy's entropy."""
+
+    def outputs(self, state: Any, names: Sequence[str]) -> dict[str, Any]:
+        """The outputs of these names, `[n, *shape]` float32, without checks."""
+
+    def q_values(self, state: Any, mask: Any) -> Any:
+        """The q-values of all actions, `[n, actions]`; minus infinity for those that are not allowed."""
+
+    def forget(self) -> None:
+        """Drops what was compiled for parts of the model that were replaced."""
+
+
+class Framework(Protocol):
+    """What agents and runners need of a framework.
+
+    Attributes:
+        name: `tensorflow`, `torch`, `jax` or `callable`.
+    """
+
+    name: str
+
+    def building(self) -> AbstractContextManager[None]:
+        """The context in which a model is called while it is built."""
+
+    def call(self, model: Any, observation: Any) -> Any:
+        """What the model returns for an observation in NumPy, `[n, ...]` a leaf; outputs are in the form of NumPy."""
+
+    def first_call(self, model: Any, observation: Any) -> Any:
+        """As `call`, and creates weights that a model makes at its first call."""
+
+    def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
+        """The model as runners call it: a function of an observation in NumPy."""
+
+    def prepare_runner(self) -> None:
+        """Makes the framework use one thread, in a process of a runner."""
+
+    def copy(self, model: Any) -> Any:
+        """A copy of a model with the same weights, which shares none of them; raises ModelError if there is none."""
+
+    def pickled(self, model: Any) -> bytes:
+        """The model as a pickle for a runner's process; raises ModelError if there is none."""
+
+    def network(self, model: Any, interface: Interface) -> Network:
+        """What an agent computes from the model."""
+
+    def export(
+        self,
+        model: Any,
+        observation_space: spaces.Space[Any],
+        batch_size: int,
+        build: Build,
+        repeatable: bool = False,
+        forms: OutputForms | None = None,
+        names: Sequence[str] = (),
+    ) -> Exported:
+        """The model in the form in which runners act fastest; arguments as in `tensorflow.export.export`."""

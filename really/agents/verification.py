@@ -1,0 +1,61 @@
+"""Verification of a model's form for runners: random observations, and outputs that have to agree."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.data.spaces import flatten
+from really.policies.inference import Forward
+
+
+def random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
+    """Leaves [rows, ...] of random observations; a copy is sampled, so the user's space keeps its random state."""
+    copied = copy.deepcopy(space)
+    copied.seed(int(rng.integers(2**31)))
+    samples = [flatten(copied, copied.sample()) for _ in range(rows)]
+    stacked = [np.stack(column) for column in zip(*samples, strict=True)]
+    return [_moderate(column, rng) for column in stacked]
+
+
+def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any]) -> str | None:
+    """How an output differs from the model's own; None if it agrees."""
+    if got.shape != expected.shape:
+        return f"output {name!r} is {list(got.shape)}, the model's {list(expected.shape)}"
+    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if np.allclose(got, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
+        return None
+    difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
+    return f"output {name!r} differs from the model's by {difference:.3g}"
+
+
+def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:
+    """Seconds of a call, the best of three rounds.
+
+    Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one.
+    """
+    forward(leaves)
+    started = time.perf_counter()
+    forward(leaves)
+    calls = int(np.clip(0.005 / (time.perf_counter() - started), 2, 500))
+    rounds = []
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(calls):
+            forward(leaves)
+        rounds.append(max(time.perf_counter() - wall, time.process_time() - cpu) / calls)
+    return min(rounds)
+
+
+def _moderate(column: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Makes floats float32 of moderate size: a space without real bounds samples 1e38, which overflows in a network."""
+    if not np.issubdtype(column.dtype, np.floating):
+        return column
+    moderate = np.where(np.abs(column) < 1e3, column, rng.standard_normal(column.shape))
+    return moderate.astype(np.float32)
