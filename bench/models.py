@@ -40,8 +40,8 @@ def actor() -> Any:
 
 def forward_of(model: Any, environment: Any, batch_size: int) -> Any:
     """The forward pass that a runner uses for this model."""
-    from really.agents.tensorflow.export import export
     from really.agents.models import ModelBuilder
+    from really.agents.tensorflow.export import export
     from really.envs.spec import EnvironmentSpec
     from really.policies.inference import load
 
