@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from really.collectors.demand import Demand, Part, spread, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
+from really.collectors.episodes import EpisodeFigures, EpisodeLog
 from really.collectors.fleet import Fleet
 from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace
 from really.collectors.messages import Chunk, Order, PolicySettings
@@ -45,6 +46,7 @@ class Collector:
         fleet: Fleet,
         num_agents: int,
         statistics: RunningStatistics,
+        episodes: EpisodeLog | None = None,
         *,
         num_steps: int | None,
         row_bytes: int,
@@ -55,6 +57,7 @@ class Collector:
         self._fleet = fleet
         self._num_agents = num_agents
         self._statistics = statistics
+        self._episodes = EpisodeLog() if episodes is None else episodes
         self._num_steps = num_steps
         self._row_bytes = row_bytes
         self._min_agents = min_agents
@@ -112,6 +115,10 @@ class Collector:
                 worker.planned.clear()
         return self._deliver(demand)
 
+    def arrived_episodes(self) -> EpisodeFigures:
+        """Figures of the episodes in the rows that have arrived and are not delivered yet."""
+        return EpisodeFigures.of([part.episodes for part in self._ready.values()])
+
     def stream(self, settings: Callable[[], PolicySettings], enough: Callable[[], bool]) -> Iterator[Part]:
         """Yields chunks as they arrive, and keeps each runner busy, until `enough()`; then yields the pending ones.
 
@@ -152,7 +159,9 @@ class Collector:
         numbers = sorted(self._ready)
         delivered, kept = demand.fewest([self._ready[number] for number in numbers])
         self._ready = dict(zip(numbers[len(numbers) - len(kept) :], kept, strict=True))
-        self.delivered_rows += sum(part.rows for part in delivered)
+        for part in delivered:
+            self.delivered_rows += part.rows
+            self._episodes.add(part.episodes, part.rows)
         return delivered
 
     def _met(self, demand: Demand) -> bool:

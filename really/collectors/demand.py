@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from really.collectors.episodes import Records
 from really.collectors.messages import Chunk
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ class Part:
     def batch(self) -> RecordBatch:
         """The rows of the part, as a view of the chunk's memory."""
         return self.chunk.batch.slice(self.start, self.rows)
+
+    @property
+    def episodes(self) -> Records:
+        """The episodes that ended in this part, whose `row` counts from the part's first row."""
+        rows = self.chunk.episodes["row"]
+        ended = self.chunk.episodes[(rows >= self.start) & (rows < self.stop)]
+        ended["row"] -= self.start
+        return ended
 
     @property
     def agents(self) -> set[int]:

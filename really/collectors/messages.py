@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
+from really.collectors.episodes import ENDED, Records
 from really.data.moments import Statistics
 from really.data.normalisation import NormalisationOptions
 from really.envs.spec import EnvironmentSpec
@@ -116,6 +118,7 @@ class Chunk:
         more: whether rows are left over, which come with the next message.
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
         process_draws: whether environments draw from the generators that their process shares.
+        episodes: the episodes that ended in the rows, `[episode]` of `ENDED`.
     """
 
     batch: RecordBatch
@@ -124,3 +127,4 @@ class Chunk:
     more: bool = False
     measured: Statistics = field(default_factory=dict)
     process_draws: bool = False
+    episodes: Records = field(default_factory=lambda: np.empty(0, ENDED))

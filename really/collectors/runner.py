@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
 from really.collectors.episode_watch import EpisodeWatch
+from really.collectors.episodes import EpisodeMeter
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
 from really.collectors.noise import ActionNoise
 from really.collectors.rollout import Rollout
@@ -64,6 +65,7 @@ class Runner:
         self._started = False
         # Rows of chunks that are too large for one message, by the number of the order.
         self._rest: dict[int, Columns] = {}
+        self._episodes = EpisodeMeter(self._agents)
         self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns)
         self._thread, self._step = 0, 0
 
@@ -124,9 +126,11 @@ class Runner:
         finally:
             self._noise.settle()
         results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
+        episodes = self._episodes.measure(rollout)
         columns = self._delivery.rows(rollout, results)
         chunk = self._chunk(columns, order.number, 0, results, time.perf_counter() - start)
-        return chunk if self._normaliser is None else replace(chunk, measured=self._normaliser.measured)
+        measured = {} if self._normaliser is None else self._normaliser.measured
+        return replace(chunk, measured=measured, episodes=episodes)
 
     def rest(self, number: int, start: int) -> Chunk:
         """The rows from `start` on of the chunk of order `number`, or those of them that fit into one message."""
@@ -166,6 +170,7 @@ class Runner:
         if not self._started:
             self._envs.reset()
             self._started = True
+            self._episodes.begin()
             if self._normaliser is not None:
                 self._normaliser.begin_episodes()
 

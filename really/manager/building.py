@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from really.collectors.collector import Collector
+from really.collectors.episodes import EpisodeLog
 from really.collectors.fleet import Fleet
 from really.collectors.local_fleet import LocalFleet
 from really.collectors.messages import ExportedPolicy, RunnerSpec
@@ -92,13 +93,14 @@ class Builder:
             runtime_env=given["runtime_env"],
         )
 
-    def collector(self, fleet: Fleet, statistics: RunningStatistics, columns: Spec) -> Collector:
-        """A collector for a fleet whose runners deliver these columns."""
+    def collector(self, fleet: Fleet, statistics: RunningStatistics, episodes: EpisodeLog, columns: Spec) -> Collector:
+        """A collector for a fleet whose runners deliver these columns. It adds to the log of episodes."""
         settings = self._settings
         return Collector(
             fleet,
             settings["num_parallel"],
             statistics,
+            episodes,
             num_steps=settings["num_steps"],
             row_bytes=row_nbytes(columns),
             min_agents=settings["remote_min_returns"],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
-from really._utils.progress import advance, progress_bar
+from really._utils.progress import NoBar, advance, progress_bar
 from really.collectors.background import BackgroundCollection
 from really.collectors.demand import Part
+from really.collectors.episodes import EpisodeFigures
 from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
@@ -26,11 +29,26 @@ class Collecting(Lifetime):
 
     _pool: ArrayPool
 
+    @property
+    def episodes(self) -> np.recarray[Any, Any]:
+        """The last 10,000 episodes that ended in delivered rows, oldest first: a record array `[episode]`.
+
+        Fields: `return` (float64, undiscounted, of the environment's own rewards), `length` (int64, steps), `agent`
+        (int32), and `steps` (int64, the manager's `steps` when its last row was delivered).
+        """
+        return self._episodes.last().view(np.recarray)
+
+    @property
+    def steps(self) -> int:
+        """Number of rows that this manager has delivered so far, in all ways of collecting."""
+        return self._episodes.steps
+
     def get_data(self, do_print: bool = False, total_steps: int | None = None, progress: bool | None = None) -> Columns:
         """Collects at least `total_steps` rows with the current weights and settings; blocks until they have arrived.
 
         Args:
-            do_print: print the number of rows and their mean reward.
+            do_print: print the number of rows and their mean reward; of the episodes that ended in them the number and
+                the means of returns and lengths.
             total_steps: minimum number of rows for this call; by default the manager's `total_steps`.
             progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
 
@@ -43,16 +61,23 @@ class Collecting(Lifetime):
         parts = self._collect(total_steps, progress)
         data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
         if do_print:
-            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}")
+            print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}; {_figures(parts)}")
         return data
 
-    def collect(self, steps: int | None = None, progress: bool | None = None) -> int:
-        """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number."""
+    def collect(self, steps: int | None = None, progress: bool | None = None, do_print: bool = False) -> int:
+        """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number.
+
+        With `do_print` it prints that number, and of the episodes that ended in the rows the number and the means of
+        returns and lengths.
+        """
         buffer = self._buffer()
         parts = self._collect(steps, progress)
         for part in parts:
             buffer.put(part.batch)
-        return sum(part.rows for part in parts)
+        rows = sum(part.rows for part in parts)
+        if do_print:
+            print(f"collected {rows} steps; {_figures(parts)}")
+        return rows
 
     def collect_in_background(
         self,
@@ -107,7 +132,13 @@ class Collecting(Lifetime):
         rows = self.kwargs["total_steps"] if total_steps is None else checked_integer("total_steps", total_steps)
         settings = self._sync()
         with progress_bar("collecting", rows, "step", progress) as bar:
-            return self._collector.collect(rows, settings, functools.partial(advance, bar))
+
+            def show(arrived: int) -> None:
+                advance(bar, arrived)
+                if not isinstance(bar, NoBar):
+                    bar.set_postfix_str(str(self._collector.arrived_episodes()), refresh=False)
+
+            return self._collector.collect(rows, settings, show)
 
     def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Waits for the rate limiter of background collection, if there is one, before `sample(n)`."""
@@ -120,3 +151,7 @@ class Collecting(Lifetime):
         if self.buffer is None:
             raise ReallyError("the buffer: expected initialize_buffer() to be called first")
         return self.buffer
+
+
+def _figures(parts: Sequence[Part]) -> EpisodeFigures:
+    return EpisodeFigures.of([part.episodes for part in parts])

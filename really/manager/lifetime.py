@@ -8,6 +8,7 @@ from typing import Self
 from really._utils.progress import steps_of
 from really._utils.published import PublishedManager
 from really.collectors.background import BackgroundCollection
+from really.collectors.episodes import EpisodeLog
 from really.collectors.messages import PolicySettings
 from really.errors import ReallyError
 from really.manager.arguments import Settings
@@ -29,6 +30,7 @@ class Lifetime(PublishedManager):
         report("inspecting the environment")
         self._builder = Builder(self.kwargs)
         self._statistics = self._builder.statistics()
+        self._episodes = EpisodeLog()
         report("starting runners")
         self._fleet = self._builder.fleet()
         try:
@@ -40,7 +42,7 @@ class Lifetime(PublishedManager):
 
     def _start_collector(self) -> None:
         """Makes a new collector. A change of `model_kwargs` keeps it, and with it the numbers of pending orders."""
-        self._collector = self._builder.collector(self._fleet, self._statistics, self._current.columns)
+        self._collector = self._builder.collector(self._fleet, self._statistics, self._episodes, self._current.columns)
 
     def info(self) -> Summary:
         """Describes the manager and its runners, as a dict that prints well. It calls every runner, which is slow."""
@@ -49,6 +51,7 @@ class Lifetime(PublishedManager):
                 **self._current.info(),
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
                 "policy_version": self._fleet.version,
+                **self._episodes.info(),
                 **self._statistics.info(),
                 "runners": self._fleet.info(),
                 **self._collector.info(),

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
+from really.collectors.episodes import EpisodeLog
 from really.errors import ReallyError
 from really.metrics.aggregator import Aggregator
+
+# Keys that the manager gives itself, and the fields of episodes that they are.
+EPISODE_KEYS = {"episode_return": "return", "episode_length": "length"}
 
 
 class Tracking:
     """What `SampleManager` inherits: its aggregator. `aggregator` is None before `initialize_aggregator`."""
 
     aggregator: Aggregator | None
+    _episodes: EpisodeLog
+    # Number of episodes that had ended at the last update.
+    _num_tracked = 0
 
     def initialize_aggregator(
         self,
@@ -28,12 +37,21 @@ class Tracking:
         """Makes the aggregator: it smooths over `max_size` updates and plots into `path` after every `saving_after`.
 
         With `tensorboard` (a folder, or True for one below `path`) it also writes every value into event files there.
+        The keys `episode_return` and `episode_length` need no value: they are those of the episodes that ended since
+        the update before.
         `units`, as in `{"reward": "points"}`, label the axes.
         """
         self.aggregator = Aggregator(path, saving_after, aggregator_keys, max_size, init_epoch, tensorboard, units)
+        self._num_tracked = self._episodes.count
 
     def update_aggregator(self, **kwargs: Any) -> None:
         """Adds a point to each key: the average of a number, array, tensor, or of nested lists of these."""
         if self.aggregator is None:
             raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
-        self.aggregator.update(**kwargs)
+        self.aggregator.update(**(self._episode_values(self.aggregator.keys) | kwargs))
+
+    def _episode_values(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Returns and lengths of the episodes that ended since the last update, if they are among the keys."""
+        ended = self._episodes.since(self._num_tracked)
+        self._num_tracked = self._episodes.count
+        return {key: ended[field] for key, field in EPISODE_KEYS.items() if key in keys}
