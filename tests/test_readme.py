@@ -115,7 +115,7 @@ def anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+    "document", [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])]
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
