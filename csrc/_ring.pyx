@@ -27,7 +27,7 @@ from numpy.random cimport bitgen_t
 from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
 from bounded_random cimport draw, table_nbytes
 from cursor_page cimport STATE, Page
-from frame_store cimport attach_file, follow_writer, map_needed_blocks
+from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
 from generator cimport copied_state
 from lock cimport acquire, release
@@ -442,6 +442,23 @@ cdef class Ring:
         return [
             (sharings[i].store.block_nbytes, sharings[i].store.num_blocks) for i in range(self.state.num_sharings)
         ]
+
+    @property
+    def frame_ranges(self):
+        """For each store of shared frames: bytes from one frame to the next, frames of a block, number of the oldest
+        frame that is kept, and number of the next frame."""
+        cdef FrameStore* store
+        cdef list found = []
+        cdef Py_ssize_t s
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        try:
+            for s in range(self.state.num_sharings):
+                store = &self.state.sharings[s].store
+                found.append((store.stride, 1 << store.shift, store.oldest_block << store.shift, store.next))
+        finally:
+            release(self.lock)
+        return found
 
     def records(self):
         """The rows held as one or two uint8 arrays [n, stride], oldest first: read-only views of the ring itself."""

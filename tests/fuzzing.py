@@ -75,19 +75,25 @@ def _rows(buffer: Any) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> Any:
-    """What both modes give; a writer also puts and saves, and what a checksum finds is said by `verify`."""
+    """The rows of both modes, unless `verify` tells of damage; a writer also puts and saves."""
     from really import ReplayBuffer
+    from really.errors import FileError
 
     with ReplayBuffer.open(path) as buffer:
+        told = buffer.verify()
         found = _rows(buffer)
         buffer.sample(8)
     with ReplayBuffer.open(path, "r+") as buffer:
-        _rows(buffer)
+        told_again = buffer.verify()
+        again = _rows(buffer)
         for _ in range(5):
             buffer.sample(8)
         buffer.put({key: column[:3] for key, column in found.items()})
         buffer.save(path.parent / "saved")
-    return None
+    for told_once in (told, told_again):
+        if not told_once.is_whole:
+            raise FileError(f"{path}: {told_once}")
+    return found if _same(again, found) else {}
 
 
 def _saved(path: Path) -> Any:

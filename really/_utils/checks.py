@@ -57,6 +57,13 @@ def checked_positive(name: str, value: Any) -> float:
     return number
 
 
+def checked_bool(name: str, value: Any) -> bool:
+    """The value as a bool. Raises InvalidTypeError, naming it, for anything that is none."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidTypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def checked_mapping(name: str, value: Any) -> dict[str, Any]:
     """`value` as a new dict; None gives an empty one. Raises InvalidTypeError if it is no mapping."""
     if value is not None and not isinstance(value, Mapping):

@@ -26,7 +26,8 @@ ext4 takes blocks of its own when allocated ones are first written. A write to a
 process (SIGBUS).
 """
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors for a disk, or a quota, that is full."""
 
 
 class MappedFile:
@@ -82,7 +83,7 @@ class MappedFile:
             os.posix_fallocate(self._handle, self.allocated, goal - self.allocated)
         except OSError as error:
             _release_blocks(self._handle, self.allocated, goal - self.allocated)
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise self._failed("allocate", error) from error
             return False
         self.allocated = goal
@@ -133,7 +134,7 @@ class MappedFile:
     def _failed(self, what: str, error: OSError) -> FileError:
         if error.errno == errno.ENODEV:
             return FileError(errno.ENODEV, f"{self.path}: expected a file system whose files can be mapped (mmap)")
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return self.full(self.nbytes)
         return FileError(error.errno, f"{self.path}: expected to {what} it, but {error.strerror or error}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from really._utils.public import publish as _publish
 from really.replay.buffer import ReplayBuffer
+from really.replay.disk.verification import Verification
 from really.replay.emphasized import EmphasizedSampler
 from really.replay.half_life import HalfLifeSampler
 from really.replay.newest import NewestSampler
@@ -30,6 +31,7 @@ __all__ = [
     "StalenessSampler",
     "StratifiedSampler",
     "UniformSampler",
+    "Verification",
 ]
 
 _publish(globals())

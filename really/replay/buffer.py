@@ -67,6 +67,8 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         spare: rows beyond `capacity` that the files have room for: a put is committed in pieces of that many, and
             after a checkpoint so many rows may be put before the buffer can no longer return to it; by default
             max(8192, capacity / 64).
+        checksums: whether rows on disk get checksums, which `verify` compares; by default True. `flush`, `close` and
+            checkpoints make them, and read the rows put since for that (about half a second for 1 GB); a put does not.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used; `path` holds something else or another buffer.
@@ -94,6 +96,7 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         unit: str | SampleUnit | tuple[str, Mapping[str, Any]] | None = None,
         path: str | os.PathLike[str] | Folder | None = None,
         spare: SupportsIndex | None = None,
+        checksums: bool | None = None,
     ) -> None:
         options = BufferOptions.checked(
             capacity,
@@ -116,7 +119,7 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         self._readers = Readers()
         self._ring: Ring | None = None
         wanted = None if spec is None else arguments.checked_spec(spec, options.keys)
-        self._storage = make_storage(path, options, wanted, spare, self.sampler)
+        self._storage = make_storage(path, options, wanted, spare, checksums, self.sampler)
         try:
             known = self._storage.spec or wanted
             self._ring = None if known is None else self._new_ring(known)

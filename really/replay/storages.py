@@ -8,7 +8,7 @@ from typing import Protocol, SupportsIndex
 
 import numpy as np
 
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_bool, checked_integer
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.frames import stacks_of
 from really.data.schema import Spec
@@ -16,6 +16,8 @@ from really.errors import NotEnoughMemoryError
 from really.replay import arguments, engine
 from really.replay._ring import Ring
 from really.replay.disk.folder import Folder, opened
+from really.replay.disk.schema import FolderOptions
+from really.replay.disk.verification import Verification, without_files
 from really.replay.moments import Moments
 from really.replay.options import BufferOptions
 from really.replay.readers import Readers
@@ -57,6 +59,12 @@ class Storage(Protocol):
 
     def flush(self) -> None:
         """Returns when all rows are as durable as the storage makes them."""
+
+    def verify(self, ring: Ring | None) -> Verification:
+        """Compares the rows that are held with their checksums."""
+
+    def drop(self) -> None:
+        """The buffer is no longer used, but was not closed."""
 
     def close(self) -> bool:
         """Ends the use of the storage; returns whether its rows went with it."""
@@ -102,6 +110,13 @@ class MemoryStorage:
     def flush(self) -> None:
         """Memory does not outlive the process: nothing to do."""
 
+    def verify(self, ring: Ring | None) -> Verification:
+        """Rows in memory have no checksums."""
+        return without_files(0 if ring is None else len(ring))
+
+    def drop(self) -> None:
+        """Nothing to do."""
+
     def close(self) -> bool:
         """The rows stay as they are."""
         return False
@@ -124,12 +139,12 @@ class FolderStorage:
         path: str | os.PathLike[str] | Folder,
         options: BufferOptions,
         spec: Spec | None,
-        spare: SupportsIndex | None,
+        given: FolderOptions,
         sampler: Sampler,
     ) -> None:
-        self._spare = None if spare is None else checked_integer("spare", spare, 1, arguments.MOST_ROWS)
+        self._given = given
         self._priorities = sampler if isinstance(sampler, PrioritizedSampler) else None
-        self._folder = opened(path, options, spec, self._spare)
+        self._folder = opened(path, options, spec, given)
         self.options = options
         if self._folder.schema is None:
             self._folder.adopt(self._priorities, 0)
@@ -155,7 +170,7 @@ class FolderStorage:
         """The ring of the buffer in the folder, which is made if there is none."""
         folder = self._folder
         if folder.schema is None:
-            return folder.create(self.options, spec, self._spare, bit_generator)
+            return folder.create(self.options, spec, self._given, bit_generator)
         ring = folder.ring(bit_generator)
         folder.adopt(self._priorities, ring.num_put)
         folder.resume_rollback(ring)
@@ -177,6 +192,14 @@ class FolderStorage:
         """Returns when rows and priorities are on the disk, safe from a loss of power."""
         self._folder.flush()
 
+    def verify(self, ring: Ring | None) -> Verification:
+        """Compares the rows that are held, frames included, with their checksums."""
+        return without_files(0) if ring is None else self._folder.verify(ring)
+
+    def drop(self) -> None:
+        """Writes the checksums while the ring is still there; the folder closes itself."""
+        self._folder.keep_checksums()
+
     def close(self) -> bool:
         """Gives up mapping and lock, so that another process can open the folder."""
         self._folder.close()
@@ -192,11 +215,12 @@ def make_storage(
     options: BufferOptions,
     spec: Spec | None,
     spare: SupportsIndex | None,
+    checksums: bool | None,
     sampler: Sampler,
 ) -> Storage:
     """The storage at `path`, or memory if it is None."""
-    if path is None:
-        if spare is not None:
-            checked_integer("spare", spare, 1, arguments.MOST_ROWS)
-        return MemoryStorage(options, sampler)
-    return FolderStorage(path, options, spec, spare, sampler)
+    given = FolderOptions(
+        None if spare is None else checked_integer("spare", spare, 1, arguments.MOST_ROWS),
+        None if checksums is None else checked_bool("checksums", checksums),
+    )
+    return MemoryStorage(options, sampler) if path is None else FolderStorage(path, options, spec, given, sampler)

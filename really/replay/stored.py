@@ -10,6 +10,7 @@ from typing import Any, Self, SupportsIndex
 from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.disk.folder import open_folder
+from really.replay.disk.verification import Verification
 from really.replay.moments import Moments
 from really.replay.readers import Readers
 from really.replay.storages import Storage
@@ -76,6 +77,21 @@ class StoredRows(RowsInAndOut):
         """
         self._storage.flush()
 
+    def verify(self) -> Verification:
+        """Reads all rows that are held and says which may be damaged on the disk; other threads may put and sample.
+
+        `flush`, `close`, checkpoints and a process's ordinary end give checksums to the rows that were put since, if
+        the buffer was not made with `checksums=False`. Rows without a checksum are `unchecked`, as all rows of a buffer
+        in memory are. The rows that are not damaged can be taken into another buffer.
+
+        Raises:
+            InvalidFileError: the file of checksums is damaged.
+            FileError: the system does not open the files.
+            ClosedError: the buffer is closed.
+        """
+        self.check_open("verify")
+        return self._storage.verify(self._ring)
+
     def close(self) -> None:
         """Closes a buffer on disk: rows, files and lock are released, as by dropping the buffer. Batches stay.
 
@@ -83,6 +99,10 @@ class StoredRows(RowsInAndOut):
         """
         if self._storage.close():
             self._ring = None
+
+    def __del__(self) -> None:
+        if (storage := getattr(self, "_storage", None)) is not None:
+            storage.drop()
 
     def __enter__(self) -> Self:
         return self

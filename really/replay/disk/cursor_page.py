@@ -65,6 +65,16 @@ class CursorPage:
                 f"from {kept_from}): damaged"
             )
 
+    @property
+    def num_put(self) -> int:
+        """Number of the next row."""
+        return int(self.data[NUMBERS].view(np.int64)[0])
+
+    @property
+    def first(self) -> int:
+        """Number of the first row after the last clear."""
+        return int(self.data[NUMBERS].view(np.int64)[1])
+
     def generator_state(self) -> dict[str, Any]:
         """The state that the generator had after the last draw, as NumPy's SFC64 takes it."""
         num_states = int(self.data[NUM_STATES].view(np.int64)[0])

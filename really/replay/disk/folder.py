@@ -6,6 +6,7 @@
     priorities    of rows that are drawn by priority (priority_files.py)
     rollback      only while the buffer returns to a checkpoint (rollback.py)
     cursor        which rows are held, and the generator's state (cursor_page.py)
+    checksums     of rows, frames and cursor (checksum_file.py)
     lock          held by the one process that writes (lock.py)
     identity      of a buffer that was part of a checkpoint before its schema was known
 
@@ -26,7 +27,7 @@ import threading
 import weakref
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,6 @@ from really.errors import (
     InvalidFileError,
     InvalidValueError,
     LockedError,
-    OvertakenError,
     ReadOnlyError,
     ReallyError,
     one_of,
@@ -54,26 +54,29 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.disk import frame_files, priority_files, rollback, schema
+from really.replay.disk import checksum_file, frame_files, priority_files, rollback, schema
+from really.replay.disk.access import FolderAccess
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
+from really.replay.disk.folder_checksums import FolderChecksums
 from really.replay.disk.frame_files import FrameFile
 from really.replay.disk.lock import LOCK, FolderLock
 from really.replay.disk.room import NO_END, RoomWatch
-from really.replay.disk.schema import IDENTITY, PARTIAL, SCHEMA, WHAT, FolderSchema
+from really.replay.disk.runs import RECORDS
+from really.replay.disk.schema import IDENTITY, PARTIAL, SCHEMA, WHAT, FolderOptions, FolderSchema
+from really.replay.disk.verification import Verification
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler
 
 log = logging.getLogger("really")
 
-RECORDS = "records"
 OWN_FILES = (
     *(RECORDS, CURSOR, LOCK, PARTIAL, IDENTITY, leftovers_of(IDENTITY), priority_files.NAME, priority_files.PARTIAL),
-    *(*frame_files.NAMES, *rollback.NAMES),
+    *(*frame_files.NAMES, *rollback.NAMES, checksum_file.NAME, checksum_file.PARTIAL),
 )
 MODES = ("r", "r+")
 
 
-class Folder:
+class Folder(FolderAccess):
     """A buffer's folder, open. `schema` is None until a buffer has been made in it.
 
     A folder that is opened for writing is made if it is not there, and locked until `close`. The ring works in
@@ -89,14 +92,14 @@ class Folder:
     page: NDArray[np.uint8]
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        self.path, self.writable = path.absolute(), writable
+        super().__init__(path, writable=writable)
         self.schema: FolderSchema | None = None
-        self._refusal: ReallyError | None = None
         self._lock: FolderLock | None = None
         self._made_folder = False
         self._files: list[MappedFile] = []
         self._frames: list[FrameFile] = []
         self._ring: weakref.ref[Ring] | None = None
+        self._checksums: FolderChecksums | None = None
         self._priorities: PrioritizedSampler | None = None
         self._kept: dict[str, Any] | None = None
         self._unfinished: rollback.Target | None = None
@@ -106,14 +109,9 @@ class Folder:
         try:
             if writable:
                 self._claim()
-            else:
-                self._refusal = ReadOnlyError(f"{self.path}: expected a buffer opened for writing, got one of mode 'r'")
             self._stored = schema.read(self.path)
             if writable:
-                priority_files.remove_left(self.path, all_of_it=self._stored is None)
-                rollback.remove_left(self.path)
-                for path in self.path.glob(leftovers_of(IDENTITY)):
-                    path.unlink(missing_ok=True)
+                _remove_left(self.path, has_buffer=self._stored is not None)
             elif rollback.is_pending(self.path):
                 raise LockedError(
                     f"{self.path}: expected a buffer to read, got one that is about to return to a checkpoint; if no "
@@ -133,7 +131,7 @@ class Folder:
         _folders.add(self)
 
     def create(
-        self, options: BufferOptions, spec: Spec, spare: int | None, bit_generator: np.random.BitGenerator
+        self, options: BufferOptions, spec: Spec, given: FolderOptions, bit_generator: np.random.BitGenerator
     ) -> Ring:
         """Makes a buffer in a folder that has none; returns its ring.
 
@@ -141,7 +139,7 @@ class Folder:
             DiskFullError: the full buffer would not fit on the disk, unless `options.overcommit`.
             FileError: no file can be that long.
         """
-        new = FolderSchema.new(options, spec, spare, schema.identity_without_schema(self.path, keeps=False))
+        new = FolderSchema.new(options, spec, given, schema.identity_without_schema(self.path, keeps=False))
         if new.nbytes >= MAX_BYTES:
             raise FileError(errno.EFBIG, f"{self.path}: needs {new.nbytes:,} bytes, more than a file can have")
         if not options.overcommit:
@@ -149,6 +147,8 @@ class Folder:
         self._map(new, new=True)
         self._page.write_head(new)
         ring = self._new_ring(new, bit_generator, new=True)
+        assert self._checksums is not None
+        self._checksums.start()
         ring.store_generator()
         self._stored = new.to_json(ring.offsets)
         schema.write(self.path, self._stored)
@@ -165,7 +165,10 @@ class Folder:
         ring = self._new_ring(self.schema, bit_generator, new=False)
         if self.schema.to_json(ring.offsets) != self._stored:
             raise InvalidFileError(f"{self.path / SCHEMA}: expected rows laid out as this version does, got others")
+        assert self._checksums is not None
+        self._checksums.check(ring)
         if self.writable:
+            self._checksums.start()
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
             self.watch_room(ring)
@@ -256,26 +259,9 @@ class Folder:
             self._finish_rollback(ring)
             self.watch_room(ring)
 
-    def refuse_rolled_back(self) -> NoReturn:
-        """Raises the error of a process that reads rows of before a return to a checkpoint."""
-        raise OvertakenError(
-            f"{self.path}: expected rows as they were when the buffer was opened, but the process that writes it has "
-            f"returned to a checkpoint; open it again"
-        )
-
     def warn_of_frames_given_up(self) -> None:
         """Warns that the frames of a put took the room of frames that only a checkpoint needed."""
         self._room_watch.frames_given_up()
-
-    def check_open(self, what: str) -> None:
-        """Raises ClosedError if the buffer has been closed."""
-        if isinstance(self._refusal, ClosedError):
-            self.check_writable(what)
-
-    def check_writable(self, what: str) -> None:
-        """Raises ReadOnlyError or ClosedError if the files cannot be written."""
-        if self._refusal is not None:
-            raise type(self._refusal)(f"{what}: {self._refusal}")
 
     def flush(self) -> None:
         """Returns when the rows put before, then the cursor, are on the disk, safe from a loss of power.
@@ -289,22 +275,30 @@ class Folder:
         for file in self._files:
             file.sync()
         self.keep_priorities()
+        self.keep_checksums()
         sync_folder(self.path)
 
-    def refuse_frames(self, number: int, key: str, num_in: int) -> DiskFullError:
-        """The error of a put for whose frames a file could not grow, and whose first `num_in` rows are in."""
-        left, reason = free_bytes(self.path), os.strerror(number)
-        done = f"{num_in:,} rows are in" if num_in else "none is in"
-        return DiskFullError(
-            number, f"put: key {key!r}: {self.path}: no block more for frames, {done}: {reason}, available are {left:,}"
-        )
+    def keep_checksums(self) -> None:
+        """Writes the checksums of rows that lack them if the files are this process's to write."""
+        ring = None if self._ring is None else self._ring()
+        if ring is not None and self._checksums is not None and self.writable and not sys.is_finalizing():
+            self._checksums.update(ring)
+
+    def verify(self, ring: Ring) -> Verification:
+        """Compares all rows that are held with their checksums."""
+        assert self._checksums is not None
+        return self._checksums.verify(ring)
 
     def close(self) -> None:
         """Ends writing and releases the lock; mappings are removed with the last array over them."""
+        seals = False
         try:
             self.keep_priorities()
+            self.keep_checksums()
+            seals = self.writable
         finally:
-            self._detach(ClosedError(f"{self.path}: expected an open buffer, got one that has been closed"))
+            reason = ClosedError(f"{self.path}: expected an open buffer, got one that has been closed")
+            self._detach(reason, seals and not sys.is_finalizing())
 
     def abandon(self) -> None:
         """Closes a folder in which no buffer could be made, and removes what was made."""
@@ -336,11 +330,12 @@ class Folder:
     def _finish_rollback(self, ring: Ring) -> None:
         """Does what is left of a return to a checkpoint. All steps may be repeated."""
         target = self._unfinished
-        if target is None:
+        if target is None or self._checksums is None:
             return
         _check_target(self.path, target, ring)
-        if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
-            raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
+        with self._checksums.cut(ring, target):
+            if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
+                raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
         rollback.place_priorities(self.path)
         if self._priorities is not None:
             kept = priority_files.read_file(self.path / priority_files.NAME)
@@ -351,16 +346,20 @@ class Folder:
         rollback.end(self.path)
         self._unfinished = None
 
-    def _detach(self, reason: ReallyError) -> None:
+    def _detach(self, reason: ReallyError, seals: bool = False) -> None:
         self._refusal, self.writable = reason, False
         ring = None if self._ring is None else self._ring()
         if ring is not None:
             ring.detach()
-        for file in self._files:
-            file.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        try:
+            if seals and self._checksums is not None:
+                self._checksums.seal()
+        finally:
+            for file in self._files:
+                file.close()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def _claim(self) -> None:
         """Makes the folder if it is not there, and locks it."""
@@ -392,6 +391,8 @@ class Folder:
         self._files[0].advise("RANDOM" if ring.prefetches_from_disk else "HUGEPAGE")
         check_generator(ring, bit_generator)
         self._ring = weakref.ref(ring)
+        tables = [frames.table.data for frames in self._frames]
+        self._checksums = FolderChecksums(self.path, about, self._page, tables)
         return ring
 
     def _room(self, ring: Ring) -> int:
@@ -405,9 +406,9 @@ class Folder:
 
 
 def opened(
-    path: str | os.PathLike[str] | Folder, options: BufferOptions, spec: Spec | None, spare: int | None
+    path: str | os.PathLike[str] | Folder, options: BufferOptions, spec: Spec | None, given: FolderOptions
 ) -> Folder:
-    """The folder at `path`, open for writing; if it has a buffer, that is one of these options, schema and spare.
+    """The folder at `path`, open for writing; if it has a buffer, that is one of these options and this schema.
 
     Raises InvalidValueError if it has another, saying what differs; else as `Folder` does.
     """
@@ -416,7 +417,7 @@ def opened(
     folder = Folder(checked_path("path", path), writable=True)
     try:
         if folder.schema is not None:
-            for what, expected, got in schema.differences(folder.schema, options, spec, spare):
+            for what, expected, got in schema.differences(folder.schema, options, spec, given):
                 raise InvalidValueError(f"{what}: expected {expected}, as the buffer at {path} has, got {got}")
     except BaseException:
         folder.close()
@@ -444,6 +445,15 @@ def _check_folder(path: Path) -> None:
         not any(fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
     ):
         raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, got {_contents(path)}")
+
+
+def _remove_left(path: Path, has_buffer: bool) -> None:
+    """Removes what a kill has left of files that were being written."""
+    priority_files.remove_left(path, all_of_it=not has_buffer)
+    rollback.remove_left(path)
+    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL):
+        for left in path.glob(name):
+            left.unlink(missing_ok=True)
 
 
 def _check_target(path: Path, target: rollback.Target, ring: Ring) -> None:
@@ -490,6 +500,7 @@ def _at_exit() -> None:
     with contextlib.ExitStack() as all_of_them:
         for folder in _folders:
             all_of_them.callback(folder.keep_priorities)
+            all_of_them.callback(folder.keep_checksums)
 
 
 _folders = ForkGroup(Order.FOLDERS, in_child=Folder.leave_to_parent)

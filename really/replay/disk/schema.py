@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from really._utils.atomic_files import replacing, sync_folder
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_bool, checked_integer
 from really._utils.file_formats import read_json
 from really._utils.input_files import as_file_error
 from really.data.frames import Sharing, check_sharings, field_nbytes, frame_nbytes
@@ -30,11 +30,22 @@ LEAST_SPARE = 8192
 GENERATOR = "SFC64"
 
 
+class FolderOptions(NamedTuple):
+    """What a folder is made with besides the buffer's options; None is the default, or what the folder has.
+
+    `spare` are rows beyond the capacity, by default max(8192, capacity / 64). `checksums` says whether rows get some.
+    """
+
+    spare: int | None = None
+    checksums: bool | None = None
+
+
 class FolderSchema(NamedTuple):
     """What a buffer on disk is, from its first row to its last.
 
     `identity` is the same in schema.json and in the cursor, so that files of two buffers are never mixed.
     `prioritized` says that there has to be a file of priorities. `sampler` and `unit` are as in `BufferOptions`.
+    `checksums` says whether rows get checksums.
     """
 
     capacity: int
@@ -47,14 +58,16 @@ class FolderSchema(NamedTuple):
     prioritized: bool = False
     sampler: Kind | None = None
     unit: Kind | None = None
+    checksums: bool = True
 
     @classmethod
-    def new(cls, options: BufferOptions, spec: Spec, spare: int | None, identity: str) -> FolderSchema:
-        """The schema of a buffer to be made; a `spare` of None is the default, max(8192, capacity / 64)."""
-        spare = max(LEAST_SPARE, options.capacity // 64) if spare is None else spare
+    def new(cls, options: BufferOptions, spec: Spec, given: FolderOptions, identity: str) -> FolderSchema:
+        """The schema of a buffer to be made."""
+        spare = max(LEAST_SPARE, options.capacity // 64) if given.spare is None else given.spare
         steps = (options.n_step, options.gamma, options.alpha is not None)
         parts = (options.sampler, options.unit)
-        return cls(options.capacity, spare, spec, tuple(options.plan(spec)), identity, *steps, *parts)
+        shared, checksums = tuple(options.plan(spec)), given.checksums is not False
+        return cls(options.capacity, spare, spec, shared, identity, *steps, *parts)._replace(checksums=checksums)
 
     def options(self) -> dict[str, Any]:
         """The options that the folder keeps, as a buffer's constructor takes them; priorities keep alpha and eps."""
@@ -86,6 +99,7 @@ class FolderSchema(NamedTuple):
         names |= {"shared": [[list(columns), stack, axis] for columns, stack, axis in self.shared]}
         names |= {"n_step": self.n_step, "gamma": self.gamma, "prioritized": self.prioritized}
         names |= {name: kind for name, kind in (("sampler", self.sampler), ("unit", self.unit)) if kind is not None}
+        names |= {} if self.checksums else {"checksums": False}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
         return dict(json.loads(json.dumps(names)))
 
@@ -106,7 +120,8 @@ class FolderSchema(NamedTuple):
         check_sharings(spec, shared)
         given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
         kinds = (None if name not in names else (names[name][0], names[name][1]) for name in ("sampler", "unit"))
-        return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)
+        checksums = checked_bool("checksums", names.get("checksums", True))
+        return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)._replace(checksums=checksums)
 
 
 def identity_without_schema(folder: Path, keeps: bool) -> str:
@@ -162,12 +177,14 @@ def write(folder: Path, names: dict[str, Any]) -> None:
 
 
 def differences(
-    stored: FolderSchema, options: BufferOptions, spec: Spec | None, spare: int | None
+    stored: FolderSchema, options: BufferOptions, spec: Spec | None, own: FolderOptions
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yields (argument, stored value, given value) for each option that differs from the buffer on disk."""
     given = {"capacity": (f"{stored.capacity:,}", f"{options.capacity:,}")}
-    if spare is not None:
-        given["spare"] = (f"{stored.spare:,}", f"{spare:,}")
+    if own.spare is not None:
+        given["spare"] = (f"{stored.spare:,}", f"{own.spare:,}")
+    if own.checksums is not None:
+        given["checksums"] = (f"{stored.checksums}", f"{own.checksums}")
     steps, parts = (stored.n_step, stored.gamma), (stored.sampler, stored.unit)
     yield from ((name, there, here) for name, (there, here) in given.items() if there != here)
     yield from _column_differences(stored.spec, options.keys, spec)

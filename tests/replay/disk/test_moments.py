@@ -110,6 +110,7 @@ def test_a_run_that_returns_again_and_again_equals_one_that_never_did(tmp_path, 
         drawn(buffer, 1)
         if lap % 3 == 1:
             buffer.clear()
+        buffer.flush()
         if lap % 2:
             buffer.close()
             buffer = make(tmp_path / "b", kind)
@@ -118,6 +119,8 @@ def test_a_run_that_returns_again_and_again_equals_one_that_never_did(tmp_path, 
             put(each, kind, 100 + 20 * lap, 20)
         assert same([all_rows(buffer)], [all_rows(other)])
         assert same(drawn(buffer), drawn(other))
+        assert buffer.verify().is_whole
+    other.flush()
     names = [sorted(file.name for file in (tmp_path / name).iterdir()) for name in ("b", "other")]
     assert names[0] == names[1]
     assert buffer.memory()["held"] <= other.memory()["held"] + (

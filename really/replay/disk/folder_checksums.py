@@ -1,0 +1,178 @@
+"""The checksums of a buffer on disk: made when rows become durable, compared when the buffer is opened or verified.
+
+A put makes none, because a checksum costs about as much as the copy of a row. `flush`, `close`, checkpoints and the
+ordinary end of a process read the rows that were put since, and write the file `checksums`. So rows that were put after
+that have no checksum until the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.input_files import as_file_error, read_small, reading
+from really._utils.mapped_files import FULL
+from really.errors import FileError, InvalidFileError
+from really.replay._ring import Ring
+from really.replay.disk import checksum_file, frame_files, priority_files, runs
+from really.replay.disk.checksum_file import Saved, Seal
+from really.replay.disk.cursor_page import CURSOR, CursorPage
+from really.replay.disk.rollback import Target
+from really.replay.disk.schema import FolderSchema
+from really.replay.disk.verification import Verification, verified
+
+log = logging.getLogger("really")
+
+NOT_KNOWN = -1
+"""Number of the first row while a buffer returns to a checkpoint."""
+
+
+class FolderChecksums:
+    """Makes and compares the checksums of one folder, while its ring lives.
+
+    Args:
+        folder: of the buffer.
+        schema: of the buffer. If it says that there are no checksums, the methods do nothing.
+        page: the cursor.
+        tables: of the files of frames, mapped.
+    """
+
+    def __init__(self, folder: Path, schema: FolderSchema, page: CursorPage, tables: list[NDArray[np.uint8]]) -> None:
+        self._folder, self._schema, self._page, self._tables = folder, schema, page, tables
+        self._saved: Saved | None = None
+        self._writes = False
+        self._changing = threading.Lock()
+
+    def check(self, ring: Ring) -> None:
+        """Compares cursor, tables and priorities with what they were when the buffer was closed, or made durable.
+
+        Raises InvalidFileError if one of them, or the file of checksums, is damaged.
+        """
+        before: tuple[int, int, Seal | None] | None = None
+        while True:
+            self._saved = saved = self._read(ring)
+            if saved is None or (damaged := self._damaged(saved)) is None:
+                return
+            if before == (saved.first, saved.num_put, saved.seal):  # else another process has written meanwhile
+                raise InvalidFileError(
+                    f"{self._folder / damaged}: expected its content as it was when the buffer was written last, got "
+                    f"another: damaged (without the file {checksum_file.NAME!r}, a buffer opens and has no checksums)"
+                )
+            before = saved.first, saved.num_put, saved.seal
+
+    def start(self) -> None:
+        """Says that the files are written from now on; until then no checksum is made.
+
+        Raises FileError, with nothing changed, if it cannot.
+        """
+        if self._saved is not None and self._saved.seal is not None:
+            checksum_file.unseal(self._folder, self._saved)
+        self._writes = self._schema.checksums
+
+    def update(self, ring: Ring) -> None:
+        """Makes the checksums of the rows put since, and writes all of them. Other threads may put meanwhile.
+
+        Raises FileError if the files cannot be read or written; the file of checksums is then as before.
+        """
+        with self._changing:
+            if not self._writes or (self._saved is not None and self._saved.num_put == ring.num_put):
+                return
+            saved = self._updated(ring)
+            if self._is_written(saved):
+                self._saved = saved
+
+    def seal(self) -> None:
+        """Adds the checksums of cursor, tables and priorities, which no thread writes any more.
+
+        Raises FileError if the file of checksums cannot be written.
+        """
+        with self._changing:
+            if self._writes and self._saved is not None:
+                seal = {name: self._crc32(name) for name in self._sealed_names}
+                self._is_written(replace(self._saved, seal=seal))
+
+    @contextlib.contextmanager
+    def cut(self, ring: Ring, target: Target) -> Iterator[None]:
+        """Forgets the rows and frames after a checkpoint; the block drops them. Raises FileError as `update` does."""
+        with self._changing:
+            if self._saved is not None:
+                with self._items(ring) as items:
+                    ends = (target.num_put, *target.frames)
+                    cut = [runs.cut(of, at, end) for of, at, end in zip(self._saved.runs, items, ends, strict=True)]
+                num_put = min(self._saved.num_put, target.num_put)
+                self._saved = Saved(self._schema.identity, NOT_KNOWN, num_put, cut)
+                if not self._is_written(self._saved):
+                    (self._folder / checksum_file.NAME).unlink(missing_ok=True)
+            yield
+
+    def verify(self, ring: Ring) -> Verification:
+        """Reads all rows that are held and compares them with their checksums."""
+        with self._changing, self._items(ring) as items:
+            return verified(ring, items, self._read(ring))
+
+    def _is_written(self, saved: Saved) -> bool:
+        """Writes the file; returns False, with a warning, if the disk is full: a full buffer needs no more of it."""
+        try:
+            checksum_file.write(self._folder, saved)
+        except FileError as error:
+            if error.errno not in FULL:
+                raise
+            log.warning("%s: rows put since the last flush have no checksum: %s", self._folder, error.strerror)
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _items(self, ring: Ring) -> Iterator[list[runs.Items]]:
+        try:
+            with runs.opened(self._folder, self._schema, ring, self._tables) as items:
+                yield items
+        except OSError as error:
+            raise as_file_error(self._folder, error) from error
+
+    def _read(self, ring: Ring) -> Saved | None:
+        saved = checksum_file.read(self._folder, self._schema.identity)
+        if saved is not None:
+            path = self._folder / checksum_file.NAME
+            with reading(path, checksum_file.WHAT), self._items(ring) as items:
+                for of, at in zip(saved.runs, items, strict=True):
+                    runs.check(of, at.per_run)
+        return saved
+
+    def _updated(self, ring: Ring) -> Saved:
+        old = [runs.none()] * (1 + len(self._tables)) if self._saved is None else self._saved.runs
+        (oldest, num_put, next_frames), ranges = ring.moment(), ring.frame_ranges
+        first = self._page.first
+        starts, ends = [oldest, *(found[2] for found in ranges)], [num_put, *next_frames]
+        with self._items(ring) as items:
+            new = [runs.extended(*of) for of in zip(old, items, starts, ends, strict=True)]
+        # Of rows that were overwritten meanwhile, or frames that were released, the bytes may be others'.
+        kept_from = [ring.oldest_complete, *(found[2] for found in ring.frame_ranges)]
+        left = [of[of["first"] >= number] for of, number in zip(new, kept_from, strict=True)]
+        return Saved(self._schema.identity, first, num_put, left)
+
+    def _damaged(self, saved: Saved) -> str | None:
+        """The name of a file that is not as it was; None if there is none."""
+        first, num_put = self._page.first, self._page.num_put
+        if num_put < saved.num_put or (saved.first not in (first, NOT_KNOWN) and first < saved.num_put):
+            return CURSOR
+        seal = {} if saved.seal is None else saved.seal
+        return next((name for name in self._sealed_names if name in seal and seal[name] != self._crc32(name)), None)
+
+    @property
+    def _sealed_names(self) -> list[str]:
+        tables = [frame_files.names(at)[1] for at in range(len(self._tables))]
+        return [CURSOR, *tables, *([priority_files.NAME] if self._schema.prioritized else [])]
+
+    def _crc32(self, name: str) -> int:
+        try:
+            return zlib.crc32(read_small(self._folder / name))
+        except OSError as error:
+            raise as_file_error(self._folder / name, error) from error
