@@ -45,7 +45,10 @@ class Tracking:
         self._num_tracked = self._episodes.count
 
     def update_aggregator(self, **kwargs: Any) -> None:
-        """Adds a point to each key: the average of a number, array, tensor, or of nested lists of these."""
+        """Adds a point to each key: the average of a number, array, tensor, or of nested lists of these.
+
+        `step=manager.steps`, or any other number that does not fall, is the x-axis of plots, CSV and TensorBoard.
+        """
         if self.aggregator is None:
             raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
         self.aggregator.update(**(self._episode_values(self.aggregator.keys) | kwargs))

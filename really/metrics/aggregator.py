@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.atomic_files import file_errors, writable_folder
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_integer, checked_number
 from really._utils.packages import needed
 from really._utils.published import PublishedAggregator
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.metrics.curves import CSV_NAME, Curve, read_csv
+from really.metrics.curves import CSV_NAME, STEP, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
 
 PLOT_NAME, EVENTS_NAME = "progress", "tensorboard"
@@ -31,6 +32,8 @@ class Aggregator(PublishedAggregator):
     `update` writes each point to `<path>/progress.csv` (`epoch`, then `<key>.mean` and `<key>.std`) before it returns,
     so nothing is lost if the process ends between two plots. Every `saving_after` updates the aggregator replaces
     `<path>/progress.png` and `progress.svg`; each file appears complete or not at all.
+
+    With a `step` in every update, that number is the x-axis of plots and events, and a column after `epoch`.
 
     With `init_epoch` the curves start with the points in `path` up to that epoch. Later points do not count: the run
     that wrote them resumes from an earlier model. If the file has rows that the curves do not continue, the aggregator
@@ -60,6 +63,8 @@ class Aggregator(PublishedAggregator):
         units: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = _checked_keys(aggregator_keys)
+        # Whether updates have steps; None before the first.
+        self._has_steps: bool | None = None
         self.saving_after = checked_integer("saving_after", saving_after)
         self.max_size = checked_integer("max_size", max_size)
         self.epoch = checked_integer("init_epoch", init_epoch, 0)
@@ -75,27 +80,33 @@ class Aggregator(PublishedAggregator):
     def update(self, /, **values: Any) -> None:
         """Adds one point to each given key: the mean over all numbers of its value.
 
+        `step=` is the point's place on the x-axis, such as the environment steps so far, if no key has this name. It
+        must not fall, and all updates have one or none has.
+
         A value is a number, an array, a tensor, or a list of these with any nesting. A value without numbers (an empty
         list) adds no point. If one value is refused, no key gets a point.
 
         Raises:
-            InvalidValueError: a key was not declared.
+            InvalidValueError: a key was not declared, or the step falls, or only some updates have one.
             InvalidTypeError: a value has something other than numbers.
         """
+        step = None if STEP in self.curves else self._checked_step(values.pop(STEP, None))
         for key in values:
             if key not in self.curves:
                 raise InvalidValueError(one_of("update_aggregator", key, self.keys))
         numbers = {key: _numbers(key, value) for key, value in values.items()}
+        self._decide_steps(step)
         self.epoch += 1
         # An infinite loss is a point like any other; it gives no warning.
         with np.errstate(invalid="ignore", over="ignore"):
             points = {key: (float(x.mean()), float(x.std())) for key, x in numbers.items() if x.size}
         for key, (mean, spread) in points.items():
-            self.curves[key].add(self.epoch, mean, spread)
-        self._append_csv(points)
+            self.curves[key].add(self.epoch, mean, spread, step)
+        self._append_csv(points, step)
         if self._event_folder is not None:
-            self._events = self._events or _EventFiles(self._event_folder, self.epoch)
-            self._events.write(self.epoch, [self.curves[key] for key in points])
+            at = self.epoch if step is None else int(step)
+            self._events = self._events or _EventFiles(self._event_folder, at)
+            self._events.write(at, [self.curves[key] for key in points])
         if self.epoch % self.saving_after == 0:
             self.plot()
 
@@ -116,11 +127,34 @@ class Aggregator(PublishedAggregator):
 
     @property
     def _header(self) -> list[str]:
-        return ["epoch", *(f"{key}.{what}" for key in self.keys for what in ("mean", "std"))]
+        start = ["epoch", STEP] if self._has_steps else ["epoch"]
+        return [*start, *(f"{key}.{what}" for key in self.keys for what in ("mean", "std"))]
 
-    def _append_csv(self, points: Mapping[str, tuple[float, float]]) -> None:
+    def _checked_step(self, step: Any) -> float | None:
+        """The x-axis of the next point, or None. Raises InvalidValueError if it falls, or others have one or none."""
+        if self._has_steps is not None and self._has_steps != (step is not None):
+            before = "the updates before have one" if self._has_steps else "those before have none"
+            raise InvalidValueError(f"step: expected one in every update or in none, got {step!r} where {before}")
+        if step is None:
+            return None
+        number = checked_number("step", step, 0, math.inf)
+        number = int(number) if number.is_integer() else number
+        if number < self._step:
+            raise InvalidValueError(f"step: expected a number >= {self._step}, that of the update before, got {number}")
+        return number
+
+    def _decide_steps(self, step: float | None) -> None:
+        """Notes the step of an update. The first update decides whether there are steps."""
+        if self._has_steps is None and step is not None:
+            self._has_steps = True
+            self._rewrite(self.csv_path, [])
+        self._has_steps = step is not None
+        self._step = -math.inf if step is None else step
+
+    def _append_csv(self, points: Mapping[str, tuple[float, float]], step: float | None) -> None:
         cells = [str(number) for key in self.keys for number in points.get(key, ("", ""))]
-        line = (",".join([str(self.epoch), *cells]) + "\n").encode()
+        start = [str(self.epoch)] if step is None else [str(self.epoch), str(step)]
+        line = (",".join([*start, *cells]) + "\n").encode()
         with file_errors(self.csv_path, "values"), self.csv_path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             if file.write(line) < len(line):  # a full disk took a part of the line; the next line would continue it
@@ -144,8 +178,8 @@ class Aggregator(PublishedAggregator):
         """Writes all points to another file, in the format of `progress.csv`; `resume` reads them again."""
         rows: dict[int, dict[str, Any]] = {}
         for key, curve in self.curves.items():
-            for epoch, mean, spread in zip(curve.epochs, curve.means, curve.spreads, strict=True):
-                row = rows.setdefault(epoch, {"epoch": epoch})
+            for epoch, x, mean, spread in zip(curve.epochs, curve.x, curve.means, curve.spreads, strict=True):
+                row = rows.setdefault(epoch, {"epoch": epoch, STEP: x})
                 row |= {f"{key}.mean": mean, f"{key}.std": spread}
         self._rewrite(path, [rows[epoch] for epoch in sorted(rows)])
 
@@ -183,11 +217,14 @@ class Aggregator(PublishedAggregator):
 
     def _start_curves(self, header: Sequence[str], stored: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
         """Starts the curves with `rows`. Renames the file if it has other rows."""
+        self._has_steps = STEP in rows[0] if rows else None
+        self._step = float(rows[-1][STEP]) if self._has_steps else -math.inf
         self.curves = {key: Curve(key, self.max_size, unit=self.units[key]) for key in self.keys}
         for row in rows:
             for key in self.keys:
                 if row.get(f"{key}.mean"):
-                    self.curves[key].add(int(row["epoch"]), float(row[f"{key}.mean"]), float(row[f"{key}.std"]))
+                    mean, spread = float(row[f"{key}.mean"]), float(row[f"{key}.std"])
+                    self.curves[key].add(int(row["epoch"]), mean, spread, _number(row.get(STEP)))
         if list(header) == self._header and stored == rows:
             return
         if stored:
@@ -228,6 +265,11 @@ class _EventFiles:
                 for what, number in (("mean", curve.means[-1]), ("smoothed", curve.smoothed[-1])):
                     self._summary.write(f"{curve.name}/{what}", self._float(number), epoch, self._metadata)
         self._writer.flush()
+
+
+def _number(text: str | None) -> float | None:
+    number = None if text is None else float(text)
+    return int(number) if number is not None and number.is_integer() else number
 
 
 def _event_folder(path: Path, tensorboard: str | os.PathLike[str] | bool | None) -> Path | None:

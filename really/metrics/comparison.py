@@ -16,7 +16,7 @@ import numpy as np
 from really._utils.atomic_files import writable_folder
 from really._utils.checks import checked_integer, checked_path
 from really.errors import InvalidTypeError, InvalidValueError, one_of
-from really.metrics.curves import COMPLETE, CSV_NAME, Array, ComparedCurve, read_csv
+from really.metrics.curves import COMPLETE, CSV_NAME, STEP, Array, ComparedCurve, read_csv
 from really.metrics.plots import MAGIC, check_figure, draw_comparison
 
 log = logging.getLogger("really")
@@ -111,7 +111,7 @@ def compare(
             may also be in a folder's subfolder `progress`.
         key: one of the aggregator's keys.
         path: where to write the figure: `<path>.png` and `<path>.svg`.
-        x: `epoch`, or a key that grows with each update, such as a count of environment steps.
+        x: `epoch`, `step` if updates gave one, or a key that grows with each update.
         statistic: over the seeds: `mean`, `median` or `iqm`, the mean of the middle half.
         confidence: of the interval, between 0 and 1.
         max_size: number of updates over which each seed's curve is averaged first.
@@ -193,10 +193,11 @@ def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
     file = _csv_in(folder)
     header, rows, _ = read_csv(file)
     keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
-    for wanted in {key, x} - {"epoch"}:
+    own = {"epoch", STEP} & {*header} - {*keys}
+    for wanted in dict.fromkeys([key, *({x} - own)]):
         if wanted not in keys:
             raise InvalidValueError(one_of(f"{file}", wanted, keys))
-    columns = ("epoch" if x == "epoch" else f"{x}.mean", f"{key}.mean")
+    columns = (x if x in own else f"{x}.mean", f"{key}.mean")
     found = [pair for row in rows if (pair := _numbers(row, columns)) is not None]
     points = np.array(found, np.float64).reshape(-1, 2)
     if not len(points):

@@ -16,6 +16,8 @@ from really.errors import InvalidFileError, InvalidValueError
 
 Array = NDArray[np.float64]
 CSV_NAME = "progress.csv"
+# The column of the x-axis, if updates give one.
+STEP = "step"
 MOST_CSV_BYTES = 1 << 30
 EPOCH, NUMBER = re.compile(r"[0-9]{1,18}"), re.compile(r"|nan|-?(inf|[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?)")
 # A seed whose values end at this part of the longest seed's, or later, counts as complete: whole episodes do not end at
@@ -28,7 +30,8 @@ class Curve:
     """One key's points, in the order of their epochs. All lists have the same length.
 
     `means` and `spreads` are mean and standard deviation of the values given in one update. `smoothed` and `bands` are
-    the same over the values of the last `window` updates that had any; each update counts equally.
+    the same over the values of the last `window` updates that had any; each update counts equally. `steps` is the
+    x-axis if updates give one, and empty otherwise.
     """
 
     name: str
@@ -39,15 +42,23 @@ class Curve:
     smoothed: list[float] = field(default_factory=list)
     bands: list[float] = field(default_factory=list)
     unit: str = ""
+    steps: list[float] = field(default_factory=list)
 
     @property
     def label(self) -> str:
         """Name and unit, for an axis."""
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
-    def add(self, epoch: int, mean: float, spread: float) -> None:
+    @property
+    def x(self) -> list[int] | list[float]:
+        """The x-axis: steps, or epochs if updates give no steps."""
+        return self.steps or self.epochs
+
+    def add(self, epoch: int, mean: float, spread: float, step: float | None = None) -> None:
         """Appends a point, and the point of the smoothed curve that follows from it."""
         self.epochs.append(epoch)
+        if step is not None:
+            self.steps.append(step)
         self.means.append(mean)
         self.spreads.append(spread)
         means, spreads = self.means[-self.window :], self.spreads[-self.window :]
@@ -102,14 +113,15 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
         except csv.Error as error:
             raise InvalidValueError(str(error)) from error
     header, rows = cells[0] if cells else [], list[dict[str, str]]()
-    keys = [name.removesuffix(".mean") for name in header[1::2]]
-    if header and header != ["epoch", *(f"{key}.{what}" for key in dict.fromkeys(keys) for what in ("mean", "std"))]:
+    start = ["epoch", STEP] if header[1:2] == [STEP] else ["epoch"]
+    keys = [name.removesuffix(".mean") for name in header[len(start) :: 2]]
+    if header and header != [*start, *(f"{key}.{what}" for key in dict.fromkeys(keys) for what in ("mean", "std"))]:
         raise _damaged(path, 1, "epoch, then <key>.mean and <key>.std of different keys", lines[0])
     for number, row in enumerate(cells[1:], 2):
         before = int(rows[-1]["epoch"]) if rows else -1
         if len(row) != len(header) or not EPOCH.fullmatch(row[0]) or int(row[0]) <= before:
             raise _damaged(path, number, f"an epoch after {before} and {len(header) - 1} values", ",".join(row))
-        if not all(NUMBER.fullmatch(cell) for cell in row[1:]):
+        if not all(NUMBER.fullmatch(cell) for cell in row[1:]) or not all(row[: len(start)]):
             raise _damaged(path, number, "numbers", ",".join(row))
         rows.append(dict(zip(header, row, strict=True)))
     return header, rows, bool(last)

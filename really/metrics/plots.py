@@ -11,6 +11,7 @@ import numpy as np
 
 from really._utils.atomic_files import check_replaceable, replacing
 from really._utils.packages import check_installed
+from really.metrics.curves import STEP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,13 +39,14 @@ def draw_progress(curves: Sequence[Curve], stem: Path) -> None:
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel(order="C")
     for number, (panel, curve) in enumerate(zip(panels, curves, strict=False)):
         _draw_curve(panel, curve, COLOURS[number % len(COLOURS)])
-    if len(epochs := {epoch for curve in curves for epoch in curve.epochs}) == 1:
-        # Matplotlib needs more than one epoch for ticks at whole epochs.
-        panels[0].set_xlim(min(epochs) - 1, min(epochs) + 1)
+    if len(shown := {x for curve in curves for x in curve.x}) == 1:
+        # Matplotlib needs more than one point for ticks at whole numbers.
+        panels[0].set_xlim(min(shown) - 1, min(shown) + 1)
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
+    x_label = STEP if any(curve.steps for curve in curves) else "epoch (updates of the aggregator)"
     for panel in panels[max(0, len(curves) - columns) : len(curves)]:
-        panel.set_xlabel("epoch (updates of the aggregator)", color=INK)
+        panel.set_xlabel(x_label, color=INK)
         panel.tick_params(labelbottom=True)
     _add_legend(figure, curves[0].window)
     write(figure, stem)
@@ -83,7 +85,7 @@ def _new_figure(width: float, height: float) -> Figure:
 def _draw_curve(panel: Axes, curve: Curve, colour: str) -> None:
     points = len(curve.epochs)
     shown = np.linspace(0, points - 1, min(points, MOST_POINTS)).astype(np.intp)
-    columns = (curve.epochs, curve.means, curve.smoothed, curve.bands)
+    columns = (curve.x, curve.means, curve.smoothed, curve.bands)
     epochs, raw, smoothed, band = (np.asarray(column, np.float64)[shown] for column in columns)
     panel.fill_between(epochs, smoothed - band, smoothed + band, color=colour, alpha=0.18, linewidth=0)
     panel.plot(epochs, raw, ".", markersize=4.5, markeredgewidth=0, color=colour, alpha=0.5)
@@ -104,7 +106,7 @@ def _label_last(panel: Axes, curve: Curve, colour: str) -> None:
     """Writes the newest smoothed value to the right of the curve's end."""
     panel.annotate(
         f"{curve.smoothed[-1]:.3g}".replace("-", "−"),  # noqa: RUF001 - the minus that the axes have
-        (curve.epochs[-1], curve.smoothed[-1]),
+        (curve.x[-1], curve.smoothed[-1]),
         xytext=(5, 0),
         textcoords="offset points",
         va="center",

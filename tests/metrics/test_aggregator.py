@@ -1,6 +1,7 @@
 """The aggregator: its inputs, its numbers, its files at any end of the process, and its errors."""
 
 import csv
+import math
 import os
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from really.errors import FileError, InvalidTypeError, InvalidValueError
 from really.metrics.aggregator import Aggregator, Curve
+from really.metrics.comparison import compare
 from really.metrics.plots import COLOURS, MOST_POINTS
 
 
@@ -377,3 +379,62 @@ def test_a_damaged_line_is_named_and_no_row_is_dropped(tmp_path, text, message):
     with pytest.raises(FileError, match=rf"progress.csv: {message}"):
         Aggregator(tmp_path, init_epoch=5)
     assert (tmp_path / "progress.csv").read_bytes() == content
+
+
+def test_steps_are_the_axis_of_csv_plots_and_comparisons(tmp_path):
+    aggregator = Aggregator(tmp_path, aggregator_keys=["loss", "reward"])
+    aggregator.update(step=np.int64(1000), loss=1.0)
+    aggregator.update(step=2500.5, loss=2.0, reward=3.0)
+    assert rows(tmp_path)[0] == {
+        "epoch": "1",
+        "step": "1000",
+        "loss.mean": "1.0",
+        "loss.std": "0.0",
+        "reward.mean": "",
+        "reward.std": "",
+    }
+    assert aggregator.curves["loss"].x == [1000, 2500.5]
+    assert aggregator.curves["reward"].x == [2500.5]
+    aggregator.plot()
+    assert "<!-- step -->" in (tmp_path / "progress.svg").read_text()
+    assert compare({"a": [tmp_path]}, "loss", x="step")["a"].epochs.tolist() == [1000.0, 2500.5]
+
+
+def test_steps_continue_after_init_epoch_and_resume(tmp_path):
+    first = Aggregator(tmp_path / "a")
+    for step in (10, 20, 30):
+        first.update(step=step, loss=step)
+    first.write_csv(tmp_path / "saved.csv")
+    again = Aggregator(tmp_path / "a", init_epoch=2)
+    assert again.curves["loss"].x == [10, 20]
+    with pytest.raises(InvalidValueError, match="step: expected a number >= 20"):
+        again.update(step=19, loss=0.0)
+    again.update(step=25, loss=0.0)
+    other = Aggregator(tmp_path / "b")
+    other.resume(tmp_path / "saved.csv", 3)
+    assert other.curves["loss"].x == [10, 20, 30]
+    other.update(step=30, loss=0.0)
+    assert [row["step"] for row in rows(tmp_path / "b")] == ["10", "20", "30", "30"]
+
+
+def test_all_updates_have_a_step_or_none_has(tmp_path):
+    aggregator = Aggregator(tmp_path)
+    aggregator.update(loss=1.0)
+    with pytest.raises(InvalidValueError, match="step: expected one in every update or in none, got 5 where those"):
+        aggregator.update(loss=1.0, step=5)
+    assert (aggregator.epoch, list(rows(tmp_path)[0])) == (1, ["epoch", "loss.mean", "loss.std"])
+    other = Aggregator(tmp_path / "other")
+    for step, expected in ((math.nan, "step: expected a finite number"), ("x", "step: expected a finite number")):
+        with pytest.raises((InvalidValueError, InvalidTypeError), match=expected):
+            other.update(loss=1.0, step=step)
+    other.update(loss=1.0, step=5)
+    with pytest.raises(InvalidValueError, match="got None where the updates before have one"):
+        other.update(loss=1.0)
+    assert other.epoch == 1
+
+
+def test_a_key_named_step_is_a_key(tmp_path):
+    aggregator = Aggregator(tmp_path, aggregator_keys=["step", "loss"])
+    aggregator.update(step=[1, 3], loss=1.0)
+    assert aggregator.curves["step"].means == [2.0]
+    assert aggregator.curves["loss"].x == [1]
