@@ -38,6 +38,16 @@
 
 enum { REALLY_CACHE_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
 
+/* Bytes of a page of the system: 4,096, or more on some processors. A mapping of a file starts at a multiple of it. */
+static inline size_t really_page_nbytes(void) {
+#if defined(_WIN32)
+    return 4096;
+#else
+    const long nbytes = sysconf(_SC_PAGESIZE);
+    return nbytes > 4096 ? (size_t)nbytes : 4096;
+#endif
+}
+
 /* Reserves address space; the system gives zeroed memory when a page is first written. Returns NULL if it refuses. */
 static inline void *really_pages_reserve(size_t nbytes) {
 #if defined(_WIN32)
@@ -71,7 +81,7 @@ static inline void really_pages_release(void *pages, size_t nbytes) {
 
 /* Allocates block `index`, the next one, of a file of blocks on the disk. Returns 0 or an errno. */
 static inline int really_block_allocate(int file, uint32_t index, size_t nbytes) {
-#if defined(_WIN32)
+#if !defined(__linux__)
     (void)file, (void)index, (void)nbytes;
     return ENOSYS;
 #else
@@ -384,7 +394,7 @@ static inline void really_acquire_fence(void) {
 /* Tells the system that these pages of a mapped file are needed soon; does not wait for them. */
 static inline void really_advise_willneed(const void *start, size_t nbytes) {
 #if defined(MADV_WILLNEED)
-    uintptr_t page = (uintptr_t)start & ~(uintptr_t)4095;
+    const uintptr_t page = (uintptr_t)start & ~((uintptr_t)really_page_nbytes() - 1);
     (void)madvise((void *)page, (uintptr_t)start + nbytes - page, MADV_WILLNEED);
 #else
     (void)start, (void)nbytes;

@@ -10,6 +10,7 @@ cdef extern from "memory.h" nogil:
     void really_pages_release(void* pages, size_t nbytes) noexcept
     int really_block_allocate(int file, uint32_t index, size_t nbytes) noexcept
     int64_t really_file_nbytes(int file) noexcept
+    size_t really_page_nbytes() noexcept
     void* really_block_map(int file, uint32_t index, size_t nbytes, bint writable, bint huge) noexcept
     void* really_aligned_new(size_t nbytes) noexcept
     void really_aligned_free(void* lines) noexcept

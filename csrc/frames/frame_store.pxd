@@ -12,6 +12,7 @@ from memory cimport (
     really_block_allocate,
     really_block_map,
     really_file_nbytes,
+    really_page_nbytes,
     really_store_release,
     really_aligned_free,
     really_aligned_new,
@@ -24,7 +25,6 @@ from record cimport round_up
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about
     NUM_SPARE = 1  # released blocks that are kept for reuse, besides as many as the last put added
-    PAGE = 4096
     TABLE_HEAD = 64  # bytes before the indices in a file's table
     AHEAD = 512  # bytes by which a frame is prefetched ahead of its copy
 
@@ -71,7 +71,7 @@ cdef inline bint init_store(
         least_blocks(store, in_file) << store.shift < capacity
     ):
         store.shift += 1
-    store.block_nbytes = round_up(store.stride << store.shift, PAGE)
+    store.block_nbytes = round_up(store.stride << store.shift, really_page_nbytes())
     store.num_blocks = 4
     while store.num_blocks < (max_frames >> store.shift) + 4:
         store.num_blocks *= 2

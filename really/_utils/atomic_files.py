@@ -12,6 +12,7 @@ from typing import IO
 
 from really._utils.checks import checked_path
 from really._utils.input_files import first_bytes, kind_of
+from really._utils.system import open_folder
 from really.errors import FileError, InvalidValueError
 
 PARTIAL = ".partial"
@@ -57,7 +58,8 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
             temporary = Path(file.name)
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            if hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
             os.replace(temporary, path)
             temporary = None
@@ -100,9 +102,9 @@ def described(path: str | PathLike[str]) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Makes a rename in `folder` durable if the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
+    handle = open_folder(folder)
+    if handle is None:
         return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:

@@ -9,7 +9,6 @@ process is still writing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from really._utils import system
 from really._utils.atomic_files import described, sync_folder
 from really._utils.file_formats import read_json
 from really.errors import FileError, InvalidValueError
@@ -170,19 +170,22 @@ def _remove(folders: list[Path]) -> None:
             log.warning("%s could not be removed: %s", folder, error)
 
 
-def _opened(parent: Path) -> int:
+def _opened(parent: Path) -> int | None:
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        return os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        return system.open_folder(parent)
     except OSError as error:
         raise InvalidValueError(f"path: expected a folder that can be written, got {str(parent)!r}: {error}") from error
 
 
 @contextlib.contextmanager
-def _locked(handle: int) -> Iterator[bool]:
+def _locked(handle: int | None) -> Iterator[bool]:
     """Holds a folder's lock. Yields False if the file system has no locks; old incomplete folders then stay."""
+    if handle is None:
+        yield False
+        return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        system.lock(handle, wait=True)
         locked = True
     except OSError:
         locked = False
@@ -190,8 +193,7 @@ def _locked(handle: int) -> Iterator[bool]:
         yield locked
     finally:
         if locked:
-            # To close the handle is not enough: a process forked meanwhile has it, too.
-            fcntl.flock(handle, fcntl.LOCK_UN)
+            system.unlock(handle)
         os.close(handle)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from really._utils.system import READ_FLAGS
 from really.errors import FileError, InvalidFileError, NotEnoughMemoryError, ReallyError
 
 DAMAGE = (ReallyError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, OSError)
@@ -49,8 +50,7 @@ def open_regular(path: str | PathLike[str], flags: int = os.O_RDONLY) -> int:
         InvalidFileError: something else is there: a folder, a device, a FIFO, a socket.
         OSError: the system does not open it.
     """
-    # Without O_NONBLOCK the system waits for the writer of a FIFO.
-    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, flags | READ_FLAGS, 0o666)
     try:
         check_regular(path, os.fstat(handle).st_mode)
     except BaseException:

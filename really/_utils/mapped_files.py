@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils import system
 from really._utils.input_files import open_regular
 from really.errors import DiskFullError, FileError, InvalidFileError
 
@@ -80,7 +81,7 @@ class MappedFile:
         if free_bytes(self.path) < goal - self.allocated + min(MARGIN, self.nbytes // 64):
             return False
         try:
-            os.posix_fallocate(self._handle, self.allocated, goal - self.allocated)
+            system.allocate(self._handle, self.allocated, goal - self.allocated)
         except OSError as error:
             _release_blocks(self._handle, self.allocated, goal - self.allocated)
             if error.errno not in FULL:

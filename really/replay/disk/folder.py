@@ -38,6 +38,7 @@ from really._utils.forks import ForkGroup, Order
 from really._utils.input_files import reading
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
+from really._utils.system import check_mapped_folders
 from really.data.frames import field_nbytes
 from really.data.schema import Spec
 from really.errors import (
@@ -105,6 +106,7 @@ class Folder(FolderAccess):
         self._unfinished: rollback.Target | None = None
         self._changing = threading.RLock()
         self._room_watch = RoomWatch(self.path)
+        check_mapped_folders(str(self.path))
         _check_folder(self.path)
         try:
             if writable:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 
+from really._utils import system
 from really._utils.input_files import open_regular, read_small
 from really.errors import LockedError
 
@@ -40,7 +40,7 @@ class FolderLock:
         if handle < 0:
             return
         if os.getpid() == self._process:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked a moment ago may have the handle, too
+            system.unlock(handle)
         os.close(handle)
 
 
@@ -49,7 +49,7 @@ def _locked_file(path: Path) -> int:
     while True:
         handle = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(handle, wait=False)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its last owner has removed it meanwhile
                     return handle
