@@ -1,4 +1,4 @@
-"""Builds the extensions `_ring` and `_sum_tree` of `really.replay` from csrc/, and the long description from README.md.
+"""Builds the extensions of `really.replay` from csrc/, and the long description from README.md.
 
 pyproject.toml has everything else.
 
@@ -28,7 +28,7 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
-FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities"))]
+FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities", "trajectories"))]
 
 SETTINGS = {
     "include_dirs": [*FOLDERS, np.get_include()],
@@ -44,7 +44,8 @@ SETTINGS = {
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 
-extensions = [Extension(f"really.replay.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in ("_ring", "_sum_tree")]
+NAMES = ("_ring", "_sum_tree", "_trajectories")
+extensions = [Extension(f"really.replay.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in NAMES]
 
 directives = {
     "language_level": "3",

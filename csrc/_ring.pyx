@@ -25,7 +25,8 @@ from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
 from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
-from bounded_random cimport draw, table_nbytes
+from bounded_random cimport draw, draw_distinct_batches, table_nbytes
+from continuity cimport StatePair, continues
 from cursor_page cimport STATE, Page
 from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
@@ -56,6 +57,7 @@ from ring_state cimport (
     draw_ages,
     draw_rows,
     find_ages,
+    first_intact,
     free_tables,
     is_rolled_back,
     keep_state,
@@ -240,6 +242,7 @@ cdef class Ring:
     cdef readonly list shapes
     cdef readonly list shared
     cdef public int64_t max_bytes
+    cdef readonly int64_t num_changes  # how often rows that were held have changed, other than by puts
     cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
     cdef object frame_column
@@ -372,18 +375,6 @@ cdef class Ring:
         cdef int64_t num = num_choices(&self.state)
         release(self.lock)
         return num
-
-    def draw_below(self, int64_t bound, Py_ssize_t num):
-        """Draws [num] int64 from [0, bound), bound >= 1, with the ring's generator; for samplers that choose rows."""
-        cdef Block block = new_block(self.pool, lines(num * sizeof(int64_t)))
-        cdef cnp.npy_intp[1] dims
-        dims[0] = num
-        acquire(self.lock)
-        with nogil:
-            draw(self.state.source, bound, <int64_t*>block.memory.data, num)
-        keep_state(&self.state)
-        release(self.lock)
-        return new_array(block, block.memory.data, INT64, dims, 1)
 
     def __dealloc__(self):
         if self.storage is None:
@@ -633,6 +624,7 @@ cdef class Ring:
         may = self.state.writes and self.state.pinned_from == NO_ROW
         if may:
             roll_back(&self.state, num_put, first, state)
+            self.num_changes += 1
             for s in range(self.state.num_sharings):
                 return_to_frame(&self.state.rows, &self.state.sharings[s], frames[s])
         release(self.lock)
@@ -841,6 +833,58 @@ cdef class Ring:
         release(self.lock)
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.batch.ages, INT64, dims, lead_dims(dims, num, num_batches))
+
+    def draw_below(self, int64_t bound, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
+        """Uniform int64 [num] or [num_batches, num] from 0 to before `bound`, drawn as rows are; for samplers.
+
+        `distinct` draws each batch without replacement, of `num` <= `bound` numbers.
+        """
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
+        cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
+        acquire(self.lock)
+        with nogil:
+            if distinct:
+                draw_distinct_batches(self.state.source, bound, block.batch.ages, total, num, block.batch.table)
+            else:
+                draw(self.state.source, bound, block.batch.ages, total)
+        keep_state(&self.state)
+        release(self.lock)
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        return new_array(block, <char*>block.batch.ages, INT64, dims, lead_dims(dims, num, num_batches))
+
+    def continues(self, const int64_t[::1] before, const int64_t[::1] numbers, list pairs):
+        """Whether each row continues the row `before` it: its states are, bit for bit, those that that row led to.
+
+        `pairs` are positions (state, next state) of columns of equal dtype and shape that both share frames, or both do
+        not. Returns bool [n]; False where `before` is not held; None if one of the rows `numbers` is not held.
+        """
+        cdef StatePair* columns = <StatePair*>PyMem_Malloc(len(pairs) * sizeof(StatePair) + 1)
+        cdef Py_ssize_t i, num_pairs = len(pairs)
+        cdef int64_t oldest = 0
+        cdef bint held
+        if columns == NULL:
+            raise MemoryError("the columns of states: the system gave no memory")
+        for i in range(num_pairs):
+            columns[i].state, columns[i].state_new = pairs[i][0], pairs[i][1]
+            columns[i].sharing = self.state.keys[columns[i].state].sharing
+        cdef cnp.ndarray found = np.zeros(numbers.shape[0], np.bool_)
+        cdef cnp.npy_bool* flags = <cnp.npy_bool*>cnp.PyArray_DATA(found)
+        acquire(self.lock)
+        with nogil:
+            held = refresh_cursor(&self.state)
+            oldest = oldest_row(&self.state.rows)
+            for i in range(numbers.shape[0] if held else 0):
+                if not oldest <= numbers[i] < self.state.rows.cursor.num_put:
+                    held = False
+                    break
+                flags[i] = oldest <= before[i] < numbers[i] and continues(
+                    &self.state.rows, self.state.sharings, columns, num_pairs, before[i], numbers[i]
+                )
+            held = held and (self.state.writes or (first_intact(&self.state) <= oldest))
+        release(self.lock)
+        PyMem_Free(columns)
+        self.refuse_if_rolled_back()
+        return found if held else None
 
     def take(
         self, const int64_t[::1] rows, Py_ssize_t num, Py_ssize_t num_batches=0, dict out=None, bint by_number=False,

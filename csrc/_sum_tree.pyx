@@ -189,6 +189,28 @@ cdef class SumTree:
         self.highest = highest
         return num_set
 
+    def set_drawable(self, const int64_t[::1] numbers, bint drawable):
+        """Gives those of these rows that have the value 0 the highest value, or all of them the value 0.
+
+        Ignores rows that are not held.
+        """
+        cdef Py_ssize_t i, num = numbers.shape[0], num_set = 0
+        cdef int64_t* slots = <int64_t*>PyMem_Malloc(num * (2 * sizeof(int64_t) + sizeof(double)) + 1)
+        cdef double* values = <double*>(slots + 2 * num)
+        if slots == NULL:
+            raise MemoryError(f"an update of {num} rows: the system gave no memory")
+        acquire(self.lock)
+        for i in range(num):
+            if self.window.oldest <= numbers[i] < self.window.newest:
+                slots[num_set] = slot_of_row(&self.window, numbers[i])
+                values[num_set] = self.tree.sums[0][slots[num_set]]
+                if not drawable or values[num_set] == 0.0:
+                    values[num_set] = self.highest if drawable else 0.0
+                num_set += 1
+        set_values(&self.tree, slots, values, num_set, slots + num)
+        release(self.lock)
+        PyMem_Free(slots)
+
     def clear(self):
         """Removes all rows; the next row keeps its number."""
         acquire(self.lock)

@@ -168,7 +168,7 @@ def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> N
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     assert package_files() - names == set()
     assert {name.partition("/")[0] for name in names} == {"really", f"really_rl-{really.__version__}.dist-info"}
-    for extension in ("_ring", "_sum_tree"):
+    for extension in ("_ring", "_sum_tree", "_trajectories"):
         assert any(name.startswith(f"really/replay/{extension}.") and name.endswith(".so") for name in names)
 
 

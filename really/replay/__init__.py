@@ -12,6 +12,7 @@ from really.replay.options import BufferOptions
 from really.replay.priorities import Priorities
 from really.replay.registry import SAMPLERS, UNITS
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
+from really.replay.sequences import Sequences, sequence_priorities
 from really.replay.staleness import StalenessSampler
 from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
@@ -28,10 +29,12 @@ __all__ = [
     "ReplayBuffer",
     "SampleUnit",
     "Sampler",
+    "Sequences",
     "StalenessSampler",
     "StratifiedSampler",
     "UniformSampler",
     "Verification",
+    "sequence_priorities",
 ]
 
 _publish(globals())

@@ -315,7 +315,8 @@ class ReplayBuffer(StoredRows, PublishedBuffer):
         reader = self.open_reader(keeps=True)
         first, end = reader.next_row, reader.next_row + reader.num_left
         priorities = self.sampler.priorities_of(self._ring, first, end)
-        number, nbytes = (0 if priorities is None else first), self.nbytes // self.capacity
+        number = 0 if priorities is None and self._draws.unit.starts is None else first
+        nbytes = self.nbytes // self.capacity
         spec, sharings = engine.layout_of(self._ring)
         return Snapshot(self.options, self.state_dict(), spec, number, priorities, sharings, nbytes, reader)
 

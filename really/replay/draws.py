@@ -12,7 +12,7 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, engine
 from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
-from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
+from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
 from really.replay.units import Batch, SampleUnit
 
 TRIES = 100
@@ -40,6 +40,7 @@ class Draws:
         """Sets up a ring before its first batch."""
         self.unit.prepare(ring)
         self.sampler.prepare(ring)
+        self.sampler.restrict(self.unit.starts)
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The schema of a batch of rows of this schema."""
@@ -55,7 +56,7 @@ class Draws:
             raise _refused(out)
         shape, filled = checked_shape(n), held("sample", ring)
         for _ in range(TRIES):
-            numbers, added = self.sampler.draw(filled, shape, beta)
+            numbers, added = self._drawn(filled, shape, beta, replace)
             batch = self.unit.take(filled, numbers)
             if batch is not None:
                 return batch | added
@@ -74,6 +75,8 @@ class Draws:
         self.sampler.check(replace, None)
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         filled = held("sample_indices", ring)
+        if self.unit.starts is not None:
+            return self._drawn(filled, checked_shape(n), None, replace)[0] - filled.oldest_row
         ages = filled.sample_ages(num, num_batches, not replace)
         return arguments.refuse_few("sample_indices", num, filled.num_choices, replace) if ages is None else ages
 
@@ -96,6 +99,14 @@ class Draws:
                 f"take: expected indices from 0 to {len(filled) - 1}, got {arguments.outsiders(ages, len(filled))}"
             )
         return batch
+
+    def _drawn(
+        self, ring: Ring, shape: Shape, beta: float | None, replace: bool
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Row numbers, and the sampler's columns."""
+        if self.unit.starts is None:
+            return self.sampler.draw(ring, shape, beta)
+        return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)

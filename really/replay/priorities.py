@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -151,7 +151,13 @@ class Priorities:
         return drawn
 
     def update(
-        self, row_numbers: ArrayLike, priorities: ArrayLike, *, oldest: int = 0, newest: int | None = None
+        self,
+        row_numbers: ArrayLike,
+        priorities: ArrayLike,
+        *,
+        oldest: int = 0,
+        newest: int | None = None,
+        may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     ) -> int:
         """Sets priorities, such as absolute TD errors; the last one counts for a row that comes twice. All or nothing.
 
@@ -161,9 +167,10 @@ class Priorities:
             oldest: rows before this number have dropped out of the buffer; their priorities are ignored, as are those
                 of rows that this object has dropped.
             newest: rows from this number on have not been put yet.
+            may_be_drawn: which of the rows keep their priorities; those of others are ignored, too.
 
         Returns:
-            How many of the rows are still held.
+            How many priorities are set.
 
         Raises:
             InvalidValueError: shapes differ, a priority is negative, NaN or infinite, a row has not been put yet.
@@ -171,10 +178,18 @@ class Priorities:
         """
         numbers = _checked_numbers(row_numbers)
         given = _checked_priorities(priorities, numbers.shape)
+        if may_be_drawn is not None:
+            end = min(self.newest, NO_END if newest is None else newest)
+            kept = may_be_drawn(numbers) | (numbers < 0) | (numbers >= end)
+            numbers, given = numbers[kept], given[kept]
         num_set = self._tree.update(numbers, given, oldest, NO_END if newest is None else newest)
         if num_set < 0:
             self._refuse(numbers, given, ~num_set, newest)
         return num_set
+
+    def set_drawable(self, numbers: NDArray[np.int64], drawable: bool) -> None:
+        """Makes these rows drawable, with the largest priority so far unless they have one, or never drawn."""
+        self._tree.set_drawable(np.ascontiguousarray(numbers), drawable)
 
     def clear(self) -> None:
         """Drops all rows and the largest priority so far. Numbers continue, and the generator stays."""

@@ -11,6 +11,7 @@ from really.replay.half_life import HalfLifeSampler
 from really.replay.n_step import NSteps
 from really.replay.newest import NewestSampler
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
+from really.replay.sequences import Sequences
 from really.replay.staleness import StalenessSampler
 from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
@@ -25,7 +26,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "stratified": StratifiedSampler,
 }
 """Name -> sampler. Every process that opens or unpickles a buffer has to register the same names."""
-UNITS: dict[str, type[SampleUnit]] = {"transition": SampleUnit, "n_step": NSteps}
+UNITS: dict[str, type[SampleUnit]] = {"transition": SampleUnit, "n_step": NSteps, "sequences": Sequences}
 """Name -> sample unit, likewise."""
 
 Kind = tuple[str, dict[str, Any]]

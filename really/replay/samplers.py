@@ -21,8 +21,10 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.priorities import QUICK, Priorities
+from really.replay.trajectories import Trajectories
 
 BETA, EPS = 0.4, 1e-6
+TRIES = 1000
 INDEX, WEIGHT = "index", "weight"
 VALUE = "really.priority"
 """The column of the values (priority + eps)^alpha in files."""
@@ -51,6 +53,9 @@ class Sampler:
     def start(self, capacity: int, bit_generator: np.random.BitGenerator, overcommit: bool) -> None:
         """Gets ready for a buffer; called once. A random sampler spawns its own generator from `bit_generator`."""
 
+    def restrict(self, starts: Trajectories | None) -> None:
+        """Says which rows a draw may choose; None for all. `draw_among` has it as an argument, too."""
+
     def check_spec(self, spec: Spec) -> None:
         """Raises InvalidValueError if a column has a name that the sampler adds to batches, or if one is missing."""
 
@@ -74,6 +79,25 @@ class Sampler:
         Raises EmptyBufferError if no row can be drawn.
         """
         raise NotImplementedError
+
+    def draw_among(
+        self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """`draw` of rows that are starts alone: draws again in place of others, which is exact for independent rows.
+
+        Raises EmptyBufferError if no row is a start, or none is drawn; InvalidValueError for `replace=False`.
+        """
+        Sampler.check(self, replace, None)
+        starts.refuse_none()
+        numbers, added = self.draw(ring, shape, beta)
+        for _ in range(TRIES):
+            others = ~starts.are_starts(numbers)
+            if not others.any():
+                return numbers, added
+            numbers[others], again = self.draw(ring, (int(others.sum()),), beta)
+            for key, values in again.items():
+                added[key][others] = values
+        raise EmptyBufferError(f"sample: expected rows that a sequence can start from, {TRIES} draws gave others too")
 
     def state_dict(self) -> dict[str, Any]:
         """What `ReplayBuffer.state_dict` holds of the sampler's own generators."""
@@ -108,6 +132,14 @@ class UniformSampler(Sampler):
             raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
         return ages + oldest, {}
 
+    def draw_among(
+        self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Numbers of starts, each equally likely; a subclass draws them as it draws rows."""
+        if type(self) is not UniformSampler:
+            return super().draw_among(ring, shape, beta, starts, replace)
+        return starts.draw(shape, distinct=not replace), {}
+
 
 class PrioritizedSampler(Sampler):
     """Rows in proportion to (priority + eps)^alpha (Schaul et al. 2016); batches have `index` and `weight` besides.
@@ -119,6 +151,7 @@ class PrioritizedSampler(Sampler):
 
     def __init__(self, alpha: float = 0.6, eps: float = EPS) -> None:
         self.alpha, self.eps = alpha, eps
+        self.starts: Trajectories | None = None
 
     def options(self) -> dict[str, Any]:
         """`alpha` and `eps`."""
@@ -134,6 +167,10 @@ class PrioritizedSampler(Sampler):
             refuse_if_too_big(what, self.nbytes, advice=" (overcommit=True goes on)")
         self._catching_up = threading.Lock()
         _live.add(self)
+
+    def restrict(self, starts: Trajectories | None) -> None:
+        """Keeps the priorities of rows that are no starts at 0."""
+        self.starts = starts
 
     def check_spec(self, spec: Iterable[str]) -> None:
         """Refuses columns named `index` or `weight`."""
@@ -153,15 +190,24 @@ class PrioritizedSampler(Sampler):
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers and their importance weights (`Priorities.sample`)."""
         oldest, newest = self._catch_up(ring)
+        if self.starts is not None:
+            self.starts.refuse_none()
         exponent = BETA if beta is None else beta
         n = shape[0] if len(shape) == 1 else shape
         numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
         return numbers, {INDEX: numbers, WEIGHT: weights}
 
+    def draw_among(
+        self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """`draw`, since rows that are no starts have the priority 0."""
+        return self.draw(ring, shape, beta)
+
     def update(self, ring: Ring, index: ArrayLike, priorities: ArrayLike) -> int:
         """Sets the priorities of rows; returns how many of the rows are still held."""
         oldest, newest = self._catch_up(ring)
-        return self.priorities.update(index, priorities, oldest=oldest, newest=newest)
+        may_be_drawn = None if self.starts is None else self.starts.are_starts
+        return self.priorities.update(index, priorities, oldest=oldest, newest=newest, may_be_drawn=may_be_drawn)
 
     def priorities_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
         """`Priorities.state_dict`, reduced to the rows from number `first` to before `end`."""
@@ -190,11 +236,15 @@ class PrioritizedSampler(Sampler):
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
         """Gives each new row its priority; returns the numbers of the oldest row held and of the row to come."""
         oldest, newest = ring.held_rows()
-        if self.priorities.newest < newest:
+        if self.priorities.newest < newest or self.starts is not None:
             with self._catching_up:
                 first = max(oldest, self.priorities.newest)
                 if first < newest:
                     self.priorities.add(first, newest - first)
+                if self.starts is not None:
+                    starts, others = self.starts.changes(first, newest)
+                    self.priorities.set_drawable(others, False)
+                    self.priorities.set_drawable(starts, True)
         return oldest, newest
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from really.data.schema import Spec
 from really.replay._ring import Ring
+from really.replay.trajectories import Trajectories
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
@@ -24,6 +25,9 @@ class SampleUnit:
 
     in_ring = True
     """Whether `Ring.sample` and `Ring.take` give batches of this unit. False sends each batch through `take`."""
+
+    starts: Trajectories | None = None
+    """Which rows a draw may choose, once a ring is prepared; None for all rows that are held."""
 
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again: numbers, strings and None."""

@@ -88,7 +88,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
             no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
             spec = spec_of_columns(no_rows)
         priorities = about["priorities"]
-        first = priorities["newest"] - about["num_rows"] if priorities else 0
+        first = priorities["newest"] - about["num_rows"] if priorities else about.get("first_number", 0)
         description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
         with progress_bar("loading", about["num_rows"], "row") as bar:
             keys = about["columns"] + ([VALUE] if priorities else [])
@@ -124,6 +124,8 @@ def _schema(snapshot: Snapshot) -> pa.Schema:
     spec, priorities = snapshot.spec or {}, snapshot.priorities
     about = {"format": FORMAT, "num_rows": snapshot.num_rows, "columns": list(spec), "generator": snapshot.generator}
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
+    if snapshot.first_number and not priorities:
+        about["first_number"] = snapshot.first_number
     text = json.dumps(about | snapshot.options.to_dict(), default=array_to_json).encode()
     fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
@@ -159,6 +161,7 @@ def _check_numbers(about: dict[str, Any]) -> None:
     priorities = about["priorities"]
     if priorities is not None:
         checked_integer("newest", priorities["newest"], num_rows, NO_END - MOST_ROWS)
+    checked_integer("first_number", about.get("first_number", 0), 0, NO_END - MOST_ROWS)
     if not all(isinstance(key, str) for key in about["columns"]):
         raise InvalidValueError(f"columns: expected names, got {about['columns']}")
 

@@ -1,0 +1,53 @@
+"""Whether a row continues an earlier one: its state is, bit for bit, the state that the earlier row led to."""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcmp
+
+from frame_store cimport find_frame
+from matching cimport Sharing
+from record cimport Field, Records, oldest_row, oldest_slot, row_at
+
+cdef struct StatePair:
+    Py_ssize_t state  # fields
+    Py_ssize_t state_new
+    int sharing  # which sharing stores the frames of both; -1 if records hold their rows
+
+
+cdef inline bint continues(
+    const Records* records, const Sharing* sharings, const StatePair* pairs, Py_ssize_t num_pairs,
+    int64_t before, int64_t number,
+) noexcept nogil:
+    """Whether row `number` continues row `before`; both are held."""
+    cdef int64_t oldest = oldest_slot(records), first = oldest_row(records)
+    cdef const char* row = row_at(records, oldest, number - first)
+    cdef const char* led = row_at(records, oldest, before - first)
+    cdef Py_ssize_t i
+    for i in range(num_pairs):
+        if not same_value(records, sharings, &pairs[i], led, row):
+            return False
+    return True
+
+
+cdef inline bint same_value(
+    const Records* records, const Sharing* sharings, const StatePair* pair, const char* led, const char* row
+) noexcept nogil:
+    cdef Field field = records.fields[pair.state]
+    led += records.fields[pair.state_new].offset
+    row += field.offset
+    if memcmp(led, row, field.nbytes) == 0:
+        return True
+    return pair.sharing >= 0 and same_frames(&sharings[pair.sharing], <const uint32_t*>led, <const uint32_t*>row)
+
+
+cdef inline bint same_frames(const Sharing* sharing, const uint32_t* led, const uint32_t* row) noexcept nogil:
+    """Whether frames of different numbers have the same bytes, because they were stored twice."""
+    cdef const char* one
+    cdef const char* other
+    cdef int j
+    for j in range(sharing.stack):
+        if led[j] == row[j]:
+            continue
+        one, other = find_frame(&sharing.store, led[j]), find_frame(&sharing.store, row[j])
+        if one == NULL or other == NULL or memcmp(one, other, sharing.store.nbytes) != 0:
+            return False
+    return True

@@ -1,0 +1,146 @@
+"""Starts: the rows that a draw may choose, so that each of them is equally likely.
+
+A start is a row from which a window of enough steps goes on, or the first row of a whole episode, or any row of one. A
+set of bits holds them, and follows each row that is put, evicted or loses the row before it.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memset
+
+from row_set cimport RowSet, add_row, discard_row, row_set_nbytes
+from segments cimport (
+    ENDED,
+    ORIGIN,
+    REMOVED,
+    STARTS,
+    JOINED,
+    Segment,
+    Stream,
+    Trajectories,
+    begins_episode,
+    end_of_run,
+    evict_oldest,
+    forget_all,
+    number_at,
+    segment_of_row,
+)
+
+cdef enum Rule:
+    WINDOWS = 0  # rows from which a window has `least` steps; `least_from_first` from the first row of an episode
+    EPISODES = 1  # first rows of whole episodes
+    STEPS = 2  # all rows of whole episodes
+
+cdef struct Starts:
+    RowSet rows  # slots
+    int rule
+    int64_t least
+    int64_t least_from_first
+    bint joins  # windows go on in the next episode
+    int64_t log_from  # rows before this number that become starts, or are no longer, are logged
+    int64_t* log  # [log_room], their numbers
+    int64_t num_logged
+    int64_t log_room
+    bint log_is_incomplete
+
+
+cdef inline void log_change(Starts* starts, int64_t number) noexcept nogil:
+    """Logs a row that became a start or is none any more. Without memory for that, the log is incomplete."""
+    cdef int64_t* log
+    if number >= starts.log_from:
+        return
+    if starts.num_logged == starts.log_room:
+        log = <int64_t*>realloc(starts.log, (2 * starts.log_room + 64) * sizeof(int64_t))
+        if log == NULL:
+            starts.log_is_incomplete = True
+            return
+        starts.log, starts.log_room = log, 2 * starts.log_room + 64
+    starts.log[starts.num_logged] = number
+    starts.num_logged += 1
+
+
+cdef inline void mark(Starts* starts, const Trajectories* rows, const Segment* segment, int64_t place) noexcept nogil:
+    """Makes the row at this place of the segment's stream a start, if it is held."""
+    cdef int64_t number
+    if place < rows.streams[segment.stream].first:
+        return
+    number = number_at(&rows.streams[segment.stream], place)
+    if add_row(&starts.rows, number % rows.capacity):
+        log_change(starts, number)
+
+
+cdef inline void unmark(Starts* starts, const Trajectories* rows, const Segment* segment, int64_t place) noexcept nogil:
+    cdef int64_t number
+    if place < rows.streams[segment.stream].first:
+        return
+    number = number_at(&rows.streams[segment.stream], place)
+    if discard_row(&starts.rows, number % rows.capacity):
+        log_change(starts, number)
+
+
+cdef inline void mark_after_append(Starts* starts, const Trajectories* rows, const Segment* segment) noexcept nogil:
+    """Marks the rows that become starts with the newest row of this segment."""
+    cdef int64_t newest = segment.end - 1, place
+    cdef const Stream* stream = &rows.streams[segment.stream]
+    if segment.flags & REMOVED:
+        return
+    if starts.rule == WINDOWS:
+        place = newest - (starts.least - 1)
+        if place >= stream.run_begin:
+            mark(starts, rows, segment, place)
+        place = newest - (starts.least_from_first - 1)
+        if place == segment.begin and begins_episode(rows, segment):
+            mark(starts, rows, segment, place)
+    elif segment.flags & ENDED and begins_episode(rows, segment) and segment.begin >= stream.first:
+        for place in range(segment.begin, segment.end if starts.rule == STEPS else segment.begin + 1):
+            mark(starts, rows, segment, place)
+
+
+cdef inline void unmark_without_start(Starts* starts, const Trajectories* rows, const Segment* segment) noexcept nogil:
+    """Unmarks the rows that are starts only because the segment begins an episode, which is no longer known."""
+    cdef int64_t place
+    if starts.rule == WINDOWS:
+        if starts.least_from_first < starts.least and end_of_run(
+            rows, segment, starts.joins, segment.begin + starts.least
+        ) < segment.begin + starts.least:
+            unmark(starts, rows, segment, segment.begin)
+        return
+    for place in range(max(segment.begin, rows.streams[segment.stream].first), segment.end):
+        unmark(starts, rows, segment, place)
+
+
+cdef inline void lose_start(Starts* starts, Trajectories* rows, Segment* segment) noexcept nogil:
+    segment.flags &= ~<int64_t>(STARTS | ORIGIN | JOINED)
+    unmark_without_start(starts, rows, segment)
+
+
+cdef inline void evict_before(Starts* starts, Trajectories* rows, int64_t oldest) noexcept nogil:
+    """Evicts the rows before this number."""
+    cdef Segment* segment
+    cdef Segment* after
+    if oldest >= rows.newest:
+        forget_all(rows, oldest)
+        memset(starts.rows.words, 0, row_set_nbytes(&starts.rows))
+        starts.rows.num = 0
+        return
+    if rows.oldest == 0 and oldest > 0:
+        lose_origins(starts, rows)
+    while rows.oldest < oldest:
+        segment = segment_of_row(rows, rows.oldest)
+        discard_row(&starts.rows, rows.oldest % rows.capacity)
+        if starts.rule == STEPS and segment.flags & ENDED and rows.streams[segment.stream].first == segment.begin:
+            unmark_without_start(starts, rows, segment)
+        after = evict_oldest(rows)
+        if after != NULL:
+            lose_start(starts, rows, after)
+
+
+cdef inline void lose_origins(Starts* starts, Trajectories* rows) noexcept nogil:
+    """With the first eviction it is no longer known that the agents' first rows begin episodes."""
+    cdef int64_t i
+    cdef Segment* segment
+    for i in range(rows.num_streams):
+        if rows.streams[i].first < rows.streams[i].end:
+            segment = segment_of_row(rows, number_at(&rows.streams[i], rows.streams[i].first))
+            if segment.flags & ORIGIN:
+                lose_start(starts, rows, segment)

@@ -1,0 +1,66 @@
+"""Windows: consecutive steps of one agent from a start on, shorter ones padded and masked."""
+
+from libc.stdint cimport int64_t
+
+from segments cimport (
+    Segment,
+    Stream,
+    Trajectories,
+    begins_episode,
+    end_of_run,
+    is_row,
+    number_at,
+    place_of_row,
+    segment_of_row,
+)
+
+cdef struct Window:  # addresses of the values of one window, [length] each
+    int64_t* rows  # numbers of the rows to copy: behind the last step, that of the last one again
+    int64_t* numbers  # -1 behind the last step
+    float* mask  # 1 for steps to learn from
+    float* is_first  # 1 for the first step of an episode
+
+
+cdef inline bint fill_window(
+    const Trajectories* rows, int64_t start, Py_ssize_t length, Py_ssize_t burn_in, bint joins, Window window
+) noexcept nogil:
+    """Writes the window from row `start` on. Returns False if that row is not held.
+
+    The first `burn_in` steps are not learned from, unless an episode has begun in the window: the recurrent state is
+    then known.
+    """
+    cdef const Segment* segment
+    cdef const Stream* stream
+    cdef int64_t place, first, end, number = start
+    cdef bint is_known = False
+    cdef Py_ssize_t i, num
+    if not is_row(rows, start):
+        return False
+    segment, first = segment_of_row(rows, start), place_of_row(rows, start)
+    stream = &rows.streams[segment.stream]
+    end = end_of_run(rows, segment, joins, first + length)
+    num = min(end - first, length)
+    for i in range(num):
+        place = first + i
+        number = number_at(stream, place)
+        if place == segment.end:
+            segment = segment_of_row(rows, number)
+        window.rows[i] = window.numbers[i] = number
+        window.is_first[i] = 1 if place == segment.begin and begins_episode(rows, segment) else 0
+        is_known = is_known or window.is_first[i] != 0
+        window.mask[i] = 1 if i >= burn_in or is_known else 0
+    for i in range(num, length):
+        window.rows[i], window.numbers[i], window.mask[i], window.is_first[i] = number, -1, 0, 0
+    return True
+
+
+cdef inline int64_t step_on(const Trajectories* rows, int64_t number, int64_t by) noexcept nogil:
+    """Number of the row so many steps on in the same segment, or back; -1 if none is held there."""
+    cdef const Segment* segment
+    cdef int64_t place
+    if not is_row(rows, number):
+        return -1
+    segment, place = segment_of_row(rows, number), place_of_row(rows, number) + by
+    if not max(segment.begin, rows.streams[segment.stream].first) <= place < segment.end:
+        return -1
+    return number_at(&rows.streams[segment.stream], place)

@@ -1,0 +1,159 @@
+"""The sample unit of recurrent agents: a row becomes the steps of one agent that begin with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from really._utils.checks import checked_integer, checked_number
+from really.data.schema import ColumnSpec, Spec
+from really.errors import InvalidTypeError, InvalidValueError
+from really.replay._ring import Ring
+from really.replay.arguments import refuse_big_batch
+from really.replay.columns import spec_of
+from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns
+from really.replay.units import Batch, SampleUnit
+
+MASK, IS_FIRST, NUMBER = "mask", "is_first", "number"
+ADDED: Spec = {
+    MASK: ColumnSpec(np.dtype(np.float32)),
+    IS_FIRST: ColumnSpec(np.dtype(np.float32)),
+    NUMBER: ColumnSpec(np.dtype(np.int64)),
+}
+"""Columns that a batch of sequences has besides those of the rows."""
+LONGEST = 1 << 31
+ETA = 0.9
+"""R2D2's share of the largest error in the priority of a sequence."""
+
+
+class Sequences(SampleUnit):
+    """Each row of a batch is a window of `burn_in + length` consecutive steps of one agent: [n, burn_in + length, ...].
+
+    Batches have three columns besides. `mask`, float32, is 1 for steps to learn from; it is 0 for padding, and for the
+    first `burn_in` steps, which only bring the recurrent state up to date (Kapturowski et al. 2019). It is 1 there too
+    from the first step of an episode on, where the recurrent state is the initial one. `is_first`, float32, is 1 for
+    the first step of an episode. `number`, int64, are the numbers of the rows; -1 is padding, whose values are 0.
+
+    Windows follow an agent's rows in whatever chunks they came (`trajectories.Trajectories`), and stop where an episode
+    ends. Rows stay stored once, however many windows they are in. All starts are equally likely: with `pad=False` the
+    rows from which a whole window goes on; with `pad=True` those with at least one step to learn from.
+
+    Args:
+        length: steps to learn from.
+        burn_in: steps before them.
+        pad: True draws windows that are cut short, too: behind an episode's end they are padded.
+        across_episodes: True lets windows go on in the agent's next episode, whose first step is marked.
+        agent: columns that tell agents apart; by default the column "agent", if there is one.
+        checks_states: False trusts the order of an agent's rows. True ends a window where a row's state is not, bit for
+            bit, the next state of the row before it; observations that are normalised anew in each chunk are never.
+    """
+
+    in_ring = False
+
+    def __init__(
+        self,
+        length: SupportsIndex,
+        burn_in: SupportsIndex = 0,
+        pad: bool = False,
+        across_episodes: bool = False,
+        agent: str | Sequence[str] | None = None,
+        checks_states: bool = True,
+    ) -> None:
+        self.length = checked_integer("length", length, 1, LONGEST)
+        self.burn_in = checked_integer("burn_in", burn_in, 0, LONGEST)
+        for name, value in (("pad", pad), ("across_episodes", across_episodes), ("checks_states", checks_states)):
+            if not isinstance(value, bool):
+                raise InvalidTypeError(f"{name}: expected True or False, got {value!r}")
+        self.pad, self.across_episodes, self.checks_states = pad, across_episodes, checks_states
+        self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self.starts: Trajectories | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this unit again."""
+        names = ("length", "burn_in", "pad", "across_episodes", "checks_states")
+        agent = None if self.agent is None else list(self.agent)
+        return {name: getattr(self, name) for name in names} | {"agent": agent}
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a window."""
+        return self.burn_in + self.length
+
+    def check_keys(self, keys: Sequence[str]) -> None:
+        """Raises InvalidValueError if a column is missing that tells where episodes end, or agents apart."""
+        check_columns("sequences", keys, self.agent)
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if a column is missing, of another shape, or named as one that batches add."""
+        TrajectoryColumns.of(spec, agent=self.agent)
+        taken = [key for key in spec if key in ADDED]
+        if taken:
+            raise InvalidValueError(f"sequences: expected no keys {list(ADDED)}, which batches have besides: {taken}")
+
+    def prepare(self, ring: Ring) -> None:
+        """Makes the index of the ring's trajectories."""
+        columns = TrajectoryColumns.of(spec_of(ring), agent=self.agent, checks_states=self.checks_states)
+        least, from_first = (self.burn_in + 1, 1) if self.pad else (self.num_steps, self.num_steps)
+        self.starts = Trajectories(ring, columns, least=least, least_from_first=from_first, joins=self.across_episodes)
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The columns with the axis of steps, `mask`, `is_first` and `number`."""
+        return {key: ColumnSpec(dtype, (self.num_steps, *shape)) for key, (dtype, shape) in (spec | ADDED).items()}
+
+    def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
+        """The windows from these rows on, padded where the steps that are held end; None if a row is not held."""
+        if numbers.size * self.num_steps > ring.max_unchecked_rows:
+            refuse_big_batch("a batch of sequences", numbers.size * self.num_steps, spec_of(ring))
+        assert self.starts is not None, "a ring is prepared before it is sampled"
+        found = self.starts.windows(numbers, self.num_steps, self.burn_in)
+        return None if found is None else filled_windows(ring, found, numbers.shape)
+
+
+def filled_windows(ring: Ring, windows: tuple[Any, ...], shape: tuple[int, ...]) -> Batch | None:
+    """The rows of `Trajectories.windows` [prod(shape), length] as columns [*shape, length, ...].
+
+    Returns None if one of them is no longer held.
+    """
+    rows, numbers, mask, is_first = windows
+    batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
+    if batch is None:
+        return None
+    padding = numbers < 0
+    if padding.any():
+        for column in batch.values():
+            column[padding.reshape(-1)] = np.zeros((), column.dtype)
+    lead = (*shape, rows.shape[1])
+    columns = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
+    return columns | {name: part.reshape(lead) for name, part in zip(ADDED, (mask, is_first, numbers), strict=True)}
+
+
+def sequence_priorities(errors: ArrayLike, mask: ArrayLike, eta: float = ETA) -> NDArray[np.float64]:
+    """Priorities of sequences for `update_priorities`: eta max |error| + (1 - eta) mean |error| over their steps.
+
+    Section 2.3 of Kapturowski et al. 2019 (R2D2), which has eta = 0.9.
+
+    Args:
+        errors: of each step, such as TD errors, [..., length].
+        mask: of the batch, of the same shape: only steps where it is not 0 count.
+        eta: share of the largest error, 0 to 1.
+
+    Returns:
+        [...] float64; 0 for a sequence without a step that counts.
+
+    Raises:
+        InvalidValueError: shapes differ, or eta is not from 0 to 1.
+    """
+    share = checked_number("eta", eta, 0, 1)
+    sizes, counts = np.abs(np.asarray(errors, np.float64)), np.asarray(mask) != 0
+    if sizes.shape != counts.shape or sizes.ndim == 0 or math.prod(sizes.shape[-1:]) == 0:
+        raise InvalidValueError(
+            f"errors: expected [..., length] of the mask's shape {list(counts.shape)}, got {list(sizes.shape)}"
+        )
+    sizes = np.where(counts, sizes, 0)
+    mean = sizes.sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
+    mixed: NDArray[np.float64] = share * sizes.max(axis=-1) + (1 - share) * mean
+    return mixed

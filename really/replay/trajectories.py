@@ -1,0 +1,341 @@
+"""Trajectories: which row follows which row of one agent, where episodes end, and which rows a draw may start from.
+
+Rows come in chunks that have several agents' rows, and an agent's trajectory goes on in a later chunk.
+`Trajectories` is an index of the rows that a ring holds. A sample unit makes one in `prepare` and asks it by numbers:
+
+    index = Trajectories(ring, TrajectoryColumns.of(spec))
+    before, after = index.steps_around(numbers)  # steps of the same episode that are held, before and after each row
+    later = index.step_on(numbers, by)  # numbers of the rows `by` steps on in the same episode, -1 where none is held
+    table = index.segments()  # one `Segment` for each episode, or part of one, that is held
+
+Every answer is of the rows held at that moment. A row is followed by the agent's next row unless an episode ends with
+it, one of both is removed, or the next row's `state` is not, bit for bit, the `state_new` that it led to: then rows
+between them are lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.forks import ForkGroup, Order
+from really.data.schema import Spec
+from really.errors import EmptyBufferError, InvalidValueError
+from really.replay._ring import Ring
+from really.replay._trajectories import RULES, TrajectoryIndex
+from really.replay.arguments import refuse_few
+
+AGENT = "agent"
+ENDS = ("terminal", "truncated", "not_done")
+"""Columns that tell where an episode ends. `episode_end` does so only without the last two: runners set it at the end
+of each chunk, too."""
+STATES = ("state", "obs", "observation")
+PIECE = 1 << 16
+"""Rows whose columns are read at a time."""
+TRIES = 100
+Numbers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TrajectoryColumns:
+    """The columns that tell trajectories apart.
+
+    Attributes:
+        agent: columns whose values together name the agent of a row; none if all rows are of one agent.
+        ends: columns of which one says that an episode ends with the row.
+        states: (state, next state), columns that say whether a row continues the row before it; none trusts the order.
+    """
+
+    agent: tuple[str, ...]
+    ends: tuple[str, ...]
+    states: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls, spec: Spec, *, what: str = "sequences", agent: Sequence[str] | None = None, checks_states: bool = True
+    ) -> Self:
+        """Those of this schema; `agent` by default the column "agent" if there is one.
+
+        Raises InvalidValueError, naming `what`, if a column is missing or of another shape.
+        """
+        named = ((AGENT,) if AGENT in spec else ()) if agent is None else tuple(agent)
+        columns = cls(named, ends_of(spec), _states(spec) if checks_states else ())
+        check_columns(what, list(spec), agent)
+        for name in columns.ends:
+            dtype, shape = spec[name]
+            if shape != () or dtype.kind not in "biuf":
+                raise InvalidValueError(f"{what}: key {name!r}: expected a number, got {dtype} of {list(shape)}")
+        return columns
+
+
+class Segment(NamedTuple):
+    """Columns [n] of a table: an episode, or the part of one that is held, a row."""
+
+    first: Numbers
+    """Number of the first row held."""
+    last: Numbers
+    """Number of the last row held."""
+    length: Numbers
+    """How many rows are held."""
+    stream: Numbers
+    """Which agent; `Trajectories.agents` has its values."""
+    begins: Flags
+    """Whether the first row held is the first of the episode."""
+    ends: Flags
+    """Whether the episode ends with the last row held."""
+
+
+def check_columns(what: str, keys: Sequence[str], agent: Sequence[str] | None = None) -> None:
+    """Raises InvalidValueError if no column tells where episodes end, or one that names agents is missing."""
+    missing = [name for name in agent or () if name not in keys]
+    if missing:
+        raise InvalidValueError(f"{what}: expected the keys {missing}, which tell agents apart, got {list(keys)}")
+    if not ends_of(keys):
+        raise InvalidValueError(
+            f"{what}: expected one of the keys {[*ENDS, 'episode_end']}, which tell where episodes end, got "
+            f"{list(keys)}"
+        )
+
+
+def ends_of(keys: Sequence[str] | Spec) -> tuple[str, ...]:
+    """Those of the columns that tell where episodes end."""
+    found = tuple(name for name in ENDS if name in keys)
+    knows_truncations = "truncated" in found or "not_done" in found
+    return found if knows_truncations or "episode_end" not in keys else (*found, "episode_end")
+
+
+class Trajectories:
+    """The index of the rows that a ring holds; any number of threads may ask it.
+
+    The index catches up with the ring at each call: it reads the new rows' columns once. It takes about 16 bytes a row.
+
+    Args:
+        ring: whose rows.
+        columns: that tell trajectories apart.
+        rule: which rows are starts, that is may be drawn: "windows" from which `least` steps go on (`least_from_first`
+            from an episode's first step), "episodes" the first rows of whole ones, "steps" all rows of those.
+        joins: whether windows go on in the agent's next episode.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        columns: TrajectoryColumns,
+        *,
+        rule: str = "windows",
+        least: int = 1,
+        least_from_first: int | None = None,
+        joins: bool = False,
+    ) -> None:
+        self._ring, self._columns = ring, columns
+        self.least = least
+        first = least if least_from_first is None else least_from_first
+        self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins)
+        self._names = [*columns.agent, *columns.ends]
+        self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
+        self._streams: dict[Any, int] = {}
+        self._num_changes = ring.num_changes
+        self._known_to = -1
+        self._lock = threading.Lock()
+        _live.add(self)
+
+    @property
+    def agents(self) -> list[Any]:
+        """Stream -> value of the column that names the agent, or the bytes of several; empty without such columns."""
+        return list(self._streams) if self._columns.agent else []
+
+    def count(self) -> int:
+        """How many rows are starts."""
+        with self._caught_up() as index:
+            return index.num_starts
+
+    def draw(self, shape: tuple[int, ...], *, distinct: bool = False) -> Numbers:
+        """Numbers of starts [n] or [k, n], each equally likely; `distinct` draws each batch without replacement.
+
+        Raises EmptyBufferError if there is none, InvalidValueError if there are too few for `distinct`.
+        """
+        with self._caught_up() as index:
+            self._refuse_none()
+            num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
+            if distinct and num > index.num_starts:
+                refuse_few("sample", num, index.num_starts, False)
+            return index.starts_of_ranks(self._ring.draw_below(index.num_starts, num, num_batches, distinct))
+
+    def are_starts(self, numbers: Numbers) -> Flags:
+        """Whether each of these rows is held and a start, of the shape of `numbers`."""
+        with self._caught_up() as index:
+            return index.are_starts(_flat(numbers)).reshape(numbers.shape)
+
+    def windows(self, starts: Numbers, length: int, burn_in: int = 0) -> tuple[Any, ...] | None:
+        """`TrajectoryIndex.windows` of these rows [n]: [n, length] each; None if one is no longer held."""
+        with self._caught_up() as index:
+            return index.windows(_flat(starts), length, burn_in)
+
+    def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """How many steps of the same episode are held before and after each row, of the shape of `numbers`.
+
+        Both are -1 for rows that are not held.
+        """
+        with self._caught_up() as index:
+            before, after = index.steps_around(_flat(numbers)).reshape(2, *numbers.shape)
+            return before, after
+
+    def step_on(self, numbers: Numbers, by: Numbers) -> Numbers:
+        """Numbers of the rows `by` steps on in the same episode (back, if negative); -1 where none is held."""
+        with self._caught_up() as index:
+            return index.step_on(_flat(numbers), _flat(np.broadcast_to(by, numbers.shape))).reshape(numbers.shape)
+
+    def segments(self) -> Segment:
+        """All episodes that have rows, in the order in which they began; removed rows are in none."""
+        with self._caught_up() as index:
+            return _segments(index)
+
+    def changes(self, first: int, newest: int) -> tuple[Numbers, Numbers]:
+        """Numbers of the rows that are starts now, and of rows that are none, of all that may differ from before.
+
+        These are the rows from `first` to before `newest`, which the caller has not asked about, and those that have
+        changed since the last call, whose `newest` is this call's `first`. Else they are all rows held.
+        """
+        with self._caught_up() as index:
+            changed = index.take_log(newest)
+            if changed is None or self._known_to != first:
+                first, changed = index.oldest, np.zeros(0, np.int64)
+            self._known_to = newest
+            changed = np.concatenate([changed[changed < first], np.arange(first, newest)])
+            are_starts = index.are_starts(changed)
+            return changed[are_starts], changed[~are_starts]
+
+    def refuse_none(self) -> None:
+        """Raises EmptyBufferError if no row is a start."""
+        with self._caught_up():
+            self._refuse_none()
+
+    def reset_after_fork(self) -> None:
+        """Replaces the lock, which a thread of the parent may have held in the middle of a change: starts again."""
+        held, self._lock = self._lock.locked(), threading.Lock()
+        if held:
+            self._num_changes = -1
+
+    def _caught_up(self) -> _CaughtUp:
+        return _CaughtUp(self._lock, self)
+
+    def _read_new(self) -> None:
+        """With the lock held: appends the rows that were put since, and forgets those that were evicted."""
+        index, ring = self._index, self._ring
+        oldest, newest = ring.held_rows()
+        if ring.num_changes != self._num_changes or newest < index.newest:
+            self._num_changes, self._known_to = ring.num_changes, -1
+            index.clear(oldest)
+        index.evict_before(oldest)
+        for _ in range(TRIES):
+            while index.newest < newest and self._append(min(newest, index.newest + PIECE)):
+                pass
+            if index.newest >= newest:
+                return
+            oldest, newest = ring.held_rows()
+            index.evict_before(oldest)
+        raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
+
+    def _append(self, end: int) -> bool:
+        """Appends the rows before `end`; returns False if one of them was evicted meanwhile."""
+        ring, first = self._ring, self._index.newest
+        num = end - first
+        places = {name: ring.names.index(name) for name in self._names}
+        read = {name: np.empty((num, *ring.shapes[at]), ring.dtypes[at]) for name, at in places.items()}
+        if read and not ring.read_keys(first, num, read):
+            return False
+        streams = self._streams_of(read, num)
+        follows: Flags | None = np.ones(num, np.bool_)
+        if self._pairs:
+            follows = ring.continues(self._index.previous(streams), np.arange(first, end), self._pairs)
+        if follows is None:
+            return False
+        removed = np.zeros(num, np.bool_)
+        self._index.append(streams, self._ends(read, num), follows, removed)
+        return True
+
+    def _ends(self, read: dict[str, NDArray[Any]], num: int) -> Flags:
+        ends = np.zeros(num, np.bool_)
+        for name in self._columns.ends:
+            ends |= (read[name] == 0) if name == "not_done" else (read[name] != 0)
+        return ends
+
+    def _streams_of(self, read: dict[str, NDArray[Any]], num: int) -> Numbers:
+        """The number of each row's agent among those that were ever seen."""
+        columns = [read[name] for name in self._columns.agent]
+        if not columns:
+            return np.zeros(num, np.int64)
+        value = columns[0] if len(columns) == 1 and columns[0].ndim == 1 else _as_bytes(columns, num)
+        heads = np.flatnonzero(np.append(True, value[1:] != value[:-1]))
+        found, which = np.unique(value[heads], return_inverse=True)
+        numbers = [self._streams.setdefault(agent, len(self._streams)) for agent in found.tolist()]
+        lengths = np.diff(np.append(heads, num))
+        return np.repeat(np.array(numbers, np.int64)[which.reshape(-1)], lengths)
+
+    def _refuse_none(self) -> None:
+        if self._index.num_starts:
+            return
+        length = _segments(self._index).length
+        apart = "" if self._columns.agent else "; rows of several agents need a column that tells them apart"
+        raise EmptyBufferError(
+            f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "
+            f"{max(length, default=0):,}{apart}"
+        )
+
+
+class _CaughtUp:
+    """The index with the lock held, once it has caught up with the ring."""
+
+    def __init__(self, lock: threading.Lock, trajectories: Trajectories) -> None:
+        self._lock, self._trajectories = lock, trajectories
+
+    def __enter__(self) -> TrajectoryIndex:
+        self._lock.acquire()
+        try:
+            self._trajectories._read_new()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._trajectories._index
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+_live = ForkGroup(Order.SAMPLERS, in_child=Trajectories.reset_after_fork)
+
+
+def _states(spec: Spec) -> tuple[tuple[str, str], ...]:
+    return tuple(_state_pairs(spec))
+
+
+def _state_pairs(spec: Spec) -> Iterator[tuple[str, str]]:
+    for key in spec:
+        name, dot, leaf = key.partition(".")
+        if name not in STATES:
+            continue
+        for after in (f"{name}_new{dot}{leaf}", f"next_{key}"):
+            if after in spec and spec[after] == spec[key]:
+                yield key, after
+
+
+def _segments(index: TrajectoryIndex) -> Segment:
+    first, last, length, stream, begins, ends = index.segments().T
+    return Segment(first, last, length, stream, begins != 0, ends != 0)
+
+
+def _flat(numbers: Numbers) -> Numbers:
+    return np.ascontiguousarray(numbers, np.int64).reshape(-1)
+
+
+def _as_bytes(columns: Sequence[NDArray[Any]], num: int) -> NDArray[Any]:
+    """The values of all columns of each row as one value."""
+    parts = [np.ascontiguousarray(column).view(np.uint8).reshape(num, -1) for column in columns]
+    joined = np.ascontiguousarray(np.concatenate(parts, axis=1))
+    return joined.view(f"V{joined.shape[1]}").reshape(num)

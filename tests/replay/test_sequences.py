@@ -1,0 +1,433 @@
+"""Sequences against a slow reference, their starts by chi-square, and all ways in which batches come out."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.replay import Sampler, Sequences, sequence_priorities
+from really.replay.trajectories import Trajectories, TrajectoryColumns
+from tests.episodes import Reference, World, concatenated
+from tests.sampling_checks import assert_uniform
+
+ADDED = ("mask", "is_first", "number")
+
+
+def assert_windows(batch, rows, reference, length, burn_in=0, joins=False):
+    """Each window of the batch [n, burn_in + length] is the reference's from its first row on."""
+    numbers = batch["number"].reshape(-1, burn_in + length)
+    flat = {key: column.reshape(len(numbers), burn_in + length, *column.shape[batch["number"].ndim :])
+            for key, column in batch.items()}  # fmt: skip
+    for at, window in enumerate(numbers):
+        expected = reference.window(window[0], burn_in + length, joins)
+        num = len(expected)
+        assert window.tolist() == expected + [-1] * (burn_in + length - num)
+        for key, column in rows.items():
+            assert flat[key][at, :num].tobytes() == column[expected].tobytes()
+            assert not flat[key][at, num:].any()
+        first = [row in reference.first for row in expected] + [False] * (burn_in + length - num)
+        learned = [(i >= burn_in or any(first[: i + 1])) and i < num for i in range(burn_in + length)]
+        assert flat["is_first"][at].tolist() == [float(flag) for flag in first]
+        assert flat["mask"][at].tolist() == [float(flag) for flag in learned]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    capacity=st.integers(1, 80),
+    num_agents=st.integers(1, 4),
+    num_chunks=st.integers(1, 8),
+    length=st.integers(1, 7),
+    burn_in=st.integers(0, 4),
+    pad=st.booleans(),
+    joins=st.booleans(),
+    end=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
+    loss=st.sampled_from([0.0, 0.1]),
+    asks=st.booleans(),
+)
+def test_starts_and_windows_against_the_reference(
+    seed, capacity, num_agents, num_chunks, length, burn_in, pad, joins, end, loss, asks
+):
+    world = World(num_agents, seed, end, loss)
+    unit = Sequences(length, burn_in, pad=pad, across_episodes=joins)
+    buffer = ReplayBuffer(capacity, unit=unit, seed=seed)
+    chunks = []
+    for _ in range(num_chunks):
+        # Of a put of more rows than fit, the ring numbers only those that it keeps.
+        chunks.append({key: column[-capacity:] for key, column in world.any_chunk().items()})
+        buffer.put(chunks[-1])
+        if asks:
+            rows = concatenated(chunks)
+            reference = Reference(rows, capacity)
+            starts = reference.starts(length, burn_in, pad, joins)
+            numbers = np.arange(reference.oldest, reference.num)
+            assert numbers[starts_of(buffer).are_starts(numbers)].tolist() == starts
+    rows = concatenated(chunks)
+    reference = Reference(rows, capacity)
+    starts = reference.starts(length, burn_in, pad, joins)
+    assert starts_of(buffer).count() == len(starts)
+    assert_windows(buffer.take(np.arange(len(buffer))), rows, reference, length, burn_in, joins)
+    if not starts:
+        with pytest.raises(EmptyBufferError, match="sample: expected episodes of which"):
+            buffer.sample(3)
+        return
+    batch = buffer.sample((2, 8))
+    assert set(batch["number"][..., 0].reshape(-1).tolist()) <= set(starts)
+    assert_windows(batch, rows, reference, length, burn_in, joins)
+
+
+def starts_of(buffer):
+    return buffer._draws.unit.starts
+
+
+def filled(capacity=300, num_agents=3, num_chunks=40, end=0.1, unit=None, seed=0, **options):
+    """A buffer that has wrapped, its rows, and the reference."""
+    world = World(num_agents, seed, end)
+    buffer = ReplayBuffer(capacity, unit=unit or Sequences(5), seed=seed, **options)
+    chunks = [world.any_chunk() for _ in range(num_chunks)]
+    for chunk in chunks:
+        buffer.put(chunk)
+    rows = concatenated(chunks)
+    return buffer, rows, Reference(rows, capacity)
+
+
+def assert_starts_uniform(sample, starts, draws):
+    """Each start is drawn equally often by `sample(n)`, which gives numbers of starts."""
+    drawn = np.concatenate([sample(64) for _ in range(draws // 64)])
+    place = {number: at for at, number in enumerate(starts)}
+    assert set(drawn.tolist()) <= set(starts)
+    assert_uniform(np.bincount([place[number] for number in drawn.tolist()], minlength=len(starts)))
+
+
+@pytest.mark.parametrize("unit", [Sequences(5), Sequences(3, burn_in=2, pad=True), Sequences(6, across_episodes=True)])
+def test_every_start_is_equally_likely(unit):
+    buffer, _, reference = filled(unit=unit)
+    starts = reference.starts(unit.length, unit.burn_in, unit.pad, unit.across_episodes)
+    assert 20 < len(starts) < 300
+    assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], starts, 30_000)
+
+
+class FirstRowsOfEpisodes(Sampler):
+    """A typical defect: episodes are drawn evenly, then a start within one, so that short ones come too often."""
+
+    def __init__(self, reference, starts):
+        self.draw_from = np.random.default_rng(0)
+        episodes = [[row for row in episode if row in starts] for episode in reference.episodes()]
+        self.episodes = [episode for episode in episodes if episode]
+
+    def sample(self, n):
+        chosen = self.draw_from.integers(0, len(self.episodes), n)
+        return np.array([self.draw_from.choice(self.episodes[at]) for at in chosen])
+
+
+def test_the_check_of_starts_fails_for_typical_defects():
+    _, _, reference = filled()
+    starts = reference.starts(5)
+    broken = FirstRowsOfEpisodes(reference, set(starts))
+    with pytest.raises(AssertionError, match="not uniform"):
+        assert_starts_uniform(broken.sample, starts, 30_000)
+    draw = np.random.default_rng(0)
+    with pytest.raises(AssertionError, match="not uniform"):  # the newest start is never drawn
+        assert_starts_uniform(lambda n: draw.choice(starts[:-1], n), starts, 30_000)
+
+
+def test_few_starts_among_many_rows_are_drawn_evenly():
+    """One long episode among short ones: a draw finds its starts without a look at all rows."""
+    world = World(1, end_probability=1.0)
+    buffer = ReplayBuffer(20_000, unit=Sequences(10), seed=0)
+    buffer.put(world.chunk([(0, 9_000)]))
+    world.end_probability = 0.0
+    buffer.put(world.chunk([(0, 14)]))
+    world.end_probability = 1.0
+    buffer.put(world.chunk([(0, 9_000)]))
+    assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], list(range(9_000, 9_006)), 2_000)
+
+
+def test_no_start_twice_within_a_batch():
+    buffer, _, reference = filled()
+    starts = reference.starts(5)
+    batch = buffer.sample((3, len(starts)), replace=False)
+    for numbers in batch["number"][:, :, 0]:
+        assert sorted(numbers.tolist()) == starts
+    with pytest.raises(InvalidValueError, match="at most"):
+        buffer.sample(len(starts) + 1, replace=False)
+
+
+def test_frames_are_stored_once_and_come_out_whole():
+    frames = np.random.default_rng(0).integers(0, 255, (131, 20, 20), np.uint8)
+    stacks = np.stack([frames[at : at + 4] for at in range(128)])
+    ends = np.arange(127) % 40 == 39
+    rows = {
+        "state": stacks[:-1], "state_new": stacks[1:], "terminal": ends.astype(np.float32),
+        "row": np.arange(127),
+    }  # fmt: skip
+    buffer = ReplayBuffer(100, unit=Sequences(12, pad=True), seed=0)
+    buffer.put({key: column[:50] for key, column in rows.items()})
+    buffer.put({key: column[50:] for key, column in rows.items()})
+    assert buffer._ring.shared
+    batch = buffer.sample(200)
+    held = batch["number"] >= 0
+    assert not held.all()
+    for key in ("state", "state_new", "row"):
+        np.testing.assert_array_equal(batch[key][held], rows[key][batch["number"][held]])
+        assert not batch[key][~held].any()
+    assert {len(set(window[window >= 0] // 40)) for window in batch["number"]} == {1}
+
+
+def test_equal_frames_that_are_stored_twice_continue_a_trajectory():
+    """Two chunks whose frames are copies: the search for equal frames need not have found them."""
+    frames = np.random.default_rng(0).integers(0, 255, (21, 40, 40), np.uint8)
+    rows = {"state": frames[:-1], "state_new": frames[1:], "terminal": np.zeros(20, np.float32)}
+    buffer = ReplayBuffer(40, unit=Sequences(20), seed=0)
+    for first, last in ((0, 10), (10, 20)):
+        buffer.put({key: column[first:last].copy() for key, column in rows.items()})
+        buffer.put({key: np.zeros_like(column[:0]) for key, column in rows.items()})
+    np.testing.assert_array_equal(buffer.sample(1)["state"][0], rows["state"])
+
+
+@pytest.mark.parametrize("way", ["pickle", "save", "folder", "reader"])
+def test_what_is_made_again_draws_the_same_windows(way, tmp_path):
+    where = {"path": tmp_path / "folder"} if way in ("folder", "reader") else {}
+    buffer, rows, reference = filled(unit=Sequences(4, burn_in=2, pad=True), **where)
+    before = buffer.state_dict()
+    if way == "pickle":
+        again = pickle.loads(pickle.dumps(buffer))
+    elif way == "save":
+        buffer.save(tmp_path / "saved")
+        again = ReplayBuffer.load(tmp_path / "saved")
+    elif way == "reader":
+        again = ReplayBuffer.open(tmp_path / "folder")
+        again.load_state_dict(before)
+    expected = buffer.sample((2, 20))
+    if way == "folder":
+        buffer.load_state_dict(before)
+        buffer.close()
+        again = ReplayBuffer.open(tmp_path / "folder", "r+")
+    batch = again.sample((2, 20))
+    assert {key: column.tobytes() for key, column in batch.items()} == {
+        key: column.tobytes() for key, column in expected.items()
+    }
+    assert_windows(batch, rows, reference, 4, 2)
+
+
+def test_batches_and_datasets_have_windows():
+    buffer, rows, reference = filled(unit=Sequences(4, pad=True))
+    with buffer.batches(6, as_="torch" if _has_torch() else "numpy") as batches:
+        batch = next(batches)
+    assert tuple(batch["state"].shape) == (6, 4, 2)
+    assert_windows({key: np.asarray(column) for key, column in batch.items()}, rows, reference, 4)
+    dataset = buffer.dataset((2, 6))
+    assert dataset.element_spec["state"].shape == (2, 6, 4, 2)
+    (batch,) = dataset.take(1)
+    assert_windows({key: column.numpy() for key, column in batch.items()}, rows, reference, 4)
+
+
+def _has_torch():
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch is not None
+
+
+def test_indices_of_draws():
+    buffer, _, _ = filled()
+    state = buffer.state_dict()
+    ages = buffer.sample_indices((2, 5))
+    buffer.load_state_dict(state)
+    np.testing.assert_array_equal(buffer.take(ages)["number"], buffer.sample((2, 5))["number"])
+
+
+def test_a_trajectory_goes_on_in_a_later_chunk_of_other_agents():
+    world = World(2, end_probability=0.0)
+    buffer = ReplayBuffer(100, unit=Sequences(6), seed=0)
+    buffer.put(world.chunk([(0, 3), (1, 2)]))
+    with pytest.raises(EmptyBufferError, match=r"of which 6 steps are held, the longest of 2 has 3"):
+        buffer.sample(1)
+    buffer.put(world.chunk([(1, 1), (0, 3)]))
+    np.testing.assert_array_equal(buffer.sample(1)["number"], [[0, 1, 2, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("agent", ["agent", ("runner", "env")])
+def test_columns_that_tell_agents_apart(agent):
+    """Rows of four agents alternate; their states are equal, so that only the columns tell them apart."""
+    num = 40
+    rows = {
+        "state": np.repeat(np.arange(10, dtype=np.float32), 4), "state_new": np.repeat(np.arange(1, 11.0), 4),
+        "terminal": np.zeros(num, np.float32), "row": np.arange(num),
+        "agent": np.array([b"a", b"b", b"c", b"d"] * 10), "runner": np.arange(num) // 2 % 2, "env": np.arange(num) % 2,
+    }  # fmt: skip
+    buffer = ReplayBuffer(100, unit=Sequences(3, agent=agent), seed=0)
+    buffer.put(rows)
+    assert (np.diff(buffer.sample(50)["row"]) == 4).all()
+
+
+def test_ends_come_from_the_columns_that_know_them():
+    """Runners set `episode_end` at the end of each chunk, too; `not_done` tells whether the episode ended there."""
+    rows = {
+        "reward": np.zeros(6, np.float32), "terminal": np.zeros(6, np.float32),
+        "episode_end": np.array([0, 0, 1, 0, 0, 1], np.float32),
+    }  # fmt: skip
+    buffer = ReplayBuffer(6, unit=Sequences(4), seed=0)
+    buffer.put(rows)
+    with pytest.raises(EmptyBufferError, match="the longest of 2 has 3"):
+        buffer.sample(1)
+    buffer = ReplayBuffer(6, unit=Sequences(4), seed=0)
+    buffer.put(rows | {"not_done": np.ones(6, np.float32)})
+    assert len(buffer.sample(3)["number"]) == 3
+
+
+def test_rows_whose_states_do_not_follow_each_other_are_in_order_if_they_are_to_be():
+    rows = {"state": np.zeros(6), "state_new": np.ones(6), "terminal": np.zeros(6, np.float32)}
+    buffer = ReplayBuffer(6, unit=Sequences(2), seed=0)
+    buffer.put(rows)
+    with pytest.raises(EmptyBufferError, match="rows of several agents need a column that tells them apart"):
+        buffer.sample(1)
+    buffer = ReplayBuffer(6, unit=Sequences(6, checks_states=False), seed=0)
+    buffer.put(rows)
+    np.testing.assert_array_equal(buffer.sample(1)["number"], [[0, 1, 2, 3, 4, 5]])
+
+
+def prioritized(unit, **options):
+    buffer, rows, reference = filled(unit=unit, alpha=0.8, **options)
+    starts = np.array(reference.starts(unit.length, unit.burn_in, unit.pad))
+    priorities = np.random.default_rng(1).uniform(0.1, 3, len(starts))
+    return buffer, rows, reference, starts, priorities
+
+
+def assert_by_priority(buffer, starts, priorities, n=100, num=200, beta=0.5):
+    """Each start comes n P(i) times a batch, with the weight (P(i) / min P)^-beta."""
+    share = (priorities + 1e-6) ** 0.8
+    counts, place = np.zeros(len(starts)), {number: at for at, number in enumerate(starts.tolist())}
+    for _ in range(num):
+        batch = buffer.sample(n, beta=beta)
+        assert set(batch["index"].tolist()) <= set(place)
+        np.testing.assert_array_equal(batch["index"], batch["number"][:, 0])
+        at = np.array([place[number] for number in batch["index"].tolist()])
+        np.testing.assert_allclose(batch["weight"], (share[at] / share.min()) ** -beta, rtol=1e-4)
+        counts += np.bincount(at, minlength=len(starts))
+    assert_uniform(counts, share)
+
+
+@pytest.mark.parametrize("unit", [Sequences(5), Sequences(3, burn_in=2, pad=True)])
+def test_starts_are_drawn_by_priority(unit):
+    buffer, _, _, starts, priorities = prioritized(unit)
+    assert buffer.update_priorities(starts, priorities) == len(starts)
+    assert_by_priority(buffer, starts, priorities)
+    others = np.setdiff1d(np.arange(buffer._ring.oldest_row, buffer._ring.num_put), starts)
+    assert buffer.update_priorities(others, np.full(len(others), 100.0)) == 0
+    assert_by_priority(buffer, starts, priorities, num=70)
+
+
+def test_rows_that_become_starts_get_the_largest_priority_so_far():
+    world = World(1, end_probability=0.0)
+    buffer = ReplayBuffer(100, unit=Sequences(4), alpha=0.8, seed=0)
+    buffer.put(world.chunk([(0, 6)]))
+    assert set(buffer.sample(20)["index"].tolist()) == {0, 1, 2}
+    assert buffer.update_priorities([0, 1, 2], [0.5, 1.5, 2.0]) == 3
+    buffer.put(world.chunk([(0, 2)]))
+    assert_by_priority(buffer, np.arange(5), np.array([0.5, 1.5, 2.0, 2.0, 2.0]))
+    again = pickle.loads(pickle.dumps(buffer))
+    again.put(world.chunk([(0, 1)]))
+    assert_by_priority(again, np.arange(6), np.array([0.5, 1.5, 2.0, 2.0, 2.0, 2.0]))
+
+
+def test_priorities_of_sequences():
+    """eta max + (1 - eta) mean over steps that count (Kapturowski et al. 2019, section 2.3)."""
+    errors = [[1.0, -3.0, 2.0, 50.0], [4.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]
+    mask = [[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
+    np.testing.assert_allclose(sequence_priorities(errors, mask), [0.9 * 3 + 0.1 * 2, 0.9 * 4 + 0.1 * 1, 0])
+    np.testing.assert_allclose(sequence_priorities(errors, mask, eta=0.0), [2, 1, 0])
+    with pytest.raises(InvalidValueError, match=r"errors: expected \[..., length\] of the mask's shape \[3, 4\]"):
+        sequence_priorities([1.0, 2.0], mask)
+    with pytest.raises(InvalidValueError, match="eta: expected a number from 0 to 1"):
+        sequence_priorities(errors, mask, eta=2)
+
+
+class Newest(Sampler):
+    """A sampler that knows nothing of starts, with random rows of the newest 60."""
+
+    def start(self, capacity, bit_generator, overcommit):
+        self.random = np.random.default_rng(0)
+
+    def draw(self, ring, shape, beta=None):
+        _, newest = ring.held_rows()
+        return self.random.integers(newest - 60, newest, shape), {}
+
+
+def test_other_samplers_draw_again_until_all_rows_are_starts(monkeypatch):
+    from really.replay import SAMPLERS
+
+    monkeypatch.setitem(SAMPLERS, "newest", Newest)
+    buffer, _, reference = filled(sampler="newest")
+    starts = [row for row in reference.starts(5) if row >= reference.num - 60]
+    assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], starts, 20_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"length": 0}, InvalidValueError, "length: expected an integer"),
+        ({"length": 2.5}, InvalidTypeError, "length: expected an integer"),
+        ({"length": 4, "burn_in": -1}, InvalidValueError, "burn_in: expected an integer"),
+        ({"length": 4, "pad": 1}, InvalidTypeError, "pad: expected True or False, got 1"),
+    ],
+)
+def test_arguments_that_cannot_be_used(options, error, message):
+    with pytest.raises(error, match=message):
+        Sequences(**options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"reward": [0.0]}, {}, r"sequences: expected one of the keys .*terminal.*, which tell where episodes end"),
+        ({"terminal": [0.0]}, {"agent": "env"}, r"sequences: expected the keys \['env'\], which tell agents apart"),
+        ({"terminal": [[0.0, 0.0]]}, {}, "sequences: key 'terminal': expected a number, got float32 of"),
+        ({"terminal": [0.0], "mask": [1.0]}, {}, "sequences: expected no keys .* which batches have besides"),
+    ],
+)
+def test_columns_that_cannot_be_used_change_nothing(rows, options, message):
+    buffer = ReplayBuffer(10, unit=Sequences(2, **options))
+    with pytest.raises(InvalidValueError, match=message):
+        buffer.put(rows)
+    assert buffer.spec is None
+    assert len(buffer) == 0
+
+
+def test_out_is_refused_and_empty_buffers_too():
+    buffer, _, _ = filled()
+    with pytest.raises(InvalidValueError, match="out: expected none"):
+        buffer.sample(2, out={})
+    with pytest.raises(EmptyBufferError, match="sample: expected a buffer that holds rows"):
+        ReplayBuffer(5, unit=Sequences(2)).sample(2)
+
+
+def test_steps_of_the_same_episode():
+    """The index that other units ask: steps around a row, and the row so many steps on."""
+    world = World(2, seed=3, end_probability=0.2)
+    chunks = [world.any_chunk() for _ in range(20)]
+    rows = concatenated(chunks)
+    buffer = ReplayBuffer(80, seed=0)
+    for chunk in chunks:
+        buffer.put(chunk)
+    index, reference = Trajectories(buffer._ring, TrajectoryColumns.of(buffer.spec)), Reference(rows, 80)
+    episodes = reference.episodes()
+    for episode in episodes:
+        numbers = np.array(episode)
+        before, after = index.steps_around(numbers)
+        assert before.tolist() == list(range(len(episode)))
+        assert after.tolist() == list(range(len(episode) - 1, -1, -1))
+        assert index.step_on(numbers, after).tolist() == [episode[-1]] * len(episode)
+        assert index.step_on(numbers, -before - 1).tolist() == [-1] * len(episode)
+    table = index.segments()
+    assert table.first.tolist() == [episode[0] for episode in episodes]
+    assert table.length.tolist() == [len(episode) for episode in episodes]
+    assert (table.begins & table.ends).tolist() == [reference.is_whole(episode) for episode in episodes]
+    gone = index.steps_around(np.array([[0, 10_000]]))
+    assert [part.tolist() for part in gone] == [[[-1, -1]], [[-1, -1]]]
