@@ -1,6 +1,6 @@
 """Tests installs that lack something: an environment of its own for each, and the tests that fit into it.
 
-    python packaging/environments.py [numpy core no-tensorflow no-ray ...]
+    python packaging/environments.py [numpy core no-tensorflow no-ray torch ...]
 
 An environment has what the metadata names for its extras, and the tools of the tests. The package itself is the
 checkout, whose compiled core `make setup` has built for the same Python. `make test-frameworks` runs this.
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "setuptools")
+CLASSIC = ("gymnasium[classic-control]",)
 NUMPY_TESTS = (
     "tests/test_install.py",
     "tests/_utils/test_checks.py",
@@ -38,7 +39,7 @@ CORE_TESTS = (
     "tests/replay/test_buffer_machine.py",
     "tests/replay/test_frames.py",
     "tests/replay/test_n_step.py",
-    "tests/replay/test_samplers_and_units.py",
+    "tests/replay/test_share_rate.py",
 )
 
 
@@ -78,7 +79,13 @@ ENVIRONMENTS = {
     "no-tensorflow": Environment(
         ("ray", "plots"),
         ("tensorflow", "keras"),
-        ("tests/test_install.py", "tests/metrics/test_comparison.py", "tests/policies/test_outputs.py"),
+        (
+            "tests/test_install.py",
+            "tests/frameworks/test_callables.py",
+            "tests/metrics/test_comparison.py",
+            "tests/policies/test_outputs.py",
+        ),
+        CLASSIC,
     ),
     "no-ray": Environment(
         ("tensorflow", "plots"),
@@ -92,7 +99,10 @@ ENVIRONMENTS = {
             "tests/manager/test_config.py",
             "tests/replay/test_dataset.py",
         ),
-        ("gymnasium[classic-control]",),
+        CLASSIC,
+    ),
+    "torch": Environment(
+        ("torch",), ("tensorflow", "ray", "jax"), ("tests/test_install.py", "tests/frameworks"), CLASSIC
     ),
 }
 

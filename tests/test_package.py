@@ -160,7 +160,14 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     paths = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".pyx", ".pxd", ".h"}]
     sources = {str(path.relative_to(ROOT)) for path in paths} | package_files()
-    assert sources | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml"} <= names
+    others = {
+        "bench/compare.py",
+        "docs/reference.md",
+        "packaging/wheels.py",
+        ".github/workflows/test.yml",
+        "CONTRIBUTING.md",
+    }
+    assert sources | others | {"README.md", "LICENSE", "Makefile", "setup.py", "pyproject.toml"} <= names
     assert not {name for name in names if name.endswith((".c", ".so", ".pyc")) or name.startswith(("build/", "runs/"))}
 
 
