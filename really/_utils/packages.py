@@ -20,7 +20,7 @@ def install_command(extra: str | None) -> str:
 
 @contextlib.contextmanager
 def needed(where: str, what: str, extra: str | None, otherwise: str = "") -> Iterator[None]:
-    """Raises MissingPackageError if an import in the `with` block fails.
+    """Raises MissingPackageError if an import of another package fails in the `with` block.
 
     Args:
         where: what the user called or named.
@@ -32,7 +32,9 @@ def needed(where: str, what: str, extra: str | None, otherwise: str = "") -> Ite
         yield
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
-        absent = isinstance(error, ModuleNotFoundError) and name not in ("", "really")
+        if name == "really":
+            raise  # a module of this package: no other package is missing
+        absent = isinstance(error, ModuleNotFoundError) and name != ""
         came = f"no package {name}" if absent else f"{type(error).__name__}: {error}"
         command = install_command(extra) + (f", or {otherwise}" if otherwise else "")
         raise MissingPackageError(f"{where}: expected {what}, got {came}: {command}", name=error.name) from error
