@@ -31,6 +31,7 @@ STEPS = (
     ("manager",),
     ("learners", "utils", "__init__"),
     ("cli",),
+    ("__main__",),
 )
 STEP_OF = {wing: step for step, wings in enumerate(STEPS) for wing in wings}
 # The compiled modules live in the wing `replay`.

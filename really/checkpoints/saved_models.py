@@ -113,6 +113,14 @@ def load_statistics(folder: Path) -> Statistics:
     return found
 
 
+def describe(folder: Path) -> dict[str, Any]:
+    """The description of one saved model, without its arrays: `epoch`, `weights`, `statistics`, ...
+
+    Raises InvalidFileError if the saved model is damaged.
+    """
+    return _read_meta(folder)
+
+
 def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = None) -> Path:
     """The folder in `path` of the model that was saved last; entries with other names are ignored.
 

@@ -127,5 +127,17 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
     return header, rows, bool(last)
 
 
+def read_curves(path: Path, window: int) -> list[Curve]:
+    """The curves of an aggregator's file, smoothed over `window` updates. Raises InvalidFileError as `read_csv`."""
+    header, rows, _ = read_csv(path)
+    curves = [Curve(name.removesuffix(".mean"), window) for name in header if name.endswith(".mean")]
+    for row in rows:
+        step = float(row[STEP]) if STEP in row else None
+        for curve in curves:
+            if row[f"{curve.name}.mean"]:
+                curve.add(int(row["epoch"]), float(row[f"{curve.name}.mean"]), float(row[f"{curve.name}.std"]), step)
+    return curves
+
+
 def _damaged(path: Path, line: int, expected: str, got: str) -> InvalidFileError:
     return InvalidFileError(f"{path}: line {line:,}: expected {expected}, got {got[:100]!r}")

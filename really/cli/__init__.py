@@ -1,0 +1,1 @@
+"""The command line: `really`, or `python -m really`. Each command has a file of its own."""

@@ -1,0 +1,95 @@
+"""film: makes a GIF of an episode from the frames that a buffer holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from really.cli.sources import opened
+from really.errors import InvalidValueError, one_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from really.replay.buffer import ReplayBuffer
+
+EXAMPLES = """really film pong_buffer pong.gif
+really film pong_buffer pong.gif --episode 3 --fps 15
+"""
+# More frames make a file that no viewer likes.
+MOST_FRAMES = 5000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the film, a file .gif")
+    parser.add_argument("--column", default="state", metavar="KEY", help="the frames (default: state)")
+    parser.add_argument(
+        "--episode", type=int, default=0, metavar="N", help="which of those that ended, 0 is the oldest"
+    )
+    parser.add_argument("--fps", type=float, default=30.0, help="frames a second (default: 30)")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Writes the film and prints its path and length."""
+    from really._utils.packages import needed
+
+    if given.out.suffix.lower() != ".gif":
+        raise InvalidValueError(f"OUT: expected a file .gif, got {str(given.out)!r}")
+    if not 0 < given.fps <= 100:
+        raise InvalidValueError(f"--fps: expected a number > 0 and up to 100, got {given.fps}")
+    with needed("really film", "Pillow", "plots"):
+        from PIL import Image
+    with opened(given.path) as buffer:
+        if given.column not in (buffer.spec or {}):
+            raise InvalidValueError(one_of("--column", given.column, buffer.spec or {}))
+        frames = [Image.fromarray(newest_frame(row)) for row in _episode(buffer, given.column, given.episode)]
+    frames[0].save(given.out, save_all=True, append_images=frames[1:], duration=1000 / given.fps, loop=0)
+    print(f"{given.out}: {len(frames)} frames")
+
+
+def newest_frame(row: NDArray[Any]) -> NDArray[Any]:
+    """The picture in a row, `[height, width]` or `[height, width, 3]` uint8: of a stack the newest frame.
+
+    Raises InvalidValueError if the row has none.
+    """
+    if row.dtype == "uint8" and row.ndim == 3 and row.shape[-1] not in (1, 3):
+        row = row[-1] if row.shape[0] < row.shape[-1] else row[..., -1]
+    if row.dtype == "uint8" and row.ndim == 3 and row.shape[-1] == 1:
+        row = row[..., 0]
+    if row.dtype != "uint8" or row.ndim not in (2, 3):
+        raise InvalidValueError(
+            f"--column: expected frames [height, width], [height, width, 3] or a stack of them, uint8, "
+            f"got {row.dtype}{list(row.shape)}"
+        )
+    return row
+
+
+def _episode(buffer: ReplayBuffer, column: str, number: int) -> NDArray[Any]:
+    """The rows of a column in the episode with this number."""
+    import numpy as np
+
+    from really.cli.info import read_columns
+
+    ends = "not_done" if "not_done" in (buffer.spec or {}) else "terminal"
+    keys = [key for key in (ends, "truncated", "agent") if key in (buffer.spec or {})]
+    if ends not in keys:
+        raise InvalidValueError(
+            "film: expected a column not_done or terminal, which tells where episodes end, got none"
+        )
+    columns = read_columns(buffer, keys)
+    done = columns[ends] == (0 if ends == "not_done" else 1)
+    done |= columns.get("truncated", np.zeros(len(done))) != 0
+    last = np.flatnonzero(done)
+    if not 0 <= number < last.size:
+        raise InvalidValueError(
+            f"--episode: expected a number below {last.size}, the episodes that ended, got {number}"
+        )
+    agents = columns.get("agent", np.zeros(len(done)))
+    own = np.flatnonzero(agents == agents[last[number]])
+    earlier = own[own < last[number]]
+    start = earlier[done[earlier]].max(initial=-1)
+    rows = own[(own > start) & (own <= last[number])]
+    return buffer.take(rows[-MOST_FRAMES:])[column]

@@ -1,0 +1,146 @@
+"""info: tells what a path holds: a buffer, a saved buffer, a checkpoint, a model, an aggregator's values."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from really.cli.output import show
+from really.cli.sources import inner, kind_of, opened
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from really.replay.buffer import ReplayBuffer
+
+EXAMPLES = """really info runs/buffer
+really info replay.arrow --json
+really info runs/checkpoints         the newest checkpoint in it
+"""
+# Rows that are read at a time.
+PIECE = 65_536
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("path", metavar="PATH", type=Path, help="folder or file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Prints what the path holds."""
+    path = inner(given.path)
+    kind = kind_of(path)
+    about = {"checkpoint": _checkpoint, "model": _model, "progress": _progress}
+    show({"path": str(path), "kind": kind, **about.get(kind, _buffer)(path)}, given.json)
+
+
+def _buffer(path: Path) -> dict[str, Any]:
+    with opened(path) as buffer:
+        memory = buffer.memory()
+        options = {name: value for name, value in vars(buffer.options).items() if value is not None}
+        return {
+            "rows": len(buffer),
+            "capacity": buffer.capacity,
+            "held_bytes": memory["held"],
+            "whole_rows_would_take_times": memory["ratio"],
+            "file_bytes": _bytes_of(path),
+            "columns": {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()},
+            "episodes": episodes(buffer),
+            "options": {name: str(value) for name, value in options.items() if name not in ("keys", "capacity")},
+        }
+
+
+def episodes(buffer: ReplayBuffer) -> dict[str, Any]:
+    """How many episodes ended in the rows; with a column `agent` also means of their returns and lengths.
+
+    A row's agent tells to which episode it belongs. The first episode of each agent may have begun in rows that a full
+    buffer has dropped, and is left out of the means then.
+    """
+    import numpy as np
+
+    wanted = ("reward", "not_done", "terminal", "truncated", "agent")
+    keys = [key for key in wanted if key in (buffer.spec or {})]
+    end = "not_done" if "not_done" in keys else "terminal"
+    if end not in keys or not len(buffer):
+        return {"ended": "not told: no column not_done or terminal"}
+    columns = read_columns(buffer, keys)
+    done = columns[end] == 0 if end == "not_done" else columns[end] != 0
+    if "truncated" in keys:
+        done |= columns["truncated"] != 0
+    found: dict[str, Any] = {"ended": int(np.count_nonzero(done))}
+    if {"agent", "reward"} <= columns.keys():
+        returns, lengths = _sums(columns["agent"], columns["reward"], done, len(buffer) == buffer.capacity)
+        if returns.size:
+            found |= {"whole": returns.size, "mean_return": float(returns.mean()), "mean_length": float(lengths.mean())}
+    return found
+
+
+def _sums(
+    agents: NDArray[Any], rewards: NDArray[Any], done: NDArray[np.bool_], drops_first: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns and lengths of the episodes that ended, agent by agent."""
+    import numpy as np
+
+    returns, lengths = [np.empty(0)], [np.empty(0)]
+    for agent in np.unique(agents):
+        rows = np.flatnonzero(agents == agent)
+        ends = np.flatnonzero(done[rows]) + 1
+        if not ends.size:
+            continue
+        starts = np.append(0, ends[:-1])
+        sums = np.add.reduceat(rewards[rows[: ends[-1]]], starts, dtype=np.float64)
+        returns.append(sums[drops_first:])
+        lengths.append(np.diff(ends, prepend=0)[drops_first:].astype(np.float64))
+    return np.concatenate(returns), np.concatenate(lengths)
+
+
+def read_columns(buffer: ReplayBuffer, keys: list[str]) -> dict[str, NDArray[Any]]:
+    """These columns of all rows, oldest first."""
+    import numpy as np
+
+    pieces = []
+    with buffer.open_reader() as reader:
+        while reader.num_left:
+            pieces.append(reader.read(min(PIECE, reader.num_left), keys))
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in keys}
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from really.checkpoints import description
+
+    about = description.read(path)
+    buffer = about["buffer"]
+    return {
+        "file_bytes": _bytes_of(path),
+        "counters": about.get("counters") or {},
+        "task": about["task"],
+        "files": sorted(entry.name for entry in path.iterdir()),
+        "buffer": "none" if buffer is None else "in it" if (path / "buffer.arrow").exists() else "in its own folder",
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from really.checkpoints import saved_models
+
+    about = saved_models.describe(path)
+    weights = {weight["name"]: f"{weight['dtype']}{list(weight['shape'])}" for weight in about["weights"]}
+    normalised = [part["name"] for part in about["statistics"]]
+    return {"file_bytes": _bytes_of(path), "epoch": about["epoch"], "normalised": normalised, "weights": weights}
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    from really.metrics.curves import CSV_NAME, read_csv
+
+    header, rows, _ = read_csv(path / CSV_NAME)
+    keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
+    last = {key: next((float(row[f"{key}.mean"]) for row in reversed(rows) if row[f"{key}.mean"]), "") for key in keys}
+    return {"updates": len(rows), "last": last}
+
+
+def _bytes_of(path: Path) -> int:
+    """Bytes that the files take on the disk, holes left out."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files)

@@ -1,0 +1,76 @@
+"""The command `really`: finds the command that is asked for, and tells errors on one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from really import __version__
+from really.cli import bench, check, compare, export, film, head, info, plot, sql
+from really.errors import ReallyError
+
+COMMANDS: tuple[ModuleType, ...] = (info, head, sql, export, film, plot, compare, check, bench)
+FAILED, INTERRUPTED = 2, 130
+EPILOG = """examples:
+  really info runs/buffer              what is in a buffer, a checkpoint, a saved model
+  really COMMAND --help                examples of a command
+  eval "$(really --completion)"        completion of commands in bash
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and ends with code 2."""
+        self.exit(FAILED, f"{self.prog}: {message}; {self.prog} --help shows examples\n")
+
+
+def parser() -> Parser:
+    """The parser of all commands."""
+    top = Parser("really", epilog=EPILOG, description="Looks into the files of really.", formatter_class=_AsWritten)
+    top.add_argument("--version", action="version", version=f"really {__version__}")
+    words = " ".join(map(_name, COMMANDS))
+    top.add_argument(
+        "--completion", action="version", version=f"complete -o default -W '{words}' really", help="print it for bash"
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for module in COMMANDS:
+        examples = "examples:\n" + textwrap.indent(module.EXAMPLES, "  ")
+        doc = str(module.__doc__).partition(": ")[2].strip()
+        own = commands.add_parser(
+            _name(module), help=doc.splitlines()[0], description=doc, epilog=examples, formatter_class=_AsWritten
+        )
+        module.add_arguments(own)
+        own.set_defaults(run=module.run, prog=own.prog)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns the exit code: 0, 2 after an error, 130 after an interrupt."""
+    given = parser().parse_args(arguments)
+    try:
+        given.run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ReallyError, OSError) as error:
+        print(f"{given.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+class _AsWritten(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples."""
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]

@@ -1,0 +1,58 @@
+"""What a path holds, and the buffer in it: a folder, a saved buffer, a checkpoint, a Parquet file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from really.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from really.replay.buffer import ReplayBuffer
+
+META, SAVED = "meta.json", "buffer.arrow"
+WHAT = "a buffer's folder, a saved buffer, a checkpoint, a saved model, an aggregator's folder or a Parquet file"
+
+
+def kind_of(path: Path) -> str:
+    """`buffer`, `saved buffer`, `checkpoint`, `model`, `progress` or `parquet`. Raises InvalidValueError otherwise."""
+    if path.is_dir():
+        marks = {"schema.json": "buffer", "progress.csv": "progress"}
+        if (path / META).exists():
+            return "checkpoint" if path.name.startswith("checkpoint_") else "model"
+        if found := next((kind for file, kind in marks.items() if (path / file).exists()), None):
+            return found
+        names = sorted(entry.name for entry in path.iterdir())[:5]
+        raise InvalidValueError(f"{path}: expected {WHAT}, got a folder with {', '.join(names) or 'nothing in it'}")
+    if not path.exists():
+        raise InvalidValueError(f"{path}: expected {WHAT}, got nothing")
+    return "parquet" if path.suffix == ".parquet" else "saved buffer"
+
+
+def inner(path: Path) -> Path:
+    """The newest checkpoint or model in a folder of several; any other path as it is."""
+    if not path.is_dir() or (path / META).exists() or (path / "schema.json").exists():
+        return path
+    entries = [entry for entry in path.iterdir() if (entry / META).is_file() and not entry.name.startswith(".")]
+    return max(entries, key=lambda entry: (entry / META).stat().st_mtime_ns, default=path)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[ReplayBuffer]:
+    """The buffer at a path, to read. Raises InvalidValueError if there is none."""
+    from really.replay.buffer import ReplayBuffer
+
+    place = inner(path)
+    kind = kind_of(place)
+    if kind == "checkpoint" and (place / SAVED).exists():
+        kind, place = "saved buffer", place / SAVED
+    makers = {"buffer": ReplayBuffer.open, "saved buffer": ReplayBuffer.load, "parquet": ReplayBuffer.from_parquet}
+    if kind not in makers:
+        raise InvalidValueError(f"{path}: expected a buffer, got a {kind} without rows")
+    buffer = makers[kind](place)
+    try:
+        yield buffer
+    finally:
+        buffer.close()

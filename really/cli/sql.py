@@ -1,0 +1,40 @@
+"""sql: asks a buffer a question in SQL, by DuckDB. The table is called `buffer`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from really.cli.output import show
+from really.cli.sources import opened
+
+EXAMPLES = """really sql "select avg(reward), count(*) from buffer" runs/buffer
+really sql "select action, count(*) as n from buffer group by action order by action" replay.arrow --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("query", metavar="QUERY", help="a query of the table `buffer`")
+    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Prints the answer."""
+    from really.errors import InvalidValueError, MissingPackageError
+
+    try:
+        import duckdb
+    except ImportError as error:
+        message = f"really sql: expected DuckDB, got {error}: pip install duckdb"
+        raise MissingPackageError(message, name="duckdb") from error
+    with opened(given.path) as buffer, duckdb.connect() as connection:
+        if buffer.spec is None:
+            raise InvalidValueError(f"{given.path}: expected a buffer with rows, got an empty one")
+        try:
+            answer = connection.sql(given.query)
+            names, rows = ([], []) if answer is None else (answer.columns, answer.fetchall())
+        except duckdb.Error as error:
+            raise InvalidValueError(f"query: expected SQL of the table `buffer`, got an error: {error}") from error
+    show([dict(zip(names, row, strict=True)) for row in rows], given.json)

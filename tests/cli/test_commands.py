@@ -1,0 +1,223 @@
+"""The command `really`: each command on real files, its JSON, its help, and its errors on one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really import ReplayBuffer
+from really.cli.main import COMMANDS, main
+from really.metrics.aggregator import Aggregator
+
+ROOT = Path(__file__).parents[2]
+NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A buffer on disk: two agents whose episodes have five steps, with pictures."""
+    path = tmp_path_factory.mktemp("cli") / "buffer"
+    buffer = ReplayBuffer(100, path=path)
+    frames = np.arange(21, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
+    ends = np.tile([1, 1, 1, 1, 0], 4).astype(np.float32)
+    agents = np.repeat(np.arange(2, dtype=np.int32), 10)
+    rewards = np.arange(20, dtype=np.float32)
+    buffer.put({"state": frames[:-1], "reward": rewards, "not_done": ends, "agent": agents, "action": agents % 2})
+    buffer.close()
+    return path
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """The one line that a failing command prints."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert not printed.out
+    (line,) = printed.err.splitlines()
+    return line
+
+
+def test_info_of_a_buffer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = json.loads(ran(capsys, "info", folder, "--json"))
+    assert (about["kind"], about["rows"], about["capacity"]) == ("buffer", 20, 100)
+    assert about["columns"]["state"] == "uint8[8, 8]"
+    assert about["episodes"] == {"ended": 4, "whole": 4, "mean_return": 47.5, "mean_length": 5.0}
+    assert about["file_bytes"] > 0
+    assert re.search(r"^rows +20$", ran(capsys, "info", folder), re.MULTILINE)
+
+
+def test_info_leaves_out_episodes_that_may_have_lost_their_start(tmp_path: Path) -> None:
+    from really.cli.info import episodes
+
+    buffer = ReplayBuffer(6)
+    numbers = np.arange(8, dtype=np.float32)
+    buffer.put({"reward": numbers, "not_done": 1 - (numbers % 4 == 3), "agent": np.zeros(8, np.int32)})
+    assert episodes(buffer) == {"ended": 2, "whole": 1, "mean_return": 22.0, "mean_length": 4.0}
+    assert episodes(ReplayBuffer(6)) == {"ended": "not told: no column not_done or terminal"}
+
+
+def test_info_of_a_saved_buffer_and_an_aggregator(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "20 rows" in ran(capsys, "export", folder, tmp_path / "saved.arrow")
+    about = json.loads(ran(capsys, "info", tmp_path / "saved.arrow", "--json"))
+    assert (about["kind"], about["rows"]) == ("saved buffer", 20)
+    Aggregator(tmp_path / "progress").update(loss=2.0)
+    about = json.loads(ran(capsys, "info", tmp_path / "progress", "--json"))
+    assert (about["kind"], about["updates"], about["last"]) == ("progress", 1, {"loss": 2.0})
+
+
+def test_info_of_a_model_and_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from really import SampleManager
+    from tests.environments import Counter
+    from tests.models import QNet
+
+    with SampleManager(QNet, Counter, 1, 10, use_ray=False) as manager:
+        manager.initialize_buffer(20)
+        manager.collect()
+        manager.save_model(tmp_path / "models", epoch=7)
+        manager.save_checkpoint(tmp_path / "runs", counters={"steps": 10})
+    model = json.loads(ran(capsys, "info", tmp_path / "models", "--json"))
+    assert (model["kind"], model["epoch"]) == ("model", 7)
+    assert model["weights"]
+    checkpoint = json.loads(ran(capsys, "info", tmp_path / "runs", "--json"))
+    assert (checkpoint["kind"], checkpoint["counters"], checkpoint["buffer"]) == (
+        "checkpoint",
+        {"steps": 10},
+        "in it",
+    )
+    assert len(json.loads(ran(capsys, "head", tmp_path / "runs", "--json"))) == 10
+
+
+def test_head_and_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = json.loads(ran(capsys, "head", folder, "-n", 2, "--keys", "reward", "--json"))
+    assert first == [{"row": 0, "reward": 0.0}, {"row": 1, "reward": 1.0}]
+    last = json.loads(ran(capsys, "head", folder, "-n", 2, "--keys", "reward", "--tail", "--json"))
+    assert last == [{"row": 18, "reward": 18.0}, {"row": 19, "reward": 19.0}]
+    assert "uint8[8, 8]" in ran(capsys, "head", folder)
+
+
+def test_sql(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("duckdb")
+    query = "select agent, sum(reward) as total from buffer group by agent order by agent"
+    assert json.loads(ran(capsys, "sql", query, folder, "--json")) == [
+        {"agent": 0, "total": 45.0},
+        {"agent": 1, "total": 145.0},
+    ]
+    assert failed(capsys, "sql", "select nothing", folder).startswith("really sql: query: expected SQL of the table")
+
+
+def test_export_to_parquet_can_be_read_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ran(capsys, "export", folder, tmp_path / "rows.parquet") == f"20 rows in {tmp_path / 'rows.parquet'}\n"
+    assert json.loads(ran(capsys, "info", tmp_path / "rows.parquet", "--json"))["rows"] == 20
+
+
+def test_film_shows_one_episode(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    assert ran(capsys, "film", folder, tmp_path / "film.gif", "--episode", 2).endswith("film.gif: 5 frames\n")
+    with image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 5
+        assert np.asarray(film.convert("L")).max() == 10
+    assert failed(capsys, "film", folder, tmp_path / "f.gif", "--episode", 9) == (
+        "really film: --episode: expected a number below 4, the episodes that ended, got 9"
+    )
+    assert "expected frames [height, width]" in failed(capsys, "film", folder, tmp_path / "f.gif", "--column", "reward")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (4, 8, 8), (8, 8, 4)])
+def test_a_stack_shows_its_newest_frame(shape: tuple[int, ...]) -> None:
+    from really.cli.film import newest_frame
+
+    assert newest_frame(np.zeros(shape, np.uint8)).shape == (8, 8)
+    assert newest_frame(np.zeros((8, 8, 3), np.uint8)).shape == (8, 8, 3)
+
+
+def test_plot_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        aggregator = Aggregator(tmp_path / name)
+        for step in range(4):
+            aggregator.update(step=10 * step, loss=step)
+    assert ran(capsys, "plot", tmp_path / "a") == f"{tmp_path / 'a' / 'progress'}.png\n"
+    assert (tmp_path / "a" / "progress.png").exists()
+    how = ("--key", "loss", "--x", "step", "--json")
+    found = json.loads(ran(capsys, "compare", f"one={tmp_path / 'a'},{tmp_path / 'b'}", *how))
+    assert found["curves"]["one"]["seeds"] == 2
+    assert "expected NAME=DIR for all or for none" in failed(capsys, "compare", f"one={tmp_path / 'a'}", "other")
+
+
+def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    about = json.loads(ran(capsys, "check", "CartPole-v1", "--steps", 400, "--json"))
+    assert about["batch"] == "native, 8 environments"
+    assert about["same_seed_same_data"] is True
+    assert about["terminated"] > 0
+    assert about["warnings"] == "none"
+    own = json.loads(ran(capsys, "check", "tests.environments:OldCounter", "--steps", 40, "--json"))
+    assert own["columns"] == {"state": "float32[1]"}
+    assert "expected an id or module:Class" in failed(capsys, "check", "tests.environments:Nothing")
+    assert "CartPole" in failed(capsys, "check", "CartPol-v1")
+
+
+def test_bench_names_the_rates_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    from really.cli import bench
+
+    readme = (ROOT / "README.md").read_text()
+    assert all(text in readme for text in ("95.5M", "188,133"))
+    about = json.loads(ran(capsys, "bench", "--seconds", 0.01, "--json"))
+    assert about.keys() == bench.README.keys()
+    assert all(rates["here"] > 0 for rates in about.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert re.search(rf"^examples:\n  really {name}\b", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_completion_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument, expected in (("--completion", "complete -o default -W 'info head sql"), ("--version", "really 0.")):
+        with pytest.raises(SystemExit) as end:
+            main([argument])
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info"], "really info: the following arguments are required: PATH; really info --help shows examples"),
+        (["inf", "x"], "really: argument COMMAND: invalid choice: 'inf'"),
+        (["info", "nowhere"], "really info: nowhere: expected a buffer's folder, a saved buffer, a checkpoint"),
+        (["head", "README.md"], "really head: "),
+        (["info", "docs"], "really info: docs: expected a buffer's folder"),
+        (["export", "x", "y.csv"], "really export: TARGET: expected a file .parquet or .arrow"),
+    ],
+)
+def test_an_error_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert failed(capsys, *arguments).startswith(message)
+
+
+def test_help_imports_little() -> None:
+    script = "import sys; sys.argv = ['really', 'info', '--help']; from really.__main__ import main\ntry: main()\n"
+    script += "except SystemExit: pass\nprint(sorted({'numpy', 'pyarrow', 'gymnasium', 'ray'} & {*sys.modules}))"
+    printed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines()[-1] == "[]"
