@@ -818,6 +818,36 @@ cdef class Ring:
             return None
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
+    def empty_batch(self, Py_ssize_t num, Py_ssize_t num_batches=0):
+        """The arrays of a batch with arbitrary contents, for `sample_into`."""
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
+        return self.arrays(self.new_batch(total, None), num, num_batches)
+
+    def sample_into(self, dict batch, Py_ssize_t first, Py_ssize_t num, bint distinct=False):
+        """Draws `num` single transitions into the rows of `batch` from `first` on; returns False if too few are held.
+
+        The caller has checked that `batch` has an array [n, ...] for every name, with `first + num` <= n.
+        """
+        cdef Block block = self.new_batch(num, batch, n_step=False, table=table_nbytes(num) if distinct else 0)
+        cdef Py_ssize_t i
+        cdef bint drawn
+        for i in range(self.state.num_keys):
+            block.batch.columns[i] += first * self.state.keys[i].nbytes
+            if self.state.keys[i].sharing < 0:
+                block.batch.fields[i] = block.batch.columns[i]
+        acquire(self.lock)
+        if num * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
+            drawn = draw_rows(&self.state, &block.batch, num, num, distinct)
+        else:
+            with nogil:
+                drawn = draw_rows(&self.state, &block.batch, num, num, distinct)
+        release(self.lock)
+        if not drawn:
+            self.refuse_if_rolled_back()
+        elif block.batch.misses_frames:
+            raise MissingFramesError()
+        return drawn
+
     def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
         """The ages, int64, that `sample` with the same arguments would draw. Returns None if there are too few rows."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)

@@ -30,6 +30,7 @@ if _typing.TYPE_CHECKING:
     from really.manager.sample_manager import SampleManager
     from really.metrics.comparison import compare
     from really.replay.buffer import ReplayBuffer
+    from really.replay.mixture import Mixture
 else:
     # Loaded at their first use, so that `import really` needs nothing but NumPy.
     __getattr__ = _loader(
@@ -38,6 +39,7 @@ else:
         SampleManager="really.manager.sample_manager",
         compare="really.metrics.comparison",
         ReplayBuffer="really.replay.buffer",
+        Mixture="really.replay.mixture",
     )
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ __all__ = [
     "InvalidValueError",
     "LockedError",
     "MissingPackageError",
+    "Mixture",
     "ModelError",
     "NotEnoughMemoryError",
     "OvertakenError",

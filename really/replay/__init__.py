@@ -7,6 +7,7 @@ from really.replay.buffer import ReplayBuffer
 from really.replay.disk.verification import Verification
 from really.replay.emphasized import EmphasizedSampler
 from really.replay.half_life import HalfLifeSampler
+from really.replay.mixture import Mixture
 from really.replay.newest import NewestSampler
 from really.replay.options import BufferOptions
 from really.replay.priorities import Priorities
@@ -23,6 +24,7 @@ __all__ = [
     "BufferOptions",
     "EmphasizedSampler",
     "HalfLifeSampler",
+    "Mixture",
     "NewestSampler",
     "Priorities",
     "PrioritizedSampler",

@@ -20,7 +20,7 @@ from really._utils.checks import checked_integer
 from really._utils.forks import ForkGroup, Order
 from really.replay import tensors
 from really.replay.arguments import checked_size
-from really.replay.rows import Rows
+from really.replay.rows import Sampled
 from really.replay.samplers import Beta, checked_beta
 
 State = dict[str, Any]
@@ -48,7 +48,7 @@ class BatchSource:
 
     def __init__(
         self,
-        buffer: Rows,
+        buffer: Sampled,
         n: Any,
         as_: str,
         replace: bool,
@@ -180,7 +180,7 @@ class Batches:
 
     def __init__(
         self,
-        buffer: Rows,
+        buffer: Sampled,
         n: Any,
         prefetch: int = 2,
         *,
@@ -218,7 +218,7 @@ class Batches:
         self._position, self._num_drawn = drawn.after, drawn.num_drawn
         return drawn.batch
 
-    def position_of(self, buffer: Rows) -> State | None:
+    def position_of(self, buffer: Sampled) -> State | None:
         """The generator's state after the last batch taken; None unless this alone has drawn ahead from `buffer`."""
         source = self._source
         if self._worker is None or source.buffer is not buffer:
@@ -273,7 +273,7 @@ class Batches:
             self._source.start_at(self._num_drawn)
 
 
-def state_to_save(buffer: Rows) -> State:
+def state_to_save(buffer: Sampled) -> State:
     """The generators' state from which a resumed run draws the batches that come next here.
 
     That is the buffer's `state_dict`; if an iterator has drawn ahead, the state after the last batch taken from it.

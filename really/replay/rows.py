@@ -13,19 +13,8 @@ from really.replay.snapshot import Description, Snapshot
 from really.replay.units import Batch
 
 
-class Rows(Protocol):
-    """Rows that are put in order and sampled. `ReplayBuffer` documents each method."""
-
-    def __init__(self, capacity: int, **options: Any) -> None:
-        """Makes an empty buffer."""
-
-    @classmethod
-    def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
-        """The buffer that a snapshot was made of."""
-
-    @property
-    def options(self) -> BufferOptions:
-        """What the buffer was made with."""
+class Sampled(Protocol):
+    """What batches and data sets are drawn from: a buffer, or a mixture of several."""
 
     @property
     def spec(self) -> Spec | None:
@@ -39,14 +28,35 @@ class Rows(Protocol):
     def sampler(self) -> Sampler:
         """What picks the rows of a batch."""
 
+    def sample(self, n: Any, *, replace: bool = True, beta: float | None = None) -> Batch:
+        """A batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the state of the generators."""
+
+
+class Rows(Sampled, Protocol):
+    """Rows that are put in order and sampled. `ReplayBuffer` documents each method."""
+
+    def __init__(self, capacity: int, **options: Any) -> None:
+        """Makes an empty buffer."""
+
+    @classmethod
+    def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
+        """The buffer that a snapshot was made of."""
+
+    @property
+    def options(self) -> BufferOptions:
+        """What the buffer was made with."""
+
     def __len__(self) -> int:
         """How many rows are held."""
 
     def put(self, data: Any) -> None:
         """Appends rows."""
-
-    def sample(self, n: Any, *, replace: bool = True, beta: float | None = None) -> Batch:
-        """A batch."""
 
     def take(self, indices: Any) -> Batch:
         """The rows of these indices by age."""
@@ -59,9 +69,3 @@ class Rows(Protocol):
 
     def snapshot(self, what: str = "snapshot") -> Snapshot:
         """The rows of this moment, and how to make the buffer again."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the generators."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Sets the state of the generators."""

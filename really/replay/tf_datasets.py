@@ -15,7 +15,7 @@ from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
 from really.replay.arguments import MOST_ROWS, checked_size
 from really.replay.batches import BeforeSample
-from really.replay.rows import Rows
+from really.replay.rows import Sampled
 from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes
 
@@ -25,7 +25,7 @@ CALL_BATCHES = 16
 
 
 def sampled_dataset(
-    buffer: Rows,
+    buffer: Sampled,
     n: Any,
     prefetch: int = 2,
     *,
@@ -85,7 +85,7 @@ class _Calls:
 
     def __init__(
         self,
-        buffer: Rows,
+        buffer: Sampled,
         spec: Spec,
         lead: tuple[int, ...],
         replace: bool,
@@ -116,7 +116,7 @@ class _Calls:
         return [batch[key].reshape(shape) for key, shape in zip(self._keys, self._shapes, strict=True)]
 
 
-def _known_spec(buffer: Rows) -> Spec:
+def _known_spec(buffer: Sampled) -> Spec:
     """The schema of a batch."""
     if buffer.spec is None or buffer.batch_spec is None:
         raise EmptyBufferError("dataset: expected a buffer whose schema is known, got one without; put some rows first")
