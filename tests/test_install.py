@@ -108,6 +108,16 @@ def test_a_manager_without_a_framework_takes_a_callable_and_without_ray_says_wha
     ]
 
 
+def test_an_atari_id_without_ale_py_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    from really.envs.spec import EnvironmentSpec
+
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    expected = r"^environment: expected ale_py for 'ALE/X-v5', got no package ale_py: pip install 'really-rl\[atari\]'$"
+    with pytest.raises(MissingPackageError, match=expected):
+        EnvironmentSpec("ALE/X-v5", {}, None, True).probe()
+
+
 def test_a_broken_package_is_not_called_missing() -> None:
     broken = r"^x: expected Y, got ImportError: libz: no such file: pip install 'really-rl\[ray\]', or z$"
     with pytest.raises(MissingPackageError, match=broken), needed("x", "Y", "ray", "z"):

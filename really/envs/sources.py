@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from really._utils.packages import check_installed
 from really.envs.environment import NO_LIMIT, Environment, accepts, logged_warnings, parameters
 from really.envs.real_gym import fails_in_gym, gym_spec, import_gym, without_checker
 from really.envs.single_of_vector import SingleOfVector
@@ -201,6 +202,8 @@ def _source_of_id(name: str, config: Mapping[str, Any]) -> IdSource | GymIdSourc
             found = gymnasium_spec(name)
             unknown = "retired" if _is_placeholder(found) else ""
         except _unregistered() as error:
+            if name.startswith("ALE/"):
+                check_installed("ale_py", "environment", f"ale_py for {name!r}", "atari")
             unknown = _unknown_id(name, error)
     if not unknown:
         return IdSource(name)
