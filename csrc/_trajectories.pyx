@@ -220,6 +220,25 @@ cdef class TrajectoryIndex:
                 steps[num + i] = segment.end - 1 - place_of_row(&self.rows, numbers[i])
         return found
 
+    def sum_segments(self, const double[::1] values):
+        """The sum of each segment of `segments`, float64 [n]; `values` are of the rows `oldest` to before `newest`."""
+        cdef cnp.npy_intp[1] dims
+        cdef int64_t i, place, num = 0
+        cdef const Segment* segment
+        cdef double total
+        dims[0] = self.rows.next_segment - self.rows.first_segment
+        cdef cnp.ndarray sums = cnp.PyArray_EMPTY(1, dims, cnp.NPY_FLOAT64, 0)
+        for i in range(self.rows.first_segment, self.rows.next_segment):
+            segment = segment_at(&self.rows, i)
+            if segment.flags & (NO_ROWS | REMOVED):
+                continue
+            total = 0
+            for place in range(max(segment.begin, self.rows.streams[segment.stream].first), segment.end):
+                total += values[number_at(&self.rows.streams[segment.stream], place) - self.rows.oldest]
+            (<double*>cnp.PyArray_DATA(sums))[num] = total
+            num += 1
+        return sums[:num]
+
     def segments(self):
         """The segments that have rows, int64 [n, 6], in the order in which they began: numbers of the first and of the
         last row held, how many rows are held, stream, whether the episode's first row is held, whether it ended.

@@ -6,6 +6,7 @@ from really._utils.public import publish as _publish
 from really.replay.buffer import ReplayBuffer
 from really.replay.disk.verification import Verification
 from really.replay.emphasized import EmphasizedSampler
+from really.replay.episodes import Episodes, unpadded
 from really.replay.half_life import HalfLifeSampler
 from really.replay.mixture import Mixture
 from really.replay.newest import NewestSampler
@@ -23,6 +24,7 @@ __all__ = [
     "UNITS",
     "BufferOptions",
     "EmphasizedSampler",
+    "Episodes",
     "HalfLifeSampler",
     "Mixture",
     "NewestSampler",
@@ -37,6 +39,7 @@ __all__ = [
     "UniformSampler",
     "Verification",
     "sequence_priorities",
+    "unpadded",
 ]
 
 _publish(globals())

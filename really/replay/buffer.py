@@ -22,17 +22,17 @@ from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder
 from really.replay.draws import Draws, held
+from really.replay.episode_verbs import StoredEpisodes
 from really.replay.generator import BufferGenerator
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
 from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
 from really.replay.snapshot import Description, Snapshot
 from really.replay.storages import make_storage
-from really.replay.stored import StoredRows
 from really.replay.units import Batch, SampleUnit
 
 
-class ReplayBuffer(StoredRows, PublishedBuffer):
+class ReplayBuffer(StoredEpisodes, PublishedBuffer):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python

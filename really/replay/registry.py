@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay.emphasized import EmphasizedSampler
+from really.replay.episodes import Episodes
 from really.replay.half_life import HalfLifeSampler
 from really.replay.n_step import NSteps
 from really.replay.newest import NewestSampler
@@ -26,7 +27,12 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "stratified": StratifiedSampler,
 }
 """Name -> sampler. Every process that opens or unpickles a buffer has to register the same names."""
-UNITS: dict[str, type[SampleUnit]] = {"transition": SampleUnit, "n_step": NSteps, "sequences": Sequences}
+UNITS: dict[str, type[SampleUnit]] = {
+    "transition": SampleUnit,
+    "n_step": NSteps,
+    "sequences": Sequences,
+    "episodes": Episodes,
+}
 """Name -> sample unit, likewise."""
 
 Kind = tuple[str, dict[str, Any]]

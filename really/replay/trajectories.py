@@ -134,7 +134,7 @@ class Trajectories:
         joins: bool = False,
     ) -> None:
         self._ring, self._columns = ring, columns
-        self.least = least
+        self.least, self.rule = least, rule
         first = least if least_from_first is None else least_from_first
         self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins)
         self._names = [*columns.agent, *columns.ends]
@@ -195,6 +195,16 @@ class Trajectories:
         """All episodes that have rows, in the order in which they began; removed rows are in none."""
         with self._caught_up() as index:
             return _segments(index)
+
+    def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64]]:
+        """`segments`, and for each the sum of this column, a number a row, over the rows held; without a key, of 0."""
+        for _ in range(TRIES):
+            with self._caught_up() as index:
+                num = index.newest - index.oldest
+                values = np.zeros(num, np.float64 if key is None else self._ring.dtypes[self._ring.names.index(key)])
+                if key is None or num == 0 or self._ring.read_keys(index.oldest, num, {key: values}):
+                    return _segments(index), index.sum_segments(values.astype(np.float64))
+        raise EmptyBufferError("episodes: expected rows that stay while they are read, but puts dropped some each time")
 
     def changes(self, first: int, newest: int) -> tuple[Numbers, Numbers]:
         """Numbers of the rows that are starts now, and of rows that are none, of all that may differ from before.
@@ -282,6 +292,8 @@ class Trajectories:
         if self._index.num_starts:
             return
         length = _segments(self._index).length
+        if self.rule != "windows":
+            raise EmptyBufferError(f"sample: expected a whole episode, got none among {len(length):,} parts of some")
         apart = "" if self._columns.agent else "; rows of several agents need a column that tells them apart"
         raise EmptyBufferError(
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "

@@ -1,0 +1,48 @@
+"""The verbs of a buffer that know which row follows which: the table of its episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from really.replay.columns import spec_of
+from really.replay.episodes import episode_table, refuse_empty
+from really.replay.stored import StoredRows
+from really.replay.trajectories import Trajectories, TrajectoryColumns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class StoredEpisodes(StoredRows):
+    """What `ReplayBuffer` inherits: its rows as episodes."""
+
+    _known_episodes: tuple[TrajectoryColumns, Trajectories] | None = None
+
+    def episodes(self, *, agent: str | Sequence[str] | None = None, checks_states: bool = True) -> pa.Table:
+        """The episodes that have rows, in the order in which they began, as an Arrow table of one row each.
+
+        Columns: `first` and `last`, int64 numbers of the first and the last row held; `length`, int64 rows held;
+        `return`, float64 sum of their `reward`, if there is that column; the columns that name the agent; `begins` and
+        `ends`, whether the episode's first row is held, and whether it ended; `whole`, both of it.
+
+        The number of a row is how many rows the buffer had taken before it. The first call reads the columns of all
+        rows, a later one those of rows that were put since.
+
+        Args:
+            agent: columns that tell agents apart; by default the column "agent", if there is one.
+            checks_states: False trusts the order of an agent's rows (`sequences.Sequences`).
+
+        Raises:
+            EmptyBufferError: there is no schema yet.
+            InvalidValueError: a column is missing.
+        """
+        ring = self._ring
+        if ring is None:
+            self.check_open("episodes")
+            raise refuse_empty("episodes")
+        named = (agent,) if isinstance(agent, str) else agent
+        columns = TrajectoryColumns.of(spec_of(ring), what="episodes", agent=named, checks_states=checks_states)
+        if self._known_episodes is None or self._known_episodes[0] != columns:
+            self._known_episodes = columns, Trajectories(ring, columns)
+        return episode_table(self._known_episodes[1], ring, columns)
