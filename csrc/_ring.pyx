@@ -13,13 +13,11 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
-from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
@@ -31,7 +29,7 @@ from cursor_page cimport STATE, Page
 from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
 from generator cimport copied_state
-from lock cimport acquire, release
+from lock cimport Lock, acquire, free_lock, new_lock, release
 from matching cimport Sharing, StackColumn, init_sharing
 from memory cimport really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
@@ -113,6 +111,10 @@ cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
     UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
     FEW = 16  # fields whose columns fit on the C stack
+
+cdef struct Scratch:  # of a value of a put
+    PyObject* value
+    char scalar[SCALAR]
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
@@ -234,7 +236,7 @@ cdef class Ring:
 
     cdef object __weakref__
     cdef RingState state
-    cdef PyThread_type_lock lock
+    cdef Lock* lock
     cdef bint is_forking  # `acquire` has taken the lock
     cdef readonly object bit_generator
     cdef readonly list names
@@ -263,7 +265,7 @@ cdef class Ring:
         self.state.pinned_from = self.state.cursor.kept_from = NO_ROW
         self.state.num_keys = len(names)
         self.state.rows.num_fields = self.state.num_keys + len(shared)
-        self.lock = PyThread_allocate_lock()
+        self.lock = new_lock()
         if self.lock == NULL or not allocate_tables(&self.state):
             raise MemoryError("the tables of a ring: the system gave no memory")
         self.set_fields()
@@ -380,8 +382,7 @@ cdef class Ring:
         if self.storage is None:
             really_pages_release(self.state.rows.data, self.state.rows.num_slots * self.state.rows.stride)
         free_tables(&self.state)
-        if self.lock != NULL:
-            PyThread_free_lock(self.lock)
+        free_lock(self.lock)
 
     # State --------------------------------------------------------------------------------------------------------
 
@@ -674,35 +675,56 @@ cdef class Ring:
         """
         if self.state.num_sharings > 0:
             return self.put_shared(data)
-        cdef Column few[FEW]  # on the stack: while this call waits for the lock, other threads put
-        cdef char few_scalars[FEW * SCALAR]
+        cdef Scratch few[FEW]  # on the stack: while this call waits for the lock, other threads put
+        cdef Column few_columns[FEW]
         cdef Column* columns
-        if self.state.num_keys <= FEW:
-            return self.put_columns(data, few, few_scalars)
-        columns = <Column*>PyMem_Malloc(self.state.num_keys * (sizeof(Column) + SCALAR))
+        cdef Py_ssize_t num = self.state.num_keys
+        if num <= FEW:
+            return self.put_columns(data, few_columns, few)
+        columns = <Column*>PyMem_Malloc(num * (sizeof(Column) + sizeof(Scratch)))
         if columns == NULL:
             raise MemoryError("the columns of a put: the system gave no memory")
         try:
-            return self.put_columns(data, columns, <char*>(columns + self.state.num_keys))
+            return self.put_columns(data, columns, <Scratch*>(columns + num))
         finally:
             PyMem_Free(columns)
 
-    cdef bint put_columns(self, dict data, Column* columns, char* scalars) except -1:
-        """`put` for a ring without shared frames; `columns` and `scalars` are scratch for every key."""
-        cdef Py_ssize_t i, num = self.state.num_keys
+    cdef bint put_columns(self, dict data, Column* columns, Scratch* scratch) except -1:
+        """`put` for a ring without shared frames; `columns` and `scratch` have an entry for every key."""
+        cdef Py_ssize_t i, num_values = 0
         cdef int64_t num_rows = UNKNOWN
+        try:
+            if not self.find_columns(data, columns, scratch, &num_values, &num_rows):
+                return False
+            return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+        finally:
+            for i in range(num_values):
+                Py_DECREF(<object>scratch[i].value)
+
+    cdef bint find_columns(
+        self, dict data, Column* columns, Scratch* scratch, Py_ssize_t* num_values, int64_t* num_rows
+    ) except -1:
+        """`find_column` for every key. The first `num_values` values are kept alive: another thread may empty `data`.
+
+        While the keys of `data` come in the order of the columns, a walk finds them, which costs less than look-ups.
+        """
+        cdef Py_ssize_t i, at = 0
+        cdef PyObject* key
         cdef PyObject* value
-        cdef tuple held = PyTuple_New(num)  # keeps the values alive: another thread may empty `data` meanwhile
-        for i in range(num):
-            value = PyDict_GetItemWithError(data, self.names[i])
-            if value == NULL or not find_column(
-                <object>value, &self.state.keys[i], <cnp.dtype>self.dtypes[i], scalars + i * SCALAR, &columns[i],
-                &num_rows,
+        for i in range(self.state.num_keys):
+            if at < 0 or not PyDict_Next(data, &at, &key, &value) or key != <PyObject*>self.names[i]:
+                at = -1
+                value = PyDict_GetItemWithError(data, self.names[i])
+                if value == NULL:
+                    return False
+            Py_INCREF(<object>value)
+            scratch[i].value = value
+            num_values[0] += 1
+            if not find_column(
+                <object>value, &self.state.keys[i], <cnp.dtype>self.dtypes[i], scratch[i].scalar, &columns[i], num_rows
             ):
                 return False
-            Py_INCREF(<object>value)
-            PyTuple_SET_ITEM(held, i, <object>value)
-        return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+        return True
 
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
         cdef bint may

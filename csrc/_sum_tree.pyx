@@ -8,13 +8,12 @@ cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cpython.pythread cimport PyThread_allocate_lock, PyThread_free_lock, PyThread_type_lock
 from libc.stdint cimport int64_t
 from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw
 from generator cimport copied_state
-from lock cimport acquire, release
+from lock cimport Lock, acquire, free_lock, new_lock, release
 from memory cimport really_pages_release, really_pages_reserve
 from proportional cimport Exponents, draw_targets, is_valid_priority, scaled_priority, weigh
 from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_values, total
@@ -55,7 +54,7 @@ cdef class SumTree:
     cdef char* memory
     cdef Py_ssize_t tree_nbytes
     cdef readonly Py_ssize_t nbytes  # of the tree and the hidden values, if the tree is full
-    cdef PyThread_type_lock lock
+    cdef Lock* lock
     cdef bint is_forking  # `acquire` has taken the lock
     cdef bitgen_t* source
     cdef readonly object bit_generator
@@ -69,7 +68,7 @@ cdef class SumTree:
         self.tree_nbytes = lay_out_sums(&self.tree, capacity)
         self.nbytes = self.tree_nbytes + capacity * sizeof(double)
         self.memory = <char*>really_pages_reserve(self.nbytes)
-        self.lock = PyThread_allocate_lock()
+        self.lock = new_lock()
         if self.memory == NULL or self.lock == NULL:
             raise MemoryError(
                 f"priorities of {capacity} rows: the system gave no address space for {self.nbytes} bytes"
@@ -79,8 +78,7 @@ cdef class SumTree:
 
     def __dealloc__(self):
         really_pages_release(self.memory, self.nbytes)
-        if self.lock != NULL:
-            PyThread_free_lock(self.lock)
+        free_lock(self.lock)
 
     def __len__(self):
         return self.window.newest - self.window.oldest

@@ -1,15 +1,7 @@
-"""The lock of a ring and of a sum tree.
+"""The lock of a ring and of a sum tree. The thread that takes it releases it.
 
 REALLY_UNLOCKED builds a lock that never closes; the test of threads must then fail.
 """
-
-from cpython.pythread cimport (
-    NOWAIT_LOCK,
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_release_lock,
-    PyThread_type_lock,
-)
 
 cdef extern from *:
     """
@@ -22,14 +14,23 @@ cdef extern from *:
     enum:
         REALLY_LOCKS
 
+cdef extern from "lock.h" nogil:
+    ctypedef struct Lock "ReallyLock":
+        pass
+    Lock* new_lock "really_lock_new"() noexcept  # NULL if the system has no memory
+    void free_lock "really_lock_free"(Lock* lock) noexcept
+    bint really_lock_try(Lock* lock) noexcept
+    void really_lock_wait(Lock* lock) noexcept
+    void really_lock_release(Lock* lock) noexcept
 
-cdef inline void acquire(PyThread_type_lock lock) noexcept:
+
+cdef inline void acquire(Lock* lock) noexcept:
     """Takes the lock. Waits without the GIL if another thread has it, which may need the GIL before it releases."""
-    if REALLY_LOCKS and not PyThread_acquire_lock(lock, NOWAIT_LOCK):
+    if REALLY_LOCKS and not really_lock_try(lock):
         with nogil:
-            PyThread_acquire_lock(lock, WAIT_LOCK)
+            really_lock_wait(lock)
 
 
-cdef inline void release(PyThread_type_lock lock) noexcept:
+cdef inline void release(Lock* lock) noexcept:
     if REALLY_LOCKS:
-        PyThread_release_lock(lock)
+        really_lock_release(lock)

@@ -133,6 +133,9 @@ cdef inline void fill(
     cdef Py_ssize_t k
     cdef Column column
     cdef char* to
+    if num_rows == 1:
+        fill_one(records, columns, first, rows)
+        return
     for k in range(records.num_fields):
         column = columns[k]
         column.data += first * column.stride
@@ -141,6 +144,14 @@ cdef inline void fill(
             fill_field(column, records.fields[k].nbytes, num_rows, to, REALLY_CACHE_LINE)
         else:
             fill_field(column, records.fields[k].nbytes, num_rows, to, records.stride)
+
+
+cdef inline void fill_one(const Records* records, const Column* columns, int64_t row, char* to) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(records.num_fields):
+        really_copy_short(
+            to + records.fields[k].offset, columns[k].data + row * columns[k].stride, records.fields[k].nbytes
+        )
 
 
 cdef inline void fill_field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ def make_ring(
 
     Raises MemoryError if the system has no address space for it.
     """
-    names, dtypes, shapes = list(spec), [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
+    # Interned, as the literals of a program are, so that `put` finds its keys by address.
+    names = [sys.intern(str(name)) for name in spec]
+    dtypes, shapes = [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
     return Ring(capacity, names, dtypes, shapes, bit_generator, list(shared), max_bytes, files, FrameColumn)
 
 
