@@ -38,7 +38,8 @@ class Agent(PublishedAgent):
 
     Attributes:
         model: the model; its variables are the agent's weights.
-        framework: the adapter of the model's framework; `framework.name` is `tensorflow`, `torch` or `callable`.
+        framework: the adapter of the model's framework; `framework.name` is `tensorflow`, `torch`, `jax` or
+            `callable`.
         network: what the methods compute from the model, in the framework.
         policy: the policy that samples actions, with `epsilon` and `temperature`.
         output_names: names of the model's outputs.
@@ -241,11 +242,24 @@ class Agent(PublishedAgent):
         self._state().set(weights)
 
     def parameters(self) -> Any:
-        """The weights in the framework's own form: variables of TensorFlow, or the `state_dict` of a module of PyTorch.
+        """The weights in the framework's own form: variables of TensorFlow, a `state_dict` of PyTorch, a pytree of JAX.
 
-        `set_weights` and `manager.set_agent` take a `state_dict` too.
+        `set_weights` and `manager.set_agent` take a `state_dict` or a pytree too.
         """
         return self._state().parameters()
+
+    def with_parameters(self, parameters: Any) -> Agent:
+        """This agent with other parameters in all of its methods, as a pure function of them: for `jax.grad`.
+
+        For PyTorch the parameters are a `state_dict`, as in `torch.func.functional_call`.
+
+        Raises:
+            ModelError: the model is none of JAX or PyTorch.
+        """
+        network = self.network.with_parameters(parameters)
+        agent = Agent.__new__(Agent)
+        agent.__dict__.update(self.__dict__, network=network)
+        return agent
 
     @property
     def variables(self) -> list[Any]:

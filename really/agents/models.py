@@ -20,6 +20,7 @@ from really.agents.frameworks.protocol import Framework
 from really.agents.seeding import seeded_initialisers
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
+from really.policies.jax_state import as_jax_model
 from really.policies.model_inputs import model_leaves
 from really.policies.states import is_module, shared_variables, state_of
 
@@ -168,10 +169,10 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     if not is_instance(model, kwargs):
         if not callable(model):
             raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
-        return _call_factory(model, kwargs)
+        return as_jax_model(_call_factory(model, kwargs))
     if kwargs:
         raise InvalidValueError(f"model_kwargs: expected none with a model instance, got {sorted(kwargs)}")
-    return model
+    return as_jax_model(model)
 
 
 def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

@@ -45,7 +45,7 @@ class Exported:
 
     Attributes:
         kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
-            'tf.function', or 'eager' and 'torch' (the runner builds the model and calls it as Python).
+            'tf.function', or 'eager', 'torch' and 'jax' (the runner builds the model and calls it as Python).
         payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the outputs that are computed, in the order of `fetches`.
@@ -279,4 +279,5 @@ _LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
     "tf.function": _Graph,
     "eager": _Eager,
     "torch": _Eager,
+    "jax": _Eager,
 }

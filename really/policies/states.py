@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from really._utils.keras_versions import is_layer
+from really.policies.jax_state import JaxModel, JaxState, NnxModel, is_nnx, is_pair
 from really.policies.model_state import ModelState, holds_variables
 from really.policies.model_state import shared_variables as shared_by_keras
 from really.policies.torch_state import TorchState, is_torch
@@ -61,6 +62,8 @@ class State(Protocol):
 
 def state_of(model: Any) -> State:
     """The state of a model of any framework."""
+    if isinstance(model, JaxModel):
+        return JaxState(model)
     return TorchState(model) if is_torch(model) else ModelState(model)
 
 
@@ -68,12 +71,14 @@ def framework_name(model: Any) -> str:
     """Name of the framework that a made model is of; `callable` for a plain Python callable."""
     if is_torch(model):
         return "torch"
+    if isinstance(model, JaxModel):
+        return "jax"
     return "tensorflow" if holds_variables(model) else "callable"
 
 
 def is_module(model: Any) -> bool:
     """Whether this is a layer or model of Keras, or of another framework that has a class for it."""
-    return is_layer(model) or is_torch(model)
+    return is_layer(model) or is_torch(model) or is_pair(model) or is_nnx(model) or isinstance(model, JaxModel)
 
 
 def is_model(model: Any) -> bool:
@@ -81,15 +86,17 @@ def is_model(model: Any) -> bool:
 
     A callable without weights is one, too: there is nothing to save.
     """
-    return (
-        is_torch(model)
-        or ModelState.is_model(model)
-        or (callable(model) and not isinstance(model, type) and not is_module(model))
-    )
+    if is_torch(model) or isinstance(model, JaxModel) or ModelState.is_model(model):
+        return True
+    return callable(model) and not isinstance(model, type) and not is_module(model)
 
 
 def shared_variables(one: Any, other: Any) -> bool:
     """Whether two models are one, or have a variable in common."""
     if is_torch(one) and is_torch(other):
         return one is other or TorchState(one).shares_with(TorchState(other))
+    if isinstance(one, NnxModel) and isinstance(other, NnxModel):
+        return one.module is other.module
+    if isinstance(one, JaxModel) and isinstance(other, JaxModel):
+        return one is other
     return one is other or shared_by_keras(one, other)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
-from really.errors import ModelError
+from really.errors import InvalidTypeError, ModelError
 from really.policies.inference import load
 from really.policies.states import state_of
 
@@ -319,3 +319,87 @@ assert not found, found
 def test_only_pytorch_is_imported():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def trained(module, optimizer, steps):
+    states = torch.from_numpy(STATES)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (module(states)["q_values"] - 1).pow(2).mean().backward()
+        optimizer.step()
+    return [value.clone() for value in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("kind", ["Adam", "SGD", "RMSprop"])
+def test_a_checkpoint_resumes_module_target_and_optimizer_to_the_bit(kind, tmp_path):
+    def parts(rate):
+        module = QNet()
+        options = {"momentum": 0.9} if kind == "SGD" else {}
+        return module, QNet(), getattr(torch.optim, kind)(module.parameters(), rate, **options)
+
+    module, target, optimizer = parts(0.01)
+    with SampleManager(module, "CartPole-v1", 2, 40, seed=0, **OPTIONS) as manager:
+        trained(module, optimizer, 3)
+        manager.save_checkpoint(tmp_path, target=target, optimizer=optimizer, counters={"steps": 3})
+        expected = trained(module, optimizer, 3)
+    other, other_target, other_optimizer = parts(0.5)
+    with SampleManager(other, "CartPole-v1", 2, 40, seed=0, **OPTIONS) as manager:
+        assert manager.load_checkpoint(tmp_path, target=other_target, optimizer=other_optimizer) == {"steps": 3}
+        assert other_optimizer.param_groups[0]["lr"] == 0.01
+        assert all(map(torch.equal, trained(other, other_optimizer, 3), expected))
+        assert torch.equal(other_target.net[0].weight, target.net[0].weight)
+        with pytest.raises(ModelError, match=r"expected shapes|expected class"):
+            manager.load_checkpoint(tmp_path, target=target, optimizer=torch.optim.Adam([nn.Parameter(torch.zeros(3))]))
+        assert all(map(torch.equal, other.state_dict().values(), expected))
+
+
+def test_saved_models_are_state_dicts_in_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    options = {**OPTIONS, "normalize_observations": True}
+    with SampleManager(QNet, "CartPole-v1", 2, 40, **options) as manager:
+        manager.get_data()
+        manager.set_agent([weight + 1 for weight in manager.get_agent().get_weights()])
+        folder = manager.save_model(tmp_path, 7)
+        weights, state = manager.get_agent().get_weights(), np.ones(4, np.float32)
+        normal = manager.get_agent().normalize(state)
+    QNet().load_state_dict(safetensors.load_file(f"{folder}/model.safetensors"))
+    with SampleManager(QNet, "CartPole-v1", 2, 40, **options) as manager:
+        agent, epoch = manager.load_model(tmp_path)
+        assert epoch == 7
+        assert all(map(np.array_equal, agent.get_weights(), weights))
+        np.testing.assert_array_equal(agent.normalize(state), normal)
+
+    def callable_model(state):
+        return {"q_values": state[:, :2]}
+
+    with (
+        SampleManager(callable_model, "CartPole-v1", 2, 40, **options) as manager,
+        pytest.raises(ModelError, match="expected a model of callable, as this one, got one of torch"),
+    ):
+        manager.load_model(tmp_path)
+
+
+def test_a_target_or_optimizer_of_another_framework_is_refused(tmp_path):
+    def table(state):
+        return {"q_values": state[:, :2]}
+
+    with SampleManager(table, "CartPole-v1", 2, 40, **OPTIONS) as manager:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(3))], 0.1)
+        with pytest.raises(InvalidTypeError, match=r"optimizer: expected one of callable, .* got one of torch"):
+            manager.save_checkpoint(tmp_path, optimizer=optimizer)
+
+
+def test_methods_are_functions_of_given_parameters():
+    agent = agent_of(QNet, kind="epsilon_greedy")
+    given = {name: value.detach().clone() for name, value in agent.parameters().items()}
+    actions = np.arange(16) % 2
+
+    def loss(parameters):
+        return agent.with_parameters(parameters).q_val(STATES, actions).mean()
+
+    gradients = torch.func.grad(loss)(given)
+    agent.q_val(STATES, actions).mean().backward()
+    for name, parameter in agent.model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    with pytest.raises(ModelError, match=r"agent.with_parameters: expected a model of JAX or PyTorch"):
+        agent_of(lambda state: {"q_values": state[:, :2]}).with_parameters({})

@@ -39,10 +39,18 @@ class NumPy:
         """Any array or tensor in NumPy, without its gradient."""
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
+    def is_concrete(self, value: Any) -> bool:
+        """True: NumPy traces nothing."""
+        return True
+
     def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The model's outputs."""
         outputs: Mapping[str, Any] = model(observation)
         return outputs
+
+    def bound(self, model: Any, parameters: Any) -> Any:
+        """Raises ModelError: a callable has no parameters."""
+        raise ModelError("agent.with_parameters: expected a model of JAX or PyTorch, got a plain callable")
 
     def infer(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The model's outputs."""

@@ -34,8 +34,14 @@ class Library(Protocol):
     def numpy(self, value: Any) -> NDArray[Any]:
         """An array of the library in NumPy, without its gradient; half precision as float32."""
 
+    def is_concrete(self, value: Any) -> bool:
+        """Whether a value has numbers, and is none that the library traces."""
+
     def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The model's outputs for an observation in the library's arrays, in evaluation mode."""
+
+    def bound(self, model: Any, parameters: Any) -> Any:
+        """The model with other parameters, as a function of an observation; raises ModelError if there is none."""
 
     def infer(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The model's outputs, NumPy, for an observation in NumPy, as runners compute them."""
@@ -114,6 +120,10 @@ class EagerNetwork:
         leaves, _ = self._leaves(state)
         return self._masked_q_values(leaves, self._checked_mask(mask, leaves[0].shape[0]))
 
+    def with_parameters(self, parameters: Any) -> EagerNetwork:
+        """The network as a pure function of these parameters; raises ModelError for a plain callable."""
+        return EagerNetwork(self._library.bound(self.model, parameters), self._interface, self._library)
+
     def forget(self) -> None:
         """Nothing is compiled here."""
 
@@ -167,7 +177,7 @@ class EagerNetwork:
     def _actions(self, action: Any, rows: int) -> Any:
         """Stored actions as `[n, parts]`: float32 for a Box, otherwise integers that count from 0."""
         interface, is_box = self._interface, isinstance(self._interface.action_space, spaces.Box)
-        if interface.bounds is not None:
+        if interface.bounds is not None and self._library.is_concrete(action):
             interface.check_bounds(self._library.numpy(action))
         actions = self._array(action, np.dtype(np.float32) if is_box else np.dtype(np.int64))
         interface.check_actions(actions.shape, rows)
@@ -180,7 +190,8 @@ class EagerNetwork:
         self._interface.check_mask(mask)
         if mask is None:
             return None
-        mask = self._library.numpy(mask)
+        if self._library.is_concrete(mask):
+            mask = self._library.numpy(mask)
         self._interface.check_mask_shape(mask.shape, rows)
         return mask
 

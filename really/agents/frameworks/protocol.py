@@ -150,6 +150,9 @@ class Network(Protocol):
     def q_values(self, state: Any, mask: Any) -> Any:
         """The q-values of all actions, `[n, actions]`; minus infinity for those that are not allowed."""
 
+    def with_parameters(self, parameters: Any) -> Network:
+        """The network as a pure function of these parameters; raises ModelError if the framework has no such form."""
+
     def forget(self) -> None:
         """Drops what was compiled for parts of the model that were replaced."""
 

@@ -64,10 +64,18 @@ class TorchLibrary:
         value = value.detach().cpu()
         return np.asarray(value.float() if value.dtype in (torch.bfloat16, torch.float16) else value)
 
+    def is_concrete(self, value: Any) -> bool:
+        """True: PyTorch traces nothing here."""
+        return True
+
     def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The module's outputs in evaluation mode."""
         with evaluating(model):
             return dict(model(observation))
+
+    def bound(self, model: Any, parameters: Any) -> Any:
+        """The module with other parameters."""
+        return _Bound(model, parameters)
 
     def infer(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The module's outputs, NumPy, without gradients."""
@@ -82,6 +90,17 @@ class TorchLibrary:
         if not isinstance(outputs, Mapping):
             return outputs
         return {name: self.numpy(value) for name, value in outputs.items()}
+
+
+class _Bound(torch.nn.Module):  # type: ignore[misc]
+    """A module with other parameters, for `torch.func`."""
+
+    def __init__(self, module: Any, parameters: Any) -> None:
+        super().__init__()
+        self._module, self._given = module, parameters
+
+    def forward(self, observation: Any) -> Any:
+        return torch.func.functional_call(self._module, self._given, (observation,))
 
 
 class Acting:

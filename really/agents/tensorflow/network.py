@@ -21,7 +21,7 @@ from really.agents.tensorflow.log_probs import of_actions, of_policy
 from really.agents.tensorflow.outputs import allowed, outputs_of
 from really.agents.tensorflow.switches import undecorated
 from really.data.spaces import flatten, nest
-from really.errors import InvalidValueError
+from really.errors import InvalidValueError, ModelError
 from really.policies.model_state import ModelState
 from really.policies.policy import VALUE_OUTPUTS
 
@@ -85,6 +85,10 @@ class TensorFlowNetwork:
         masks = () if mask is None else (tf.convert_to_tensor(mask),)
         found = self._mask(flatten(self._interface.observation_space, state), *masks)
         return q_values if found is None else tf.where(found, q_values, -math.inf)
+
+    def with_parameters(self, parameters: Any) -> TensorFlowNetwork:
+        """Raises ModelError: variables of TensorFlow are objects, of which a GradientTape knows the gradients."""
+        raise ModelError("agent.with_parameters: expected a model of JAX or PyTorch, got one of TensorFlow")
 
     def forget(self) -> None:
         """Drops what was compiled for parts of the model that were replaced."""

@@ -1,0 +1,173 @@
+"""JAX: a pure function with its parameters, `(apply, parameters)`, or a module of flax `nnx`.
+
+Runners act with the compiled function on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+import jax
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from really.agents.frameworks.eager import EagerNetwork
+from really.agents.frameworks.protocol import Framework, Interface
+from really.agents.verification import disagreement, random_leaves, seconds_per_call
+from really.data.spaces import nest
+from really.errors import ModelError, summary
+from really.policies.inference import Build, Exported, load
+from really.policies.jax_state import JaxModel
+from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
+from really.policies.states import state_of
+
+
+class JaxLibrary:
+    """Arrays of JAX."""
+
+    xp: Any = jax.numpy
+
+    def array(self, model: Any, value: Any, dtype: np.dtype[Any] | None) -> Any:
+        """An array of this dtype, or of 32 bits while JAX has no 64; None keeps the dtype."""
+        value = value if isinstance(value, jax.Array) else np.asarray(value)
+        kind = jax.dtypes.canonicalize_dtype(value.dtype if dtype is None else dtype)
+        return jax.numpy.asarray(value, kind)
+
+    def numpy(self, value: Any) -> NDArray[Any]:
+        """An array in NumPy; half precision as float32."""
+        array = np.asarray(value)
+        is_half = array.dtype.isbuiltin != 1 or array.dtype == np.float16
+        return array.astype(np.float32) if is_half else array
+
+    def is_concrete(self, value: Any) -> bool:
+        """Whether a value has numbers, and is none that JAX traces."""
+        return not isinstance(value, jax.core.Tracer)
+
+    def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
+        """The model's outputs."""
+        outputs: Mapping[str, Any] = model(observation)
+        return outputs
+
+    def bound(self, model: Any, parameters: Any) -> Any:
+        """The function with other parameters."""
+        return JaxModel(model.apply, parameters)
+
+    def infer(self, model: Any, observation: Any) -> Any:
+        """The model's outputs, NumPy; what is no dict as it is."""
+        outputs = model(observation)
+        if not isinstance(outputs, Mapping):
+            return outputs
+        return {name: self.numpy(value) for name, value in outputs.items()}
+
+
+class Acting:
+    """A runner's own model as a compiled function of observations in NumPy."""
+
+    def __init__(self, model: JaxModel, library: JaxLibrary) -> None:
+        self._model, self._library = model, library
+        self._apply = jax.jit(model.apply)
+
+    def __call__(self, observation: Any) -> Mapping[str, Any]:
+        """The outputs, NumPy."""
+        outputs = self._apply(self._model.parameters, observation)
+        return {name: self._library.numpy(value) for name, value in outputs.items()}
+
+
+class Jax:
+    """The adapter of JAX."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        self._library = JaxLibrary()
+
+    def building(self) -> AbstractContextManager[None]:
+        """Nothing is special while a function is called first."""
+        return contextlib.nullcontext()
+
+    def call(self, model: Any, observation: Any) -> Any:
+        """What the model returns for an observation, as arrays."""
+        return self._library.infer(model, observation)
+
+    def first_call(self, model: Any, observation: Any) -> Any:
+        """As `call`: the parameters are there already."""
+        return self._library.infer(model, observation)
+
+    def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
+        """The compiled function."""
+        return Acting(model, self._library)
+
+    def prepare_runner(self) -> None:
+        """The CPU with one thread, unless JAX has run in this process."""
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        jax.config.update("jax_platforms", "cpu")
+
+    def copy(self, model: Any) -> Any:
+        """A copy of the model: arrays of JAX never change, so that functions share theirs."""
+        if type(model) is JaxModel:
+            return JaxModel(model.apply, model.parameters)
+        return cloudpickle.loads(self.pickled(model))
+
+    def pickled(self, model: Any) -> bytes:
+        """The model as a pickle."""
+        try:
+            return bytes(cloudpickle.dumps(model))
+        except Exception as error:
+            raise ModelError(
+                f"model: expected a function and parameters that can be sent to another process, got {summary(error)}; "
+                f"give a function without arguments that makes them, with its arguments as model_kwargs"
+            ) from error
+
+    def network(self, model: Any, interface: Interface) -> EagerNetwork:
+        """What an agent computes from the model."""
+        return EagerNetwork(model, interface, self._library)
+
+    def export(
+        self,
+        model: Any,
+        observation_space: spaces.Space[Any],
+        batch_size: int,
+        build: Build,
+        repeatable: bool = False,
+        forms: OutputForms | None = None,
+        names: Sequence[str] = (),
+    ) -> Exported:
+        """The function, which every runner compiles for the CPU.
+
+        Raises:
+            ModelError: it cannot be compiled, or gives other outputs then.
+        """
+        state, leaves = state_of(model), model_leaves(observation_space)
+        shapes = tuple(leaf.shape for leaf in state.variables)
+        exported = Exported("jax", b"", leaves, tuple(sorted(names)), shapes, forms=forms)
+        exported = replace(exported, build=build, observation_space=observation_space)
+        example = random_leaves(observation_space, batch_size, np.random.default_rng(0))
+        example = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(example, leaves.values(), strict=True)]
+        try:
+            forward = load(exported, batch_size)
+            forward.set_weights(state.get())
+            got = forward(example)
+        except Exception as error:
+            raise ModelError(
+                f"model: expected a function that jax.jit compiles on the CPU, got {summary(error)}"
+            ) from error
+        if forms is None or not forms.one_by_one:
+            outputs = self._library.infer(model, nest(observation_space, example))
+            own = outputs if forms is None else forms.arrays(outputs, batch_size, names)
+            for name in own:
+                if reason := disagreement(name, got[name], own[name]):
+                    raise ModelError(f"model: expected a compiled function that agrees with the model, but {reason}")
+        seconds = seconds_per_call(forward, example) * 1e6
+        return replace(exported, report={"jax": f"{seconds:.1f} µs a call with {batch_size} states, compiled"})
+
+
+FRAMEWORK: Framework = Jax()

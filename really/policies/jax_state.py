@@ -1,0 +1,197 @@
+"""JaxModel: a pure function of JAX with its parameters, and the state of one: the leaves of a pytree, by their paths.
+
+JAX is imported only inside functions: whoever has such a model has it already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ModelError
+from really.policies.model_inputs import check_weights
+
+
+class JaxModel:
+    """A function of parameters and an observation, with its parameters.
+
+    Attributes:
+        apply: the function; `apply(parameters, observation)` returns the dict of outputs.
+        parameters: the pytree of arrays. A learner sets it to a new one.
+    """
+
+    def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any) -> None:
+        self.apply, self.parameters = apply, parameters
+
+    def __call__(self, observation: Any) -> Any:
+        """The outputs under the model's parameters."""
+        return self.apply(self.parameters, observation)
+
+
+class NnxModel(JaxModel):
+    """A module of flax `nnx`, as a function of its state without random streams. It is called in evaluation mode.
+
+    Attributes:
+        module: the module itself, which a learner trains.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    @property
+    def parameters(self) -> Any:
+        """The state of the module at the moment."""
+        return self._split()[2]
+
+    @parameters.setter
+    def parameters(self, state: Any) -> None:
+        from flax import nnx
+
+        nnx.update(self.module, state)
+
+    def apply(self, parameters: Any, observation: Any) -> Any:
+        """The outputs of a module with this state."""
+        from flax import nnx
+
+        graph, streams, _ = self._split()
+        module = nnx.merge(graph, streams, parameters)
+        module.eval()
+        return module(observation)
+
+    def _split(self) -> Any:
+        from flax import nnx
+
+        return nnx.split(self.module, nnx.RngState, ...)
+
+
+def is_nnx(model: Any) -> bool:
+    """Whether this is a module of flax `nnx`."""
+    return any(base.__name__ == "Module" and base.__module__ == "flax.nnx.module" for base in type(model).__mro__)
+
+
+def is_pair(model: Any) -> bool:
+    """Whether this is a pair of a function and its parameters."""
+    return isinstance(model, tuple) and len(model) == 2 and callable(model[0]) and not callable(model[1])
+
+
+def as_jax_model(model: Any) -> Any:
+    """A pair `(apply, parameters)` or a module of flax as a JaxModel; anything else as it is."""
+    if is_pair(model):
+        return JaxModel(*model)
+    return NnxModel(model) if is_nnx(model) else model
+
+
+class Leaf:
+    """An array of a pytree.
+
+    Attributes:
+        name: its path in the pytree.
+        array: the array.
+        shape: its shape.
+        dtype: the dtype with which it travels: bfloat16 becomes float32, which holds each of its values.
+    """
+
+    def __init__(self, name: str, array: Any) -> None:
+        self.name, self.array, self.shape = name, array, tuple(np.shape(array))
+        self.dtype = np.asarray(self).dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        array = np.asarray(self.array)
+        return np.array(array if array.dtype.isbuiltin == 1 else array.astype(np.float32), dtype, copy=True)
+
+
+class JaxState:
+    """The state of a JaxModel at the moment.
+
+    Attributes:
+        variables: the leaves of the pytree, in its order.
+    """
+
+    def __init__(self, model: JaxModel) -> None:
+        import jax
+
+        self._model = model
+        found, self._structure = jax.tree_util.tree_flatten_with_path(model.parameters)
+        self.variables = [Leaf(jax.tree_util.keystr(path), array) for path, array in found]
+
+    @property
+    def weights(self) -> list[Any]:
+        """All of the leaves."""
+        return self.variables
+
+    @property
+    def trainable(self) -> list[Any]:
+        """The leaves of real numbers."""
+        return [leaf for leaf in self.variables if leaf.dtype.kind == "f"]
+
+    def has_parts_of(self, other: Any) -> bool:
+        """Whether both have the same structure and shapes: arrays are replaced whenever weights are set."""
+        return self.is_like(other) and self._structure == getattr(other, "_structure", None)
+
+    def is_like(self, other: Any) -> bool:
+        """Whether both have arrays of the same shapes, so that the weights of one fit the other."""
+        return [leaf.shape for leaf in self.variables] == [tuple(each.shape) for each in other.variables]
+
+    def get(self) -> list[NDArray[Any]]:
+        """Copies of the arrays, in the order of the pytree."""
+        return [np.asarray(leaf) for leaf in self.variables]
+
+    def parameters(self) -> Any:
+        """The pytree."""
+        return self._model.parameters
+
+    def in_order(self, arrays: Any) -> Any:
+        """The arrays of a pytree in the order of `get`; a list of arrays as it is.
+
+        Raises:
+            ModelError: the pytree has another structure.
+        """
+        import jax
+
+        if isinstance(arrays, list) and self._structure != jax.tree_util.tree_structure(arrays):
+            return arrays
+        found, structure = jax.tree_util.tree_flatten_with_path(arrays)
+        if structure != self._structure:
+            names, own = ({jax.tree_util.keystr(path) for path, _ in found}, {leaf.name for leaf in self.variables})
+            raise ModelError(
+                f"weights: expected a pytree of the structure of the model's parameters, got another one: missing: "
+                f"{_listed(own - names)}; unexpected: {_listed(names - own)}"
+            )
+        return [np.asarray(Leaf("", array)) for _, array in found]
+
+    def set(self, arrays: Any) -> None:
+        """Sets the parameters, from a list as `get` gives it or from a pytree.
+
+        Raises:
+            ModelError: the structure or a shape is not the model's; nothing is changed then.
+        """
+        import jax
+
+        arrays = self.in_order(arrays)
+        self.check(arrays)
+        pairs = zip(arrays, self.variables, strict=True)
+        leaves = [jax.numpy.asarray(np.asarray(array)).astype(leaf.array.dtype) for array, leaf in pairs]
+        self._model.parameters = jax.tree_util.tree_unflatten(self._structure, leaves)
+
+    def check(self, arrays: Any) -> None:
+        """Raises ModelError unless the arrays have the shapes of the leaves."""
+        names = [leaf.name for leaf in self.variables]
+        check_weights([leaf.shape for leaf in self.variables], self.in_order(arrays), names)
+
+    def check_layers(self) -> None:
+        """All of the state is in the pytree."""
+
+    def flat(self) -> list[Any]:
+        """The leaves, to be saved."""
+        return list(self.variables)
+
+    def set_flat(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Sets the state from arrays in the order of `flat`."""
+        self.set(list(arrays))
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

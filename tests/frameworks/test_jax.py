@@ -1,0 +1,177 @@
+"""Functions of JAX with their parameters as models: acting, weights, gradients, files, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from really import SampleManager
+from really.agents.agent import Agent
+from really.agents.models import build_model
+from really.errors import ModelError
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+BOX, TWO = spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2)
+STATES = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+OPTIONS = {"num_steps": 10, "use_ray": False, "epsilon": 0.0, "action_sampling_type": "epsilon_greedy"}
+
+
+def parameters(seed=0, width=2):
+    one, two = jax.random.split(jax.random.key(seed))
+    return {
+        "hidden": {"kernel": jax.random.normal(one, (4, 16)), "bias": jnp.zeros(16)},
+        "q": {"kernel": jax.random.normal(two, (16, width)), "bias": jnp.zeros(width)},
+    }
+
+
+def apply(parameters, state):
+    hidden = jax.nn.relu(state @ parameters["hidden"]["kernel"] + parameters["hidden"]["bias"])
+    return {"q_values": hidden @ parameters["q"]["kernel"] + parameters["q"]["bias"]}
+
+
+def policy(parameters, state):
+    return {"policy": apply(parameters, state)["q_values"]}
+
+
+def gaussian(parameters, state):
+    return {"mu": apply(parameters, state)["q_values"], "sigma": jnp.exp(parameters["q"]["bias"])}
+
+
+def make(seed=0):
+    return apply, parameters(seed)
+
+
+def agent_of(model, actions=TWO, kind=None, **options):
+    return Agent(build_model(model, {}, None, BOX), BOX, actions, kind, **options)
+
+
+def equal(one, other):
+    return jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, other))
+
+
+@pytest.mark.parametrize("model", [make, make()], ids=["function", "pair"])
+def test_runners_act_as_the_function(model):
+    with SampleManager(model, "CartPole-v1", 3, 60, seed=1, **OPTIONS) as manager:
+        data, agent = manager.get_data(), manager.get_agent()
+        expected = apply(agent.parameters(), data["state"])["q_values"].argmax(1)
+        np.testing.assert_array_equal(data["action"], expected)
+        np.testing.assert_array_equal(agent.act(data["state"]), expected)
+        assert (manager.info()["framework"], manager.info()["inference"]) == ("jax", "jax")
+        new = jax.tree.map(lambda array: array * 0, agent.parameters())
+        new["q"]["bias"] = jnp.array([0.0, 1.0])
+        version = manager.info()["policy_version"]
+        for _ in range(2):
+            manager.set_agent(new)
+        assert manager.info()["policy_version"] == version + 1
+        assert manager.get_data()["action"].all()
+        assert len(agent.get_weights()) == 4
+
+
+POLICIES = {
+    "epsilon_greedy": ("epsilon_greedy", TWO, apply, 2),
+    "thompson": ("thompson", spaces.Discrete(3, start=-1), apply, 3),
+    "categorical": ("discrete_policy", TWO, policy, 2),
+    "multi-discrete": ("discrete_policy", spaces.MultiDiscrete([2, 3]), policy, 5),
+    "multi-binary": ("discrete_policy", spaces.MultiBinary(3), policy, 3),
+    "normal": (None, spaces.Box(-9, 9, (2,)), gaussian, 2),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_log_probability_is_exact_and_has_a_gradient_in_the_parameters(name):
+    kind, actions, function, width = POLICIES[name]
+    agent = agent_of((function, parameters(width=width)), actions, kind, epsilon=0.3, temperature=2.0)
+    taken = agent.act(STATES)
+    outputs = {key: np.asarray(value) for key, value in agent.model(STATES).items()}
+    np.testing.assert_allclose(
+        agent.flowing_log_prob(STATES, taken), agent.policy.log_prob(outputs, taken), rtol=1e-4, atol=1e-5
+    )
+
+    @jax.jit
+    @jax.grad
+    def gradient(given, state, action):
+        return agent.with_parameters(given).flowing_log_prob(state, action).sum()
+
+    found = jax.tree.leaves(gradient(agent.parameters(), STATES, taken))
+    assert all(np.isfinite(each).all() for each in found)
+    assert any(np.abs(each).max() > 0 for each in found) == (name != "epsilon_greedy")
+
+
+def test_values_are_those_of_the_function():
+    agent = agent_of(make, kind="epsilon_greedy")
+    q_values = apply(parameters(), STATES)["q_values"]
+    np.testing.assert_allclose(agent.max_q(STATES), q_values.max(1), rtol=1e-5)
+    np.testing.assert_allclose(agent.q_val(STATES, np.ones(16, int)), q_values[:, 1], rtol=1e-5)
+    with pytest.raises(Exception, match="action: expected whole numbers from 0 to 1"):
+        agent.q_val(STATES, np.full(16, 2))
+
+
+def test_saved_models_and_checkpoints_come_back(tmp_path):
+    with SampleManager(make, "CartPole-v1", 2, 20, seed=0, **OPTIONS) as manager:
+        before = manager.get_agent().parameters()
+        manager.save_model(tmp_path / "models", 3)
+        manager.save_checkpoint(tmp_path / "run")
+        changed = jax.tree.map(lambda array: array + 1, before)
+        for load in (manager.load_model, manager.load_checkpoint):
+            manager.set_agent(changed)
+            load(tmp_path / ("models" if load == manager.load_model else "run"))
+            assert equal(manager.get_agent().parameters(), before)
+
+
+def test_a_pytree_of_another_structure_changes_nothing():
+    agent = agent_of(make)
+    before = agent.parameters()
+    with pytest.raises(ModelError, match=r"another one: missing: \['q'\]\['bias'\].*; unexpected: \['q'\]\['scale'\]"):
+        agent.set_weights({**before, "q": {"kernel": before["q"]["kernel"], "scale": before["q"]["bias"]}})
+    with pytest.raises(ModelError, match=r"\['hidden'\]\['bias'\]\): expected shape \[16\], got \[4, 16\]"):
+        agent.set_weights(agent.get_weights()[1:2] * 4)
+    assert equal(agent.parameters(), before)
+
+
+def test_weights_in_half_precision_keep_their_values():
+    half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), parameters())
+    agent = agent_of((apply, half))
+    agent.set_weights(agent.get_weights())
+    assert equal(jax.tree.map(np.asarray, agent.parameters()), jax.tree.map(np.asarray, half))
+    assert agent.max_q(STATES).dtype == jnp.float32
+
+
+def test_a_module_of_flax_acts_in_evaluation_mode_and_is_trained_in_place():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Net(nnx.Module):
+        def __init__(self, seed=0):
+            rngs = nnx.Rngs(seed)
+            self.hidden, self.drop, self.q = (
+                nnx.Linear(4, 16, rngs=rngs),
+                nnx.Dropout(0.5, rngs=rngs),
+                nnx.Linear(16, 2, rngs=rngs),
+            )
+
+        def __call__(self, x):
+            return {"q_values": self.q(self.drop(nnx.relu(self.hidden(x))))}
+
+    with SampleManager(Net, "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        agent, data = manager.get_agent(), manager.get_data()
+        np.testing.assert_array_equal(agent.act(data["state"]), data["action"])
+        module = agent.model.module
+        module.q.kernel[...] = module.q.kernel[...] * 0
+        module.q.bias[...] = jnp.array([0.0, 1.0])
+        manager.set_agent(agent.parameters())
+        assert manager.get_data()["action"].all()
+        assert agent.copy().model.module is not module
+
+
+def test_a_module_of_flax_linen_comes_with_its_parameters():
+    linen = pytest.importorskip("flax.linen")
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return {"q_values": linen.Dense(2)(x)}
+
+    net = Net()
+    with SampleManager((net.apply, net.init(jax.random.key(0), STATES)), "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        assert len(manager.get_data()["action"]) >= 20
