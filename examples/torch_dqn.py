@@ -24,11 +24,9 @@ class Args:
     steps_a_call: int = 256  # rows of one call, from all environments together
     updates_a_call: int = 128
     batch_size: int = 64
-    learning_rate: float = 1e-3  # falls linearly to the next
-    final_learning_rate: float = 5e-5
+    learning_rate: float = 1e-3  # falls linearly to a twentieth of it
     gamma: float = 0.99
     tau: float = 0.01  # the target moves by this part of the way in each update
-    reward_scale: float = 0.02  # values stay near 1
     end_epsilon: float = 0.04
     exploration_steps: int = 8_000
 
@@ -55,7 +53,7 @@ def main(args: Args) -> float:
         total_steps=args.steps_a_call,
         num_steps=args.steps_a_call // args.num_envs,
         action_sampling_type="epsilon_greedy",
-        reward_scale=args.reward_scale,
+        reward_scale=0.02,  # values stay near 1
         seed=args.seed,
         use_ray=False,
     )
@@ -64,15 +62,14 @@ def main(args: Args) -> float:
     step, best, started = 0, (-np.inf, copy.deepcopy(q_network.state_dict())), time.time()
     while step < args.total_steps:
         manager.set_epsilon(np.interp(step, [0, args.exploration_steps], [1.0, args.end_epsilon]))
-        rates = args.learning_rate, args.final_learning_rate
-        optimizer.param_groups[0]["lr"] = np.interp(step, [0, args.total_steps], rates)
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - 0.95 * step / args.total_steps)
         step += manager.collect()
         for _ in range(args.updates_a_call):
             data = next(batches)
             with torch.no_grad():
                 best_action = q_network(data["state_new"])["q_values"].argmax(1, keepdim=True)
                 value = target_network(data["state_new"])["q_values"].gather(1, best_action).squeeze(1)
-                # `terminal` is 0 where only a time limit ended the episode.
+                # terminal is 0 where only a time limit ended the episode
                 td_target = data["reward"] + args.gamma * (1 - data["terminal"]) * value
             old_value = q_network(data["state"])["q_values"].gather(1, data["action"][:, None]).squeeze(1)
             loss = nn.functional.mse_loss(old_value, td_target)
@@ -87,9 +84,7 @@ def main(args: Args) -> float:
             score = np.mean(manager.test(500, 20, "reward"))
             if score >= best[0]:
                 best = score, copy.deepcopy(q_network.state_dict())
-            print(
-                f"step {step}: loss {loss:.5f}, 20 greedy episodes {score:.1f}, {step / (time.time() - started):.0f}/s"
-            )
+            print(f"step {step}: loss {loss:.5f}, greedy score {score:.1f}, {step / (time.time() - started):.0f}/s")
             if score == 500 and np.mean(manager.test(500, 100, "reward")) >= 499:
                 break
     manager.set_agent(best[1])

@@ -5,6 +5,7 @@ A folder `<path>/<model_name>_<epoch>_<time>/` holds
                        observations and rewards: `statistics/0/count`, `mean`, `squares`
     meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, and
                        checksums
+                       (for PyTorch model.safetensors, which is its state_dict, and statistics.safetensors)
     model.keras        Keras' own file, if Keras can save this class of model; it is never read here
 Keras' own format cannot load many subclasses of its models. Nothing is ever unpickled.
 """
@@ -29,15 +30,16 @@ from really._utils.atomic_files import described
 from really._utils.checks import checked_file_name, checked_integer, checked_path
 from really._utils.file_formats import read_json
 from really._utils.input_files import reading
-from really.checkpoints import array_files, description, variables
+from really.checkpoints import array_files, description, tensor_files, variables
 from really.data.moments import Moments, Statistics
 from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError
-from really.policies.states import is_model, state_of
+from really.policies.states import framework_name, is_model, state_of
 
 log = logging.getLogger("really")
 
 FORMAT, WHAT = "really-checkpoint-2", "the description of a saved model"
 WEIGHTS, META, KERAS = "model.weights.h5", "meta.json", "model.keras"
+TENSORS, STATISTICS = "model.safetensors", "statistics.safetensors"
 # Fields of `Moments`, the statistics of one column.
 MOMENTS = ("count", "mean", "squares")
 FLOAT64 = np.dtype(np.float64)
@@ -83,10 +85,12 @@ def load_model(model: Any, path: str | os.PathLike[str]) -> int:
     """
     folder = newest_checkpoint(path)
     meta = _read_meta(folder)
-    own = _weights_of(model)
+    own, framework = _weights_of(model), framework_name(model)
+    variables.check_framework(folder, meta.get("framework", framework), framework)
     variables.check_same(folder, meta["weights"], _describe(model, own))
-    arrays = array_files.read(folder / WEIGHTS, meta["weights"])
-    array_files.check_no_nan(folder / WEIGHTS, meta["weights"], arrays)
+    file = folder / _weights_file(framework)
+    arrays = variables.read(file, meta["weights"])
+    array_files.check_no_nan(file, meta["weights"], arrays)
     state_of(model).set_flat(arrays)
     return int(meta["epoch"])
 
@@ -97,10 +101,14 @@ def load_statistics(folder: Path) -> Statistics:
     Raises:
         InvalidFileError: the saved model is damaged.
     """
-    described = _read_meta(folder)["statistics"]
+    meta = _read_meta(folder)
+    described = meta["statistics"]
     found: Statistics = {}
     if not described:
         return found
+    if (folder / STATISTICS).name in meta["files"]:
+        arrays = iter(tensor_files.read(folder / STATISTICS, _moments_of(described)))
+        return {about["name"]: Moments(*(next(arrays) for _ in MOMENTS)) for about in described}
     with array_files.opened(folder / WEIGHTS, f"{len(described)} statistics") as file:
         for at, about in enumerate(described):
             shapes = {part: [] if part == "count" else about["shape"] for part in MOMENTS}
@@ -171,23 +179,53 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]
 
 
 def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path, number: int) -> None:
-    described = _describe(model, weights)
+    described, framework = _describe(model, weights), framework_name(model)
+    about = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
+    files = _write_tensors if _weights_file(framework) == TENSORS else _write_hdf5
+    files(folder, weights, described, statistics)
+    meta = {
+        "format": FORMAT,
+        "framework": framework,
+        "epoch": epoch,
+        "number": number,
+        "keras": _write_keras(model, folder) if framework == "tensorflow" else f"not written: {framework}",
+        "weights": described,
+        "statistics": about,
+    }
+    meta["files"] = {
+        name: description.measured(folder / name) for name in (WEIGHTS, TENSORS, STATISTICS) if (folder / name).exists()
+    }
+    (folder / META).write_text(json.dumps(meta | {"crc32": _crc32(meta)}, indent=2) + "\n")
+
+
+def _weights_file(framework: str) -> str:
+    return TENSORS if variables.suffix_of(framework) == tensor_files.SUFFIX else WEIGHTS
+
+
+def _write_hdf5(folder: Path, weights: Sequence[Any], described: Sequence[Any], statistics: Statistics) -> None:
     with array_files.new_file(folder / WEIGHTS) as file:
         array_files.write_into(file, weights, described)
         for index, (name, moments) in enumerate(statistics.items()):
             for part in MOMENTS:
                 file.create_dataset(f"statistics/{index}/{part}", data=np.asarray(getattr(moments, part), FLOAT64))
             file[f"statistics/{index}"].attrs["name"] = name
-    meta = {
-        "format": FORMAT,
-        "epoch": epoch,
-        "number": number,
-        "keras": _write_keras(model, folder),
-        "weights": described,
-    }
-    meta["statistics"] = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
-    meta["files"] = {WEIGHTS: description.measured(folder / WEIGHTS)}
-    (folder / META).write_text(json.dumps(meta | {"crc32": _crc32(meta)}, indent=2) + "\n")
+
+
+def _write_tensors(folder: Path, weights: Sequence[Any], described: Sequence[Any], statistics: Statistics) -> None:
+    tensor_files.write(folder / TENSORS, weights, described)
+    if statistics:
+        about = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
+        arrays = [np.asarray(getattr(moments, part), FLOAT64) for moments in statistics.values() for part in MOMENTS]
+        tensor_files.write(folder / STATISTICS, arrays, _moments_of(about))
+
+
+def _moments_of(described: Sequence[Any]) -> list[array_files.Described]:
+    """The arrays of statistics, as the file of safetensors has them."""
+    return [
+        {"name": f"{at}.{part}", "shape": [] if part == "count" else about["shape"], "dtype": "float64"}
+        for at, about in enumerate(described)
+        for part in MOMENTS
+    ]
 
 
 def _write_keras(model: Any, folder: Path) -> str:
@@ -213,7 +251,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise InvalidFileError(f"{folder / META}: expected format {FORMAT!r}, got {meta['format']!r}")
         if meta.pop("crc32", None) != _crc32(meta):
             raise InvalidFileError(f"{folder / META}: expected {WHAT} as it was saved, got one that was changed since")
-        description.check_files(folder, {WEIGHTS: meta["files"][WEIGHTS]})
+        file = _weights_file(meta.get("framework", "tensorflow"))
+        description.check_files(folder, {file: meta["files"][file], **meta["files"]})
         array_files.check_described([*meta["weights"], *({"dtype": "float64"} | part for part in meta["statistics"])])
         checked_integer("epoch", meta["epoch"], 0)
     return meta

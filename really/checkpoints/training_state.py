@@ -2,7 +2,8 @@
 
 A folder `<path>/checkpoint_<time>/` holds
     meta.json       the description (`description.py`): counters, settings, random streams, statistics, checksums
-    <name>.h5       the arrays of a model or optimizer (`variables.py`): `agent`, `target`, `optimizer`, ...
+    <name>.h5       the arrays of a model or optimizer (`variables.py`): `agent`, `target`, `optimizer`, ...; for
+                    PyTorch <name>.safetensors (`torch_optimizers.py`)
     buffer.arrow    the rows of the buffer, unless it lives on disk (`saved_buffer.py`)
     buffer.priorities  of the rows of a buffer on disk, if they are drawn by priority
     progress.csv    the points of the aggregator
@@ -29,6 +30,7 @@ from really._utils.checks import checked_file_name, checked_integer, checked_pat
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import STEM, Description
 from really.checkpoints.saved_buffer import SavedBuffer
+from really.checkpoints.torch_optimizers import TorchOptimizerArrays, is_torch_optimizer
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
 from really.data.moments import Moments, Statistics
 from really.data.normalisation import RunningStatistics
@@ -39,6 +41,7 @@ from really.replay.buffer import ReplayBuffer
 from really.replay.moments import Moment
 
 Number = int | float
+Arrays = ModelArrays | OptimizerArrays | TorchOptimizerArrays
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class RunParts:
 
     task: dict[str, str]
     models: list[ModelArrays]
-    optimizers: list[OptimizerArrays]
+    optimizers: list[OptimizerArrays | TorchOptimizerArrays]
     generators: dict[str, np.random.Generator]
     buffer: ReplayBuffer | None
     aggregator: Aggregator | None
@@ -92,16 +95,17 @@ class RunParts:
         found = {name: getattr(part, "rng", None) for name, part in named.items()}
         generators = {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
         models = [ModelArrays(name, getattr(part, "model", part)) for name, part in named.items()]
-        trainable = agent.trainable_variables
-        optimizers = [OptimizerArrays(name, given, trainable) for name, given in _named("optimizer", optimizer).items()]
+        trainable, given = agent.trainable_variables, _named("optimizer", optimizer)
+        optimizers = [_optimizer_arrays(name, each, trainable) for name, each in given.items()]
+        _check_one_framework([*models, *optimizers])
         task = {"environment": environment, **spaces}
         return cls(task=task, models=models, optimizers=optimizers, generators=generators, **others)
 
     @property
-    def files(self) -> dict[str, ModelArrays | OptimizerArrays]:
+    def files(self) -> dict[str, Arrays]:
         """The model or optimizer of each file of arrays, by the name of the file."""
-        parts: list[ModelArrays | OptimizerArrays] = [*self.models, *self.optimizers]
-        return {f"{part.name}.h5": part for part in parts}
+        parts: list[Arrays] = [*self.models, *self.optimizers]
+        return {f"{part.name}{part.suffix}": part for part in parts}
 
 
 def save(
@@ -222,6 +226,21 @@ def read(
     arrays = {part.name: part.read(folder / file, about["arrays"][part.name]) for file, part in parts.files.items()}
     buffer = saved_buffer.read(folder, about["buffer"], parts.buffer, buffer_path, missing)
     return Restored(parts, about, arrays, buffer, folder)
+
+
+def _optimizer_arrays(name: str, optimizer: Any, trainable: Any) -> OptimizerArrays | TorchOptimizerArrays:
+    if is_torch_optimizer(optimizer):
+        return TorchOptimizerArrays(name, optimizer)
+    return OptimizerArrays(name, optimizer, trainable)
+
+
+def _check_one_framework(parts: list[Arrays]) -> None:
+    """Raises InvalidTypeError if a target or an optimizer is of another framework than the agent's model."""
+    own = parts[0].framework
+    if other := next((part for part in parts if part.framework not in (own, "callable")), None):
+        raise InvalidTypeError(
+            f"{other.name}: expected one of {own}, as the agent's model is, got one of {other.framework}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- writing

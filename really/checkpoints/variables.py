@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.keras_versions import as_optimizer
-from really.checkpoints import array_files
+from really.checkpoints import array_files, tensor_files
 from really.checkpoints.array_files import Described
 from really.errors import InvalidTypeError, ModelError
-from really.policies.states import is_model, state_of
+from really.policies.states import framework_name, is_model, state_of
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
@@ -35,9 +35,30 @@ def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
 
 
 def write(path: Path, variables: Sequence[Any], described: Sequence[Described], group: str = "weights") -> None:
-    """Writes the arrays to a new file, without a sync to disk."""
+    """Writes the arrays to a new file, in the format of its suffix, without a sync to disk."""
+    if path.suffix == tensor_files.SUFFIX:
+        tensor_files.write(path, variables, described)
+        return
     with array_files.new_file(path) as file:
         array_files.write_into(file, variables, described, group)
+
+
+def read(path: Path, described: Sequence[Described]) -> list[NDArray[Any]]:
+    """Reads the described arrays of a file in the format of its suffix; raises InvalidFileError if it has others."""
+    return (
+        tensor_files.read(path, described) if path.suffix == tensor_files.SUFFIX else array_files.read(path, described)
+    )
+
+
+def check_framework(where: object, saved: str, own: str, what: str = "model") -> None:
+    """Raises ModelError unless saved weights are of the framework of this model."""
+    if saved != own:
+        raise ModelError(f"{where}: expected a {what} of {own}, as this one, got one of {saved}")
+
+
+def suffix_of(framework: str) -> str:
+    """The suffix of files with arrays of a framework: safetensors where that is the custom, otherwise HDF5."""
+    return tensor_files.SUFFIX if framework in ("torch", "jax") else ".h5"
 
 
 def check_same(where: object, saved: Sequence[Described], own: Sequence[Described], what: str = "model") -> None:
@@ -72,10 +93,15 @@ class ModelArrays:
         if not is_model(model):
             raise InvalidTypeError(f"{name}: expected an agent or a model, got {type(model).__name__}")
         self.name, self._model = name, model
+        self.framework = framework_name(model)
+        self.suffix = suffix_of(self.framework)
 
     def about(self) -> dict[str, Any]:
         """The description that another model must match to load these arrays."""
-        return {"weights": describe(self._variables(), f"{getattr(self._model, 'name', '')}/")}
+        return {
+            "framework": self.framework,
+            "weights": describe(self._variables(), f"{getattr(self._model, 'name', '')}/"),
+        }
 
     def write(self, path: Path) -> None:
         """Writes the arrays to a new file."""
@@ -83,8 +109,9 @@ class ModelArrays:
 
     def read(self, path: Path, saved: dict[str, Any]) -> list[NDArray[Any]]:
         """Reads the arrays of a file; raises ModelError or InvalidFileError if they do not fit this model."""
+        check_framework(path, saved.get("framework", self.framework), self.framework, self.name)
         check_same(path, saved["weights"], self.about()["weights"], self.name)
-        return array_files.read(path, saved["weights"])
+        return read(path, saved["weights"])
 
     def copies(self) -> list[NDArray[Any]]:
         """Copies of the arrays as they are, which `set` takes."""
@@ -115,6 +142,8 @@ class OptimizerArrays:
         optimizer: an optimizer of Keras 3, or one of Keras 2.
         trainable: variables for which `read` builds the optimizer, if the saved one was built and this one is not.
     """
+
+    framework, suffix = "tensorflow", ".h5"
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
         optimizer = as_optimizer(optimizer)
