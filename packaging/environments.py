@@ -1,6 +1,6 @@
 """Tests installs that lack something: an environment of its own for each, and the tests that fit into it.
 
-    python packaging/environments.py [numpy core no-tensorflow no-ray torch ...]
+    python packaging/environments.py [numpy core no-tensorflow no-ray torch jax ...]
 
 An environment has what the metadata names for its extras, and the tools of the tests. The package itself is the
 checkout, whose compiled core `make setup` has built for the same Python. `make test-frameworks` runs this.
@@ -103,6 +103,9 @@ ENVIRONMENTS = {
     ),
     "torch": Environment(
         ("torch",), ("tensorflow", "ray", "jax"), ("tests/test_install.py", "tests/frameworks"), CLASSIC
+    ),
+    "jax": Environment(
+        ("jax",), ("tensorflow", "ray", "torch"), ("tests/test_install.py", "tests/frameworks"), (*CLASSIC, "flax")
     ),
 }
 

@@ -213,7 +213,14 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
             name = getattr(model, "__name__", type(model).__name__)
             raise ModelError(
                 f"model: expected {name} to take observations ({leaves}){after}, got {summary(error)}"
+                f"{'; if it makes a model, give its arguments as model_kwargs' if inspect.isroutine(model) else ''}"
             ) from error
+        if inspect.isroutine(model) and not isinstance(outputs, Mapping):
+            name = getattr(model, "__name__", type(model).__name__)
+            raise InvalidTypeError(
+                f"model_kwargs: expected arguments of {name}{inspect.signature(model)}, got {{}}; or, if it is a model "
+                f"and makes none, a dict of outputs for observations, got {type(outputs).__name__}"
+            )
         _as_outputs(outputs)
 
 
