@@ -27,10 +27,13 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-# Mutated files, full disks and interrupts; a line for each kind of file says attacks, held and fell.
+# Mutated, crafted and flipped files, full disks, interrupts, kills, forks; a table at the end says what held and fell.
+DAMAGE := tests/test_damage.py tests/_utils/test_forks.py tests/checkpoints/test_crafted_models.py \
+	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
+	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
+	leaks.py)
 test-damage: setup
-	$(BIN)/python -m pytest -s -m 'slow or not slow' --timeout 3600 tests/test_damage.py tests/replay/test_interrupts.py \
-		tests/replay/disk/test_full_disks.py tests/replay/disk/test_damaged_frames.py tests/_utils/test_forks.py
+	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
 
 test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600

@@ -7,6 +7,7 @@ fell if reading it crashes, raises something else, or gives something else witho
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import shutil
 import struct
@@ -124,30 +125,81 @@ def _model(path: Path) -> Any:
     return {"weights": model.weights[0].value}
 
 
+@functools.cache
+def _run(folder: Path) -> tuple[Any, Any]:
+    """A manager and a learner with numbers of their own, which no refused checkpoint may change."""
+    from tests.checkpoints.test_training_state import learner, make
+
+    manager = make()
+    manager.collect(10)
+    manager.initialize_aggregator(folder / "own progress")
+    return manager, learner(manager)
+
+
+def _state(manager: Any, dqn: Any) -> dict[str, Any]:
+    """All that `load_checkpoint` sets, as arrays."""
+    variables = [*manager.get_agent().get_weights(), *dqn.target.get_weights(), *dqn.optimizer.variables]
+    numbers = [manager.kwargs[name] for name in ("epsilon", "temperature", "total_steps")]
+    counts = [manager.info()["policy_version"], manager.get_agent().epoch, manager.aggregator.epoch]
+    generator = np.frombuffer(repr(manager.buffer.state_dict()).encode(), np.uint8)
+    arrays = {f"variable {at}": np.asarray(variable) for at, variable in enumerate(variables)}
+    return {"numbers": np.array(numbers), "counts": np.array(counts), "generator": generator, **arrays} | _rows(
+        manager.buffer
+    )
+
+
+def _checkpoint(path: Path) -> Any:
+    """The state of a run that loads it; one that is refused leaves the run as it was."""
+    manager, dqn = run = _run(path.parent)
+    manager.kwargs["epsilon"] = 0.125
+    before = _state(*run)
+    try:
+        manager.load_checkpoint(path, target=dqn.target, optimizer=dqn.optimizer)
+    except Exception:
+        if not _same(_state(*run), before):
+            raise AssertionError("a refused checkpoint has changed the run") from None
+        raise
+    return _state(*run)
+
+
+def _crafted_checkpoint(path: Path) -> Any:
+    """A checkpoint that a person made may have another content."""
+    _checkpoint(path)
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "folder": _folder,
     "saved buffer": _saved,
     "Parquet": _parquet,
     "CSV": _csv,
     "model": _model,
+    "checkpoint": _checkpoint,
+    "crafted checkpoint": _crafted_checkpoint,
 }
 UNTOUCHED = ("lock", "saved", "model.keras")
 
 
 def attack(kind: str, whole: Path, folder: Path, seed: int, expected: Any) -> str:
     """Reads one mutant; returns how it ended."""
-    from really.errors import FileError, ModelError, NotEnoughMemoryError
+    from really.errors import FileError, ModelError, NotEnoughMemoryError, ReallyError
+    from tests.crafting import META, change_anything, change_checkpoint
 
+    named = ReallyError if kind == "crafted checkpoint" else (FileError, ModelError, NotEnoughMemoryError)
     rng = np.random.default_rng(seed)
     target = folder / whole.name
     shutil.rmtree(target, ignore_errors=True)
     (shutil.copytree if whole.is_dir() else shutil.copy)(whole, target)
     files = sorted(file for file in target.iterdir() if file.name not in UNTOUCHED) if target.is_dir() else [target]
     file = files[int(rng.integers(len(files)))]
-    file.write_bytes(mutated(file.read_bytes(), rng))
+    if kind == "crafted checkpoint":
+        if file.name != META and rng.random() < 0.5:
+            file.write_bytes(mutated(file.read_bytes(), rng))
+        change_checkpoint(target, lambda about: change_anything(about, rng))
+    else:
+        file.write_bytes(mutated(file.read_bytes(), rng))
     try:
         found = READERS[kind](target)
-    except (FileError, ModelError, NotEnoughMemoryError) as error:
+    except named as error:
         return "held" if isinstance(error, NotEnoughMemoryError) or str(folder) in str(error) else f"unnamed: {error}"
     except Exception:
         return traceback.format_exc()[-1500:]

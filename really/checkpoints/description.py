@@ -17,6 +17,7 @@ from typing import Any
 from really._utils import atomic_folders
 from really._utils.file_formats import array_to_json, json_object, read_json
 from really._utils.input_files import reading
+from really.checkpoints import structure
 from really.errors import InvalidFileError
 
 FORMAT = "really-training-2"
@@ -55,7 +56,9 @@ def read(folder: Path) -> Description:
     if zlib.crc32(text.encode()) != check:
         raise _damaged(folder, META, "a description as it was saved, got one that was changed since")
     with reading(folder / META, "the description of a checkpoint"):
-        return json_object(text.encode(), arrays=True)
+        found = json_object(text.encode(), arrays=True)
+        structure.check(found)
+        return found
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, int]]) -> None:

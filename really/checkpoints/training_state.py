@@ -27,14 +27,15 @@ from numpy.typing import NDArray
 
 from really._utils import atomic_folders
 from really._utils.checks import checked_file_name, checked_integer, checked_path
+from really._utils.input_files import reading
 from really.checkpoints import description, saved_buffer
-from really.checkpoints.description import STEM, Description
+from really.checkpoints.description import META, STEM, Description
 from really.checkpoints.saved_buffer import SavedBuffer
 from really.checkpoints.torch_optimizers import TorchOptimizerArrays, is_torch_optimizer
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
 from really.data.moments import Moments, Statistics
 from really.data.normalisation import RunningStatistics
-from really.errors import InvalidTypeError, InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError, ReallyError
 from really.metrics.aggregator import Aggregator
 from really.metrics.curves import CSV_NAME
 from really.replay.buffer import ReplayBuffer
@@ -161,6 +162,10 @@ class Restored:
         """The statistics that were measured for the next policy version."""
         return _statistics(self.about["statistics"]["pending"])
 
+    def naming_description(self) -> contextlib.AbstractContextManager[None]:
+        """Makes an error of the block, which takes values of the description, an InvalidFileError that names it."""
+        return reading(self.folder / META, "the description of a checkpoint", passing=())
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[Aggregator | None]:
         """Sets models, optimizers and generators; yields the aggregator of the resumed run.
@@ -193,7 +198,9 @@ class Restored:
         if arguments is None:
             yield aggregator
             return
-        aggregator = aggregator or Aggregator(**arguments)
+        if aggregator is None:
+            with self.naming_description():
+                aggregator = Aggregator(**arguments)
         with aggregator.undone_on_error():
             aggregator.resume(self.folder / CSV_NAME, arguments["init_epoch"])
             yield aggregator
@@ -217,14 +224,15 @@ def read(
     """
     folder = atomic_folders.newest(checked_path("path", path), STEM)
     about = description.read(folder)
-    _check_task(folder, about["task"], parts)
-    _check_parts(folder, about, parts)
-    _check_aggregator(folder, about["aggregator"], parts.aggregator)
-    saved_buffer.check(folder, about["buffer"], parts.buffer)
-    parts.statistics.check(_statistics(about["statistics"]["frozen"]), str(folder))
-    description.check_files(folder, about["files"])
-    arrays = {part.name: part.read(folder / file, about["arrays"][part.name]) for file, part in parts.files.items()}
-    buffer = saved_buffer.read(folder, about["buffer"], parts.buffer, buffer_path, missing)
+    with reading(folder / META, "the description of a checkpoint", passing=ReallyError):
+        _check_task(folder, about["task"], parts)
+        _check_parts(folder, about, parts)
+        _check_aggregator(folder, about["aggregator"], parts.aggregator)
+        saved_buffer.check(folder, about["buffer"], parts.buffer)
+        parts.statistics.check(_statistics(about["statistics"]["frozen"]), str(folder))
+        description.check_files(folder, about["files"])
+        arrays = {part.name: part.read(folder / file, about["arrays"][part.name]) for file, part in parts.files.items()}
+        buffer = saved_buffer.read(folder, about["buffer"], parts.buffer, buffer_path, missing)
     return Restored(parts, about, arrays, buffer, folder)
 
 

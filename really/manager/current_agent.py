@@ -161,7 +161,8 @@ class CurrentAgent:
             restored.applied() as aggregator,
         ):
             self._statistics.replace(restored.frozen)
-            self._settings.update(state.settings)
+            with restored.naming_description():
+                self._settings.update(state.settings)
             self._builder.entropy, self._evaluations, self.agent.epoch = state.entropy, state.evaluations, state.epoch
             self.publish()
             self._fleet.version = state.version

@@ -303,6 +303,38 @@ DAMAGE = {
         lambda f: changed_meta(f, lambda meta: meta.update(format="really-training-3")),
         "expected format 'really-training-2', got 'really-training-3'",
     ),
+    "no counters": (
+        lambda f: changed_meta(f, lambda meta: meta["about"].pop("counters")),
+        "meta.json: expected the description of a checkpoint, .*expected .*counters, .*, got an object of",
+    ),
+    "a version in words": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["standing"].update(version="three")),
+        "meta.json: expected .*standing: version: .*expected an integer >= 0, got 'three'",
+    ),
+    "a key more": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["standing"].update(more=1)),
+        "meta.json: expected .*standing: .*expected settings, version, .*, got an object of .*more",
+    ),
+    "a setting of no agent": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["standing"]["settings"].update(total_steps=-1)),
+        "meta.json: expected .*total_steps: expected an integer >= 1, got -1",
+    ),
+    "another generator": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["generators"]["agent"].update(state=[])),
+        "meta.json: expected .*generators: ",
+    ),
+    "statistics that are none": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["statistics"].update(frozen={"state": {}})),
+        "meta.json: expected .*statistics: .*expected count, mean, squares",
+    ),
+    "no weights": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["arrays"].update(agent=[])),
+        "meta.json: expected .*arrays: .*expected an object, got list",
+    ),
+    "a buffer without its rows": (
+        lambda f: changed_meta(f, lambda meta: meta["about"]["buffer"].update(moment={"first": 3})),
+        "meta.json: expected .*buffer: .*expected identity, first",
+    ),
     "foreign": (lambda f: (f / "meta.json").write_text('[{"epochs": 3}]'), "meta.json: expected the description"),
 }
 

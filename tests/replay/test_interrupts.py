@@ -111,10 +111,12 @@ def interrupt(names: list[str], times: int, folder: str) -> None:
 
 
 @pytest.mark.parametrize("times", [15, pytest.param(200, marks=pytest.mark.slow)])
-def test_an_interrupt_loses_no_lock(times, tmp_path):
+def test_an_interrupt_loses_no_lock(times, tmp_path, record_property):
     """In a process of its own: an interrupt of an import or a fork loses locks of the standard library."""
     script = f"from tests.replay import test_interrupts as t; t.interrupt([*t.METHODS], {times}, {str(tmp_path)!r})"
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
+    num = times * len(METHODS)
+    record_property("attacks", ("interrupts", num, num if child.returncode == 0 else 0))
     assert child.returncode == 0, child.stdout + child.stderr[-2000:]
