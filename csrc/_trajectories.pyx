@@ -170,25 +170,25 @@ cdef class TrajectoryIndex:
     def windows(self, const int64_t[::1] starts, Py_ssize_t length, Py_ssize_t burn_in):
         """The windows of `length` steps from these rows on, or None if one of the rows is not held.
 
-        Returns [n, length] each: int64 numbers of the rows to copy, int64 numbers with -1 for padding, float32 mask,
-        float32 flags of first steps.
+        Returns [n, length] each: int64 numbers with -1 for padding, float32 mask, float32 flags of first steps; and
+        how many steps are padding.
         """
         cdef cnp.npy_intp[2] dims
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, num, num_padded = 0
         cdef Window window
         dims[0], dims[1] = starts.shape[0], length
-        cdef cnp.ndarray rows = cnp.PyArray_EMPTY(2, dims, cnp.NPY_INT64, 0)
         cdef cnp.ndarray numbers = cnp.PyArray_EMPTY(2, dims, cnp.NPY_INT64, 0)
         cdef cnp.ndarray mask = cnp.PyArray_EMPTY(2, dims, cnp.NPY_FLOAT32, 0)
         cdef cnp.ndarray is_first = cnp.PyArray_EMPTY(2, dims, cnp.NPY_FLOAT32, 0)
         for i in range(starts.shape[0]):
-            window.rows = <int64_t*>cnp.PyArray_DATA(rows) + i * length
             window.numbers = <int64_t*>cnp.PyArray_DATA(numbers) + i * length
             window.mask = <float*>cnp.PyArray_DATA(mask) + i * length
             window.is_first = <float*>cnp.PyArray_DATA(is_first) + i * length
-            if not fill_window(&self.rows, starts[i], length, burn_in, self.starts.joins, window):
+            num = fill_window(&self.rows, starts[i], length, burn_in, self.starts.joins, window)
+            if num == 0:
                 return None
-        return rows, numbers, mask, is_first
+            num_padded += length - num
+        return numbers, mask, is_first, num_padded
 
     def step_on(self, const int64_t[::1] numbers, const int64_t[::1] by):
         """Numbers of the rows so many steps on (or back) in the same segments, int64 [n]; -1 where none is held."""

@@ -10,25 +10,35 @@ cdef extern from *:
 
 cdef enum:
     WORD = 64  # slots of a word
+    FAN = 16  # words of a group, groups of a larger group, and so on
+    FAN_BITS = 4
+    MAX_LEVELS = 16
 
 cdef struct RowSet:
     int64_t num  # slots in the set
     int64_t num_words
-    int64_t num_blocks
-    int64_t block_words  # words of a block, about as many as there are blocks
+    int num_levels
+    int64_t lengths[MAX_LEVELS]  # groups of each level, at most FAN on the last one
     uint64_t* words  # [num_words]
-    int64_t* counts  # [num_blocks], slots of the set in each block
+    int64_t* counts[MAX_LEVELS]  # [lengths[level]], slots of the set in each group
 
 
 cdef inline bint allocate_row_set(RowSet* rows, int64_t num_slots) noexcept nogil:
     """Makes an empty set. Returns False if there is no memory."""
-    rows.num, rows.num_words, rows.block_words = 0, (num_slots + WORD - 1) // WORD, 1
-    while rows.block_words * rows.block_words < rows.num_words:
-        rows.block_words += 1
-    rows.num_blocks = (rows.num_words + rows.block_words - 1) // rows.block_words
+    cdef int64_t length = (num_slots + WORD - 1) // WORD
+    cdef int level
+    rows.num, rows.num_words, rows.num_levels = 0, length, 0
+    while rows.num_levels == 0 or length > FAN:
+        length = (length + FAN - 1) // FAN
+        rows.lengths[rows.num_levels] = length
+        rows.num_levels += 1
     rows.words = <uint64_t*>really_pages_reserve(row_set_nbytes(rows))
-    rows.counts = <int64_t*>(rows.words + rows.num_words)
-    return rows.words != NULL
+    if rows.words == NULL:
+        return False
+    rows.counts[0] = <int64_t*>(rows.words + rows.num_words)
+    for level in range(1, rows.num_levels):
+        rows.counts[level] = rows.counts[level - 1] + rows.lengths[level - 1]
+    return True
 
 
 cdef inline void free_row_set(RowSet* rows) noexcept nogil:
@@ -37,7 +47,11 @@ cdef inline void free_row_set(RowSet* rows) noexcept nogil:
 
 
 cdef inline size_t row_set_nbytes(const RowSet* rows) noexcept nogil:
-    return (rows.num_words + rows.num_blocks) * sizeof(uint64_t)
+    cdef int64_t num = rows.num_words
+    cdef int level
+    for level in range(rows.num_levels):
+        num += rows.lengths[level]
+    return num * sizeof(uint64_t)
 
 
 cdef inline bint has_row(const RowSet* rows, int64_t slot) noexcept nogil:
@@ -49,8 +63,7 @@ cdef inline bint add_row(RowSet* rows, int64_t slot) noexcept nogil:
     if has_row(rows, slot):
         return False
     rows.words[slot // WORD] |= <uint64_t>1 << <uint64_t>(slot % WORD)
-    rows.counts[slot // WORD // rows.block_words] += 1
-    rows.num += 1
+    count_row(rows, slot // WORD, 1)
     return True
 
 
@@ -59,26 +72,36 @@ cdef inline bint discard_row(RowSet* rows, int64_t slot) noexcept nogil:
     if not has_row(rows, slot):
         return False
     rows.words[slot // WORD] &= ~(<uint64_t>1 << <uint64_t>(slot % WORD))
-    rows.counts[slot // WORD // rows.block_words] -= 1
-    rows.num -= 1
+    count_row(rows, slot // WORD, -1)
     return True
+
+
+cdef inline void count_row(RowSet* rows, int64_t word, int by) noexcept nogil:
+    cdef int level
+    rows.num += by
+    for level in range(rows.num_levels):
+        word >>= FAN_BITS
+        rows.counts[level][word] += by
 
 
 cdef inline int64_t slot_of_rank(const RowSet* rows, int64_t rank) noexcept nogil:
     """The slot with `rank` slots of the set before it, 0 <= rank < num."""
-    cdef int64_t block = 0, word, count
+    cdef int level
+    cdef int64_t at = 0, count
     cdef uint64_t bits
-    while rank >= rows.counts[block]:
-        rank -= rows.counts[block]
-        block += 1
-    word = block * rows.block_words
-    count = __builtin_popcountll(rows.words[word])
+    for level in range(rows.num_levels - 1, -1, -1):
+        at *= FAN
+        while rank >= rows.counts[level][at]:
+            rank -= rows.counts[level][at]
+            at += 1
+    at *= FAN
+    count = __builtin_popcountll(rows.words[at])
     while rank >= count:
         rank -= count
-        word += 1
-        count = __builtin_popcountll(rows.words[word])
-    bits = rows.words[word]
+        at += 1
+        count = __builtin_popcountll(rows.words[at])
+    bits = rows.words[at]
     while rank > 0:
         bits &= bits - 1
         rank -= 1
-    return word * WORD + __builtin_ctzll(bits)
+    return at * WORD + __builtin_ctzll(bits)

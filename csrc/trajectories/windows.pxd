@@ -15,43 +15,45 @@ from segments cimport (
 )
 
 cdef struct Window:  # addresses of the values of one window, [length] each
-    int64_t* rows  # numbers of the rows to copy: behind the last step, that of the last one again
     int64_t* numbers  # -1 behind the last step
     float* mask  # 1 for steps to learn from
     float* is_first  # 1 for the first step of an episode
 
 
-cdef inline bint fill_window(
+cdef inline Py_ssize_t fill_window(
     const Trajectories* rows, int64_t start, Py_ssize_t length, Py_ssize_t burn_in, bint joins, Window window
 ) noexcept nogil:
-    """Writes the window from row `start` on. Returns False if that row is not held.
+    """Writes the window from row `start` on. Returns how many steps it has, 0 if that row is not held.
 
     The first `burn_in` steps are not learned from, unless an episode has begun in the window: the recurrent state is
     then known.
     """
     cdef const Segment* segment
     cdef const Stream* stream
-    cdef int64_t place, first, end, number = start
-    cdef bint is_known = False
-    cdef Py_ssize_t i, num
+    cdef int64_t first
+    cdef bint begins, is_known = False
+    cdef Py_ssize_t i = 0, j, stop, num
     if not is_row(rows, start):
-        return False
+        return 0
     segment, first = segment_of_row(rows, start), place_of_row(rows, start)
     stream = &rows.streams[segment.stream]
-    end = end_of_run(rows, segment, joins, first + length)
-    num = min(end - first, length)
-    for i in range(num):
-        place = first + i
-        number = number_at(stream, place)
-        if place == segment.end:
-            segment = segment_of_row(rows, number)
-        window.rows[i] = window.numbers[i] = number
-        window.is_first[i] = 1 if place == segment.begin and begins_episode(rows, segment) else 0
-        is_known = is_known or window.is_first[i] != 0
-        window.mask[i] = 1 if i >= burn_in or is_known else 0
+    num = min(end_of_run(rows, segment, joins, first + length) - first, length)
+    while i < num:
+        stop = min(segment.end - first, num)
+        begins = first + i == segment.begin and begins_episode(rows, segment)
+        is_known = is_known or begins
+        for j in range(i, stop):
+            window.numbers[j] = number_at(stream, first + j)
+        for j in range(i, stop):
+            window.mask[j] = 1 if is_known or j >= burn_in else 0
+            window.is_first[j] = 0
+        window.is_first[i] = begins
+        i = stop
+        if i < num:
+            segment = segment_of_row(rows, number_at(stream, first + i))
     for i in range(num, length):
-        window.rows[i], window.numbers[i], window.mask[i], window.is_first[i] = number, -1, 0, 0
-    return True
+        window.numbers[i], window.mask[i], window.is_first[i] = -1, 0, 0
+    return num
 
 
 cdef inline int64_t step_on(const Trajectories* rows, int64_t number, int64_t by) noexcept nogil:

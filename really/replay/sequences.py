@@ -118,15 +118,19 @@ def filled_windows(ring: Ring, windows: tuple[Any, ...], shape: tuple[int, ...])
 
     Returns None if one of them is no longer held.
     """
-    rows, numbers, mask, is_first = windows
+    numbers, mask, is_first, num_padded = windows
+    rows = numbers
+    if num_padded:
+        padding = numbers < 0
+        # Each window's last row is copied for the padding behind it.
+        rows = np.where(padding, np.maximum.accumulate(numbers, axis=1), numbers)
     batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
     if batch is None:
         return None
-    padding = numbers < 0
-    if padding.any():
+    if num_padded:
         for column in batch.values():
             column[padding.reshape(-1)] = np.zeros((), column.dtype)
-    lead = (*shape, rows.shape[1])
+    lead = (*shape, numbers.shape[1])
     columns = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
     return columns | {name: part.reshape(lead) for name, part in zip(ADDED, (mask, is_first, numbers), strict=True)}
 

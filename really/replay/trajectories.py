@@ -173,7 +173,7 @@ class Trajectories:
             return index.are_starts(_flat(numbers)).reshape(numbers.shape)
 
     def windows(self, starts: Numbers, length: int, burn_in: int = 0) -> tuple[Any, ...] | None:
-        """`TrajectoryIndex.windows` of these rows [n]: [n, length] each; None if one is no longer held."""
+        """`TrajectoryIndex.windows` of these rows [n]; None if one is no longer held."""
         with self._caught_up() as index:
             return index.windows(_flat(starts), length, burn_in)
 
