@@ -20,7 +20,7 @@ PATIENCE_SECONDS, PATIENCE_FACTOR = 60.0, 1000
 MOST_STEPS = 256
 CURE = (
     "an environment without a time limit may never end one: give num_steps= instead of num_episodes=, or wrap it in "
-    "gymnasium.wrappers.TimeLimit"
+    "gymnasium.wrappers.TimeLimit; remote_time_out= ends a call that waits"
 )
 
 

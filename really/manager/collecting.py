@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from really._utils.checks import checked_integer
 from really._utils.progress import NoBar, advance, progress_bar
 from really.collectors.background import BackgroundCollection
 from really.collectors.demand import Part
-from really.collectors.episodes import EpisodeFigures
+from really.collectors.episodes import EpisodeFigures, Records
 from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
@@ -22,6 +23,9 @@ from really.errors import ReallyError
 from really.manager.lifetime import Lifetime
 from really.replay.arguments import checked_size
 from really.replay.buffer import ReplayBuffer
+
+# Rows that `collect` puts at a time: few enough that an interrupt loses little, and that messages do not pile up.
+PIECE_ROWS = 1 << 18
 
 
 class Collecting(Lifetime):
@@ -68,15 +72,20 @@ class Collecting(Lifetime):
         """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number.
 
         With `do_print` it prints that number, and of the episodes that ended in the rows the number and the means of
-        returns and lengths.
+        returns and lengths. Rows are put piece by piece, so an interrupt keeps those that came before.
         """
         buffer = self._buffer()
-        parts = self._collect(steps, progress)
-        for part in parts:
-            buffer.put(part.batch)
-        rows = sum(part.rows for part in parts)
+        total, settings = self._begin(steps)
+        rows, ended = 0, list[Records]()
+        with self._bar(total, progress) as show:
+            while rows < total:
+                wanted = min(total - rows, PIECE_ROWS)
+                for part in self._collector.collect(wanted, settings, functools.partial(show, rows)):
+                    buffer.put(part.batch)
+                    rows += part.rows
+                    ended.append(part.episodes)
         if do_print:
-            print(f"collected {rows} steps; {_figures(parts)}")
+            print(f"collected {rows} steps; {EpisodeFigures.of(ended)}")
         return rows
 
     def collect_in_background(
@@ -128,17 +137,27 @@ class Collecting(Lifetime):
 
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         """Collects rows with a progress bar."""
+        rows, settings = self._begin(total_steps)
+        with self._bar(rows, progress) as show:
+            return self._collector.collect(rows, settings, functools.partial(show, 0))
+
+    def _begin(self, total_steps: int | None) -> tuple[int, PolicySettings]:
+        """The number of rows to collect, and the settings of the policy."""
         self._refuse_background("collecting")
         rows = self.kwargs["total_steps"] if total_steps is None else checked_integer("total_steps", total_steps)
-        settings = self._sync()
+        return rows, self._sync()
+
+    @contextlib.contextmanager
+    def _bar(self, rows: int, progress: bool | None) -> Iterator[Callable[[int, int], None]]:
+        """Yields a function of the rows that were delivered and those that have arrived since, which moves a bar."""
         with progress_bar("collecting", rows, "step", progress) as bar:
 
-            def show(arrived: int) -> None:
-                advance(bar, arrived)
+            def show(delivered: int, arrived: int) -> None:
+                advance(bar, delivered + arrived)
                 if not isinstance(bar, NoBar):
                     bar.set_postfix_str(str(self._collector.arrived_episodes()), refresh=False)
 
-            return self._collector.collect(rows, settings, show)
+            yield show
 
     def _before_sample(self, n: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Waits for the rate limiter of background collection, if there is one, before `sample(n)`."""

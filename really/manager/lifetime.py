@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Self
 
@@ -15,7 +16,13 @@ from really.manager.arguments import Settings
 from really.manager.building import Builder
 from really.manager.current_agent import CurrentAgent
 from really.manager.summary import Summary
+from really.policies.policy import fitting_sampling_types
 from really.replay.buffer import ReplayBuffer
+
+log = logging.getLogger("really")
+
+# Settings that one sampling type alone uses: their defaults, and that type.
+USED_BY = {"epsilon": (0.95, "epsilon_greedy"), "temperature": (1.0, "thompson")}
 
 
 class Lifetime(PublishedManager):
@@ -31,11 +38,13 @@ class Lifetime(PublishedManager):
         self._builder = Builder(self.kwargs)
         self._statistics = self._builder.statistics()
         self._episodes = EpisodeLog()
+        self._told = set[str]()
         report("starting runners")
         self._fleet = self._builder.fleet()
         try:
             self._current = CurrentAgent(self._builder, self.kwargs, self._fleet, self._statistics, report)
             self._start_collector()
+            self._tell_chosen_type()
         except BaseException:
             self.close()
             raise
@@ -84,7 +93,28 @@ class Lifetime(PublishedManager):
             self._refuse_background("a change of model_kwargs")
             with steps_of("model_kwargs") as report:
                 self._current.build(report)
+        self._warn_of_ignored_settings()
         return self._current.apply_settings()
+
+    def _tell_chosen_type(self) -> None:
+        """Logs which sampling type was taken by default, if others fit the model's outputs as well."""
+        fitting = fitting_sampling_types(self._current.agent.output_names)
+        if self.kwargs["action_sampling_type"] is None and len(fitting) > 1:
+            log.info(
+                "action_sampling_type: %r is taken, as none was given, and the model's outputs fit %s",
+                self._current.exported.sampling_type,
+                " and ".join(map(repr, fitting)),
+            )
+
+    def _warn_of_ignored_settings(self) -> None:
+        """Warns once of each setting that was given and that the sampling type does not use."""
+        kind = self._current.exported.sampling_type
+        for name, (default, user) in USED_BY.items():
+            if kind != user and self.kwargs[name] != default and name not in self._told:
+                self._told.add(name)
+                log.warning(
+                    "%s: expected action_sampling_type=%r, which uses it, got %r, which ignores it", name, user, kind
+                )
 
     def _refuse_background(self, what: str) -> None:
         """Raises ReallyError if background collection runs."""

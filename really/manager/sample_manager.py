@@ -88,6 +88,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
             rewards are normalised, and none otherwise.
         action_masks: False ignores the masks with which an environment tells which actions a state allows: a part
             `action_mask` of its observations, `info["action_mask"]`, or what its method `action_masks` returns.
+        others: none; an unknown name is an InvalidTypeError that names the argument it may be.
 
     Attributes:
         kwargs: the arguments as settings; some of them may be changed between calls.
@@ -139,6 +140,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         reward_scale: float = 1.0,
         reward_clip: float | tuple[float, float] | None = None,
         action_masks: bool = True,
+        **others: Any,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Settings(checked(arguments))

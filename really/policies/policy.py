@@ -57,6 +57,12 @@ def infer_sampling_type(output_names: Iterable[str]) -> str:
     raise ModelError(f"model output: expected 'q_values', or 'policy', or 'mu' and 'sigma', got {listed(names)}")
 
 
+def fitting_sampling_types(output_names: Iterable[str]) -> list[str]:
+    """The sampling types that a model with these outputs serves."""
+    names = set(output_names)
+    return [name for name in SAMPLING_TYPES if names.issuperset(_REQUIRED[name])]
+
+
 def make_policy(
     sampling_type: str,
     action_space: spaces.Space[Any],
