@@ -8,6 +8,7 @@ from really.replay.disk.verification import Verification
 from really.replay.emphasized import EmphasizedSampler
 from really.replay.episodes import Episodes, unpadded
 from really.replay.half_life import HalfLifeSampler
+from really.replay.hindsight import GOAL_FUNCTIONS, Hindsight
 from really.replay.mixture import Mixture
 from really.replay.newest import NewestSampler
 from really.replay.options import BufferOptions
@@ -20,12 +21,14 @@ from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
 
 __all__ = [
+    "GOAL_FUNCTIONS",
     "SAMPLERS",
     "UNITS",
     "BufferOptions",
     "EmphasizedSampler",
     "Episodes",
     "HalfLifeSampler",
+    "Hindsight",
     "Mixture",
     "NewestSampler",
     "Priorities",

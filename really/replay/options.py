@@ -127,7 +127,9 @@ class BufferOptions:
         num, gamma = n_step.checked(**steps)
         if kind is not None and num > 1:
             raise InvalidValueError(f"unit: expected none with n_step={num}, which makes one, got {given!r}")
-        options = replace(self, n_step=num, gamma=gamma, unit=None if kind == ("transition", {}) else kind)
+        if kind is not None:
+            kind = None if kind == ("transition", {}) else (kind[0], made("unit", kind, UNITS).options())
+        options = replace(self, n_step=num, gamma=gamma, unit=kind)
         if self.keys is not None:
             options.make_unit().check_keys(self.keys)
         return options

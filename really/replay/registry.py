@@ -9,6 +9,7 @@ from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay.emphasized import EmphasizedSampler
 from really.replay.episodes import Episodes
 from really.replay.half_life import HalfLifeSampler
+from really.replay.hindsight import Hindsight
 from really.replay.n_step import NSteps
 from really.replay.newest import NewestSampler
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
@@ -32,6 +33,7 @@ UNITS: dict[str, type[SampleUnit]] = {
     "n_step": NSteps,
     "sequences": Sequences,
     "episodes": Episodes,
+    "hindsight": Hindsight,
 }
 """Name -> sample unit, likewise."""
 

@@ -1,0 +1,204 @@
+"""The sample unit of hindsight: goals become those that the episode reached (Andrychowicz et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsFloat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.checks import checked_number
+from really.data.schema import ColumnSpec, Spec
+from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.replay._ring import Ring
+from really.replay.columns import spec_of
+from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns
+from really.replay.units import Batch, SampleUnit
+
+GoalFunction = Callable[[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]], Any]
+"""Of achieved goals [n, ...], desired goals [n, ...] and columns [n, ...] of `info`; returns [n] numbers."""
+GOAL_FUNCTIONS: dict[str, GoalFunction] = {}
+"""Name -> function that gives rewards or terminations. Processes that open a buffer register the same names."""
+
+STRATEGIES = ("future", "final", "episode")
+REWARD, TERMINAL, NOT_DONE, RELABELLED = "reward", "terminal", "not_done", "relabelled"
+MOST_GOALS = 1e6
+PART_BITS = 53
+
+
+class Hindsight(SampleUnit):
+    """Transitions of which k in k + 1 get a goal that their episode reached, with the reward of that goal.
+
+    Andrychowicz et al. 2017 (arXiv:1707.01495), section 3 and 4.5: a transition is stored with its own goal and k goals
+    of the strategy. Here nothing is stored; each row of a batch draws whether it is relabelled, with probability
+    k / (k + 1), and its goal. The goal is what was achieved after a step of the same episode and agent that is held:
+    "future" draws that step from the row's own on, "episode" from all, and "final" takes the last one. Steps in later
+    chunks count. An episode that has not ended yet has the steps that are held now.
+
+    Relabelled rows get the goal in `desired` of `state` and `state_new`, and a new `reward`. With `terminated`, their
+    `terminal` and `not_done` are computed anew; else they stay as they were put. `relabelled`, bool, tells which rows.
+
+    Args:
+        reward: the environment's `compute_reward(achieved, desired, info)`, or a function like it, which gets the
+            arrays of all relabelled rows at once: `state_new`'s achieved goals, new goals, and {key: column} of `info`.
+            A function is registered in `GOAL_FUNCTIONS` under its name; a name stands for the function there.
+        k: goals for each transition, above 0.
+        strategy: "future", "final" or "episode".
+        terminated: likewise a function that tells where an episode terminates, bool or 0 and 1 [n].
+        info: columns that the functions get.
+        achieved, desired: columns of goals in observations `state`.
+        agent: columns that tell agents apart; by default the column "agent", if there is one.
+    """
+
+    in_ring = False
+
+    def __init__(
+        self,
+        reward: str | GoalFunction,
+        k: SupportsFloat = 4,
+        strategy: str = "future",
+        terminated: str | GoalFunction | None = None,
+        info: Sequence[str] = (),
+        achieved: str = "state.achieved_goal",
+        desired: str = "state.desired_goal",
+        agent: str | Sequence[str] | None = None,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise InvalidValueError(one_of("strategy", strategy, STRATEGIES))
+        self.k = checked_number("k", k, 0, MOST_GOALS)
+        if self.k == 0:
+            raise InvalidValueError(f"k: expected a number above 0, got {k!r}; without it no goal would be changed")
+        self.reward, self.strategy = _name_of("reward", reward), strategy
+        self.terminated = None if terminated is None else _name_of("terminated", terminated)
+        if isinstance(info, str):
+            raise InvalidTypeError(f"info: expected names of columns, got the one name {info!r}; write [{info!r}]")
+        self._functions = {"reward": GOAL_FUNCTIONS[self.reward]}
+        if self.terminated is not None:
+            self._functions["terminated"] = GOAL_FUNCTIONS[self.terminated]
+        self.info, self.achieved, self.desired = tuple(info), achieved, desired
+        self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self._index: Trajectories | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this unit again, functions by their names."""
+        names = ("reward", "k", "strategy", "terminated", "achieved", "desired")
+        agent = None if self.agent is None else list(self.agent)
+        return {name: getattr(self, name) for name in names} | {"info": list(self.info), "agent": agent}
+
+    @property
+    def goals(self) -> tuple[str, str, str, str]:
+        """The columns of goals: achieved and desired, then those of the next state."""
+        return self.achieved, self.desired, _after(self.achieved), _after(self.desired)
+
+    def check_keys(self, keys: Sequence[str]) -> None:
+        """Raises InvalidValueError if a column is missing that tells where episodes end, or agents apart."""
+        check_columns("hindsight", keys, self.agent)
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises InvalidValueError if a column is missing, of another dtype or shape, or named as one that is added."""
+        missing = [key for key in (*self.goals, REWARD, *self.info) if key not in spec]
+        if missing:
+            raise InvalidValueError(f"hindsight: expected the keys {missing}, got {list(spec)}")
+        if len({spec[key] for key in self.goals}) > 1:
+            kinds = ", ".join(f"{key} {spec[key][0]} of {list(spec[key][1])}" for key in self.goals)
+            raise InvalidValueError(f"hindsight: expected goals of one dtype and shape, got {kinds}")
+        if self.terminated is not None and TERMINAL not in spec and NOT_DONE not in spec:
+            raise InvalidValueError(
+                f"hindsight: expected {TERMINAL!r} or {NOT_DONE!r}, which `terminated` changes, got {list(spec)}"
+            )
+        if RELABELLED in spec:
+            raise InvalidValueError(f"hindsight: expected no key {RELABELLED!r}, which batches have besides")
+        TrajectoryColumns.of(spec, what="hindsight", agent=self.agent)
+
+    def prepare(self, ring: Ring) -> None:
+        """Makes the index of the ring's trajectories."""
+        self._index = Trajectories(ring, TrajectoryColumns.of(spec_of(ring), what="hindsight", agent=self.agent))
+
+    def batch_spec(self, spec: Spec) -> Spec:
+        """The columns and `relabelled`."""
+        return spec | {RELABELLED: ColumnSpec(np.dtype(np.bool_))}
+
+    def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
+        """The transitions of these rows, some of them with other goals; None if a row is no longer held."""
+        flat = np.ascontiguousarray(numbers).reshape(-1)
+        batch = super().take(ring, flat)
+        if batch is None:
+            return None
+        parts = (ring.draw_below(1 << PART_BITS, 2 * flat.size) * 2.0**-PART_BITS).astype(np.float64)
+        changed = np.flatnonzero(parts[: flat.size] * (self.k + 1) < self.k)
+        if changed.size:
+            later = self._steps_of_goals(flat[changed], parts[flat.size :][changed])
+            found = None if later is None else ring.take(later, later.size, by_number=True)
+            if found is None:
+                return None
+            self._relabel(batch, changed, found[_after(self.achieved)])
+        batch[RELABELLED] = np.zeros(flat.size, np.bool_)
+        batch[RELABELLED][changed] = True
+        return {key: column.reshape(numbers.shape + column.shape[1:]) for key, column in batch.items()}
+
+    def _steps_of_goals(self, rows: NDArray[np.int64], parts: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """Numbers of the rows after which the goals are achieved; None if a row is no longer held."""
+        assert self._index is not None, "a ring is prepared before it is sampled"
+        before, after = self._index.steps_around(rows)
+        if (after < 0).any():
+            return None
+        first = -before if self.strategy == "episode" else np.zeros_like(after)
+        by = after if self.strategy == "final" else first + ((after - first + 1) * parts).astype(np.int64)
+        later = self._index.step_on(rows, by)
+        return None if (later < 0).any() else later
+
+    def _relabel(self, batch: Batch, rows: NDArray[np.int64], goals: NDArray[Any]) -> None:
+        info = {key: batch[key][rows] for key in self.info}
+        achieved = batch[_after(self.achieved)][rows]
+        batch[REWARD][rows] = self._values("reward", achieved, goals, info)
+        batch[self.desired][rows] = batch[_after(self.desired)][rows] = goals
+        if self.terminated is not None:
+            _terminate(batch, rows, self._values("terminated", achieved, goals, info) != 0)
+
+    def _values(
+        self, what: str, achieved: NDArray[Any], goals: NDArray[Any], info: dict[str, NDArray[Any]]
+    ) -> NDArray[Any]:
+        """What a function gives for these goals, [n]."""
+        values = np.asarray(self._functions[what](achieved, goals, info))
+        if values.shape != (len(goals),) or values.dtype.kind not in "biuf":
+            raise InvalidValueError(
+                f"hindsight: expected {what}={getattr(self, what)!r} to give numbers of shape [{len(goals)}] for "
+                f"{len(goals)} goals, got {values.dtype} of shape {list(values.shape)}; it gets all goals at once"
+            )
+        return values
+
+
+def _terminate(batch: Batch, rows: NDArray[np.int64], ends: NDArray[np.bool_]) -> None:
+    """Sets `terminal` and `not_done` of these rows; a row that was truncated stays so."""
+    was_terminal = batch[TERMINAL][rows] != 0 if TERMINAL in batch else np.zeros(len(rows), np.bool_)
+    if NOT_DONE in batch:
+        truncated = (batch[NOT_DONE][rows] == 0) & ~was_terminal if TERMINAL in batch else False
+        batch[NOT_DONE][rows] = ~(ends | truncated)
+    if TERMINAL in batch:
+        batch[TERMINAL][rows] = ends
+
+
+def _name_of(what: str, given: str | GoalFunction) -> str:
+    """The name under which a function is registered; registers one that is given itself."""
+    if isinstance(given, str):
+        if given not in GOAL_FUNCTIONS:
+            raise InvalidValueError(one_of(f"{what}: GOAL_FUNCTIONS", given, GOAL_FUNCTIONS))
+        return given
+    if not callable(given):
+        raise InvalidTypeError(f"{what}: expected a function or a name of GOAL_FUNCTIONS, got {given!r}")
+    name = f"{getattr(given, '__module__', '')}.{getattr(given, '__qualname__', type(given).__qualname__)}"
+    if "<" not in name:
+        GOAL_FUNCTIONS[name] = given  # of a cell that runs again, too; buffers that exist keep theirs
+    elif GOAL_FUNCTIONS.setdefault(name, given) != given:
+        raise InvalidValueError(
+            f"{what}: expected one function of the name {name!r}, got another; register it in GOAL_FUNCTIONS under a "
+            f"name of its own and give that"
+        )
+    return name
+
+
+def _after(key: str) -> str:
+    """The column of the next state that belongs to a column of the state."""
+    name, dot, leaf = key.partition(".")
+    return f"{name}_new{dot}{leaf}"
