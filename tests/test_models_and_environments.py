@@ -51,7 +51,7 @@ Q_MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "branches on data": (models.Branching, {}),
     "leaves TensorFlow": (models.InNumPy, {}),
 }
-RAY_TOO = ("subclass", "own __call__ in tf.function", "function without input shape", "leaves TensorFlow")
+RAY_TOO = ("subclass", "leaves TensorFlow")
 
 
 def shifted(weights: list[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -181,11 +181,14 @@ def test_all_three_apis_give_the_same_rows() -> None:
             np.testing.assert_array_equal(other[name], column, err_msg=name)
 
 
-# Under Ray without GymWalk, which runs the same code as Walk.
+# Under Ray each form once, and each API once: GymWalk runs the same code as Walk.
 @pytest.mark.parametrize(
-    ("kind", "use_ray"), [*((kind, False) for kind in APIS), *((kind, True) for kind in (Walk, OldWalk))]
+    ("form", "kind", "use_ray"),
+    [
+        *((form, kind, False) for form in ("class", "factory", "instance") for kind in APIS),
+        *(("class", OldWalk, True), ("factory", OldWalk, True), ("instance", Walk, True)),
+    ],
 )
-@pytest.mark.parametrize("form", ["class", "factory", "instance"])
 def test_classes_factories_and_instances(kind: Any, form: str, use_ray: bool, request: pytest.FixtureRequest) -> None:
     if use_ray:
         request.getfixturevalue("ray_runtime")

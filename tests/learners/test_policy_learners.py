@@ -247,6 +247,7 @@ for learn in (lambda seed: ppo.update(policy.data_of("discrete", seed=seed)),
 """
 
 
+@pytest.mark.slow
 def test_discrete_actions_are_compiled_once_and_not_for_each_batch(tmp_path):
     """Counts the programs that XLA dumps, one for each compilation."""
     here = Path(__file__).parents[1]

@@ -293,6 +293,7 @@ print("threads", tf.config.threading.get_intra_op_parallelism_threads())
     np.testing.assert_allclose(np.array(json.loads(kinds[1][1])), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_that_litert_moves_is_not_accessed_at_its_old_address():
     """MALLOC_PERTURB_ overwrites freed memory at once: reading it gives wrong outputs, writing it ends the process."""
     environment = {**os.environ, "MALLOC_PERTURB_": "165", "TF_CPP_MIN_LOG_LEVEL": "3"}

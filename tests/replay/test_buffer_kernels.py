@@ -16,24 +16,34 @@ KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem 
 LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
 
 
-def annotated(folder, source):
-    """(Python interaction, text) of each line of `source`, as `cython -a` scores it."""
-    command = [sys.executable, "-m", "cython", "-3", "-a", "-X", "cdivision=True"]
-    command += ["-X", "boundscheck=False", "-X", "wraparound=False", "-X", "initializedcheck=False"]
-    subprocess.run([*command, str(source), "-o", str(folder / "out.c")], check=True, capture_output=True)
-    found = LINE.findall((folder / "out.html").read_text())
-    return [(int(score), html.unescape(re.sub("<[^>]+>", "", text))) for score, text in found]
+def annotated(folder, sources):
+    """Name -> (Python interaction, text) of each line, as `cython -a` scores the sources, all in one process."""
+    for name, source in sources.items():
+        # The functions as a module's own, so that each line is compiled and scored.
+        (folder / f"kernel_{name}.pyx").write_text(source)
+    command = [sys.executable, "-m", "cython", "-3", "-a", "-X", "cdivision=True", "-X", "boundscheck=False"]
+    command += ["-X", "wraparound=False", "-X", "initializedcheck=False"]
+    made = [f"kernel_{name}" for name in sources]
+    subprocess.run([*command, *(f"{name}.pyx" for name in made)], cwd=folder, check=True, capture_output=True)
+    found = {name: LINE.findall((folder / f"kernel_{name}.html").read_text()) for name in sources}
+    return {
+        name: [(int(score), html.unescape(re.sub("<[^>]+>", "", text))) for score, text in lines]
+        for name, lines in found.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Every kernel's lines with their scores."""
+    folder = tmp_path_factory.mktemp("kernels")
+    for path in CSRC.rglob("*.pxd"):
+        shutil.copy(path, folder)
+    return annotated(folder, {name: path.read_text() for name, path in KERNELS.items()})
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_no_python_in_the_kernels(tmp_path, name):
-    for other in CSRC.rglob("*.pxd"):
-        if other.stem != name:
-            shutil.copy(other, tmp_path)
-    # The functions as a module's own, so that each line is compiled and scored.
-    source = KERNELS[name].read_text()
-    (tmp_path / "kernel.pyx").write_text(source)
-    lines = annotated(tmp_path, tmp_path / "kernel.pyx")
+def test_no_python_in_the_kernels(scored, name):
+    lines = scored[name]
     assert sum("cdef inline" in text for _, text in lines) >= 1
     assert [text for score, text in lines if score > 0 and "import" not in text and '"""' not in text] == []
 
@@ -49,5 +59,5 @@ def test_all_kernels_are_looked_at():
 
 
 def test_python_in_a_kernel_is_seen(tmp_path):
-    (tmp_path / "kernel.pyx").write_text("cdef int f(object x):\n    return x + 1\n")
-    assert max(score for score, _ in annotated(tmp_path, tmp_path / "kernel.pyx")) > 0
+    lines = annotated(tmp_path, {"python": "cdef int f(object x):\n    return x + 1\n"})["python"]
+    assert max(score for score, _ in lines) > 0
