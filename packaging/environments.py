@@ -77,13 +77,12 @@ ENVIRONMENTS = {
     "numpy": Environment(None, ("pyarrow", "gymnasium", "tensorflow", "ray"), NUMPY_TESTS),
     "core": Environment((), ("tensorflow", "ray", "matplotlib"), CORE_TESTS),
     "no-tensorflow": Environment(
-        ("ray", "plots"),
+        ("ray", "plots", "hdf5"),
         ("tensorflow", "keras"),
         (
             "tests/test_install.py",
             "tests/frameworks/test_callables.py",
             "tests/metrics/test_comparison.py",
-            "tests/policies/test_outputs.py",
         ),
         CLASSIC,
     ),

@@ -15,7 +15,7 @@ UV = Path(sys.executable).parent / "uv"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 EXTRAS = ("tensorflow", "ray", "plots", "atari", "minari", "video", "test")
 # Each environment: its extras, further packages, and its tests.
-CORE = ("lowest-core", (), ("pytest", "pytest-timeout", "hypothesis", "scipy<1.14"))
+CORE = ("lowest-core", (), ("pytest", "pytest-timeout", "hypothesis", "scipy==1.15.*"))
 ALL = ("lowest", EXTRAS, ())
 CORE_TESTS = (
     "tests/data/test_schema.py",

@@ -30,7 +30,7 @@ def new_file(path: Path) -> Iterator[Any]:
 
     HDF5 would end the process with a segmentation fault if the disk were full when it closes a file.
     """
-    with needed(str(path), "h5py for HDF5 files", "tensorflow"):
+    with needed(str(path), "h5py for HDF5 files", "hdf5"):
         import h5py
 
     memory = io.BytesIO()
@@ -60,7 +60,7 @@ def stored_dtype(dtype: np.dtype[Any] | str) -> np.dtype[Any]:
 @contextlib.contextmanager
 def opened(path: Path, what: str) -> Iterator[Any]:
     """Opens an HDF5 file to read; raises InvalidFileError for whatever is wrong with it or with what is read."""
-    with needed(str(path), "h5py for HDF5 files", "tensorflow"):
+    with needed(str(path), "h5py for HDF5 files", "hdf5"):
         import h5py
 
     with reading(path, what), open(open_regular(path), "rb") as content, h5py.File(content, "r") as file:

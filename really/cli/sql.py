@@ -22,13 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Prints the answer."""
-    from really.errors import InvalidValueError, MissingPackageError
+    from really._utils.packages import needed
+    from really.errors import InvalidValueError
 
-    try:
+    with needed("really sql", "DuckDB", "sql"):
         import duckdb
-    except ImportError as error:
-        message = f"really sql: expected DuckDB, got {error}: pip install duckdb"
-        raise MissingPackageError(message, name="duckdb") from error
     with opened(given.path) as buffer, duckdb.connect() as connection:
         if buffer.spec is None:
             raise InvalidValueError(f"{given.path}: expected a buffer with rows, got an empty one")
