@@ -39,6 +39,10 @@ def checked_size(n: Any) -> tuple[int, int]:
 
 def checked_indices(indices: Any) -> NDArray[np.int64]:
     """The indices [n] or [k, n] as int64; raises InvalidTypeError or InvalidValueError."""
+    if isinstance(indices, slice):
+        raise InvalidTypeError(
+            f"take: expected indices [n] or [k, n] of integers, got {indices}; numpy.arange makes indices of a range"
+        )
     try:
         ages = np.asarray(indices)
     except ValueError as error:

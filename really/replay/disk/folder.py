@@ -433,7 +433,8 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Folder:
         raise InvalidValueError(one_of("mode", mode, MODES))
     folder = checked_path("path", path)
     if not (folder / SCHEMA).exists():
-        raise InvalidValueError(f"{path}: expected {WHAT}, got {_contents(folder)}")
+        hint = "; ReplayBuffer.load() reads a file that save() wrote" if folder.is_file() else ""
+        raise InvalidValueError(f"{path}: expected {WHAT}, got {_contents(folder)}{hint}")
     return Folder(folder, writable=mode == "r+")
 
 

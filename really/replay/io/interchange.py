@@ -117,30 +117,72 @@ def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = No
 
 
 def from_parquet(
-    buffer_type: type[Buffer], path: str | PathLike[str], capacity: int | None = None, **options: Any
+    buffer_type: type[Buffer],
+    path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    capacity: int | None = None,
+    **options: Any,
 ) -> Buffer:
-    """A buffer with the rows of a Parquet file, put chunk by chunk; arguments as of `from_arrow`.
+    """A buffer with the rows of Parquet files, put chunk by chunk; arguments as of `from_arrow`.
+
+    Args:
+        buffer_type: the class of the buffer.
+        path: a file; a folder, of which the files `*.parquet` are read by name; a pattern such as "rows/*.parquet"; or
+            a list of files, read in its order.
+        capacity: rows to keep; by default all.
+        **options: of the buffer.
 
     Raises:
         InvalidFileError: `path` is no Parquet file, or one that is damaged. Pages have checksums, and a file of
             `to_parquet` also has those of whole columns and of its schema.
-        InvalidValueError, InvalidTypeError: an argument, or a column, cannot be used.
+        InvalidValueError, InvalidTypeError: an argument, or a column, cannot be used; there is no file.
     """
     import pyarrow.parquet as pq
 
-    if not starts_with(checked_path("path", path), PARQUET_MAGIC):
-        raise InvalidFileError(f"{path}: expected a Parquet file, got {described(path)}")
+    files = _parquet_files(path)
+    if capacity is None:
+        num_rows = 0
+        for file in files:
+            with reading(file, "a whole Parquet file"):
+                num_rows += pq.read_metadata(file).num_rows
+        capacity = max(1, num_rows)
+    buffer = buffer_type(capacity, **options)
+    for file in files:
+        _fill_from_parquet(buffer, file)
+    return buffer
+
+
+def _parquet_files(path: Any) -> list[Path]:
+    """The files that `path` names, each with the first bytes of a Parquet file."""
+    if not isinstance(path, list | tuple):
+        place = checked_path("path", path)
+        files = [place]
+        if place.is_dir():
+            files = sorted(place.glob("*.parquet"))
+        elif not place.exists() and any(sign in place.name for sign in "*?["):
+            files = sorted(place.parent.glob(place.name))
+    else:
+        files = [checked_path("path", one) for one in path]
+    if not files:
+        raise InvalidValueError(f"path: expected a Parquet file, got none in {str(path)!r}")
+    for file in files:
+        if not starts_with(file, PARQUET_MAGIC):
+            raise InvalidFileError(f"{file}: expected a Parquet file, got {described(file)}")
+    return files
+
+
+def _fill_from_parquet(buffer: Rows, path: Path) -> None:
+    """Puts the rows of a file."""
+    import pyarrow.parquet as pq
+
     with (
         reading(path, "a whole Parquet file", passing=ReallyError),
-        pq.ParquetFile(Path(path), page_checksum_verification=True) as file,
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
-        buffer = buffer_type(max(1, file.metadata.num_rows) if capacity is None else capacity, **options)
         found = Checksum(file.schema_arrow)
         _filled(buffer, file.schema_arrow, map(found.updated, _row_groups(file)), file.metadata.num_rows)
         expected = (file.metadata.metadata or {}).get(CHECK)
         if expected is not None and expected != found.text():
             raise InvalidFileError(f"{path}: expected rows as they were written, got damaged ones")
-        return buffer
 
 
 def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:

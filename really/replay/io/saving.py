@@ -113,7 +113,8 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
 
 def _check_start(path: str | PathLike[str]) -> None:
     if not starts_with(checked_path("path", path), ARROW_MAGIC):
-        raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}")
+        hint = "; ReplayBuffer.open() opens the folder of a buffer" if checked_path("path", path).is_dir() else ""
+        raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}{hint}")
 
 
 def _schema(snapshot: Snapshot) -> pa.Schema:
