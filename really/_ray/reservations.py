@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from really._ray.placement import Placement, affinity
 from really._ray.runtime import Session
 from really.errors import InvalidValueError
 
@@ -46,19 +47,35 @@ class Reservation:
     group: Any = None
     released: bool = False
 
-    def options(self, number: int, restart: bool) -> dict[str, Any]:
-        """Options of the actor for process `number`, or for the one that replaces it."""
+    def options(self, number: int, placement: Placement, restart: bool) -> dict[str, Any]:
+        """Options of the actor for process `number`, or for the one that replaces it; `placement` notes its node."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         # A process that replaces another must not wait for a CPU that went with its node, or still counts as taken.
-        options: dict[str, Any] = {"num_cpus": 0 if restart else self.needs.get("CPU", 0)}
-        if "GPU" in self.needs:
-            options["num_gpus"] = self.needs["GPU"]
-        if others := {name: amount for name, amount in self.needs.items() if name not in ("CPU", "GPU")}:
-            options["resources"] = others
-        if self.group is None or not any(options.values()):
-            return {**options, "scheduling_strategy": "SPREAD"}
+        options = held_options({**self.needs, **({"CPU": 0.0} if restart else {})})
+        if self.group is None or number >= self.count or not any(options.values()):
+            return {**options, "scheduling_strategy": affinity(placement.choose(number))}
+        placement.nodes[number] = self._nodes().get(number, "")
         return {**options, "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, number)}
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether Ray holds the resources at the moment. They may be lost with their node, and taken by others then."""
+        return self.group is None or self._table()["state"] == "CREATED"
+
+    def held_on(self, node: str) -> int:
+        """For how many processes it holds resources on a node. Ray moves those of a node that is lost to others."""
+        return 0 if self.group is None else list(self._nodes().values()).count(node)
+
+    def _nodes(self) -> dict[int, str]:
+        """The node of each bundle."""
+        nodes: dict[int, str] = self._table()["bundles_to_node_id"]
+        return nodes
+
+    def _table(self) -> Any:
+        import ray
+
+        return ray.util.placement_group_table(self.group)
 
     def release(self) -> None:
         """Gives the resources back; the processes that hold them must have ended."""
@@ -123,6 +140,16 @@ def reserve(session: Session, wanted: int, extra: Mapping[str, float]) -> Reserv
         reservation.released = True
         raise _too_few(extra)
     return reservation
+
+
+def held_options(needs: Mapping[str, float]) -> dict[str, Any]:
+    """What a process holds, as options of a Ray actor."""
+    options: dict[str, Any] = {"num_cpus": needs.get("CPU", 0)}
+    if "GPU" in needs:
+        options["num_gpus"] = needs["GPU"]
+    if others := {name: amount for name, amount in needs.items() if name not in ("CPU", "GPU")}:
+        options["resources"] = others
+    return options
 
 
 def cluster_cpus() -> int:

@@ -78,8 +78,8 @@ class BackgroundCollection:
     def stop(self, patience: float | None = None) -> None:
         """Ends collection; pending chunks are still put into the buffer.
 
-        Chunks are given up, with a warning, if they take longer than `remote_time_out`, or if all of this takes longer
-        than `patience` seconds.
+        Chunks are given up, with a warning, if they take longer than `remote_time_out` or half a minute, or if all of
+        this takes longer than `patience` seconds. Runners of this process are not given up.
 
         Raises:
             ReallyError: an error has ended collection before; the message holds it.

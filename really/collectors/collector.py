@@ -15,7 +15,7 @@ from really.collectors.demand import Demand, Part, spread, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
 from really.collectors.episodes import EpisodeFigures, EpisodeLog
 from really.collectors.fleet import Fleet
-from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace
+from really.collectors.lateness import FORGET, START_ALLOWANCE, Lateness, Pace, measure, weights
 from really.collectors.messages import Chunk, Order, PolicySettings
 from really.collectors.orders import PendingOrder, Worker
 from really.collectors.whereabouts import Whereabouts
@@ -26,8 +26,9 @@ log = logging.getLogger("really")
 
 # Rows of all agents per round of streamed orders: few enough that new settings apply soon.
 STREAMED_ROWS = 4096
-# Seconds after which a wait for processes that start is interrupted, to look after them.
-START_LOOK = 1.0
+# Seconds after which a wait is interrupted, to look after processes that start, and for the end of background
+# collection.
+LOOK = 1.0
 # Seconds that an error waits for answers of runners that tell where they are.
 ANSWER_WAIT = 2.0
 
@@ -100,8 +101,11 @@ class Collector:
                 the next call.
         """
         self._fleet.check()
+        self._fleet.adapt()
         self._pace.decay()
         self._lateness.begin()
+        for worker in self._fleet.workers:
+            worker.rate *= FORGET
         self._drop_stale()
         demand = Demand(rows, self._awaited_agents())
         try:
@@ -123,27 +127,37 @@ class Collector:
         """Yields chunks as they arrive, and keeps each runner busy, until `enough()`; then yields the pending ones.
 
         `settings()` is called for each order. A slow consumer of the chunks slows the runners down. Pending orders
-        that are not done within `remote_time_out` seconds after `enough()` are given up, with a warning.
+        that are not done within `remote_time_out` seconds after `enough()`, or within the seconds that a fleet has to
+        end, are given up, with a warning.
 
         Raises:
             RunnerTimeoutError: no chunk arrived within `remote_time_out` seconds before `enough()`.
         """
         self._fleet.check()
+        since, end = time.monotonic(), math.inf
         while True:
-            if not enough():
+            self._fleet.adapt()
+            if not (is_over := enough()):
                 self._keep_busy(settings)
+            elif end == math.inf:
+                since = time.monotonic()
+                end = since + (math.inf if self._fleet.end_patience is None else self._fleet.end_patience)
             busy = [worker for worker in self._fleet.workers if worker.pending]
             if not busy:
                 return
-            ready = self._wait(busy, self._deadline(busy))
-            if not ready and not enough():
-                raise self._timeout_error(busy)
-            if not ready:
+            deadline = min(end, self._deadline(busy, since))
+            # Whether there is enough may change while no runner delivers.
+            ready = self._wait(busy, min(deadline, time.monotonic() + LOOK))
+            if not ready and time.monotonic() >= deadline:
+                if not is_over:
+                    raise self._timeout_error(busy)
                 self._give_up(busy)
             for worker in ready:
                 if fetched := self._fleet.fetch(worker):
                     self._receive(*fetched)
             yield from self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
+            if ready:
+                since = time.monotonic()
 
     def _keep_busy(self, settings: Callable[[], PolicySettings]) -> None:
         """Sends orders until each runner has one queued behind the one that it works on."""
@@ -205,12 +219,13 @@ class Collector:
         awaited = min(demand.agents, len(received.union(agents)))
         rows = self._missing_results(demand)
         missing = max(rows, awaited - len(received)) - pending
+        shares = None if self._awaits_all(demand) or self._fleet.is_local else weights(on_time)
         if not rows and len(agents) < self._num_agents:
-            agents = [agent for agent in agents if agent not in received]
+            agents, shares = [agent for agent in agents if agent not in received], None
         if missing <= 0 or not agents:
             return np.zeros(self._num_agents, np.int_)
         turn, self._turn = self._turn, (self._turn + missing) % self._num_agents
-        return spread(missing, agents, turn, self._num_agents)
+        return spread(missing, agents, turn, self._num_agents, shares)
 
     def _missing_results(self, demand: Demand) -> int:
         """How many more results have the missing rows; one for each runner if nobody knows how long results are."""
@@ -235,13 +250,17 @@ class Collector:
         busy, start = [worker for worker in self._fleet.workers if worker.pending], time.monotonic()
         until = self._lateness.next(busy)
         if not self._fleet.is_local and not all(worker.started for worker in busy):
-            until = min(until, start + START_LOOK)
+            self._fleet.look_after_starts()
+            until = min(until, start + LOOK)
         ready = self._wait(busy, until)
         self.waited_seconds += time.monotonic() - start
         overdue = self._mark_late([worker for worker in busy if worker not in ready])
         for worker in ready:
+            has_started = worker.started
             if fetched := self._fleet.fetch(worker):
                 self._receive(*fetched)
+                if has_started:
+                    measure(worker, fetched[0], fetched[1].batch.num_rows, self._lateness.begun)
         return self._without(demand, overdue) if overdue else demand
 
     def _mark_late(self, waiting: list[Worker]) -> list[Worker]:
@@ -254,12 +273,11 @@ class Collector:
         self._whereabouts.ask(self._lateness.nearly_overdue(waiting))
         return self._lateness.mark(waiting)
 
-    def _deadline(self, busy: list[Worker]) -> float:
-        """The time at which waiting ends, which is later if a process is still starting."""
+    def _deadline(self, busy: list[Worker], since: float) -> float:
+        """The time at which waiting since `since` ends, which is later if a process is still starting."""
         if self._time_out is None:
             return math.inf
-        starting = any(not worker.started for worker in busy)
-        return time.monotonic() + self._time_out + (START_ALLOWANCE if starting else 0)
+        return since + self._time_out + (START_ALLOWANCE if any(not worker.started for worker in busy) else 0)
 
     def _wait(self, busy: list[Worker], until: float) -> list[Worker]:
         """The workers whose oldest order is done, or none at the time `until`. It warns once of endless episodes."""

@@ -97,12 +97,21 @@ class Demand:
         return delivered, []
 
 
-def spread(results: int, agents: Sequence[int], turn: int, num_agents: int) -> NDArray[np.int_]:
-    """Number of results per agent, `[num_agents]`: an even share for each of `agents`.
+def spread(
+    results: int, agents: Sequence[int], turn: int, num_agents: int, weights: Sequence[float] | None = None
+) -> NDArray[np.int_]:
+    """Number of results per agent, `[num_agents]`: a share for each of `agents`.
 
-    The remainder goes to the agents from position `turn` on.
+    Shares are even, and the remainder goes to the agents from position `turn` on; or they are proportional to the
+    `weights` of these agents, up to whole numbers.
     """
     quota = np.zeros(num_agents, np.int_)
+    if weights is not None:
+        exact = results * np.asarray(weights) / sum(weights)
+        quota[list(agents)] = whole = exact.astype(np.int_)
+        largest = np.argsort(whole - exact, kind="stable")[: results - int(whole.sum())]
+        quota[np.asarray(agents)[largest]] += 1
+        return quota
     each, extra = divmod(results, len(agents))
     quota[list(agents)] = each
     for position in range(turn, turn + extra):

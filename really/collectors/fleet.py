@@ -96,14 +96,17 @@ class Fleet:
             self.version += 1
 
     def send(self, worker: Worker, number: int, order: Order) -> None:
-        """Queues an order; sends the policy and the weights along if they changed since the runner's last order."""
+        """Queues an order for the worker's agents.
+
+        It sends the policy and the weights along if they changed since the runner's last order.
+        """
         with self._changing:
             version = self.version
             policy = None if worker.has_policy else self._share_once("policy", self._policy)
             weights = None if worker.version == version else self._share_once("weights", self.weights)
         self._sent += 1
         oldest = worker.pending[0].order.number if worker.pending else self._sent
-        order = replace(order, version=version, number=self._sent, oldest=oldest)
+        order = replace(worker.seated(order), version=version, number=self._sent, oldest=oldest)
         handle = self._call(worker.runner, order, weights, policy)
         worker.pending.append(PendingOrder(number, order, handle, time.monotonic()))
         # Last, so that what an interrupt withholds is sent with the next order.
@@ -158,6 +161,7 @@ class Fleet:
         worker.restarts += 1
         self._forget_orders(worker)
         worker.runner = self._start(worker.number, worker.agents, worker.restarts)
+        worker.replaces_lost = True
 
     @property
     def restarts(self) -> int:
@@ -204,6 +208,7 @@ class Fleet:
     @staticmethod
     def _forget_orders(worker: Worker) -> None:
         worker.pending.clear()
+        worker.seats, worker.rate = worker.agents, 0.0
         worker.version, worker.has_policy, worker.started, worker.replaces_lost = -1, False, False, False
 
     def _set_spec(self, spec: RunnerSpec) -> None:
@@ -213,19 +218,20 @@ class Fleet:
     def info(self) -> list[dict[str, Any]]:
         """Describes each runner: its agents, kind of environment batch and process, and how often it was restarted."""
         return [
-            {"runner": worker.number, **self._info_of(worker), "restarts": worker.restarts} for worker in self.workers
+            {"runner": worker.number, **self._info_of(worker), "agents": worker.agents, "restarts": worker.restarts}
+            for worker in self.workers
         ]
 
     def _info_of(self, worker: Worker) -> dict[str, Any]:
         try:
             return self._info(worker.runner)
         except RunnerLost:
-            return {"agents": worker.agents, "environments": "lost", "pid": None, "tensorflow": None}
+            return {"agents": (), "environments": "lost", "pid": None, "tensorflow": None}
 
     def _replace(self, worker: Worker, lost: RunnerLost) -> None:
         """Restarts a lost runner and sends it its orders again; raises RunnerError if that has no prospect."""
         self.check()
-        worker.failures += 1
+        worker.failures += self._counts(worker, lost)
         if lost.hopeless:
             worker.failures = 0
             self.restart(worker)
@@ -236,11 +242,28 @@ class Fleet:
             raise RunnerError(f"{worker} died {failures} times in a row, the last time with:\n{lost}") from lost
         cause = str(lost).strip().splitlines()[-1]
         log.warning("%s was lost and is restarted; a seeded run will not repeat. Cause: %s", worker, cause)
-        orders = [(pending.number, pending.order) for pending in worker.pending]
+        self._restart_with_orders(worker)
+
+    def _counts(self, worker: Worker, lost: RunnerLost) -> bool:
+        """Whether the loss may be the runner's own doing, so that it counts towards the limit of restarts."""
+        return True
+
+    def _restart_with_orders(self, worker: Worker) -> None:
+        """Starts another runner in a worker's place, which gets its orders."""
+        orders = [(pending.number, worker.unseated(pending.order)) for pending in worker.pending]
+        if not worker.agents:
+            worker.pending.clear()
+            return
         self.restart(worker)
-        worker.replaces_lost = True
         for number, order in orders:
-            self.send(worker, number, order)
+            if any(order.results):
+                self.send(worker, number, order)
+
+    def adapt(self) -> None:
+        """Adapts the runners to hosts that have joined the cluster; a call does so before it plans orders."""
+
+    def look_after_starts(self) -> None:
+        """Helps runners that cannot start."""
 
     def _complete(self, worker: Worker, chunk: Chunk) -> Chunk:
         """The chunk with all its rows in one batch."""

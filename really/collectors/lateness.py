@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from really.collectors.messages import Chunk
@@ -18,6 +18,10 @@ START_ALLOWANCE = 30.0
 ASK_AHEAD = 5.0
 # Factor by which the running totals of rows, results and seconds decay from one call to the next.
 DECAY = 0.5
+# A runner that delivers so many times fewer rows per second and agent than the fastest gets less work than the others.
+SLOW_FACTOR = 3.0
+# The smallest part of the usual work that it gets, and how fast its rate is forgotten, so that it is tried again.
+LEAST_WEIGHT, FORGET = 1 / 32, 1.05
 
 
 @dataclass
@@ -62,18 +66,21 @@ class Lateness:
         pace: how fast runners usually work.
         time_out: `remote_time_out` in seconds; None for none.
         awaits_all: whether each call awaits all agents, so that no order is late before it is overdue.
+
+    Attributes:
+        begun: the time at which the call began.
     """
 
     def __init__(self, pace: Pace, time_out: float | None, *, awaits_all: bool) -> None:
         self._pace, self._awaits_all = pace, awaits_all
         self._time_out = math.inf if time_out is None else time_out
         self._ahead = min(ASK_AHEAD, self._time_out / 2)
-        self._begun = -math.inf
+        self.begun = -math.inf
         self._overdue: set[PendingOrder] = set()
 
     def begin(self) -> None:
         """Begins a call. An order of an earlier call has the whole time-out of this one."""
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
         self._overdue.clear()
 
     def is_overdue(self, worker: Worker) -> bool:
@@ -82,7 +89,7 @@ class Lateness:
 
     def deadline(self, worker: Worker) -> float:
         """The time at which the worker's oldest order is overdue, which is later if its process is still starting."""
-        since = max(self._begun, worker.pending[0].started_at)
+        since = max(self.begun, worker.pending[0].started_at)
         return since + self._time_out + (0 if worker.started else START_ALLOWANCE)
 
     def next(self, busy: Collection[Worker]) -> float:
@@ -117,3 +124,20 @@ class Lateness:
             return -math.inf if worker.replaces_lost else math.inf
         rows = oldest.results * self._pace.rows_per_result
         return oldest.started_at + LATE_ALLOWANCE + LATE_FACTOR * rows / self._pace.rows_per_second
+
+
+def measure(worker: Worker, done: PendingOrder, rows: int, since: float) -> None:
+    """Updates the rate of a worker that has delivered rows of an order, on which it worked after the time `since`."""
+    if done.started_at >= since:
+        rate = rows / max(time.monotonic() - done.started_at, 1e-6)
+        worker.rate = rate if not worker.rate else (worker.rate + rate) / 2
+
+
+def weights(workers: Sequence[Worker]) -> list[float] | None:
+    """The weight of each agent of these workers, by what they deliver. Returns None if none is much slower."""
+    rates = [worker.rate / max(1, len(worker.agents)) for worker in workers]
+    fastest = max(rates, default=0.0)
+    if not any(0 < SLOW_FACTOR * rate < fastest for rate in rates):
+        return None
+    relative = [max(LEAST_WEIGHT, rate / fastest) if 0 < SLOW_FACTOR * rate < fastest else 1.0 for rate in rates]
+    return [weight for worker, weight in zip(workers, relative, strict=True) for _ in worker.agents]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from really.collectors.messages import Order
@@ -13,11 +13,14 @@ QUEUED_ORDERS = 2
 
 
 class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no caller sees it
-    """A runner's process died. `hopeless` says that its constructor raised, as that of a new one would."""
+    """A runner's process died.
 
-    def __init__(self, cause: str, hopeless: bool = False) -> None:
+    `hopeless` says that its constructor raised, as that of a new one would; `with_host` that its host may be dead too.
+    """
+
+    def __init__(self, cause: str, hopeless: bool = False, with_host: bool = False) -> None:
         super().__init__(cause)
-        self.hopeless = hopeless
+        self.hopeless, self.with_host = hopeless, with_host
 
 
 @dataclass(eq=False)
@@ -44,18 +47,23 @@ class Worker:
     """A runner, in this or another process, with its pending orders and the orders planned for it.
 
     Attributes:
+        agents: the agents that it collects for; none once others have taken over all of them.
+        seats: the agents whose environments it has, of which others may have taken some over.
+        rate: rows that it delivers per second, or 0 if unknown.
         version: the policy version that was last sent to it.
         has_policy: whether the current exported policy was sent to it.
         started: whether it has delivered a chunk since its last (re)start.
         restarts: how often it was restarted.
         failures: how often in a row it died.
-        replaces_lost: whether it takes the place of a runner that was lost.
+        replaces_lost: whether it takes the place of a runner that was lost or given up.
         sends_pieces: whether a chunk was too large for one message. Orders that are queued would delay its rest.
     """
 
     number: int
     agents: tuple[int, ...]
     runner: Any
+    seats: tuple[int, ...] = ()
+    rate: float = 0.0
     version: int = -1
     has_policy: bool = False
     started: bool = False
@@ -66,6 +74,9 @@ class Worker:
     pending: deque[PendingOrder] = field(default_factory=deque)
     planned: deque[tuple[int, Order]] = field(default_factory=deque)
 
+    def __post_init__(self) -> None:
+        self.seats = self.agents
+
     @property
     def late(self) -> bool:
         """Whether one of its orders takes much longer than expected."""
@@ -74,7 +85,18 @@ class Worker:
     @property
     def takes_order(self) -> bool:
         """Whether another order may be sent to it."""
-        return len(self.pending) < (1 if self.sends_pieces else QUEUED_ORDERS)
+        return bool(self.agents) and len(self.pending) < (1 if self.sends_pieces else QUEUED_ORDERS)
+
+    def seated(self, order: Order) -> Order:
+        """An order for its agents as one for its seats."""
+        results = dict(zip(self.agents, order.results, strict=True))
+        return replace(order, results=tuple(results.get(agent, 0) for agent in self.seats))
+
+    def unseated(self, order: Order) -> Order:
+        """An order for its seats as one for its agents."""
+        results = dict(zip(self.seats, order.results, strict=True))
+        return replace(order, results=tuple(results[agent] for agent in self.agents))
 
     def __str__(self) -> str:
-        return f"runner {self.number} (agents {self.agents[0]} to {self.agents[-1]})"
+        agents = self.agents or self.seats
+        return f"runner {self.number} (agents {agents[0]} to {agents[-1]})"

@@ -8,16 +8,19 @@ import logging
 import math
 import pickle
 import sys
+import time
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from really._ray import nodes, reservations, runtime
-from really._utils.packages import needed
+from really._ray import hosts, nodes, placement, reservations, runtime
+from really._utils.packages import install_command, needed
 from really.collectors.fleet import MESSAGE_BYTES, Fleet
+from really.collectors.growth import Growth, Newcomer
 from really.collectors.messages import Chunk, Order, RunnerSpec
 from really.collectors.orders import QUEUED_ORDERS, PendingOrder, RunnerLost, Worker
 from really.collectors.ray_runner import RayRunner
@@ -32,12 +35,25 @@ log = logging.getLogger("really")
 CLOSING_ROUNDS = ((2.0, ("collecting", "waiting", "closing")), (3.0, ("closing",)), (25.0, ()))
 
 
+# Seconds after which a runner that still waits for its CPU starts without one.
+CPU_PATIENCE = 5.0
+
+
 @dataclass(frozen=True)
 class RunnerProcess:
-    """A runner's actor, and the address of the side channel of its process."""
+    """A runner's actor.
+
+    Attributes:
+        actor: Ray's handle.
+        address: that of the side channel of its process.
+        asked_at: the time at which it asked for a CPU, or None if it holds none.
+        first_answer: Ray's reference of an answer that comes once it has started, or None if nobody asked for one.
+    """
 
     actor: Any
     address: str
+    asked_at: float | None
+    first_answer: Any = None
 
 
 class RayFleet(Fleet):
@@ -53,6 +69,7 @@ class RayFleet(Fleet):
     Raises:
         InvalidValueError: there is not enough of the extra resources, or the runtime environment is invalid.
         InvalidTypeError: the environment cannot be pickled.
+        RunnerError: a host of the cluster lacks this package, or has another version of it.
     """
 
     end_patience = 30.0
@@ -72,9 +89,13 @@ class RayFleet(Fleet):
         self._ray = ray
         self._session = runtime.start()
         self._warned_of_draws = False
+        self._placement = placement.Placement()
+        self._newcomers: list[Newcomer] = []
         self._actor = ray.remote(RayRunner)
-        self._options = {"max_restarts": 0, "runtime_env": _checked_runtime_env(runtime_env)}
+        self.runtime_env = _checked_runtime_env(runtime_env)
+        self._options = {"max_restarts": 0, "runtime_env": self.runtime_env}
         wanted = num_workers or max(1, min(num_parallel, reservations.cluster_cpus()))
+        hosts.check(self.runtime_env, install_command(None))
         self._reservation = reservations.reserve(self._session, min(wanted, num_parallel), extra)
         try:
             limit = _chunk_limit(self._reservation.count)
@@ -86,6 +107,8 @@ class RayFleet(Fleet):
         except BaseException:
             self._reservation.release()
             raise
+        # Data of a seeded run depend on which agents a runner has had since its start.
+        self._growth = None if spec.seeded else self._grower(num_workers, extra)
         # Ray ends its processes when Python exits, and this comes before.
         atexit.register(self._finalizer)
 
@@ -120,10 +143,66 @@ class RayFleet(Fleet):
         return self._ray.put(value)
 
     def _start(self, number: int, agents: Sequence[int], restart: int) -> RunnerProcess:
-        options = {**self._options, **self._reservation.options(number, restart=restart > 0)}
+        held = self._reservation.options(number, self._placement, restart=restart > 0)
+        return self.start_with(held, agents, restart)
+
+    def start_with(self, held: Mapping[str, Any], agents: Sequence[int], restart: int) -> RunnerProcess:
+        """Starts a runner with options of Ray that say what it holds and where."""
         address = uuid.uuid4().hex
-        actor = self._actor.options(**options).remote(self._packed_spec, sys.path, address, agents, restart)
-        return RunnerProcess(actor, address)
+        actor = self._actor.options(**self._options, **held)
+        started = actor.remote(self._packed_spec, sys.path, address, agents, restart)
+        return RunnerProcess(started, address, time.monotonic() if held["num_cpus"] else None)
+
+    def adapt(self) -> None:
+        """Moves agents to hosts that have joined the cluster, unless the run is seeded."""
+        if self._growth is not None:
+            with runtime.shutdown_as_error(self._session):
+                self.check()
+                self._growth.go_on()
+
+    def _grower(self, num_workers: int | None, extra: Mapping[str, float]) -> Growth:
+        """What adds runners on hosts that join: at most `num_workers`, or as many as there are CPUs and agents."""
+        agents = sum(len(worker.agents) for worker in self.workers)
+        fleet = weakref.proxy(self)
+
+        def most() -> int:
+            return min(agents, num_workers or reservations.cluster_cpus())
+
+        def ask(node: str) -> hosts.Question:
+            return hosts.Question(node, fleet.runtime_env, install_command(None))
+
+        def start(number: int, agents: Sequence[int], restart: int, node: str) -> RunnerProcess:
+            # What went with a lost node, Ray may have reserved anew on this one.
+            has_cpu = fleet.holds_cpu(node)
+            held = reservations.held_options({"CPU": 0.0 if has_cpu else 1.0, **extra})
+            options = {**held, "scheduling_strategy": placement.affinity(node)}
+            runner: RunnerProcess = fleet.start_with(options, agents, restart)
+            return replace(runner, first_answer=runner.actor.info.remote())
+
+        return Growth(self.workers, self._placement, self._newcomers, most, ask, start, _has_started, _end_newcomer)
+
+    def holds_cpu(self, node: str) -> bool:
+        """Whether there is a reserved CPU on a node for each runner there, those included that are noted to start."""
+        return self._reservation.held_on(node) >= list(self._placement.nodes.values()).count(node)
+
+    def look_after_starts(self) -> None:
+        """Starts runners without a CPU if theirs went with a node and another program holds it."""
+        since = time.monotonic() - CPU_PATIENCE
+        waiting = [w for w in self.workers if not w.started and w.runner.asked_at and w.runner.asked_at < since]
+        with runtime.shutdown_as_error(self._session):
+            if not waiting or self._reservation.is_granted:
+                return
+        names = ", ".join(map(str, waiting))
+        log.warning("%s: expected a CPU within %g s, got none: starting without a CPU of its own", names, CPU_PATIENCE)
+        for worker in waiting:
+            self._restart_with_orders(worker)
+
+    def _counts(self, worker: Worker, lost: RunnerLost) -> bool:
+        """A runner that is lost with its host counts only if there is no other host to start it on."""
+        node = self._placement.nodes.get(worker.number)
+        if lost.with_host or (node and node not in placement.cpus_of_nodes()):
+            return not self._placement.lose(worker.number)
+        return True
 
     def _packed(self, spec: RunnerSpec) -> bytes:
         """Registrations and specification, pickled; raises InvalidTypeError if the environment cannot be pickled."""
@@ -166,7 +245,9 @@ class RayFleet(Fleet):
         except exceptions.RuntimeEnvSetupError as error:
             raise RunnerLost(str(error), hopeless=True) from error
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
-            raise RunnerLost(str(error), getattr(error, "actor_init_failed", False)) from error
+            hopeless = getattr(error, "actor_init_failed", False)
+            # Ray tells that a process died only if its node is there to say so.
+            raise RunnerLost(str(error), hopeless, not isinstance(error, exceptions.ActorDiedError)) from error
 
     def _info(self, runner: RunnerProcess) -> Any:
         if not self._session.is_current:
@@ -185,7 +266,7 @@ class RayFleet(Fleet):
         _end_runners(workers)
 
     def _releaser(self) -> Callable[[list[Worker]], None]:
-        return functools.partial(_release, self._reservation)
+        return functools.partial(_release, self._reservation, self._placement, self._newcomers)
 
 
 def _ask(runner: RunnerProcess, request: str) -> str | None:
@@ -194,12 +275,15 @@ def _ask(runner: RunnerProcess, request: str) -> str | None:
     return answer
 
 
-def _release(reservation: reservations.Reservation, workers: list[Worker]) -> None:
+def _release(
+    reservation: reservations.Reservation, nodes: placement.Placement, newcomers: list[Newcomer], workers: list[Worker]
+) -> None:
     """Ends all runners, unless they ended with their session, and gives their resources back."""
     try:
         if reservation.session.is_current:
-            _end_runners(workers)
+            _end_runners([*workers, *(newcomer.worker for newcomer in newcomers)])
     finally:
+        nodes.clear()
         reservation.release()
 
 
@@ -212,6 +296,29 @@ def _end_runners(workers: list[Worker]) -> None:
     finally:
         for worker in workers:
             ray.kill(worker.runner.actor)
+
+
+def _has_started(runner: RunnerProcess) -> bool:
+    """Whether a runner has started; raises RunnerLost if it cannot."""
+    import ray
+
+    if runner.first_answer is None or not ray.wait([runner.first_answer], timeout=0)[0]:
+        return False
+    try:
+        ray.get(runner.first_answer)
+    except ray.exceptions.RayError as error:
+        raise RunnerLost(str(error)) from error
+    return True
+
+
+def _end_newcomer(worker: Worker) -> None:
+    """Ends a runner that has given its agents away, or did not start."""
+    import ray
+
+    if worker.started:
+        _end_runners([worker])
+    else:
+        ray.kill(worker.runner.actor)
 
 
 def _close_environments(workers: list[Worker]) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger("really")
 
 # Settings that one sampling type alone uses: their defaults, and that type.
 USED_BY = {"epsilon": (0.95, "epsilon_greedy"), "temperature": (1.0, "thompson")}
+# Seconds in which background collection ends after the fleet's patience with its last chunks is over.
+END_MARGIN = 5.0
 
 
 class Lifetime(PublishedManager):
@@ -76,7 +78,8 @@ class Lifetime(PublishedManager):
         """
         try:
             if self._background is not None and self._background.running:
-                self._background.stop(self._fleet.end_patience)
+                patience = self._fleet.end_patience
+                self._background.stop(None if patience is None else patience + END_MARGIN)
         finally:
             self._close_env_instance()
             self._fleet.close()

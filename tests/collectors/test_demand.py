@@ -54,6 +54,14 @@ def test_results_are_spread_evenly_and_in_turn(results: int, turn: int, expected
     assert spread(results, range(4), turn, 4).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("results", "weights", "expected"),
+    [(4, [1, 1, 1, 1], [1, 1, 1, 1]), (20, [1, 1, 0.1, 0.1], [9, 9, 1, 1]), (3, [1, 1, 0.1, 0.1], [2, 1, 0, 0])],
+)
+def test_results_are_spread_by_weight(results: int, weights: list[float], expected: list[int]) -> None:
+    assert spread(results, range(4), 2, 4, weights).tolist() == expected
+
+
 def test_waves_add_up_and_fit_into_messages() -> None:
     quota = np.array([1000, 999, 998])
     found = waves(quota, rows_a_result=10, row_bytes=60, message_bytes=32 << 20)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace
+from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace, measure, weights
 from really.collectors.messages import Chunk, Order, PolicySettings, Result
 from really.collectors.orders import PendingOrder, Worker
 from really.collectors.whereabouts import Whereabouts
@@ -76,6 +76,26 @@ def test_a_runner_is_asked_before_it_is_overdue() -> None:
     early, hung = worker_of(0, now + 100), worker_of(1, now - 3)
     assert lateness.nearly_overdue([early, hung]) == [hung]
     assert lateness.next([early]) == pytest.approx(now + 102), "half of the time-out before"
+
+
+def test_agents_of_much_slower_runners_get_less_work() -> None:
+    workers = [Worker(0, (0, 1), None, rate=2000.0), Worker(1, (2, 3), None, rate=150.0), Worker(2, (4,), None)]
+    assert weights(workers) == [1.0, 1.0, 0.075, 0.075, 1.0], "a rate that is not known yet is no slow one"
+    workers[1].rate = 900.0
+    assert weights(workers) is None, "differences between runners of one machine change nothing"
+
+
+def test_the_rate_counts_only_orders_of_this_call() -> None:
+    worker, now = worker_of(0, 0.0), time.monotonic()
+    done = worker.pending[0]
+    measure(worker, done, 1000, since=now - 1)
+    assert worker.rate == 0
+    done.started_at = now - 0.5
+    measure(worker, done, 1000, since=now - 1)
+    assert 0 < worker.rate <= 2000
+    first = worker.rate
+    measure(worker, done, 10, since=now - 1)
+    assert first / 2 <= worker.rate < first
 
 
 def test_runners_that_do_not_answer_keep_nobody_waiting() -> None:

@@ -12,6 +12,7 @@ import ray
 
 from really import InvalidTypeError, InvalidValueError, SampleManager
 from really._ray import reservations, runtime
+from really._ray.placement import Placement
 from tests.environments import Counter
 from tests.models import QNet
 
@@ -53,7 +54,7 @@ def test_cpus_that_another_program_takes_first_are_not_waited_for(caplog: pytest
     try:
         found = reservations.reserve(session, 2, {})
         assert found.group is None
-        assert found.options(0, restart=False)["num_cpus"] == 0
+        assert found.options(0, Placement(), restart=False)["num_cpus"] == 0
         assert "CPUs" in caplog.text
         found.release()
     finally:
@@ -111,3 +112,29 @@ def test_resources_that_are_not_there_are_an_error(given: dict[str, Any], messag
 def test_invalid_resources_are_an_error(given: dict[str, Any], message: str) -> None:
     with pytest.raises((InvalidValueError, InvalidTypeError), match=message):
         make(**given)
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_runner_whose_cpu_is_gone_starts_without_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the loss of a node with its CPUs, while another program holds the remaining ones."""
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline
+    other = ray.util.placement_group([{"CPU": 1}] * 2)
+    assert other.wait(20)
+
+    def waiting(reservation: reservations.Reservation) -> bool:
+        reservation.group = ray.util.placement_group([{"CPU": 1}] * reservation.count)
+        return True
+
+    monkeypatch.setattr(reservations, "_fitting", lambda session, needs: 1)
+    monkeypatch.setattr(reservations, "_grant", waiting)
+    monkeypatch.setattr("really.collectors.ray_fleet.CPU_PATIENCE", 1.0)
+    try:
+        with make(num_workers=1) as manager:
+            assert len(manager.get_data()["reward"]) == 20
+    finally:
+        ray.util.remove_placement_group(other)
+    assert "runner 0 (agents 0 to 1): expected a CPU within 1 s, got none: starting without a CPU" in caplog.text
