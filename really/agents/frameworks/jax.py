@@ -156,6 +156,8 @@ class Jax:
             forward = load(exported, batch_size)
             forward.set_weights(state.get())
             got = forward(example)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"model: expected a function that jax.jit compiles on the CPU, got {summary(error)}"

@@ -215,6 +215,8 @@ class Torch:
             forward = load(exported, batch_size)
             forward.set_weights(state.get())
             got = forward(example)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"model: expected a module that acts on the CPU in the runners, got {summary(error)}; if "
