@@ -49,7 +49,8 @@ def make(where: str, kind: str = "epsilon_greedy", agents: int = 3, space: Any =
     model = functools.partial(policy_network, DISCRETE if space is None else space)
     model = model if kind == "discrete_policy" else q_network
     given = {"num_steps": 30, "use_ray": False, "seed": 2, "action_sampling_type": kind, **options}
-    return SampleManager(model, environment, agents, 30 * agents, epsilon=0.5, temperature=0.3, **given)
+    used = {"epsilon_greedy": {"epsilon": 0.5}, "thompson": {"temperature": 0.3}}.get(kind, {})
+    return SampleManager(model, environment, agents, 30 * agents, **(used | given))
 
 
 def masks_in(data: dict[str, Any], key: str = "state") -> np.ndarray:
