@@ -238,6 +238,7 @@ class PrioritizedSampler(Sampler):
         oldest, newest = ring.held_rows()
         if self.priorities.newest < newest or self.starts is not None:
             with self._catching_up:
+                oldest, newest = ring.held_rows()  # puts went on while this thread waited for the lock
                 first = max(oldest, self.priorities.newest)
                 if first < newest:
                     self.priorities.add(first, newest - first)
