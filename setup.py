@@ -1,4 +1,4 @@
-"""Builds the extensions of `really.replay` from csrc/, and the long description from README.md.
+"""Builds the extensions from csrc/, and the long description from README.md.
 
 pyproject.toml has everything else.
 
@@ -28,7 +28,7 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
-FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities", "trajectories"))]
+FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities", "trajectories", "steps"))]
 
 SETTINGS = {
     "include_dirs": [*FOLDERS, np.get_include()],
@@ -39,13 +39,16 @@ SETTINGS = {
         *((name, "1") for name in BROKEN),
     ],
     "extra_compile_args": FLAGS.get(
-        MODE, ["/O2"] if sys.platform == "win32" else ["-O3", "-funroll-loops", "-DNDEBUG"]
+        # Without contraction, a product is rounded before it is added, as NumPy does it.
+        MODE,
+        ["/O2"] if sys.platform == "win32" else ["-O3", "-funroll-loops", "-ffp-contract=off", "-DNDEBUG"],
     ),
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 
-NAMES = ("_ring", "_sum_tree", "_trajectories")
-extensions = [Extension(f"really.replay.{name}", [f"csrc/{name}.pyx"], **SETTINGS) for name in NAMES]
+PACKAGES = {"_step": "really._utils"}
+NAMES = [f"{PACKAGES.get(name, 'really.replay')}.{name}" for name in ("_ring", "_sum_tree", "_trajectories", "_step")]
+extensions = [Extension(name, [f"csrc/{name.rpartition('.')[2]}.pyx"], **SETTINGS) for name in NAMES]
 
 directives = {
     "language_level": "3",

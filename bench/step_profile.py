@@ -34,8 +34,9 @@ def main() -> None:
     envs, policy, active = runner._envs, runner._policy, np.arange(1)
     rollout = Rollout(runner._columns, 1, STEPS, runner._pool)
     runner._draw(0, active, np.array([STEPS]))
-    outputs = runner._forward(envs.observations)
-    actions = runner._sample(outputs, 0)
+    stepper = runner._stepper
+    outputs = stepper.forward(envs.observations)
+    actions = stepper.sample(outputs, 0)
     env = envs._environments[0].env
 
     def bare_step(step: int) -> None:
@@ -45,16 +46,16 @@ def main() -> None:
     def whole_step(step: int) -> None:
         if runner._noise.starts_piece(step):
             runner._draw(step, active, np.array([STEPS]))
-        runner._advance(rollout, step, active)
+        stepper.advance(rollout, step, active)
 
     parts = {
-        "forward pass": lambda step: runner._forward(envs.observations),
+        "forward pass": lambda step: stepper.forward(envs.observations),
         "NaN check": lambda step: check_finite(outputs, policy.required_outputs),
-        "sampling": lambda step: runner._sample(outputs, step % 256),
-        "writing state and action": lambda step: rollout.write_action(step, envs.observations, actions),
+        "sampling": lambda step: stepper.sample(outputs, step % 256),
+        "writing state and action": lambda step: rollout.before.write(step, (*envs.observations, actions)),
         "environments' step": lambda step: envs.step(actions, None),
-        "writing the outcome": lambda step: rollout.write_outcome(
-            step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated
+        "writing the outcome": lambda step: rollout.after.write(
+            step, (*envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
         ),
         "the whole step": whole_step,
         "(the environment alone)": bare_step,

@@ -12,6 +12,7 @@ TESTS = (
     *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
     *("long_rows", "frames", "share_rate", "priorities", "priorities_statistics", "prioritized", "n_step"),
     "known_defects",
+    "steps",
 )
 # Python leaks at exit by itself. Its own allocator would hide the memory next to a block from the sanitizer.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}

@@ -34,8 +34,8 @@ STEPS = (
     ("__main__",),
 )
 STEP_OF = {wing: step for step, wings in enumerate(STEPS) for wing in wings}
-# The compiled modules live in the wing `replay`.
-EXTENSION_FOLDER = "really/replay"
+# The folders of the compiled modules, which are in the wing `replay` unless they are named here.
+EXTENSION_FOLDERS = {"_step": "really/_utils"}
 RAY = ("really/_ray/", "really/collectors/ray_fleet.py", "really/service/")
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "torch", "jax", "jaxlib", "flax"}
 FRAMEWORK_WINGS = ("really/agents/", "really/learners/")
@@ -67,7 +67,8 @@ def module_of(path: str) -> str:
     """Dotted name of the module that a file holds."""
     stem, _, suffix = path.rpartition(".")
     if suffix == "pyx":
-        stem = f"{EXTENSION_FOLDER}/{stem.rpartition('/')[2]}"
+        name = stem.rpartition("/")[2]
+        stem = f"{EXTENSION_FOLDERS.get(name, 'really/replay')}/{name}"
     return stem.removesuffix("/__init__").replace("/", ".")
 
 
@@ -327,7 +328,7 @@ def sources_of(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
     found = sources_of(ROOT)
-    assert {"csrc/_ring.pyx", "really/replay/_ring.pyi", "really/replay/buffer.py"} <= set(found)
+    assert {"csrc/_ring.pyx", "csrc/_step.pyx", "really/replay/_ring.pyi", "really/replay/buffer.py"} <= set(found)
     return found
 
 

@@ -175,8 +175,8 @@ def test_the_wheel_holds_the_package_only(distributions: tuple[Path, Path]) -> N
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     assert package_files() - names == set()
     assert {name.partition("/")[0] for name in names} == {"really", f"really_rl-{really.__version__}.dist-info"}
-    for extension in ("_ring", "_sum_tree", "_trajectories"):
-        assert any(name.startswith(f"really/replay/{extension}.") and name.endswith(".so") for name in names)
+    for extension in ("replay/_ring", "replay/_sum_tree", "replay/_trajectories", "_utils/_step"):
+        assert any(name.startswith(f"really/{extension}.") and name.endswith(".so") for name in names)
 
 
 def test_the_long_description_has_links_that_work_anywhere(distributions: tuple[Path, Path]) -> None:
@@ -211,7 +211,8 @@ def package_files() -> set[str]:
     """Modules, stubs and the type marker of the package, by path."""
     found = [path for path in (ROOT / "really").rglob("*") if path.suffix in {".py", ".pyi"} or path.name == "py.typed"]
     paths = {path.relative_to(ROOT).as_posix() for path in found}
-    assert {"really/py.typed", "really/replay/_ring.pyi", "really/replay/_sum_tree.pyi"} <= paths
+    stubs = {"really/replay/_ring.pyi", "really/replay/_sum_tree.pyi", "really/_utils/_step.pyi"}
+    assert {"really/py.typed", *stubs} <= paths
     return paths
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._step import Columns
 from really._utils.array_pool import ArrayPool
 from really.data.masks import KEY, KEY_NEW
 from really.data.schema import Spec
@@ -22,6 +22,8 @@ class Rollout:
         lengths: `[env]`, the number of valid steps of each environment; later steps are undefined.
         ends: for each environment, the steps at which its results end.
         arrays: the columns by name.
+        before: writes at a step the observations, one array `[env, ...]` per leaf, and the actions taken on them.
+        after: writes at a step the next observations, rewards, and the flags terminated and truncated.
         estimates: `log_prob` and `value_estimate`, if they are columns, as views `[time, env]`.
         masks: views `[time, env, width]` of the columns with the action masks before and after a step; empty if there
             are none.
@@ -37,34 +39,13 @@ class Rollout:
         }
         self._bind()
 
-    def write_action(self, step: int, observations: Sequence[NDArray[Any]], actions: NDArray[Any]) -> None:
-        """Writes observations, one array `[env, ...]` per leaf, and the actions `[env, ...]` taken on them."""
-        for column, leaf in zip(self._states, observations):  # noqa: B905 - one leaf per column by construction
-            column[step] = leaf
-        self._actions[step] = actions
-
-    def write_outcome(
-        self,
-        step: int,
-        observations: Sequence[NDArray[Any]],
-        rewards: NDArray[np.float32],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-    ) -> None:
-        """Writes the outcome: next observations, one array `[env, ...]` per leaf, rewards and flags `[env]`."""
-        for column, leaf in zip(self._next_states, observations):  # noqa: B905
-            column[step] = leaf
-        self._rewards[step] = rewards
-        self._terminated[step] = terminated
-        self._truncated[step] = truncated
-
     def _bind(self) -> None:
-        """Makes views `[time, env, ...]` of the columns. To look them up by name at each step takes twice as long."""
+        """Makes views `[time, env, ...]` of the columns, and what writes them at each step."""
         arrays = {name: rows.swapaxes(0, 1) for name, rows in self.arrays.items()}
-        self._states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state"]
-        self._next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
-        self._actions, self._rewards = arrays["action"], arrays["reward"]
-        self._terminated, self._truncated = arrays["terminated"], arrays["truncated"]
+        states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state"]
+        next_states = [rows for name, rows in arrays.items() if name.split(".")[0] == "state_new"]
+        self.before = Columns([*states, arrays["action"]])
+        self.after = Columns([*next_states, *(arrays[name] for name in ("reward", "terminated", "truncated"))])
         self.masks = [arrays[name] for name in (KEY, KEY_NEW) if name in arrays]
         self.estimates = {name: arrays[name] for name in ("log_prob", "value_estimate") if name in arrays}
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._step import Stepper
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
 from really.collectors.episode_watch import EpisodeWatch
@@ -32,7 +33,7 @@ from really.data.transitions import Columns, schema
 from really.envs.make import make_batch
 from really.errors import ModelError, RunnerError
 from really.policies import inference
-from really.policies.policy import check_finite, make_policy
+from really.policies.policy import Outputs, check_finite, make_policy
 from really.replay.frame_encoding import encode
 
 # Length of a rollout of whole episodes at first; it grows as needed.
@@ -67,7 +68,8 @@ class Runner:
         self._rest: dict[int, Columns] = {}
         self._episodes = EpisodeMeter(self._agents)
         self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns)
-        self._thread, self._step = 0, 0
+        self._thread = 0
+        self._stepper: Stepper | None = None
 
     def info(self) -> dict[str, Any]:
         """Describes the runner: its agents, its kind of environment batch, its process."""
@@ -82,7 +84,8 @@ class Runner:
         """Where the runner is at the moment: environment, step of the rollout, stack. Another thread calls it."""
         frame = sys._current_frames().get(self._thread)
         stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
-        return f"environment {self._envs.name!r}, step {self._step} of the rollout, at\n{stack}"
+        step = 0 if self._stepper is None else self._stepper.step
+        return f"environment {self._envs.name!r}, step {step} of the rollout, at\n{stack}"
 
     def set_policy(self, policy: ExportedPolicy) -> None:
         """Sets the policy: before the first order, and when the model has changed."""
@@ -93,6 +96,7 @@ class Runner:
         self._model = inference.load(policy.exported, batch_size=len(self._agents))
         self._noise = ActionNoise(self._policy, self._rngs)
         self._columns = self._working_columns()
+        self._stepper = self._new_stepper()
         self._delivery = Delivery(
             self._envs.name,
             self._schema(self._spec.returns),
@@ -155,10 +159,12 @@ class Runner:
 
     def _set_weights(self, weights: Weights, version: int) -> None:
         self._version = -1
+        assert self._stepper is not None
         self._model.set_weights(weights.arrays)
         self._forward: Callable[..., Mapping[str, NDArray[Any]]] = self._model
         if self._normaliser is not None:
             self._forward = self._normaliser.freeze(weights.statistics).before(self._model)
+        self._stepper.forward = self._forward
         self._version = version
 
     def _apply(self, order: Order) -> None:
@@ -176,7 +182,8 @@ class Runner:
 
     def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_steps is not None
-        lengths = quota * self._spec.num_steps
+        assert self._stepper is not None
+        lengths, advance = quota * self._spec.num_steps, self._stepper.advance
         rollout = Rollout(self._columns, len(self._agents), int(lengths.max()), self._pool)
         start = 0
         for stop in np.unique(lengths):
@@ -184,7 +191,7 @@ class Runner:
             for step in range(start, stop):
                 if self._noise.starts_piece(step):
                     self._draw(step, active, lengths - step)
-                self._advance(rollout, step, active)
+                advance(rollout, step, active)
             start = int(stop)
         for env, results in enumerate(quota):
             for result in range(results):
@@ -193,7 +200,8 @@ class Runner:
 
     def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_episodes is not None
-        missing = quota * self._spec.num_episodes
+        assert self._stepper is not None
+        missing, advance = quota * self._spec.num_episodes, self._stepper.advance
         rollout = Rollout(self._columns, len(self._agents), FIRST_STEPS, self._pool)
         active, step, look_at = np.flatnonzero(missing), 0, self._watch.begin()
         unbounded = np.full(len(quota), np.iinfo(np.int_).max)
@@ -205,7 +213,7 @@ class Runner:
                 look_at = self._watch.look(step, active)
             if self._noise.starts_piece(step):
                 self._draw(step, active, unbounded)
-            self._advance(rollout, step, active)
+            advance(rollout, step, active)
             step += 1
             ended = active[(self._envs.terminated | self._envs.truncated)[active]]
             if ended.size:
@@ -219,32 +227,33 @@ class Runner:
             self._started = False
         return rollout
 
-    def _advance(self, rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
-        """One step of the active environments, written to column `step`. It makes no Python object per transition."""
-        envs, policy, self._step = self._envs, self._policy, step
-        outputs = self._forward(envs.observations)
+    def _new_stepper(self) -> Stepper:
+        has_estimates = not self._columns.keys().isdisjoint({"log_prob", "value_estimate"})
+        return Stepper(
+            self._envs,
+            self._policy.required_outputs,
+            self._check_outputs,
+            self._policy.to_environment,
+            None if self._envs.masks is None else self._masked,
+            self._estimate if has_estimates else None,
+        )
+
+    def _check_outputs(self, outputs: Outputs) -> None:
+        """Raises an error if an output is not finite: that of the environment, if an observation explains it."""
         try:
-            check_finite(outputs, policy.required_outputs)
+            check_finite(outputs, self._policy.required_outputs)
         except ModelError:
             self._envs.check_observations(self._agents)
             raise
-        if envs.masks is not None:
-            masks = envs.checked_masks(active, self._agents, step)
-            outputs = policy.masked(outputs, masks)
-            if rollout.masks:
-                rollout.masks[0][step] = masks
-        actions = self._sample(outputs, step - self._drawn_at)
-        rollout.write_action(step, envs.observations, actions)
-        if rollout.estimates:
-            self._estimate(rollout, step, outputs, actions)
-        envs.step(policy.to_environment(actions), None if active.size == envs.num_envs else active)
-        rollout.write_outcome(step, envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
-        if rollout.masks:
-            rollout.masks[1][step] = envs.final_action_masks
 
-    def _estimate(
-        self, rollout: Rollout, step: int, outputs: Mapping[str, NDArray[Any]], actions: NDArray[Any]
-    ) -> None:
+    def _masked(self, rollout: Rollout, step: int, active: NDArray[np.intp], outputs: Outputs) -> Outputs:
+        """The outputs under the action masks of this step, which the rollout takes over."""
+        masks = self._envs.checked_masks(active, self._agents, step)
+        if rollout.masks:
+            rollout.masks[0][step] = masks
+        return self._policy.masked(outputs, masks)
+
+    def _estimate(self, rollout: Rollout, step: int, outputs: Outputs, actions: NDArray[Any]) -> None:
         if "log_prob" in rollout.estimates:
             rollout.estimates["log_prob"][step] = self._policy.log_prob(outputs, actions)
         if "value_estimate" in rollout.estimates:
@@ -252,7 +261,8 @@ class Runner:
 
     def _draw(self, step: int, active: NDArray[np.intp], remaining: NDArray[np.int_]) -> None:
         """Draws random numbers for the next steps of the active agents, who have `remaining` steps `[agent]` left."""
-        self._sample, self._drawn_at = self._noise.sampler(step, active, remaining), step
+        assert self._stepper is not None
+        self._stepper.sample, self._stepper.drawn_at = self._noise.sampler(step, active, remaining), step
 
     def _working_columns(self) -> Spec:
         """The columns that are written at each step. `Delivery` computes the other delivered columns from them."""

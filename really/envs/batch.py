@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils._step import PlainLoop
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.envs.environment import failure
@@ -145,16 +146,22 @@ class PlainBatch(EnvironmentBatch):
         ]
         self.final_observations = self.observations
         self._environments = [spec.make(render_mode) for _ in seeds]
-        self._limit = self._environments[0].limit
         self._render_mode = render_mode
         # Each seed is used once: later resets continue the environment's own generator.
         self._seeds: list[int | None] = [seed_of(seed) for seed in seeds]
-        self._steps = [environment.step for environment in self._environments]
-        self._elapsed = [0] * self.num_envs
+        self._loop = PlainLoop(
+            self.num_envs,
+            self._environments[0].limit,
+            isinstance(self.action_space, spaces.Discrete),
+            self._received,
+            (self.rewards, self.terminated, self.truncated),
+            number,
+            flag,
+        )
+        self._loop.steps = [environment.step for environment in self._environments]
         self._all = range(self.num_envs)
         self._finals = self._empty()
         self._flags_set = False
-        self._actions_as_ints = isinstance(self.action_space, spaces.Discrete)
         self._steps_are_final = False
 
     def reset(self, which: NDArray[np.intp] | None = None) -> None:
@@ -165,38 +172,13 @@ class PlainBatch(EnvironmentBatch):
 
     def step(self, actions: NDArray[Any], active: NDArray[np.intp] | None = None) -> None:
         """Steps the environments one after the other, and resets those whose episode ended."""
-        given = actions.tolist() if self._actions_as_ints else actions
         if self._flags_set:
             self._clear_flags()
-        ended = []
-        # Local variables are faster: this loop is the whole cost of a step besides the environments' own.
-        steps, elapsed, rewards, limit = self._steps, self._elapsed, self.rewards, self._limit
-        received, array = self._received, np.ndarray
-        single, dtype, shape = received.path
-        i = -1
         try:
-            for i in self._all if active is None else active.tolist():
-                observation, reward, terminated, truncated, _ = steps[i](given[i])
-                try:
-                    rewards[i] = reward
-                except (TypeError, ValueError):
-                    rewards[i] = number(reward)
-                count = elapsed[i] + 1
-                if count >= limit:
-                    truncated = True
-                if type(observation) is array and observation.dtype is dtype and observation.shape == shape:
-                    single[i] = observation  # type: ignore[index]
-                else:
-                    received.write(i, observation)
-                    single, dtype, shape = received.path
-                elapsed[i] = count
-                if terminated or truncated:
-                    self.terminated[i] = flag("terminated", terminated)
-                    self.truncated[i] = flag("truncated", truncated)
-                    ended.append(i)
+            ended = self._loop.run(actions, active)
         except Exception as error:
-            raise self._failed("step", i, error) from error
-        if received.converts or not self._steps_are_final:
+            raise self._failed("step", self._loop.at, error) from error
+        if self._received.converts or not self._steps_are_final:
             self._convert_and_update()
         self.final_observations = self.observations
         if ended:
@@ -220,7 +202,7 @@ class PlainBatch(EnvironmentBatch):
 
     def _update_steps(self) -> None:
         """Replaces `Environment.step` by the environments' own functions, once their API is known."""
-        self._steps = [environment.step for environment in self._environments]
+        self._loop.steps = [environment.step for environment in self._environments]
         self._steps_are_final = all(environment.is_known for environment in self._environments)
 
     def _clear_flags(self) -> None:
@@ -238,7 +220,7 @@ class PlainBatch(EnvironmentBatch):
     def _begin(self, which: Iterable[int]) -> None:
         for i in which:
             seed, self._seeds[i] = self._seeds[i], None
-            self._elapsed[i] = 0
+            self._loop.elapsed[i] = 0
             try:
                 self._received.write(i, self._environments[i].reset(seed))
             except Exception as error:
@@ -253,7 +235,9 @@ class PlainBatch(EnvironmentBatch):
             raise self._failed(verb, error.env, error) from error
 
     def _failed(self, verb: str, i: int, error: Exception) -> Exception:
-        where = f"environment {self.name!r}, number {i} of the batch, step {self._elapsed[i]} of its episode: {verb}"
+        where = (
+            f"environment {self.name!r}, number {i} of the batch, step {self._loop.elapsed[i]} of its episode: {verb}"
+        )
         return failure(where, error)
 
 

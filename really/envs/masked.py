@@ -48,7 +48,7 @@ class MaskedBatch(PlainBatch):
 
     def _update_steps(self) -> None:
         super()._update_steps()
-        self._steps = [self._keeping_mask(i, step) for i, step in enumerate(self._steps)]
+        self._loop.steps = [self._keeping_mask(i, step) for i, step in enumerate(self._loop.steps)]
 
     def _keeping_mask(self, i: int, step: Callable[[Any], StepResult]) -> Callable[[Any], StepResult]:
         def stepped(action: Any) -> StepResult:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._step import fill
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError
@@ -106,8 +107,7 @@ class _LiteRT(Forward):
         self._start(exported.payload)
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        for view, leaf in zip(self._views, leaves):  # noqa: B905 - equally many; the check would take a tenth of this
-            view[:] = leaf
+        fill(self._views, leaves)
         self._invoke()
         return self._outputs
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._step import DiscreteSampler, is_finite
 from really.errors import InvalidValueError, ModelError, one_of
 
 if TYPE_CHECKING:
@@ -97,14 +98,10 @@ def make_policy(
 
 
 def check_finite(outputs: Outputs, names: Iterable[str]) -> None:
-    """Raises ModelError, naming the output, if one of the outputs `names` holds NaN or infinity; about 0.5 µs each.
-
-    One BLAS call gives the sum of squares, which is not finite if any element is not. Large finite values overflow
-    it too, so the elements are checked then.
-    """
+    """Raises ModelError, naming the output, if one of the outputs `names` holds NaN or infinity."""
     for name in names:
         values = outputs[name]
-        if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
+        if not is_finite(values) and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0]) if values.ndim else 0
             value = values[~np.isfinite(values)].ravel()[0]
             raise ModelError(f"model output {name!r}: expected finite numbers, got {value} in row {row}")
@@ -235,6 +232,10 @@ class _DiscretePolicy(Policy):
         best: NDArray[np.int64] = outputs[self._output].argmax(1)
         return best + self.start if self.start else best
 
+    def _compiled(self, noise: NDArray[np.float64], scale: float, explores: bool) -> Sampler:
+        """A `sampler` in C, which leaves outputs that are neither float32 nor float64 to `sample`."""
+        return DiscreteSampler(self._output, self.start, noise, scale, explores, super().sampler(noise))
+
 
 class _EpsilonGreedy(_DiscretePolicy):
     """A uniformly random action with probability epsilon, otherwise the greedy one.
@@ -254,22 +255,17 @@ class _EpsilonGreedy(_DiscretePolicy):
         return rng.random((rows, 1))
 
     def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
-        return self.sampler(noise[:, None])(outputs, 0)
+        # An agent explores if u < ε, and u/ε is then uniform in [0, 1): one random number gives both decisions.
+        actions = self.greedy(outputs)
+        explores = np.flatnonzero(noise[:, 0] < self._epsilon)
+        if explores.size:
+            scaled = noise[explores, 0] * self._noise_scale
+            chosen = scaled < self.actions
+            actions[explores[chosen]] = scaled[chosen].astype(np.int64) + self.start
+        return actions
 
     def sampler(self, noise: NDArray[np.float64]) -> Sampler:
-        # An agent explores if u < ε, and u/ε is then uniform in [0, 1): one random number gives both decisions.
-        scaled = noise[..., 0] * self._noise_scale if self._epsilon else np.full(noise.shape[:2], np.inf)
-        explores = scaled < self.actions
-        random = np.where(explores, scaled, 0).astype(np.int64) + self.start
-        any_explores = np.any(explores, axis=0).tolist()
-
-        def sample(outputs: Outputs, step: int) -> NDArray[Any]:
-            actions = self.greedy(outputs)
-            if any_explores[step]:
-                np.copyto(actions, random[:, step], where=explores[:, step])
-            return actions
-
-        return sample
+        return self._compiled(noise, self._noise_scale, explores=True)
 
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
         return np.where(actions == self.greedy(outputs), self._log_greedy, self._log_random)
@@ -286,6 +282,9 @@ class _MaskedEpsilonGreedy(_EpsilonGreedy):
 
     π(a) = (1 - ε)·1[a = argmax q] + ε/|A(s)|. Actions that are not allowed have q-value minus infinity.
     """
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        return self.sampler(noise[:, None])(outputs, 0)
 
     def sampler(self, noise: NDArray[np.float64]) -> Sampler:
         draws = noise[..., 0]
@@ -324,6 +323,9 @@ class _Boltzmann(_DiscretePolicy):
         actions: NDArray[np.int64] = (outputs["q_values"] + self._temperature * noise).argmax(1)
         return actions + self.start if self.start else actions
 
+    def sampler(self, noise: NDArray[np.float64]) -> Sampler:
+        return self._compiled(noise, self._temperature, explores=False)
+
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
         if not self._temperature:
             return np.where(actions == self.greedy(outputs), np.float32(0), np.float32(-np.inf))
@@ -340,6 +342,9 @@ class _Categorical(_DiscretePolicy):
     def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
         actions: NDArray[np.int64] = (outputs["policy"] + noise).argmax(1)
         return actions + self.start if self.start else actions
+
+    def sampler(self, noise: NDArray[np.float64]) -> Sampler:
+        return self._compiled(noise, 1.0, explores=False)
 
     def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
         logits = outputs["policy"].astype(np.float64)
