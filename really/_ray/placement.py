@@ -77,7 +77,10 @@ def cpus_of_nodes() -> dict[str, float]:
 
 
 def affinity(node: str | None) -> Any:
-    """Ray's scheduling strategy for a process on this node, or on any if the node is None or dies meanwhile."""
+    """Ray's scheduling strategy for a process on this node, or on any if the node is None.
+
+    It is a hard one: with a soft one Ray takes other nodes too while this one lives.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+    return "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)

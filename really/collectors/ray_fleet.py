@@ -244,7 +244,7 @@ class RayFleet(Fleet):
             raise RunnerError(f"a runner failed:\n{error}") from error
         except exceptions.RuntimeEnvSetupError as error:
             raise RunnerLost(str(error), hopeless=True) from error
-        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
+        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.ActorUnschedulableError) as error:
             hopeless = getattr(error, "actor_init_failed", False)
             # Ray tells that a process died only if its node is there to say so.
             raise RunnerLost(str(error), hopeless, not isinstance(error, exceptions.ActorDiedError)) from error
