@@ -97,6 +97,10 @@ class BatchSource:
             self._known = True
 
 
+class _Thread(threading.Thread):
+    """A thread of this module, which the end of the interpreter awaits even if its iterator is gone."""
+
+
 class PrefetchThread:
     """The thread that draws ahead. It refers to the source, not to the iterator, which can so be collected."""
 
@@ -107,7 +111,7 @@ class PrefetchThread:
         self._stopping = False
         for _ in range(prefetch):
             self._slots.put(None)
-        self._thread = threading.Thread(target=self._run, name="really-batches", daemon=True)
+        self._thread = _Thread(target=self._run, name="really-batches", daemon=True)
         self._thread.start()
         _workers.add(self)
 
@@ -122,9 +126,9 @@ class PrefetchThread:
         self._stopping = True
         self._slots.put(None)
 
-    def join(self, seconds: float | None = None) -> None:
+    def join(self) -> None:
         """Waits until the thread has ended."""
-        self._thread.join(seconds)
+        self._thread.join()
 
     def take_back(self) -> list[Drawn]:
         """The batches drawn ahead, in order."""
@@ -291,9 +295,12 @@ def _equal(one: State, other: State) -> bool:
 
 
 def _end_threads() -> None:
-    for act in (PrefetchThread.stop, lambda worker: worker.join(LAST_DRAW)):
-        for worker in list(_workers):
-            act(worker)
+    for worker in list(_workers):
+        worker.stop()
+    # A thread may still be freeing batches, whose libraries abort if that happens while the interpreter ends.
+    for thread in threading.enumerate():
+        if isinstance(thread, _Thread):
+            thread.join(LAST_DRAW)
 
 
 _workers: weakref.WeakSet[PrefetchThread] = weakref.WeakSet()
