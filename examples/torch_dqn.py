@@ -1,13 +1,16 @@
 """DQN on CartPole-v1 in PyTorch: a bare loop in one file, with an optimizer, a target and a loss of your own.
 
-`python examples/torch_dqn.py [--seed N]` trains for at most 80,000 steps and prints the mean of 100 greedy episodes.
+`python examples/torch_dqn.py [--seed N] [--out FOLDER]` trains for at most 80,000 steps, prints the mean of 100 greedy
+episodes and writes it to FOLDER/result.json, by default in runs/.
 The update is double DQN (van Hasselt et al. 2016) with a slowly moving target network (Lillicrap et al. 2016).
 """
 
 import argparse
 import copy
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from really import SampleManager
 @dataclass
 class Args:
     seed: int = 0
+    out: str = ""
     total_steps: int = 80_000
     num_envs: int = 8
     steps_a_call: int = 256  # rows of one call, from all environments together
@@ -41,7 +45,7 @@ class QNetwork(nn.Module):
         return {"q_values": self.network(x)}
 
 
-def main(args: Args) -> float:
+def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     q_network = QNetwork()
     target_network = copy.deepcopy(q_network)
@@ -88,9 +92,14 @@ def main(args: Args) -> float:
             if score == 500 and np.mean(manager.test(500, 100, "reward")) >= 499:
                 break
     manager.set_agent(best[1])
-    score = float(np.mean(manager.test(500, 100, "reward")))
-    print(f"CartPole-v1, seed {args.seed}: {score:.1f} in 100 greedy episodes after {step} steps")
-    return score
+    returns = manager.test(500, 100, "reward")
+    result = {"task": "CartPole-v1", "seed": args.seed, "mean_return": np.mean(returns), "std_return": np.std(returns)}
+    result |= {"env_steps": step, "updates": step // args.steps_a_call * args.updates_a_call}
+    result |= {"wall_seconds": time.time() - started}
+    print(f"{result['mean_return']:.1f} in 100 greedy episodes of CartPole-v1 after {step} steps, seed {args.seed}")
+    folder = Path(args.out or f"runs/torch_dqn_{args.seed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result, default=float))
 
 
 if __name__ == "__main__":
