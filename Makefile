@@ -129,8 +129,9 @@ debug:
 
 # Runs every example with five seeds, then makes the README's table and figure: make results EXAMPLES=gridworld
 EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander gridworld
+SEEDS ?= 0 1 2 3 4
 results: setup
-	for example in $(EXAMPLES); do for seed in 0 1 2 3 4; do \
+	for example in $(EXAMPLES); do for seed in $(SEEDS); do \
 		$(BIN)/python examples/$$example.py --seed $$seed || exit 1; done; done
 	$(BIN)/python examples/report.py --figure docs/learning.png runs
 

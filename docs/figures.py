@@ -62,6 +62,7 @@ ORDER = (
     ("agents", "collectors", "evaluation", "checkpoints"),
     ("manager",),
     ("learners",),
+    ("cli",),
 )
 
 
