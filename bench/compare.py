@@ -48,7 +48,8 @@ def main():
     if arguments.figure:
         figure(results, arguments.figure)
     if arguments.publish:
-        publish("compare", "make bench", {"buffers": table(results), "buffers in short": summary(results)})
+        tables = {"buffers": table(results), "buffers in short": summary(results)}
+        publish("compare", "make bench", tables, f"{arguments.rounds} rounds of {arguments.turn} s a peer")
 
 
 def parse():

@@ -1,4 +1,4 @@
-"""Our prioritized replay and the peers' in turns, call by call: `python -m bench.prioritized [--publish]`.
+"""Our prioritized replay and mixtures in turns with the peers', call by call: `python -m bench.prioritized`.
 
 A call is short against a time slice, so nothing interrupts the fastest twentieth of the calls.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from benchmarks.mixtures import Mixed
 from benchmarks.peers import is_installed
 from benchmarks.priorities import PEERS, Draw, Gathering, Update
 
@@ -23,6 +24,7 @@ CLAIMS = {
     "draw them and take the batch": (Gathering, ()),
     "update, rows as drawn": (Update, ("drawn",)),
     "update, any rows": (Update, ("any",)),
+    "a batch from two buffers": (Mixed, ()),
 }
 
 
@@ -40,29 +42,39 @@ def main():
     ]
     for what, (claim, more) in CLAIMS.items():
         for num in ROWS:
-            lines.append(row(what, num, in_turns(claim, more, num, names)))
+            lines.append(row(what, num, in_turns(claim, more, num, names), others))
             print(lines[-1], flush=True)
     if arguments.publish:
         publish("prioritized", "python -m bench.prioritized --publish", {"priorities": "\n".join(lines)})
 
 
-def row(what, num, taken):
-    """A row of the table: microseconds of each peer, then their multiples of ours."""
+def row(what, num, taken, others):
+    """A row of the table: microseconds of each peer, then their multiples of ours; a peer may lack the call."""
     times = {name: np.percentile(calls, (5, 50)) for name, calls in taken.items()}
-    cells = " | ".join(f"{low:.1f} / {median:.1f}" for low, median in times.values())
-    ratios = [times[name] / times["really"] for name in times if name != "really"]
-    return f"| {what} | {num} | {cells} | {' | '.join(f'{low:.1f} / {median:.1f}' for low, median in ratios)} |"
+    found = [times.get(name) for name in ("really", *others)]
+    found += [None if times.get(name) is None else times[name] / times["really"] for name in others]
+    return f"| {what} | {num} | {' | '.join(map(cell, found))} |"
+
+
+def cell(pair):
+    """The fastest twentieth and the median as text."""
+    return "-" if pair is None else f"{pair[0]:.1f} / {pair[1]:.1f}"
 
 
 def in_turns(claim, more, num, names):
     """Microseconds of all calls by peer; the peers take turns."""
     cases = {name: (name, *more, num) for name in names}
-    ready = {name: claim() for name in names}
+    ready, taken = {}, {}
     for name, values in cases.items():
-        ready[name].setup(*values)
-    taken = {name: [] for name in names}
+        made = claim()
+        try:
+            made.setup(*values)
+        except NotImplementedError:
+            continue
+        ready[name], taken[name] = made, []
     for _ in range(CALLS):
-        for name, values in cases.items():
+        for name in ready:
+            values = cases[name]
             (method,) = (getattr(ready[name], known) for known in dir(claim) if known.startswith("time_"))
             start = time.perf_counter()
             method(*values)

@@ -2,7 +2,7 @@
 
 A benchmark ends with `publish(name, command, tables)`, which keeps its tables in `docs/measured/NAME.json` and writes
 each between the markers `<!-- measured: TABLE -->` and `<!-- end -->` of README.md and docs/*.md. So no number in them
-is typed by hand; a test compares them with the files.
+is typed by hand; a test compares them with the files. A table whose benchmark has no file yet stays as it is.
 """
 
 from __future__ import annotations
