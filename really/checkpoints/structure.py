@@ -111,10 +111,29 @@ def _statistics(moments: Any) -> None:
 
 
 def _arrays(about: Any) -> None:
-    _mapping(lambda value: None)(about)
+    _mapping(_anything)(about)
     array_files.check_described(about["weights"])
-    if "class" in about:
+    if "groups" in about:
+        torch = {"groups": _each(_mapping(_anything)), "numbers": _mapping(_anything), "shapes": _each(_shapes)}
+        _fields("weights", **{"framework": _text, "class": _text}, **torch)(about)
+    elif "class" in about:
         _fields("weights", **{"class": _text, "built": _bool, "built_for": _shapes})(about)
+
+
+def _anything(value: Any) -> None:
+    """Any value: the optimizer that takes it checks it."""
+
+
+def _each(check_value: Check) -> Check:
+    """The check of a list."""
+
+    def check_list(value: Any) -> None:
+        if not isinstance(value, list):
+            raise InvalidValueError(f"expected a list, got {_kind(value)}")
+        for at, of_list in enumerate(value):
+            _check_named(str(at), check_value, of_list)
+
+    return check_list
 
 
 def _shapes(value: Any) -> None:
@@ -134,7 +153,7 @@ def _frames(value: Any) -> None:
 
 def _buffer(about: Any) -> None:
     names = ("capacity", "columns", "path", "relative_path", "generator", "moment")
-    _mapping(lambda value: None)(about)
+    _mapping(_anything)(about)
     found = {name: about[name] for name in names}  # there are options, too, which are compared with the buffer's own
     _fields(
         capacity=_count,
