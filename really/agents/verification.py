@@ -12,7 +12,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.data.spaces import flatten
-from really.policies.inference import Forward
+from really.errors import ModelError, summary
+from really.policies.inference import Exported, Forward, load
+from really.policies.states import State
 
 
 def random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
@@ -33,6 +35,24 @@ def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any]) -> str | 
         return None
     difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
     return f"output {name!r} differs from the model's by {difference:.3g}"
+
+
+def tried(
+    exported: Exported, batch_size: int, state: State, leaves: Sequence[NDArray[Any]], expected: str, cure: str = ""
+) -> tuple[Forward, dict[str, NDArray[Any]]]:
+    """The forward pass of a runner with the model's weights, and its outputs for these observations.
+
+    Raises:
+        ModelError: it fails; the text says what was `expected`, and ends with the `cure`.
+    """
+    try:
+        forward = load(exported, batch_size)
+        forward.set_weights(state.get())
+        return forward, forward(leaves)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model: expected {expected}, got {summary(error)}{cure}") from error
 
 
 def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from really.agents.frameworks.eager import EagerNetwork
 from really.agents.frameworks.protocol import Framework, Interface
-from really.agents.verification import disagreement, random_leaves, seconds_per_call
+from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
 from really.data.spaces import nest
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported, load
+from really.policies.inference import Build, Exported
 from really.policies.jax_state import JaxModel
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
@@ -152,16 +152,8 @@ class Jax:
         exported = replace(exported, build=build, observation_space=observation_space)
         example = random_leaves(observation_space, batch_size, np.random.default_rng(0))
         example = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(example, leaves.values(), strict=True)]
-        try:
-            forward = load(exported, batch_size)
-            forward.set_weights(state.get())
-            got = forward(example)
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"model: expected a function that jax.jit compiles on the CPU, got {summary(error)}"
-            ) from error
+        expected = "a function that jax.jit compiles on the CPU"
+        forward, got = tried(exported, batch_size, state, example, expected)
         if forms is None or not forms.one_by_one:
             outputs = self._library.infer(model, nest(observation_space, example))
             own = outputs if forms is None else forms.arrays(outputs, batch_size, names)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from really.agents.frameworks.eager import EagerNetwork, Library
 from really.agents.frameworks.protocol import Framework, Interface
-from really.agents.verification import disagreement, random_leaves, seconds_per_call
+from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
 from really.data.spaces import nest
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported, load
+from really.policies.inference import Build, Exported
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
 from really.policies.states import state_of
@@ -211,17 +211,9 @@ class Torch:
                 "random numbers of its own while it acts. seed= repeats the environments and the random numbers of "
                 "actions, but not those."
             )
-        try:
-            forward = load(exported, batch_size)
-            forward.set_weights(state.get())
-            got = forward(example)
-        except ModelError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"model: expected a module that acts on the CPU in the runners, got {summary(error)}; if "
-                f"forward() names a device, take that of its input instead"
-            ) from error
+        expected = "a module that acts on the CPU in the runners"
+        cure = "; if forward() names a device, take that of its input instead"
+        forward, got = tried(exported, batch_size, state, example, expected, cure)
         for name in () if report else one:
             if reason := disagreement(name, got[name], one[name]):
                 raise ModelError(f"model: expected a copy for runners that agrees with the module, but {reason}")
