@@ -137,6 +137,7 @@ class Builder:
             ModelError: `returns` needs state values, and the model has none, or others than one for each state; or the
                 model has to run as Python, and runners of this process cannot have a copy of it.
         """
+        from really.agents.frameworks.protocol import ExportRequest
         from really.agents.models import ModelBuilder
 
         space, given = self.probe.observation_space, self._settings
@@ -145,7 +146,8 @@ class Builder:
         made, kwargs = (given["model"], given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
         build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, agent.framework.name)
         repeatable = given["seed"] is not None
-        exported = agent.framework.export(agent.model, space, batch_size, build, repeatable, agent.forms, list(names))
+        request = ExportRequest(space, batch_size, build, repeatable, agent.forms, list(names))
+        exported = agent.framework.export(agent.model, request)
         if exported.kind == "eager":
             build.check()
         agent.compiled = exported.kind != "eager"

@@ -99,6 +99,31 @@ def test_the_log_probability_is_exact_and_has_a_gradient_in_the_parameters(name)
     assert any(np.abs(each).max() > 0 for each in found) == (name != "epsilon_greedy")
 
 
+def one_at_a_time(parameters, state):
+    assert state.shape[0] == 1
+    return policy(parameters, state)
+
+
+class OtherWhenCompiled:
+    """It gives other outputs once it is traced."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, parameters, state):
+        sign = -1 if isinstance(state, jax.core.Tracer) else 1
+        return {name: sign * value for name, value in self.function(parameters, state).items()}
+
+
+@pytest.mark.parametrize("function", [policy, one_at_a_time])
+def test_a_function_that_gives_others_when_compiled_is_refused(function):
+    options = {**OPTIONS, "action_sampling_type": "discrete_policy"}
+    with SampleManager((function, parameters()), "CartPole-v1", 3, 60, **options) as manager:
+        assert manager.info()["inference"] == "jax"
+    with pytest.raises(ModelError, match="agrees with the model, but output 'policy' differs from the model's by"):
+        SampleManager((OtherWhenCompiled(function), parameters()), "CartPole-v1", 3, 60, **options)
+
+
 def test_values_are_those_of_the_function():
     agent = agent_of(make, kind="epsilon_greedy")
     q_values = apply(parameters(), STATES)["q_values"]

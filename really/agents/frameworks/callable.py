@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agents.frameworks.eager import EagerNetwork, Library
-from really.agents.frameworks.protocol import Framework, Interface
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported
-from really.policies.model_inputs import model_leaves
-from really.policies.outputs import OutputForms
+from really.policies.inference import Exported
 from really.policies.states import state_of
 
 
@@ -104,20 +100,10 @@ class PythonCallable:
         """What an agent computes from the callable."""
         return EagerNetwork(model, interface, self._library)
 
-    def export(
-        self,
-        model: Any,
-        observation_space: spaces.Space[Any],
-        batch_size: int,
-        build: Build,
-        repeatable: bool = False,
-        forms: OutputForms | None = None,
-        names: Sequence[str] = (),
-    ) -> Exported:
+    def export(self, model: Any, request: ExportRequest) -> Exported:
         """The callable as it is; every runner calls it."""
-        base = Exported("eager", b"", model_leaves(observation_space), tuple(sorted(names)), (), forms=forms)
-        report = {"eager": "the model is called as it is: it is a Python callable, and none of a framework"}
-        return replace(base, build=build, observation_space=observation_space, report=report)
+        report = "the model is called as it is: it is a Python callable, and none of a framework"
+        return request.as_python("eager", state_of(model), report)
 
 
 def _outputs(model: Any, observation: Any) -> Any:

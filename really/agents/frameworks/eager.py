@@ -47,6 +47,13 @@ class Library(Protocol):
         """The model's outputs, NumPy, for an observation in NumPy, as runners compute them."""
 
 
+def as_arrays(library: Library, outputs: Any) -> Any:
+    """Outputs in NumPy; what is no dict as it is."""
+    if not isinstance(outputs, Mapping):
+        return outputs
+    return {name: library.numpy(value) for name, value in outputs.items()}
+
+
 class EagerNetwork:
     """A model that runs as Python, with what an agent computes from it.
 

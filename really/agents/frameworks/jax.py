@@ -6,28 +6,23 @@ Runners act with the compiled function on the CPU.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import cloudpickle
 import jax
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.agents.frameworks.eager import EagerNetwork
-from really.agents.frameworks.protocol import Framework, Interface
-from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
-from really.data.spaces import nest
+from really.agents.frameworks.eager import EagerNetwork, as_arrays
+from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported
+from really.policies.inference import Exported
 from really.policies.jax_state import JaxModel
-from really.policies.model_inputs import model_leaves
-from really.policies.outputs import OutputForms
-from really.policies.states import state_of
 
 
 class JaxLibrary:
@@ -62,10 +57,7 @@ class JaxLibrary:
 
     def infer(self, model: Any, observation: Any) -> Any:
         """The model's outputs, NumPy; what is no dict as it is."""
-        outputs = model(observation)
-        if not isinstance(outputs, Mapping):
-            return outputs
-        return {name: self.numpy(value) for name, value in outputs.items()}
+        return as_arrays(self, model(observation))
 
 
 class Acting:
@@ -77,8 +69,8 @@ class Acting:
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
         """The outputs, NumPy."""
-        outputs = self._apply(self._model.parameters, observation)
-        return {name: self._library.numpy(value) for name, value in outputs.items()}
+        arrays: Mapping[str, Any] = as_arrays(self._library, self._apply(self._model.parameters, observation))
+        return arrays
 
 
 class Jax:
@@ -131,37 +123,14 @@ class Jax:
         """What an agent computes from the model."""
         return EagerNetwork(model, interface, self._library)
 
-    def export(
-        self,
-        model: Any,
-        observation_space: spaces.Space[Any],
-        batch_size: int,
-        build: Build,
-        repeatable: bool = False,
-        forms: OutputForms | None = None,
-        names: Sequence[str] = (),
-    ) -> Exported:
+    def export(self, model: Any, request: ExportRequest) -> Exported:
         """The function, which every runner compiles for the CPU.
 
         Raises:
             ModelError: it cannot be compiled, or gives other outputs then.
         """
-        state, leaves = state_of(model), model_leaves(observation_space)
-        shapes = tuple(leaf.shape for leaf in state.variables)
-        exported = Exported("jax", b"", leaves, tuple(sorted(names)), shapes, forms=forms)
-        exported = replace(exported, build=build, observation_space=observation_space)
-        example = random_leaves(observation_space, batch_size, np.random.default_rng(0))
-        example = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(example, leaves.values(), strict=True)]
-        expected = "a function that jax.jit compiles on the CPU"
-        forward, got = tried(exported, batch_size, state, example, expected)
-        if forms is None or not forms.one_by_one:
-            outputs = self._library.infer(model, nest(observation_space, example))
-            own = outputs if forms is None else forms.arrays(outputs, batch_size, names)
-            for name in own:
-                if reason := disagreement(name, got[name], own[name]):
-                    raise ModelError(f"model: expected a compiled function that agrees with the model, but {reason}")
-        seconds = seconds_per_call(forward, example) * 1e6
-        return replace(exported, report={"jax": f"{seconds:.1f} µs a call with {batch_size} states, compiled"})
+        trial = Trial(self.name, "a function that jax.jit compiles on the CPU", "", "compiled")
+        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
 
 
 FRAMEWORK: Framework = Jax()

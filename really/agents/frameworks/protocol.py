@@ -21,6 +21,7 @@ from really.policies.inference import Build, Exported
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
 from really.policies.policy import VALUE_OUTPUTS, Policy
+from really.policies.states import State
 
 Q_VALUES = ("q_values",)
 VALUES = (*VALUE_OUTPUTS, "q_values")
@@ -157,6 +158,41 @@ class Network(Protocol):
         """Drops what was compiled for parts of the model that were replaced."""
 
 
+@dataclass(frozen=True)
+class ExportRequest:
+    """What runners need of a model.
+
+    Attributes:
+        observation_space: forms are verified with random elements of it.
+        batch_size: number of states with which forms are timed.
+        build: builds the model in a runner; picklable.
+        repeatable: True takes the first form that agrees; the fastest may differ from run to run.
+        forms: how the model's outputs become arrays with a batch axis; None for outputs as the model gives them.
+        names: with `forms`, the outputs that runners read.
+    """
+
+    observation_space: spaces.Space[Any]
+    batch_size: int
+    build: Build
+    repeatable: bool = False
+    forms: OutputForms | None = None
+    names: Sequence[str] = ()
+
+    def as_python(self, kind: str, state: State, report: str) -> Exported:
+        """The model as each runner builds it and calls it as Python."""
+        return Exported(
+            kind,
+            b"",
+            model_leaves(self.observation_space),
+            tuple(sorted(self.names)),
+            tuple(tuple(each.shape) for each in state.variables),
+            build=self.build,
+            observation_space=self.observation_space,
+            forms=self.forms,
+            report={kind: report},
+        )
+
+
 class Framework(Protocol):
     """What agents and runners need of a framework.
 
@@ -190,14 +226,5 @@ class Framework(Protocol):
     def network(self, model: Any, interface: Interface) -> Network:
         """What an agent computes from the model."""
 
-    def export(
-        self,
-        model: Any,
-        observation_space: spaces.Space[Any],
-        batch_size: int,
-        build: Build,
-        repeatable: bool = False,
-        forms: OutputForms | None = None,
-        names: Sequence[str] = (),
-    ) -> Exported:
-        """The model in the form in which runners act fastest; arguments as in `tensorflow.export.export`."""
+    def export(self, model: Any, request: ExportRequest) -> Exported:
+        """The model in the form in which runners act fastest; raises ModelError if runners cannot have it."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from really.agents.frameworks.protocol import Framework, Interface, Network
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, Network
 from really.agents.tensorflow.copying import copy_model, pickled
 from really.agents.tensorflow.export import export
 from really.agents.tensorflow.switches import undecorated
+from really.policies.inference import Exported
 from really.policies.model_state import ModelState
 
 
@@ -22,7 +23,6 @@ class TensorFlow:
     name = "tensorflow"
     copy = staticmethod(copy_model)
     pickled = staticmethod(pickled)
-    export = staticmethod(export)
 
     def building(self) -> AbstractContextManager[None]:
         """A decorated `call` that is traced while the weights are created would keep their first values for ever."""
@@ -58,6 +58,10 @@ class TensorFlow:
         from really.agents.tensorflow.network import TensorFlowNetwork
 
         return TensorFlowNetwork(model, interface)
+
+    def export(self, model: Any, request: ExportRequest) -> Exported:
+        """The model through LiteRT or a graph of TensorFlow if that agrees, or else as Python."""
+        return export(model, **vars(request))
 
 
 FRAMEWORK: Framework = TensorFlow()

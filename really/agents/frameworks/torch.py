@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.agents.frameworks.eager import EagerNetwork, Library
-from really.agents.frameworks.protocol import Framework, Interface
-from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
-from really.data.spaces import nest
+from really.agents.frameworks.eager import EagerNetwork, Library, as_arrays
+from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
-from really.policies.inference import Build, Exported
-from really.policies.model_inputs import model_leaves
-from really.policies.outputs import OutputForms
+from really.policies.inference import Exported
 from really.policies.states import state_of
-
-log = logging.getLogger("really")
 
 
 @contextlib.contextmanager
@@ -82,14 +75,8 @@ class TorchLibrary:
         device = _device_of(model)
         with torch.no_grad(), evaluating(model):
             outputs = model(_mapped(lambda leaf: torch.from_numpy(_writable(leaf)).to(device), observation))
-        arrays: Mapping[str, Any] = self.arrays(outputs)
+        arrays: Mapping[str, Any] = as_arrays(self, outputs)
         return arrays
-
-    def arrays(self, outputs: Any) -> Any:
-        """Outputs in NumPy; what is no dict as it is."""
-        if not isinstance(outputs, Mapping):
-            return outputs
-        return {name: self.numpy(value) for name, value in outputs.items()}
 
 
 class _Bound(torch.nn.Module):  # type: ignore[misc]
@@ -107,7 +94,7 @@ class Acting:
     """A runner's own module, in evaluation mode on the CPU, as a function of observations in NumPy."""
 
     def __init__(self, module: Any, library: TorchLibrary) -> None:
-        self._module, self._arrays = module.eval(), library.arrays
+        self._module, self._library = module.eval(), library
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
         """The outputs, NumPy."""
@@ -119,7 +106,7 @@ class Acting:
         if type(outputs) is dict:
             with contextlib.suppress(TypeError, AttributeError):
                 return {name: value.numpy() for name, value in outputs.items()}
-        arrays: Mapping[str, Any] = self._arrays(outputs)
+        arrays: Mapping[str, Any] = as_arrays(self._library, outputs)
         return arrays
 
 
@@ -182,58 +169,16 @@ class Torch:
         library: Library = self._library
         return EagerNetwork(model, interface, library)
 
-    def export(
-        self,
-        model: Any,
-        observation_space: spaces.Space[Any],
-        batch_size: int,
-        build: Build,
-        repeatable: bool = False,
-        forms: OutputForms | None = None,
-        names: Sequence[str] = (),
-    ) -> Exported:
+    def export(self, model: Any, request: ExportRequest) -> Exported:
         """The module itself, of which every runner has a copy on the CPU with one thread.
 
         Raises:
             ModelError: runners cannot have a copy, or one on the CPU gives other outputs.
         """
-        state, leaves = state_of(model), model_leaves(observation_space)
-        shapes = tuple(each.shape for each in state.variables)
-        exported = Exported("torch", b"", leaves, tuple(sorted(names)), shapes, forms=forms)
-        exported = replace(exported, build=build, observation_space=observation_space)
-        example = random_leaves(observation_space, batch_size, np.random.default_rng(0))
-        one, other = (self._outputs(exported, model, example, batch_size) for _ in range(2))
-        report = ""
-        if any(disagreement(name, other[name], one[name]) for name in one):
-            report = ", draws random numbers of its own"
-            log.warning(
-                "model: expected equal outputs for equal observations, got others in each call: the module draws "
-                "random numbers of its own while it acts. seed= repeats the environments and the random numbers of "
-                "actions, but not those."
-            )
         expected = "a module that acts on the CPU in the runners"
         cure = "; if forward() names a device, take that of its input instead"
-        forward, got = tried(exported, batch_size, state, example, expected, cure)
-        for name in () if report else one:
-            if reason := disagreement(name, got[name], one[name]):
-                raise ModelError(f"model: expected a copy for runners that agrees with the module, but {reason}")
-        seconds = seconds_per_call(forward, example) * 1e6
-        told = f"{seconds:.1f} µs a call with {batch_size} states: the module itself on one thread{report}"
-        return replace(exported, report={"torch": told})
-
-    def _outputs(
-        self, exported: Exported, model: Any, leaves: Sequence[NDArray[Any]], rows: int
-    ) -> dict[str, NDArray[Any]]:
-        """The module's own outputs in the form of runners."""
-        forms, space, names = exported.forms, exported.observation_space, exported.output_names
-        leaves = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(leaves, exported.leaves.values(), strict=True)]
-        if forms is None:
-            return dict(self._library.infer(model, nest(space, leaves)))
-        if not forms.one_by_one:
-            return forms.arrays(self._library.infer(model, nest(space, leaves)), rows, names)
-        parts = [[leaf[at : at + 1] for leaf in leaves] for at in range(rows)]
-        found = [forms.arrays(self._library.infer(model, nest(space, part)), 1, names) for part in parts]
-        return {name: np.concatenate([row[name] for row in found]) for name in names}
+        trial = Trial(self.name, expected, cure, "the module itself on one thread")
+        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
 
 
 def _not_copied(model: Any, error: Exception) -> ModelError:
