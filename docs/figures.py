@@ -59,7 +59,7 @@ ORDER = (
     ("_utils", "_ray"),
     ("data", "metrics"),
     ("replay", "envs", "policies"),
-    ("agents", "collectors", "evaluation", "checkpoints"),
+    ("agents", "collectors", "service", "evaluation", "checkpoints"),
     ("manager",),
     ("learners",),
     ("cli",),

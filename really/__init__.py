@@ -31,6 +31,7 @@ if _typing.TYPE_CHECKING:
     from really.metrics.comparison import compare
     from really.replay.buffer import ReplayBuffer
     from really.replay.mixture import Mixture
+    from really.service.sharded_buffer import ShardedBuffer
 else:
     # Loaded at their first use, so that `import really` needs nothing but NumPy.
     __getattr__ = _loader(
@@ -40,6 +41,7 @@ else:
         compare="really.metrics.comparison",
         ReplayBuffer="really.replay.buffer",
         Mixture="really.replay.mixture",
+        ShardedBuffer="really.service.sharded_buffer",
     )
 
 __version__ = "0.1.0"
@@ -65,6 +67,7 @@ __all__ = [
     "RunnerError",
     "RunnerTimeoutError",
     "SampleManager",
+    "ShardedBuffer",
     "atari",
     "compare",
 ]

@@ -27,7 +27,8 @@ class Order(enum.IntEnum):
     SAMPLERS = 2
     READERS = 3
     FOLDERS = 4
-    ITERATORS = 5
+    SHARDED = 5
+    ITERATORS = 6
 
 
 class Lockable(Protocol):

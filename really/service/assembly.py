@@ -1,0 +1,67 @@
+"""Assembly: one batch from the batches of several shards."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.replay.units import Batch
+from really.service.shards import Answer, Shards
+
+LINE = 64
+"""Bytes to which the arrays of a batch are aligned."""
+
+
+class Part(NamedTuple):
+    """A shard's part of a batch: the positions of its rows in the batch, and its answer."""
+
+    shard: int
+    positions: NDArray[np.int64]
+    answer: Answer
+
+
+def asked(shards: Shards, owners: NDArray[np.int64], places: NDArray[np.int64]) -> list[Part]:
+    """Asks each shard for its rows of a batch; `owners` and `places` are [n] or [k, n]."""
+    if owners.size and (owners == (first := int(owners.flat[0]))).all():
+        return [Part(first, np.empty(0, np.int64), shards.ask(first, places))]
+    owner, place = owners.reshape(-1), places.reshape(-1)
+    order = np.argsort(owner, kind="stable")
+    sorted_owners = owner[order]
+    bounds = [0, *(np.flatnonzero(np.diff(sorted_owners)) + 1).tolist(), len(order)]
+    parts = []
+    for start, stop in itertools.pairwise(bounds):
+        positions = order[start:stop]
+        if len(positions):
+            shard = int(sorted_owners[start])
+            parts.append(Part(shard, positions, shards.ask(shard, place[positions])))
+    return parts
+
+
+def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> Batch | None:
+    """The batch of all parts, key -> [*shape, ...]; None if a shard no longer holds one of the rows."""
+    if len(parts) == 1 and out is None:
+        return parts[0].answer()
+    batch, total = out or {}, math.prod(shape)
+    for part in parts:
+        rows = part.answer()
+        if rows is None:
+            return None
+        if not batch:
+            axes = 1 if len(parts) > 1 else len(shape)
+            batch = {key: _aligned((*shape, *rows[key].shape[axes:]), rows[key].dtype) for key in rows}
+        for key in rows:
+            column = batch[key].reshape(total, *batch[key].shape[len(shape) :])
+            if len(parts) == 1:
+                column[...] = rows[key].reshape(column.shape)
+            else:
+                column[part.positions] = rows[key]
+    return batch
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    block = np.empty(math.prod(shape) * dtype.itemsize + LINE, np.uint8)
+    return np.ndarray(shape, dtype, block, -block.ctypes.data % LINE)

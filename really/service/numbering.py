@@ -1,0 +1,121 @@
+"""Numbering: the numbers of rows in the order of puts, and draws of them as `ReplayBuffer` draws rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.schema import ColumnSpec, Spec
+from really.errors import EmptyBufferError, InvalidValueError
+from really.replay import arguments, engine
+from really.replay.draws import held
+from really.replay.generator import BufferGenerator
+from really.replay.options import BufferOptions
+from really.replay.samplers import Sampler, Shape, UniformSampler
+from really.replay.trajectories import Trajectories
+from really.service.ledger import Ledger
+
+NO_COLUMNS: Spec = {"row": ColumnSpec(np.dtype(np.uint8), (0,))}
+"""The schema of a ring that only counts: a row takes a byte, its padding."""
+
+
+class Numbering:
+    """A ring of the newest `capacity` rows, without their columns, and the sampler that draws from it.
+
+    With the same options, seed and puts, the numbers are those that the sampler of a `ReplayBuffer` draws.
+
+    Args:
+        options: of the whole buffer.
+        seed: what numbers are drawn from.
+    """
+
+    def __init__(self, options: BufferOptions, seed: arguments.Seed) -> None:
+        self._generator = BufferGenerator(seed)
+        self.sampler = options.make_sampler()
+        self.sampler.start(options.capacity, self._generator.bit_generator, options.overcommit)
+        self.ring = engine.make_ring(options.capacity, NO_COLUMNS, self._generator.bit_generator, [])
+        self.sampler.prepare(self.ring)
+        engine.track(self.ring)
+
+    def held(self) -> tuple[int, int]:
+        """Numbers of the oldest of the newest `capacity` rows, and of the next row."""
+        return self.ring.held_rows()
+
+    def advance(self, num: int) -> None:
+        """Numbers `num` more rows."""
+        self.ring.put({"row": np.empty((num, 0), np.uint8)})
+
+    def clear(self) -> None:
+        """Drops all rows; numbers continue."""
+        self.ring.clear()
+
+    def draw(
+        self, shape: Shape, replace: bool, beta: float | None, ledger: Ledger
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Row numbers [n] or [k, n], and the sampler's columns; errors are those of `ReplayBuffer.sample`.
+
+        If rows are lost or away, the others are drawn, each with its probability among them. Weights are then those
+        among all rows.
+        """
+        oldest, newest = held("sample", self.ring).held_rows()
+        if ledger.num_rows < newest - oldest:
+            survivors = cast(Trajectories, Survivors(self, ledger))
+            survivors.refuse_none()
+            is_uniform = type(self.sampler) is UniformSampler
+            draw_among = self.sampler.draw_among if is_uniform else partial(Sampler.draw_among, self.sampler)
+            return draw_among(self.ring, shape, beta, survivors, replace)
+        if not self.sampler.in_ring:
+            return self.sampler.draw(self.ring, shape, beta)
+        return self.ages(shape, replace) + oldest, {}
+
+    def ages(self, shape: Shape, replace: bool) -> NDArray[np.int64]:
+        """Ages of rows, for a sampler that draws in the ring."""
+        num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
+        ages = self.ring.sample_ages(num, num_batches, not replace)
+        if ages is None:
+            arguments.refuse_few("sample", num, self.ring.num_choices, replace)
+        return ages
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators, as of `ReplayBuffer.state_dict`."""
+        return self._generator.state(self.ring) | self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
+        before = self.state_dict()
+        try:
+            self._set_states(state)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            self._set_states(before)
+            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
+
+    def _set_states(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state, self.ring)
+        self.sampler.load_state_dict(state)
+
+
+class Survivors:
+    """The rows that can still be had, as `Sampler.draw_among` asks for them."""
+
+    def __init__(self, numbering: Numbering, ledger: Ledger) -> None:
+        self._numbering, self._ledger = numbering, ledger
+
+    def refuse_none(self) -> None:
+        """Raises EmptyBufferError if no row can be had."""
+        if self._ledger.num_rows == 0:
+            raise EmptyBufferError("sample: expected a buffer with rows that can be had, got one whose shards are away")
+
+    def are_starts(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these rows can be had."""
+        return self._ledger.can_be_had(numbers)
+
+    def draw(self, shape: Shape, *, distinct: bool = False) -> NDArray[np.int64]:
+        """Numbers of rows that can be had, each equally likely."""
+        num, num_batches, bound = shape[-1], shape[0] if len(shape) == 2 else 0, self._ledger.num_rows
+        if distinct and num > bound:
+            arguments.refuse_few("sample", num, bound, False)
+        return self._ledger.numbers_at(self._numbering.ring.draw_below(bound, num, num_batches, distinct))

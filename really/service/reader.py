@@ -1,0 +1,91 @@
+"""Reading the rows of a sharded buffer in the order of puts, for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.schema import Spec, row_nbytes
+from really.errors import OvertakenError
+from really.replay.units import Batch
+
+
+class NumberedRows(Protocol):
+    """What a reader asks of the buffer."""
+
+    @property
+    def spec(self) -> Spec | None:
+        """The schema."""
+
+    def numbered_rows(self) -> tuple[int, int]:
+        """Numbers of the oldest row and of the next row."""
+
+    def read_numbers(self, first: int, end: int) -> list[Batch] | None:
+        """The rows with these numbers that shards hold, in order; None if the oldest one was displaced."""
+
+
+class ShardedReader:
+    """Reads the rows that are held when it reads first, oldest first. Puts do not wait for it.
+
+    Rows of a shard that is lost or away are left out.
+    """
+
+    def __init__(self, buffer: NumberedRows) -> None:
+        self._buffer = buffer
+        self._is_started = False
+        self._first = self._next = self._end = 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._first, self._end = self._buffer.numbered_rows()
+        self._next = self._first
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to read in all."""
+        return self._end - self._first
+
+    @property
+    def num_left(self) -> int:
+        """Rows not read yet."""
+        return self._end - self._next
+
+    def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
+        """Bytes of a row of these keys, by default of all. At least 1."""
+        spec = self._buffer.spec or {}
+        return max(1, row_nbytes({key: spec[key] for key in (spec if keys is None else keys)}))
+
+    def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The next `num` rows (fewer at the end, or if some are lost), key -> [n, ...] of new memory.
+
+        Raises:
+            OvertakenError: puts or `clear` have dropped one of the rows.
+        """
+        if not self._is_started:
+            self._restart()
+            self._is_started = True
+        spec = self._buffer.spec or {}
+        end = min(self._next + num, self._end)
+        parts = self._buffer.read_numbers(self._next, end)
+        if parts is None:
+            raise OvertakenError(
+                f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
+                f"{self._next - self._first:,} the next ones had been dropped for newer ones; read faster"
+            )
+        self._next = end
+        chosen = [key for key in spec if keys is None or key in set(keys)]
+        nothing = {key: np.empty((0, *spec[key][1]), spec[key][0]) for key in chosen}
+        return {key: np.concatenate([nothing[key], *(part[key] for part in parts)]) for key in chosen}
+
+    def close(self) -> None:
+        """Ends reading: no row is left."""
+        self._end = self._next
+
+    def __enter__(self) -> ShardedReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,328 @@
+"""ShardedBuffer: a replay buffer whose rows are in several shards, and whose batches are those of one `ReplayBuffer`.
+
+The learner's process decides everything: which shard takes the rows of a put, and which rows a batch has. Shards only
+put and take by places, each in the order of the learner's calls. So no count is ever stale.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.schema import Spec, row_nbytes
+from really.errors import ClosedError, EmptyBufferError, InvalidValueError
+from really.replay import arguments, columns, engine
+from really.replay.draws import TRIES, held
+from really.replay.n_step import END
+from really.replay.options import BufferOptions
+from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
+from really.replay.units import Batch
+from really.service.allotment import Allotment
+from really.service.arguments import checked_options, checked_shards
+from really.service.assembly import asked, assembled
+from really.service.ledger import NOWHERE, Ledger
+from really.service.lock import BufferLock
+from really.service.numbering import Numbering
+from really.service.reader import ShardedReader
+from really.service.shards import LocalShards, Shards, piece_of
+from really.service.verbs import ShardedVerbs
+
+log = logging.getLogger("really")
+
+
+class ShardedBuffer(ShardedVerbs):
+    """The newest `capacity` rows in several shards. Any number of threads may put and sample.
+
+    A batch is, bit for bit, what a `ReplayBuffer` of the same capacity, options and seed gives after the same puts,
+    whatever the number of shards. Rows are first in, first out over all shards. Each shard has room for 1.5 times its
+    share; one that is full leaves its rows to the emptiest.
+
+    Args:
+        capacity: how many rows are kept in all.
+        keys: which keys of the data are kept, as of `ReplayBuffer`.
+        shards: how many shards, in this process.
+        spec: key -> (dtype, shape of one row), as of `ReplayBuffer`.
+        seed: what batches are drawn from.
+        **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
+            `ReplayBuffer`. Samplers that look at columns, and other sample units, are refused.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: an argument cannot be used.
+        NotEnoughMemoryError: the full buffer would not fit in memory.
+    """
+
+    def __init__(
+        self,
+        capacity: SupportsIndex,
+        keys: Iterable[str] | None = None,
+        *,
+        shards: Any,
+        spec: Mapping[str, Any] | None = None,
+        seed: arguments.Seed = None,
+        **options: Any,
+    ) -> None:
+        self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
+        wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
+        num = checked_shards(shards, self._options.capacity)
+        self._lock = BufferLock()
+        self._unit = self._options.make_unit()
+        self._numbering = Numbering(self._options, seed)
+        self._shards: Shards = LocalShards(num, self._options)
+        self._ledger, self._allotment = Ledger(num), Allotment(self._options.capacity, num)
+        self._next = np.zeros(num, np.int64)
+        self._moved, self._goes_on, self._closed = 0, False, False
+        self._spec: Spec | None = None
+        if wanted is not None:
+            self._start(wanted)
+
+    @property
+    def options(self) -> BufferOptions:
+        """The options of the whole buffer."""
+        return self._options
+
+    @property
+    def spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row); None before the first put."""
+        return self._spec
+
+    @property
+    def batch_spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row) of a batch, columns that sampler and unit add included."""
+        return None if self._spec is None else self.sampler.batch_spec(self._unit.batch_spec(self._spec))
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the rows of a batch."""
+        return self._numbering.sampler
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that full shards take, and the learner's priorities; 0 without a schema."""
+        if self._spec is None:
+            return 0
+        rows = int(self._shards.rooms.sum())
+        return engine.needed("a buffer", rows, self._spec, self._options.plan(self._spec)) + self.sampler.nbytes
+
+    def __len__(self) -> int:
+        return self._ledger.num_rows
+
+    def put(self, data: Any) -> None:
+        """Appends rows, as `ReplayBuffer.put` does. The oldest of all shards drop out.
+
+        Raises:
+            InvalidValueError, InvalidTypeError: the data cannot be used.
+            NotEnoughMemoryError: a shard has no room for the rows' frames. None of the rows is in.
+            ClosedError: the buffer is closed.
+        """
+        self.check_open("put")
+        parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
+        with self._lock:
+            spec = self._spec or columns.infer_spec(parts[0])
+            fitted = columns.fit_all(parts, spec, self._options.plan(spec))
+            if self._spec is None:
+                self._start(spec)
+            for rows in fitted:
+                self._put_fitted(rows)
+
+    def sample(
+        self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
+    ) -> Batch:
+        """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
+        self.check_open("sample")
+        if replace is not True or beta is not None:
+            self.sampler.check(replace, beta)
+        shape, spec = checked_shape(n), self._held_spec("sample")
+        self._check_batch("a batch", shape, spec)
+        outputs = self._outputs(out, shape)
+        for _ in range(TRIES):
+            with self._lock:
+                numbers, added = self._numbering.draw(shape, replace, beta, self._ledger)
+                parts = asked(self._shards, *self._ledger.locate(numbers))
+            batch = assembled(parts, shape, outputs)
+            if batch is not None:
+                return batch | added if added else batch
+        raise EmptyBufferError(
+            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
+        )
+
+    def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
+        """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
+        self.check_open("sample_indices")
+        shape = checked_shape(n)
+        if not self.sampler.in_ring:
+            raise InvalidValueError(
+                f"sample_indices: expected a buffer that draws uniformly or by age, got one made with {self.sampler!r}"
+            )
+        self.sampler.check(replace, None)
+        with self._lock:
+            held("sample_indices", self._numbering.ring)
+            numbers, _ = self._numbering.draw(shape, replace, None, self._ledger)
+            return self._ledger.ages_of(numbers)
+
+    def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
+        """The rows of these indices by age, [n] or [k, n] integers; errors are those of `ReplayBuffer.take`."""
+        self.check_open("take")
+        ages, spec = arguments.checked_indices(indices), self._held_spec("take")
+        self._check_batch("take: a batch", ages.shape, spec)
+        outputs = self._outputs(out, ages.shape)
+        with self._lock:
+            outside = ages.size > 0 and not 0 <= int(ages.min()) <= int(ages.max()) < len(self)
+            parts = [] if outside else asked(self._shards, *self._ledger.locate(self._ledger.numbers_at(ages)))
+        batch = None if outside else assembled(parts, ages.shape, outputs)
+        if batch is None:
+            raise InvalidValueError(
+                f"take: expected indices from 0 to {len(self) - 1}, got {arguments.outsiders(ages, len(self))}"
+            )
+        return batch
+
+    def update_priorities(self, index: Any, priorities: Any) -> int:
+        """Sets priorities of the rows with these numbers, as `ReplayBuffer.update_priorities` does; no shard is asked.
+
+        Returns how many of the rows are still held.
+        """
+        self.check_open("update_priorities")
+        if not isinstance(self.sampler, PrioritizedSampler):
+            raise InvalidValueError(
+                "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
+            )
+        return self.sampler.update(held("update_priorities", self._numbering.ring, 0), index, priorities)
+
+    def clear(self) -> None:
+        """Drops all rows; schema and generators stay."""
+        self.check_open("clear")
+        with self._lock:
+            self._numbering.clear()
+            self._ledger.clear()
+            self._shards.clear()
+
+    def memory(self) -> dict[str, float]:
+        """`held`: bytes that the rows of all shards take now; `naive`: bytes of all rows stored whole; `ratio`."""
+        shards = self._shards.memory()
+        held_bytes = sum(shard["held"] for shard in shards)
+        naive = len(self) * (0 if self._spec is None else row_nbytes(self._spec))
+        return {"held": held_bytes, "naive": naive, "ratio": naive / held_bytes if held_bytes else 1.0}
+
+    def info(self) -> dict[str, Any]:
+        """What each shard has: its name, rows and bytes, and whether it is away; and rows that were moved or lost.
+
+        `moved` counts rows that a full shard left to another.
+        """
+        with self._lock:
+            counts, away, memory = self._ledger.counts, self._ledger.away, self._shards.memory()
+            shards = [
+                {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
+                for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
+            ]
+            return {"rows": len(self), "shards": shards, "moved": self._moved}
+
+    def open_reader(self, *, keeps: bool = False) -> ShardedReader:
+        """Reads the rows that are held, oldest first; puts do not wait for it, so `keeps` must be False."""
+        self.check_open("open_reader")
+        if keeps:
+            raise InvalidValueError("keeps: expected False, as puts of a ShardedBuffer wait for no reader, got True")
+        self._known_spec("open_reader")
+        return ShardedReader(self)
+
+    def numbered_rows(self) -> tuple[int, int]:
+        """Numbers of the oldest row and of the next row; a row's number is how many rows were put before it."""
+        return self._numbering.held()
+
+    def read_numbers(self, first: int, end: int) -> list[Batch] | None:
+        """The rows with numbers from `first` to before `end` that shards hold, in order, as they were put.
+
+        Returns None if newer rows have displaced one of them.
+        """
+        with self._lock:
+            if first < self._numbering.held()[0]:
+                return None
+            parts = [self._shards.read(*piece) for piece in self._ledger.pieces(first, end)]
+        found = [part for part in parts if part is not None]
+        return found if len(found) == len(parts) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators, as of `ReplayBuffer.state_dict`."""
+        return self._numbering.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
+        self._numbering.load_state_dict(state)
+
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError, naming `what`, if the buffer is closed."""
+        if self._closed:
+            raise ClosedError(f"{what}: expected an open buffer, got one that was closed")
+
+    def close(self) -> None:
+        """Ends the shards, and their rows with them; batches stay. A second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._shards.close()
+
+    def _start(self, spec: Spec) -> None:
+        """Makes the shards ready for rows of this schema."""
+        self._unit.check_spec(spec)
+        self.sampler.check_spec(spec)
+        self._shards.start(spec)
+        self._spec = spec
+
+    def _put_fitted(self, rows: dict[str, Any]) -> None:
+        total, capacity = len(next(iter(rows.values()))), self._options.capacity
+        num = min(total, capacity)  # a ring does not number the rows of a put that it drops at once
+        skipped = total - num
+        oldest, newest = self._numbering.held()
+        oldest = max(oldest, newest + num - capacity)
+        pieces = self._allotment.pieces(num, self._rooms(oldest), self._home())
+        places = []
+        for piece in pieces:
+            places.append(int(self._next[piece.shard]))
+            self._shards.put(piece.shard, places[-1], piece_of(rows, skipped + piece.start, skipped + piece.stop))
+            self._next[piece.shard] += piece.stop - piece.start
+        for piece, place in zip(pieces, places, strict=True):
+            self._ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
+        self._numbering.advance(num)
+        self._ledger.drop_before(oldest)
+        if num and self._options.n_step > 1:
+            self._goes_on = not rows[END][-1]
+
+    def _home(self) -> int | None:
+        """The shard that has to take the next rows: that of an episode that has not ended, if batches have steps."""
+        if self._options.n_step == 1:
+            return None
+        return self._allotment.shard if self._goes_on else self._allotment.next_shard(self._ledger.counts)
+
+    def _rooms(self, oldest: int) -> NDArray[np.int64]:
+        """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""
+        places = self._ledger.oldest_places(oldest)
+        used = np.where(places == NOWHERE, 0, self._next - places)
+        return self._shards.rooms - used
+
+    def _known_spec(self, what: str) -> Spec:
+        if self._spec is None:
+            raise EmptyBufferError(f"{what}: expected a buffer whose schema is known, got one without")
+        return self._spec
+
+    def _held_spec(self, what: str) -> Spec:
+        if self._spec is None:
+            held(what, None)
+        held(what, self._numbering.ring)
+        return self._known_spec(what)
+
+    def _check_batch(self, what: str, shape: tuple[int, ...], spec: Spec) -> None:
+        """Raises NotEnoughMemoryError if memory has no room for a batch of this shape."""
+        arguments.refuse_big_batch(what, int(np.prod(shape)), spec)
+
+    def _outputs(self, out: Batch | None, shape: tuple[int, ...]) -> Batch | None:
+        """The caller's arrays, checked."""
+        spec = self._known_spec("out")
+        if out is None:
+            return None
+        if self.batch_spec != spec:
+            raise InvalidValueError(
+                f"out: expected none for a buffer whose batches have more columns than its rows, got {list(out)}"
+            )
+        return arguments.checked_out(out, spec, shape)

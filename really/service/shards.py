@@ -1,0 +1,141 @@
+"""The shards of a buffer as the learner sees them, and shards in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.memory_limits import available_bytes, refuse_if_too_big
+from really.data.frames import FrameColumn
+from really.data.schema import Spec
+from really.replay import engine
+from really.replay.options import BufferOptions
+from really.replay.storages import FRAMES_SHARE
+from really.replay.units import Batch
+from really.service.shard import Shard
+
+HEADROOM = 1.5
+"""A shard has room for so many times its share of the rows."""
+Answer = Callable[[], Batch | None]
+"""Waits for a batch and returns it; None if the shard no longer holds one of its rows."""
+
+
+class Shards(Protocol):
+    """Shards 0, 1, ...: they put and take by places. One caller's calls to a shard are carried out in order."""
+
+    names: list[str]
+    """What each shard is called in messages."""
+
+    @property
+    def rooms(self) -> NDArray[np.int64]:
+        """For how many rows each shard has room, [shard]; 0 for one that is gone."""
+
+    def start(self, spec: Spec) -> None:
+        """Makes the shards ready for rows of this schema; raises NotEnoughMemoryError if one has no room for them."""
+
+    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
+        """Puts rows into a shard, of which the first gets this place; raises what a buffer's `put` raises."""
+
+    def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
+        """Asks a shard for the batch of the rows at these places, [n] or [k, n]."""
+
+    def read(self, shard: int, place: int, num: int) -> Batch | None:
+        """`num` rows of a shard from this place on, as they were put; None if one is no longer held."""
+
+    def clear(self) -> None:
+        """Drops all rows."""
+
+    def memory(self) -> list[dict[str, float]]:
+        """`ReplayBuffer.memory` of each shard."""
+
+    def close(self) -> None:
+        """Ends the shards."""
+
+
+class LocalShards:
+    """Shards in this process.
+
+    Args:
+        num: how many.
+        options: of the whole buffer.
+    """
+
+    def __init__(self, num: int, options: BufferOptions) -> None:
+        self.names = [f"shard {number}" for number in range(num)]
+        self._options = options
+        self._room = room_of(options, num)
+        self._shards: list[Shard] = []
+
+    @property
+    def rooms(self) -> NDArray[np.int64]:
+        """As of `Shards`."""
+        return np.full(len(self.names), self._room)
+
+    def start(self, spec: Spec) -> None:
+        """As of `Shards`."""
+        options, num = self._options, len(self.names)
+        if not options.overcommit:
+            what = f"a buffer of {options.capacity:,} rows in {num} shards with room for {num * self._room:,}"
+            needed = engine.needed(what, num * self._room, spec, options.plan(spec))
+            refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
+        made = shard_options(options, self._room)
+        limit = options.max_bytes or int(FRAMES_SHARE * (available_bytes() or engine.NO_LIMIT))
+        most = max(1, min(limit, -(-limit * self._room // options.capacity)))
+        self._shards = [Shard(**made | {"max_bytes": most, "overcommit": True}, spec=spec) for _ in self.names]
+
+    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
+        """As of `Shards`."""
+        self._shards[shard].put_at(place, dict(rows))
+
+    def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
+        """As of `Shards`."""
+        batch = self._shards[shard].take_at(places)
+        return lambda: batch
+
+    def read(self, shard: int, place: int, num: int) -> Batch | None:
+        """As of `Shards`."""
+        return self._shards[shard].read_at(place, num)
+
+    def clear(self) -> None:
+        """As of `Shards`."""
+        for shard in self._shards:
+            shard.clear()
+
+    def memory(self) -> list[dict[str, float]]:
+        """As of `Shards`."""
+        return [shard.memory() for shard in self._shards]
+
+    def close(self) -> None:
+        """As of `Shards`."""
+        self._shards = []
+
+
+def room_of(options: BufferOptions, num_shards: int) -> int:
+    """For how many rows each of `num_shards` shards has room.
+
+    With several steps a shard may have to take all rows, since an episode stays in one.
+    """
+    if options.n_step > 1:
+        return options.capacity
+    return min(options.capacity, int(np.ceil(HEADROOM * options.capacity / num_shards)))
+
+
+def shard_options(options: BufferOptions, room: int) -> dict[str, Any]:
+    """The options of one shard, whose rows the learner draws."""
+    return {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+
+
+def piece_of(rows: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Rows `start` to before `stop` of columns [n, ...], with all frames of a column that shares frames."""
+    return {key: _piece(column, start, stop) for key, column in rows.items()}
+
+
+def _piece(column: Any, start: int, stop: int) -> Any:
+    if start == 0 and stop == len(column):
+        return column
+    if isinstance(column, FrameColumn):
+        return FrameColumn(column.frames, column.indices[start:stop], column.axis)
+    return column[start:stop]

@@ -1,0 +1,270 @@
+"""Sharded buffers: batches are those of one ReplayBuffer, bit for bit, whatever the number of shards."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really import (
+    ClosedError,
+    EmptyBufferError,
+    InvalidTypeError,
+    InvalidValueError,
+    NotEnoughMemoryError,
+    ReplayBuffer,
+)
+from really.service import ShardedBuffer
+from really.service.allotment import Allotment
+
+CAPACITY = 60
+SIZES = (7, 1, 25, 60, 3, 90, 0, 13, 13, 13, 40)
+"""Rows of each put: the ring wraps around, and one put has more rows than fit."""
+
+
+def rows(first: int, num: int) -> dict[str, np.ndarray]:
+    ids = np.arange(first, first + num)
+    return {
+        "id": ids,
+        "reward": np.sin(ids).astype(np.float32),
+        "name": ids.astype("S6"),
+        "state": np.repeat(ids[:, None], 3, axis=1).astype(np.float32),
+        "nothing": np.zeros((num, 0, 2)),
+    }
+
+
+def episodes(first: int, num: int) -> dict[str, np.ndarray]:
+    """Rows of episodes of six steps, whole or not in a put."""
+    ids = np.arange(first, first + num)
+    end = (ids % 6 == 5).astype(np.float32)
+    terminal = end * (ids % 12 == 11)
+    return {"id": ids, "reward": np.cos(ids).astype(np.float32), "episode_end": end, "terminal": terminal,
+            "state_new": ids * 10}  # fmt: skip
+
+
+def stacks(first: int, num: int) -> dict[str, np.ndarray]:
+    """Stacks of frames that share frames, 2 kB a row."""
+    ids = np.arange(first, first + num)
+    frames = (ids[:, None] + np.arange(5)) % 251
+    whole = np.broadcast_to(frames[:, :, None, None], (num, 5, 16, 32)).astype(np.uint8)
+    return {"id": ids, "state": whole[:, :4].copy(), "state_new": whole[:, 1:].copy()}
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "uniform": (rows, {}),
+    "priorities": (rows, {"alpha": 0.6}),
+    "newest": (rows, {"sampler": ("newest", {"num_rows": 20})}),
+    "half-life": (rows, {"sampler": ("half_life", {"half_life": 15})}),
+    "recent experience": (rows, {"sampler": ("ere", {"updates": 5, "least": 10})}),
+    "n steps": (episodes, {"n_step": 3, "gamma": 0.9}),
+    "n steps, priorities": (episodes, {"n_step": 4, "gamma": 0.5, "alpha": 0.7}),
+    "frames": (stacks, {}),
+    "frames, whole": (stacks, {"dedup": False}),
+}
+
+
+def pair(shards: int, capacity: int = CAPACITY, **options: Any) -> tuple[ReplayBuffer, ShardedBuffer]:
+    return ReplayBuffer(capacity, seed=5, **options), ShardedBuffer(capacity, shards=shards, seed=5, **options)
+
+
+def assert_same(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> None:
+    assert list(got) == list(expected)
+    for key, column in expected.items():
+        assert (got[key].dtype, got[key].shape) == (column.dtype, column.shape), key
+        assert got[key].tobytes() == column.tobytes(), key
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_those_of_one_buffer(kind: str, shards: int) -> None:
+    make, options = KINDS[kind]
+    one, sharded = pair(shards, **options)
+    first, rng = 0, np.random.default_rng(shards)
+    for size in SIZES:
+        for buffer in (one, sharded):
+            buffer.put(make(first, size))
+        first += size
+        for n in (5, (3, 4), 64):
+            expected, got = one.sample(n), sharded.sample(n)
+            assert_same(expected, got)
+            if one.is_prioritized:
+                errors = rng.random(expected["index"].shape)
+                updated = [b.update_priorities(expected["index"], errors) for b in (one, sharded)]
+                assert updated[0] == updated[1]
+        if not options.get("alpha") and "sampler" not in options:
+            assert_same(one.sample(6, replace=False), sharded.sample(6, replace=False))
+            assert one.sample_indices(9).tolist() == sharded.sample_indices(9).tolist()
+        ages = np.arange(len(one)).reshape(1, -1)
+        assert_same(one.take(ages), sharded.take(ages))
+        assert len(sharded) == len(one)
+    assert (sharded.spec, sharded.batch_spec, sharded.keys) == (one.spec, one.batch_spec, one.keys)
+    assert sharded.state_dict().keys() == one.state_dict().keys()
+
+
+def test_batches_stay_the_same_after_clear_and_a_return_of_the_generator() -> None:
+    one, sharded = pair(3, alpha=0.5)
+    for buffer in (one, sharded):
+        buffer.put(rows(0, 50))
+    state = one.state_dict()
+    assert_same(one.sample(8), sharded.sample(8))
+    sharded.load_state_dict(state)
+    one.load_state_dict(state)
+    for buffer in (one, sharded):
+        buffer.clear()
+        with pytest.raises(EmptyBufferError, match="sample: expected"):
+            buffer.sample(3)
+        buffer.put(rows(50, 20))
+    assert_same(one.sample((2, 8)), sharded.sample((2, 8)))
+    with pytest.raises(InvalidValueError, match="state: expected"):
+        sharded.load_state_dict({"no": 1})
+
+
+def test_batches_ahead_and_tables_of_arrow_are_those_of_one_buffer() -> None:
+    one, sharded = pair(3)
+    for buffer in (one, sharded):
+        for first in range(0, 100, 20):
+            buffer.put({key: column for key, column in rows(first, 20).items() if key != "nothing"})
+    with one.batches(16) as expected, sharded.batches(16) as got:
+        for _ in range(5):
+            assert_same(next(expected), next(got))
+    assert sharded.to_arrow().read_all() == one.to_arrow().read_all()
+    assert sharded.to_arrow(["reward"]).read_all() == one.to_arrow(["reward"]).read_all()
+    assert_same(one.sample(4), sharded.sample(4))
+
+
+def test_a_stream_that_puts_overtake_says_so() -> None:
+    sharded = ShardedBuffer(CAPACITY, shards=2)
+    sharded.put({"id": np.arange(60)})
+    with sharded.open_reader() as reader:
+        reader.read(10)
+        sharded.put({"id": np.arange(30)})
+        with pytest.raises(RuntimeError, match="at row 10 the next ones had been dropped"):
+            reader.read(10)
+
+
+def test_rows_go_to_all_shards_and_a_full_one_leaves_them_to_the_emptiest() -> None:
+    sharded = ShardedBuffer(1200, shards=3)
+    for first in range(0, 6000, 50):
+        sharded.put({"id": np.arange(first, first + 50)})
+    held = [shard["rows"] for shard in sharded.info()["shards"]]
+    assert sum(held) == len(sharded) == 1200
+    assert min(held) >= 300
+    pieces = Allotment(1200, 3).pieces(50, np.array([30, 100, 60]), home=0)
+    assert [tuple(piece) for piece in pieces] == [(0, 0, 30), (1, 30, 50)]
+
+
+def test_outputs_of_the_caller_are_filled() -> None:
+    one, sharded = pair(2)
+    out = {}
+    for buffer in (one, sharded):
+        buffer.put({"id": np.arange(50), "reward": np.zeros(50, np.float32)})
+        out[buffer] = {"id": np.empty((2, 8), np.int64), "reward": np.empty((2, 8), np.float32)}
+        assert buffer.sample((2, 8), out=out[buffer]) is out[buffer]
+    assert_same(out[one], out[sharded])
+    ages = np.arange(8)
+    got = {"id": np.empty(8, np.int64), "reward": np.empty(8, np.float32)}
+    assert sharded.take(ages, out=got) is got
+    assert got["id"].tolist() == ages.tolist()
+    with pytest.raises(InvalidValueError, match=r"out\['id'\]"):
+        sharded.sample(8, out={"id": np.empty(7, np.int64)})
+
+
+def test_arrays_of_a_batch_are_aligned_and_the_callers_to_keep() -> None:
+    sharded = ShardedBuffer(100, shards=3)
+    sharded.put(rows(0, 100))
+    batch = sharded.sample((4, 16))
+    kept = {key: column.copy() for key, column in batch.items()}
+    sharded.put(rows(100, 100))
+    sharded.sample((4, 16))
+    assert all(column.ctypes.data % 64 == 0 and column.flags.c_contiguous for column in batch.values())
+    assert_same(kept, batch)
+
+
+def test_threads_put_and_sample_at_once() -> None:
+    sharded = ShardedBuffer(500, shards=3, seed=0)
+    sharded.put({"id": np.arange(500), "same": np.arange(500)})
+    failed = []
+
+    def put() -> None:
+        for first in range(0, 20_000, 100):
+            ids = np.arange(first, first + 100)
+            sharded.put({"id": ids, "same": ids})
+
+    def sample() -> None:
+        for _ in range(200):
+            batch = sharded.sample(64)
+            if not np.array_equal(batch["id"], batch["same"]):
+                failed.append(batch)
+
+    threads = [threading.Thread(target=each) for each in (put, put, sample, sample)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(sharded) == 500
+
+
+def test_a_put_that_is_refused_changes_nothing() -> None:
+    sharded = ShardedBuffer(100, shards=2)
+    sharded.put({"id": np.arange(10)})
+    with pytest.raises(InvalidValueError, match="put: key 'id': expected"):
+        sharded.put({"id": np.zeros((3, 2), np.int64)})
+    with pytest.raises(InvalidValueError, match="put: expected key 'id'"):
+        sharded.put({"other": [1]})
+    assert sharded.sample(50)["id"].max() == 9
+    frames = ShardedBuffer(200, shards=2, max_bytes=40_000)
+    frames.put(stacks(0, 1))
+    noise = np.random.default_rng(0).integers(0, 255, (50, 4, 16, 32), np.uint8)
+    with pytest.raises(NotEnoughMemoryError, match="max_bytes"):
+        frames.put({"id": np.arange(50), "state": noise, "state_new": noise[::-1].copy()})
+    assert len(frames) == 1
+    for first in range(1, 8):
+        frames.put(stacks(first, 1))
+    assert_same(frames.take(np.arange(8)), stacks(0, 8))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no shards": ({"shards": 0}, InvalidValueError, "shards: expected"),
+    "half a shard": ({"shards": 1.5}, InvalidTypeError, "shards: expected"),
+    "more shards than rows": ({"shards": 101}, InvalidValueError, "at most one for each of the 100 rows, got 101"),
+    "sequences": ({"shards": 2, "unit": ("sequences", {"length": 4})}, InvalidValueError, "unit: expected"),
+    "a sampler of columns": (
+        {"shards": 2, "sampler": ("stratified", {"column": "id"})},
+        InvalidValueError,
+        "sampler: expected one that draws by numbers .*'stratified'",
+    ),
+    "a misspelled option": ({"shards": 2, "dedub": True}, TypeError, "dedub"),
+    "no rows": ({"shards": 2, "capacity": 0}, InvalidValueError, "capacity"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_arguments_are_refused(what: str) -> None:
+    given, error, text = REFUSED[what]
+    with pytest.raises(error, match=text):
+        ShardedBuffer(**{"capacity": 100, **given})
+
+
+def test_a_closed_buffer_says_so_and_an_unknown_row_is_refused() -> None:
+    with ShardedBuffer(100, shards=2) as sharded:
+        with pytest.raises(EmptyBufferError, match="take: expected"):
+            sharded.take([0])
+        sharded.put({"id": np.arange(5)})
+        with pytest.raises(InvalidValueError, match="take: expected indices from 0 to 4, got 5"):
+            sharded.take([0, 5])
+        with pytest.raises(InvalidValueError, match="keeps: expected False"):
+            sharded.open_reader(keeps=True)
+        with pytest.raises(InvalidValueError, match="update_priorities: expected a buffer made with alpha="):
+            sharded.update_priorities([0], [1.0])
+    sharded.close()
+    for use in (lambda: sharded.sample(1), lambda: sharded.put({"id": [1]}), lambda: sharded.take([0]), sharded.clear):
+        with pytest.raises(ClosedError, match="expected an open buffer"):
+            use()
+
+
+def test_more_rows_than_memory_has_room_for_are_refused() -> None:
+    with pytest.raises(NotEnoughMemoryError, match="in 4 shards with room for"):
+        ShardedBuffer(10**12 // 2, shards=4, spec={"state": (np.float32, (1000,))})
