@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
+.PHONY: setup demo test test-slow test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -28,12 +28,25 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 # Mutated, crafted and flipped files, full disks, interrupts, kills, forks; a table at the end says what held and fell.
-DAMAGE := tests/test_damage.py tests/_utils/test_forks.py tests/checkpoints/test_crafted_models.py \
+DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,forks.py input_files.py) \
+	tests/checkpoints/test_crafted_models.py \
 	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
 	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
 	leaks.py)
 test-damage: setup
 	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
+
+# Looks for contents of files that reach other lines, and fall: make fuzz SECONDS=600 FUZZED="'crafted folder' CSV".
+# What libFuzzer finds is written to fuzzed-*.
+SECONDS ?= 60
+FUZZED ?= CSV 'crafted folder' 'crafted saved buffer' 'crafted Parquet' 'crafted model'
+fuzz: .venv-fuzz/.installed
+	for name in $(FUZZED); do .venv-fuzz/bin/python -m tests.fuzz_target "$$name" -artifact_prefix=fuzzed- \
+		-max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; done
+
+.venv-fuzz/.installed: pyproject.toml
+	test -x .venv-fuzz/bin/python || $(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/pip install --quiet --disable-pip-version-check -e '.[test,plots,hdf5]' 'atheris>=3' && touch $@
 
 test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600

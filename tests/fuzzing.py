@@ -1,27 +1,38 @@
-"""Mutated files of each kind, read in a child process: `python -m tests.fuzzing KIND WHOLE FOLDER SEED NUM`.
+"""Mutated files of each kind, read in a child process: `python -m tests.fuzzing FOLDER '[["folder", 0, 200], ...]'`.
 
-A mutant is held if reading it raises an error of this package that names a file, or gives exactly what was written. It
-fell if reading it crashes, raises something else, or gives something else without a word.
+A mutant of chance is held if reading it raises an error of this package that names a file, or gives exactly what was
+written. A crafted one has checksums that agree, so it may also give another content. A mutant fell if reading it
+crashes, raises something else, or gives something else without a word.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
+import contextlib
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.kinds_of_files import KINDS, same
+
 ROOT = Path(__file__).parents[1]
+CRAFTED = "crafted "
+ATTACKS = [*KINDS, *(f"{CRAFTED}{kind}" for kind in KINDS if kind != "CSV")]
+"""Names of what is attacked: a kind, or a kind whose checksums agree."""
 WORDS = (0, 1, -1, 255, 65535, 1 << 31, (1 << 31) - 1, 1 << 62, -(1 << 63))
+UNTOUCHED = ("lock", "saved", "model.keras")
+MEMORY, LEAST_BYTES = Path("/dev/shm"), 256 << 20
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -43,181 +54,129 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return content[:at] + content[other : other + length] + content[at + length :]
 
 
-def in_a_child(kind: str, whole: Path, folder: Path, seed: int, num: int) -> dict[str, int]:
-    """Reads mutants in a child process, and in another one from the mutant on that ended it; returns the counts."""
-    counts: collections.Counter[str] = collections.Counter(attacks=0, held=0, fell=0)
-    first = seed
-    while first < seed + num:
-        command = [sys.executable, "-m", "tests.fuzzing", kind, str(whole), str(folder), str(first), str(seed + num)]
-        child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
-        lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
-        for line in lines:
-            counts.update(attacks=1, **{line["end"]: 1})
+@contextlib.contextmanager
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A new folder whose files need not wait for a disk; `otherwise` if the machine has no room for one."""
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < LEAST_BYTES:
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="really-mutants-") as folder:
+        yield Path(folder)
+
+
+def in_a_child(names: Sequence[str], num: int, otherwise: Path) -> dict[str, dict[str, int]]:
+    """Reads `num` mutants of each name in one child process; returns the counts of each.
+
+    A mutant that ends the child fell, and another child continues with the next one.
+    """
+    counts = {name: collections.Counter(attacks=0, held=0, fell=0) for name in names}
+    done = dict.fromkeys(names, 0)
+    while todo := [[name, done[name], num] for name in names if done[name] < num]:
+        with folder_in_memory(otherwise) as folder:
+            command = [sys.executable, "-m", "tests.fuzzing", str(folder), json.dumps(todo)]
+            child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3000)
+        for line in (json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")):
+            done[line["name"]] += 1
+            counts[line["name"]].update(attacks=1, **{line["end"]: 1})
             if line["end"] == "fell":
-                print(kind, line, file=sys.stderr)
-        first = first + len(lines)
-        if first < seed + num:
-            print(
-                f"{kind}: mutant {first} ended the process: {child.returncode}\n{child.stderr[-2000:]}", file=sys.stderr
-            )
-            counts.update(attacks=1, fell=1)
-            first += 1
-    return dict(counts)
+                print(line, file=sys.stderr)
+        if child.returncode == 1:
+            raise RuntimeError(f"the child could not read mutants:\n{child.stderr[-2000:]}")
+        if ended := next((name for name in names if child.returncode and done[name] < num), None):
+            print(f"{ended}: a mutant ended the process: {child.returncode}\n{child.stderr[-2000:]}", file=sys.stderr)
+            done[ended] += 1
+            counts[ended].update(attacks=1, fell=1)
+    return {name: dict(count) for name, count in counts.items()}
 
 
-def _same(got: dict[str, Any], expected: dict[str, Any]) -> bool:
-    return got.keys() == expected.keys() and all(
-        got[key].dtype == expected[key].dtype and got[key].tobytes() == expected[key].tobytes() for key in expected
-    )
-
-
-def _rows(buffer: Any) -> dict[str, Any]:
-    return dict(buffer.take(np.arange(len(buffer)))) if len(buffer) else {}
-
-
-def _folder(path: Path) -> Any:
-    """The rows of both modes, unless `verify` tells of damage; a writer also puts and saves."""
-    from really import ReplayBuffer
-    from really.errors import FileError
-
-    with ReplayBuffer.open(path) as buffer:
-        told = buffer.verify()
-        found = _rows(buffer)
-        buffer.sample(8)
-    with ReplayBuffer.open(path, "r+") as buffer:
-        told_again = buffer.verify()
-        again = _rows(buffer)
-        for _ in range(5):
-            buffer.sample(8)
-        buffer.put({key: column[:3] for key, column in found.items()})
-        buffer.save(path.parent / "saved")
-    for told_once in (told, told_again):
-        if not told_once.is_whole:
-            raise FileError(f"{path}: {told_once}")
-    return found if _same(again, found) else {}
-
-
-def _saved(path: Path) -> Any:
-    from really import ReplayBuffer
-
-    return _rows(ReplayBuffer.load(path))
-
-
-def _parquet(path: Path) -> Any:
-    from really import ReplayBuffer
-
-    return _rows(ReplayBuffer.from_parquet(path))
-
-
-def _csv(path: Path) -> Any:
-    from really.metrics.aggregator import Aggregator
-
-    Aggregator(path.parent, aggregator_keys=["loss", "reward"], init_epoch=10**6)
-    return None
-
-
-def _model(path: Path) -> Any:
-    from really.checkpoints import load_model
-    from tests.checkpoints.test_crafted_models import Model
-
-    model = Model(np.zeros(4, np.float32))
-    load_model(model, path)
-    return {"weights": model.weights[0].value}
-
-
-@functools.cache
-def _run(folder: Path) -> tuple[Any, Any]:
-    """A manager and a learner with numbers of their own, which no refused checkpoint may change."""
-    from tests.checkpoints.test_training_state import learner, make
-
-    manager = make()
-    manager.collect(10)
-    manager.initialize_aggregator(folder / "own progress")
-    return manager, learner(manager)
-
-
-def _state(manager: Any, dqn: Any) -> dict[str, Any]:
-    """All that `load_checkpoint` sets, as arrays."""
-    variables = [*manager.get_agent().get_weights(), *dqn.target.get_weights(), *dqn.optimizer.variables]
-    numbers = [manager.kwargs[name] for name in ("epsilon", "temperature", "total_steps")]
-    counts = [manager.info()["policy_version"], manager.get_agent().epoch, manager.aggregator.epoch]
-    generator = np.frombuffer(repr(manager.buffer.state_dict()).encode(), np.uint8)
-    arrays = {f"variable {at}": np.asarray(variable) for at, variable in enumerate(variables)}
-    return {"numbers": np.array(numbers), "counts": np.array(counts), "generator": generator, **arrays} | _rows(
-        manager.buffer
-    )
-
-
-def _checkpoint(path: Path) -> Any:
-    """The state of a run that loads it; one that is refused leaves the run as it was."""
-    manager, dqn = run = _run(path.parent)
-    manager.kwargs["epsilon"] = 0.125
-    before = _state(*run)
+@contextlib.contextmanager
+def checksums_agree() -> Iterator[None]:
+    """Whatever is written and read in the block has right checksums."""
+    before, zlib.crc32 = zlib.crc32, lambda *content: 0
     try:
-        manager.load_checkpoint(path, target=dqn.target, optimizer=dqn.optimizer)
-    except Exception:
-        if not _same(_state(*run), before):
-            raise AssertionError("a refused checkpoint has changed the run") from None
-        raise
-    return _state(*run)
+        yield
+    finally:
+        zlib.crc32 = before
 
 
-def _crafted_checkpoint(path: Path) -> Any:
-    """A checkpoint that a person made may have another content."""
-    _checkpoint(path)
+class Target:
+    """What is attacked in a folder of its own: a whole file of a kind, and mutants of it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.kind = KINDS[name.removeprefix(CRAFTED)]
+        self.name, self.is_crafted, self._folder = name, name.startswith(CRAFTED), folder
+        (folder / "work").mkdir(parents=True)
+        with self._checksums():
+            self._whole = self.kind.write(folder / "whole")
+            self._expected = None if self.is_crafted else self.kind.read(self._copy())
+
+    def attack(self, seed: int) -> str:
+        """Reads one mutant; returns how it ended: "held", or why it fell."""
+        from tests.crafting import META, change_anything, change_checkpoint
+
+        rng = np.random.default_rng(seed)
+        with self._checksums():
+            copy = self._copy()
+            file = (files := self.files(copy))[int(rng.integers(len(files)))]
+            if self.is_crafted and (copy / META).exists() and "checkpoint" in self.name and rng.random() < 0.5:
+                change_checkpoint(copy, lambda about: change_anything(about, rng))
+            else:
+                file.write_bytes(mutated(file.read_bytes(), rng))
+            return self.read(copy, file.name)
+
+    def contents(self) -> list[tuple[int, bytes]]:
+        """Number and content of each file of the whole one."""
+        return [(number, file.read_bytes()) for number, file in enumerate(self.files(self._whole))]
+
+    def attack_with(self, number: int, content: bytes) -> str:
+        """Reads a copy one of whose files has this content; returns how it ended."""
+        with self._checksums():
+            copy = self._copy()
+            file = (files := self.files(copy))[number % len(files)]
+            file.write_bytes(content)
+            return self.read(copy, file.name)
+
+    def read(self, path: Path, changed: str) -> str:
+        """Reads a mutant; returns how it ended."""
+        from really.errors import FileError, ModelError, NotEnoughMemoryError, ReallyError
+
+        # The description of a checkpoint says what the run must be like: errors name arguments of the run.
+        checkpoint = self.is_crafted and "checkpoint" in self.name
+        named = ReallyError if checkpoint else (FileError, ModelError, NotEnoughMemoryError)
+        try:
+            found = self.kind.read(path)
+        except named as error:
+            is_named = checkpoint or isinstance(error, NotEnoughMemoryError) or str(path.parent) in str(error)
+            return "held" if is_named else f"unnamed: {error}"
+        except Exception:
+            return traceback.format_exc()[-1500:]
+        expected = self._expected
+        return "held" if expected is None or same(found, expected) else f"other content, after a change of {changed}"
+
+    @staticmethod
+    def files(path: Path) -> list[Path]:
+        """The files of one that may be changed."""
+        return sorted(file for file in path.iterdir() if file.name not in UNTOUCHED) if path.is_dir() else [path]
+
+    def _copy(self) -> Path:
+        copy = self._folder / "work" / self._whole.name
+        shutil.rmtree(copy, ignore_errors=True)
+        (shutil.copytree if self._whole.is_dir() else shutil.copy)(self._whole, copy)
+        return copy
+
+    def _checksums(self) -> contextlib.AbstractContextManager[Any]:
+        return checksums_agree() if self.is_crafted else contextlib.nullcontext()
 
 
-READERS: dict[str, Callable[[Path], Any]] = {
-    "folder": _folder,
-    "saved buffer": _saved,
-    "Parquet": _parquet,
-    "CSV": _csv,
-    "model": _model,
-    "checkpoint": _checkpoint,
-    "crafted checkpoint": _crafted_checkpoint,
-}
-UNTOUCHED = ("lock", "saved", "model.keras")
-
-
-def attack(kind: str, whole: Path, folder: Path, seed: int, expected: Any) -> str:
-    """Reads one mutant; returns how it ended."""
-    from really.errors import FileError, ModelError, NotEnoughMemoryError, ReallyError
-    from tests.crafting import META, change_anything, change_checkpoint
-
-    named = ReallyError if kind == "crafted checkpoint" else (FileError, ModelError, NotEnoughMemoryError)
-    rng = np.random.default_rng(seed)
-    target = folder / whole.name
-    shutil.rmtree(target, ignore_errors=True)
-    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, target)
-    files = sorted(file for file in target.iterdir() if file.name not in UNTOUCHED) if target.is_dir() else [target]
-    file = files[int(rng.integers(len(files)))]
-    if kind == "crafted checkpoint":
-        if file.name != META and rng.random() < 0.5:
-            file.write_bytes(mutated(file.read_bytes(), rng))
-        change_checkpoint(target, lambda about: change_anything(about, rng))
-    else:
-        file.write_bytes(mutated(file.read_bytes(), rng))
-    try:
-        found = READERS[kind](target)
-    except named as error:
-        return "held" if isinstance(error, NotEnoughMemoryError) or str(folder) in str(error) else f"unnamed: {error}"
-    except Exception:
-        return traceback.format_exc()[-1500:]
-    return "held" if expected is None or _same(found, expected) else f"other content, after a change of {file.name}"
-
-
-def main(kind: str, whole: Path, folder: Path, first: int, end: int) -> None:
-    """Reads the mutants with these seeds, and prints a line for each."""
-    copy = folder / "whole" / whole.name
-    copy.parent.mkdir(exist_ok=True)
-    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, copy)
-    expected = READERS[kind](copy)
-    shutil.rmtree(copy.parent)
-    for seed in range(first, end):
-        end_of_it = attack(kind, whole, folder, seed, expected)
-        fell = {} if end_of_it == "held" else {"why": end_of_it}
-        print(json.dumps({"seed": seed, "end": "held" if end_of_it == "held" else "fell", **fell}), flush=True)
+def main(folder: Path, todo: list[tuple[str, int, int]]) -> None:
+    """Reads the mutants of each name with seeds from the first number to before the second; prints a line for each."""
+    for name, first, end in todo:
+        target = Target(name, folder / name)
+        for seed in range(first, end):
+            ended = target.attack(seed)
+            fell = {} if ended == "held" else {"why": ended}
+            print(json.dumps({"name": name, "seed": seed, "end": "fell" if fell else "held", **fell}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

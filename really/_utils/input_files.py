@@ -26,7 +26,8 @@ def reading(
 ) -> Iterator[None]:
     """Turns whatever a parser raises in the block into an InvalidFileError that names the path and the content, `what`.
 
-    Errors of the classes `passing` say already what is wrong.
+    Memory that is missing becomes a NotEnoughMemoryError: a damaged file may claim any size. Errors of the classes
+    `passing` say already what is wrong.
     """
     try:
         yield
@@ -34,6 +35,10 @@ def reading(
         raise
     except DAMAGE as error:
         raise InvalidFileError(f"{path}: expected {what}, but {_in_one_line(error)}") from error
+    except MemoryError as error:
+        raise NotEnoughMemoryError(
+            f"{path}: expected {what} that fits into memory, but {_in_one_line(error)}"
+        ) from error
 
 
 def as_file_error(path: str | PathLike[str], error: OSError) -> FileError:

@@ -54,7 +54,9 @@ def resume(
 ) -> None:
     """Gives the rows before number `num_put` the priorities that `read` found in the folder.
 
-    Raises InvalidValueError if they are of another alpha or eps, or if `sampler` is None.
+    Raises:
+        InvalidValueError: they are of another alpha or eps, or `sampler` is None.
+        InvalidFileError: the file has a state that no generator has.
     """
     got = None if sampler is None else sampler.priorities
     for name in ("alpha", "eps"):
@@ -64,7 +66,9 @@ def resume(
         num_lost = max(0, state["newest"] - num_put)  # rows lost with the power
         values = state["values"][: max(0, len(state["values"]) - num_lost)]
         generator = state["generator"] if with_generator else got.generator_state()
-        got.load_state_dict(state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator})
+        kept = state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator}
+        with reading(folder / NAME, f"{WHAT} that are whole"):
+            got.load_state_dict(kept)
 
 
 def remove_left(folder: Path, all_of_it: bool) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import FileError
+from really.errors import FileError, InvalidFileError
+from really.replay.disk import priority_files
 from tests.crafting import change_schema
 
 
@@ -88,3 +89,20 @@ def test_devices_and_fifos_are_no_files(tmp_path, name, mode):
         file.rmdir() if file.is_dir() else file.unlink()
         shutil.move(tmp_path / "kept", file)
     assert len(ReplayBuffer.open(tmp_path / "b", mode)) == 7
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("name", ["bit_generator", "state", "has_uint32"])
+def test_a_generator_of_priorities_that_none_is_names_the_file(tmp_path, name, mode):
+    with ReplayBuffer(10, ["x"], path=tmp_path / "b", alpha=0.6) as buffer:
+        buffer.put({"x": np.arange(10)})
+    path = tmp_path / "b" / "priorities"
+    state = priority_files.read_file(path)
+    state["generator"][f"{name}2"] = state["generator"].pop(name)
+    priority_files.write(path, state)
+    (tmp_path / "b" / "checksums").unlink()
+    if mode == "r":  # a reader draws with a generator of its own
+        assert len(ReplayBuffer.open(tmp_path / "b", mode)) == 10
+        return
+    with pytest.raises(InvalidFileError, match=rf"b/priorities: expected the priorities of a buffer.* but .*{name}"):
+        ReplayBuffer.open(tmp_path / "b", mode)

@@ -11,7 +11,6 @@ import pytest
 
 from really import ReplayBuffer
 from really.errors import FileError, InvalidFileError
-from tests.fuzzing import in_a_child
 
 NUM = 60
 
@@ -89,8 +88,3 @@ def test_wrong_numbers_of_frames_are_refused_by_a_reader_when_it_reads_them(fold
     ):
         with pytest.raises(FileError, match="expected rows whose frames are stored"):
             read()
-
-
-def test_any_word_of_any_file_gives_rows_or_an_error_and_never_a_crash(made, tmp_path):
-    """In a child process, which a crash would end."""
-    assert in_a_child("folder", made[0], tmp_path, seed=0, num=150)["fell"] == 0
