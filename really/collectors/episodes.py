@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from really.collectors.rollout import Rollout
 
-# An episode in a chunk: the row at which it ends, its agent, its undiscounted sum of raw rewards, and its steps.
+# An episode in a chunk: the row at which it ends, its agent, its undiscounted sum of raw rewards, and its steps. If
+# rewards have several numbers, all of them are added.
 ENDED = np.dtype([("row", np.int64), ("agent", np.int32), ("return", np.float64), ("length", np.int64)])
 # An episode in the log: `steps` is the number of rows that the manager had delivered up to its last row.
 LOGGED = np.dtype([("return", np.float64), ("length", np.int64), ("agent", np.int32), ("steps", np.int64)])
@@ -42,6 +43,8 @@ class EpisodeMeter:
     def measure(self, rollout: Rollout) -> Records:
         """The episodes that end in a rollout, as records `[episode]` of `ENDED`, in the order of its rows."""
         rewards, lengths = rollout.flat("reward"), rollout.lengths
+        if rewards.ndim > 1:
+            rewards = rewards.sum(axis=tuple(range(1, rewards.ndim)), dtype=np.float64)
         done = rollout.flat("terminated") | rollout.flat("truncated")
         # A piece begins with the rows of an environment, or after the end of an episode.
         envs = np.flatnonzero(lengths)

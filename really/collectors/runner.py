@@ -277,9 +277,8 @@ class Runner:
         return written | {"terminated": flag, "truncated": flag}
 
     def _schema(self, returns: Sequence[str]) -> Spec:
-        return schema(
-            self._envs.leaves, self._policy.action_shape, self._policy.action_dtype, returns, self._envs.masks
-        )
+        envs, policy = self._envs, self._policy
+        return schema(envs.leaves, policy.action_shape, policy.action_dtype, returns, envs.masks, envs.reward_shape)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Values of the given rows' next states, computed in batches of the runner's size."""

@@ -51,13 +51,14 @@ def schema(
     action_dtype: np.dtype[Any],
     returns: Sequence[str] = (),
     masks: ActionMasks | None = None,
+    reward_shape: tuple[int, ...] = (),
 ) -> Spec:
     """The columns that runners deliver: the fixed ones, those of action masks, then those that `returns` requests."""
     number = ColumnSpec(np.dtype(np.float32))
     return {
         **{"state" + name: leaf for name, leaf in leaves.items()},
         "action": ColumnSpec(np.dtype(action_dtype), action_shape),
-        "reward": number,
+        "reward": ColumnSpec(number.dtype, reward_shape),
         **{"state_new" + name: leaf for name, leaf in leaves.items()},
         "not_done": number,
         "terminal": number,

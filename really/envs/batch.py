@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.envs.environment import failure
 from really.envs.received import LostValueError, ReceivedObservations
-from really.envs.results import flag, number
+from really.envs.results import StepResult, flag, number, numbers
 from really.envs.spec import EnvironmentSpec, Probe
 from really.errors import EnvironmentFailedError
 
@@ -33,9 +33,10 @@ class EnvironmentBatch(ABC):
         observations: for each leaf `[env, ...]`, the current observations.
         final_observations: for each leaf `[env, ...]`, the observations to which the last step led; at an episode's
             end the last observation of that episode.
-        rewards: `[env] float32`.
+        rewards: `[env] float32`, or `[env, *reward_shape]`.
         terminated, truncated: `[env] bool`; both may be true.
         masks: how the environment tells which actions it allows; None if it does not.
+        reward_shape: shape of a reward; () is one number.
     """
 
     kind: str
@@ -50,7 +51,8 @@ class EnvironmentBatch(ABC):
         self.leaves: Spec = observation_leaves(probe.observation_space)
         self.observations = self._empty()
         self.final_observations = self.observations
-        self.rewards = np.zeros(num_envs, np.float32)
+        self.reward_shape = probe.reward_shape
+        self.rewards = np.zeros((num_envs, *self.reward_shape), np.float32)
         self.terminated = np.zeros(num_envs, np.bool_)
         self.truncated = np.zeros(num_envs, np.bool_)
 
@@ -154,11 +156,15 @@ class PlainBatch(EnvironmentBatch):
             self._environments[0].limit,
             isinstance(self.action_space, spaces.Discrete),
             self._received,
-            (self.rewards, self.terminated, self.truncated),
+            (
+                np.zeros(self.num_envs, np.float32) if self.reward_shape else self.rewards,
+                self.terminated,
+                self.truncated,
+            ),
             number,
             flag,
         )
-        self._loop.steps = [environment.step for environment in self._environments]
+        self._loop.steps = self._steps()
         self._all = range(self.num_envs)
         self._finals = self._empty()
         self._flags_set = False
@@ -202,8 +208,23 @@ class PlainBatch(EnvironmentBatch):
 
     def _update_steps(self) -> None:
         """Replaces `Environment.step` by the environments' own functions, once their API is known."""
-        self._loop.steps = [environment.step for environment in self._environments]
+        self._loop.steps = self._steps()
         self._steps_are_final = all(environment.is_known for environment in self._environments)
+
+    def _steps(self) -> list[Callable[[Any], StepResult]]:
+        """The environments' functions, as the compiled loop calls them: with one number as reward."""
+        steps = [environment.step for environment in self._environments]
+        return [self._keeping_rewards(*each) for each in enumerate(steps)] if self.reward_shape else steps
+
+    def _keeping_rewards(self, i: int, step: Callable[[Any], StepResult]) -> Callable[[Any], StepResult]:
+        """The function of an environment whose rewards have several numbers, which go into `rewards` here."""
+
+        def stepped(action: Any) -> StepResult:
+            observation, reward, *others = step(action)
+            self.rewards[i] = numbers(reward, self.reward_shape)
+            return observation, 0.0, *others
+
+        return stepped
 
     def _clear_flags(self) -> None:
         self.terminated[:] = False

@@ -41,6 +41,7 @@ class Environment:
         is_owned: whether `close` closes `env`.
 
     Attributes:
+        reward_shape: the shape that a reward must have; () for one number.
         info: what the last `reset` returned beside the observation; None if nothing.
         odd_info: what the last `reset` returned beside the observation, if that is neither a mapping nor None.
     """
@@ -48,6 +49,7 @@ class Environment:
     def __init__(self, env: Any, limit: int = NO_LIMIT, is_owned: bool = True) -> None:
         self.env = env
         self.limit = limit
+        self.reward_shape: tuple[int, ...] = ()
         self._is_owned = is_owned
         self.step: Callable[[Any], StepResult] = self._first_step
         self.is_known = False
@@ -108,7 +110,7 @@ class Environment:
 
     def _first_step(self, action: Any) -> StepResult:
         result = self.env.step(action)
-        values = five_values(result)
+        values = five_values(result, self.reward_shape)
         self.is_known = True
         self.step = self.env.step if len(result) == 5 else self._old_step
         return values

@@ -79,6 +79,10 @@ def _from_vectors(
     Returns None for another source.
     """
     if isinstance(spec.environment, Atari):
+        if spec.reward_shape:
+            raise InvalidValueError(
+                f"reward_shape: expected () for {spec.name!r}, whose rewards are one number, got {spec.reward_shape}"
+            )
         if vector == "native" and render_mode is None:
             return _vector_batch(spec, seeds, partial(spec.environment.make_vector, len(seeds)))
         return AtariBatch(spec, seeds, render_mode)
@@ -110,7 +114,7 @@ def _from_id(
     """The batch of an id's own vector environment. Returns None if there is none, or plain instances are preferable."""
     if not isinstance(spec.source, IdSource):
         return None
-    if render_mode is None and is_classic_cartpole(spec):
+    if render_mode is None and not spec.reward_shape and is_classic_cartpole(spec):
         is_faster = len(seeds) >= CARTPOLE_NATIVE_FROM
         return CartPoleBatch(spec, seeds) if is_faster or vector == "native" else None
     if vector != "native":

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from really.data.spaces import shape_of
 
 StepResult = tuple[Any, Any, Any, Any, Any]
 
 
-def five_values(result: Any) -> StepResult:
+def five_values(result: Any, reward_shape: tuple[int, ...] = ()) -> StepResult:
     """The five values of a step, checked; the older API returns four. Raises TypeError for anything else."""
     if not isinstance(result, tuple) or len(result) not in (4, 5):
         got = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"{type(result)}"
@@ -21,7 +22,10 @@ def five_values(result: Any) -> StepResult:
             "step: expected (observation, reward, terminated, truncated, info) "
             f"or the older (observation, reward, done, info), got {got}"
         )
-    number(result[1])
+    if reward_shape:
+        numbers(result[1], reward_shape)
+    else:
+        number(result[1])
     for name, value in zip(("terminated", "truncated") if len(result) == 5 else ("done",), result[2:], strict=False):
         flag(name, value)
     return result if len(result) == 5 else from_old(*result)
@@ -37,9 +41,20 @@ def number(reward: Any) -> float:
     """The reward as a number; an array of one number is that number. Raises TypeError for anything else."""
     array = np.asarray(reward)
     if array.dtype.kind not in "biuf" or array.size != 1:
-        got = f"an array of shape {array.shape}" if array.ndim else f"{reward!r} ({type(reward).__name__})"
-        raise TypeError(f"reward: expected one number, got {got}")
+        cure = (
+            f"; reward_shape={array.shape} delivers such rewards" if array.dtype.kind in "biuf" and array.size else ""
+        )
+        raise TypeError(f"reward: expected one number, got {_described(reward, array)}{cure}")
     return float(array.reshape(()))
+
+
+def numbers(reward: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A reward of several numbers as an array of this shape. Raises TypeError for anything else."""
+    array = np.asarray(reward)
+    if array.dtype.kind not in "biuf" or array.shape != shape:
+        got = _described(reward, array)
+        raise TypeError(f"reward: expected an array of shape {shape}, as reward_shape says, got {got}")
+    return array
 
 
 def flag(name: str, value: Any) -> bool:
@@ -95,6 +110,10 @@ def fits(space: spaces.Space[Any], observation: Any) -> bool:
             and all(fits(part, observation[at]) for at, part in enumerate(space))
         )
     return _shape(observation) == shape_of(space)
+
+
+def _described(reward: Any, array: NDArray[Any]) -> str:
+    return f"an array of shape {array.shape}" if array.ndim else f"{reward!r} ({type(reward).__name__})"
 
 
 def _is_nested(space: Any, result: Any) -> bool:

@@ -113,7 +113,7 @@ class SingleOfVector:
         except Exception:
             return DISABLED
         after = copied(space, pick(space, batch, 0))
-        if not (rewards[0] or terminated[0] or truncated[0]):
+        if not (np.any(rewards[0]) or terminated[0] or truncated[0]):
             if equal(space, last, self._start) and not equal(space, after, self._start):
                 return SAME_STEP
             self._next_start = after, infos_of(info, 0)[1]

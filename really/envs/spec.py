@@ -34,6 +34,7 @@ class Probe:
             shape if `observation_shape` asks for one.
         declared_space: the observation space of the environment; None if it has none, or one of an unknown kind.
         masks: how the environment tells which actions a state allows; None if it does not.
+        reward_shape: shape of a reward; () is one number.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Probe:
     seen_space: spaces.Space[Any]
     declared_space: spaces.Space[Any] | None
     masks: ActionMasks | None = None
+    reward_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class EnvironmentSpec:
         observation_shape: the shape in which batches give observations, if it has as many numbers as those of the
             environment; None keeps theirs.
         action_masks: False ignores action masks.
+        reward_shape: shape of a reward; () is one number.
     """
 
     environment: Any
     env_config: Mapping[str, Any] = field(default_factory=dict)
     observation_shape: tuple[int, ...] | None = None
     action_masks: bool = True
+    reward_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -85,7 +89,7 @@ class EnvironmentSpec:
         environment = self.source.borrow() if isinstance(self.source, InstanceSource) else self.make()
         try:
             probe = _inspect(self.name, environment, self.observation_shape)
-            return probe if self.action_masks else replace(probe, masks=None)
+            return replace(probe, masks=probe.masks if self.action_masks else None, reward_shape=self.reward_shape)
         finally:
             environment.close()
 
@@ -102,7 +106,9 @@ class EnvironmentSpec:
     def make(self, render_mode: str | None = None) -> Environment:
         """Makes a new instance."""
         try:
-            return self.source.make(self.env_config, render_mode)
+            environment = self.source.make(self.env_config, render_mode)
+            environment.reward_shape = self.reward_shape
+            return environment
         except ReallyError:
             raise
         except Exception as error:

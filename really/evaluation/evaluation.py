@@ -27,14 +27,14 @@ class Evaluation:
 
     Attributes:
         steps: int64 `[episode]`, steps taken in each episode.
-        rewards: float64 `[episode]`, undiscounted sum of rewards of each episode.
+        rewards: float64 `[episode, *reward_shape]`, undiscounted sum of rewards of each episode.
         finished: number of episodes that have ended.
     """
 
     def __init__(self, envs: EnvironmentBatch, forward: Forward, policy: Policy, episodes: int, max_steps: int) -> None:
         self._envs, self._forward, self._policy, self._max_steps = envs, forward, policy, max_steps
         self.steps = np.zeros(episodes, np.int64)
-        self.rewards = np.zeros(episodes)
+        self.rewards = np.zeros((episodes, *envs.reward_shape))
         self.finished = 0
         self._playing = np.arange(envs.num_envs)
         self._active = np.flatnonzero(self._playing < episodes)

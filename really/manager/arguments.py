@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if given[name] is not None:
             given[name] = checked_integer(name, given[name], least)
     _check_flags(given, "normalize_observations", "normalize_rewards", "action_masks")
+    given["reward_shape"] = _reward_shape(given)
     given |= _resources(given)
     given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
@@ -130,6 +131,23 @@ def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str
         return {"num_steps": checked_integer("num_steps", num_steps), "num_episodes": None}
     episodes = checked_integer("num_episodes", 1 if num_episodes is None else num_episodes)
     return {"num_steps": None, "num_episodes": episodes}
+
+
+def _reward_shape(given: Mapping[str, Any]) -> tuple[int, ...]:
+    """The checked `reward_shape`; raises InvalidValueError for what needs rewards of one number."""
+    sizes = given["reward_shape"]
+    if isinstance(sizes, str | bytes | Mapping):
+        raise InvalidTypeError(f"reward_shape: expected a shape such as (2,), got {sizes!r} ({type(sizes).__name__})")
+    sizes = sizes if isinstance(sizes, Iterable) else [sizes]
+    shape = tuple(checked_integer("reward_shape", size) for size in sizes)
+    needs = [f"{name!r} in returns" for name in ("monte_carlo", "advantage") if name in given["returns"]]
+    needs += ["normalize_rewards=True"] * given["normalize_rewards"]
+    if shape and needs:
+        raise InvalidValueError(
+            f"reward_shape: expected () with {needs[0]}, which takes one number as reward, got {shape}; add the "
+            f"numbers up with weights in the environment, or compute returns from the column 'reward'"
+        )
+    return shape
 
 
 def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:

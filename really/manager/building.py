@@ -50,8 +50,9 @@ class Builder:
         self._settings = settings
         self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
         shape = asked_shape(settings["input_shape"])
-        environment, config, masks = (settings[name] for name in ("environment", "env_config", "action_masks"))
-        self.environment = EnvironmentSpec(environment, config, shape, masks)
+        names = ("environment", "env_config", "action_masks", "reward_shape")
+        environment, config, masks, reward_shape = (settings[name] for name in names)
+        self.environment = EnvironmentSpec(environment, config, shape, masks, reward_shape)
         self.probe = self.environment.probe()
         self.notices = Notices()
         self._leaves = observation_leaves(self.probe.observation_space)
@@ -170,5 +171,6 @@ class Builder:
 
     def columns(self, policy: Policy) -> Spec:
         """The columns that runners deliver when they act with this policy."""
-        returns, masks = self._settings["returns"], self.probe.masks
-        return schema(self._leaves, policy.action_shape, policy.action_dtype, returns, masks)
+        returns, probe = self._settings["returns"], self.probe
+        action = policy.action_shape, policy.action_dtype
+        return schema(self._leaves, *action, returns, probe.masks, probe.reward_shape)

@@ -42,7 +42,8 @@ class Evaluating(Lifetime):
             progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
 
         Returns:
-            One value per episode: steps taken (`time`), sum of rewards (`reward`), or both lists.
+            One value per episode: steps taken (`time`), sum of rewards (`reward`), or both lists. With `reward_shape`
+            a sum of rewards is a list of as many numbers.
         """
         if evaluation_measure not in MEASURES:
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))

@@ -88,6 +88,9 @@ class SampleManager(Collecting, Evaluating, Tracking):
             rewards are normalised, and none otherwise.
         action_masks: False ignores the masks with which an environment tells which actions a state allows: a part
             `action_mask` of its observations, `info["action_mask"]`, or what its method `action_masks` returns.
+        reward_shape: shape of one reward, such as (2,) for two objectives: the column `reward` is then `[n, 2]`. By
+            default a reward is one number, and `monte_carlo`, `advantage`, `normalize_rewards`, `n_step`, hindsight and
+            the learners take only that. Returns of episodes add all numbers up; `test` gives the sum of each.
         others: none; an unknown name is an InvalidTypeError that names the argument it may be.
 
     Attributes:
@@ -140,6 +143,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         reward_scale: float = 1.0,
         reward_clip: float | tuple[float, float] | None = None,
         action_masks: bool = True,
+        reward_shape: Sequence[int] | int = (),
         **others: Any,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}

@@ -103,6 +103,10 @@ class Hindsight(SampleUnit):
         if len({spec[key] for key in self.goals}) > 1:
             kinds = ", ".join(f"{key} {spec[key][0]} of {list(spec[key][1])}" for key in self.goals)
             raise InvalidValueError(f"hindsight: expected goals of one dtype and shape, got {kinds}")
+        if spec[REWARD].shape != ():
+            raise InvalidValueError(
+                f"hindsight: key {REWARD!r}: expected one number, got shape {list(spec[REWARD].shape)}"
+            )
         if self.terminated is not None and TERMINAL not in spec and NOT_DONE not in spec:
             raise InvalidValueError(
                 f"hindsight: expected {TERMINAL!r} or {NOT_DONE!r}, which `terminated` changes, got {list(spec)}"
