@@ -220,6 +220,28 @@ class ModelState:
         return [layer for _, layer in self.layers if hasattr(layer, "finalize_state") and layer.weights]
 
 
+class PartsWatch:
+    """Notices within a microsecond that a part of a model was replaced by hand since this object was made.
+
+    A part is a layer, a variable, or an object or container that holds some, as an attribute or as an item.
+    """
+
+    def __init__(self, model: Any) -> None:
+        walk = _Walk(set(), only_public=True)
+        walk.into(model, "")
+        self._parts, self._sizes = walk.parts, walk.sizes
+
+    def is_current(self) -> bool:
+        """Whether each part is where it was."""
+        try:
+            for place, part in self._parts:
+                if place.holder[place.key] is not part:
+                    return False
+        except (KeyError, IndexError):
+            return False
+        return all(len(container) == size for container, size in self._sizes)
+
+
 def same_arrays(one: Any, other: Any) -> bool:
     """Whether two models' weights are equal: arrays, or lists or dicts of them."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -249,25 +271,33 @@ def holds_variables(model: Any) -> bool:
 
 
 class _Walk:
-    """Finds layers, and variables that are not among the known ones."""
+    """Finds layers, and variables that are not among the known ones.
 
-    def __init__(self, known: set[int]) -> None:
+    With `only_public` it leaves out what private attributes hold. `parts` has layers, variables, and what holds some,
+    with their places; `sizes` has the containers among these, with their lengths.
+    """
+
+    def __init__(self, known: set[int], only_public: bool = False) -> None:
         self.layers: list[tuple[str, Any]] = []
         self.found: dict[int, Found] = {}
-        self._known, self._seen = known, set[int]()
+        self.parts: list[tuple[Place, Any]] = []
+        self.sizes: list[tuple[Any, int]] = []
+        self._known, self._only_public = known, only_public
+        # Whether an object that was seen is a part, by its id.
+        self._seen: dict[int, bool] = {}
 
-    def into(self, obj: Any, name: str) -> None:
-        """Looks at an object and all that it holds."""
+    def into(self, obj: Any, name: str) -> bool:
+        """Looks at an object and all that it holds; returns whether it is a layer, or holds layers or variables."""
         if id(obj) in self._seen:
-            return
-        self._seen.add(id(obj))
-        kind = _kind_of(obj)
+            return self._seen[id(obj)]
+        kind, before = _kind_of(obj), len(self.parts)
+        self._seen[id(obj)] = kind == "layer"
         if kind == "layer":
             # Keras lists the layers of a functional model in a private attribute.
             self.layers.append((getattr(obj, "name", name) if not name or "_layers[" in name else name, obj))
         if kind in ("layer", "object"):
             attributes = vars(obj)
-            keys = [key for key, value in attributes.items() if _kind_of(value) and _is_a_part(key)]
+            keys = [key for key, value in attributes.items() if _kind_of(value) and self._is_looked_at(key)]
             # Attributes of Keras come last, so that a variable has the name that the user gave it.
             for key in sorted(keys, key=lambda key: key.startswith("_")):
                 self._item(attributes, key, f"{name}.{key}" if name else key)
@@ -277,16 +307,22 @@ class _Walk:
         elif kind == "sequence":
             for key in range(len(obj)):
                 self._item(obj, key, f"{name}[{key}]")
+        is_part = self._seen[id(obj)] = kind == "layer" or len(self.parts) > before
+        if is_part and kind in ("mapping", "sequence"):
+            self.sizes.append((obj, len(obj)))
+        return is_part
 
     def _item(self, holder: Any, key: Any, name: str) -> None:
         value = holder[key]
         kind = _kind_of(value)
-        if kind == "variable":
-            if id(value) not in self._known:
-                found = self.found.setdefault(id(value), Found(name, value))
-                found.places.append(Place(holder, key))
-        elif kind:
-            self.into(value, name)
+        if kind == "variable" and id(value) not in self._known:
+            found = self.found.setdefault(id(value), Found(name, value))
+            found.places.append(Place(holder, key))
+        if kind == "variable" or (kind and self.into(value, name)):
+            self.parts.append((Place(holder, key), value))
+
+    def _is_looked_at(self, key: str) -> bool:
+        return not key.startswith("_") if self._only_public else _is_a_part(key)
 
 
 def _is_a_part(key: str) -> bool:

@@ -177,3 +177,74 @@ def test_runners_act_with_a_part_that_was_replaced_by_hand(model):
             if first == "target":
                 np.testing.assert_array_equal(target.max_q(STATES), before)
             manager.test(3, 2)
+
+
+class Part:
+    """An object that is no layer and holds one."""
+
+    def __init__(self):
+        self.layer = L.Dense(4)
+
+
+class Loose(keras.Model):
+    """Overrides `__call__`, as scripts of the published API do. Keras lets its parts be replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.actor, self.critic = Part(), L.Dense(4), L.Dense(1)
+        self.blocks, self.heads, self.scale = [L.Dense(4)], {"q": L.Dense(2)}, tf.Variable([1.0])
+
+    def __call__(self, x):
+        hidden = self.blocks[0](self.actor(self.part.layer(x)))
+        return {"q_values": self.heads["q"](hidden) * self.scale, "v_estimate": self.critic(hidden)}
+
+
+REPLACE = {
+    "attribute": lambda model: setattr(model, "actor", L.Dense(4)),
+    "item": lambda model: model.blocks.__setitem__(0, L.Dense(4)),
+    "item of a dict": lambda model: model.heads.__setitem__("q", L.Dense(2)),
+    "attribute of a part": lambda model: setattr(model.part, "layer", L.Dense(4)),
+    "variable": lambda model: setattr(model, "scale", model.scale * 0 + tf.random.normal([1])),
+}
+
+
+@pytest.mark.parametrize("kind", ["lent", "own", "copy"])
+def test_methods_use_a_part_that_was_just_replaced(kind):
+    """Also between two `set_agent`: what was compiled for the old part is not used again."""
+    with SampleManager(Loose, "CartPole-v1", 1, 10, use_ray=False, action_sampling_type="thompson") as manager:
+        lent = manager.get_agent()
+        agent = {"lent": lent, "own": manager.agent, "copy": lent.copy()}[kind]
+        assert agent.compiled
+        compare(agent)
+        for place, replace in REPLACE.items():
+            before = agent.max_q(STATES).numpy()
+            replace(agent.model)
+            compare(agent)
+            assert agent.compiled
+            assert not np.allclose(agent.max_q(STATES), before), place
+
+
+def compare(agent):
+    """Asserts that all methods give what the model gives at this moment."""
+    outputs = {name: np.asarray(value) for name, value in agent.model(STATES).items()}
+    q, actions = outputs["q_values"], np.arange(len(STATES)) % 2
+    log_probs = q - np.log(np.exp(q).sum(1, keepdims=True))
+    rows = np.arange(len(STATES))
+    np.testing.assert_allclose(agent.max_q(STATES), q.max(1), rtol=1e-5)
+    np.testing.assert_allclose(agent.q_val(STATES, actions), q[rows, actions], rtol=1e-5)
+    np.testing.assert_allclose(agent.v(STATES), outputs["v_estimate"].ravel(), rtol=1e-5)
+    np.testing.assert_allclose(agent.flowing_log_prob(STATES, actions), log_probs[rows, actions], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(agent.act(STATES, greedy=True), q.argmax(1))
+
+
+def test_a_log_that_grows_is_no_part_and_compiles_nothing_anew():
+    with SampleManager(Loose, "CartPole-v1", 1, 10, use_ray=False, action_sampling_type="thompson") as manager:
+        agent = manager.get_agent()
+        agent.model.part.log = [Settings()]
+        agent.max_q(STATES)
+        compiled = dict(agent.network.functions)
+        for _ in range(2):
+            agent.model.part.log.append(Settings())
+            agent.max_q(STATES)
+        assert compiled
+        assert agent.network.functions == compiled

@@ -22,7 +22,7 @@ from really.agents.tensorflow.outputs import allowed, outputs_of
 from really.agents.tensorflow.switches import undecorated
 from really.data.spaces import flatten, nest
 from really.errors import InvalidValueError, ModelError
-from really.policies.model_state import ModelState
+from really.policies.model_state import ModelState, PartsWatch
 from really.policies.policy import VALUE_OUTPUTS
 
 
@@ -43,11 +43,13 @@ class TensorFlowNetwork:
         self.functions: dict[tuple[Callable[..., Any], int], Compiled] = {}
         # Compiled functions by method and signature, for calls that have passed all checks before.
         self._traces: dict[Any, Callable[..., Any]] = {}
+        self._watch = PartsWatch(model)
         self._settings_of: tuple[float, float] | None = None
         self._tensors: tuple[tf.Tensor, tf.Tensor]
 
     def acting(self, state: Any, mask: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None, int, bool]:
         """The outputs that the policy reads, NumPy; allowed actions; number of states; whether it was one state."""
+        self._forget_replaced()
         leaves, single = self._batch(state)
         outputs = {name: np.asarray(out) for name, out in self._run(TensorFlowNetwork._acting, leaves).items()}
         allowed_actions = self._mask(leaves, *self._masks(mask, leaves))
@@ -94,6 +96,12 @@ class TensorFlowNetwork:
         """Drops what was compiled for parts of the model that were replaced."""
         self.functions.clear()
         self._traces.clear()
+        self._watch = PartsWatch(self.model)
+
+    def _forget_replaced(self) -> None:
+        """Drops what was compiled if a part of the model was replaced since then."""
+        if not self._watch.is_current():
+            self.forget()
 
     # Functions that are compiled: from leaves [n, ...] to results [n]
 
@@ -163,6 +171,7 @@ class TensorFlowNetwork:
         mask: Any = None,
         settings: tuple[tf.Tensor, ...] = (),
     ) -> Any:
+        self._forget_replaced()
         masks = () if mask is None else (mask,)
         key = signature((state, *actions, *masks))
         trace = None if key is None else self._traces.get((function, key))
