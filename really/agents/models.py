@@ -212,7 +212,7 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
             )
             name = getattr(model, "__name__", type(model).__name__)
             raise ModelError(
-                f"model: expected {name} to take observations ({leaves}){after}, got {summary(error)}"
+                f"model: expected {name} to take observations ({leaves}){after}, got {summary(error)}{_hint(space)}"
                 f"{'; if it makes a model, give its arguments as model_kwargs' if inspect.isroutine(model) else ''}"
             ) from error
         if inspect.isroutine(model) and not isinstance(outputs, Mapping):
@@ -222,6 +222,17 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
                 f"and makes none, a dict of outputs for observations, got {type(outputs).__name__}"
             )
         _as_outputs(outputs)
+
+
+def _hint(space: spaces.Space[Any]) -> str:
+    """What a model has to do with an observation that is one number of a Discrete space."""
+    if not isinstance(space, spaces.Discrete):
+        return ""
+    return (
+        f"; an observation of {space} is a number and not a row of numbers: the model may begin with a one-hot code of "
+        f"width {space.n}, as tf.one_hot(state, {space.n}) or torch.nn.functional.one_hot(state, {space.n}).float(), "
+        f"or with an embedding"
+    )
 
 
 def _example(space: spaces.Space[Any], input_shape: Any) -> Any:

@@ -41,6 +41,22 @@ def chunks(data: Any) -> list[Any]:
     raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, got {type(data).__name__}")
 
 
+def table_of(frame: Any) -> Any:
+    """A frame of pandas or Polars, or what else gives an Arrow stream, as a Table; an index of pandas is left out.
+
+    Raises InvalidTypeError if Arrow has no type for a column.
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.table(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InvalidTypeError(
+            f"put: expected columns of numbers, or of lists of one length, got {type(frame).__name__}: {error}"
+        ) from error
+    return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+
+
 def different_names(schema: Any) -> list[str]:
     """The names of the columns. Raises InvalidValueError if a name comes twice."""
     names: list[str] = schema.names
@@ -50,9 +66,10 @@ def different_names(schema: Any) -> list[str]:
 
 
 def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
-    """Rows [n, ...] of a primitive, boolean, fixed-shape-tensor, or (nested) fixed-size-list array.
+    """Rows [n, ...] of a primitive, boolean, fixed-shape-tensor, or (nested) list array.
 
-    The one decoder of Arrow columns: of runners' messages, of puts, and of files.
+    The one decoder of Arrow columns: of runners' messages, of puts, and of files. Lists have a fixed size, or one
+    length in all rows, as pandas, Polars and DuckDB write them.
 
     Args:
         key: the column's name, for messages.
@@ -61,7 +78,7 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
 
     Raises:
         InvalidTypeError: it has no numbers of fixed width.
-        InvalidValueError: it has nulls.
+        InvalidValueError: it has nulls, lists of several lengths, or lists that may have any length and no row.
     """
     import pyarrow as pa
 
@@ -78,6 +95,10 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
         width = array.type.list_size
         values = as_rows(key, array.values.slice(array.offset * width, len(array) * width), row_length * width)
         return values.reshape(len(array), width, *values.shape[1:])
+    if is_list(array.type):
+        width = _list_length(key, array)
+        values = as_rows(key, array.flatten(), row_length * width)
+        return values.reshape(len(array), width, *values.shape[1:])
     if pa.types.is_boolean(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.bool_)
     if pa.types.is_date(array.type):  # days are int32 in Arrow and int64 in NumPy
@@ -85,6 +106,28 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
     if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=True))
     raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got Arrow type {array.type}")
+
+
+def is_list(kind: Any) -> bool:
+    """Whether this is an Arrow type of lists that may have any length."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _list_length(key: str, array: Any) -> int:
+    """The length that all lists of an array without nulls have."""
+    if not len(array):
+        raise InvalidValueError(
+            f"put: key {key!r}: expected rows that tell the length of their lists, got none of {array.type}"
+        )
+    lengths = np.diff(array.offsets)
+    if (lengths != lengths[0]).any():
+        row = int((lengths != lengths[0]).argmax())
+        raise InvalidValueError(
+            f"put: key {key!r}: expected lists of one length, got {lengths[0]} at row 0 and {lengths[row]} at row {row}"
+        )
+    return int(lengths[0])
 
 
 def empty_batch(schema: Any) -> Any:

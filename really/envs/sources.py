@@ -63,6 +63,7 @@ class FactorySource:
         if "render_mode" not in config and _takes_render_mode(self._factory, render_mode):
             extra["render_mode"] = render_mode
         env = self._factory(**config, **extra)
+        _refuse_vector_of_sb3(env)
         if not (hasattr(env, "reset") and hasattr(env, "step")):
             raise InvalidTypeError(
                 f"environment: expected {self._factory!r} to return an object with reset and step, got {type(env)}"
@@ -174,6 +175,7 @@ def source_of(environment: Any, config: Mapping[str, Any]) -> EnvironmentSource:
             f"environment: expected a class or factory that takes num_envs, since a vector environment of the right "
             f"size is made for each runner, got the vector environment {environment!r}"
         )
+    _refuse_vector_of_sb3(environment)
     if callable(environment) and _makes_vectors(environment):
         return VectorSource(environment)
     if not isinstance(environment, type) and hasattr(environment, "reset") and hasattr(environment, "step"):
@@ -184,6 +186,19 @@ def source_of(environment: Any, config: Mapping[str, Any]) -> EnvironmentSource:
         "environment: expected an id, a class, a factory or an instance with reset and step, "
         f"got {type(environment)}: {environment!r}"
     )
+
+
+def _refuse_vector_of_sb3(environment: Any) -> None:
+    """Raises InvalidTypeError for a VecEnv of Stable-Baselines3, whose `reset` and `step` are of a whole batch."""
+    if all(hasattr(environment, name) for name in ("step_async", "step_wait", "env_method")):
+        kind = environment if isinstance(environment, type) else type(environment)
+        count = getattr(environment, "num_envs", None)
+        parallel = count if isinstance(count, int) else "n"
+        raise InvalidTypeError(
+            f"environment: expected the id, class or factory of a single environment, got {kind.__name__}, a "
+            f"vectorised environment of Stable-Baselines3; give the function that makes one of its environments, with "
+            f"num_parallel={parallel}"
+        )
 
 
 def _makes_vectors(factory: Callable[..., Any]) -> bool:

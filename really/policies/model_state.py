@@ -145,6 +145,11 @@ class ModelState:
         wanted = [*self.weights, *self.others]
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
+        if not wanted and len(arrays):
+            raise ModelError(
+                f"weights: expected none, as {type(self._model).__name__} is a callable without get_weights and "
+                f"set_weights, got {len(arrays)} arrays"
+            )
         names = list(map(name_of, wanted))
         check_weights([tuple(each.shape) for each in wanted], arrays, names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, SupportsIndex, cast
 
@@ -64,7 +65,10 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
 def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
     """The indices that have no row, for an error message."""
     wrong = ages[(ages < 0) | (ages >= num_held)]
-    return f"{wrong[0]}, one of {wrong.size}" if wrong.size else "some that another thread dropped meanwhile"
+    if not wrong.size:
+        return "some that another thread dropped meanwhile"
+    hint = f"; indices are ages from the oldest row on, and {num_held - 1} is the newest" if (wrong < 0).any() else ""
+    return f"{wrong[0]}, one of {wrong.size}{hint}"
 
 
 def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
@@ -93,13 +97,31 @@ def checked_keys(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
-    """Key -> (dtype, shape) from key -> (dtype, shape), dtype, or dtype with a shape of its own."""
+    """Key -> (dtype, shape) from key -> (dtype, shape), dtype, dtype with a shape of its own, or space of gymnasium.
+
+    A Dict or Tuple space gives a column for each part, `key.part`.
+    """
     if not isinstance(spec, Mapping):
         raise InvalidTypeError(f"spec: expected a mapping from key to (dtype, shape), got {spec!r}")
+    spec = _without_spaces(spec)
     names = checked_keys(spec)
     if keys is not None and set(names) != set(keys):
         raise InvalidValueError(f"spec: expected the keys {list(keys)}, got {list(names)}")
     return {key: _checked_column(key, spec[key]) for key in keys or names}
+
+
+def _without_spaces(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with (dtype, shape) in place of spaces; gymnasium is not imported for that."""
+    gymnasium = sys.modules.get("gymnasium.spaces")
+    found: dict[str, Any] = {}
+    for key, column in spec.items():
+        if gymnasium is not None and isinstance(column, gymnasium.Space):
+            from really.data.spaces import observation_leaves
+
+            found |= {f"{key}{name}": tuple(leaf) for name, leaf in observation_leaves(column).items()}
+        else:
+            found[key] = column
+    return found
 
 
 def _checked_column(key: str, column: Any) -> ColumnSpec:

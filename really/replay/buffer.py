@@ -19,6 +19,7 @@ from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring, RingError
+from really.replay.appending import append
 from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder
 from really.replay.draws import Draws, held
@@ -29,6 +30,7 @@ from really.replay.readers import Reader, Readers
 from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
 from really.replay.snapshot import Description, Snapshot
 from really.replay.storages import make_storage
+from really.replay.twins import TWINS
 from really.replay.units import Batch, SampleUnit
 
 
@@ -126,6 +128,7 @@ class ReplayBuffer(StoredEpisodes, PublishedBuffer):
         except BaseException:
             self._storage.abandon()
             raise
+        TWINS.add(self)
 
     @property
     def options(self) -> BufferOptions:
@@ -191,10 +194,11 @@ class ReplayBuffer(StoredEpisodes, PublishedBuffer):
         """Appends rows. The oldest drop out; of more rows than fit, the newest are kept. All or nothing.
 
         Args:
-            data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, or
-                one transition: a mapping whose values all lack the row axis (of a first put without `spec`, one of
-                them has to be a number: arrays alone are taken for rows). Keys that the buffer does not have are
-                ignored; `new_state` is `state_new`; of `terminal` and `not_done` one gives the other as 1 - x.
+            data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, a frame of
+                pandas or Polars, another buffer (whose rows go in piece by piece, oldest first), or one transition:
+                a mapping whose values all lack the row axis (of a first put without `spec`, one of them has to be a
+                number: arrays alone are taken for rows). Keys that the buffer does not have are ignored; `new_state`
+                is `state_new`; of `terminal` and `not_done` one gives the other as 1 - x.
 
         Raises:
             InvalidValueError: a key is missing; rows are ragged, of another shape, unequal in number; values are
@@ -356,8 +360,15 @@ class ReplayBuffer(StoredEpisodes, PublishedBuffer):
             self._set_states(before)
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
 
+    def tell_draws_of_a_twin(self) -> None:
+        """In a forked process: the next draw warns, as another forked process draws the same rows."""
+        self._draws.has_twin, self._draws_in_ring = True, False
+
     def _put_converted(self, data: Any) -> None:
         self._storage.check_writable("put")
+        if isinstance(data, ReplayBuffer):
+            append(self, data)
+            return
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         if self._ring is not None or not self._put_first(parts):
             ring = cast(Ring, self._ring)

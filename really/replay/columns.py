@@ -34,15 +34,20 @@ class Value(NamedTuple):
 
 
 def chunks(data: Any) -> list[Mapping[str, Any]]:
-    """The data as mappings from key to rows, in order: a mapping is one, an Arrow table one for each chunk."""
+    """The data as mappings from key to rows, in order: a mapping is one, an Arrow table or frame one for each chunk."""
     if isinstance(data, Mapping):
         return [data]
     if type(data).__module__.partition(".")[0] == "pyarrow":
         from really.data import arrow_columns
 
         return arrow_columns.chunks(data)
+    if hasattr(data, "__arrow_c_stream__"):
+        from really.data import arrow_columns
+
+        return arrow_columns.chunks(arrow_columns.table_of(data))
     raise InvalidTypeError(
-        f"put: expected a mapping from key to rows, an Arrow RecordBatch or Table, got {type(data).__name__}"
+        f"put: expected a mapping from key to rows, an Arrow RecordBatch or Table, a frame of pandas or Polars, or a "
+        f"buffer, got {type(data).__name__}"
     )
 
 
@@ -127,9 +132,7 @@ def _as_value(key: str, value: Any) -> Value:
     try:
         array = _as_array(value)
     except (ValueError, TypeError, RuntimeError, BufferError) as error:
-        raise InvalidValueError(
-            f"put: key {key!r}: expected rows of one shape, got {type(value).__name__}: {error}"
-        ) from error
+        raise InvalidValueError(f"put: key {key!r}: {_told(value, error)}") from error
     if array.dtype.hasobject or (array.dtype.kind in "US" and not isinstance(value, np.ndarray | np.generic)):
         got = f"{type(value).__name__} of {_leaf_names(value, array)}"
         raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got {got}")
@@ -144,6 +147,16 @@ def _as_array(value: Any) -> NDArray[Any]:
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     return np.asarray(value)
+
+
+def _told(value: Any, error: Exception) -> str:
+    """What is wrong with a value that makes no array. NumPy takes no tensor of PyTorch with a gradient, or bfloat16."""
+    leaf = _leaf(value)
+    if getattr(leaf, "requires_grad", False):
+        return "expected a tensor without a gradient, got one that requires it; give tensor.detach()"
+    if str(getattr(leaf, "dtype", "")) == "torch.bfloat16":
+        return "expected a tensor of a dtype that NumPy has, got torch.bfloat16; give tensor.float()"
+    return f"expected rows of one shape, got {type(value).__name__}: {error}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ class Draws:
     Attributes:
         sampler, unit: of the buffer.
         in_ring: whether `Ring.sample` does both in one call.
+        has_twin: whether another process draws the same rows; the next draw warns.
     """
+
+    has_twin = False
 
     def __init__(self, sampler: Sampler, unit: SampleUnit) -> None:
         self.sampler, self.unit = sampler, unit
@@ -50,6 +54,8 @@ class Draws:
         """A batch; arguments and errors are those of `ReplayBuffer.sample`."""
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
+        if self.has_twin:
+            self._warn_of_twin()
         if self.in_ring:
             return self._sample_in_ring(ring, n, replace, out)
         if out is not None:
@@ -99,6 +105,15 @@ class Draws:
                 f"take: expected indices from 0 to {len(filled) - 1}, got {arguments.outsiders(ages, len(filled))}"
             )
         return batch
+
+    def _warn_of_twin(self) -> None:
+        self.has_twin = False
+        warnings.warn(
+            "sample: expected one process that draws, or generators of their own, got a process that was forked with "
+            "a copy of the generator of an earlier fork, so both draw the same rows; draw in one process (`batches` "
+            "draws ahead), or make the buffer of each process with a seed of its own",
+            stacklevel=4,
+        )
 
     def _drawn(
         self, ring: Ring, shape: Shape, beta: float | None, replace: bool

@@ -41,7 +41,7 @@ RAGGED = [[1.0, 2.0, 3.0], [1.0]]
 
 # name: (what is put, class of the error, what the message says)
 PUTS = {
-    "nothing": (None, TYPE, "put: expected a mapping from key to rows, an Arrow RecordBatch or Table, got NoneType"),
+    "nothing": (None, TYPE, "put: expected a mapping from key to rows, an Arrow .*, or a buffer, got NoneType"),
     "a list": ([1, 2], TYPE, "expected a mapping from key to rows, .*got list"),
     "an array": (np.zeros(3), TYPE, "expected a mapping from key to rows, .*got ndarray"),
     "an arrow array": (pa.array([1]), TYPE, "expected an Arrow RecordBatch or Table, got Int64Array"),
@@ -100,7 +100,11 @@ PUTS = {
         "'state': expected no missing values, got 1 nulls, the first at row 1",
     ),
     "arrow text": (arrow(reward=pa.array(["a", "b"])), TYPE, "'reward': .*got Arrow type string"),
-    "arrow lists of no fixed size": (arrow(state=pa.array([[1.0], [2.0]])), TYPE, "'state': .*got Arrow type list"),
+    "arrow lists of several lengths": (
+        arrow(state=pa.array([[1.0], [2.0, 3.0]])),
+        VALUE,
+        "'state': expected lists of one length, got 1 at row 0 and 2 at row 1",
+    ),
     "arrow dictionaries": (
         arrow(reward=pa.array(["a", "b"]).dictionary_encode()),
         TYPE,

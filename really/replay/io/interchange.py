@@ -214,10 +214,12 @@ def _chosen(buffer: Rows, keys: Sequence[str] | None) -> Spec:
 
 
 def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None) -> Buffer:
-    """Puts all rows into the buffer; its schema is known even if there is no row."""
+    """Puts all rows into the buffer; its schema is known even if there is no row, but for lists of any length."""
     from really.data import arrow_types
+    from really.data.arrow_columns import is_list
 
-    buffer.put(arrow_types.no_rows(schema))
+    if num_rows == 0 or not any(map(is_list, schema.types)):
+        buffer.put(arrow_types.no_rows(schema))
     with progress_bar("reading", num_rows, "row") as bar:
         for batch in batches:
             buffer.put(arrow_types.FileColumns(batch))

@@ -107,7 +107,8 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
     """A buffer with the steps of a Minari data set, episode by episode.
 
     It has `state`, `action`, `state_new`, and as float32 `reward`, `not_done`, `terminal` and `truncated`, or those of
-    them in `keys`; an observation of several arrays has a column for each, `state.key`.
+    them in `keys`; an observation of several arrays has a column for each, `state.key`. With `n_step` or `unit`, which
+    follow episodes, there is `episode_end`, too: 1 for the last step of each episode.
 
     Args:
         buffer_type: ReplayBuffer or a subclass.
@@ -123,9 +124,13 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
         dataset = _local(dataset)
     total = int(dataset.total_steps)
     buffer = buffer_type(max(1, total) if capacity is None else capacity, **options)
+    follows_episodes = options.get("n_step", 1) != 1 or options.get("unit") is not None
     with progress_bar("reading", total, "row") as bar:
         for episode in dataset.iterate_episodes():
-            buffer.put(_rows_of(episode, dataset.observation_space))
+            rows = _rows_of(episode, dataset.observation_space)
+            if follows_episodes or "episode_end" in (options.get("keys") or ()):
+                rows["episode_end"] = (np.arange(len(rows["reward"])) == len(rows["reward"]) - 1).astype(np.float32)
+            buffer.put(rows)
             bar.update(len(episode.rewards))
     return buffer
 
@@ -247,8 +252,10 @@ def _new_folder(dataset_id: str) -> Path:
     try:
         namespace = parse_dataset_id(dataset_id)[0]
     except (TypeError, ValueError) as error:
+        is_short = isinstance(dataset_id, str) and dataset_id.find("/") == 1
+        hint = "; the name of a folder has two letters or more" if is_short else ""
         raise InvalidValueError(
-            f"dataset_id: expected 'name-v0' or 'folder/name-v0', got {dataset_id!r}: {error}"
+            f"dataset_id: expected 'name-v0' or 'folder/name-v0', got {dataset_id!r}: {error}{hint}"
         ) from error
     folder = Path(get_dataset_path(dataset_id))
     if folder.exists():

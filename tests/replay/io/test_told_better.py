@@ -58,3 +58,25 @@ def test_a_slice_names_arange() -> None:
     buffer.put({"reward": np.zeros(2, np.float32)})
     with pytest.raises(InvalidTypeError, match=r"got slice\(0, 2, None\); numpy\.arange makes indices of a range$"):
         buffer.take(slice(0, 2))
+
+
+def test_a_minari_data_set_gives_n_step_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    numbers = np.arange(6, dtype=np.float32)
+    buffer = ReplayBuffer(6)
+    ends = (numbers % 3 == 2).astype(np.float32)
+    states = {"state": numbers[:, None], "state_new": numbers[:, None] + 1}
+    buffer.put(states | {"action": np.zeros(6, np.int64), "reward": numbers, "terminal": ends})
+    buffer.to_minari("some/steps-v0")
+    of_steps = ReplayBuffer.from_minari("some/steps-v0", n_step=2, gamma=0.5)
+    assert of_steps.take(np.arange(6))["reward"].tolist() == [0.5, 2, 2, 5, 6.5, 5]
+    assert "episode_end" not in ReplayBuffer.from_minari("some/steps-v0").spec
+    with pytest.raises(InvalidTypeError, match=r"^gamma: expected a number from 0 to 1 with n_step=3, got None$"):
+        ReplayBuffer.from_minari("some/steps-v0", n_step=3)
+
+
+def test_a_minari_id_with_a_folder_of_one_letter_is_told() -> None:
+    buffer = ReplayBuffer(4)
+    buffer.put({"reward": np.zeros(2, np.float32)})
+    with pytest.raises(InvalidValueError, match=r"got 'x/y-v0': .*; the name of a folder has two letters or more$"):
+        buffer.to_minari("x/y-v0")
