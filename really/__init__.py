@@ -26,6 +26,7 @@ from really.errors import (
 )
 
 if _typing.TYPE_CHECKING:
+    from really.agents.agent import Agent
     from really.envs.atari import atari
     from really.manager.sample_manager import SampleManager
     from really.metrics.comparison import compare
@@ -36,6 +37,7 @@ else:
     # Loaded at their first use, so that `import really` needs nothing but NumPy.
     __getattr__ = _loader(
         globals(),
+        Agent="really.agents.agent",
         atari="really.envs.atari",
         SampleManager="really.manager.sample_manager",
         compare="really.metrics.comparison",
@@ -47,6 +49,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "ClosedError",
     "DiskFullError",
     "EmptyBufferError",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from really._utils.published import PublishedAgent
 from really.agents.frameworks.choice import framework_of
 from really.agents.frameworks.protocol import Framework, Interface
+from really.agents.loading import load_agent
 from really.agents.models import example_outputs
 from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
@@ -89,6 +91,37 @@ class Agent(PublishedAgent):
         self.network = self.framework.network(model, interface)
         self.architecture: object | None = None
         self._known = state_of(model)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: Any = None,
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
+        model_name: str | None = None,
+        greedy: bool = True,
+        seed: int | None = None,
+    ) -> Agent:
+        """The agent of a saved model, which needs no manager, environment or Ray.
+
+        Args:
+            path: the folder into which `manager.save_model` saved, for the newest model in it; or the folder of one.
+            model: the class or function that made the model, as for SampleManager. Models that Keras itself can save
+                need none; their file is then read in Keras' safe mode. Give it for files of strangers.
+            model_kwargs: arguments of `model`.
+            model_name: the newest that was saved under this name.
+            greedy: whether `act` takes the best action, or samples as runners do, with the epsilon and the temperature
+                of the moment of saving.
+            seed: of the sampling.
+
+        Raises:
+            InvalidValueError: there is no saved model; `model` is needed; or an older version saved it.
+            InvalidFileError: it is damaged.
+            ModelError: it is of another model than this one, or Keras cannot make it.
+        """
+        agent: Agent = load_agent(cls, path, model, model_kwargs, model_name, greedy, seed)
+        return agent
 
     @property
     def model(self) -> Any:

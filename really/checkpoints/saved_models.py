@@ -3,10 +3,10 @@
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
     model.weights.h5   the arrays of the model's state, as `array_files.py` writes them; statistics that normalise
                        observations and rewards: `statistics/0/count`, `mean`, `squares`
-    meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, and
-                       checksums
+    meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, spaces
+                       and sampling type of the agent, and checksums
                        (for PyTorch model.safetensors, which is its state_dict, and statistics.safetensors)
-    model.keras        Keras' own file, if Keras can save this class of model; it is never read here
+    model.keras        Keras' own file, if Keras can save this class of model; `Agent.load` alone reads it
 Keras' own format cannot load many subclasses of its models. Nothing is ever unpickled.
 """
 
@@ -15,11 +15,12 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def save_model(
     epoch: int,
     model_name: str = "model",
     statistics: Statistics | None = None,
+    about_agent: Mapping[str, Any] | None = None,
 ) -> Path:
     """Saves a model in a new folder under `path`, which is made if it is missing; returns the new folder.
 
     The folder is written under a temporary name and then renamed, so it appears complete or not at all. `statistics`
-    normalise the observations and rewards of the model.
+    normalise the observations and rewards of the model. `about_agent` is in the description under `agent`.
 
     Raises:
         InvalidTypeError: `epoch` is not an integer, or the model has no `weights`.
@@ -68,7 +70,7 @@ def save_model(
     parent = checked_path("path", path)
     checked_file_name("model_name", model_name)
     weights = _weights_of(model)
-    fill = functools.partial(_write, model, weights, epoch, statistics or {})
+    fill = functools.partial(_write, model, weights, epoch, statistics or {}, dict(about_agent or {}) or None)
     return atomic_folders.write(parent, f"{model_name}_{epoch}", fill, family=FOLDER_NAME)
 
 
@@ -129,6 +131,33 @@ def describe(folder: Path) -> dict[str, Any]:
     return _read_meta(folder)
 
 
+def keras_file(folder: Path, about: Mapping[str, Any]) -> Path | None:
+    """Keras' own file in the folder that `about` describes; None if Keras could not write it.
+
+    Raises InvalidFileError if the file is damaged.
+    """
+    if about.get("keras_file") is None:
+        return None
+    description.check_files(folder, {KERAS: about["keras_file"]})
+    return folder / KERAS
+
+
+def best_so_far(path: Path, model_name: str) -> tuple[Path | None, float]:
+    """The model of this name in `path` with the highest score, and its score; None and -inf if there is none.
+
+    Raises InvalidFileError if a saved model is damaged.
+    """
+    best: tuple[Path | None, float] = (None, -math.inf)
+    for folder in atomic_folders.found(path, FOLDER_NAME) if path.is_dir() else []:
+        if _model_name(folder) == model_name:
+            score = (_read_meta(folder).get("agent") or {}).get("score") or {}
+            with reading(folder / META, "the score of a saved model"):
+                mean = float(score.get("mean", -math.inf))
+            if mean >= best[1]:
+                best = folder, mean
+    return best
+
+
 def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = None) -> Path:
     """The folder in `path` of the model that was saved last; entries with other names are ignored.
 
@@ -178,7 +207,15 @@ def _describe(model: Any, weights: Sequence[Any]) -> list[array_files.Described]
     return variables.describe(weights, f"{getattr(model, 'name', '')}/")
 
 
-def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistics, folder: Path, number: int) -> None:
+def _write(
+    model: Any,
+    weights: Sequence[Any],
+    epoch: int,
+    statistics: Statistics,
+    about_agent: dict[str, Any] | None,
+    folder: Path,
+    number: int,
+) -> None:
     described, framework = _describe(model, weights), framework_name(model)
     about = [{"name": name, "shape": list(part.mean.shape)} for name, part in statistics.items()]
     files = _write_tensors if _weights_file(framework) == TENSORS else _write_hdf5
@@ -191,7 +228,10 @@ def _write(model: Any, weights: Sequence[Any], epoch: int, statistics: Statistic
         "keras": _write_keras(model, folder) if framework == "tensorflow" else f"not written: {framework}",
         "weights": described,
         "statistics": about,
+        "agent": about_agent,
     }
+    if (folder / KERAS).exists():
+        meta["keras_file"] = description.measured(folder / KERAS)
     meta["files"] = {
         name: description.measured(folder / name) for name in (WEIGHTS, TENSORS, STATISTICS) if (folder / name).exists()
     }

@@ -95,11 +95,12 @@ class Normalisation:
 
     Attributes:
         statistics: the statistics that it normalises with.
+        clip: the largest absolute value of a normalised observation.
     """
 
     def __init__(self, options: NormalisationOptions, leaves: Spec, statistics: Statistics) -> None:
         self.statistics = statistics
-        self._leaves, self._clip = leaves, options.observation_clip
+        self._leaves, self.clip = leaves, options.observation_clip
         kept = [statistics.get("state" + name) for name in leaves]
         self._scales = [None if moments is None else (moments.mean, moments.factor) for moments in kept]
         self._reward_factor = options.reward_scale * (statistics[REWARD].factor if REWARD in statistics else 1.0)
@@ -140,8 +141,8 @@ class Normalisation:
         # In float64: a float32 mean of 1000 would be off by a hundredth of a deviation of 0.003.
         work: Floats = np.subtract(values, mean, dtype=np.float64)
         work *= factor
-        np.minimum(work, self._clip, out=work)
-        np.maximum(work, -self._clip, out=work)
+        np.minimum(work, self.clip, out=work)
+        np.maximum(work, -self.clip, out=work)
         return work
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -127,6 +128,17 @@ class CurrentAgent:
             viewer=viewer,
             vector=self._settings["vector"],
             progress=progress,
+        )
+
+    def save(
+        self, path: str | os.PathLike[str], epoch: int, model_name: str, score: Mapping[str, float] | None = None
+    ) -> Path:
+        """Saves the model with what it needs to act alone, and a score; returns its folder."""
+        from really.agents.loading import description_of
+
+        about = description_of(self.agent) | ({} if score is None else {"score": dict(score)})
+        return saved_models.save_model(
+            self.agent.model, path, epoch, model_name, self._statistics.frozen, about_agent=about
         )
 
     def load(self, path: str | os.PathLike[str], model_name: str | None = None) -> Agent:

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_file_name, checked_integer, checked_path
+from really.checkpoints import saved_models
 from really.errors import InvalidValueError, one_of
 from really.evaluation.evaluation import MEASURES
+from really.evaluation.viewer import Viewer
 from really.evaluation.viewers import viewer_of
 from really.manager.lifetime import Lifetime
+
+
+class Best(NamedTuple):
+    """What `evaluate_best` found.
+
+    Attributes:
+        mean: mean return of the episodes, undiscounted and of the environment's own rewards.
+        std: standard deviation of their returns.
+        is_best: whether no model saved in the folder has a mean as high, so that this one was saved.
+        best: the highest mean so far, this one included.
+        path: folder of the model with that mean.
+        returns: return of each episode.
+        lengths: steps of each episode.
+    """
+
+    mean: float
+    std: float
+    is_best: bool
+    best: float
+    path: str
+    returns: list[float]
+    lengths: list[int]
 
 
 class Evaluating(Lifetime):
@@ -56,3 +82,48 @@ class Evaluating(Lifetime):
         if do_print:
             print(evaluation)
         return evaluation.measured(evaluation_measure)
+
+    def evaluate_best(
+        self,
+        path: str | os.PathLike[str],
+        max_steps: int,
+        test_episodes: int = 20,
+        *,
+        epoch: int | None = None,
+        model_name: str = "best",
+        do_print: bool = False,
+        progress: bool | None = None,
+    ) -> Best:
+        """Plays greedy episodes as `test` does, and keeps the model in `path` if its mean return is the highest so far.
+
+        The score is saved with the model, so a run that resumes goes on to compare with it. The model before is removed
+        once the better one is complete. `load_model(path)` and `Agent.load(path)` read it.
+
+        Args:
+            path: folder of the best model; it is made if it is missing.
+            max_steps: steps after which an episode is ended.
+            test_episodes: number of episodes.
+            epoch: epoch with which the model is saved; by default the policy version.
+            model_name: name of the model; models of other names in `path` are left alone.
+            do_print: print mean and standard deviation, and whether the model was kept.
+            progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
+
+        Raises:
+            InvalidFileError: the best model so far is damaged; nothing is played.
+        """
+        folder, episodes = checked_path("path", path), checked_integer("test_episodes", test_episodes)
+        checked_file_name("model_name", model_name)
+        epoch = self._fleet.version if epoch is None else checked_integer("epoch", epoch, 0)
+        before, score = saved_models.best_so_far(folder, model_name)
+        self._sync()
+        run = self._current.evaluate(episodes, checked_integer("max_steps", max_steps), Viewer(), progress)
+        mean, std = float(run.rewards.mean()), float(run.rewards.std())
+        is_best = before is None or mean > score
+        if is_best:
+            kept = self._current.save(folder, epoch, model_name, {"mean": mean, "std": std, "episodes": episodes})
+            if before is not None:
+                shutil.rmtree(before)
+            before, score = kept, mean
+        if do_print:
+            print(f"{run}; {'the best so far, kept' if is_best else f'the best so far has {score:.2f}'}")
+        return Best(mean, std, is_best, score, str(before), run.rewards.tolist(), run.steps.tolist())

@@ -14,7 +14,6 @@ from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
 from really._utils.progress import steps_of
 from really.checkpoints import training_state
-from really.checkpoints.saved_models import save_model
 from really.collectors.seeds import BUFFER_STREAM
 from really.data.transitions import Columns
 from really.errors import InvalidValueError
@@ -240,7 +239,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
 
     def save_model(self, path: str | os.PathLike[str], epoch: int, model_name: str = "model") -> str:
         """Saves the current model in a new folder `<path>/<model_name>_<epoch>_<time>`; returns its path."""
-        return str(save_model(self._current.agent.model, path, epoch, model_name, self._statistics.frozen))
+        return str(self._current.save(path, epoch, model_name))
 
     def load_model(
         self,
