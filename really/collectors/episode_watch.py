@@ -1,4 +1,4 @@
-"""EpisodeWatch: notices an episode that does not end. It warns once, and bounds the memory of its rollout."""
+"""EpisodeWatch: notices an episode that does not end. It warns once, and bounds the steps and memory of its rollout."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.memory_limits import available_bytes
-from really.errors import NotEnoughMemoryError
+from really.errors import EnvironmentFailedError, NotEnoughMemoryError
 
 log = logging.getLogger("really")
 
 # An episode is taken for endless after so many seconds, or after so many times the rows that the manager asks for.
 PATIENCE_SECONDS, PATIENCE_FACTOR = 60.0, 1000
+# An episode without a time limit ends the call after so many steps and PATIENCE_FACTOR times the rows asked for.
+ENDLESS_STEPS = 100_000
 # Steps from one look at the clock to the next, at most.
 MOST_STEPS = 256
 CURE = (
@@ -33,11 +35,21 @@ class EpisodeWatch:
         total_steps: rows that a call of the manager asks for.
         runners: number of runners that may share this machine's memory.
         warns: whether it logs the warning; a runner in another process leaves that to the driver.
+        limit: steps after which an episode ends in any case; None if the environment declares no time limit.
     """
 
-    def __init__(self, name: str, num_envs: int, total_steps: int, runners: int = 1, warns: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        total_steps: int,
+        runners: int = 1,
+        warns: bool = True,
+        limit: int | None = None,
+    ) -> None:
         self._name, self._runners, self._warns = name, runners, warns
         self._most_steps = PATIENCE_FACTOR * total_steps
+        self._endless_steps = max(self._most_steps, ENDLESS_STEPS) if limit is None else math.inf
         # The step and the time at which each environment's episode began.
         self._first_steps, self._times = np.zeros(num_envs, np.intp), np.zeros(num_envs)
 
@@ -51,8 +63,13 @@ class EpisodeWatch:
         self._first_steps[envs], self._times[envs] = step, time.monotonic()
 
     def look(self, step: int, active: NDArray[np.intp]) -> int:
-        """Warns, once, if an active environment's episode takes very long; returns the step of the next look."""
+        """Warns, once, if an active environment's episode takes very long; returns the step of the next look.
+
+        Raises EnvironmentFailedError if it takes so long that it will not end.
+        """
         steps, seconds = self._longest(step, active)
+        if steps >= self._endless_steps:
+            raise EnvironmentFailedError(f"{self._has_not_ended(steps, seconds)}; {CURE}")
         if self._warns and (seconds >= PATIENCE_SECONDS or steps >= self._most_steps):
             self._warns = False
             log.warning("%s: %s", self._has_not_ended(steps, seconds), CURE)

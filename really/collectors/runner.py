@@ -67,7 +67,8 @@ class Runner:
         # Rows of chunks that are too large for one message, by the number of the order.
         self._rest: dict[int, Columns] = {}
         self._episodes = EpisodeMeter(self._agents)
-        self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns)
+        limit = spec.environment.probe().max_episode_steps
+        self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns, limit)
         self._thread = 0
         self._stepper: Stepper | None = None
 

@@ -18,6 +18,9 @@ from really.envs.received import ReceivedObservations
 from really.envs.sources import EnvironmentSource, InstanceSource, source_of
 from really.errors import InvalidTypeError, ReallyError
 
+# Wrappers that are looked at for a time limit.
+MOST_WRAPPERS = 100
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -138,9 +141,17 @@ def _inspect(name: str, environment: Environment, shape: tuple[int, ...] | None)
         raise failure(f"environment {name!r}: reset", error) from error
     limit: int | None = environment.limit
     if limit == NO_LIMIT:
-        limit = getattr(getattr(environment.env, "spec", None), "max_episode_steps", None)
+        limit = _declared_limit(environment.env)
     masks = ActionMasks.of(name, space, action_space, environment.action_mask(environment.info))
     return Probe(name, shaped_space(space, shape), action_space, limit, observation, space, declared, masks)
+
+
+def _declared_limit(env: Any) -> int | None:
+    """The time limit in an environment's spec, or that of its wrapper `TimeLimit`; None if it has neither."""
+    limit, seen = getattr(getattr(env, "spec", None), "max_episode_steps", None), 0
+    while limit is None and seen < MOST_WRAPPERS and isinstance(getattr(env, "__dict__", None), dict):
+        limit, env, seen = vars(env).get("_max_episode_steps"), vars(env).get("env"), seen + 1
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _action_space(name: str, env: Any) -> spaces.Space[Any]:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from really import ReallyError, SampleManager, atari
 from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec
-from really.errors import NotEnoughMemoryError
+from really.errors import EnvironmentFailedError, NotEnoughMemoryError
 from tests.environments import Counter, Wide
 from tests.models import QNet
 
@@ -220,6 +221,23 @@ def test_an_episode_that_does_not_end_is_named_once(caplog: pytest.LogCaptureFix
             manager.get_data()
     assert caplog.text.count("num_episodes: expected episodes of environment 'LongSecond' to end, got one of 2,") == 1
     assert "give num_steps= instead of num_episodes=, or wrap it in gymnasium.wrappers.TimeLimit" in caplog.text
+
+
+def test_an_endless_episode_without_a_time_limit_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends after 1,000 times the rows asked for and a number of steps, which is lower here."""
+    monkeypatch.setattr("really.collectors.episode_watch.ENDLESS_STEPS", 6000)
+    endless = {"env_config": {"length": 10**6}, "num_parallel": 1, "num_episodes": 1}
+    for total_steps, expected in ((2, r"6,\d{3}"), (7, r"7,\d{3}")):
+        with make(Counter, total_steps=total_steps, **endless) as manager:
+            with pytest.raises(EnvironmentFailedError, match=f"to end, got one of {expected} steps .*give num_steps="):
+                manager.get_data()
+            assert manager.test(5, 1) == [5]
+
+    def limited() -> TimeLimit:
+        return TimeLimit(Counter(length=10**6), 6500)
+
+    with make(limited, total_steps=2, num_parallel=1, num_episodes=1) as manager:
+        assert len(manager.get_data()["reward"]) == 6500
 
 
 def test_an_episode_that_takes_long_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
