@@ -16,6 +16,9 @@ from really.errors import ModelError, summary
 from really.policies.inference import Exported, Forward, load
 from really.policies.states import State
 
+# Roundings in half precision by which an output may differ from the model's own.
+ROUNDINGS = 4
+
 
 def random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
     """Leaves [rows, ...] of random observations; a copy is sampled, so the user's space keeps its random state."""
@@ -26,12 +29,17 @@ def random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator)
     return [_moderate(column, rng) for column in stacked]
 
 
-def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any]) -> str | None:
-    """How an output differs from the model's own; None if it agrees."""
+def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any], precision: float = 0.0) -> str | None:
+    """How an output differs from the model's own; None if it agrees.
+
+    `precision` is the distance of 1 from the next number in the model's dtype, if that is one of half precision. A
+    graph rounds fused operations once, and Python rounds after each of them. So some roundings may differ.
+    """
     if got.shape != expected.shape:
         return f"output {name!r} is {list(got.shape)}, the model's {list(expected.shape)}"
-    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0)))
-    if np.allclose(got, expected, rtol=1e-4, atol=tolerance, equal_nan=True):
+    relative = max(1e-5, ROUNDINGS * precision)
+    tolerance = relative * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if np.allclose(got, expected, rtol=max(1e-4, relative), atol=tolerance, equal_nan=True):
         return None
     difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
     return f"output {name!r} differs from the model's by {difference:.3g}"

@@ -215,6 +215,7 @@ class _Graph(Forward):
         feeds += [f"w{at}:0" for at in range(len(exported.weight_shapes))]
         elements = wrapped.graph.as_graph_element
         pruned = wrapped.prune([elements(name) for name in feeds], [elements(n) for n in exported.fetches])
+        self._dtypes = [tensor.dtype for tensor in map(elements, feeds[len(exported.leaves) :])]
         self.kind = exported.kind
         self._call = tf.function(lambda *arguments: pruned(*arguments), jit_compile=self.kind == "xla")
         self._tensor = tf.constant
@@ -229,7 +230,10 @@ class _Graph(Forward):
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         check_weights(self._exported.weight_shapes, weights)
-        self._weights = [self._tensor(weight) for weight in weights]
+        self._weights = [
+            self._tensor(np.asarray(weight, dtype.as_numpy_dtype))
+            for weight, dtype in zip(weights, self._dtypes, strict=True)
+        ]
 
 
 class _Eager(Forward):

@@ -183,21 +183,25 @@ def test_half_and_double_precision_give_float32_with_gradients(kind, precision):
         np.testing.assert_allclose(values["log_prob"], agent.policy.log_prob(outputs, actions), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"], indirect=True)
-def test_half_precision_is_not_given_to_a_converter_that_prints_pages_about_it(precision, capfd):
+@pytest.mark.parametrize("precision", [*PRECISIONS, "float16", "bfloat16"], indirect=True)
+def test_runners_act_with_a_graph_of_half_or_double_precision(precision, capfd):
+    """It is not given to the converter of LiteRT, which prints pages about it."""
     make, space = MODELS["epsilon_greedy"]
     agent = agent_of(make, space, "epsilon_greedy")
     build = ModelBuilder(make, {}, None, BOX)
     exported = exporting.export(agent.model, BOX, 2, build, True, agent.forms, ["q_values"])
-    assert "LiteRT knows no half precision (BiasAdd, MatMul)" in exported.report["litert"]
-    assert "LiteRT knows no half precision" in exported.report["litert_static"]
+    assert "LiteRT knows neither half nor double precision (BiasAdd, MatMul)" in exported.report["litert"]
+    assert "LiteRT knows neither half nor double precision" in exported.report["litert_static"]
+    assert exported.kind in ("xla", "tf.function"), exported.report
     assert "neither a custom op" not in capfd.readouterr().err
     forward = load(exported, 2)
-    forward.set_weights(agent.get_weights())
-    expected = agent.forms.arrays(agent.model(STATES[:2]), 2, ["q_values"])["q_values"]
-    got = forward([STATES[:2]])["q_values"]
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-2)
+    for weights in (agent.get_weights(), [weight.astype(np.float32) for weight in agent.get_weights()]):
+        forward.set_weights(weights)
+        expected = agent.forms.arrays(agent.model(STATES[:2]), 2, ["q_values"])["q_values"]
+        got = forward([STATES[:2]])["q_values"]
+        assert got.dtype == (np.float64 if precision == "float64" else np.float32)
+        tolerance = {"float64": 1e-6, "mixed_float16": 4e-3, "float16": 4e-3}.get(precision, 3e-2)
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def updated(learner, make, space, kind):

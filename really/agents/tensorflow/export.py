@@ -44,9 +44,14 @@ CALLS_PER_SET_WEIGHTS = 200
 # Bytes of weights from which packing them once saves more time than setting them takes.
 LARGE_MODEL = 1 << 20
 
+# Distance of 1 from the next number.
+PRECISION = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+
 # Operations that LiteRT does not have for these dtypes.
 ARITHMETIC = ("MatMul", "BatchMatMulV2", "Conv2D", "BiasAdd")
-HALF = (tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum)
+NOT_SINGLE = tuple(dtype.as_datatype_enum for dtype in (tf.float16, tf.bfloat16, tf.float64))
+# Dtypes of weights that candidates take as arguments.
+FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
 Arrays = Sequence[NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -58,11 +63,15 @@ class _CannotExportError(Exception):
 
 @dataclass(frozen=True)
 class _Trial:
-    """Weights, observations, and the model's outputs for them."""
+    """Weights, observations, and the model's outputs for them.
+
+    `precision` is for each output the distance of 1 from the next number in the model's own dtype.
+    """
 
     weights: Arrays
     leaves: Arrays
     expected: Outputs
+    precision: Mapping[str, float]
 
 
 def export(
@@ -167,12 +176,12 @@ def _verify_and_time(candidate: Exported, trials: Sequence[_Trial], batch_size: 
         setting = min(setting, time.perf_counter() - started)
         got = forward(trial.leaves)
         for name, expected in trial.expected.items():
-            _expect_close(name, got[name], expected)
+            _expect_close(name, got[name], expected, trial.precision[name])
     return seconds_per_call(forward, trials[0].leaves), setting
 
 
-def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
-    if reason := disagreement(name, got, expected):
+def _expect_close(name: str, got: NDArray[Any], expected: NDArray[Any], precision: float) -> None:
+    if reason := disagreement(name, got, expected, precision):
         raise _CannotExportError(reason)
 
 
@@ -187,6 +196,12 @@ class _InForm:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+    def precision(self, inputs: Any) -> dict[str, float]:
+        """For each output the distance of 1 from the next number in the dtype that the model gives."""
+        outputs = self._model(inputs)
+        dtypes = {name: tf.convert_to_tensor(outputs[name]).dtype for name in self._names or outputs}
+        return {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
 
     def __call__(self, inputs: Any) -> Mapping[str, Any]:
         outputs: Mapping[str, Any] = self._model(inputs)
@@ -262,11 +277,11 @@ def _convert(function: Any) -> bytes:
 
 
 def _expect_convertible(function: Any) -> None:
-    """Raises _CannotExportError for arithmetic in half precision, before which the converter prints pages of errors."""
+    """Raises _CannotExportError for arithmetic that is not float32, for which the converter prints pages of errors."""
     graph = function.graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(part.node_def for part in graph.library.function))
-    if half := sorted({node.op for node in nodes if node.op in ARITHMETIC and node.attr["T"].type in HALF}):
-        raise _CannotExportError(f"LiteRT knows no half precision ({', '.join(half)})")
+    if found := sorted({node.op for node in nodes if node.op in ARITHMETIC and node.attr["T"].type in NOT_SINGLE}):
+        raise _CannotExportError(f"LiteRT knows neither half nor double precision ({', '.join(found)})")
 
 
 def _not_about_trackable(record: logging.LogRecord) -> bool:
@@ -348,9 +363,9 @@ def _expect_keras(state: ModelState) -> None:
 
 
 def _expect_float_weights(function: Any, state: ModelState, num_leaves: int) -> None:
-    """Weights of other dtypes may be there, as the count of `Normalization`, if the outputs do not depend on them."""
+    """Weights that are no floats, as the count of `Normalization`, may be there if outputs do not depend on them."""
     inputs = function.inputs[num_leaves : num_leaves + len(state.variables)]
-    odd = sorted({tensor.dtype.name for tensor in inputs if tensor.consumers()} - {"float32"})
+    odd = sorted({tensor.dtype.name for tensor in inputs if tensor.consumers()} - FLOATS)
     if odd:
         raise _CannotExportError(f"it has weights of dtype {', '.join(odd)}")
 
@@ -364,10 +379,12 @@ def _trials(model: Any, state: ModelState, space: spaces.Space[Any], batch_size:
     leaves = random_leaves(space, batch_size, rng)
     sets = [state.get(), _random_weights(state, rng), _random_weights(state, rng)]
     with _as_reason("it cannot be called with weights as arguments"):
-        trials = [_Trial(weights, leaves, _expected(model, state, weights, nest(space, leaves))) for weights in sets]
-        plain = {name: np.asarray(value) for name, value in model(nest(space, leaves)).items()}
+        inputs = nest(space, leaves)
+        precision = model.precision(inputs)
+        trials = [_Trial(weights, leaves, _expected(model, state, weights, inputs), precision) for weights in sets]
+        plain = {name: np.asarray(value) for name, value in model(inputs).items()}
     for name, expected in trials[0].expected.items():
-        _expect_close(name, plain[name], expected)
+        _expect_close(name, plain[name], expected, precision[name])
     first, second = trials[1].expected, trials[2].expected
     if state.variables and all(np.array_equal(first[name], second[name]) for name in first):
         raise _CannotExportError("its outputs do not depend on its weights, so that an export cannot be checked")
