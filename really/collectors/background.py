@@ -13,7 +13,7 @@ from really.collectors.collector import STREAMED_ROWS, Collector
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
 from really.errors import InvalidValueError, ReallyError
-from really.replay.buffer import ReplayBuffer
+from really.replay.rows import Appended
 
 log = logging.getLogger("really")
 
@@ -28,7 +28,7 @@ class BackgroundCollection:
     def __init__(
         self,
         collector: Collector,
-        buffer: ReplayBuffer,
+        buffer: Appended,
         settings: Callable[[], PolicySettings],
         *,
         samples_per_insert: float | None = None,

@@ -20,9 +20,9 @@ from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
 from really.errors import ReallyError
+from really.manager.buffers import Buffer
 from really.manager.lifetime import Lifetime
 from really.replay.arguments import checked_size
-from really.replay.buffer import ReplayBuffer
 
 # Rows that `collect` puts at a time: few enough that an interrupt loses little, and that messages do not pile up.
 PIECE_ROWS = 1 << 18
@@ -165,7 +165,7 @@ class Collecting(Lifetime):
             num, num_batches = checked_size(n)
             self._background.before_sample(num * max(num_batches, 1), cancelled)
 
-    def _buffer(self) -> ReplayBuffer:
+    def _buffer(self) -> Buffer:
         """The buffer; raises ReallyError if there is none."""
         if self.buffer is None:
             raise ReallyError("the buffer: expected initialize_buffer() to be called first")

@@ -13,11 +13,11 @@ from really.collectors.episodes import EpisodeLog
 from really.collectors.messages import PolicySettings
 from really.errors import ReallyError
 from really.manager.arguments import Settings
+from really.manager.buffers import Buffer
 from really.manager.building import Builder
 from really.manager.current_agent import CurrentAgent
 from really.manager.summary import Summary
 from really.policies.policy import fitting_sampling_types
-from really.replay.buffer import ReplayBuffer
 
 log = logging.getLogger("really")
 
@@ -31,7 +31,7 @@ class Lifetime(PublishedManager):
     """What `SampleManager` inherits: the parts that it builds from its settings, and their start and end."""
 
     kwargs: Settings
-    buffer: ReplayBuffer | None
+    buffer: Buffer | None
     _background: BackgroundCollection | None
 
     def _start(self, report: Callable[[str], None]) -> None:

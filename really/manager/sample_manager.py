@@ -18,12 +18,12 @@ from really.collectors.seeds import BUFFER_STREAM
 from really.data.transitions import Columns
 from really.errors import InvalidValueError
 from really.manager.arguments import Settings, checked
+from really.manager.buffers import made_buffer, saved_buffer
 from really.manager.collecting import Collecting
 from really.manager.evaluating import Evaluating
 from really.manager.tracking import Tracking
 from really.replay import n_step
 from really.replay.batches import Batches
-from really.replay.buffer import ReplayBuffer
 from really.replay.moments import RolledBack
 from really.replay.tf_datasets import sampled_dataset
 
@@ -163,20 +163,22 @@ class SampleManager(Collecting, Evaluating, Tracking):
         buffer_size: int,
         optim_keys: Sequence[str] = DEFAULT_KEYS,
         path: str | os.PathLike[str] | None = None,
+        shards: int | str | Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         """Makes the buffer: `buffer_size` rows of the columns `optim_keys`, first in, first out.
 
         If observations are a Dict or Tuple, `state` and `state_new` stand for all of their leaves; if masks of actions
         come with `info`, also for `action_mask` and `action_mask_new`. With `path` the rows
-        live in files in that folder; if the folder holds such a buffer already, that buffer is opened. Other options
+        live in files in that folder; if the folder holds such a buffer already, that buffer is opened. With `shards`
+        they live in shards, "nodes" for one on each node of the Ray cluster (`ShardedBuffer`). Other options
         are those of `ReplayBuffer`: `alpha` for prioritized replay, `dedup`, `stack`, `max_bytes`, ... With
         `n_step`, `gamma` is the manager's.
         """
         self._refuse_background("initialize_buffer()")
         options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
-        self.buffer = ReplayBuffer(buffer_size, keys, seed=self._builder.seed(BUFFER_STREAM), path=path, **options)
+        self.buffer = made_buffer(buffer_size, keys, self._builder.seed(BUFFER_STREAM), path, shards, options)
 
     initialize_buffer = initilize_buffer
 
@@ -319,7 +321,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
 
     def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
         """The parts of the run that a checkpoint saves."""
-        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
+        own = {"buffer": saved_buffer(self.buffer), "aggregator": self.aggregator, "statistics": self._statistics}
         self._current.lender.leave_to(target.values() if isinstance(target, Mapping) else [target])
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 

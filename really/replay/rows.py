@@ -13,6 +13,13 @@ from really.replay.snapshot import Description, Snapshot
 from really.replay.units import Batch
 
 
+class Appended(Protocol):
+    """What rows can be put into."""
+
+    def put(self, data: Any) -> None:
+        """Appends rows."""
+
+
 class Sampled(Protocol):
     """What batches and data sets are drawn from: a buffer, or a mixture of several."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.replay.units import Batch
-from really.service.shards import Answer, Shards
+from really.service.shards import Answer, Shards, SilentShardError
 
 LINE = 64
 """Bytes to which the arrays of a batch are aligned."""
@@ -33,7 +33,8 @@ def asked(shards: Shards, owners: NDArray[np.int64], places: NDArray[np.int64]) 
     sorted_owners = owner[order]
     bounds = [0, *(np.flatnonzero(np.diff(sorted_owners)) + 1).tolist(), len(order)]
     parts = []
-    for start, stop in itertools.pairwise(bounds):
+    # Shard 0 may be in this process, where it answers at once: the others are asked before.
+    for start, stop in reversed(list(itertools.pairwise(bounds))):
         positions = order[start:stop]
         if len(positions):
             shard = int(sorted_owners[start])
@@ -43,13 +44,13 @@ def asked(shards: Shards, owners: NDArray[np.int64], places: NDArray[np.int64]) 
 
 def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> Batch | None:
     """The batch of all parts, key -> [*shape, ...]; None if a shard no longer holds one of the rows."""
-    if len(parts) == 1 and out is None:
-        return parts[0].answer()
     batch, total = out or {}, math.prod(shape)
     for part in parts:
-        rows = part.answer()
+        rows = _answered(part)
         if rows is None:
             return None
+        if len(parts) == 1 and out is None and all(column.flags.writeable for column in rows.values()):
+            return rows
         if not batch:
             axes = 1 if len(parts) > 1 else len(shape)
             batch = {key: _aligned((*shape, *rows[key].shape[axes:]), rows[key].dtype) for key in rows}
@@ -60,6 +61,13 @@ def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> B
             else:
                 column[part.positions] = rows[key]
     return batch
+
+
+def _answered(part: Part) -> Batch | None:
+    try:
+        return part.answer()
+    except SilentShardError:
+        return None
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

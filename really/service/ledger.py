@@ -166,6 +166,14 @@ class Ledger:
                 found.append((shard, place + start - number, stop - start))
         return found
 
+    def nth_from(self, number: int, count: int) -> int:
+        """The number after the first `count` rows with this number or a higher one, whether they can be had or not."""
+        runs = self._runs
+        before = np.clip(number - runs[:, NUMBER], 0, runs[:, LENGTH])
+        sums = np.cumsum(runs[:, LENGTH] - before)
+        at = min(int(np.searchsorted(sums, count)), len(runs) - 1)
+        return int(runs[at, NUMBER] + runs[at, LENGTH] - max(0, sums[at] - count))
+
     def oldest_places(self, number: int = 0) -> Numbers:
         """The place of the oldest row with this number or a higher one in each shard, [shard]; `NOWHERE` for none."""
         places, runs = np.full(len(self._counts), NOWHERE), self._runs

@@ -42,6 +42,14 @@ class Shard(ReplayBuffer):
         if num_there < num:
             self.put(rows if num_there <= 0 else {key: column[num_there:] for key, column in rows.items()})
 
+    def has(self, place: int) -> bool:
+        """Whether a row was put at this place: it is none that was refused, and none to come."""
+        at = int(np.searchsorted(self._from, place, side="right"))
+        if at == len(self._from):
+            return place < self.next_place
+        num_refused = self._refused[at] - self._refused[at - 1]
+        return bool(place < self._from[at] - num_refused)
+
     def take_at(self, places: NDArray[np.int64]) -> Batch | None:
         """The batch of the rows at these places, [n] or [k, n]; None if one is no longer held."""
         ring = self._ring

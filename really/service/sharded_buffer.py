@@ -6,15 +6,16 @@ put and take by places, each in the order of the learner's calls. So no count is
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.checks import checked_number
 from really.data.schema import Spec, row_nbytes
-from really.errors import ClosedError, EmptyBufferError, InvalidValueError
+from really.errors import ClosedError, EmptyBufferError, InvalidValueError, RunnerError
 from really.replay import arguments, columns, engine
 from really.replay.draws import TRIES, held
 from really.replay.n_step import END
@@ -22,16 +23,16 @@ from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
 from really.service.allotment import Allotment
-from really.service.arguments import checked_options, checked_shards
+from really.service.arguments import checked_options
 from really.service.assembly import asked, assembled
+from really.service.history import History
 from really.service.ledger import NOWHERE, Ledger
 from really.service.lock import BufferLock
+from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
-from really.service.shards import LocalShards, Shards, piece_of
+from really.service.shards import piece_of
 from really.service.verbs import ShardedVerbs
-
-log = logging.getLogger("really")
 
 
 class ShardedBuffer(ShardedVerbs):
@@ -44,7 +45,10 @@ class ShardedBuffer(ShardedVerbs):
     Args:
         capacity: how many rows are kept in all.
         keys: which keys of the data are kept, as of `ReplayBuffer`.
-        shards: how many shards, in this process.
+        shards: how many shards, in this process; or "nodes" for one on each node of the Ray cluster; or the ids, host
+            names or addresses of nodes. The shard of this process's own node is in this process.
+        time_out: seconds after which a shard on another node that does not answer is away. Its rows are left out until
+            it answers again.
         spec: key -> (dtype, shape of one row), as of `ReplayBuffer`.
         seed: what batches are drawn from.
         **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
@@ -52,7 +56,8 @@ class ShardedBuffer(ShardedVerbs):
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used.
-        NotEnoughMemoryError: the full buffer would not fit in memory.
+        NotEnoughMemoryError: the full buffer would not fit in memory, or that of a node would not.
+        RunnerError: a host lacks this package, or has another version of it.
     """
 
     def __init__(
@@ -60,21 +65,24 @@ class ShardedBuffer(ShardedVerbs):
         capacity: SupportsIndex,
         keys: Iterable[str] | None = None,
         *,
-        shards: Any,
+        shards: int | str | Sequence[str],
+        time_out: float = TIME_OUT,
         spec: Mapping[str, Any] | None = None,
         seed: arguments.Seed = None,
         **options: Any,
     ) -> None:
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
-        num = checked_shards(shards, self._options.capacity)
+        limit = checked_number("time_out", time_out, 0, math.inf)
+        self._shards = make_shards(shards, self._options, limit)
+        num = len(self._shards.names)
         self._lock = BufferLock()
         self._unit = self._options.make_unit()
         self._numbering = Numbering(self._options, seed)
-        self._shards: Shards = LocalShards(num, self._options)
         self._ledger, self._allotment = Ledger(num), Allotment(self._options.capacity, num)
         self._next = np.zeros(num, np.int64)
-        self._moved, self._goes_on, self._closed = 0, False, False
+        self._goes_on, self._closed = False, False
+        self._history = History(self._shards.names)
         self._spec: Spec | None = None
         if wanted is not None:
             self._start(wanted)
@@ -121,6 +129,8 @@ class ShardedBuffer(ShardedVerbs):
         self.check_open("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         with self._lock:
+            self._settle()
+            self._history.raise_refusal()
             spec = self._spec or columns.infer_spec(parts[0])
             fitted = columns.fit_all(parts, spec, self._options.plan(spec))
             if self._spec is None:
@@ -140,11 +150,13 @@ class ShardedBuffer(ShardedVerbs):
         outputs = self._outputs(out, shape)
         for _ in range(TRIES):
             with self._lock:
+                self._settle()
                 numbers, added = self._numbering.draw(shape, replace, beta, self._ledger)
                 parts = asked(self._shards, *self._ledger.locate(numbers))
             batch = assembled(parts, shape, outputs)
             if batch is not None:
                 return batch | added if added else batch
+            self._history.note_redraw()
         raise EmptyBufferError(
             "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
         )
@@ -159,6 +171,7 @@ class ShardedBuffer(ShardedVerbs):
             )
         self.sampler.check(replace, None)
         with self._lock:
+            self._settle()
             held("sample_indices", self._numbering.ring)
             numbers, _ = self._numbering.draw(shape, replace, None, self._ledger)
             return self._ledger.ages_of(numbers)
@@ -169,15 +182,18 @@ class ShardedBuffer(ShardedVerbs):
         ages, spec = arguments.checked_indices(indices), self._held_spec("take")
         self._check_batch("take: a batch", ages.shape, spec)
         outputs = self._outputs(out, ages.shape)
-        with self._lock:
-            outside = ages.size > 0 and not 0 <= int(ages.min()) <= int(ages.max()) < len(self)
-            parts = [] if outside else asked(self._shards, *self._ledger.locate(self._ledger.numbers_at(ages)))
-        batch = None if outside else assembled(parts, ages.shape, outputs)
-        if batch is None:
-            raise InvalidValueError(
-                f"take: expected indices from 0 to {len(self) - 1}, got {arguments.outsiders(ages, len(self))}"
-            )
-        return batch
+        for _ in range(TRIES):
+            with self._lock:
+                self._settle()
+                if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
+                    break
+                parts = asked(self._shards, *self._ledger.locate(self._ledger.numbers_at(ages)))
+            batch = assembled(parts, ages.shape, outputs)
+            if batch is not None:
+                return batch
+        raise InvalidValueError(
+            f"take: expected indices from 0 to {len(self) - 1}, got {arguments.outsiders(ages, len(self))}"
+        )
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities of the rows with these numbers, as `ReplayBuffer.update_priorities` does; no shard is asked.
@@ -207,17 +223,18 @@ class ShardedBuffer(ShardedVerbs):
         return {"held": held_bytes, "naive": naive, "ratio": naive / held_bytes if held_bytes else 1.0}
 
     def info(self) -> dict[str, Any]:
-        """What each shard has: its name, rows and bytes, and whether it is away; and rows that were moved or lost.
+        """What each shard has: its name, rows and bytes, and whether it is away; and how many rows were lost.
 
-        `moved` counts rows that a full shard left to another.
+        `lost` counts rows that were gone with their shard, and `refused` those that a shard on another node refused.
         """
         with self._lock:
+            self._settle()
             counts, away, memory = self._ledger.counts, self._ledger.away, self._shards.memory()
             shards = [
                 {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
                 for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
             ]
-            return {"rows": len(self), "shards": shards, "moved": self._moved}
+            return {"rows": len(self), "shards": shards, **self._history.counts}
 
     def open_reader(self, *, keeps: bool = False) -> ShardedReader:
         """Reads the rows that are held, oldest first; puts do not wait for it, so `keeps` must be False."""
@@ -237,6 +254,7 @@ class ShardedBuffer(ShardedVerbs):
         Returns None if newer rows have displaced one of them.
         """
         with self._lock:
+            self._settle()
             if first < self._numbering.held()[0]:
                 return None
             parts = [self._shards.read(*piece) for piece in self._ledger.pieces(first, end)]
@@ -270,13 +288,25 @@ class ShardedBuffer(ShardedVerbs):
         self._shards.start(spec)
         self._spec = spec
 
+    def _settle(self) -> None:
+        """Takes note of what happened to the shards. Hold the lock."""
+        for event in self._shards.settle():
+            gone = np.empty((0, 2), np.int64)
+            if event.kind in ("lost", "refused"):
+                gone = self._ledger.lose(event.shard, event.start, event.end)
+            if event.kind != "refused":
+                self._ledger.set_away(event.shard, event.kind != "back")
+            held_there = int(self._ledger.counts[event.shard])
+            is_gone = event.kind in ("lost", "refused")
+            self._history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
+
     def _put_fitted(self, rows: dict[str, Any]) -> None:
         total, capacity = len(next(iter(rows.values()))), self._options.capacity
-        num = min(total, capacity)  # a ring does not number the rows of a put that it drops at once
+        num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
         skipped = total - num
         oldest, newest = self._numbering.held()
-        oldest = max(oldest, newest + num - capacity)
-        pieces = self._allotment.pieces(num, self._rooms(oldest), self._home())
+        oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
+        pieces = self._allotment.pieces(num, rooms, self._home())
         places = []
         for piece in pieces:
             places.append(int(self._next[piece.shard]))
@@ -299,7 +329,25 @@ class ShardedBuffer(ShardedVerbs):
         """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""
         places = self._ledger.oldest_places(oldest)
         used = np.where(places == NOWHERE, 0, self._next - places)
-        return self._shards.rooms - used
+        return np.maximum(self._shards.rooms - used, 0)
+
+    def _most_rows(self) -> int:
+        """For how many rows there is room; raises RunnerError if no shard can take any."""
+        most = int(self._shards.rooms.sum())
+        if most == 0:
+            raise RunnerError("put: expected a shard that can be reached, got none: all are lost or away")
+        return most
+
+    def _with_room(self, oldest: int, num: int) -> tuple[int, NDArray[np.int64]]:
+        """Number of the oldest row to keep and the rooms then, which are at least `num` in all.
+
+        Shards have room for `capacity` rows unless some are lost or away. Then the oldest rows drop out early.
+        """
+        rooms = self._rooms(oldest)
+        while rooms.sum() < num:
+            oldest = self._ledger.nth_from(oldest, num - int(rooms.sum()))
+            rooms = self._rooms(oldest)
+        return oldest, rooms
 
     def _known_spec(self, what: str) -> Spec:
         if self._spec is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,27 +24,61 @@ Answer = Callable[[], Batch | None]
 """Waits for a batch and returns it; None if the shard no longer holds one of its rows."""
 
 
+class SilentShardError(Exception):
+    """A shard gave no answer. `Shards.settle` says what that means for its rows."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a shard since the last call of `Shards.settle`.
+
+    Attributes:
+        shard: which one.
+        kind: "lost": its rows at places before `end` are gone. "away": it does not answer. "back": it answers again,
+            with its rows. "refused": it refused a put, whose rows have the places from `start` to before `end`.
+        error: the error of the put.
+    """
+
+    shard: int
+    kind: str
+    start: int = 0
+    end: int = 0
+    error: Exception | None = None
+
+
 class Shards(Protocol):
     """Shards 0, 1, ...: they put and take by places. One caller's calls to a shard are carried out in order."""
 
     names: list[str]
     """What each shard is called in messages."""
 
+    def settle(self) -> Sequence[Event]:
+        """What happened since the last call, in order. It waits for no shard."""
+
     @property
     def rooms(self) -> NDArray[np.int64]:
-        """For how many rows each shard has room, [shard]; 0 for one that is gone."""
+        """For how many rows each shard has room, [shard]; 0 for one that is away or gone."""
 
     def start(self, spec: Spec) -> None:
         """Makes the shards ready for rows of this schema; raises NotEnoughMemoryError if one has no room for them."""
 
     def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
-        """Puts rows into a shard, of which the first gets this place; raises what a buffer's `put` raises."""
+        """Puts rows into a shard, of which the first gets this place.
+
+        Raises what a buffer's `put` raises; a shard in another process tells it later, as an event.
+        """
 
     def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
-        """Asks a shard for the batch of the rows at these places, [n] or [k, n]."""
+        """Asks a shard for the batch of the rows at these places, [n] or [k, n].
+
+        The answer raises SilentShardError if it does not come.
+        """
 
     def read(self, shard: int, place: int, num: int) -> Batch | None:
-        """`num` rows of a shard from this place on, as they were put; None if one is no longer held."""
+        """`num` rows of a shard from this place on, as they were put; None if one is no longer held.
+
+        Raises SilentShardError if the answer does not come.
+        """
 
     def clear(self) -> None:
         """Drops all rows."""
@@ -69,6 +104,10 @@ class LocalShards:
         self._room = room_of(options, num)
         self._shards: list[Shard] = []
 
+    def settle(self) -> Sequence[Event]:
+        """As of `Shards`."""
+        return ()
+
     @property
     def rooms(self) -> NDArray[np.int64]:
         """As of `Shards`."""
@@ -81,10 +120,9 @@ class LocalShards:
             what = f"a buffer of {options.capacity:,} rows in {num} shards with room for {num * self._room:,}"
             needed = engine.needed(what, num * self._room, spec, options.plan(spec))
             refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
-        made = shard_options(options, self._room)
         limit = options.max_bytes or int(FRAMES_SHARE * (available_bytes() or engine.NO_LIMIT))
-        most = max(1, min(limit, -(-limit * self._room // options.capacity)))
-        self._shards = [Shard(**made | {"max_bytes": most, "overcommit": True}, spec=spec) for _ in self.names]
+        made = shard_options(options, self._room) | {"max_bytes": limit_of(limit, options, self._room)}
+        self._shards = [Shard(**made | {"overcommit": True}, spec=spec) for _ in self.names]
 
     def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
         """As of `Shards`."""
@@ -126,6 +164,11 @@ def room_of(options: BufferOptions, num_shards: int) -> int:
 def shard_options(options: BufferOptions, room: int) -> dict[str, Any]:
     """The options of one shard, whose rows the learner draws."""
     return {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+
+
+def limit_of(max_bytes: int, options: BufferOptions, room: int) -> int:
+    """The part of `max_bytes` that the frames of a shard with this room may take."""
+    return max(1, min(max_bytes, -(-max_bytes * room // options.capacity)))
 
 
 def piece_of(rows: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""The buffer of a manager: in one process, or in shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from really.errors import InvalidValueError
+from really.replay.arguments import Seed
+from really.replay.buffer import ReplayBuffer
+from really.service.sharded_buffer import ShardedBuffer
+
+Buffer = ReplayBuffer | ShardedBuffer
+
+
+def made_buffer(
+    size: int,
+    keys: Sequence[str],
+    seed: Seed,
+    path: str | os.PathLike[str] | None,
+    shards: Any,
+    options: Mapping[str, Any],
+) -> Buffer:
+    """A buffer of these options; with `shards` its rows are in shards.
+
+    Raises InvalidValueError for shards with a `path`.
+    """
+    if shards is None:
+        return ReplayBuffer(size, keys, seed=seed, path=path, **options)
+    if path is not None:
+        raise InvalidValueError(f"path: expected none with shards={shards!r}, whose rows are in memory, got {path!r}")
+    return ShardedBuffer(size, keys, shards=shards, seed=seed, **options)
+
+
+def saved_buffer(buffer: Buffer | None) -> ReplayBuffer | None:
+    """The buffer as checkpoints take it; raises InvalidValueError for one in shards, which they do not hold."""
+    if isinstance(buffer, ShardedBuffer):
+        raise InvalidValueError(
+            f"checkpoint: expected a ReplayBuffer, or none, as checkpoints hold no rows of shards, got {buffer!r}; "
+            f"set manager.buffer = None to save the run without its rows"
+        )
+    return buffer

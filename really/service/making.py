@@ -1,0 +1,22 @@
+"""The shards that an argument `shards` stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from really.replay.options import BufferOptions
+from really.service.arguments import checked_shards
+from really.service.ray_shards import RayShards
+from really.service.shards import LocalShards, Shards
+
+TIME_OUT = 10.0
+"""Seconds after which a shard that does not answer is away."""
+
+
+def make_shards(shards: Any, options: BufferOptions, time_out: float) -> Shards:
+    """Shards in this process for a number, and else on nodes of the Ray cluster."""
+    if isinstance(shards, str | list | tuple):
+        made = RayShards(shards, options, time_out)
+        checked_shards(len(made.names), options.capacity)
+        return made
+    return LocalShards(checked_shards(shards, options.capacity), options)

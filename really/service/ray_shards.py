@@ -1,0 +1,170 @@
+"""Shards on the nodes of a Ray cluster: one in the learner's process, for its own node, and an actor on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._ray import hosts, runtime
+from really._ray.nodes import own_node
+from really._utils.packages import install_command, needed
+from really.data.schema import Spec
+from really.errors import InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReallyError, RunnerError
+from really.replay.options import BufferOptions
+from really.replay.units import Batch
+from really.service.remote_shard import RemoteShard
+from really.service.shard import Shard
+from really.service.shards import Answer, Event, limit_of, room_of, shard_options
+
+ALL_NODES = "nodes"
+START_SECONDS = 60.0
+"""How long shards may take to start."""
+
+
+class RayShards:
+    """A shard on each of these nodes.
+
+    Args:
+        nodes: "nodes" for all that are alive, or ids, names or addresses of nodes.
+        options: of the whole buffer.
+        time_out: seconds after which a shard that does not answer is away.
+
+    Raises:
+        InvalidValueError: a name is that of no living node, or of one named before.
+        MissingPackageError: Ray is not installed.
+        RunnerError: a host lacks this package, or has another version of it.
+    """
+
+    def __init__(self, nodes: str | Sequence[str], options: BufferOptions, time_out: float) -> None:
+        with needed("ShardedBuffer", "Ray for shards on nodes", "ray", "shards=1"):
+            import ray  # noqa: F401
+        self._session = runtime.start()
+        hosts.check(None, install_command(None))
+        chosen = _chosen(nodes)
+        self.names = [f"the shard of node {node[:8]} ({name})" for node, name in chosen.items()]
+        self._options, self._room = options, room_of(options, len(chosen))
+        self._own: Shard | None = None
+        own = own_node()
+        self._remotes = [
+            None if node == own else RemoteShard(number, node, time_out) for number, node in enumerate(chosen)
+        ]
+
+    def settle(self) -> Sequence[Event]:
+        """As of `Shards`."""
+        if not self._session.is_current:
+            raise RunnerError(
+                "the Ray runtime of this buffer: expected it to be running, but ray.shutdown() was called, which ends "
+                "the shards of other nodes; make a new ShardedBuffer"
+            )
+        return [event for remote in self._remotes if remote is not None for event in remote.settle()]
+
+    @property
+    def rooms(self) -> NDArray[np.int64]:
+        """As of `Shards`."""
+        return np.array([self._room * (remote is None or remote.can_take_rows) for remote in self._remotes])
+
+    def start(self, spec: Spec) -> None:
+        """As of `Shards`."""
+        import ray
+
+        made = shard_options(self._options, self._room)
+        if self._options.max_bytes is not None:
+            made["max_bytes"] = limit_of(self._options.max_bytes, self._options, self._room)
+        answers = [None if remote is None else remote.start(made, spec) for remote in self._remotes]
+        for name, answer in zip(self.names, answers, strict=True):
+            if answer is None:
+                self._own = Shard(**made, spec=spec)
+                continue
+            error = ray.get(answer, timeout=START_SECONDS)
+            if error is not None:
+                kind = NotEnoughMemoryError if isinstance(error, NotEnoughMemoryError) else ReallyError
+                raise kind(f"{name}: {error}")
+
+    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
+        """As of `Shards`."""
+        remote = self._remotes[shard]
+        if remote is None:
+            self._own_shard.put_at(place, dict(rows))
+        else:
+            remote.put(place, rows)
+
+    def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
+        """As of `Shards`."""
+        remote = self._remotes[shard]
+        if remote is not None:
+            return remote.ask(places)
+        batch = self._own_shard.take_at(places)
+        return lambda: batch
+
+    def read(self, shard: int, place: int, num: int) -> Batch | None:
+        """As of `Shards`."""
+        remote = self._remotes[shard]
+        return self._own_shard.read_at(place, num) if remote is None else remote.read(place, num)
+
+    def clear(self) -> None:
+        """As of `Shards`."""
+        for remote in self._remotes:
+            if remote is not None:
+                remote.call("clear")
+        if self._own is not None:
+            self._own.clear()
+
+    def memory(self) -> list[dict[str, float]]:
+        """As of `Shards`."""
+        nothing = {"held": 0, "naive": 0, "ratio": 1.0}
+        own = nothing if self._own is None else self._own.memory()
+        return [
+            own if remote is None else (remote.call("memory") if remote.can_take_rows else None) or nothing
+            for remote in self._remotes
+        ]
+
+    def close(self) -> None:
+        """As of `Shards`."""
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+        if self._session.is_current:
+            for remote in self._remotes:
+                if remote is not None:
+                    remote.close()
+
+    @property
+    def _own_shard(self) -> Shard:
+        assert self._own is not None, "a shard is asked before it is started"
+        return self._own
+
+
+def _chosen(nodes: str | Sequence[str]) -> dict[str, str]:
+    """Node -> name of its host, for the nodes that the argument names; this process's own first."""
+    import ray
+
+    alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    own = own_node()
+    if nodes == ALL_NODES:
+        chosen = sorted(alive, key=lambda node: (node != own, node))
+    elif isinstance(nodes, str) or not all(isinstance(name, str) for name in nodes):
+        raise InvalidTypeError(f"shards: expected a number, {ALL_NODES!r} or a list of nodes, got {nodes!r}")
+    else:
+        chosen = [_node_called(name, alive) for name in nodes]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InvalidValueError(f"shards: expected one node or more, each once, got {nodes!r}")
+    return {node: alive[node]["NodeManagerHostname"] for node in chosen}
+
+
+def _node_called(name: str, alive: Mapping[str, Mapping[str, Any]]) -> str:
+    """The id of the living node with this id, host name or address."""
+    found = [
+        node
+        for node, about in alive.items()
+        if name in (node, about["NodeManagerHostname"], about["NodeManagerAddress"])
+    ]
+    if len(found) != 1:
+        known = ", ".join(f"{node} ({about['NodeManagerAddress']})" for node, about in alive.items())
+        raise InvalidValueError(
+            f"shards: expected the id, host name or address of one living node ({known}), got {name!r}, which "
+            f"{len(found)} have"
+        )
+    return found[0]

@@ -1,0 +1,222 @@
+"""A shard on another node, as the learner sees it: its actor, the puts on their way, and whether it answers."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._ray.placement import affinity
+from really.data.frames import FrameColumn, keys_by_frames
+from really.data.schema import Spec
+from really.errors import ReallyError
+from really.replay.units import Batch
+from really.service.shard_actor import ShardActor
+from really.service.shards import Event, SilentShardError
+
+log = logging.getLogger("really")
+
+MOST_PUTS = 4
+"""Puts on their way to a shard, at most; the next one waits."""
+END_SECONDS = 5.0
+"""How long the end of a buffer waits for a shard to close."""
+
+
+class SentPut(NamedTuple):
+    """A put on its way: Ray's reference of its answer, and its places."""
+
+    answer: Any
+    start: int
+    end: int
+
+
+class RemoteShard:
+    """Calls to one actor. Ray carries out the calls of one caller in order.
+
+    Args:
+        number: which shard it is.
+        node: id of its node.
+        time_out: seconds after which a shard that does not answer is away.
+    """
+
+    def __init__(self, number: int, node: str, time_out: float) -> None:
+        self._number, self._node, self._time_out = number, node, time_out
+        self.is_away = self.is_gone = False
+        self._puts: deque[SentPut] = deque()
+        self._events: list[Event] = []
+        self._start: tuple[dict[str, Any], Spec] | None = None
+        self._probe: Any = None
+        self._end = 0  # the place after the last put
+        self._actor = self._new_actor()
+
+    @property
+    def can_take_rows(self) -> bool:
+        """Whether it answers."""
+        return not self.is_away and not self.is_gone
+
+    def start(self, options: dict[str, Any], spec: Spec) -> Any:
+        """Asks for the shard; returns Ray's reference of the answer, an error or None."""
+        self._start = options, spec
+        return self._actor.start.remote(options, spec)
+
+    def put(self, place: int, rows: Mapping[str, Any]) -> None:
+        """Sends rows. Waits while `MOST_PUTS` puts are on their way, at most until the shard is away."""
+        while len(self._puts) >= MOST_PUTS and self.can_take_rows:
+            self._await_oldest_put()
+        self._end = place + len(next(iter(rows.values())))
+        if self.is_gone:
+            self._events.append(Event(self._number, "refused", place, self._end))
+        else:
+            self._puts.append(SentPut(self._actor.put_at.remote(place, compact(rows)), place, self._end))
+
+    def ask(self, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
+        """Asks for rows by places."""
+        answer = self._actor.take_at.remote(places)
+        return lambda: self._result(answer)
+
+    def read(self, place: int, num: int) -> Batch | None:
+        """Reads rows from this place on."""
+        rows: Batch | None = self._result(self._actor.read_at.remote(place, num))
+        return rows
+
+    def call(self, method: str) -> Any:
+        """Calls a method without arguments and returns its result, or None if the shard does not answer."""
+        try:
+            return self._result(getattr(self._actor, method).remote())
+        except SilentShardError:
+            return None
+
+    def settle(self) -> list[Event]:
+        """What happened since the last call."""
+        import ray
+
+        while self._puts and self.can_take_rows and ray.wait([self._puts[0].answer], timeout=0)[0]:
+            self._await_oldest_put()
+        if self.is_away:
+            self._look_if_back()
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        """Closes the shard and ends its process."""
+        import ray
+
+        if self.can_take_rows:
+            ray.wait([self._actor.close.remote()], timeout=END_SECONDS)
+        ray.kill(self._actor)
+
+    def _new_actor(self) -> Any:
+        import ray
+
+        options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": affinity(self._node)}
+        return ray.remote(ShardActor).options(**options).remote()
+
+    def _result(self, answer: Any) -> Any:
+        """The value of an answer; raises SilentShardError if it does not come, and the error that it is."""
+        import ray
+
+        try:
+            value = ray.get(answer, timeout=self._time_out)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self._miss(error)
+            raise SilentShardError from error
+        if isinstance(value, ReallyError):
+            raise value
+        return value
+
+    def _await_oldest_put(self) -> None:
+        put = self._puts[0]
+        try:
+            self._result(put.answer)
+        except SilentShardError:
+            return
+        except ReallyError as error:
+            self._events.append(Event(self._number, "refused", put.start, put.end, error))
+        self._puts.popleft()
+
+    def _miss(self, error: Exception) -> None:
+        """Notes that an answer did not come: the actor is dead, or it is away."""
+        if _is_death(error):
+            self._replace()
+        elif self.can_take_rows:
+            self.is_away = True
+            self._ask_if_back()
+            self._events.append(Event(self._number, "away"))
+
+    def _ask_if_back(self) -> None:
+        """Asks which of the puts on their way are in; the answer comes after those puts."""
+        self._probe = self._actor.have.remote([put.start for put in self._puts])
+
+    def _look_if_back(self) -> None:
+        import ray
+
+        if not ray.wait([self._probe], timeout=0)[0]:
+            return
+        try:
+            are_in = ray.get(self._probe)
+        except ray.exceptions.RayError as error:
+            if _is_death(error):
+                self._replace()
+            else:
+                self._ask_if_back()
+            return
+        self.is_away = False
+        self._events.append(Event(self._number, "back"))
+        for is_in in are_in:
+            put = self._puts.popleft()
+            if not is_in:
+                self._events.append(Event(self._number, "refused", put.start, put.end, _error_of(put)))
+
+    def _replace(self) -> None:
+        """The actor died: its rows are lost. Starts an empty one if its node lives."""
+        import ray
+
+        if self.is_gone:
+            return
+        self._puts.clear()
+        self._events.append(Event(self._number, "lost", 0, self._end))
+        alive = any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
+        self.is_gone, self.is_away = not alive, alive  # until it has started
+        if alive:
+            self._actor = self._new_actor()
+            if self._start is not None:
+                self._actor.start.remote(*self._start)
+            self._ask_if_back()
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether the actor is dead, and not only out of reach."""
+    import ray
+
+    if isinstance(error, ray.exceptions.ActorUnavailableError):
+        return False
+    return isinstance(error, ray.exceptions.RayActorError)
+
+
+def _error_of(put: SentPut) -> Exception | None:
+    """The error with which a shard refused a put; None if the put did not reach it."""
+    import ray
+
+    try:
+        value = ray.get(put.answer, timeout=0)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+    return value if isinstance(value, ReallyError) else None
+
+
+def compact(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows without frames that none of them needs."""
+    found = dict(rows)
+    for keys in keys_by_frames(rows):
+        frames = rows[keys[0]].frames
+        used = np.unique(np.concatenate([rows[key].indices.ravel() for key in keys]))
+        if len(used) < len(frames):
+            kept = frames[used]
+            for key in keys:
+                indices = np.searchsorted(used, rows[key].indices).astype(np.int32)
+                found[key] = FrameColumn(kept, indices, rows[key].axis)
+    return found

@@ -1,0 +1,69 @@
+"""A shard in a process of its own: the class of its actor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.data.schema import Spec
+from really.errors import ReallyError
+from really.replay.units import Batch
+from really.service.shard import Shard
+
+
+class ShardActor:
+    """Carries out the calls of one learner, in their order. Errors that a learner expects are returned, not raised."""
+
+    def __init__(self) -> None:
+        self._shard: Shard | None = None
+
+    def start(self, options: Mapping[str, Any], spec: Spec) -> ReallyError | None:
+        """Makes the shard; returns the error that its constructor raises."""
+        try:
+            self._shard = Shard(**options, spec=spec)
+        except ReallyError as error:
+            return error
+        return None
+
+    def put_at(self, place: int, rows: dict[str, Any]) -> ReallyError | None:
+        """`Shard.put_at`; returns the error with which the rows are refused."""
+        assert self._shard is not None
+        try:
+            self._shard.put_at(place, rows)
+        except ReallyError as error:
+            return error
+        return None
+
+    def take_at(self, places: NDArray[np.int64]) -> Batch | ReallyError | None:
+        """`Shard.take_at`; returns an error of the rows."""
+        assert self._shard is not None
+        try:
+            return self._shard.take_at(places)
+        except ReallyError as error:
+            return error
+
+    def read_at(self, place: int, num: int) -> Batch | None:
+        """`Shard.read_at`."""
+        assert self._shard is not None
+        return self._shard.read_at(place, num)
+
+    def have(self, places: list[int]) -> list[bool]:
+        """Whether there is a row at each of these places, or was one."""
+        return [self._shard is not None and self._shard.has(place) for place in places]
+
+    def clear(self) -> None:
+        """Drops all rows."""
+        if self._shard is not None:
+            self._shard.clear()
+
+    def memory(self) -> dict[str, float]:
+        """`ReplayBuffer.memory`."""
+        return {"held": 0, "naive": 0, "ratio": 1.0} if self._shard is None else self._shard.memory()
+
+    def close(self) -> None:
+        """Closes the shard."""
+        if self._shard is not None:
+            self._shard.close()

@@ -1,0 +1,172 @@
+"""Shards on the nodes of a Ray cluster: the same batches, and what a lost, silent or full shard costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scripts import run_script
+
+CLUSTER = """
+        import logging
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        from ray.cluster_utils import Cluster
+        from really import InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReplayBuffer, ShardedBuffer
+        from tests.service.test_sharded_buffer import KINDS, SIZES, assert_same, stacks
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        ray.init(address=cluster.address, log_to_driver=False)
+        def actor(buffer, number):
+            return buffer._shards._remotes[number]._actor
+        def pid(buffer, number):
+            return ray.get(actor(buffer, number).__ray_call__.remote(lambda self: os.getpid()))
+        def put(buffer, first, end):
+            for start in range(first, end, 500):
+                buffer.put({"id": np.arange(start, start + 500)})
+        def ids(buffer):
+            found = buffer.take(np.arange(len(buffer)))["id"]
+            assert (np.diff(found) > 0).all()
+            return found
+"""
+END = """
+        ray.shutdown()
+        cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_batches_from_nodes_are_those_of_one_buffer() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        for kind in ("uniform", "n steps, priorities", "frames"):
+            make, options = KINDS[kind]
+            one = ReplayBuffer(60, seed=5, **options)
+            with ShardedBuffer(60, shards="nodes", seed=5, **options) as sharded:
+                first = 0
+                for size in SIZES:
+                    for buffer in (one, sharded):
+                        buffer.put(make(first, size))
+                    first += size
+                    for n in (5, (3, 4), 64):
+                        expected, got = one.sample(n), sharded.sample(n)
+                        assert_same(expected, got)
+                        assert all(column.flags.writeable for column in got.values())
+                        if one.is_prioritized:
+                            errors = np.cos(expected["index"]) ** 2
+                            for buffer in (one, sharded):
+                                buffer.update_priorities(expected["index"], errors)
+                expected, got = (b.batches(16) for b in (one, sharded))
+                for _ in range(3):
+                    assert_same(next(expected), next(got))
+                expected.close()
+                got.close()
+                print("shards with rows", sum(shard["bytes"] > 0 for shard in sharded.info()["shards"]))
+        chosen = ShardedBuffer(100, shards=[nodes[0].node_id])
+        chosen.put({"id": np.arange(100)})
+        assert sorted(chosen.sample(100, replace=False)["id"]) == list(range(100))
+        def refused(error, text, *args, **options):
+            try:
+                ShardedBuffer(*args, **options)
+            except error as caught:
+                assert text in str(caught), caught
+            else:
+                raise AssertionError(text)
+        refused(InvalidValueError, "of one living node", 100, shards=["nowhere"])
+        refused(InvalidTypeError, "got 'node'", 100, shards="node")
+        refused(InvalidValueError, "each once", 100, shards=[nodes[0].node_id] * 2)
+        refused(InvalidValueError, "at most one for each of the 2 rows, got 3", 2, shards="nodes")
+        spec = {"a": (np.float32, (10**9,))}
+        refused(NotEnoughMemoryError, f"node {nodes[0].node_id[:8]}", 10**4, shards=[nodes[0].node_id], spec=spec)
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == ["shards with rows 3", "shards with rows 2", "shards with rows 3"]
+
+
+@pytest.mark.slow
+def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        sharded = ShardedBuffer(6000, shards="nodes", seed=5, time_out=1.0)
+        put(sharded, 0, 30_000)
+        assert ids(sharded).tolist() == list(range(24_000, 30_000))
+
+        stopped = pid(sharded, 1)
+        os.kill(stopped, signal.SIGSTOP)
+        began = time.monotonic()
+        sharded.sample(1000)
+        assert time.monotonic() - began < 5
+        assert len(sharded) == 4000
+        put(sharded, 30_000, 33_000)
+        assert [shard["away"] for shard in sharded.info()["shards"]] == [False, True, False]
+        assert sharded.to_arrow().read_all()["id"].to_numpy().tolist() == ids(sharded).tolist()
+        os.kill(stopped, signal.SIGCONT)
+        while len(sharded) < 6000:
+            sharded.sample(1)
+        assert ids(sharded).tolist() == list(range(27_000, 33_000))
+
+        os.kill(stopped, signal.SIGSTOP)  # puts are on their way when it stops to answer
+        put(sharded, 33_000, 43_000)
+        os.kill(stopped, signal.SIGCONT)
+        while len(sharded) < 6000:
+            sharded.sample(1)
+        assert ids(sharded).tolist() == list(range(37_000, 43_000))
+        assert sharded.info()["lost"] == sharded.info()["refused"] == 0
+
+        put(sharded, 43_000, 60_000)
+        held = sharded.info()["shards"][1]["rows"]
+        ray.kill(actor(sharded, 1), no_restart=True)
+        sharded.sample(1000)
+        assert sharded.info()["lost"] == held > 1000, sharded.info()
+        assert len(ids(sharded)) == 6000 - held
+        while sharded.info()["shards"][1]["away"]:
+            sharded.sample(1)
+        put(sharded, 60_000, 80_000)
+        assert ids(sharded).tolist() == list(range(74_000, 80_000))
+        assert sharded.info()["shards"][1]["rows"] > 1000
+
+        lost, held = sharded.info()["lost"], sharded.info()["shards"][1]["rows"]
+        cluster.remove_node(next(n for n in nodes if n.node_id[:8] in sharded.info()["shards"][1]["shard"]))
+        sharded.sample(1000)
+        assert sharded.info()["lost"] == lost + held
+        put(sharded, 80_000, 100_000)
+        assert ids(sharded).tolist() == list(range(94_000, 100_000)), "two shards have room for all rows"
+        assert sharded.info()["shards"][1]["rows"] == 0
+
+        noise = np.random.default_rng(0).integers(0, 255, (50, 4, 16, 32), np.uint8)
+        other = next(n.node_id for n in nodes if n.node_id[:8] not in sharded.info()["shards"][1]["shard"])
+        full = ShardedBuffer(200, shards=[other], max_bytes=40_000)
+        full.put(stacks(0, 10))
+        try:
+            for _ in range(100):
+                full.put({"id": np.arange(50), "state": noise, "state_new": noise[::-1].copy()})
+        except NotEnoughMemoryError as error:
+            print("refused:", error)
+        assert full.sample(100)["id"].max() == 9
+        for first in range(10, 20):
+            while True:
+                try:
+                    full.put(stacks(first, 1))
+                    break
+                except NotEnoughMemoryError:
+                    pass
+        assert ids(full).tolist() == list(range(20))
+        assert full.info()["refused"] >= 50
+
+        ray.shutdown()
+        try:
+            sharded.sample(1)
+        except ReallyError as error:
+            print("shut down:", error)
+        cluster.shutdown()
+        """
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert sum("does not answer: batches leave out" in line for line in lines) == 2
+    assert sum("answers again" in line for line in lines) == 3, "a new one answers too"
+    assert sum("was lost, and " in line for line in lines) == 2
+    assert any(line.startswith("refused: put: key 'state': expected rows whose frames fit") for line in lines)
+    assert any(line.startswith("shut down: the Ray runtime of this buffer") for line in lines)
