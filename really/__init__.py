@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as _typing
 
 from really._utils.public import loader as _loader
+from really._utils.quiet import be_quiet as _be_quiet
 from really.errors import (
     ClosedError,
     DiskFullError,
@@ -47,6 +48,8 @@ else:
     )
 
 __version__ = "0.1.0"
+
+_be_quiet()
 
 __all__ = [
     "Agent",

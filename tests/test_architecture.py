@@ -30,7 +30,7 @@ STEPS = (
     ("checkpoints",),
     ("agents", "collectors", "service", "evaluation"),
     ("manager",),
-    ("learners", "utils", "__init__"),
+    ("learners", "models", "utils", "__init__"),
     ("cli",),
     ("__main__",),
 )

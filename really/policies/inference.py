@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils._step import fill
+from really._utils.quiet import without_start_lines
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError
@@ -132,7 +133,8 @@ class _LiteRT(Forward):
         self._leaf_inputs = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
         for at, index in self._leaf_inputs:
             interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
-        interpreter.allocate_tensors()
+        with without_start_lines():
+            interpreter.allocate_tensors()
         self._interpreter = interpreter  # owns the flatbuffer's bytes, to which the compiled part only points
         self._weight_inputs = [(w, inputs[f"w{w}"]) for w in range(len(self._shapes)) if f"w{w}" in inputs]
         self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]

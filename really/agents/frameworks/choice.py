@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from typing import Any
 
 from really._utils.packages import needed
+from really._utils.quiet import without_start_lines
 from really.agents.frameworks.protocol import Framework
 from really.policies.states import framework_name
 
@@ -20,6 +23,8 @@ def framework_of(model: Any) -> Framework:
 def framework_named(name: str) -> Framework:
     """The adapter of a framework: the object `FRAMEWORK` of the module of this name."""
     with needed("SampleManager", f"{TITLES.get(name, name)} for its model", name):
-        module: Any = importlib.import_module(f"really.agents.frameworks.{name}")
+        quiet = without_start_lines() if name == "tensorflow" and name not in sys.modules else contextlib.nullcontext()
+        with quiet:
+            module: Any = importlib.import_module(f"really.agents.frameworks.{name}")
     framework: Framework = module.FRAMEWORK
     return framework

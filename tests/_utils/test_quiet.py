@@ -1,0 +1,52 @@
+"""TensorFlow's C++ lines are left out, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from really._utils import quiet
+
+NOISE = b"""WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795880288.861482   30579 port.cc:153] oneDNN custom operations are on.
+To enable the following instructions: AVX2, rebuild TensorFlow with the appropriate compiler flags.
+INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
+"""
+
+
+def test_lines_of_tensorflow_are_left_out_and_others_come_in_order(monkeypatch: Any, capfd: Any) -> None:
+    monkeypatch.delenv(quiet.VARIABLE)
+    with contextlib.suppress(ValueError), quiet.without_start_lines():
+        os.write(2, b"first\n" + NOISE + b"second\nIn E0 there is no number\n")
+        raise ValueError
+    assert capfd.readouterr().err == "first\nsecond\nIn E0 there is no number\n"
+
+
+def test_a_level_that_is_set_leaves_all_lines(monkeypatch: Any, capfd: Any) -> None:
+    monkeypatch.setenv(quiet.VARIABLE, "0")
+    quiet.be_quiet()
+    with quiet.without_start_lines():
+        os.write(2, NOISE)
+    assert capfd.readouterr().err == NOISE.decode()
+
+
+QUICK_START = """
+from really import SampleManager
+from really.models import mlp
+from really.learners import DQNLearner
+how = {"num_steps": 10, "use_ray": False, "action_sampling_type": "epsilon_greedy"}
+with SampleManager(mlp, "CartPole-v1", 2, 20, model_kwargs={"observation": 4, "outputs": 2}, **how) as manager:
+    manager.get_data()
+"""
+
+
+@pytest.mark.slow
+def test_collecting_with_tensorflow_writes_nothing() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != quiet.VARIABLE}
+    done = subprocess.run([sys.executable, "-c", QUICK_START], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
