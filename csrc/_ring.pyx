@@ -31,7 +31,7 @@ from gather cimport gather
 from generator cimport copied_state
 from lock cimport Lock, acquire, free_lock, new_lock, release
 from matching cimport Sharing, StackColumn, init_sharing
-from memory cimport really_pages_release, really_pages_reserve, really_store_release
+from memory cimport really_load_acquire, really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
 from recency cimport RecencyKind
@@ -48,6 +48,7 @@ from record cimport (
     oldest_row,
     oldest_slot,
 )
+from removed cimport forget_removed, is_removed, remove_rows, start_removing, to_ranks
 from ring_state cimport (
     RingState,
     allocate_tables,
@@ -57,13 +58,16 @@ from ring_state cimport (
     find_ages,
     first_intact,
     free_tables,
+    is_behind_removals,
     is_rolled_back,
     keep_state,
     may_evict,
     num_choices,
+    num_left,
     refresh_cursor,
     roll_back,
     take_rows,
+    to_held_ages,
 )
 from scatter cimport append
 from shared_rows cimport (
@@ -372,6 +376,7 @@ cdef class Ring:
     @property
     def num_choices(self):
         """How many of the rows held can be drawn."""
+        self.read_removals()
         acquire(self.lock)
         refresh_cursor(&self.state)
         cdef int64_t num = num_choices(&self.state)
@@ -387,6 +392,17 @@ cdef class Ring:
     # State --------------------------------------------------------------------------------------------------------
 
     def __len__(self):
+        self.read_removals()
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        cdef int64_t num = num_left(&self.state)
+        release(self.lock)
+        self.refuse_if_rolled_back()
+        return num
+
+    @property
+    def num_held(self):
+        """Rows held, removed ones included."""
         oldest, num_put = self.held_rows()
         return num_put - oldest
 
@@ -491,6 +507,7 @@ cdef class Ring:
     def held_rows(self):
         """Numbers of the oldest row held and of the next row, read together."""
         cdef int64_t oldest, num_put
+        self.read_removals()
         acquire(self.lock)
         refresh_cursor(&self.state)
         oldest, num_put = oldest_row(&self.state.rows), self.state.rows.cursor.num_put
@@ -533,6 +550,135 @@ cdef class Ring:
         release(self.lock)
         return may
 
+    # Removed rows -------------------------------------------------------------------------------------------------
+
+    def remove(self, const int64_t[::1] numbers):
+        """Removes those of these rows that are left; returns how many. They are held until they are evicted."""
+        cdef int64_t num = -1
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        if self.starts_removing():
+            num = self.remove_numbers(numbers)
+        release(self.lock)
+        if num < 0:
+            raise MemoryError("the rows that are left: the system gave no memory")
+        return num
+
+    def set_removed(self, const int64_t[::1] numbers, int64_t num_removals=0):
+        """Makes those of these rows that are held the rows that are removed.
+
+        `num_removals` is what the page counted before the numbers were read.
+        """
+        cdef bint may
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        forget_removed(&self.state.removed)
+        may = numbers.shape[0] == 0 or self.starts_removing()
+        if may:
+            self.state.num_removals = num_removals
+            self.num_changes += 1
+            if numbers.shape[0] > 0:
+                self.remove_numbers(numbers)
+        release(self.lock)
+        if not may:
+            raise MemoryError("the rows that are left: the system gave no memory")
+
+    def count_removal(self):
+        """Tells processes that read the storage that its file of removed rows is another."""
+        acquire(self.lock)
+        if self.state.writes and self.state.page != NULL:
+            really_store_release(&self.state.page.num_removals, self.state.page.num_removals + 1)
+        release(self.lock)
+
+    @property
+    def num_removals(self):
+        """How often rows were removed, as the storage's page counts it; 0 in memory."""
+        return 0 if self.state.page == NULL else really_load_acquire(&self.state.page.num_removals)
+
+    @property
+    def num_removed(self):
+        """How many of the rows held are removed."""
+        self.read_removals()
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        cdef int64_t num = num_held(&self.state.rows) - num_left(&self.state)
+        release(self.lock)
+        return num
+
+    def are_removed(self, const int64_t[::1] numbers):
+        """Whether each of these rows, bool [n], is held and removed."""
+        cdef cnp.ndarray found = np.zeros(numbers.shape[0], np.bool_)
+        cdef cnp.npy_bool* flags = <cnp.npy_bool*>cnp.PyArray_DATA(found)
+        cdef int64_t oldest
+        cdef Py_ssize_t i
+        self.read_removals()
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        oldest = oldest_row(&self.state.rows)
+        for i in range(numbers.shape[0] if self.state.removed.any else 0):
+            flags[i] = oldest <= numbers[i] < self.state.rows.cursor.num_put and is_removed(
+                &self.state.removed, numbers[i]
+            )
+        release(self.lock)
+        return found
+
+    def numbers_of(self, cnp.ndarray ages not None):
+        """Replaces indices by age, int64 C-contiguous, by row numbers, in place. Returns False if one has no row."""
+        cdef int64_t* rows = <int64_t*>cnp.PyArray_DATA(ages)
+        cdef Py_ssize_t i, num = cnp.PyArray_SIZE(ages)
+        cdef bint held
+        self.read_removals()
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        held = to_held_ages(&self.state, rows, num)
+        for i in range(num if held else 0):
+            rows[i] += oldest_row(&self.state.rows)
+        release(self.lock)
+        return held
+
+    def ages_of(self, cnp.ndarray numbers not None):
+        """Replaces row numbers, int64 C-contiguous, by indices by age, in place. Returns False if one is not left."""
+        cdef int64_t* rows = <int64_t*>cnp.PyArray_DATA(numbers)
+        cdef int64_t oldest
+        cdef Py_ssize_t i, num = cnp.PyArray_SIZE(numbers)
+        cdef bint are_left = True
+        self.read_removals()
+        acquire(self.lock)
+        refresh_cursor(&self.state)
+        oldest = oldest_row(&self.state.rows)
+        for i in range(num):
+            are_left = oldest <= rows[i] < self.state.rows.cursor.num_put and not is_removed(
+                &self.state.removed, rows[i]
+            )
+            if not are_left:
+                break
+        for i in range(num if are_left else 0):
+            rows[i] -= oldest
+        if are_left and self.state.removed.any:
+            to_ranks(&self.state.removed, rows, num)
+        release(self.lock)
+        return are_left
+
+    cdef bint starts_removing(self) noexcept:
+        """`start_removing`; hold the lock."""
+        return start_removing(
+            &self.state.removed, self.state.rows.capacity, oldest_row(&self.state.rows), self.state.rows.cursor.num_put
+        )
+
+    cdef int64_t remove_numbers(self, const int64_t[::1] numbers) noexcept:
+        """`remove_rows`; hold the lock."""
+        cdef int64_t num = 0 if numbers.shape[0] == 0 else remove_rows(
+            &self.state.removed, &numbers[0], numbers.shape[0]
+        )
+        self.num_changes += num > 0
+        return num
+
+    cdef int read_removals(self) except -1:
+        """In a process that only reads, takes in what the process that writes has removed."""
+        if not self.state.writes and is_behind_removals(&self.state):
+            self.storage.read_removals(self)
+        return 0
+
     # On disk ------------------------------------------------------------------------------------------------------
 
     @property
@@ -556,6 +702,7 @@ cdef class Ring:
         acquire(self.lock)
         self.state.writes, self.state.allocated_end, self.state.rows.cursor = False, -1, &self.state.cursor
         self.state.num_rollbacks = self.state.page.num_rollbacks
+        self.state.num_removals = self.state.page.num_removals
         stop_writing(self.state.sharings, self.state.num_sharings)
         refresh_cursor(&self.state)
         release(self.lock)
@@ -625,6 +772,7 @@ cdef class Ring:
         may = self.state.writes and self.state.pinned_from == NO_ROW
         if may:
             roll_back(&self.state, num_put, first, state)
+            forget_removed(&self.state.removed)
             self.num_changes += 1
             for s in range(self.state.num_sharings):
                 return_to_frame(&self.state.rows, &self.state.sharings[s], frames[s])
@@ -828,6 +976,7 @@ cdef class Ring:
             total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
         )
         cdef bint drawn
+        self.read_removals()
         acquire(self.lock)
         if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
             drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
@@ -857,6 +1006,7 @@ cdef class Ring:
             block.batch.columns[i] += first * self.state.keys[i].nbytes
             if self.state.keys[i].sharing < 0:
                 block.batch.fields[i] = block.batch.columns[i]
+        self.read_removals()
         acquire(self.lock)
         if num * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
             drawn = draw_rows(&self.state, &block.batch, num, num, distinct)
@@ -870,10 +1020,18 @@ cdef class Ring:
             raise MissingFramesError()
         return drawn
 
-    def sample_ages(self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False):
-        """The ages, int64, that `sample` with the same arguments would draw. Returns None if there are too few rows."""
+    def sample_ages(
+        self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, bint by_number=False
+    ):
+        """The indices by age, int64, that `sample` with the same arguments would draw, or numbers of the rows.
+
+        Returns None if there are too few rows.
+        """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
+        cdef int64_t oldest = 0
+        cdef Py_ssize_t i
+        self.read_removals()
         acquire(self.lock)
         refresh_cursor(&self.state)
         if num_choices(&self.state) < (num if distinct else 1) or is_rolled_back(&self.state):
@@ -882,7 +1040,12 @@ cdef class Ring:
             return None
         with nogil:
             draw_ages(&self.state, &block.batch, total, num, distinct)
+            oldest = oldest_row(&self.state.rows)
+            if not by_number and self.state.removed.any:
+                to_ranks(&self.state.removed, block.batch.ages, total)
         release(self.lock)
+        for i in range(total if by_number else 0):
+            block.batch.ages[i] += oldest
         cdef cnp.npy_intp[MAX_DIMS] dims
         return new_array(block, <char*>block.batch.ages, INT64, dims, lead_dims(dims, num, num_batches))
 
@@ -951,6 +1114,7 @@ cdef class Ring:
         cdef bint taken
         if total > 0:
             memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
+        self.read_removals()
         acquire(self.lock)
         with nogil:
             taken = take_rows(&self.state, &block.batch, total, by_number)
@@ -974,7 +1138,7 @@ cdef class Ring:
         try:
             if not find_ages(&self.state, batch, first, num):
                 return None
-            gather(&self.state.rows, batch.ages, num, batch.fields, NULL)
+            gather(&self.state.rows, batch.ages, num, batch.fields, NULL, NULL)
             rows = self.arrays(block, num, 0)
             if not are_intact(&self.state, batch, num):
                 return None  # an overwritten frame number may have no frame
@@ -1008,7 +1172,7 @@ cdef class Ring:
         held = find_ages(&self.state, batch, first, num)
         if held:
             with nogil:
-                gather(&some, batch.ages, num, batch.columns, NULL)
+                gather(&some, batch.ages, num, batch.columns, NULL, NULL)
             held = are_intact(&self.state, batch, num)
         release(self.lock)
         PyMem_Free(fields)

@@ -20,6 +20,7 @@ from memory cimport (
 from n_step cimport Steps, free_steps, gather_steps
 from recency cimport ALL_ROWS, Recency, draw_recent, num_drawable
 from record cimport STAGE, Cursor, Field, Records, Seam, all_held, none_below, num_held, oldest_row, subtract
+from removed cimport Removed, draw_left, follow_rows, free_removed, to_ages
 from shared_rows cimport follow_writers, prefetch_frames_from_disk, reconstruct_all
 from values cimport Key
 
@@ -42,6 +43,8 @@ cdef struct RingState:
     Py_ssize_t max_stack
     Steps steps
     Recency recency
+    Removed removed
+    int64_t num_removals  # in a process that only reads: `page.num_removals` when the file of removed rows was read
     bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
 
 
@@ -66,6 +69,7 @@ cdef inline void free_tables(RingState* ring) noexcept nogil:
     for i in range(ring.num_sharings):
         free_sharing(&ring.sharings[i])
     free_steps(&ring.steps)
+    free_removed(&ring.removed)
     free(ring.sharings)
     free(ring.keys)
     really_aligned_free(ring.rows.stage)
@@ -78,14 +82,31 @@ cdef inline bint refresh_cursor(RingState* ring) noexcept nogil:
 
     Returns False if frames cannot be mapped, or if the ring was rolled back.
     """
-    if ring.writes:
-        return True
     cdef Cursor found
+    if ring.writes:
+        follow_removed(ring)
+        return True
     read_cursor(ring.page, &found)
     if not 0 <= found.first <= found.num_put:
         return False  # damaged since it was opened: no slot has such rows
     ring.cursor.first, ring.cursor.num_put = found.first, found.num_put
+    follow_removed(ring)
     return not is_rolled_back(ring) and follow_writers(ring.sharings, ring.num_sharings)
+
+
+cdef inline void follow_removed(RingState* ring) noexcept nogil:
+    if ring.removed.any:
+        follow_rows(&ring.removed, oldest_row(&ring.rows), ring.rows.cursor.num_put)
+
+
+cdef inline bint is_behind_removals(RingState* ring) noexcept nogil:
+    """Whether the process that writes has removed rows that this one does not know of."""
+    return not ring.writes and really_load_acquire(&ring.page.num_removals) != ring.num_removals
+
+
+cdef inline int64_t num_left(const RingState* ring) noexcept nogil:
+    """How many of the rows held are not removed."""
+    return ring.removed.left.num if ring.removed.any else num_held(&ring.rows)
 
 
 cdef inline bint is_rolled_back(RingState* ring) noexcept nogil:
@@ -145,14 +166,18 @@ cdef inline bint draw_rows(
 
 
 cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
-    """Copies the rows of the batch's ages, or numbers. Returns False if one of them is not held."""
+    """Copies the rows of the batch's ranks, or numbers. Returns False if one of them is not held."""
     cdef int64_t origin = 0, oldest
     cdef int i
     for i in range(TRIES):
         if not refresh_cursor(ring):
             return False
         oldest = oldest_row(&ring.rows)
-        if by_number:
+        if not by_number and not to_held_ages(ring, batch.ages, total):
+            return False
+        if not by_number and ring.removed.any:
+            by_number, origin = True, oldest
+        elif by_number:
             subtract(batch.ages, total, oldest - origin)
             origin = oldest
         if not all_held(&ring.rows, batch.ages, total):
@@ -166,8 +191,8 @@ cdef inline bint copy_drawn(
     RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
     """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
-    (without replacement, to prefetch from disk, or if new rows are preferred)."""
-    if distinct or ring.prefetches_from_disk or ring.recency.kind != ALL_ROWS:
+    (without replacement, to prefetch from disk, if new rows are preferred, or if most rows are removed)."""
+    if distinct or ring.prefetches_from_disk or ring.recency.kind != ALL_ROWS or are_most_removed(ring):
         draw_ages(ring, batch, total, num, distinct)
         return copy_rows(ring, batch, total)
     gather_rows(ring, batch, total, ring.source)
@@ -186,9 +211,11 @@ cdef inline bint copy_rows(RingState* ring, Batch* batch, Py_ssize_t total) noex
 cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
     """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
     batch.misses_frames = False
-    gather(&ring.rows, batch.ages, total, batch.fields, source)
+    gather(
+        &ring.rows, batch.ages, total, batch.fields, source, &ring.removed if ring.removed.any else NULL
+    )
     if batch.discounts != NULL:
-        gather_steps(&ring.rows, &ring.steps, batch, total)
+        gather_steps(&ring.rows, &ring.steps, &ring.removed, batch, total)
     if ring.num_sharings > 0:
         if not are_intact(ring, batch, total):
             return  # an overwritten frame number may have no frame; the caller tests again
@@ -202,22 +229,45 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
 cdef inline void draw_ages(
     RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
-    cdef int64_t held = num_held(&ring.rows), choices = num_choices(ring)
+    cdef int64_t left = num_left(ring), choices = num_choices(ring)
+    cdef bint has_ranks = ring.removed.any
     cdef Py_ssize_t i
     if distinct:
         draw_distinct_batches(ring.source, choices, batch.ages, total, num, batch.table)
-        for i in range(total if choices < held else 0):
-            batch.ages[i] += held - choices
-    elif ring.recency.kind == ALL_ROWS:
-        draw(ring.source, held, batch.ages, total)
+        for i in range(total if choices < left else 0):
+            batch.ages[i] += left - choices
+    elif ring.recency.kind != ALL_ROWS:
+        draw_recent(ring.source, &ring.recency, left, ring.rows.cursor.num_put, batch.ages, total, num)
+    elif has_ranks and not are_most_removed(ring):
+        draw_left(ring.source, &ring.removed, batch.ages, total)
+        has_ranks = False
     else:
-        draw_recent(ring.source, &ring.recency, held, ring.rows.cursor.num_put, batch.ages, total, num)
+        draw(ring.source, left, batch.ages, total)
+    if has_ranks:
+        to_ages(&ring.removed, batch.ages, total)
     keep_state(ring)
+
+
+cdef inline bint are_most_removed(const RingState* ring) noexcept nogil:
+    """Whether so many rows are removed that it is faster to draw ranks than to draw again in place of them."""
+    return ring.removed.any and 4 * ring.removed.left.num < num_held(&ring.rows)
 
 
 cdef inline int64_t num_choices(const RingState* ring) noexcept nogil:
     """How many of the rows held can be drawn."""
-    return num_drawable(&ring.recency, num_held(&ring.rows))
+    return num_drawable(&ring.recency, num_left(ring))
+
+
+cdef inline bint to_held_ages(RingState* ring, int64_t* ranks, Py_ssize_t num) noexcept nogil:
+    """Replaces ranks by ages. Returns False if no row is left that has one of them."""
+    cdef int64_t left = num_left(ring)
+    cdef Py_ssize_t i
+    for i in range(num):
+        if not 0 <= ranks[i] < left:
+            return False
+    if ring.removed.any:
+        to_ages(&ring.removed, ranks, num)
+    return True
 
 
 cdef inline bint find_ages(RingState* ring, Batch* batch, int64_t first, Py_ssize_t num) noexcept nogil:

@@ -7,6 +7,7 @@ from bounded_random cimport DRAW_BLOCK, draw
 from memory cimport really_advise_willneed, really_stream_fence
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
+from removed cimport Removed, draw_left
 from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
 
 cdef enum:
@@ -15,16 +16,30 @@ cdef enum:
 
 
 cdef inline void gather(
-    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source,
+    const Removed* removed,
 ) noexcept nogil:
-    """Copies the rows of these ages to columns, `columns[field][row]`. `source`, unless NULL, draws the ages."""
+    """Copies the rows of these ages to columns, `columns[field][row]`.
+
+    `source`, unless NULL, draws the ages, those of rows that are not `removed`, which may be NULL.
+    """
     cdef bint streams = batch_nbytes(records, num_rows) >= OUT_OF_CACHE
     if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
-        gather_narrow(records, ages, num_rows, columns, source)
+        gather_narrow(records, ages, num_rows, columns, source, removed)
         return
     if source != NULL:
-        draw(source, num_held(records), ages, num_rows)
+        draw_uniform(source, records, removed, ages, num_rows)
     gather_wide(records, ages, num_rows, columns, streams)
+
+
+cdef inline void draw_uniform(
+    bitgen_t* source, const Records* records, const Removed* removed, int64_t* ages, Py_ssize_t num
+) noexcept nogil:
+    """Ages of rows that are left, each equally likely."""
+    if removed == NULL:
+        draw(source, num_held(records), ages, num)
+    else:
+        draw_left(source, removed, ages, num)
 
 
 cdef inline Py_ssize_t batch_nbytes(const Records* records, Py_ssize_t num_rows) noexcept nogil:
@@ -45,16 +60,17 @@ cdef inline void prefetch_rows_from_disk(
 
 
 cdef inline void gather_narrow(
-    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source,
+    const Removed* removed,
 ) noexcept nogil:
     # Prefetches one block of rows while the block before it is copied.
     cdef const char* rows[2][BLOCK]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source)
+    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source, removed)
     cdef Py_ssize_t i, num_ahead, half = 0
     while num > 0:
         num_ahead = next_block(
-            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source
+            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source, removed
         )
         for i in range(records.num_fields):
             copy_field(records.fields[i], rows[half], num, columns[i] + first * records.fields[i].nbytes)
@@ -64,12 +80,13 @@ cdef inline void gather_narrow(
 
 
 cdef inline Py_ssize_t next_block(
-    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
+    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source,
+    const Removed* removed,
 ) noexcept nogil:
     """Draws the ages of the next block unless `source` is NULL, and locates its rows; returns their number."""
     cdef Py_ssize_t num = min(num_left, <Py_ssize_t>BLOCK)
     if source != NULL:
-        draw(source, num_held(records), ages, num)
+        draw_uniform(source, records, removed, ages, num)
     return locate_rows(records, oldest, ages, num, rows, records.stride)
 
 

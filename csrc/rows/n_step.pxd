@@ -1,7 +1,8 @@
 """n-step returns at sampling time: each row's last step, the discounted reward up to it, and the discount after it.
 
-k = min(n, steps to the first end, steps to the newest row), R = sum of gamma^i r_i for i < k, discount = gamma^k (1 -
-terminal of the last step): Sutton and Barto 2018, equation 7.1. A truncation ends the steps but does not terminate.
+k = min(n, steps to the first end, steps to the newest row or to a removed one), R = sum of gamma^i r_i for i < k,
+discount = gamma^k (1 - terminal of the last step): Sutton and Barto 2018, equation 7.1. A truncation ends the steps but
+does not terminate.
 """
 
 from libc.stdint cimport int64_t
@@ -10,7 +11,8 @@ from libc.string cimport memcmp, memcpy
 
 from batch_layout cimport Batch
 from gather cimport gather
-from record cimport Field, Records, num_held, oldest_slot, row_at
+from removed cimport Removed, is_removed
+from record cimport Field, Records, num_held, oldest_row, oldest_slot, row_at
 
 cdef struct Steps:
     int max_steps  # n; 0 for batches of single transitions
@@ -37,23 +39,25 @@ cdef inline void free_steps(Steps* steps) noexcept nogil:
     free(steps.last.fields)
 
 
-cdef inline void gather_steps(const Records* records, Steps* steps, Batch* batch, Py_ssize_t num_rows) noexcept nogil:
+cdef inline void gather_steps(
+    const Records* records, Steps* steps, const Removed* removed, Batch* batch, Py_ssize_t num_rows
+) noexcept nogil:
     """Writes the returns and discounts of a batch, and copies the columns that come from the last steps."""
     cdef float* rewards = <float*>batch.fields[steps.reward]
     cdef Py_ssize_t i
     batch.agents_alternate = not follow_steps(
-        records, steps, batch.ages, num_rows, batch.last_ages, rewards, batch.discounts
+        records, steps, removed, batch.ages, num_rows, batch.last_ages, rewards, batch.discounts
     )
     if batch.agents_alternate:
         return
     steps.last.cursor = records.cursor
     for i in range(steps.last.num_fields):
         batch.last_fields[i] = batch.fields[steps.last_keys[i]]
-    gather(&steps.last, batch.last_ages, num_rows, batch.last_fields, NULL)
+    gather(&steps.last, batch.last_ages, num_rows, batch.last_fields, NULL, NULL)
 
 
 cdef inline bint follow_steps(
-    const Records* records, const Steps* steps, const int64_t* ages, Py_ssize_t num_rows,
+    const Records* records, const Steps* steps, const Removed* removed, const int64_t* ages, Py_ssize_t num_rows,
     int64_t* last_ages, float* rewards, float* discounts,
 ) noexcept nogil:
     """Finds each row's last step. Returns False if rows of several agents alternate, so that there is none."""
@@ -69,6 +73,8 @@ cdef inline bint follow_steps(
         total = float_at(row, records.fields[steps.reward])
         for k in range(1, steps.max_steps):
             if age + 1 == held or float_at(row, records.fields[steps.end]) != 0:
+                break
+            if is_removed(removed, oldest_row(records) + age + 1):
                 break
             after = row_at(records, oldest, age + 1)
             if steps.agent >= 0 and differs(row, after, records.fields[steps.agent]):

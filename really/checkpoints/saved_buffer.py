@@ -22,7 +22,7 @@ BUFFER = "buffer.arrow"
 PRIORITIES = "buffer.priorities"
 # Options of a buffer that decide what its batches are.
 BATCH_OPTIONS = ("alpha", "eps", "n_step", "gamma", "sampler", "unit")
-MOMENT = ("identity", "first", "num_put", "frames", "generator")
+MOMENT = ("identity", "first", "num_put", "frames", "generator", "removed")
 
 Saved = Mapping[str, Any]
 

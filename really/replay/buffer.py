@@ -20,13 +20,14 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring, RingError
 from really.replay.appending import append
+from really.replay.changes import ChangedRows
 from really.replay.columns import spec_of
 from really.replay.disk.folder import Folder
 from really.replay.draws import Draws, held
-from really.replay.episode_verbs import StoredEpisodes
 from really.replay.generator import BufferGenerator
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
+from really.replay.removed_rows import from_text, removed_rows, to_text
 from really.replay.samplers import VALUE, PrioritizedSampler, Sampler
 from really.replay.snapshot import Description, Snapshot
 from really.replay.storages import make_storage
@@ -34,7 +35,7 @@ from really.replay.twins import TWINS
 from really.replay.units import Batch, SampleUnit
 
 
-class ReplayBuffer(StoredEpisodes, PublishedBuffer):
+class ReplayBuffer(ChangedRows, PublishedBuffer):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python
@@ -316,13 +317,14 @@ class ReplayBuffer(StoredEpisodes, PublishedBuffer):
         self.check_open(what)
         if self._ring is None:
             return Snapshot(self.options, self.state_dict())
-        reader = self.open_reader(keeps=True)
-        first, end = reader.next_row, reader.next_row + reader.num_left
+        reader = self._readers.open(self._ring, keeps=True, with_removed=True)
+        first, end = reader.next_row, reader.end_row
         priorities = self.sampler.priorities_of(self._ring, first, end)
         number = 0 if priorities is None and self._draws.unit.starts is None else first
         nbytes = self.nbytes // self.capacity
         spec, sharings = engine.layout_of(self._ring)
-        return Snapshot(self.options, self.state_dict(), spec, number, priorities, sharings, nbytes, reader)
+        removed = to_text(removed_rows(self._ring) - first)
+        return Snapshot(self.options, self.state_dict(), spec, number, priorities, removed, sharings, nbytes, reader)
 
     @classmethod
     def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
@@ -339,6 +341,8 @@ class ReplayBuffer(StoredEpisodes, PublishedBuffer):
             values.append(part.pop(VALUE, values[0]))
             buffer.put(part)
         buffer.load_state_dict(description.generator)
+        if description.removed and buffer._ring is not None:
+            buffer._ring.set_removed(from_text(description.removed) + buffer._ring.oldest_row)
         if description.priorities is not None:
             buffer.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
         return buffer

@@ -82,7 +82,8 @@ class Draws:
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         filled = held("sample_indices", ring)
         if self.unit.starts is not None:
-            return self._drawn(filled, checked_shape(n), None, replace)[0] - filled.oldest_row
+            found = np.ascontiguousarray(self._drawn(filled, checked_shape(n), None, replace)[0])
+            return found if filled.ages_of(found) else arguments.refuse_few("sample_indices", num, num, True)
         ages = filled.sample_ages(num, num_batches, not replace)
         return arguments.refuse_few("sample_indices", num, filled.num_choices, replace) if ages is None else ages
 
@@ -97,7 +98,8 @@ class Draws:
             if self.unit.in_ring:
                 batch = filled.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
             else:
-                batch = self.unit.take(filled, ages + filled.oldest_row)
+                numbers = ages.copy()
+                batch = self.unit.take(filled, numbers) if filled.numbers_of(numbers) else None
         except RingError as error:
             raise engine.translated(filled, error) from None
         if batch is None:
@@ -120,7 +122,7 @@ class Draws:
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, and the sampler's columns."""
         if self.unit.starts is None:
-            return self.sampler.draw(ring, shape, beta)
+            return self.sampler.draw_left(ring, shape, beta)
         return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:

@@ -68,7 +68,7 @@ def memory(ring: Ring | None) -> dict[str, float]:
     if ring is None:
         return {"held": 0, "naive": 0, "ratio": 1.0}
     held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
-    naive = len(ring) * row_nbytes(spec_of(ring))
+    naive = ring.num_held * row_nbytes(spec_of(ring))
     return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 
 
@@ -83,7 +83,7 @@ def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> i
 
 def promised() -> int:
     """Bytes of memory that all rings of this process have yet to take."""
-    return sum(max(0, nbytes(ring, ring.capacity - len(ring))) for ring in _rings if ring.storage is None)
+    return sum(max(0, nbytes(ring, ring.capacity - ring.num_held)) for ring in _rings if ring.storage is None)
 
 
 def translated(ring: Ring | None, error: RingError) -> ReallyError:

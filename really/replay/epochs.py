@@ -15,7 +15,7 @@ from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError,
 from really.replay import arguments, tensors
 from really.replay.rows import Rows
 
-STATE = ("seed", "first", "end", "later", "num_batches", "batch_size")
+STATE = ("seed", "first", "end", "later", "num_batches", "batch_size", "num_rows")
 """The integers of a state."""
 TRIES = 100
 SEEDS = 1 << 62
@@ -39,7 +39,8 @@ class Epochs:
         EmptyBufferError: no rows are held.
         InvalidValueError, InvalidTypeError: an argument cannot be used.
         NotEnoughMemoryError: the order of an epoch, 8 bytes a row, would not fit in the memory that is left.
-        OvertakenError: from `next`: puts or `clear` have dropped one of the rows. The iterator stays where it was.
+        OvertakenError: from `next`: puts, `remove` or `clear` have dropped one of the rows. The iterator stays where it
+            was.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Epochs:
         self._drop_last = bool(drop_last)
         wanted = None if seed is None else checked_integer("seed", seed, 0)
         reader = buffer.open_reader()
-        self._first, self._end = reader.next_row, reader.next_row + reader.num_left
+        self._first, self._end, self._left = reader.next_row, reader.end_row, reader.left
         self._seed = int(reader.ring.draw_below(SEEDS, 1)[0]) if wanted is None else wanted
         self._num_batches = 0
         self._order: tuple[int, NDArray[np.int64]] | None = None
@@ -75,7 +76,7 @@ class Epochs:
     @property
     def num_rows(self) -> int:
         """Rows of an epoch."""
-        return self._end - self._first
+        return self._end - self._first if self._left is None else len(self._left)
 
     @property
     def epoch(self) -> int:
@@ -100,15 +101,16 @@ class Epochs:
         if self._epochs is not None and self._num_batches >= len(self):
             raise StopIteration
         start = self._num_batches % self._per_epoch * self._batch_size
-        batch = self._taken(self._first + self._order_of(self.epoch)[start : start + self._batch_size])
+        places = self._order_of(self.epoch)[start : start + self._batch_size]
+        batch = self._taken(self._first + places if self._left is None else self._left[places])
         self._num_batches += 1
         return tensors.convert(self._convert, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration is: integers. Save it with the buffer, at the same moment."""
         reader = self._buffer.open_reader()
-        numbers = (self._seed, self._first, self._end, reader.next_row + reader.num_left - self._end)
-        return dict(zip(STATE, (*numbers, self._num_batches, self._batch_size), strict=True))
+        numbers = (self._seed, self._first, self._end, reader.end_row - self._end)
+        return dict(zip(STATE, (*numbers, self._num_batches, self._batch_size, self.num_rows), strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where a `state_dict` was taken, with this buffer or a copy of it.
@@ -116,11 +118,11 @@ class Epochs:
         Raises InvalidValueError if it is no such state, or one of another batch size, or of rows not held.
         """
         try:
-            seed, first, end, later, num_batches, size = (checked_integer(name, state[name], 0) for name in STATE)
+            seed, first, end, later, num_batches, size, num = (checked_integer(name, state[name], 0) for name in STATE)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidValueError(f"state: expected what an Epochs' state_dict gave, got {state!r}") from error
         reader = self._buffer.open_reader()
-        num_put = reader.next_row + reader.num_left
+        num_put = reader.end_row
         # A saved buffer that is loaded counts its rows anew; a folder and this buffer go on with their numbers.
         shift = min(0, num_put - end - later)
         if size != self._batch_size or not reader.next_row <= first + shift < end + shift <= num_put:
@@ -129,7 +131,16 @@ class Epochs:
                 f"state: expected batches of {self._batch_size} of the rows from {held}, "
                 f"got batches of {size} of those from {first + shift} to before {end + shift}"
             )
+        left = reader.left
+        if left is not None:
+            left = left[np.searchsorted(left, first + shift) : np.searchsorted(left, end + shift)]
+        if (num_left := end - first if left is None else len(left)) != num:
+            raise InvalidValueError(
+                f"state: expected {num:,} rows from {first + shift} to before {end + shift} as the epochs began with, "
+                f"got {num_left:,}: rows were removed meanwhile"
+            )
         self._seed, self._first, self._end, self._num_batches = seed, first + shift, end + shift, num_batches
+        self._left = left
         self._order = None
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
@@ -142,13 +153,14 @@ class Epochs:
         """The rows of these numbers; ages count from the oldest row, which puts may drop meanwhile."""
         for _ in range(TRIES):
             reader = self._buffer.open_reader()
-            oldest = reader.next_row
-            if numbers.min() < oldest or self._end > oldest + reader.num_left:
+            ring, ages = reader.ring, numbers.copy()
+            num_changes = ring.num_changes
+            if self._end > reader.end_row or not ring.ages_of(ages):
                 break
-            batch = self._buffer.take(numbers - oldest)
-            if self._buffer.open_reader().next_row == oldest:
+            batch = self._buffer.take(ages)
+            if ring.oldest_row == reader.next_row and ring.num_changes == num_changes:
                 return batch
         raise OvertakenError(
-            f"epochs: expected the rows from {self._first} to before {self._end}, but puts or clear dropped some; make "
-            f"the buffer larger, or put between the epochs and begin new ones"
+            f"epochs: expected the rows from {self._first} to before {self._end}, but puts, remove or clear dropped "
+            f"some; make the buffer larger, or put between the epochs and begin new ones"
         )

@@ -17,6 +17,7 @@ from really.replay.disk.cursor_page import NO_ROW, generator_bytes
 from really.replay.disk.folder import Folder
 from really.replay.disk.rollback import Target
 from really.replay.readers import Readers
+from really.replay.removed_rows import from_text, removed_rows, to_text
 from really.replay.samplers import PrioritizedSampler
 
 log = logging.getLogger("really")
@@ -35,6 +36,7 @@ class Moment:
         frames: number of the next frame of each store of shared frames.
         generator: `ReplayBuffer.state_dict`.
         priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
+        removed: places, from `first` on, of the rows that are removed (`removed_rows.to_text`).
     """
 
     identity: str
@@ -43,10 +45,11 @@ class Moment:
     frames: list[int]
     generator: dict[str, Any]
     priorities: dict[str, Any] | None = None
+    removed: str = ""
 
     @property
     def num_rows(self) -> int:
-        """How many rows were held."""
+        """How many rows were held, removed ones included."""
         return self.num_put - self.first
 
 
@@ -92,13 +95,15 @@ class Moments:
         if ring.kept_from == NO_ROW:
             ring.keep_from(ring.oldest_row)
         priorities = None
-        with self._readers.open(ring, keeps=True) as reader:  # puts that would drop a row of the moment wait
-            first, num_put, frames = reader.next_row, reader.next_row + reader.num_left, ring.moment()[2]
+        # Puts that would drop a row of the moment wait.
+        with self._readers.open(ring, keeps=True, with_removed=True) as reader:
+            first, num_put, frames = reader.next_row, reader.end_row, ring.moment()[2]
             if self._sampler is not None:
                 own = {"generator": generator["priorities"]}
                 priorities = self._sampler.priorities_of(ring, first, num_put) | own
+            removed = to_text(removed_rows(ring) - first)
         folder.flush()
-        return Moment(folder.identity, first, num_put, frames, dict(generator), priorities)
+        return Moment(folder.identity, first, num_put, frames, dict(generator), priorities, removed)
 
     def keep(self, moment: Moment) -> None:
         """Keeps the rows of this moment as long as `spare` lasts, and no longer those of moments before it."""
@@ -153,8 +158,10 @@ class Moments:
         if ring is not None:
             target = self._target(ring, moment)
             priorities = None if moment.priorities is None else _cut(moment.priorities, target)
+            removed = from_text(moment.removed) + moment.first
+            removed = removed[(removed >= target.first) & (removed < target.num_put)]
             with self._readers.none_keeping(ring):
-                self._folder.roll_back(ring, target, priorities)
+                self._folder.roll_back(ring, target, priorities, removed if len(removed) or ring.num_removals else None)
             self._tell(done)
         return done
 

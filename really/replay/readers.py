@@ -27,6 +27,8 @@ from really.replay.columns import spec_of
 
 PIECE = 1 << 20
 """Bytes that a reader copies at a time: what a put may have to wait for, as it may for a batch."""
+NEAR = 4
+"""Rows that are left are read together with removed rows between them, at most so many times as many."""
 STARTS = 20
 """How often a reader starts again if puts overtake it before it has read anything: the oldest rows drop first."""
 NO_ROW = np.iinfo(np.int64).max
@@ -43,8 +45,8 @@ class Reader:
         thread: identifier of the thread that read last.
     """
 
-    def __init__(self, readers: Readers, ring: Ring, keeps: bool) -> None:
-        self._readers, self.keeps = readers, keeps
+    def __init__(self, readers: Readers, ring: Ring, keeps: bool, with_removed: bool = False) -> None:
+        self._readers, self.keeps, self._with_removed = readers, keeps, with_removed
         self.thread = threading.get_ident()
         self.ring = ring
         self.restart()
@@ -53,21 +55,40 @@ class Reader:
         """Makes the rows that are held now the rows to read."""
         self._first, self._end = self.ring.held_rows()
         self.next_row = self._first
+        self._known_left: NDArray[np.int64] | None = None
+        self._knows_left = self._with_removed
+
+    @property
+    def end_row(self) -> int:
+        """Number of the row after the last one."""
+        return self._end
+
+    @property
+    def left(self) -> NDArray[np.int64] | None:
+        """Numbers of the rows to read, int64 [num_rows]; None if no row between the first and the last is left out."""
+        if not self._knows_left:
+            self._knows_left = True
+            if self.ring.num_removed:
+                numbers = np.arange(self._first, self._end)
+                self._known_left = numbers[~self.ring.are_removed(numbers)]
+        return self._known_left
 
     @property
     def num_rows(self) -> int:
         """Rows to read in all."""
-        return self._end - self._first
+        return self._end - self._first if self.left is None else len(self.left)
 
     @property
     def num_read(self) -> int:
         """Rows read so far."""
-        return self.next_row - self._first
+        if self.left is None:
+            return self.next_row - self._first
+        return int(np.searchsorted(self.left, self.next_row))
 
     @property
     def num_left(self) -> int:
         """Rows not read yet."""
-        return self._end - self.next_row
+        return self.num_rows - self.num_read
 
     def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
         """Bytes of a row of these keys, without padding; by default of all keys. At least 1."""
@@ -93,7 +114,10 @@ class Reader:
         return self._copied(num, spec)
 
     def read_shared(self, num: int) -> dict[str, Any]:
-        """The next `num` rows (fewer at the end), with a `FrameColumn` for each key that shares frames."""
+        """The next `num` rows (fewer at the end), with a `FrameColumn` for each key that shares frames.
+
+        For a reader that reads removed rows, too.
+        """
         self.thread = threading.get_ident()
         try:
             rows = self.ring.read(self.next_row, min(num, self.num_left))
@@ -141,23 +165,45 @@ class Reader:
         num = min(num, self.num_left)
         columns = {key: np.empty((num, *shape), dtype) for key, (dtype, shape) in spec.items()}
         step = max(1, PIECE // max(1, row_nbytes(spec)))
-        for start in range(0, num, step):
-            self._read_piece({key: column[start : start + step] for key, column in columns.items()})
+        start = 0
+        while start < num:
+            end = min(num, start + step) if self.left is None else start + self._num_near(min(step, num - start))
+            self._read_piece({key: column[start:end] for key, column in columns.items()})
+            start = end
         return columns
+
+    def _num_near(self, num: int) -> int:
+        """How many of the next `num` rows that are left have numbers close enough to be read together."""
+        assert self.left is not None
+        at = self.num_read
+        return max(1, int(np.searchsorted(self.left[at : at + num], self.left[at] + NEAR * num)))
 
     def _read_piece(self, piece: dict[str, NDArray[Any]]) -> None:
         num, ring = len(next(iter(piece.values()))), self.ring
+        numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
+        if self.left is not None:
+            numbers = self.left[self.num_read : self.num_read + num]
         if len(piece) < len(ring.names):
-            read = ring.read_keys(self.next_row, num, piece)
+            read = self._read_keys(numbers, piece)
         else:
-            numbers = np.arange(self.next_row, self.next_row + num, dtype=np.int64)
             try:
                 read = ring.take(numbers, num, 0, piece, by_number=True) is not None
             except RingError as error:
                 raise engine.translated(ring, error) from None
         if not read:
             raise self._overtaken()
-        self._advance(num)
+        self._advance(int(numbers[-1]) + 1 - self.next_row if num else 0)
+
+    def _read_keys(self, numbers: NDArray[np.int64], piece: dict[str, NDArray[Any]]) -> bool:
+        """`Ring.read_keys` of these rows."""
+        if self.left is None:
+            return self.ring.read_keys(self.next_row, len(numbers), piece)
+        first, num = int(numbers[0]), int(numbers[-1] - numbers[0]) + 1
+        span = {key: np.empty((num, *column.shape[1:]), column.dtype) for key, column in piece.items()}
+        read = self.ring.read_keys(first, num, span)
+        for key, column in piece.items():
+            column[:] = span[key][numbers - first]
+        return read
 
     def _advance(self, num: int) -> None:
         if self.keeps:
@@ -188,14 +234,17 @@ class Readers:
         self.changed = threading.Condition(self.lock)
         _all_readers.add(self)
 
-    def open(self, ring: Ring, keeps: bool = False) -> Reader:
-        """A reader of the rows that are held now; with `keeps`, puts that would drop a row of them wait."""
+    def open(self, ring: Ring, keeps: bool = False, with_removed: bool = False) -> Reader:
+        """A reader of the rows that are held now; with `keeps`, puts that would drop a row of them wait.
+
+        It leaves out rows that are removed, unless `with_removed`.
+        """
         if not keeps:
-            return Reader(self, ring, keeps=False)
+            return Reader(self, ring, keeps=False, with_removed=with_removed)
         with self.lock:
             ring.pin_held()  # from here on no put drops what the reader is about to find
             try:
-                reader = Reader(self, ring, keeps=True)
+                reader = Reader(self, ring, keeps=True, with_removed=with_removed)
                 self.keepers.add(reader)
             finally:
                 self._tell(ring)

@@ -16,6 +16,8 @@ PIECE = 1 << 16
 """Rows whose values are read at a time."""
 LEAST = 16
 """Places of the smallest group."""
+REMOVED = -1
+"""The group of rows that are removed."""
 FEW = 64
 """So many groups may be empty before they are removed."""
 
@@ -62,14 +64,15 @@ class RowGroups:
         self._first = self._base = self._size = self.counts = np.zeros(0, np.int64)
         self._rows, self._used = np.zeros(0, np.int64), 0
         self._group_of = np.zeros(0, np.int32)  # by row number modulo capacity
-        self._oldest = self._newest = 0
+        self._oldest = self._newest = self._num_changes = 0
 
     def follow(self, ring: Ring) -> None:
         """Adds rows that were put, and drops those that are no longer held. Raises EmptyBufferError without rows."""
         oldest, newest = ring.held_rows()
         while newest > oldest:
-            if newest < self._newest or len(self._group_of) != ring.capacity:
+            if newest < self._newest or len(self._group_of) != ring.capacity or ring.num_changes != self._num_changes:
                 self.forget()
+                self._num_changes = ring.num_changes
                 self._group_of = np.zeros(ring.capacity, np.int32)
             self._drop_before(oldest)
             if self._add(ring, max(oldest, self._newest), newest):
@@ -86,7 +89,8 @@ class RowGroups:
     def _drop_before(self, oldest: int) -> None:
         gone = np.arange(self._oldest, min(oldest, self._newest))
         if len(gone):
-            counts = np.bincount(self._group_of[gone % len(self._group_of)], minlength=len(self.values))
+            groups = self._group_of[gone % len(self._group_of)]
+            counts = np.bincount(groups[groups != REMOVED], minlength=len(self.values))
             self._first += counts
             self.counts -= counts
             if len(self.values) > FEW and 4 * np.count_nonzero(self.counts) < len(self.values):
@@ -100,15 +104,20 @@ class RowGroups:
             values = {self.column: np.empty(num, ring.dtypes[ring.names.index(self.column)])}
             if not ring.read_keys(start, num, values):
                 return False
-            self._add_values(start, values[self.column].astype(np.int64))
+            numbers = np.arange(start, start + num)
+            left = ~ring.are_removed(numbers)
+            self._group_of[numbers % len(self._group_of)] = REMOVED
+            self._add_values(numbers[left], values[self.column][left].astype(np.int64))
             self._newest = start + num
         return True
 
-    def _add_values(self, first: int, values: NDArray[np.int64]) -> None:
+    def _add_values(self, numbers: NDArray[np.int64], values: NDArray[np.int64]) -> None:
+        if len(numbers) == 0:
+            return
         found, which = np.unique(values, return_inverse=True)
         ids = np.array([self._group(int(value)) for value in found])
-        self._group_of[(first + np.arange(len(values))) % len(self._group_of)] = ids[which]
-        order = np.argsort(which, kind="stable") + first
+        self._group_of[numbers % len(self._group_of)] = ids[which]
+        order = numbers[np.argsort(which, kind="stable")]
         ends = np.cumsum(np.bincount(which))
         for group, rows in zip(ids.tolist(), np.split(order, ends[:-1]), strict=True):
             self._append(group, rows)
@@ -157,7 +166,7 @@ class RowGroups:
         kept = np.flatnonzero(self.counts)
         renamed = np.zeros(len(self.values), np.int32)
         renamed[kept] = np.arange(len(kept))
-        self._group_of = renamed[self._group_of]
+        self._group_of = np.where(self._group_of == REMOVED, REMOVED, renamed[self._group_of])
         for name in ("values", "counts", "_first", "_base", "_size"):
             setattr(self, name, getattr(self, name)[kept])
         self._groups = {int(value): group for group, value in enumerate(self.values)}

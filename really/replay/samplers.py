@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -89,15 +90,40 @@ class Sampler:
         """
         Sampler.check(self, replace, None)
         starts.refuse_none()
+        drawn = self._drawn_where(starts.are_starts, ring, shape, beta)
+        if drawn is None:
+            raise EmptyBufferError(
+                f"sample: expected rows that a sequence can start from, {TRIES} draws gave others too"
+            )
+        return drawn
+
+    def draw_left(
+        self, ring: Ring, shape: Shape, beta: float | None = None
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """`draw` of rows that are not removed: draws again in place of others, which is exact for independent rows.
+
+        Raises EmptyBufferError if no row is left, or none is drawn.
+        """
+        if not ring.num_removed:
+            return self.draw(ring, shape, beta)
+        drawn = self._drawn_where(partial(are_left, ring), ring, shape, beta)
+        if drawn is None:
+            raise EmptyBufferError(f"sample: expected rows that are not removed, {TRIES} draws gave others too")
+        return drawn
+
+    def _drawn_where(
+        self, may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], ring: Ring, shape: Shape, beta: Any
+    ) -> tuple[NDArray[np.int64], dict[str, Any]] | None:
+        """`draw` of rows that may be drawn; None if too many tries give others."""
         numbers, added = self.draw(ring, shape, beta)
         for _ in range(TRIES):
-            others = ~starts.are_starts(numbers)
+            others = ~may_be_drawn(numbers)
             if not others.any():
                 return numbers, added
             numbers[others], again = self.draw(ring, (int(others.sum()),), beta)
             for key, values in again.items():
                 added[key][others] = values
-        raise EmptyBufferError(f"sample: expected rows that a sequence can start from, {TRIES} draws gave others too")
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What `ReplayBuffer.state_dict` holds of the sampler's own generators."""
@@ -126,11 +152,10 @@ class UniformSampler(Sampler):
 
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, uniform over all rows held."""
-        oldest = ring.oldest_row
-        ages = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0)
-        if ages is None:
+        numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True)
+        if numbers is None:
             raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
-        return ages + oldest, {}
+        return numbers, {}
 
     def draw_among(
         self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
@@ -152,6 +177,7 @@ class PrioritizedSampler(Sampler):
     def __init__(self, alpha: float = 0.6, eps: float = EPS) -> None:
         self.alpha, self.eps = alpha, eps
         self.starts: Trajectories | None = None
+        self._num_changes = 0  # of the ring when the priorities of removed rows were set to 0
 
     def options(self) -> dict[str, Any]:
         """`alpha` and `eps`."""
@@ -195,6 +221,11 @@ class PrioritizedSampler(Sampler):
         exponent = BETA if beta is None else beta
         n = shape[0] if len(shape) == 1 else shape
         numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
+        if ring.num_removed and ring.are_removed(numbers.reshape(-1)).any():  # all rows that are left have priority 0
+            drawn = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True)
+            if drawn is None:
+                raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
+            numbers = drawn
         return numbers, {INDEX: numbers, WEIGHT: weights}
 
     def draw_among(
@@ -207,6 +238,8 @@ class PrioritizedSampler(Sampler):
         """Sets the priorities of rows; returns how many of the rows are still held."""
         oldest, newest = self._catch_up(ring)
         may_be_drawn = None if self.starts is None else self.starts.are_starts
+        if may_be_drawn is None and ring.num_removed:
+            may_be_drawn = partial(are_left, ring)
         return self.priorities.update(index, priorities, oldest=oldest, newest=newest, may_be_drawn=may_be_drawn)
 
     def priorities_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
@@ -236,12 +269,17 @@ class PrioritizedSampler(Sampler):
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
         """Gives each new row its priority; returns the numbers of the oldest row held and of the row to come."""
         oldest, newest = ring.held_rows()
-        if self.priorities.newest < newest or self.starts is not None:
+        changed = ring.num_changes != self._num_changes
+        if self.priorities.newest < newest or self.starts is not None or changed:
             with self._catching_up:
                 oldest, newest = ring.held_rows()  # puts went on while this thread waited for the lock
                 first = max(oldest, self.priorities.newest)
                 if first < newest:
                     self.priorities.add(first, newest - first)
+                if changed:
+                    self._num_changes = ring.num_changes
+                    held = np.arange(oldest, newest)
+                    self.priorities.set_drawable(held[ring.are_removed(held)], False)
                 if self.starts is not None:
                     starts, others = self.starts.changes(first, newest)
                     self.priorities.set_drawable(others, False)
@@ -250,6 +288,11 @@ class PrioritizedSampler(Sampler):
 
 
 _live = ForkGroup(Order.SAMPLERS, in_child=PrioritizedSampler.reset_after_fork)
+
+
+def are_left(ring: Ring, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row is not removed, of the shape of `numbers`."""
+    return ~ring.are_removed(numbers.reshape(-1)).reshape(numbers.shape)
 
 
 def refuse_beta(beta: Any) -> NoReturn:

@@ -23,6 +23,7 @@ class Description:
         spec: the schema; None if no row has been put yet.
         first_number: number of the oldest row; it matters if rows have priorities, or if their trajectories do.
         priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
+        removed: places, from the oldest row on, of the rows that are removed (`removed_rows.to_text`).
     """
 
     options: BufferOptions
@@ -30,6 +31,7 @@ class Description:
     spec: Spec | None = None
     first_number: int = 0
     priorities: dict[str, Any] | None = None
+    removed: str = ""
 
 
 @dataclass(frozen=True)

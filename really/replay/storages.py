@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray
 
 from really._utils.checks import checked_bool, checked_integer
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
@@ -57,6 +58,9 @@ class Storage(Protocol):
     def moments(self, ring: Ring | None, readers: Readers) -> Moments | None:
         """What checkpoints ask of a buffer whose rows outlive the process; None in memory."""
 
+    def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
+        """Removes these rows, int64 [n]; returns how many of them were left."""
+
     def flush(self) -> None:
         """Returns when all rows are as durable as the storage makes them."""
 
@@ -106,6 +110,10 @@ class MemoryStorage:
 
     def moments(self, ring: Ring | None, readers: Readers) -> None:
         """A checkpoint copies the rows."""
+
+    def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
+        """Removes these rows; returns how many of them were left."""
+        return ring.remove(numbers)
 
     def flush(self) -> None:
         """Memory does not outlive the process: nothing to do."""
@@ -187,6 +195,10 @@ class FolderStorage:
     def moments(self, ring: Ring | None, readers: Readers) -> Moments:
         """What checkpoints ask of the buffer."""
         return Moments(self._folder, ring, self._priorities, readers)
+
+    def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
+        """Removes these rows, in the files first; returns how many of them were left."""
+        return self._folder.remove(ring, numbers)
 
     def flush(self) -> None:
         """Returns when rows and priorities are on the disk, safe from a loss of power."""

@@ -266,7 +266,7 @@ class Trajectories:
             follows = ring.continues(self._index.previous(streams), np.arange(first, end), self._pairs)
         if follows is None:
             return False
-        removed = np.zeros(num, np.bool_)
+        removed = ring.are_removed(np.arange(first, end))
         self._index.append(streams, self._ends(read, num), follows, removed)
         return True
 

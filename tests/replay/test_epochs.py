@@ -104,7 +104,7 @@ def test_rows_that_drop_out_end_it():
     buffer = buffer_of(100)
     found = buffer.epochs(100)
     buffer.put(checks.rows(100, 1))
-    with pytest.raises(OvertakenError, match="epochs: expected the rows from 0 to before 100, but puts or clear"):
+    with pytest.raises(OvertakenError, match="expected the rows from 0 to before 100, but puts, remove or clear"):
         next(found)
     buffer.clear()
     with pytest.raises(OvertakenError, match="epochs: expected the rows"):

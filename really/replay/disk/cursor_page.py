@@ -6,6 +6,7 @@ csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but
     bytes 64 to 96     int64: rows put, number of the first row held, rows that puts have ever begun to write, number of
                        the first row that a checkpoint needs
     bytes 96 to 104    int64: how often rows were dropped to return to a checkpoint
+    bytes 104 to 112   int64: how often the file of removed rows was replaced
     bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
     192 and 256        two places for a state of the generator, 40 bytes each
 """

@@ -5,6 +5,7 @@
     frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
     priorities    of rows that are drawn by priority (priority_files.py)
     rollback      only while the buffer returns to a checkpoint (rollback.py)
+    removed       rows that were removed before they dropped out (removed_file.py)
     cursor        which rows are held, and the generator's state (cursor_page.py)
     checksums     of rows, frames and cursor (checksum_file.py)
     lock          held by the one process that writes (lock.py)
@@ -55,8 +56,8 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.disk import checksum_file, frame_files, priority_files, rollback, schema
-from really.replay.disk.access import FolderAccess
+from really.replay.disk import checksum_file, frame_files, priority_files, removed_file, rollback, schema
+from really.replay.disk.changeable import ChangeableFolder
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.folder_checksums import FolderChecksums
 from really.replay.disk.frame_files import FrameFile
@@ -72,12 +73,12 @@ log = logging.getLogger("really")
 
 OWN_FILES = (
     *(RECORDS, CURSOR, LOCK, PARTIAL, IDENTITY, leftovers_of(IDENTITY), priority_files.NAME, priority_files.PARTIAL),
-    *(*frame_files.NAMES, *rollback.NAMES, checksum_file.NAME, checksum_file.PARTIAL),
+    *(*frame_files.NAMES, *rollback.NAMES, *removed_file.NAMES, checksum_file.NAME, checksum_file.PARTIAL),
 )
 MODES = ("r", "r+")
 
 
-class Folder(FolderAccess):
+class Folder(ChangeableFolder):
     """A buffer's folder, open. `schema` is None until a buffer has been made in it.
 
     A folder that is opened for writing is made if it is not there, and locked until `close`. The ring works in
@@ -171,9 +172,12 @@ class Folder(FolderAccess):
         self._checksums.check(ring)
         if self.writable:
             self._checksums.start()
+            removed_file.resume(self.path, self.identity, ring, writable=True)
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
             self.watch_room(ring)
+        else:
+            self.read_removals(ring)
         return ring
 
     @property
@@ -231,35 +235,6 @@ class Folder(FolderAccess):
         assert self.schema is not None
         self._room_watch.start(ring, self.schema)
         ring.set_allocated_end(self._room(ring))
-
-    def roll_back(self, ring: Ring, target: rollback.Target, priorities: dict[str, Any] | None) -> None:
-        """Returns to what a checkpoint kept, whose rows are complete. A kill leaves the old or the new state.
-
-        Puts wait.
-
-        Raises FileError, with nothing done, if the files cannot be written.
-        """
-        with self._changing:
-            ring.set_allocated_end(0)
-            try:
-                rollback.write(self.path, target, priorities)
-                self._unfinished = target
-                try:
-                    self._finish_rollback(ring)
-                except BaseException:
-                    self._finish_rollback(ring)
-                    raise
-            finally:
-                self.watch_room(ring)
-
-    def resume_rollback(self, ring: Ring) -> None:
-        """Finishes the return to a checkpoint that a kill has cut short."""
-        if self.writable:
-            self._unfinished = rollback.read(self.path, self.identity)
-            if self._unfinished is not None:
-                log.warning("%s: the return to a checkpoint that was cut short is finished", self.path)
-            self._finish_rollback(ring)
-            self.watch_room(ring)
 
     def warn_of_frames_given_up(self) -> None:
         """Warns that the frames of a put took the room of frames that only a checkpoint needed."""
@@ -328,25 +303,6 @@ class Folder(FolderAccess):
         if not self._files or not self.writable or os.stat(self.path).st_dev != device:
             return 0
         return self._files[0].nbytes - self._files[0].allocated
-
-    def _finish_rollback(self, ring: Ring) -> None:
-        """Does what is left of a return to a checkpoint. All steps may be repeated."""
-        target = self._unfinished
-        if target is None or self._checksums is None:
-            return
-        _check_target(self.path, target, ring)
-        with self._checksums.cut(ring, target):
-            if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
-                raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
-        rollback.place_priorities(self.path)
-        if self._priorities is not None:
-            kept = priority_files.read_file(self.path / priority_files.NAME)
-            priority_files.resume(self._priorities, kept, self.path, target.num_put, with_generator=True)
-        for frames in self._frames:
-            frames.table.sync()
-        self._page.file.sync()
-        rollback.end(self.path)
-        self._unfinished = None
 
     def _detach(self, reason: ReallyError, seals: bool = False) -> None:
         self._refusal, self.writable = reason, False
@@ -454,21 +410,9 @@ def _remove_left(path: Path, has_buffer: bool) -> None:
     """Removes what a kill has left of files that were being written."""
     priority_files.remove_left(path, all_of_it=not has_buffer)
     rollback.remove_left(path)
-    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL):
+    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL, removed_file.NAMES[1]):
         for left in path.glob(name):
             left.unlink(missing_ok=True)
-
-
-def _check_target(path: Path, target: rollback.Target, ring: Ring) -> None:
-    """Raises InvalidFileError unless the rows of the target are there."""
-    first, end, num_put = target.first, target.num_put, ring.num_put
-    rows_are_there = ring.oldest_complete <= first and end <= num_put
-    frames_fit = len(target.frames) == len(ring.shared) and all(0 <= number < 1 << 60 for number in target.frames)
-    if not (0 <= first <= end < 1 << 60 and (first == end or rows_are_there) and frames_fit):
-        raise InvalidFileError(
-            f"{path / rollback.NAME}: expected rows from {ring.oldest_complete} to before {num_put}, got those from "
-            f"{first} to before {end}: damaged"
-        )
 
 
 def _contents(path: Path) -> str:

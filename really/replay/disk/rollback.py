@@ -2,6 +2,7 @@
 
     rollback              JSON: the rows to be held, the next frames, the generator's state, and a CRC-32
     rollback.priorities   the priorities of these rows (priority_files.py), if rows are drawn by priority
+    rollback.removed      which of these rows are removed (removed_file.py)
 
 The file `rollback` is written last and renamed. Until then the buffer is as before; from then on the return happens,
 by the process that wrote it or by the next that opens the folder for writing, which removes the file at its end.
@@ -23,10 +24,11 @@ from really._utils.atomic_files import file_errors, leftovers_of, replacing, syn
 from really._utils.file_formats import read_json
 from really._utils.input_files import reading
 from really.errors import InvalidFileError
-from really.replay.disk import priority_files
+from really.replay.disk import priority_files, removed_file
 
 NAME, PRIORITIES = "rollback", "rollback.priorities"
-NAMES = (NAME, PRIORITIES, leftovers_of(NAME), leftovers_of(PRIORITIES))
+FILES = (NAME, PRIORITIES, removed_file.RETURN)
+NAMES = (*FILES, *map(leftovers_of, FILES))
 WHAT = "a return to a checkpoint"
 
 
@@ -86,11 +88,15 @@ def is_pending(folder: Path) -> bool:
     return (folder / NAME).exists()
 
 
-def place_priorities(folder: Path) -> None:
-    """Puts the priorities in their place; harmless when repeated."""
-    with file_errors(folder / priority_files.NAME, priority_files.WHAT):
-        if (folder / PRIORITIES).exists():
-            os.replace(folder / PRIORITIES, folder / priority_files.NAME)
+def place_files(folder: Path) -> None:
+    """Puts priorities and removed rows in their place; harmless when repeated."""
+    for file, name, what in (
+        (PRIORITIES, priority_files.NAME, priority_files.WHAT),
+        (removed_file.RETURN, removed_file.NAME, removed_file.WHAT),
+    ):
+        with file_errors(folder / name, what):
+            if (folder / file).exists():
+                os.replace(folder / file, folder / name)
 
 
 def end(folder: Path) -> None:
@@ -102,6 +108,6 @@ def end(folder: Path) -> None:
 
 def remove_left(folder: Path) -> None:
     """Removes what a kill before the rename has left."""
-    for name in NAMES if not is_pending(folder) else NAMES[2:]:
+    for name in NAMES if not is_pending(folder) else NAMES[len(FILES) :]:
         for path in folder.glob(name):
             path.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class Verification:
     """What `ReplayBuffer.verify` found.
 
     Attributes:
-        num_rows: rows held.
+        num_rows: rows held, without those that are removed.
         damaged: [n] int64, indices by age of the rows that may be damaged, as `take` takes them. A checksum covers
             about 64 kB, so rows beside a damaged one are among them.
         unchecked: [n] int64, indices by age of the rows that have no checksum, such as those put since the last
@@ -74,8 +74,8 @@ def verified(ring: Ring, items: list[Items], saved: Saved | None) -> Verificatio
                 start, end = int(run["first"]) - first, int(run["end"]) - first
                 states[max(start, 0) : end] = _states(items[0], run, frames, files)[max(-start, 0) :]
                 advance(bar, end)
-    num_evicted = ring.held_rows()[0] - first
-    found = states[num_evicted:]
+    oldest = ring.held_rows()[0]
+    found = states[oldest - first :][~ring.are_removed(np.arange(oldest, num_put))]
     damaged, unchecked = (np.flatnonzero(found == state) for state in (DAMAGED, UNCHECKED))
     return Verification(len(found), damaged, unchecked, tuple(sorted(files)) if len(damaged) else ())
 

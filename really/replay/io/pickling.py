@@ -24,7 +24,7 @@ def reduce(buffer: Rows, protocol: int) -> tuple[Any, ...]:
         options, number = snapshot.options.to_dict(), snapshot.first_number
         # Plain tuples, so that a pickle names no class of this package but the buffer.
         spec = None if snapshot.spec is None else {key: tuple(column) for key, column in snapshot.spec.items()}
-        about = (options, snapshot.generator, spec, number, snapshot.priorities)
+        about = (options, snapshot.generator, spec, number, snapshot.priorities, snapshot.removed)
         if spec is None:
             return about, None, []
         if snapshot.sharings:

@@ -25,6 +25,7 @@ from really.replay.io.checksums import CHECK, crc32_of_columns, fingerprint
 from really.replay.io.first_format import DEFAULTS, FIRST_FORMAT, first_crc32, first_fingerprint
 from really.replay.options import BufferOptions
 from really.replay.priorities import NO_END
+from really.replay.removed_rows import from_text
 from really.replay.rows import Rows
 from really.replay.samplers import VALUE
 from really.replay.snapshot import Description, Snapshot
@@ -89,13 +90,16 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
             spec = spec_of_columns(no_rows)
         priorities = about["priorities"]
         first = priorities["newest"] - about["num_rows"] if priorities else about.get("first_number", 0)
-        description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities)
+        description = Description(
+            BufferOptions.from_dict(about), about["generator"], spec, first, priorities, _removed(about)
+        )
         with progress_bar("loading", about["num_rows"], "row") as bar:
             keys = about["columns"] + ([VALUE] if priorities else [])
             parts = _read_rows(path, file, keys, about["format"], bar)
             buffer = buffer_type.restore(description, parts)
-    if len(buffer) != about["num_rows"]:
-        raise InvalidFileError(f"{path}: expected {about['num_rows']:,} rows, got {len(buffer):,}")
+        num_rows = about["num_rows"] - len(from_text(description.removed))
+    if len(buffer) != num_rows:
+        raise InvalidFileError(f"{path}: expected {num_rows:,} rows, got {len(buffer):,}")
     return buffer
 
 
@@ -127,6 +131,8 @@ def _schema(snapshot: Snapshot) -> pa.Schema:
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
     if snapshot.first_number and not priorities:
         about["first_number"] = snapshot.first_number
+    if snapshot.removed:
+        about["removed"] = snapshot.removed
     text = json.dumps(about | snapshot.options.to_dict(), default=array_to_json).encode()
     fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
@@ -165,6 +171,15 @@ def _check_numbers(about: dict[str, Any]) -> None:
     checked_integer("first_number", about.get("first_number", 0), 0, NO_END - MOST_ROWS)
     if not all(isinstance(key, str) for key in about["columns"]):
         raise InvalidValueError(f"columns: expected names, got {about['columns']}")
+
+
+def _removed(about: dict[str, Any]) -> str:
+    """Which rows are removed; raises ValueError or TypeError if the buffer cannot have these."""
+    removed = about.get("removed", "")
+    places = from_text(removed)
+    if len(places) and places[-1] >= about["num_rows"]:
+        raise InvalidValueError(f"removed: expected some of {about['num_rows']:,} rows, got row {places[-1]:,}")
+    return str(removed)
 
 
 def _write_rows(snapshot: Snapshot, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:

@@ -84,6 +84,20 @@ cdef inline void count_row(RowSet* rows, int64_t word, int by) noexcept nogil:
         rows.counts[level][word] += by
 
 
+cdef inline int64_t rank_of_slot(const RowSet* rows, int64_t slot) noexcept nogil:
+    """How many slots of the set are before this one."""
+    cdef int64_t group = slot // WORD, i, rank
+    cdef int level
+    rank = __builtin_popcountll(rows.words[group] & ((<uint64_t>1 << <uint64_t>(slot % WORD)) - 1))
+    for i in range(group - group % FAN, group):
+        rank += __builtin_popcountll(rows.words[i])
+    for level in range(rows.num_levels):
+        group >>= FAN_BITS
+        for i in range(group - group % FAN, group):
+            rank += rows.counts[level][i]
+    return rank
+
+
 cdef inline int64_t slot_of_rank(const RowSet* rows, int64_t rank) noexcept nogil:
     """The slot with `rank` slots of the set before it, 0 <= rank < num."""
     cdef int level
