@@ -22,15 +22,10 @@ def made_buffer(
     shards: Any,
     options: Mapping[str, Any],
 ) -> Buffer:
-    """A buffer of these options; with `shards` its rows are in shards.
-
-    Raises InvalidValueError for shards with a `path`.
-    """
+    """A buffer of these options; with `shards` its rows are in shards."""
     if shards is None:
         return ReplayBuffer(size, keys, seed=seed, path=path, **options)
-    if path is not None:
-        raise InvalidValueError(f"path: expected none with shards={shards!r}, whose rows are in memory, got {path!r}")
-    return ShardedBuffer(size, keys, shards=shards, seed=seed, **options)
+    return ShardedBuffer(size, keys, shards=shards, seed=seed, path=path, **options)
 
 
 def saved_buffer(buffer: Buffer | None) -> ReplayBuffer | None:

@@ -52,6 +52,10 @@ class Allotment:
         """The shard that took rows last."""
         return self._shard
 
+    def go_on_in(self, shard: int) -> None:
+        """Says that this shard took the last rows."""
+        self._shard, self._length = shard, 0
+
     def next_shard(self, counts: NDArray[np.int64]) -> int:
         """The shard for a put that is not divided; `counts` are the rows of each shard."""
         return int(counts.argmin()) if self._length >= self._most else self._shard

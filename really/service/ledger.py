@@ -47,6 +47,17 @@ class Ledger:
         return runs
 
     @property
+    def bounds(self) -> tuple[int, int]:
+        """Numbers of the oldest row and of the row after the newest; there is one at least."""
+        runs = self._runs
+        return int(runs[0, NUMBER]), int(runs[-1, NUMBER] + runs[-1, LENGTH])
+
+    @property
+    def last_shard(self) -> int:
+        """The shard of the newest row; there is one at least."""
+        return int(self._runs[-1, SHARD])
+
+    @property
     def counts(self) -> Numbers:
         """Rows of each shard, [shard] int64."""
         counts: Numbers = self._counts.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from really.replay.options import BufferOptions
@@ -13,10 +14,10 @@ TIME_OUT = 10.0
 """Seconds after which a shard that does not answer is away."""
 
 
-def make_shards(shards: Any, options: BufferOptions, time_out: float) -> Shards:
+def make_shards(shards: Any, options: BufferOptions, time_out: float, path: Path | None) -> Shards:
     """Shards in this process for a number, and else on nodes of the Ray cluster."""
     if isinstance(shards, str | list | tuple):
-        made = RayShards(shards, options, time_out)
+        made = RayShards(shards, options, time_out, path)
         checked_shards(len(made.names), options.capacity)
         return made
-    return LocalShards(checked_shards(shards, options.capacity), options)
+    return LocalShards(checked_shards(shards, options.capacity), options, path)

@@ -45,6 +45,11 @@ class Numbering:
         """Numbers of the oldest of the newest `capacity` rows, and of the next row."""
         return self.ring.held_rows()
 
+    def begin(self, oldest: int, newest: int) -> None:
+        """Makes the rows from number `oldest` to before `newest` those that are held; there were none before."""
+        self.ring.set_first_number(max(oldest, newest - self.ring.capacity))
+        self.advance(newest - self.ring.held_rows()[1])
+
     def advance(self, num: int) -> None:
         """Numbers `num` more rows."""
         self.ring.put({"row": np.empty((num, 0), np.uint8)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from really._ray import hosts, runtime
 from really._ray.nodes import own_node
 from really._utils.packages import install_command, needed
 from really.data.schema import Spec
-from really.errors import InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReallyError, RunnerError
+from really.errors import InvalidTypeError, InvalidValueError, ReallyError, RunnerError
 from really.replay.options import BufferOptions
 from really.replay.units import Batch
 from really.service.remote_shard import RemoteShard
 from really.service.shard import Shard
-from really.service.shards import Answer, Event, limit_of, room_of, shard_options
+from really.service.shards import Answer, Event, Found, room_of, shard_options
 
 ALL_NODES = "nodes"
 START_SECONDS = 60.0
@@ -31,6 +32,7 @@ class RayShards:
         nodes: "nodes" for all that are alive, or ids, names or addresses of nodes.
         options: of the whole buffer.
         time_out: seconds after which a shard that does not answer is away.
+        path: a folder on each node for the rows; None keeps them in memory.
 
     Raises:
         InvalidValueError: a name is that of no living node, or of one named before.
@@ -38,7 +40,9 @@ class RayShards:
         RunnerError: a host lacks this package, or has another version of it.
     """
 
-    def __init__(self, nodes: str | Sequence[str], options: BufferOptions, time_out: float) -> None:
+    def __init__(
+        self, nodes: str | Sequence[str], options: BufferOptions, time_out: float, path: Path | None = None
+    ) -> None:
         with needed("ShardedBuffer", "Ray for shards on nodes", "ray", "shards=1"):
             import ray  # noqa: F401
         self._session = runtime.start()
@@ -47,9 +51,10 @@ class RayShards:
         self.names = [f"the shard of node {node[:8]} ({name})" for node, name in chosen.items()]
         self._options, self._room = options, room_of(options, len(chosen))
         self._own: Shard | None = None
-        own = own_node()
+        own, self._folders = own_node(), _folders(path, list(chosen))
         self._remotes = [
-            None if node == own else RemoteShard(number, node, time_out) for number, node in enumerate(chosen)
+            None if node == own else RemoteShard(number, node, time_out, folder)
+            for number, (node, folder) in enumerate(zip(chosen, self._folders, strict=True))
         ]
 
     def settle(self) -> Sequence[Event]:
@@ -66,30 +71,24 @@ class RayShards:
         """As of `Shards`."""
         return np.array([self._room * (remote is None or remote.can_take_rows) for remote in self._remotes])
 
-    def start(self, spec: Spec) -> None:
+    def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""
-        import ray
-
-        made = shard_options(self._options, self._room)
-        if self._options.max_bytes is not None:
-            made["max_bytes"] = limit_of(self._options.max_bytes, self._options, self._room)
+        made, found = shard_options(self._options, self._room), list[Found]()
         answers = [None if remote is None else remote.start(made, spec) for remote in self._remotes]
-        for name, answer in zip(self.names, answers, strict=True):
+        for name, answer, folder in zip(self.names, answers, self._folders, strict=True):
             if answer is None:
-                self._own = Shard(**made, spec=spec)
-                continue
-            error = ray.get(answer, timeout=START_SECONDS)
-            if error is not None:
-                kind = NotEnoughMemoryError if isinstance(error, NotEnoughMemoryError) else ReallyError
-                raise kind(f"{name}: {error}")
+                self._close_own()
+                self._own = Shard(**made, spec=spec, path=folder)
+            found.append(Found.of(self._own_shard) if answer is None else _started(name, answer))
+        return found
 
-    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
         """As of `Shards`."""
         remote = self._remotes[shard]
         if remote is None:
-            self._own_shard.put_at(place, dict(rows))
+            self._own_shard.put_at(place, number, dict(rows))
         else:
-            remote.put(place, rows)
+            remote.put(place, number, rows)
 
     def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
         """As of `Shards`."""
@@ -121,20 +120,57 @@ class RayShards:
             for remote in self._remotes
         ]
 
+    def flush(self) -> None:
+        """As of `Shards`."""
+        for remote in self._remotes:
+            if remote is not None and remote.can_take_rows:
+                remote.call("flush")
+        if self._own is not None:
+            self._own.flush()
+
     def close(self) -> None:
         """As of `Shards`."""
-        if self._own is not None:
-            self._own.close()
-            self._own = None
+        self._close_own()
         if self._session.is_current:
             for remote in self._remotes:
                 if remote is not None:
                     remote.close()
 
+    def _close_own(self) -> None:
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
     @property
     def _own_shard(self) -> Shard:
         assert self._own is not None, "a shard is asked before it is started"
         return self._own
+
+
+def _started(name: str, answer: Any) -> Found:
+    """What a shard has that was asked to start; raises the error that it answers, with its name."""
+    import ray
+
+    try:
+        found = ray.get(answer, timeout=START_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise RunnerError(f"{name}: expected it to start, but {error}") from error
+    if isinstance(found, ReallyError):
+        raise type(found)(f"{name}: {found}")
+    started: Found = found
+    return started
+
+
+def _folders(path: Path | None, nodes: Sequence[str]) -> list[Path | None]:
+    """The folder of each node's shard. It has the node's address in its name, as ids change with each start of Ray."""
+    import ray
+
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    found = list[Path | None]()
+    for at, node in enumerate(nodes):
+        before = [addresses[other] for other in nodes[:at]].count(addresses[node])
+        found.append(None if path is None else path / f"shard-{addresses[node]}-{before}")
+    return found
 
 
 def _chosen(nodes: str | Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +28,16 @@ END_SECONDS = 5.0
 
 
 class SentPut(NamedTuple):
-    """A put on its way: Ray's reference of its answer, and its places."""
+    """A put on its way: Ray's reference of its answer, its places, its first number, and its rows.
+
+    The rows are None unless the put can be repeated.
+    """
 
     answer: Any
     start: int
     end: int
+    number: int
+    rows: Any
 
 
 class RemoteShard:
@@ -41,14 +47,17 @@ class RemoteShard:
         number: which shard it is.
         node: id of its node.
         time_out: seconds after which a shard that does not answer is away.
+        path: the folder of its rows, which outlives its process; None keeps them in memory.
     """
 
-    def __init__(self, number: int, node: str, time_out: float) -> None:
+    def __init__(self, number: int, node: str, time_out: float, path: Path | None = None) -> None:
         self._number, self._node, self._time_out = number, node, time_out
         self.is_away = self.is_gone = False
         self._puts: deque[SentPut] = deque()
         self._events: list[Event] = []
-        self._start: tuple[dict[str, Any], Spec] | None = None
+        self._path = path
+        self._start: tuple[Any, ...] | None = None
+        self._started: Any = None
         self._probe: Any = None
         self._end = 0  # the place after the last put
         self._actor = self._new_actor()
@@ -58,12 +67,12 @@ class RemoteShard:
         """Whether it answers."""
         return not self.is_away and not self.is_gone
 
-    def start(self, options: dict[str, Any], spec: Spec) -> Any:
-        """Asks for the shard; returns Ray's reference of the answer, an error or None."""
-        self._start = options, spec
-        return self._actor.start.remote(options, spec)
+    def start(self, options: dict[str, Any], spec: Spec | None) -> Any:
+        """Asks for the shard; returns Ray's reference of the answer, an error or what the shard has."""
+        self._start = options, spec, self._path
+        return self._actor.start.remote(*self._start)
 
-    def put(self, place: int, rows: Mapping[str, Any]) -> None:
+    def put(self, place: int, number: int, rows: Mapping[str, Any]) -> None:
         """Sends rows. Waits while `MOST_PUTS` puts are on their way, at most until the shard is away."""
         while len(self._puts) >= MOST_PUTS and self.can_take_rows:
             self._await_oldest_put()
@@ -71,7 +80,7 @@ class RemoteShard:
         if self.is_gone:
             self._events.append(Event(self._number, "refused", place, self._end))
         else:
-            self._puts.append(SentPut(self._actor.put_at.remote(place, compact(rows)), place, self._end))
+            self._puts.append(self._sent(place, self._end, number, compact(rows)))
 
     def ask(self, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
         """Asks for rows by places."""
@@ -108,6 +117,14 @@ class RemoteShard:
         if self.can_take_rows:
             ray.wait([self._actor.close.remote()], timeout=END_SECONDS)
         ray.kill(self._actor)
+
+    def _sent(self, start: int, end: int, number: int, rows: Any) -> SentPut:
+        """Sends a put; rows that may have to be sent again are put into Ray's store before."""
+        import ray
+
+        kept = ray.put(rows) if self._path is not None and isinstance(rows, dict) else rows
+        answer = self._actor.put_at.remote(start, number, kept)
+        return SentPut(answer, start, end, number, None if self._path is None else kept)
 
     def _new_actor(self) -> Any:
         import ray
@@ -164,6 +181,10 @@ class RemoteShard:
             else:
                 self._ask_if_back()
             return
+        started = None if self._started is None else ray.get(self._started)
+        if isinstance(started, ReallyError):
+            self._end_for_good(started)
+            return
         self.is_away = False
         self._events.append(Event(self._number, "back"))
         for is_in in are_in:
@@ -172,20 +193,34 @@ class RemoteShard:
                 self._events.append(Event(self._number, "refused", put.start, put.end, _error_of(put)))
 
     def _replace(self) -> None:
-        """The actor died: its rows are lost. Starts an empty one if its node lives."""
+        """The actor died. Starts another if its node lives: with the rows of its folder, or empty."""
         import ray
 
         if self.is_gone:
             return
+        keeps_rows = self._path is not None and self._start is not None
+        self.is_gone = not any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
+        if self.is_gone or not keeps_rows:
+            self._puts.clear()
+            self._events.append(Event(self._number, "lost", 0, self._end))
+        elif not self.is_away:
+            self._events.append(Event(self._number, "away"))
+        if self.is_gone:
+            return
+        self.is_away = True  # until it has started
+        self._actor = self._new_actor()
+        if self._start is not None:
+            self._started = self._actor.start.remote(*self._start)
+        # Rows that are in already are left out, by their places.
+        self._puts = deque(self._sent(put.start, put.end, put.number, put.rows) for put in self._puts)
+        self._ask_if_back()
+
+    def _end_for_good(self, error: ReallyError) -> None:
+        """The folder of an actor that died cannot be opened again."""
+        log.warning("A shard died, and its folder cannot be opened again: %s", error)
+        self.is_gone, self.is_away = True, False
         self._puts.clear()
         self._events.append(Event(self._number, "lost", 0, self._end))
-        alive = any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
-        self.is_gone, self.is_away = not alive, alive  # until it has started
-        if alive:
-            self._actor = self._new_actor()
-            if self._start is not None:
-                self._actor.start.remote(*self._start)
-            self._ask_if_back()
 
 
 def _is_death(error: Exception) -> bool:

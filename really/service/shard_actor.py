@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from really.data.schema import Spec
 from really.errors import ReallyError
 from really.replay.units import Batch
 from really.service.shard import Shard
+from really.service.shards import Found
 
 
 class ShardActor:
@@ -20,19 +22,20 @@ class ShardActor:
     def __init__(self) -> None:
         self._shard: Shard | None = None
 
-    def start(self, options: Mapping[str, Any], spec: Spec) -> ReallyError | None:
-        """Makes the shard; returns the error that its constructor raises."""
+    def start(self, options: Mapping[str, Any], spec: Spec | None, path: Path | None) -> Found | ReallyError:
+        """Makes the shard, or opens its folder; returns what it has, or the error that its constructor raises."""
         try:
-            self._shard = Shard(**options, spec=spec)
+            self.close()
+            self._shard = Shard(**options, spec=spec, path=path)
         except ReallyError as error:
             return error
-        return None
+        return Found.of(self._shard)
 
-    def put_at(self, place: int, rows: dict[str, Any]) -> ReallyError | None:
+    def put_at(self, place: int, number: int, rows: dict[str, Any]) -> ReallyError | None:
         """`Shard.put_at`; returns the error with which the rows are refused."""
         assert self._shard is not None
         try:
-            self._shard.put_at(place, rows)
+            self._shard.put_at(place, number, rows)
         except ReallyError as error:
             return error
         return None
@@ -53,6 +56,15 @@ class ShardActor:
     def have(self, places: list[int]) -> list[bool]:
         """Whether there is a row at each of these places, or was one."""
         return [self._shard is not None and self._shard.has(place) for place in places]
+
+    def flush(self) -> ReallyError | None:
+        """Returns when the rows are on the disk."""
+        try:
+            if self._shard is not None:
+                self._shard.flush()
+        except ReallyError as error:
+            return error
+        return None
 
     def clear(self) -> None:
         """Drops all rows."""

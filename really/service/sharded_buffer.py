@@ -7,31 +7,29 @@ put and take by places, each in the order of the learner's calls. So no count is
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.checks import checked_number
+from really._utils.checks import checked_number, checked_path
 from really.data.schema import Spec, row_nbytes
-from really.errors import ClosedError, EmptyBufferError, InvalidValueError, RunnerError
+from really.errors import ClosedError, EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay.draws import TRIES, held
-from really.replay.n_step import END
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
-from really.service.allotment import Allotment
 from really.service.arguments import checked_options
 from really.service.assembly import asked, assembled
+from really.service.distribution import Distribution
 from really.service.history import History
-from really.service.ledger import NOWHERE, Ledger
 from really.service.lock import BufferLock
 from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
-from really.service.shards import piece_of
 from really.service.verbs import ShardedVerbs
 
 
@@ -51,6 +49,9 @@ class ShardedBuffer(ShardedVerbs):
             it answers again.
         spec: key -> (dtype, shape of one row), as of `ReplayBuffer`.
         seed: what batches are drawn from.
+        path: a folder, on each node, for the rows to live in. It outlives the processes: a shard that dies starts again
+            with its rows, and a buffer of the same capacity, options and number of shards continues the one there.
+            Batches start from `seed` then, and all rows have the highest priority.
         **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
             `ReplayBuffer`. Samplers that look at columns, and other sample units, are refused.
 
@@ -58,6 +59,8 @@ class ShardedBuffer(ShardedVerbs):
         InvalidValueError, InvalidTypeError: an argument cannot be used.
         NotEnoughMemoryError: the full buffer would not fit in memory, or that of a node would not.
         RunnerError: a host lacks this package, or has another version of it.
+        InvalidFileError: the shards of `path` are of different buffers.
+        LockedError: another process writes to a shard of `path`.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ShardedBuffer(ShardedVerbs):
         *,
         shards: int | str | Sequence[str],
         time_out: float = TIME_OUT,
+        path: str | os.PathLike[str] | None = None,
         spec: Mapping[str, Any] | None = None,
         seed: arguments.Seed = None,
         **options: Any,
@@ -74,18 +78,21 @@ class ShardedBuffer(ShardedVerbs):
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
         limit = checked_number("time_out", time_out, 0, math.inf)
-        self._shards = make_shards(shards, self._options, limit)
-        num = len(self._shards.names)
+        folder = None if path is None else checked_path("path", path)
+        self._shards = make_shards(shards, self._options, limit, folder)
         self._lock = BufferLock()
         self._unit = self._options.make_unit()
         self._numbering = Numbering(self._options, seed)
-        self._ledger, self._allotment = Ledger(num), Allotment(self._options.capacity, num)
-        self._next = np.zeros(num, np.int64)
-        self._goes_on, self._closed = False, False
+        self._rows = Distribution(self._shards, self._options, self._numbering)
+        self._closed = False
         self._history = History(self._shards.names)
         self._spec: Spec | None = None
-        if wanted is not None:
-            self._start(wanted)
+        try:
+            if wanted is not None or folder is not None:
+                self._start(wanted)
+        except BaseException:
+            self._shards.close()
+            raise
 
     @property
     def options(self) -> BufferOptions:
@@ -116,7 +123,7 @@ class ShardedBuffer(ShardedVerbs):
         return engine.needed("a buffer", rows, self._spec, self._options.plan(self._spec)) + self.sampler.nbytes
 
     def __len__(self) -> int:
-        return self._ledger.num_rows
+        return self._rows.ledger.num_rows
 
     def put(self, data: Any) -> None:
         """Appends rows, as `ReplayBuffer.put` does. The oldest of all shards drop out.
@@ -129,14 +136,14 @@ class ShardedBuffer(ShardedVerbs):
         self.check_open("put")
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         with self._lock:
-            self._settle()
+            self._rows.settle(self._history)
             self._history.raise_refusal()
             spec = self._spec or columns.infer_spec(parts[0])
             fitted = columns.fit_all(parts, spec, self._options.plan(spec))
             if self._spec is None:
                 self._start(spec)
             for rows in fitted:
-                self._put_fitted(rows)
+                self._rows.put(rows)
 
     def sample(
         self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
@@ -150,9 +157,9 @@ class ShardedBuffer(ShardedVerbs):
         outputs = self._outputs(out, shape)
         for _ in range(TRIES):
             with self._lock:
-                self._settle()
-                numbers, added = self._numbering.draw(shape, replace, beta, self._ledger)
-                parts = asked(self._shards, *self._ledger.locate(numbers))
+                self._rows.settle(self._history)
+                numbers, added = self._numbering.draw(shape, replace, beta, self._rows.ledger)
+                parts = asked(self._shards, *self._rows.ledger.locate(numbers))
             batch = assembled(parts, shape, outputs)
             if batch is not None:
                 return batch | added if added else batch
@@ -171,10 +178,10 @@ class ShardedBuffer(ShardedVerbs):
             )
         self.sampler.check(replace, None)
         with self._lock:
-            self._settle()
+            self._rows.settle(self._history)
             held("sample_indices", self._numbering.ring)
-            numbers, _ = self._numbering.draw(shape, replace, None, self._ledger)
-            return self._ledger.ages_of(numbers)
+            numbers, _ = self._numbering.draw(shape, replace, None, self._rows.ledger)
+            return self._rows.ledger.ages_of(numbers)
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
         """The rows of these indices by age, [n] or [k, n] integers; errors are those of `ReplayBuffer.take`."""
@@ -184,10 +191,10 @@ class ShardedBuffer(ShardedVerbs):
         outputs = self._outputs(out, ages.shape)
         for _ in range(TRIES):
             with self._lock:
-                self._settle()
+                self._rows.settle(self._history)
                 if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
                     break
-                parts = asked(self._shards, *self._ledger.locate(self._ledger.numbers_at(ages)))
+                parts = asked(self._shards, *self._rows.ledger.locate(self._rows.ledger.numbers_at(ages)))
             batch = assembled(parts, ages.shape, outputs)
             if batch is not None:
                 return batch
@@ -211,9 +218,7 @@ class ShardedBuffer(ShardedVerbs):
         """Drops all rows; schema and generators stay."""
         self.check_open("clear")
         with self._lock:
-            self._numbering.clear()
-            self._ledger.clear()
-            self._shards.clear()
+            self._rows.clear()
 
     def memory(self) -> dict[str, float]:
         """`held`: bytes that the rows of all shards take now; `naive`: bytes of all rows stored whole; `ratio`."""
@@ -228,8 +233,8 @@ class ShardedBuffer(ShardedVerbs):
         `lost` counts rows that were gone with their shard, and `refused` those that a shard on another node refused.
         """
         with self._lock:
-            self._settle()
-            counts, away, memory = self._ledger.counts, self._ledger.away, self._shards.memory()
+            self._rows.settle(self._history)
+            counts, away, memory = self._rows.ledger.counts, self._rows.ledger.away, self._shards.memory()
             shards = [
                 {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
                 for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
@@ -254,10 +259,10 @@ class ShardedBuffer(ShardedVerbs):
         Returns None if newer rows have displaced one of them.
         """
         with self._lock:
-            self._settle()
+            self._rows.settle(self._history)
             if first < self._numbering.held()[0]:
                 return None
-            parts = [self._shards.read(*piece) for piece in self._ledger.pieces(first, end)]
+            parts = [self._shards.read(*piece) for piece in self._rows.ledger.pieces(first, end)]
         found = [part for part in parts if part is not None]
         return found if len(found) == len(parts) else None
 
@@ -274,6 +279,12 @@ class ShardedBuffer(ShardedVerbs):
         if self._closed:
             raise ClosedError(f"{what}: expected an open buffer, got one that was closed")
 
+    def flush(self) -> None:
+        """Returns when the rows put so far are on the disks of their nodes, if they live in folders."""
+        self.check_open("flush")
+        with self._lock:
+            self._shards.flush()
+
     def close(self) -> None:
         """Ends the shards, and their rows with them; batches stay. A second call does nothing."""
         with self._lock:
@@ -281,73 +292,18 @@ class ShardedBuffer(ShardedVerbs):
                 self._closed = True
                 self._shards.close()
 
-    def _start(self, spec: Spec) -> None:
-        """Makes the shards ready for rows of this schema."""
-        self._unit.check_spec(spec)
-        self.sampler.check_spec(spec)
-        self._shards.start(spec)
+    def _start(self, spec: Spec | None) -> None:
+        """Makes the shards ready for rows of this schema, or opens what they have on disk."""
+        if spec is not None:
+            self._unit.check_spec(spec)
+            self.sampler.check_spec(spec)
+        found = self._shards.start(spec)
+        stored = next((one.spec for one in found if one.spec is not None), None)
+        if stored is not None and spec is None:
+            return self._start(stored)
         self._spec = spec
-
-    def _settle(self) -> None:
-        """Takes note of what happened to the shards. Hold the lock."""
-        for event in self._shards.settle():
-            gone = np.empty((0, 2), np.int64)
-            if event.kind in ("lost", "refused"):
-                gone = self._ledger.lose(event.shard, event.start, event.end)
-            if event.kind != "refused":
-                self._ledger.set_away(event.shard, event.kind != "back")
-            held_there = int(self._ledger.counts[event.shard])
-            is_gone = event.kind in ("lost", "refused")
-            self._history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
-
-    def _put_fitted(self, rows: dict[str, Any]) -> None:
-        total, capacity = len(next(iter(rows.values()))), self._options.capacity
-        num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
-        skipped = total - num
-        oldest, newest = self._numbering.held()
-        oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
-        pieces = self._allotment.pieces(num, rooms, self._home())
-        places = []
-        for piece in pieces:
-            places.append(int(self._next[piece.shard]))
-            self._shards.put(piece.shard, places[-1], piece_of(rows, skipped + piece.start, skipped + piece.stop))
-            self._next[piece.shard] += piece.stop - piece.start
-        for piece, place in zip(pieces, places, strict=True):
-            self._ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
-        self._numbering.advance(num)
-        self._ledger.drop_before(oldest)
-        if num and self._options.n_step > 1:
-            self._goes_on = not rows[END][-1]
-
-    def _home(self) -> int | None:
-        """The shard that has to take the next rows: that of an episode that has not ended, if batches have steps."""
-        if self._options.n_step == 1:
-            return None
-        return self._allotment.shard if self._goes_on else self._allotment.next_shard(self._ledger.counts)
-
-    def _rooms(self, oldest: int) -> NDArray[np.int64]:
-        """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""
-        places = self._ledger.oldest_places(oldest)
-        used = np.where(places == NOWHERE, 0, self._next - places)
-        return np.maximum(self._shards.rooms - used, 0)
-
-    def _most_rows(self) -> int:
-        """For how many rows there is room; raises RunnerError if no shard can take any."""
-        most = int(self._shards.rooms.sum())
-        if most == 0:
-            raise RunnerError("put: expected a shard that can be reached, got none: all are lost or away")
-        return most
-
-    def _with_room(self, oldest: int, num: int) -> tuple[int, NDArray[np.int64]]:
-        """Number of the oldest row to keep and the rooms then, which are at least `num` in all.
-
-        Shards have room for `capacity` rows unless some are lost or away. Then the oldest rows drop out early.
-        """
-        rooms = self._rooms(oldest)
-        while rooms.sum() < num:
-            oldest = self._ledger.nth_from(oldest, num - int(rooms.sum()))
-            rooms = self._rooms(oldest)
-        return oldest, rooms
+        self._rows.resume(found)
+        return None
 
     def _known_spec(self, what: str) -> Spec:
         if self._spec is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
-from really.data.frames import FrameColumn
 from really.data.schema import Spec
 from really.replay import engine
 from really.replay.options import BufferOptions
@@ -46,6 +46,26 @@ class Event:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a shard's folder had when it was opened.
+
+    Attributes:
+        spec: the schema of its rows; None if it had no buffer.
+        runs: the rows that are held, [run, 3]: number, place and length.
+        next_place: the place after the last row.
+    """
+
+    spec: Spec | None
+    runs: NDArray[np.int64]
+    next_place: int
+
+    @classmethod
+    def of(cls, shard: Shard) -> Self:
+        """What a shard has."""
+        return cls(shard.spec, shard.runs, shard.next_place)
+
+
 class Shards(Protocol):
     """Shards 0, 1, ...: they put and take by places. One caller's calls to a shard are carried out in order."""
 
@@ -59,11 +79,15 @@ class Shards(Protocol):
     def rooms(self) -> NDArray[np.int64]:
         """For how many rows each shard has room, [shard]; 0 for one that is away or gone."""
 
-    def start(self, spec: Spec) -> None:
-        """Makes the shards ready for rows of this schema; raises NotEnoughMemoryError if one has no room for them."""
+    def start(self, spec: Spec | None) -> list[Found]:
+        """Makes the shards ready for rows of this schema, or opens what their folders have; says what that is.
 
-    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
-        """Puts rows into a shard, of which the first gets this place.
+        Without a schema, shards whose folders have none are not ready yet. Raises NotEnoughMemoryError if one has no
+        room, and what `ReplayBuffer` raises for a folder that cannot be opened.
+        """
+
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
+        """Puts rows into a shard, of which the first gets this place and this number.
 
         Raises what a buffer's `put` raises; a shard in another process tells it later, as an event.
         """
@@ -86,8 +110,11 @@ class Shards(Protocol):
     def memory(self) -> list[dict[str, float]]:
         """`ReplayBuffer.memory` of each shard."""
 
+    def flush(self) -> None:
+        """Returns when the rows of folders are on the disk."""
+
     def close(self) -> None:
-        """Ends the shards."""
+        """Ends the shards; rows in folders stay there."""
 
 
 class LocalShards:
@@ -96,12 +123,14 @@ class LocalShards:
     Args:
         num: how many.
         options: of the whole buffer.
+        path: a folder for those of the shards; None keeps rows in memory.
     """
 
-    def __init__(self, num: int, options: BufferOptions) -> None:
+    def __init__(self, num: int, options: BufferOptions, path: Path | None = None) -> None:
         self.names = [f"shard {number}" for number in range(num)]
         self._options = options
         self._room = room_of(options, num)
+        self._folders = [None if path is None else path / f"shard-{number:03d}" for number in range(num)]
         self._shards: list[Shard] = []
 
     def settle(self) -> Sequence[Event]:
@@ -113,20 +142,29 @@ class LocalShards:
         """As of `Shards`."""
         return np.full(len(self.names), self._room)
 
-    def start(self, spec: Spec) -> None:
+    def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""
+        self.close()
+        made = shard_options(self._options, self._room)
+        if self._folders[0] is None and spec is not None:
+            made |= self._in_memory(spec)
+        for folder in self._folders:
+            self._shards.append(Shard(**made, spec=spec, path=folder))
+        return [Found.of(shard) for shard in self._shards]
+
+    def _in_memory(self, spec: Spec) -> dict[str, Any]:
+        """Options of a shard in memory; raises NotEnoughMemoryError if there is no room for all of them."""
         options, num = self._options, len(self.names)
         if not options.overcommit:
             what = f"a buffer of {options.capacity:,} rows in {num} shards with room for {num * self._room:,}"
             needed = engine.needed(what, num * self._room, spec, options.plan(spec))
             refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
         limit = options.max_bytes or int(FRAMES_SHARE * (available_bytes() or engine.NO_LIMIT))
-        made = shard_options(options, self._room) | {"max_bytes": limit_of(limit, options, self._room)}
-        self._shards = [Shard(**made | {"overcommit": True}, spec=spec) for _ in self.names]
+        return {"max_bytes": limit_of(limit, options, self._room), "overcommit": True}
 
-    def put(self, shard: int, place: int, rows: Mapping[str, Any]) -> None:
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
         """As of `Shards`."""
-        self._shards[shard].put_at(place, dict(rows))
+        self._shards[shard].put_at(place, number, dict(rows))
 
     def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
         """As of `Shards`."""
@@ -146,8 +184,15 @@ class LocalShards:
         """As of `Shards`."""
         return [shard.memory() for shard in self._shards]
 
+    def flush(self) -> None:
+        """As of `Shards`."""
+        for shard in self._shards:
+            shard.flush()
+
     def close(self) -> None:
         """As of `Shards`."""
+        for shard in self._shards:
+            shard.close()
         self._shards = []
 
 
@@ -163,22 +208,12 @@ def room_of(options: BufferOptions, num_shards: int) -> int:
 
 def shard_options(options: BufferOptions, room: int) -> dict[str, Any]:
     """The options of one shard, whose rows the learner draws."""
-    return {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+    made = {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+    if options.max_bytes is not None:
+        made["max_bytes"] = limit_of(options.max_bytes, options, room)
+    return made
 
 
 def limit_of(max_bytes: int, options: BufferOptions, room: int) -> int:
     """The part of `max_bytes` that the frames of a shard with this room may take."""
     return max(1, min(max_bytes, -(-max_bytes * room // options.capacity)))
-
-
-def piece_of(rows: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Rows `start` to before `stop` of columns [n, ...], with all frames of a column that shares frames."""
-    return {key: _piece(column, start, stop) for key, column in rows.items()}
-
-
-def _piece(column: Any, start: int, stop: int) -> Any:
-    if start == 0 and stop == len(column):
-        return column
-    if isinstance(column, FrameColumn):
-        return FrameColumn(column.frames, column.indices[start:stop], column.axis)
-    return column[start:stop]

@@ -46,6 +46,10 @@ def test_the_background_fills_shards(tmp_path: Any) -> None:
         manager.save_checkpoint(tmp_path)
 
 
-def test_shards_on_disk_are_refused(tmp_path: Any) -> None:
-    with manager_of() as manager, pytest.raises(InvalidValueError, match="path: expected none with shards=2"):
-        manager.initialize_buffer(100, path=tmp_path / "rows", shards=2)
+def test_shards_on_disk_go_on(tmp_path: Any) -> None:
+    for num in (40, 80):
+        with manager_of() as manager:
+            manager.initialize_buffer(100, path=tmp_path / "rows", shards=2)
+            manager.collect(40)
+            assert len(manager.buffer) == num
+            manager.buffer.close()

@@ -85,6 +85,40 @@ def test_batches_from_nodes_are_those_of_one_buffer() -> None:
 
 
 @pytest.mark.slow
+def test_a_shard_on_disk_that_is_killed_comes_back_with_all_rows() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        def check(buffer, end):
+            while len(buffer) < 6000:
+                buffer.sample(1)
+            assert ids(buffer).tolist() == list(range(end - 6000, end))
+            assert buffer.info()["lost"] == buffer.info()["refused"] == 0
+        path = tempfile.mkdtemp()
+        with ShardedBuffer(6000, shards="nodes", seed=5, path=path, time_out=20) as sharded:
+            put(sharded, 0, 30_000)
+            os.kill(pid(sharded, 1), signal.SIGKILL)
+            began = time.monotonic()
+            sharded.sample(100)
+            assert time.monotonic() - began < 5
+            put(sharded, 30_000, 32_000)
+            check(sharded, 32_000)
+            threading.Timer(0.05, os.kill, (pid(sharded, 1), signal.SIGKILL)).start()
+            put(sharded, 32_000, 62_000)
+            check(sharded, 62_000)
+        with ShardedBuffer(6000, shards="nodes", path=path) as sharded:
+            check(sharded, 62_000)
+            put(sharded, 62_000, 70_000)
+            check(sharded, 70_000)
+            print("resumed")
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
     done = run_script(
         CLUSTER

@@ -1,0 +1,134 @@
+"""Distribution: which shard takes the rows of a put, where they are, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import RunnerError
+from really.replay.n_step import END
+from really.replay.options import BufferOptions
+from really.service.allotment import Allotment
+from really.service.history import History
+from really.service.ledger import NOWHERE, Ledger
+from really.service.numbering import Numbering
+from really.service.resuming import ledger_of
+from really.service.shard import piece_of
+from really.service.shards import Found, Shards
+
+
+class Distribution:
+    """The rows of a buffer over its shards. The caller holds the buffer's lock.
+
+    Attributes:
+        shards: where the rows are.
+        ledger: which of them has which row.
+
+    Args:
+        shards: the shards.
+        options: of the whole buffer.
+        numbering: the numbers of the rows.
+    """
+
+    def __init__(self, shards: Shards, options: BufferOptions, numbering: Numbering) -> None:
+        num = len(shards.names)
+        self.shards, self.ledger = shards, Ledger(num)
+        self._options, self._numbering = options, numbering
+        self._allotment = Allotment(options.capacity, num)
+        self._next = np.zeros(num, np.int64)
+        self._goes_on = False
+
+    def resume(self, found: Sequence[Found]) -> None:
+        """Takes the rows that the shards have; raises InvalidFileError if they are of different buffers."""
+        self._next[:] = [one.next_place for one in found]
+        ledger = ledger_of(found, self.shards.names)
+        if ledger is not None:
+            self.ledger = ledger
+            self._numbering.begin(*ledger.bounds)
+            ledger.drop_before(self._numbering.held()[0])
+            self._allotment.go_on_in(ledger.last_shard)
+            self._goes_on = self._options.n_step > 1  # whether the last episode has ended is not known
+
+    def settle(self, history: History) -> None:
+        """Takes note of what happened to the shards since the last call."""
+        for event in self.shards.settle():
+            gone = np.empty((0, 2), np.int64)
+            if is_gone := event.kind in ("lost", "refused"):
+                gone = self.ledger.lose(event.shard, event.start, event.end)
+            if event.kind != "refused":
+                self.ledger.set_away(event.shard, event.kind != "back")
+            held_there = int(self.ledger.counts[event.shard])
+            history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
+
+    def put(self, rows: dict[str, Any]) -> None:
+        """Puts columns [n, ...] that fit the schema.
+
+        Raises what a shard raises; the rows are not in then, but numbers of those that other shards took are used up.
+        """
+        total, capacity = len(next(iter(rows.values()))), self._options.capacity
+        num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
+        skipped = total - num
+        oldest, newest = self._numbering.held()
+        oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
+        pieces = self._allotment.pieces(num, rooms, self._home())
+        places = []
+        for piece in pieces:
+            places.append(int(self._next[piece.shard]))
+            part = piece_of(rows, skipped + piece.start, skipped + piece.stop)
+            try:
+                self.shards.put(piece.shard, places[-1], newest + piece.start, part)
+            except BaseException:
+                self._use_up(piece.start)
+                raise
+            self._next[piece.shard] += piece.stop - piece.start
+        for piece, place in zip(pieces, places, strict=True):
+            self.ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
+        self._numbering.advance(num)
+        self.ledger.drop_before(oldest)
+        if num and self._options.n_step > 1:
+            self._goes_on = not rows[END][-1]
+
+    def clear(self) -> None:
+        """Drops all rows."""
+        self._numbering.clear()
+        self.ledger.clear()
+        self.shards.clear()
+
+    def _use_up(self, num: int) -> None:
+        """Skips numbers of rows that shards have and that are in no put: no two rows may have one number."""
+        if num:
+            self._numbering.advance(num)
+            self.ledger.drop_before(self._numbering.held()[0])
+
+    def _home(self) -> int | None:
+        """The shard that has to take the next rows: that of an episode that has not ended, if batches have steps."""
+        if self._options.n_step == 1:
+            return None
+        return self._allotment.shard if self._goes_on else self._allotment.next_shard(self.ledger.counts)
+
+    def _rooms(self, oldest: int) -> NDArray[np.int64]:
+        """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""
+        places = self.ledger.oldest_places(oldest)
+        used = np.where(places == NOWHERE, 0, self._next - places)
+        return np.maximum(self.shards.rooms - used, 0)
+
+    def _most_rows(self) -> int:
+        """For how many rows there is room; raises RunnerError if no shard can take any."""
+        most = int(self.shards.rooms.sum())
+        if most == 0:
+            raise RunnerError("put: expected a shard that can be reached, got none: all are lost or away")
+        return most
+
+    def _with_room(self, oldest: int, num: int) -> tuple[int, NDArray[np.int64]]:
+        """Number of the oldest row to keep and the rooms then, which are at least `num` in all.
+
+        Shards have room for `capacity` rows unless some are lost or away. Then the oldest rows drop out early.
+        """
+        rooms = self._rooms(oldest)
+        while rooms.sum() < num:
+            oldest = self.ledger.nth_from(oldest, num - int(rooms.sum()))
+            rooms = self._rooms(oldest)
+        return oldest, rooms

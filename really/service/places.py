@@ -1,0 +1,93 @@
+"""The places of a shard's rows, and their numbers in the whole buffer; in a file, if the rows are in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._utils.atomic_files import file_errors
+from really.errors import InvalidFileError
+
+RING, PLACE, NUMBER = range(3)
+"""Columns of an entry."""
+ENTRY = 24
+"""Bytes of an entry in the file: three int64."""
+
+
+class Places:
+    """From which row of the ring on, places and numbers go on from which ones.
+
+    A row's place is how many rows were meant for the shard before it, and its number how many rows the whole buffer had
+    taken before it. Both have gaps. An entry is written before its rows are, so a kill leaves one without rows at most.
+
+    Args:
+        file: where entries are appended; None keeps them in memory alone.
+        num_put: rows that the ring has taken so far.
+    """
+
+    def __init__(self, file: Path | None = None, num_put: int = 0) -> None:
+        self._file, self._has_file = file, file is not None and file.exists()
+        self._table = np.zeros((1, 3), np.int64)
+        if file is not None and self._has_file:
+            self._read(file, num_put)
+        elif num_put:
+            raise InvalidFileError(f"{file}: expected a file with the places of {num_put:,} rows, got none")
+
+    def add(self, ring: int, place: int, number: int) -> None:
+        """Says that the ring's row `ring`, which comes next, has this place and this number."""
+        goes_on = ((ring, place, number) - self._table[-1] == ring - self._table[-1, RING]).all()
+        if goes_on and (self._file is None or self._has_file):
+            return
+        entry = np.array([[ring, place, number]], np.int64)
+        if self._file is not None:
+            with file_errors(self._file, "the places of a shard's rows"), open(self._file, "ab") as file:
+                file.write(entry.tobytes())
+            self._has_file = True
+        self._append(entry)
+
+    def rings(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ring's rows that have these places."""
+        entries = self._table[np.searchsorted(self._table[:, PLACE], places, side="right") - 1]
+        found: NDArray[np.int64] = places - entries[..., PLACE] + entries[..., RING]
+        return found
+
+    def next_place(self, num_put: int) -> int:
+        """The place after that of the last of `num_put` rows."""
+        return int(self._table[-1, PLACE] + num_put - self._table[-1, RING])
+
+    def has(self, place: int, num_put: int) -> bool:
+        """Whether one of `num_put` rows was put at this place."""
+        at = int(np.searchsorted(self._table[:, PLACE], place, side="right")) - 1
+        if at < 0:
+            return False
+        end = num_put if at + 1 == len(self._table) else int(self._table[at + 1, RING])
+        return bool(place - self._table[at, PLACE] + self._table[at, RING] < end)
+
+    def runs(self, oldest: int, num_put: int) -> NDArray[np.int64]:
+        """Of the ring's rows `oldest` to before `num_put`: runs of number, place and length, [run, 3]."""
+        starts = self._table[:, RING]
+        first, end = np.maximum(starts, oldest), np.minimum(np.append(starts[1:], num_put), num_put)
+        skipped = first - starts
+        runs = np.stack([self._table[:, NUMBER] + skipped, self._table[:, PLACE] + skipped, end - first], axis=1)
+        found: NDArray[np.int64] = runs[runs[:, 2] > 0]
+        return found
+
+    def _append(self, entries: NDArray[np.int64]) -> None:
+        """Appends entries; one without rows is replaced by the next."""
+        table = np.concatenate([self._table, entries])
+        self._table = table[np.append(np.diff(table[:, RING]) > 0, True)]
+
+    def _read(self, file: Path, num_put: int) -> None:
+        with file_errors(file, "the places of a shard's rows"):
+            stored = file.read_bytes()
+        entries = np.frombuffer(stored, np.int64, len(stored) // ENTRY * 3).reshape(-1, 3)
+        if len(entries) and ((np.diff(entries, axis=0) < 0).any() or entries.min() < 0):
+            raise InvalidFileError(f"{file}: expected places of rows that rise, got others: the file is damaged")
+        self._append(entries[entries[:, RING] <= num_put])
+        if len(stored) != entries.nbytes or len(self._table) < len(entries):
+            with file_errors(file, "the places of a shard's rows"):
+                replacement = file.with_name(f"{file.name}.new")
+                replacement.write_bytes(self._table.tobytes())
+                replacement.replace(file)

@@ -1,0 +1,182 @@
+"""Shards in folders: places outlive a kill, and a buffer goes on where the one before ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from really import DiskFullError, InvalidFileError, InvalidValueError, LockedError, ReplayBuffer
+from really.service import ShardedBuffer
+from really.service.places import Places
+from really.service.shard import Shard
+from tests.service.test_sharded_buffer import assert_same, episodes, rows, stacks
+
+
+def sharded(path: Path, shards: int = 3, **options: Any) -> ShardedBuffer:
+    return ShardedBuffer(60, shards=shards, seed=5, path=path, **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3)), max_size=20), st.integers(0, 30))
+def test_places_are_those_of_a_plain_list_also_after_a_kill(
+    tmp_path_factory: pytest.TempPathFactory, puts: list[tuple[int, int, int]], lost: int
+) -> None:
+    file = tmp_path_factory.mktemp("places") / "places"
+    kept, place, number = list[tuple[int, int]](), 0, 0
+    places = Places(file)
+    for num, refused, elsewhere in puts:
+        if refused:
+            places.add(len(kept), place, number)
+        place, number = place + refused, number + elsewhere
+        if num:
+            places.add(len(kept), place, number)
+        kept += [(number + i, place + i) for i in range(num)]
+        place, number = place + num, number + num
+    num_put = max(0, len(kept) - lost)  # a kill comes before the last rows are in
+    for found, count in ((places, len(kept)), (Places(file, num_put), num_put)):
+        held = kept[:count]
+        runs = found.runs(count // 3, count).tolist()
+        assert [(n + i, p + i) for n, p, length in runs for i in range(length)] == held[count // 3 :]
+        assert found.rings(np.array([p for _, p in held], np.int64)).tolist() == list(range(count))
+        if held:
+            assert held[-1][1] < found.next_place(count) <= place
+        assert [p for p in range(place + 2) if found.has(p, count)] == [p for _, p in held]
+
+
+@pytest.mark.parametrize("make", [rows, episodes, stacks])
+def test_a_buffer_goes_on_with_its_rows_in_order(tmp_path: Path, make: Any) -> None:
+    options = {"n_step": 3, "gamma": 0.9} if make is episodes else {}
+    one = ReplayBuffer(60, seed=5, **options)
+    first = 0
+    for sizes in ((7, 40, 1), (30, 30), (3,)):
+        with sharded(tmp_path, **options) as buffer:
+            assert (len(buffer), buffer.spec) == (len(one), one.spec)
+            for size in sizes:
+                for each in (one, buffer):
+                    each.put(make(first, size))
+                first += size
+            ages = np.arange(len(one))
+            assert_same(one.take(ages), buffer.take(ages))
+            buffer.flush()
+    with sharded(tmp_path, **options) as buffer:
+        fresh = ReplayBuffer(60, seed=5, **options)
+        fresh.put(make(first - 60, 60))
+        assert_same(fresh.sample((2, 9)), buffer.sample((2, 9)))
+
+
+def test_a_full_disk_refuses_the_put_and_nothing_else(tmp_path: Path) -> None:
+    disk = tmp_path / "shard-001"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
+    if done.returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        with ShardedBuffer(4000, shards=2, path=tmp_path, overcommit=True, seed=0) as buffer:
+            first, refused = 0, None
+            while refused is None:
+                ids = np.arange(first, first + 70)
+                try:
+                    buffer.put({"id": ids, "same": np.repeat(ids[:, None], 200, axis=1)})
+                except DiskFullError as error:
+                    refused = str(error)
+                else:
+                    first += 70
+            assert "none is in" in refused
+            found = buffer.take(np.arange(len(buffer)))
+            assert found["id"].tolist() == list(range(first))
+            assert (found["same"] == found["id"][:, None]).all()
+            subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+            buffer.put({"id": [first], "same": np.full((1, 200), first)})
+        with ShardedBuffer(4000, shards=2, path=tmp_path, overcommit=True) as buffer:
+            assert buffer.take(np.arange(len(buffer)))["id"].tolist() == list(range(first + 1))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+PUTS_FOR_EVER = """
+    import sys
+    import numpy as np
+    from really.service import ShardedBuffer
+    buffer = ShardedBuffer(60, shards=3, path=sys.argv[1])
+    for first in range(0, 10**9, 7):
+        ids = np.arange(first, first + 7)
+        buffer.put({"id": ids, "same": ids})
+        print(first + 7, flush=True)
+"""
+
+
+def test_a_kill_loses_no_row_of_a_put_that_returned(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(PUTS_FOR_EVER), str(tmp_path)]
+    child = subprocess.Popen(script, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    last = 0
+    for _ in range(200):
+        last = int(child.stdout.readline())
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    with sharded(tmp_path) as buffer:
+        found = buffer.take(np.arange(len(buffer)))
+        assert (found["id"] == found["same"]).all()
+        assert found["id"][-1] + 1 >= last
+        assert (np.diff(found["id"]) == 1).all()
+        assert len(buffer) >= 60 - 7
+        buffer.put({"id": np.arange(60), "same": np.arange(60)})
+        assert buffer.take(np.arange(60))["id"].tolist() == list(range(60))
+
+
+def test_a_put_that_is_repeated_leaves_out_the_rows_that_are_in(tmp_path: Path) -> None:
+    with Shard(20, path=tmp_path / "one") as shard:
+        shard.put_at(0, 100, {"id": np.arange(5)})
+        shard.put_at(3, 103, {"id": np.arange(3, 9)})
+        shard.put_at(3, 103, {"id": np.arange(3, 9)})
+        shard.put_at(12, 120, {"id": np.arange(12, 14)})
+        assert shard.runs.tolist() == [[100, 0, 9], [120, 12, 2]]
+        assert shard.take_at(np.array([0, 8, 12, 13]))["id"].tolist() == [0, 8, 12, 13]
+        assert [place for place in range(20) if shard.has(place)] == [*range(9), 12, 13]
+
+
+def test_folders_of_another_buffer_are_refused(tmp_path: Path) -> None:
+    with sharded(tmp_path / "a") as one, sharded(tmp_path / "b") as other:
+        for buffer in (one, other):
+            buffer.put({"id": np.arange(60)})
+        with pytest.raises(LockedError, match="expected a buffer that nobody else writes"):
+            sharded(tmp_path / "a")
+    with pytest.raises(InvalidValueError, match="capacity"):
+        sharded(tmp_path / "a", shards=4)
+    (tmp_path / "a" / "shard-001").rename(tmp_path / "kept")
+    (tmp_path / "b" / "shard-000").rename(tmp_path / "a" / "shard-001")
+    with pytest.raises(InvalidFileError, match="path: expected the shards of one buffer, got rows of the same number"):
+        sharded(tmp_path / "a")
+    (tmp_path / "kept" / "places").unlink()
+    (tmp_path / "a" / "shard-001").rename(tmp_path / "b" / "shard-000")
+    (tmp_path / "kept").rename(tmp_path / "a" / "shard-001")
+    with pytest.raises(InvalidFileError, match="expected a file with the places of"):
+        sharded(tmp_path / "a")
+    (tmp_path / "a" / "shard-001" / "places").write_bytes(np.arange(6, dtype=np.int64)[::-1].tobytes())
+    with pytest.raises(InvalidFileError, match="expected places of rows that rise"):
+        sharded(tmp_path / "a")
+
+
+def test_rows_of_a_shard_whose_folder_is_gone_are_missing_and_the_others_are_there(tmp_path: Path) -> None:
+    with sharded(tmp_path) as buffer:
+        buffer.put({"id": np.arange(60)})
+        held = buffer.info()["shards"][1]["rows"]
+    (tmp_path / "shard-001").rename(tmp_path / "gone")
+    with sharded(tmp_path) as buffer:
+        assert len(buffer) == 60 - held
+        found = buffer.take(np.arange(len(buffer)))["id"]
+        assert (np.diff(found) > 0).all()
+        assert set(buffer.sample(200)["id"]) <= set(found)
+        buffer.put({"id": np.arange(60)})
+        assert buffer.take(np.arange(60))["id"].tolist() == list(range(60))
