@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from really._utils.notebook import shell
 from really._utils.packages import needed
 
 if TYPE_CHECKING:
@@ -43,17 +45,30 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
 
     `wanted` True shows it at once, False never, None on a terminal after two seconds.
     """
-    if wanted is False or (wanted is None and not _is_terminal()):
+    if wanted is False or (wanted is None and not _is_watched()):
         return NoBar()
     # Imported at use: tqdm takes a tenth of the time of `import really`.
-    with needed(what, "tqdm for progress bars", None):
-        from tqdm import tqdm
-
+    tqdm = _bar_type(what)
     delay = 0.0 if wanted else PATIENCE
     disable = None if wanted is None else not wanted
     return tqdm(
         total=total, desc=what, unit=unit, delay=delay, disable=disable, leave=bool(wanted), mininterval=INTERVAL
     )
+
+
+def _bar_type(what: str) -> Any:
+    """The class of bars: a widget in a notebook that has ipywidgets, else text."""
+    with needed(what, "tqdm for progress bars", None):
+        if shell() is not None and importlib.util.find_spec("ipywidgets") is not None:
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
+    return tqdm
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees a bar: on a terminal or in a notebook."""
+    return _is_terminal() or shell() is not None
 
 
 def _is_terminal() -> bool:
@@ -72,12 +87,10 @@ def steps_of(what: str) -> Iterator[Callable[[str], None]]:
 
     The line is removed at the end. A thread draws it, because a step may be one long call.
     """
-    if not _is_terminal():
+    if not _is_terminal() or shell() is not None:
         yield lambda step: None
         return
-    with needed(what, "tqdm for progress bars", None):
-        from tqdm import tqdm
-
+    tqdm = _bar_type(what)
     line = tqdm(desc=what, bar_format="{desc} [{elapsed}]", leave=False, delay=PATIENCE, mininterval=0, miniters=0)
     over = threading.Event()
 

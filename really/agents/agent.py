@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.notebook import Shown
 from really._utils.published import PublishedAgent
 from really.agents.frameworks.choice import framework_of
 from really.agents.frameworks.protocol import Framework, Interface
@@ -27,7 +28,7 @@ from really.policies.states import State, shared_variables, state_of
 log = logging.getLogger("really")
 
 
-class Agent(PublishedAgent):
+class Agent(PublishedAgent, Shown):
     """A model with methods to act and to learn.
 
     A state is one observation or a batch [n, ...] of observations, in the structure of the observation space, as arrays
@@ -140,6 +141,18 @@ class Agent(PublishedAgent):
     @compiled.setter
     def compiled(self, value: bool) -> None:
         self.network.compiled = value
+
+    def _shown(self) -> Mapping[str, Any]:
+        return {
+            "framework": self.framework.name,
+            "model": type(self.model).__name__,
+            "outputs": ", ".join(self.output_names),
+            "action_sampling_type": self.policy.sampling_type,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "epoch": self.epoch,
+            "greedy": self.greedy,
+        }
 
     def __iter__(self) -> Iterator[Any]:
         """`agent, epoch = manager.load_model(path)`."""

@@ -28,6 +28,7 @@ def viewer_of(render: Any, name: str, notices: Notices | None = None) -> Viewer:
         if render and not has_display():
             where = f"{os.environ['DISPLAY']!r} does not answer" if os.environ.get("DISPLAY") else "DISPLAY is not set"
             text = f"render=True: expected a display, there is none ({where}); episodes are not shown."
+            text += " render='gif' films them."
             (notices or Notices()).warn("display", text)
             return Viewer()
         return Window(notices) if render else Viewer()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from really._utils.checks import checked_file_name, checked_integer, checked_path
+from really._utils.notebook import ShownFile, show
 from really.checkpoints import saved_models
 from really.errors import InvalidValueError, one_of
 from really.evaluation.evaluation import MEASURES
@@ -78,7 +79,9 @@ class Evaluating(Lifetime):
         viewer = viewer_of(render, self._builder.environment.name, self._builder.notices)
         self._sync()
         evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
-        self.film = viewer.path or self.film
+        if viewer.path is not None:
+            self.film = ShownFile(viewer.path)
+            show(self.film)
         if do_print:
             print(evaluation)
         return evaluation.measured(evaluation_measure)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
+from really._utils.notebook import Shown
 from really._utils.progress import steps_of
 from really._utils.published import PublishedManager
 from really.collectors.background import BackgroundCollection
 from really.collectors.episodes import EpisodeLog
 from really.collectors.messages import PolicySettings
 from really.errors import ReallyError
+from really.manager import cells
 from really.manager.arguments import Settings
 from really.manager.buffers import Buffer
 from really.manager.building import Builder
@@ -27,7 +29,7 @@ USED_BY = {"epsilon": (0.95, "epsilon_greedy"), "temperature": (1.0, "thompson")
 END_MARGIN = 5.0
 
 
-class Lifetime(PublishedManager):
+class Lifetime(PublishedManager, Shown):
     """What `SampleManager` inherits: the parts that it builds from its settings, and their start and end."""
 
     kwargs: Settings
@@ -70,6 +72,20 @@ class Lifetime(PublishedManager):
             }
         )
 
+    def _shown(self) -> Mapping[str, Any]:
+        """What a notebook shows: it asks no runner."""
+        settings, buffer = self.kwargs, self.buffer
+        about = {name: value for name, value in self._current.info().items() if not isinstance(value, Mapping)}
+        length = {name: settings[name] for name in ("num_steps", "num_episodes") if settings[name] is not None}
+        return {
+            **about,
+            **{name: settings[name] for name in ("num_parallel", "total_steps")},
+            **length,
+            "policy_version": self._fleet.version,
+            **self._episodes.info(),
+            "buffer": "none" if buffer is None else f"{len(buffer):,} of {buffer.capacity:,} rows",
+        }
+
     def close(self) -> None:
         """Releases the runners and their processes; the buffer and the agent stay usable.
 
@@ -81,6 +97,7 @@ class Lifetime(PublishedManager):
                 patience = self._fleet.end_patience
                 self._background.stop(None if patience is None else patience + END_MARGIN)
         finally:
+            cells.forget(self)
             self._close_env_instance()
             self._fleet.close()
 

@@ -17,6 +17,7 @@ from really.checkpoints import training_state
 from really.collectors.seeds import BUFFER_STREAM
 from really.data.transitions import Columns
 from really.errors import InvalidValueError
+from really.manager import cells
 from really.manager.arguments import Settings, checked
 from really.manager.buffers import made_buffer, saved_buffer
 from really.manager.collecting import Collecting
@@ -147,6 +148,9 @@ class SampleManager(Collecting, Evaluating, Tracking):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Settings(checked(arguments))
+        place = sys._getframe(1)
+        cell = cells.cell_of(place.f_code.co_filename, place.f_lineno)
+        cells.close_earlier(cell)
         self.buffer = None
         self.aggregator = None
         self.film: Path | None = None
@@ -155,6 +159,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         self._pool = ArrayPool()
         with steps_of("SampleManager") as report:
             self._start(report)
+        cells.note(self, cell)
 
     # ------------------------------------------------------------------------------------------ the buffer
 

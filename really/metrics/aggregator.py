@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import file_errors, writable_folder
 from really._utils.checks import checked_integer, checked_number
+from really._utils.notebook import ShownFile
 from really._utils.packages import needed
 from really._utils.published import PublishedAggregator
-from really.errors import InvalidTypeError, InvalidValueError, one_of
+from really.errors import InvalidTypeError, InvalidValueError, MissingPackageError, one_of
 from really.metrics.curves import CSV_NAME, STEP, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
 
@@ -121,9 +122,20 @@ class Aggregator(PublishedAggregator):
         return self.path / CSV_NAME
 
     def plot(self) -> Path:
-        """Draws the plot with all points so far, without regard to `saving_after`; returns its path."""
+        """Draws the plot with all points so far, without regard to `saving_after`; returns its path.
+
+        A notebook shows the path as the figure.
+        """
         draw_progress([self.curves[key] for key in self.keys], self.path / PLOT_NAME)
-        return self.plot_path
+        return ShownFile(self.plot_path)
+
+    def _repr_png_(self) -> bytes | None:
+        """The plot with all points so far, for notebooks; None without a point or matplotlib."""
+        if not any(len(curve.means) for curve in self.curves.values()):
+            return None
+        with contextlib.suppress(MissingPackageError):
+            return self.plot().read_bytes()
+        return None
 
     @property
     def _header(self) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.notebook import Shown
 from really._utils.published import PublishedBuffer
 from really.data import frames
 from really.data.schema import Spec
@@ -35,7 +36,7 @@ from really.replay.twins import TWINS
 from really.replay.units import Batch, SampleUnit
 
 
-class ReplayBuffer(ChangedRows, PublishedBuffer):
+class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 
     The schema (dtype and shape of a row per key) is `spec`, or that of the first put: arrays keep their dtype, Python
@@ -190,6 +191,13 @@ class ReplayBuffer(ChangedRows, PublishedBuffer):
     def __repr__(self) -> str:
         where = "" if self.path is None else f", path={str(self.path)!r}"
         return f"ReplayBuffer({len(self)} of {self.capacity} rows, keys={self.keys}, nbytes={self.nbytes}{where})"
+
+    def _shown(self) -> Mapping[str, Any]:
+        columns = {key: f"{dtype} {list(shape)}" for key, (dtype, shape) in (self.spec or {}).items()}
+        memory = self.memory()
+        held = f"{memory['held']:,} bytes, {memory['ratio']:.1f} times less than whole rows"
+        where = {} if self.path is None else {"path": self.path}
+        return {"rows": f"{len(self):,} of {self.capacity:,}", "memory": held, **where, **columns}
 
     def put(self, data: Any) -> None:
         """Appends rows. The oldest drop out; of more rows than fit, the newest are kept. All or nothing.
