@@ -248,6 +248,7 @@ cdef class Ring:
     cdef readonly list shapes
     cdef readonly list shared
     cdef public int64_t max_bytes
+    cdef dict column_changes  # how often `update` has written a column, by its name
     cdef readonly int64_t num_changes  # how often rows that were held have changed, other than by puts
     cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
@@ -260,7 +261,7 @@ cdef class Ring:
         int64_t max_bytes=INT64_MAX, storage=None, frame_column=None,
     ):
         self.names, self.dtypes, self.shapes, self.shared = names, dtypes, shapes, shared
-        self.max_bytes, self.frame_column = max_bytes, frame_column
+        self.max_bytes, self.frame_column, self.column_changes = max_bytes, frame_column, {}
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.state.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
@@ -549,6 +550,57 @@ cdef class Ring:
             release_dropped(&self.state.rows, self.state.sharings, self.state.num_sharings)
         release(self.lock)
         return may
+
+    # Updated rows -------------------------------------------------------------------------------------------------
+
+    def update(self, const int64_t[::1] numbers, dict columns):
+        """Writes columns of the rows of these numbers; returns how many of the rows are left, others are ignored.
+
+        `columns` has C-contiguous arrays [n, ...] of the columns' dtypes and shapes, for names that share no frames. Of
+        a row that comes twice the last values count. Other threads see all of it or nothing.
+        """
+        cdef Py_ssize_t i, k, num = numbers.shape[0], num_fields = 0, num_written = 0
+        cdef int64_t oldest, slot
+        cdef Field* fields = <Field*>PyMem_Malloc(len(columns) * sizeof(Field) + 1)
+        cdef const char** values = <const char**>PyMem_Malloc(len(columns) * sizeof(char*) + 1)
+        if fields == NULL or values == NULL:
+            PyMem_Free(fields)
+            PyMem_Free(<void*>values)
+            raise MemoryError("the fields of an update: the system gave no memory")
+        for i in range(self.state.num_keys):
+            if self.names[i] in columns:
+                fields[num_fields] = self.state.rows.fields[i]
+                values[num_fields] = <const char*>cnp.PyArray_DATA(<cnp.ndarray>columns[self.names[i]])
+                num_fields += 1
+        acquire(self.lock)
+        with nogil:
+            refresh_cursor(&self.state)
+            oldest = oldest_row(&self.state.rows)
+            for i in range(num):
+                if not oldest <= numbers[i] < self.state.rows.cursor.num_put or is_removed(
+                    &self.state.removed, numbers[i]
+                ):
+                    continue
+                slot = numbers[i] % self.state.rows.num_slots
+                for k in range(num_fields):
+                    memcpy(
+                        self.state.rows.data + slot * self.state.rows.stride + fields[k].offset,
+                        values[k] + i * fields[k].nbytes, fields[k].nbytes,
+                    )
+                num_written += 1
+        release(self.lock)
+        for name in columns if num_written else ():
+            self.column_changes[name] = self.column_changes.get(name, 0) + 1
+        PyMem_Free(fields)
+        PyMem_Free(<void*>values)
+        return num_written
+
+    def version_of(self, names):
+        """A number that changes whenever rows that are held change, other than by puts, as far as these columns go."""
+        cdef int64_t version = self.num_changes
+        for name in names:
+            version += self.column_changes.get(name, 0)
+        return version
 
     # Removed rows -------------------------------------------------------------------------------------------------
 

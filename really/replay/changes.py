@@ -1,16 +1,18 @@
-"""The verbs of a buffer that change rows it holds already: some are removed."""
+"""The verbs of a buffer that change rows it holds already: columns are written, rows are removed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.data.schema import ColumnSpec
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.columns import spec_of
+from really.replay.columns import fit, select, spec_of
 from really.replay.draws import held
 from really.replay.episode_verbs import StoredEpisodes
 from really.replay.episodes import refuse_empty
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ChangedRows(StoredEpisodes):
-    """What `ReplayBuffer` inherits: it removes rows.
+    """What `ReplayBuffer` inherits: it writes columns of rows, and removes rows.
 
     A row's number is how many rows the buffer had taken before it. It stays the same as long as the row is held.
     """
@@ -87,6 +89,36 @@ class ChangedRows(StoredEpisodes):
             chosen = checked_numbers("numbers", numbers, ring)
         return self._storage.remove(ring, chosen)
 
+    def update(self, numbers: ArrayLike, columns: Mapping[str, Any]) -> int:
+        """Writes columns of rows that are held: other threads see all of the call or nothing.
+
+        Fresh recurrent states after learning, changed rewards and labels are stored so. The next batch has them. An
+        update of a column that says where episodes end, or whose rows they are, or by whose values rows are drawn,
+        makes the next draw read that column of all rows again.
+
+        Args:
+            numbers: of rows, integers of any shape [*lead]. Rows that have dropped out, or are removed, are ignored. Of
+                a row that comes twice the last values count.
+            columns: mapping from key to values [*lead, ...] of the column's shape, which cast to its dtype as in `put`.
+
+        Returns:
+            How many of the rows are written; a row that comes twice counts twice.
+
+        Raises:
+            EmptyBufferError: there is no schema yet.
+            InvalidValueError: a row with such a number was never put; a key is none of the buffer's, or shares frames
+                with other rows, which cannot be written; values have another shape, or do not fit the dtype; the buffer
+                is on disk. Nothing is written.
+            InvalidTypeError: numbers are no integers, or values of another kind.
+        """
+        ring = self._changed_ring("update")
+        if self.path is not None:
+            raise InvalidValueError(
+                f"update: expected a buffer in memory, got one at {self.path}, whose rows never change"
+            )
+        rows = checked_numbers("numbers", numbers, ring)
+        return ring.update(rows, checked_columns(ring, columns, np.shape(numbers)))
+
     def _changed_ring(self, what: str) -> Ring:
         """The ring, whose rows may be changed."""
         self._storage.check_writable(what)
@@ -112,6 +144,39 @@ class ChangedRows(StoredEpisodes):
         places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths + before, lengths)
         found = index.step_on(np.repeat(rows, lengths), places)
         return np.unique(found[found >= 0])
+
+
+def checked_columns(ring: Ring, columns: Mapping[str, Any], lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """The values of an update as C-contiguous arrays [n, ...] of the ring's dtypes; raises an error for others."""
+    if not isinstance(columns, Mapping):
+        raise InvalidTypeError(f"update: expected a mapping from key to values, got {type(columns).__name__}")
+    spec = spec_of(ring)
+    shares_frames = {ring.names[at] for sharing in ring.shared for at in sharing[0]}
+    found = {}
+    for key, values in columns.items():
+        if key not in spec:
+            raise InvalidValueError(one_of("update", key, spec))
+        if key in shares_frames:
+            raise InvalidValueError(
+                f"update: expected columns that are stored row by row, got {key!r}, whose rows share frames; a buffer "
+                f"made with dedup=False can write it"
+            )
+        found[key] = _fitted(key, values, spec[key], lead)
+    return found
+
+
+def _fitted(key: str, values: Any, column: ColumnSpec, lead: tuple[int, ...]) -> NDArray[Any]:
+    """Values [*lead, ...] as rows [n, ...] of this column; the errors are those of a put."""
+    try:
+        value = select({key: values}, [key])[key]
+        if value.array.shape != (*lead, *column.shape):
+            raise InvalidValueError(
+                f"put: key {key!r}: expected shape {[*lead, *column.shape]}, got {list(value.array.shape)}"
+            )
+        rows = value._replace(array=np.asarray(value.array).reshape(-1, *column.shape))
+        return np.ascontiguousarray(fit({key: rows}, {key: column})[key])
+    except (InvalidValueError, InvalidTypeError) as error:
+        raise type(error)(str(error).replace("put:", "update:", 1)) from None
 
 
 def checked_numbers(what: str, numbers: Any, ring: Ring) -> NDArray[np.int64]:

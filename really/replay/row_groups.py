@@ -64,15 +64,16 @@ class RowGroups:
         self._first = self._base = self._size = self.counts = np.zeros(0, np.int64)
         self._rows, self._used = np.zeros(0, np.int64), 0
         self._group_of = np.zeros(0, np.int32)  # by row number modulo capacity
-        self._oldest = self._newest = self._num_changes = 0
+        self._oldest = self._newest = self._version = 0
 
     def follow(self, ring: Ring) -> None:
         """Adds rows that were put, and drops those that are no longer held. Raises EmptyBufferError without rows."""
         oldest, newest = ring.held_rows()
         while newest > oldest:
-            if newest < self._newest or len(self._group_of) != ring.capacity or ring.num_changes != self._num_changes:
+            version = ring.version_of([self.column])
+            if newest < self._newest or len(self._group_of) != ring.capacity or version != self._version:
                 self.forget()
-                self._num_changes = ring.num_changes
+                self._version = version
                 self._group_of = np.zeros(ring.capacity, np.int32)
             self._drop_before(oldest)
             if self._add(ring, max(oldest, self._newest), newest):

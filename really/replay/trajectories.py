@@ -140,7 +140,8 @@ class Trajectories:
         self._names = [*columns.agent, *columns.ends]
         self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
         self._streams: dict[Any, int] = {}
-        self._num_changes = ring.num_changes
+        self._read = [*self._names, *(name for pair in columns.states for name in pair)]
+        self._version = ring.version_of(self._read)
         self._known_to = -1
         self._lock = threading.Lock()
         _live.add(self)
@@ -230,7 +231,7 @@ class Trajectories:
         """Replaces the lock, which a thread of the parent may have held in the middle of a change: starts again."""
         held, self._lock = self._lock.locked(), threading.Lock()
         if held:
-            self._num_changes = -1
+            self._version = -1
 
     def _caught_up(self) -> _CaughtUp:
         return _CaughtUp(self._lock, self)
@@ -239,8 +240,9 @@ class Trajectories:
         """With the lock held: appends the rows that were put since, and forgets those that were evicted."""
         index, ring = self._index, self._ring
         oldest, newest = ring.held_rows()
-        if ring.num_changes != self._num_changes or newest < index.newest:
-            self._num_changes, self._known_to = ring.num_changes, -1
+        version = ring.version_of(self._read)
+        if version != self._version or newest < index.newest:
+            self._version, self._known_to = version, -1
             index.clear(oldest)
         index.evict_before(oldest)
         for _ in range(TRIES):
