@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.scripts import LongDay, run_long_day
+from tests.scripts import LongDay, run_long_day, shared_files
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,15 +22,14 @@ def ray_runtime() -> Iterator[None]:
     """Ray on this machine. It is shut down at the end, and its files in /dev/shm must then be gone."""
     import ray
 
-    shared = Path("/dev/shm")
-    before = set(shared.iterdir())
+    before = shared_files()
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
     yield
     ray.shutdown()
     deadline = time.monotonic() + 10
-    while (left := set(shared.iterdir()) - before) and time.monotonic() < deadline:
+    while (left := shared_files() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left, f"left behind in {shared}: {left}"
+    assert not left, f"left behind in shared memory: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ KINDS = {
     "test_crafted_models": "crafted models",
     "test_damaged_frames": "damaged frames",
     "test_disk_kills": "kills of a writer",
+    "test_damage": "what finds mutants",
     "test_forks": "forks of threads",
-    "test_full_disks": "full disks",
+    "test_full_disks": "full disks, no inodes",
+    "test_input_files": "errors of parsers",
     "test_leaks": "handles and mappings left",
 }
 

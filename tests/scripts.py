@@ -114,15 +114,20 @@ def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def shared_files() -> set[Path]:
+    """Files in shared memory, without those of tests of damage that run at the same time."""
+    return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("really-mutants-")}
+
+
 def run_long_day() -> LongDay:
     """Runs LONG_DAY, and waits until its processes and files are gone."""
-    before = set(Path("/dev/shm").iterdir())
+    before = shared_files()
     day = LongDay(run_script(LONG_DAY), set(), set())
     pids = {pid for line in day.said("pids") for pid in line.split()}
     deadline = time.monotonic() + 20
     while True:
         processes = {pid for pid in pids if os.path.exists(f"/proc/{pid}")}
-        files = set(Path("/dev/shm").iterdir()) - before
+        files = shared_files() - before
         if not (processes or files) or time.monotonic() > deadline:
             return LongDay(day.done, processes, files)
         time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import IO
 
 from really._utils.checks import checked_path
 from really._utils.input_files import first_bytes, kind_of
-from really._utils.system import open_folder
+from really._utils.system import open_folder, reason_of
 from really.errors import FileError, InvalidValueError
 
 PARTIAL = ".partial"
+LACKS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""Numbers of the errors of a system that lacks room or handles, whatever the path is."""
 
 
 def leftovers_of(name: str) -> str:
@@ -31,7 +34,7 @@ def file_errors(path: str | PathLike[str], what: str) -> Iterator[None]:
     except FileError:
         raise  # of another file, which is read meanwhile
     except OSError as error:
-        raise FileError(error.errno, f"{path}: expected to write {what}, but {error.strerror or error}") from error
+        raise FileError(error.errno, f"{path}: expected to write {what}, but {reason_of(error, path)}") from error
 
 
 @contextlib.contextmanager
@@ -114,7 +117,7 @@ def sync_folder(folder: Path) -> None:
 def writable_folder(name: str, path: str | PathLike[str]) -> Path:
     """Creates the folder if it is missing, and writes a file on trial, so that an error does not come after an hour.
 
-    Raises InvalidTypeError or InvalidValueError, naming the argument, if the folder cannot be written.
+    Raises InvalidTypeError, or what `unwritable` returns, naming the argument, if the folder cannot be written.
     """
     folder = checked_path(name, path)
     try:
@@ -125,7 +128,15 @@ def writable_folder(name: str, path: str | PathLike[str]) -> Path:
             file.flush()
         return folder
     except OSError as error:
-        raise InvalidValueError(f"{name}: expected a folder that can be written, got {str(path)!r}: {error}") from error
+        raise unwritable(name, folder, error) from error
+
+
+def unwritable(name: str, path: Path, error: OSError) -> InvalidValueError | FileError:
+    """The error for a folder that cannot be written: that of the argument, or that of a system that lacks room."""
+    text = f"{name}: expected a folder that can be written, got {str(path)!r}: "
+    if error.errno in LACKS:
+        return FileError(error.errno, text + reason_of(error, path))
+    return InvalidValueError(f"{text}{error}")
 
 
 def _umask() -> int:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from really._utils import system
-from really._utils.atomic_files import described, sync_folder
+from really._utils.atomic_files import described, sync_folder, unwritable
 from really._utils.file_formats import read_json
 from really.errors import FileError, InvalidValueError
 
@@ -133,9 +133,8 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path, int], None], family: 
         # A FileError about another place says what a user can find there; this folder is removed.
         if error.errno is None or (isinstance(error, FileError) and str(partial) not in str(error)):
             raise
-        raise FileError(
-            error.errno, f"{parent}: expected to write {stem}_<time>, but {os.strerror(error.errno)}"
-        ) from error
+        reason = system.reason_of(OSError(error.errno, os.strerror(error.errno)), parent)
+        raise FileError(error.errno, f"{parent}: expected to write {stem}_<time>, but {reason}") from error
     finally:
         # After the rename nothing has this name.
         shutil.rmtree(partial, ignore_errors=True)
@@ -175,7 +174,7 @@ def _opened(parent: Path) -> int | None:
         parent.mkdir(parents=True, exist_ok=True)
         return system.open_folder(parent)
     except OSError as error:
-        raise InvalidValueError(f"path: expected a folder that can be written, got {str(parent)!r}: {error}") from error
+        raise unwritable("path", parent, error) from error
 
 
 @contextlib.contextmanager

@@ -20,6 +20,12 @@ from really.errors import DiskFullError, FileError, InvalidFileError
 STEP = 64 << 20
 """Bytes that are allocated at a time: rare enough to cost nothing, and small enough to leave disk space to others."""
 
+PIECE = 2 << 20
+"""An allocation ends at a multiple of so many bytes, or with the file.
+
+XFS takes blocks for a whole huge page when a byte of it is first written, also for those beyond the allocated ones.
+"""
+
 MARGIN = 1 << 20
 """Bytes that an allocation for a large file leaves free.
 
@@ -71,7 +77,7 @@ class MappedFile:
         Raises DiskFullError if it has no room for the bytes before `end`.
         """
         with self._growing:
-            for goal in (min(-(-end // STEP) * STEP, self.nbytes), end):
+            for goal in (min(-(-end // step) * step, self.nbytes) for step in (STEP, PIECE)):
                 if goal <= self.allocated or self._is_allocated(goal):
                     return
         raise self.full(end - self.allocated)
@@ -135,9 +141,10 @@ class MappedFile:
     def _failed(self, what: str, error: OSError) -> FileError:
         if error.errno == errno.ENODEV:
             return FileError(errno.ENODEV, f"{self.path}: expected a file system whose files can be mapped (mmap)")
-        if error.errno in FULL:
+        reason = system.reason_of(error, self.path)
+        if error.errno in FULL and reason == error.strerror:
             return self.full(self.nbytes)
-        return FileError(error.errno, f"{self.path}: expected to {what} it, but {error.strerror or error}")
+        return FileError(error.errno, f"{self.path}: expected to {what} it, but {reason}")
 
 
 def _release_blocks(handle: int, start: int, nbytes: int) -> None:

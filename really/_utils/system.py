@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 
 from really.errors import InvalidValueError
 
@@ -60,3 +62,13 @@ def open_folder(folder: str | os.PathLike[str]) -> int | None:
     if sys.platform == "win32":
         return None
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def reason_of(error: OSError, path: str | os.PathLike[str]) -> str:
+    """What the system says about a file that it does not write. A disk full of files may have free bytes."""
+    if error.errno == errno.ENOSPC and hasattr(os, "statvfs"):
+        place = Path(path).absolute()
+        found = os.statvfs(next((folder for folder in (place, *place.parents) if folder.exists()), "/"))
+        if found.f_files and not found.f_favail:
+            return "the file system has no inode left for another file"
+    return error.strerror or str(error)

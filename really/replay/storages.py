@@ -155,7 +155,11 @@ class FolderStorage:
         self._folder = opened(path, options, spec, given)
         self.options = options
         if self._folder.schema is None:
-            self._folder.adopt(self._priorities, 0)
+            try:
+                self._folder.adopt(self._priorities, 0)
+            except BaseException:
+                self._folder.abandon()
+                raise
         else:
             self.options = options.laid_out_as(stacks_of(self._folder.schema.spec, self._folder.schema.shared))
 

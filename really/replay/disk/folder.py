@@ -39,7 +39,7 @@ from really._utils.forks import ForkGroup, Order
 from really._utils.input_files import reading
 from really._utils.mapped_files import MappedFile, existing, free_bytes
 from really._utils.memory_limits import available_bytes
-from really._utils.system import check_mapped_folders
+from really._utils.system import check_mapped_folders, reason_of
 from really.data.frames import field_nbytes
 from really.data.schema import Spec
 from really.errors import (
@@ -201,12 +201,12 @@ class Folder(ChangeableFolder):
         if kept is not None:
             priority_files.resume(priorities, kept, self.path, num_put, with_generator=self.writable)
         self._priorities = priorities
-        if kept is None:
-            self.keep_priorities()
+        if kept is None and priorities is not None and self.writable:
+            priority_files.keep(self.path, priorities)
 
     def keep_priorities(self) -> None:
-        """Writes the priorities if there are any and the files are this process's to write."""
-        if self._priorities is not None and self.writable and not sys.is_finalizing():
+        """Writes the priorities if there are any, of a buffer, and the files are this process's to write."""
+        if self._priorities is not None and self.schema and self.writable and not sys.is_finalizing():
             priority_files.keep(self.path, self._priorities)
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
@@ -329,7 +329,9 @@ class Folder(ChangeableFolder):
         except FileError:
             raise
         except OSError as error:
-            raise FileError(error.errno, f"{self.path}: expected to write {WHAT}, but {error.strerror}") from error
+            raise FileError(
+                error.errno, f"{self.path}: expected to write {WHAT}, but {reason_of(error, self.path)}"
+            ) from error
 
     def _map(self, about: FolderSchema, new: bool) -> None:
         mode = {"writable": self.writable, "new": new}

@@ -15,6 +15,7 @@ from really._utils.atomic_files import replacing, sync_folder
 from really._utils.checks import checked_bool, checked_integer
 from really._utils.file_formats import read_json
 from really._utils.input_files import as_file_error
+from really._utils.system import reason_of
 from really.data.frames import Sharing, check_sharings, field_nbytes, frame_nbytes
 from really.data.schema import ColumnSpec, Spec, dtype_from_json, dtype_to_json, shape_from_json
 from really.errors import FileError, InvalidFileError, InvalidValueError
@@ -173,7 +174,7 @@ def write(folder: Path, names: dict[str, Any]) -> None:
         os.replace(folder / PARTIAL, folder / SCHEMA)
         sync_folder(folder)
     except OSError as error:
-        raise FileError(error.errno, f"{folder}: expected to write {WHAT}, but {error.strerror}") from error
+        raise FileError(error.errno, f"{folder}: expected to write {WHAT}, but {reason_of(error, folder)}") from error
 
 
 def differences(

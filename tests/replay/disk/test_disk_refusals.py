@@ -311,8 +311,8 @@ def assert_holds(buffer, first, num):
 
 
 def test_a_full_disk_while_the_folder_is_made(tmp_path):
-    with mounted(tmp_path / "disk", "64k") as disk:
-        (disk / "rest").write_bytes(bytes(60 << 10))
+    with mounted(tmp_path / "disk", "1m") as disk:
+        (disk / "rest").write_bytes(bytes(1020 << 10))
         with pytest.raises(FileError, match=r"available are|No space left"):
             ReplayBuffer(10, spec={"y": "int64"}, path=disk / "b", overcommit=True)
         (disk / "rest").unlink()
