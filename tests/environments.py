@@ -36,6 +36,32 @@ class Counter(Env[np.ndarray, int]):
         return np.array([self.count], np.float32)
 
 
+class Leaky(Counter):
+    """Keeps more memory with every step."""
+
+    def __init__(self, length: int = 10**6, step_bytes: int = 50_000) -> None:
+        super().__init__(length)
+        self._step_bytes, self._kept = step_bytes, list[bytes]()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._kept.append(b"x" * self._step_bytes)
+        return super().step(action)
+
+
+class Once(Counter):
+    """Removes the file `token` once it is there, and takes a gigabyte then, in a runner that a control group limits."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(length=10**6)
+        self._token = token
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if os.path.exists(self._token) and "really-test" in Path("/proc/self/cgroup").read_text():
+            os.unlink(self._token)
+            np.ones(1 << 27)
+        return super().step(action)
+
+
 class OldCounter:
     """The older API of gym: `reset` returns the observation alone, and `step` four values. Episodes have four steps."""
 

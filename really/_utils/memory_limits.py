@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def available_bytes() -> int | None:
     """The least that machine, control groups and process limit leave. Returns None if no limit is known."""
     left = [*_machine_left(), *_cgroup_left(), *_process_left()]
     return max(0, min(left)) if left else None
+
+
+def own_bytes() -> int:
+    """Bytes that this process holds in memory for itself, without files and shared memory. Returns 0 if unknown."""
+    pages = _read(Path("/proc/self/statm")).split()
+    if not pages:
+        return 0
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _machine_left(meminfo: Path = Path("/proc/meminfo")) -> Iterator[int]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.collectors import runner_memory
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.orders import PendingOrder, RunnerLost, Worker
 from really.data.frames import joined, owned
@@ -100,6 +101,8 @@ class Fleet:
 
         It sends the policy and the weights along if they changed since the runner's last order.
         """
+        if worker.outgrown and not worker.pending:
+            runner_memory.replace(self, worker)
         with self._changing:
             version = self.version
             policy = None if worker.has_policy else self._share_once("policy", self._policy)
@@ -140,6 +143,7 @@ class Fleet:
             if self.is_local:
                 self._drop_oldest(worker)
             raise
+        runner_memory.watch(self._spec, worker, chunk)
         done = worker.pending.popleft()
         worker.started, worker.failures = True, 0
         if worker.pending:
@@ -158,6 +162,15 @@ class Fleet:
     def restart(self, worker: Worker) -> None:
         """Ends a runner and starts another in its place, with new random streams and no orders."""
         self._stop(worker.runner)
+        self._begin_anew(worker)
+
+    def end_and_restart(self, worker: Worker) -> None:
+        """Does so for a runner without orders, whose environments are closed first."""
+        self._end_all([replace(worker, pending=deque())])
+        self._begin_anew(worker)
+
+    def _begin_anew(self, worker: Worker) -> None:
+        """Starts another runner in the place of one that has ended."""
         worker.restarts += 1
         self._forget_orders(worker)
         worker.runner = self._start(worker.number, worker.agents, worker.restarts)
@@ -210,6 +223,7 @@ class Fleet:
         worker.pending.clear()
         worker.seats, worker.rate = worker.agents, 0.0
         worker.version, worker.has_policy, worker.started, worker.replaces_lost = -1, False, False, False
+        worker.outgrown = False
 
     def _set_spec(self, spec: RunnerSpec) -> None:
         """Sets the specification of runners that are started from now on."""

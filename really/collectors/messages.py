@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class RunnerSpec:
     """The specification from which every runner of a manager is made.
 
-    `seeded` says that the entropy comes from the user's `seed`, so that the data should repeat.
+    `seeded` says that the entropy comes from the user's `seed`, so that the data should repeat; `max_runner_memory` is
+    in bytes.
     """
 
     environment: EnvironmentSpec
@@ -44,6 +45,7 @@ class RunnerSpec:
     runners: int = 1
     message_bytes: float = math.inf
     seeded: bool = False
+    max_runner_memory: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Chunk:
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
         process_draws: whether environments draw from the generators that their process shares.
         episodes: the episodes that ended in the rows, `[episode]` of `ENDED`.
+        memory: bytes that the runner's process holds for itself, or 0 if that is the driver's process.
     """
 
     batch: RecordBatch
@@ -128,3 +131,4 @@ class Chunk:
     measured: Statistics = field(default_factory=dict)
     process_draws: bool = False
     episodes: Records = field(default_factory=lambda: np.empty(0, ENDED))
+    memory: int = 0

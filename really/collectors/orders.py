@@ -57,6 +57,8 @@ class Worker:
         failures: how often in a row it died.
         replaces_lost: whether it takes the place of a runner that was lost or given up.
         sends_pieces: whether a chunk was too large for one message. Orders that are queued would delay its rest.
+        outgrown: whether its process holds more than `max_runner_memory`, so that another one takes its place before
+            the next order.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Worker:
     failures: int = 0
     replaces_lost: bool = False
     sends_pieces: bool = False
+    outgrown: bool = False
     pending: deque[PendingOrder] = field(default_factory=deque)
     planned: deque[tuple[int, Order]] = field(default_factory=deque)
 
@@ -85,7 +88,8 @@ class Worker:
     @property
     def takes_order(self) -> bool:
         """Whether another order may be sent to it."""
-        return bool(self.agents) and len(self.pending) < (1 if self.sends_pieces else QUEUED_ORDERS)
+        most = 1 if self.sends_pieces or self.outgrown else QUEUED_ORDERS
+        return bool(self.agents) and len(self.pending) < most
 
     def seated(self, order: Order) -> Order:
         """An order for its agents as one for its seats."""

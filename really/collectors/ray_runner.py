@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from really._ray.nodes import own_node
+from really._utils.memory_limits import own_bytes
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Weights
 from really.collectors.runner import Runner
 from really.collectors.seeds import PROCESS_STREAM, ProcessGenerators, agent_seed
@@ -57,8 +58,8 @@ class RayRunner:
         self._enter("waiting")
 
     def info(self) -> dict[str, Any]:
-        """Describes the runner, with the first digits of its node's id."""
-        return {**self._runner.info(), "node": own_node()[:8]}
+        """Describes the runner, with the first digits of its node's id, and the bytes that its process holds."""
+        return {**self._runner.info(), "node": own_node()[:8], "memory": own_bytes()}
 
     def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
         """Collects as `Runner.collect` does; the chunk says whether environments draw from generators of the process.
@@ -72,7 +73,7 @@ class RayRunner:
             raise error from None
         except KeyboardInterrupt:
             raise RunnerError("a runner: expected it to carry out its order, but it was interrupted") from None
-        return replace(chunk, process_draws=self._generators.drawn)
+        return replace(chunk, process_draws=self._generators.drawn, memory=own_bytes())
 
     def rest(self, number: int, start: int) -> Chunk:
         """More rows of the chunk of an order, as `Runner.rest` returns them."""

@@ -177,7 +177,9 @@ def _resources(given: Mapping[str, Any]) -> dict[str, Any]:
     resources = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources.items()}
     num_gpus = _amount("num_gpus", given["num_gpus"])
     checked_mapping("runtime_env", given["runtime_env"])
-    for name in ("num_gpus", "resources", "runtime_env"):
+    if (limit := given["max_runner_memory"]) is not None:
+        checked_number("max_runner_memory", limit, 1, math.inf)
+    for name in ("num_gpus", "resources", "runtime_env", "max_runner_memory"):
         if given[name] and not given["use_ray"]:
             raise InvalidValueError(
                 f"{name}: expected runners in processes of Ray, got {name}={given[name]!r} with use_ray=False"

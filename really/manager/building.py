@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +81,7 @@ class Builder:
             entropy=self.entropy,
             normalisation=self._normalisation,
             seeded=self._settings["seed"] is not None,
+            max_runner_memory=self._settings["max_runner_memory"] or math.inf,
             **settings,
         )
         given = self._settings

@@ -76,6 +76,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_gpus: GPUs of each process, in which several may share one, as with 0.5.
         resources: Ray's custom resources of each process, as in {"licence": 1}.
         runtime_env: Ray's runtime environment of the processes.
+        max_runner_memory: bytes that a process may hold; one that holds more after a chunk is replaced. No row is
+            lost, and its environments begin new episodes.
         vector: `auto` uses an id's own vector implementation if it gives the same transitions and is faster,
             `plain` never uses it, `native` uses it whenever there is one.
         normalize_observations: runners act on and deliver normalised observations: each number of a floating-point
@@ -136,6 +138,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_gpus: float = 0,
         resources: Mapping[str, float] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        max_runner_memory: float | None = None,
         vector: str = "auto",
         normalize_observations: bool = False,
         observation_clip: float | None = None,
