@@ -104,8 +104,7 @@ class SavedBuffer:
         if buffer is None or moments is None or self.moment is None:
             return RolledBack()
         done = moments.roll_back(self.moment, self.missing)
-        if buffer.spec is None:
-            buffer.load_state_dict(self.moment.generator)
+        buffer.load_state_dict(self.moment.generator)  # of the sampler, too
         return done
 
 

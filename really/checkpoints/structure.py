@@ -16,6 +16,7 @@ from really._utils.checks import checked_integer
 from really.checkpoints import array_files
 from really.data.schema import shape_from_json
 from really.errors import InvalidValueError, ReallyError
+from really.replay.removed_rows import from_text
 
 Check = Callable[[Any], object]
 """Raises ValueError, TypeError, LookupError or ArithmeticError for a value that no checkpoint has."""
@@ -154,7 +155,11 @@ def _frames(value: Any) -> None:
 def _buffer(about: Any) -> None:
     names = ("capacity", "columns", "path", "relative_path", "generator", "moment")
     _mapping(_anything)(about)
-    found = {name: about[name] for name in names}  # there are options, too, which are compared with the buffer's own
+    found: dict[str, Any] = {
+        name: about[name] for name in names
+    }  # there are options, too, which are compared with the buffer's own
+    if isinstance(found["moment"], dict):
+        found["moment"] = {"removed": "", **found["moment"]}
     _fields(
         capacity=_count,
         columns=_mapping(_optional(_text)),
@@ -162,13 +167,17 @@ def _buffer(about: Any) -> None:
         relative_path=_optional(_text),
         generator=_optional(check_generator),
         moment=_optional(
-            _fields(identity=_text, first=_count, num_put=_count, frames=_frames, generator=check_generator)
+            _fields(
+                identity=_text, first=_count, num_put=_count, frames=_frames, generator=check_generator, removed=_text
+            )
         ),
     )(found)
     moment = found["moment"]
     needed = ("generator",) if moment is None else ("path", "relative_path")
     if any(found[name] is None for name in needed) or (moment and moment["first"] > moment["num_put"]):
         raise InvalidValueError(f"expected rows and {' and '.join(needed)}, got a buffer without")
+    if moment:
+        from_text(moment["removed"], moment["num_put"] - moment["first"])
 
 
 def _kind(value: Any) -> str:

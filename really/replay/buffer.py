@@ -350,7 +350,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             buffer.put(part)
         buffer.load_state_dict(description.generator)
         if description.removed and buffer._ring is not None:
-            buffer._ring.set_removed(from_text(description.removed) + buffer._ring.oldest_row)
+            buffer._ring.set_removed(from_text(description.removed, buffer.capacity) + buffer._ring.oldest_row)
         if description.priorities is not None:
             buffer.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
         return buffer

@@ -158,7 +158,7 @@ class Moments:
         if ring is not None:
             target = self._target(ring, moment)
             priorities = None if moment.priorities is None else _cut(moment.priorities, target)
-            removed = from_text(moment.removed) + moment.first
+            removed = from_text(moment.removed, moment.num_rows) + moment.first
             removed = removed[(removed >= target.first) & (removed < target.num_put)]
             with self._readers.none_keeping(ring):
                 self._folder.roll_back(ring, target, priorities, removed if len(removed) or ring.num_removals else None)

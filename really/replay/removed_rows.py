@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidValueError
 from really.replay._ring import Ring
-from really.replay.arguments import MOST_ROWS
 
 
 def removed_rows(ring: Ring) -> NDArray[np.int64]:
@@ -31,15 +30,19 @@ def to_text(places: NDArray[np.int64]) -> str:
     return base64.b85encode(zlib.compress(np.packbits(bits).tobytes(), 1)).decode()
 
 
-def from_text(text: str) -> NDArray[np.int64]:
-    """The places that `to_text` was given, in ascending order; raises InvalidValueError for another text."""
+def from_text(text: str, num_rows: int) -> NDArray[np.int64]:
+    """The places that `to_text` was given, in ascending order, all below `num_rows`.
+
+    Raises InvalidValueError for another text, before it takes more memory than so many rows need.
+    """
     if text == "":
         return np.zeros(0, np.int64)
     try:
         unpacking = zlib.decompressobj()
-        packed = unpacking.decompress(base64.b85decode(text), MOST_ROWS // 8)
+        packed = unpacking.decompress(base64.b85decode(text), num_rows // 8 + 1)
     except (ValueError, TypeError, binascii.Error, zlib.error) as error:
         raise InvalidValueError(f"removed: expected rows as bits, compressed, got {text[:40]!r}: {error}") from error
-    if not unpacking.eof:
-        raise InvalidValueError(f"removed: expected rows as bits, compressed, got {text[:40]!r}, cut short")
-    return np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))).astype(np.int64)
+    places = np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))).astype(np.int64)
+    if not unpacking.eof or (len(places) and places[-1] >= num_rows):
+        raise InvalidValueError(f"removed: expected some of {num_rows:,} rows as bits, compressed, got {text[:40]!r}")
+    return places

@@ -18,7 +18,10 @@ WRONG = ("a missing key", "ragged", "another shape", "another length", "text", "
 
 
 class BufferMachine(RuleBasedStateMachine):
-    """`self.rows` is the oracle: [(key -> array of one row)], the newest `capacity` of all that were put."""
+    """`self.held` is the oracle: [(key -> array of one row)], the newest `capacity` of all that were put.
+
+    `self.gone` are places in it of rows that were removed, and `self.rows` are the others.
+    """
 
     @initialize(
         capacity=st.integers(1, 12),
@@ -29,8 +32,12 @@ class BufferMachine(RuleBasedStateMachine):
     def make(self, capacity, schema, seed, given_spec):
         self.schema = {f"key{at}": (np.dtype(dtype), shape) for at, (dtype, shape) in enumerate(schema)}
         self.buffer = ReplayBuffer(capacity, spec=self.schema if given_spec else None, seed=seed)
-        self.capacity, self.rows, self.count, self.fixed = capacity, [], 0, given_spec
+        self.capacity, self.held, self.gone, self.count, self.fixed = capacity, [], set(), 0, given_spec
         self.kept_batches, self.next = [], 0
+
+    @property
+    def rows(self):
+        return [row for place, row in enumerate(self.held) if place not in self.gone]
 
     def fresh(self, num):
         """`num` rows; the bytes of each name the row."""
@@ -43,8 +50,10 @@ class BufferMachine(RuleBasedStateMachine):
 
     def remember(self, columns, num):
         self.fixed = True
-        self.rows += [{key: column[at] for key, column in columns.items()} for at in range(num)]
-        del self.rows[: -self.capacity]
+        self.held += [{key: column[at] for key, column in columns.items()} for at in range(num)]
+        num_evicted = max(0, len(self.held) - self.capacity)
+        del self.held[:num_evicted]
+        self.gone = {place - num_evicted for place in self.gone if place >= num_evicted}
         self.next = (self.next + min(num, self.capacity)) % self.capacity
 
     @rule(num=st.integers(0, 9))
@@ -154,7 +163,46 @@ class BufferMachine(RuleBasedStateMachine):
     @rule()
     def clear(self):
         self.buffer.clear()
-        self.rows, self.next = [], 0
+        self.held, self.gone, self.next = [], set(), 0
+
+    def numbers_of(self, places):
+        """Numbers of the rows at these places of `held`; beyond it, of rows that were never put."""
+        return self.buffer._ring.oldest_row + np.array(places, int)
+
+    @rule(data=st.data())
+    def remove(self, data):
+        if not self.held:
+            return
+        places = data.draw(st.lists(st.integers(0, len(self.held) - 1), max_size=5))
+        assert self.buffer.remove(self.numbers_of(places)) == len(set(places) - self.gone)
+        self.gone |= set(places)
+
+    @rule(data=st.data(), num_keys=st.integers(1, 5))
+    def update(self, data, num_keys):
+        if not self.held:
+            return
+        places = data.draw(st.lists(st.integers(0, len(self.held) - 1), max_size=5))
+        columns = dict(list(self.fresh(len(places)).items())[:num_keys])
+        num = sum(place not in self.gone for place in places)
+        assert self.buffer.update(self.numbers_of(places), columns) == num
+        for at, place in enumerate(places):
+            self.held[place] = self.held[place] | {key: column[at] for key, column in columns.items()}
+
+    @rule(wrong=st.sampled_from(["remove", "number", "key", "shape"]))
+    def refused_change(self, wrong):
+        if not self.held:
+            return
+        before, columns = bits(self.buffer), {"key0": self.fresh(2)["key0"]}
+        beyond = self.numbers_of([0, len(self.held)])
+        change, arguments = {
+            "remove": (self.buffer.remove, (beyond,)),
+            "number": (self.buffer.update, (beyond, columns)),
+            "key": (self.buffer.update, (beyond[:1], {"key9": [1]})),
+            "shape": (self.buffer.update, (beyond[:1], columns)),
+        }[wrong]
+        with pytest.raises(ReallyError):
+            change(*arguments)
+        assert bits(self.buffer) == before
 
     @rule(protocol=st.integers(2, 5), out_of_band=st.booleans())
     def pickle(self, protocol, out_of_band):
@@ -164,7 +212,7 @@ class BufferMachine(RuleBasedStateMachine):
         copies = [bytes(part.raw()) for part in parts]
         self.buffer, old = pickle.loads(frozen, buffers=copies), self.buffer
         assert self.buffer.spec == old.spec
-        self.next = len(self.rows) % self.capacity
+        self.next = len(self.held) % self.capacity
         if self.rows:
             assert np.array_equal(self.buffer.sample_indices(5), old.sample_indices(5))
 
@@ -183,10 +231,12 @@ class BufferMachine(RuleBasedStateMachine):
 
     @invariant()
     def as_the_list(self):
-        if not hasattr(self, "rows"):
+        if not hasattr(self, "held"):
             return
         assert len(self.buffer) == len(self.rows)
         if self.rows:
+            left = [place for place in range(len(self.held)) if place not in self.gone]
+            assert np.array_equal(self.buffer.numbers(), self.numbers_of(left))
             assert self.same(self.buffer.take(np.arange(len(self.rows))), np.arange(len(self.rows)))
         for batch, copies in self.kept_batches[-3:]:
             assert all(np.array_equal(batch[key], copies[key]) for key in copies)

@@ -42,8 +42,10 @@ def write(path: Path, identity: str, numbers: NDArray[np.int64]) -> None:
         file.write(json.dumps(about | {"crc32": _crc32(about)}).encode())
 
 
-def read(path: Path, identity: str) -> NDArray[np.int64] | None:
-    """The numbers that `write` was given, in ascending order; None if there is no file.
+def read(path: Path, identity: str, num_rows: int) -> NDArray[np.int64] | None:
+    """The numbers that `write` was given, in ascending order, of rows of which `num_rows` are held at most.
+
+    Returns None if there is no file.
 
     Raises InvalidFileError if it is damaged, or another buffer's.
     """
@@ -55,7 +57,7 @@ def read(path: Path, identity: str) -> NDArray[np.int64] | None:
             raise InvalidFileError(f"{path}: expected {WHAT} as they were written, got damaged ones")
         if (about["format"], about["identity"]) != (FORMAT, identity):
             raise InvalidValueError(f"expected {FORMAT} of the buffer {identity}, got {about['format']!r} of another")
-        return from_text(about["rows"]) + checked_integer("first", about["first"], 0, NO_END)
+        return from_text(about["rows"], num_rows) + checked_integer("first", about["first"], 0, NO_END)
 
 
 def remove(folder: Path, identity: str, ring: Ring, numbers: NDArray[np.int64]) -> int:
@@ -75,7 +77,7 @@ def resume(folder: Path, identity: str, ring: Ring, *, writable: bool) -> None:
     Raises InvalidFileError if the file is damaged, or missing although rows were removed.
     """
     num_removals = ring.num_removals
-    numbers = read(folder / NAME, identity)
+    numbers = read(folder / NAME, identity, ring.capacity)
     if numbers is None and num_removals:
         raise InvalidFileError(f"{folder / NAME}: expected {WHAT}, from which some were removed, got no such file")
     if numbers is None:
