@@ -32,7 +32,7 @@ DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,forks.py input_fil
 	tests/checkpoints/test_crafted_models.py \
 	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
 	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
-	leaks.py)
+	leaks.py cut_files.py)
 test-damage: setup
 	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
 

@@ -19,6 +19,7 @@ KINDS = {
     "test_crafted_models": "crafted models",
     "test_damaged_frames": "damaged frames",
     "test_disk_kills": "kills of a writer",
+    "test_cut_files": "files cut short while open",
     "test_damage": "what finds mutants",
     "test_forks": "forks of threads",
     "test_full_disks": "full disks, no inodes",

@@ -115,6 +115,18 @@ class MappedFile:
         except OSError as error:
             raise self._failed("make durable", error) from error
 
+    def is_cut_short(self) -> bool:
+        """Whether another program has cut the file short. If so, zeros are mapped in place of what is gone.
+
+        To read what is gone would end this process (SIGBUS).
+        """
+        if self._handle < 0 or (length := os.fstat(self._handle).st_size) >= self.nbytes:
+            return False
+        first = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+        if first < self.nbytes:
+            system.map_zeros(self.data.ctypes.data + first, self.nbytes - first)
+        return True
+
     def advise(self, advice: str) -> None:
         """Calls `madvise` for the mapping if the system knows this advice, whose name is given without MADV_."""
         number = getattr(mmap, f"MADV_{advice}", None)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -55,6 +57,18 @@ def allocate(handle: int, start: int, nbytes: int) -> None:
     if sys.platform != "linux":
         raise OSError("this system has no posix_fallocate")
     os.posix_fallocate(handle, start, nbytes)
+
+
+def map_zeros(address: int, nbytes: int) -> None:
+    """Maps zeros of this process alone in place of the pages from an address on. Raises OSError if that fails."""
+    library, in_place = ctypes.CDLL(None, use_errno=True), 0x10
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    if sys.platform == "win32":
+        raise OSError("this system cuts no file that is mapped")
+    access, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | in_place
+    if library.mmap(address, nbytes, access, kind, -1, 0) != address:
+        raise OSError(ctypes.get_errno(), "expected to map memory")
 
 
 def open_folder(folder: str | os.PathLike[str]) -> int | None:

@@ -240,6 +240,16 @@ class Folder(ChangeableFolder):
         """Warns that the frames of a put took the room of frames that only a checkpoint needed."""
         self._room_watch.frames_given_up()
 
+    def _check_lengths(self) -> None:
+        """Raises FileError if another program has cut a file short; from then on this process reads zeros there."""
+        cut = [file for file in (*self._files, *(frames.table for frames in self._frames)) if file.is_cut_short()]
+        if cut:
+            raise FileError(
+                errno.EIO,
+                f"{cut[0].path}: expected {cut[0].nbytes:,} bytes while the buffer is open, got fewer: another program "
+                f"has cut it short; nothing more is written",
+            )
+
     def flush(self) -> None:
         """Returns when the rows put before, then the cursor, are on the disk, safe from a loss of power.
 
@@ -247,6 +257,7 @@ class Folder(ChangeableFolder):
         durable cursor without being durable: flush while nobody puts to be safe from a loss of power.
         """
         self.check_writable("flush")
+        self._check_lengths()
         for frames in self._frames:
             frames.sync()
         for file in self._files:
@@ -259,17 +270,20 @@ class Folder(ChangeableFolder):
         """Writes the checksums of rows that lack them if the files are this process's to write."""
         ring = None if self._ring is None else self._ring()
         if ring is not None and self._checksums is not None and self.writable and not sys.is_finalizing():
+            self._check_lengths()
             self._checksums.update(ring)
 
     def verify(self, ring: Ring) -> Verification:
         """Compares all rows that are held with their checksums."""
         assert self._checksums is not None
+        self._check_lengths()
         return self._checksums.verify(ring)
 
     def close(self) -> None:
         """Ends writing and releases the lock; mappings are removed with the last array over them."""
         seals = False
         try:
+            self._check_lengths()
             self.keep_priorities()
             self.keep_checksums()
             seals = self.writable
