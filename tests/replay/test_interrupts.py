@@ -80,7 +80,27 @@ METHODS: dict[str, Callable[[ReplayBuffer, str], object]] = {
     "memory": lambda buffer, path: buffer.memory(),
     "update_priorities": lambda buffer, path: buffer.update_priorities([len(buffer)], [1.0]),
     "pickling": lambda buffer, path: buffer.__reduce_ex__(5),
+    "numbers": lambda buffer, path: buffer.numbers(),
+    "update": lambda buffer, path: buffer.update(buffer.numbers([0]), {"x": np.ones((1, 16), np.float32)}),
+    "remove": lambda buffer, path: buffer.remove(buffer.numbers([0])),
+    "to_parquet": lambda buffer, path: buffer.to_parquet(f"{path}.parquet"),
+    "verify": lambda buffer, path: buffer.verify(),
+    "flush": lambda buffer, path: buffer.flush(),
+    "check_open": lambda buffer, path: buffer.check_open("interrupt"),
 }
+LOCKED_BY_OTHERS = {
+    *("close", "dataset", "epochs", "episodes", "from_arrow", "from_minari", "from_parquet", "load", "open", "restore"),
+    *("sample_indices", "tell_draws_of_a_twin", "to_minari"),
+}
+"""Methods that end or make the buffer, or read it through the methods above."""
+
+
+ON_DISK = ("verify", "flush")
+
+
+def test_each_public_method_is_interrupted():
+    public = {name for name in dir(ReplayBuffer) if not name.startswith("_") and callable(getattr(ReplayBuffer, name))}
+    assert public - LOCKED_BY_OTHERS <= METHODS.keys()
 
 
 def fork() -> None:
@@ -98,7 +118,8 @@ def interrupt(names: list[str], times: int, folder: str) -> None:
     """Interrupts these methods in this process; exits with 0 if another thread goes on to put after each of them."""
     signal.signal(signal.SIGALRM, lambda number, frame: _thread.interrupt_main())
     for name in names:
-        buffer, rng = ReplayBuffer(6000, seed=0, alpha=0.6), np.random.default_rng(0)
+        path = f"{folder}/{name}" if name in ON_DISK else None
+        buffer, rng = ReplayBuffer(6000, seed=0, alpha=0.6, path=path), np.random.default_rng(0)
         buffer.put({"x": np.zeros((6000, 16), np.float32)})
         putter = Putter(buffer)
         for _ in range(times):

@@ -45,8 +45,12 @@ def write(path: Path, priorities: dict[str, Any]) -> None:
     text = json.dumps(state, default=array_to_json).encode()
     metadata = {ABOUT: text, CHECK: str(_crc32(text, values)).encode()}
     batch = pa.record_batch({VALUE: values}).replace_schema_metadata(metadata)
-    with replacing(path, ARROW_MAGIC, WHAT) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    # Not into the file: pyarrow, which asks a file of Python whether it is open, takes an interrupt for an answer.
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, batch.schema) as writer:
         writer.write_batch(batch)
+    with replacing(path, ARROW_MAGIC, WHAT) as file:
+        file.write(content.getvalue())
 
 
 def resume(
