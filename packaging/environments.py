@@ -52,12 +52,14 @@ class Environment:
         absent: packages that must not be importable, lest another one brought them.
         tests: paths and names of tests.
         packages: further packages.
+        variables: environment variables of the tests.
     """
 
     extras: tuple[str, ...] | None
     absent: tuple[str, ...]
     tests: tuple[str, ...]
     packages: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     @property
     def requirements(self) -> list[str]:
@@ -101,10 +103,18 @@ ENVIRONMENTS = {
         CLASSIC,
     ),
     "torch": Environment(
-        ("torch",), ("tensorflow", "ray", "jax"), ("tests/test_install.py", "tests/frameworks"), CLASSIC
+        ("torch",),
+        ("tensorflow", "ray", "jax"),
+        ("tests/test_install.py", "tests/frameworks"),
+        (*CLASSIC, "keras"),
+        (("KERAS_BACKEND", "torch"),),
     ),
     "jax": Environment(
-        ("jax",), ("tensorflow", "ray", "torch"), ("tests/test_install.py", "tests/frameworks"), (*CLASSIC, "flax")
+        ("jax",),
+        ("tensorflow", "ray", "torch"),
+        ("tests/test_install.py", "tests/frameworks"),
+        (*CLASSIC, "flax", "keras"),
+        (("KERAS_BACKEND", "jax"),),
     ),
 }
 
@@ -126,7 +136,16 @@ def check(name: str) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *environment.requirements)
     absent = [f"assert importlib.util.find_spec({package!r}) is None, {package!r}" for package in environment.absent]
     run(python, "-c", "; ".join(["import importlib.util", *absent]))
-    run(python, "-m", "pytest", "-p", "no:cacheprovider", *environment.tests, PYTHONPATH=str(ROOT))
+    run(
+        python,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        *environment.tests,
+        PYTHONPATH=str(ROOT),
+        **dict(environment.variables),
+    )
 
 
 def main() -> None:

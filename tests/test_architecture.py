@@ -46,7 +46,7 @@ CLASS = 250
 PUBLIC_UNDERSCORE = {"_asdict", "_fields", "_make", "_replace"}
 # Private names on objects of other packages, where their public API has no way to the same thing.
 FOREIGN = {
-    ("really/agents/tensorflow/copying.py", "_var_key"): "how a Keras optimizer tells variables apart",
+    ("really/agents/frameworks/keras_copies.py", "_var_key"): "how a Keras optimizer tells variables apart",
     ("really/checkpoints/variables.py", "_trainable_variables"): "the variables that a Keras optimizer was built for",
     ("really/metrics/aggregator.py", "_resource"): "the handle of a TensorFlow summary writer",
     ("really/replay/tf_datasets.py", "_really"): "strong references that live as long as a TensorFlow dataset",

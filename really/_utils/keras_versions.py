@@ -1,23 +1,80 @@
-"""Keras 2 beside Keras 3: with TF_USE_LEGACY_KERAS=1, the `tf.keras` of a script is the package tf_keras.
+"""Keras 2 beside Keras 3, and the backend of Keras 3: no other module asks for a version or a backend.
 
-Its layers and optimizers share no class with those of Keras 3, and its variables are those of TensorFlow. This module
-says what they are, so that no other one asks for a version.
+With TF_USE_LEGACY_KERAS=1, the `tf.keras` of a script is the package tf_keras. Its layers and optimizers share no class
+with those of Keras 3, and its variables are those of TensorFlow. Layers and optimizers of Keras 3 have a base class of
+the backend with which Keras was imported.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
+
+from really.errors import ModelError
 
 PACKAGES = ("keras", "tf_keras")
 LEGACY = "tf_keras"
 # Models of Keras 2 whose layers are a graph, which is known by the identity of its tensors.
 _GRAPHS = ("Functional", "Sequential")
+VARIABLE = "KERAS_BACKEND"
+# Base classes of layers and optimizers in Keras 3 -> the adapter of models with this backend.
+_BASES = {"TFLayer": "tensorflow", "TorchLayer": "keras_torch", "JaxLayer": "keras_jax"}
+_BASES |= {"TFOptimizer": "tensorflow", "TorchOptimizer": "keras_torch", "JaxOptimizer": "keras_jax"}
+_BACKENDS = {"tensorflow": "tensorflow", "keras_torch": "torch", "keras_jax": "jax"}
 
 
 def is_layer(obj: Any) -> bool:
     """Whether this is a layer or model of Keras 3 or of Keras 2."""
     return "Layer" in _names(obj, PACKAGES)
+
+
+def framework_of_keras(obj: Any) -> str:
+    """The framework of a layer, model or optimizer: `tensorflow`, also for Keras 2, `keras_torch` or `keras_jax`.
+
+    It is empty for another object, and `keras` for a backend that cannot train.
+    """
+    cls: Any = type(obj)
+    return _framework(cls)
+
+
+@functools.lru_cache(4096)
+def _framework(cls: Any) -> str:
+    bases = [base for base in cls.__mro__ if base.__module__.split(".")[0] in PACKAGES]
+    if any(base.__module__.split(".")[0] == LEGACY for base in bases):
+        return "tensorflow"
+    found = next((_BASES[base.__name__] for base in bases if base.__name__ in _BASES), None)
+    return found or ("keras" if {base.__name__ for base in bases} & {"Layer", "BaseOptimizer"} else "")
+
+
+def check_backend(model: Any) -> None:
+    """Raises ModelError for a model of Keras 3 whose backend is not the one that Keras has, or is asked to have."""
+    framework = framework_of_keras(model)
+    keras: Any = sys.modules.get("keras")
+    if not framework or keras is None or _names(model, (LEGACY,)):
+        return
+    backend, now = _BACKENDS.get(framework), keras.config.backend()
+    if backend is None:
+        raise ModelError(f"model: expected Keras with one of the backends {', '.join(_BACKENDS.values())}, got {now!r}")
+    if backend != now:
+        raise ModelError(
+            f"model: expected one made with the backend that Keras has now, {now!r}, got one made with {backend!r}: "
+            f"keras.config.set_backend changed it; make the model after that"
+        )
+    if (asked := os.environ.get(VARIABLE, now)) != now:
+        raise ModelError(
+            f"model: expected {VARIABLE}={now}, with which Keras was imported, got {VARIABLE}={asked}: Keras reads it "
+            f"once, when it is imported; set it before the first import of keras"
+        )
+
+
+def variables_of_runners() -> dict[str, str]:
+    """Environment variables with which Keras is the same in other processes: the backend, and models on the CPU."""
+    keras: Any = sys.modules.get("keras")
+    backend = keras.config.backend() if hasattr(keras, "config") else os.environ.get(VARIABLE)
+    return {} if backend is None else {VARIABLE: backend, "KERAS_TORCH_DEVICE": "cpu"}
 
 
 def is_legacy_graph(obj: Any) -> bool:

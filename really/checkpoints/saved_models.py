@@ -225,7 +225,7 @@ def _write(
         "framework": framework,
         "epoch": epoch,
         "number": number,
-        "keras": _write_keras(model, folder) if framework == "tensorflow" else f"not written: {framework}",
+        "keras": _write_keras(model, folder) if framework in variables.OF_KERAS else f"not written: {framework}",
         "weights": described,
         "statistics": about,
         "agent": about_agent,

@@ -245,7 +245,9 @@ def _optimizer_arrays(name: str, optimizer: Any, trainable: Any) -> OptimizerArr
 def _check_one_framework(parts: list[Arrays]) -> None:
     """Raises InvalidTypeError if a target or an optimizer is of another framework than the agent's model."""
     own = parts[0].framework
-    if other := next((part for part in parts if part.framework not in (own, "callable")), None):
+    # Optimizers of PyTorch train parameters of Keras on PyTorch, too.
+    fitting = (own, own.removeprefix("keras_"), "callable")
+    if other := next((part for part in parts if part.framework not in fitting), None):
         raise InvalidTypeError(
             f"{other.name}: expected one of {own}, as the agent's model is, got one of {other.framework}"
         )

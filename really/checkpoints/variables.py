@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.keras_versions import as_optimizer
+from really._utils.keras_versions import as_optimizer, framework_of_keras
 from really.checkpoints import array_files, tensor_files
 from really.checkpoints.array_files import Described
 from really.errors import InvalidTypeError, ModelError
 from really.policies.states import framework_name, is_model, state_of
+
+OF_KERAS = frozenset(("tensorflow", "keras_torch", "keras_jax"))
+"""Frameworks whose weights are those of Keras, in the same order and files on each backend."""
 
 
 def describe(variables: Sequence[Any], prefix: str = "") -> list[Described]:
@@ -51,8 +54,8 @@ def read(path: Path, described: Sequence[Described]) -> list[NDArray[Any]]:
 
 
 def check_framework(where: object, saved: str, own: str, what: str = "model") -> None:
-    """Raises ModelError unless saved weights are of the framework of this model."""
-    if saved != own:
+    """Raises ModelError unless saved weights are of the framework of this model; Keras has the same on all backends."""
+    if saved != own and not {saved, own} <= OF_KERAS:
         raise ModelError(f"{where}: expected a {what} of {own}, as this one, got one of {saved}")
 
 
@@ -143,9 +146,10 @@ class OptimizerArrays:
         trainable: variables for which `read` builds the optimizer, if the saved one was built and this one is not.
     """
 
-    framework, suffix = "tensorflow", ".h5"
+    suffix = ".h5"
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
+        self.framework = framework_of_keras(optimizer) or "tensorflow"
         optimizer = as_optimizer(optimizer)
         if not (hasattr(optimizer, "apply") and hasattr(optimizer, "build") and hasattr(optimizer, "variables")):
             raise InvalidTypeError(f"{name}: expected a keras optimizer, got {type(optimizer).__name__}")

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from really._ray import hosts, nodes, placement, reservations, runtime
+from really._utils.keras_versions import variables_of_runners
 from really._utils.packages import install_command, needed
 from really.collectors.fleet import MESSAGE_BYTES, Fleet
 from really.collectors.growth import Growth, Newcomer
@@ -150,7 +151,7 @@ class RayFleet(Fleet):
         """Starts a runner with options of Ray that say what it holds and where."""
         address = uuid.uuid4().hex
         actor = self._actor.options(**self._options, **held)
-        started = actor.remote(self._packed_spec, sys.path, address, agents, restart)
+        started = actor.remote(self._packed_spec, sys.path, address, agents, restart, variables_of_runners())
         return RunnerProcess(started, address, time.monotonic() if held["num_cpus"] else None)
 
     def adapt(self) -> None:

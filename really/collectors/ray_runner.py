@@ -6,13 +6,15 @@ The class is that of the actors of `ray_fleet.py`, but does not need Ray itself.
 from __future__ import annotations
 
 import _thread
+import os
 import pickle
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from really._ray.nodes import own_node
@@ -39,11 +41,19 @@ class RayRunner:
         address: that of the side channel.
         agents: numbers of the runner's agents.
         restart: how often this runner was restarted.
+        variables: environment variables of this process, as Keras reads them when it is imported.
     """
 
     def __init__(
-        self, packed_spec: bytes, paths: Sequence[str], address: str, agents: Sequence[int], restart: int
+        self,
+        packed_spec: bytes,
+        paths: Sequence[str],
+        address: str,
+        agents: Sequence[int],
+        restart: int,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        os.environ.update(variables)
         # The side channel's thread reads it, and holds the lock while it interrupts the main thread.
         self._phase, self._phase_lock = "starting", threading.Lock()
         self._channel = SideChannel(address, {"where": self._where, "interrupt": self._interrupt})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.keras_versions import is_layer
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
 
@@ -68,8 +69,10 @@ class NnxModel(JaxModel):
 
 
 def is_nnx(model: Any) -> bool:
-    """Whether this is a module of flax `nnx`."""
-    return any(base.__name__ == "Module" and base.__module__ == "flax.nnx.module" for base in type(model).__mro__)
+    """Whether this is a module of flax `nnx`, and no layer of Keras that is one, too."""
+    return not is_layer(model) and any(
+        base.__name__ == "Module" and base.__module__ == "flax.nnx.module" for base in type(model).__mro__
+    )
 
 
 def is_pair(model: Any) -> bool:

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from really._utils.keras_versions import is_layer
+from really._utils.keras_versions import framework_of_keras, is_layer
 from really.policies.jax_state import JaxModel, JaxState, NnxModel, is_nnx, is_pair
+from really.policies.keras_state import KerasState, is_keras_elsewhere
 from really.policies.model_state import ModelState, holds_variables
 from really.policies.model_state import shared_variables as shared_by_keras
 from really.policies.torch_state import TorchState, is_torch
@@ -62,6 +63,8 @@ class State(Protocol):
 
 def state_of(model: Any) -> State:
     """The state of a model of any framework."""
+    if is_keras_elsewhere(model):
+        return KerasState(model)
     if isinstance(model, JaxModel):
         return JaxState(model)
     return TorchState(model) if is_torch(model) else ModelState(model)
@@ -69,6 +72,8 @@ def state_of(model: Any) -> State:
 
 def framework_name(model: Any) -> str:
     """Name of the framework that a made model is of; `callable` for a plain Python callable."""
+    if is_layer(model):
+        return framework_of_keras(model)
     if is_torch(model):
         return "torch"
     if isinstance(model, JaxModel):
@@ -93,7 +98,7 @@ def is_model(model: Any) -> bool:
 
 def shared_variables(one: Any, other: Any) -> bool:
     """Whether two models are one, or have a variable in common."""
-    if is_torch(one) and is_torch(other):
+    if is_torch(one) and is_torch(other) and not is_layer(one):
         return one is other or TorchState(one).shares_with(TorchState(other))
     if isinstance(one, NnxModel) and isinstance(other, NnxModel):
         return one.module is other.module

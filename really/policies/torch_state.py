@@ -116,7 +116,7 @@ class TorchState:
                 f"weights: expected the state_dict of this {type(self._module).__name__} with {len(self.names)} keys, "
                 f"got one with {'; '.join(told)}"
             )
-        return [_array(arrays[name]) for name in self.names]
+        return [array_of(arrays[name]) for name in self.names]
 
     def set(self, arrays: Any) -> None:
         """Sets the state, from a list as `get` gives it or from a `state_dict`.
@@ -154,6 +154,6 @@ def _told(missing: Sequence[str], unexpected: Sequence[str]) -> list[tuple[str, 
     return [(what, keys) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
 
 
-def _array(value: Any) -> Any:
+def array_of(value: Any) -> NDArray[Any]:
     """An array of a tensor or an array."""
     return np.asarray(Tensor("", value)) if hasattr(value, "detach") else np.asarray(value)

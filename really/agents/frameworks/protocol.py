@@ -197,7 +197,7 @@ class Framework(Protocol):
     """What agents and runners need of a framework.
 
     Attributes:
-        name: `tensorflow`, `torch`, `jax` or `callable`.
+        name: `tensorflow`, `torch`, `jax`, `keras_torch`, `keras_jax` or `callable`.
     """
 
     name: str

@@ -1,31 +1,14 @@
-"""Copying models: a copy of a model instance with variables of its own, and model instances in pickles.
-
-Keras copies and pickles a model through its configuration, which most subclasses do not have. So this module takes the
-instance apart: its layers, variables, containers and functions, each once, attribute by attribute.
-"""
+"""Copies of models on TensorFlow, and models in pickles: `keras_copies.py` with what only TensorFlow has."""
 
 from __future__ import annotations
 
 import functools
-import io
-import pickle
-import threading
-import weakref
-from collections import OrderedDict
 from typing import Any
 
-import cloudpickle
-import keras
 import tensorflow as tf
 
 from really._utils.keras_versions import graph_of_parts, is_legacy_graph, parts_of_graph
-from really.errors import ModelError, summary
-
-# What `Layer.__new__` makes for each object: methods wrapped for it.
-_OF_THE_OBJECT = frozenset(("build", "quantize"))
-# Compiled by `fit` and its like, which compile again if there is none.
-_COMPILED = ("train_function", "test_function", "predict_function")
-_LOCKS: dict[type, Any] = {type(make()): make for make in (threading.Lock, threading.RLock, threading.local)}
+from really.agents.frameworks import keras_copies
 
 
 def copy_model(model: Any) -> Any:
@@ -34,50 +17,27 @@ def copy_model(model: Any) -> Any:
     Raises:
         ModelError: the model holds something that cannot be copied, for example an open file.
     """
-    try:
-        return pickle.loads(pickled(model))
-    except Exception as error:
-        raise ModelError(
-            f"model: expected one that can be copied, or a class or function that makes another one, got an instance "
-            f"of {type(model).__name__}: {summary(error)}"
-        ) from error
+    return keras_copies.copy_model(model, _TensorFlowPickler)
 
 
 def pickled(model: Any) -> bytes:
     """The model as a pickle, which holds classes and functions by value if no module has them."""
-    buffer = io.BytesIO()
-    _ModelPickler(buffer).dump(model)
-    return buffer.getvalue()
+    return keras_copies.pickled_model(model, _TensorFlowPickler)
 
 
-class _ModelPickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _TensorFlowPickler(keras_copies.KerasPickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, tf.Variable):
             return _variable, (obj.numpy(), obj.trainable, obj.name.split(":")[0])
         if is_legacy_graph(obj):
             return graph_of_parts, parts_of_graph(obj)
-        if isinstance(obj, _classes()) or _is_of_keras(obj):
-            return _new, (type(obj),), (_contents(obj), _state(obj)), None, None, _set
         if isinstance(obj, _function_class()):
             return tf.function, (obj.python_function, obj.input_signature)
-        if isinstance(obj, weakref.ref) or type(obj) in _LOCKS:
-            return (_weak, (obj(),)) if isinstance(obj, weakref.ref) else (_LOCKS[type(obj)], ())
         return super().reducer_override(obj)
 
-
-@functools.cache
-def _classes() -> tuple[type, ...]:
-    """The classes of which each object is taken apart: of Keras, with its containers, and modules of TensorFlow."""
-    bases = [base for base in keras.layers.Layer.__mro__ if base.__name__ in ("KerasSaveable", "AutoTrackable")]
-    layer: Any = keras.layers.Layer()
-    layer.containers = [[], {}, set()]
-    return *bases, tf.Module, keras.Variable, *map(type, layer.containers), type(layer.containers)
-
-
-def _is_of_keras(obj: Any) -> bool:
-    """Whether this is an object of a class that Keras has, which may guard the access to its attributes."""
-    cls = type(obj)
-    return cls.__module__.startswith("keras.") and not isinstance(obj, type) and "__dict__" in dir(cls)
+    @staticmethod
+    def classes() -> tuple[type, ...]:
+        return *keras_copies.KerasPickler.classes(), tf.Module
 
 
 @functools.cache
@@ -87,46 +47,3 @@ def _function_class() -> Any:
 
 def _variable(value: Any, trainable: bool, name: str) -> tf.Variable:
     return tf.Variable(value, trainable=trainable, name=name)
-
-
-def _weak(referent: Any) -> Any:
-    return weakref.ref(set() if referent is None else referent)
-
-
-def _new(cls: Any) -> Any:
-    return keras.layers.Layer.__new__(cls) if issubclass(cls, keras.layers.Layer) else cls.__new__(cls)
-
-
-def _contents(obj: Any) -> list[Any]:
-    return list(obj.items() if isinstance(obj, dict) else obj) if isinstance(obj, list | dict | set) else []
-
-
-def _state(obj: Any) -> dict[str, Any]:
-    state = {name: value for name, value in vars(obj).items() if name not in _OF_THE_OBJECT}
-    return state | {name: None for name in _COMPILED if name in state}
-
-
-def _set(obj: Any, contents_and_state: tuple[list[Any], dict[str, Any]]) -> None:
-    """Fills a new object, past methods of Keras that would register the parts again."""
-    contents, state = contents_and_state
-    if isinstance(obj, list):
-        list.extend(obj, contents)
-    elif isinstance(obj, set):
-        set.update(obj, contents)
-    elif isinstance(obj, dict):
-        kind = OrderedDict if isinstance(obj, OrderedDict) else dict
-        for key, value in contents:
-            kind.__setitem__(obj, key, value)
-    vars(obj).update(state)
-    _know_again(obj, state)
-
-
-def _know_again(obj: Any, state: dict[str, Any]) -> None:
-    """Makes trackers and optimizers of Keras know the copied variables, which they remember by identity."""
-    if "stored_ids" in state:
-        obj.stored_ids = {name: {id(each) for each in store} for name, (_, store) in state["config"].items()}
-    if "_trainable_variables_indices" in state:
-        key_of, trained = getattr(obj, "_var_key", id), state["_trainable_variables"]
-        indices = state["_trainable_variables_indices"]
-        dict.clear(indices)
-        dict.update(indices, {key_of(each): at for at, each in enumerate(trained)})

@@ -1,0 +1,98 @@
+"""Keras 3 on JAX: runners act with a compiled function, and an agent's methods are pure functions of given values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from really.agents.frameworks.eager import EagerNetwork, as_arrays
+from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.jax import Jax, JaxLibrary
+from really.agents.frameworks.keras_copies import copy_model, pickled_model
+from really.agents.frameworks.keras_models import Bound, ChangesStateError, Evaluated
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
+from really.policies.inference import Exported
+from really.policies.keras_state import KerasState
+
+
+class KerasJaxLibrary(JaxLibrary):
+    """Arrays of JAX for a model of Keras."""
+
+    def forward(self, model: Any, observation: Any) -> Mapping[str, Any]:
+        """The model's outputs in evaluation mode."""
+        return super().forward(Evaluated.of(model), observation)
+
+    def bound(self, model: Any, parameters: Any) -> Any:
+        """The model with other values of its variables."""
+        return Bound(model, parameters)
+
+    def infer(self, model: Any, observation: Any) -> Any:
+        """The model's outputs, NumPy; what is no dict as it is."""
+        return super().infer(Evaluated.of(model), observation)
+
+
+class Acting:
+    """A runner's own model as a compiled function of observations in NumPy.
+
+    A model that changes a state in its call, as one that draws random numbers does, is called as Python.
+    """
+
+    def __init__(self, model: Any, library: JaxLibrary) -> None:
+        self._model, self._library = model, library
+        self._state = KerasState(model)
+        self._apply: Any = jax.jit(self._outputs)
+
+    def __call__(self, observation: Any) -> Mapping[str, Any]:
+        """The outputs, NumPy."""
+        if self._apply is not None:
+            try:
+                outputs = self._apply(self._state.parameters(), observation)
+            except ChangesStateError:
+                self._apply = None
+        if self._apply is None:
+            outputs = Evaluated.of(self._model)(observation)
+        arrays: Mapping[str, Any] = as_arrays(self._library, outputs)
+        return arrays
+
+    def _outputs(self, values: Any, observation: Any) -> Any:
+        return Bound(self._model, values)(observation)
+
+
+class KerasJax(Jax):
+    """The adapter of Keras 3 on JAX."""
+
+    name = "keras_jax"
+
+    def __init__(self) -> None:
+        self._library: KerasJaxLibrary = KerasJaxLibrary()
+
+    def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
+        """The compiled function."""
+        return Acting(model, self._library)
+
+    def copy(self, model: Any) -> Any:
+        """A copy of the model with variables of its own."""
+        return copy_model(model)
+
+    def pickled(self, model: Any) -> bytes:
+        """The model as a pickle."""
+        return pickled_model(model)
+
+    def network(self, model: Any, interface: Interface) -> EagerNetwork:
+        """What an agent computes from the model."""
+        return EagerNetwork(model, interface, self._library)
+
+    def export(self, model: Any, request: ExportRequest) -> Exported:
+        """The model as a function, which every runner compiles for the CPU.
+
+        Raises:
+            ModelError: it cannot be compiled, or gives other outputs then.
+        """
+        trial = Trial("jax", "a model that jax.jit compiles on the CPU", "", "compiled unless it draws random numbers")
+        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
+
+
+FRAMEWORK: Framework = KerasJax()
