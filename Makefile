@@ -21,8 +21,9 @@ $(BUILT): .venv/.installed setup.py $(wildcard csrc/*.p* csrc/*/*.pxd csrc/*/*.h
 demo: setup
 	$(BIN)/python examples/dqn_cartpole.py
 
+# Two processes; one of them runs every test that starts Ray.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -129,7 +130,7 @@ bench-disk: .venv/.bench
 
 # Compares two commits: make bench-compare BASE=main~1 HEAD=main
 bench-compare: .venv/.bench
-	cd bench && ../$(BIN)/python -m asv continuous $(or $(BASE),HEAD~1) $(or $(HEAD),HEAD)
+	cd bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv continuous --interleave-rounds $(or $(BASE),HEAD~1) $(or $(HEAD),HEAD)
 
 .venv/.bench: $(BUILT)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco]' && touch $@
