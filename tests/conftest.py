@@ -1,10 +1,15 @@
-"""Fixtures of all tests: one Ray runtime for the session, and quiet, single-threaded TensorFlow."""
+"""Fixtures of all tests: one Ray runtime for the session, and quiet, single-threaded TensorFlow.
+
+`make test` runs two processes (pytest-xdist). One of them runs every test that starts Ray, so that one Ray runtime and
+one look at /dev/shm serve them all; the other files are shared out whole.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 NUM_CPUS = 2
+TESTS = Path(__file__).parent
+STARTS_RAY = {"ray_runtime", "long_day"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Puts each file's tests into one group for pytest-xdist, and those of all files that start Ray into `ray`.
+
+    A test that starts Ray in a process of its own says so: `pytest.mark.xdist_group("ray")`.
+    """
+    with_ray = {item.path for item in items if STARTS_RAY & set(item.fixturenames)}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(
+                pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path.relative_to(TESTS)))
+            )
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ def make(environment: Any = "CartPole-v1", model: Any = models.QNet, **changes: 
 
 # ---------------------------------------------------------------------------------------------------- models
 
+pytestmark = pytest.mark.xdist_group("ray")
 GREEDY = {"action_sampling_type": "epsilon_greedy", "epsilon": 0.0}
 SHAPELESS = {"input_shape": False}
 ONE_FOR_ALL = models.functional()

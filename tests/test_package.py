@@ -126,6 +126,7 @@ assert all(address.endswith("0100007F") for address in found), found
 """
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_manager_starts_ray_if_it_is_not_running(tmp_path: Path) -> None:
     running = "\nimport ray\nassert ray.is_initialized()\n"
     code = f"{COLLECT.replace('USE_RAY', 'True')}{running}{LISTENING}\nray.shutdown()"

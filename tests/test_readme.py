@@ -15,6 +15,8 @@ import pytest
 import really
 from really import ReplayBuffer, SampleManager, utils
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()

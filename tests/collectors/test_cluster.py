@@ -6,6 +6,8 @@ import pytest
 
 from tests.scripts import run_script
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 LEARNER_AND_TWO = """
         from collections import Counter as Count
         from ray.cluster_utils import Cluster

@@ -13,7 +13,11 @@ import really
 from tests.hosts import Hosts, are_possible
 from tests.scripts import PRELUDE
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not are_possible(), reason="needs root, iproute2 and unshare")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.skipif(not are_possible(), reason="needs root, iproute2 and unshare"),
+]
 
 DRIVER = """
     ray.init(address="10.77.0.1:6379", log_to_driver=False, _node_ip_address="10.77.0.1")

@@ -11,6 +11,8 @@ import pytest
 from really import ReplayBuffer
 from tests.scripts import run_script
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 SCRIPT = """
 import sys
 killed, path = sys.argv[1:]

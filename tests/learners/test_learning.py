@@ -13,6 +13,8 @@ import pytest
 
 from really import ReplayBuffer
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 KEYS = {"task", "seed", "env_steps", "updates", "mean_return", "std_return", "wall_seconds"}
 

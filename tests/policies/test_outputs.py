@@ -110,7 +110,19 @@ def test_shapes_that_fit_neither_one_state_nor_two_are_refused(kind, space, one,
         OutputForms.of(make_policy(kind, space), zeros(one), zeros(two))
 
 
-@pytest.mark.parametrize("odd", ["dqn", None, {"a": 1}, [[1], [2, 3]], b"dqn", 1j, np.array(["a"]), object()], ids=str)
+ODD = {
+    "text": "dqn",
+    "nothing": None,
+    "dict": {"a": 1},
+    "ragged": [[1], [2, 3]],
+    "bytes": b"dqn",
+    "complex": 1j,
+    "array of text": np.array(["a"]),
+    "object": object(),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_outputs_that_are_no_numbers_are_named_if_they_are_needed(odd):
     policy, q = make_policy("thompson", spaces.Discrete(2)), np.zeros((2, 2))
     with pytest.raises(ModelError, match=r"model output 'q_values': expected an array of real numbers, got \S+ .*"):

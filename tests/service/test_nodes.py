@@ -6,6 +6,8 @@ import pytest
 
 from tests.scripts import run_script
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 CLUSTER = """
         import logging
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
