@@ -48,7 +48,8 @@ static inline size_t really_page_nbytes(void) {
 #endif
 }
 
-/* Reserves address space; the system gives zeroed memory when a page is first written. Returns NULL if it refuses. */
+/* Reserves address space; the system gives zeroed memory when a page is first written. Long areas start at a huge page.
+   Returns NULL if the system refuses. */
 static inline void *really_pages_reserve(size_t nbytes) {
 #if defined(_WIN32)
     return VirtualAlloc(NULL, nbytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
@@ -57,12 +58,33 @@ static inline void *really_pages_reserve(size_t nbytes) {
 #if defined(MAP_NORESERVE)
     flags |= MAP_NORESERVE;
 #endif
-    void *pages = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (pages == MAP_FAILED) return NULL;
 #if defined(MADV_HUGEPAGE)
-    if (nbytes >= REALLY_HUGE_PAGE) (void)madvise(pages, nbytes, MADV_HUGEPAGE);
+    if (nbytes >= REALLY_HUGE_PAGE && nbytes <= SIZE_MAX - REALLY_HUGE_PAGE) {
+        char *pages = mmap(NULL, nbytes + REALLY_HUGE_PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (pages != MAP_FAILED) {
+            const size_t page = really_page_nbytes();
+            const size_t before = (REALLY_HUGE_PAGE - (uintptr_t)pages % REALLY_HUGE_PAGE) % REALLY_HUGE_PAGE;
+            const size_t end = before + (nbytes + page - 1) / page * page;
+            if (before != 0) (void)munmap(pages, before);
+            if (end < nbytes + REALLY_HUGE_PAGE) (void)munmap(pages + end, nbytes + REALLY_HUGE_PAGE - end);
+            (void)madvise(pages + before, nbytes, MADV_HUGEPAGE);
+            return pages + before;
+        }
+    }
 #endif
-    return pages;
+    void *pages = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return pages == MAP_FAILED ? NULL : pages;
+#endif
+}
+
+/* Gives the memory of pages back to the system and keeps their addresses; their contents are lost. */
+static inline void really_pages_discard(void *pages, size_t nbytes) {
+#if defined(_WIN32)
+    (void)VirtualAlloc(pages, nbytes, MEM_RESET, PAGE_READWRITE);
+#elif defined(MADV_DONTNEED)
+    (void)madvise(pages, nbytes, MADV_DONTNEED);
+#else
+    (void)pages, (void)nbytes;
 #endif
 }
 

@@ -8,6 +8,7 @@ cdef extern from "memory.h" nogil:
         REALLY_HUGE_PAGE
     void* really_pages_reserve(size_t nbytes) noexcept
     void really_pages_release(void* pages, size_t nbytes) noexcept
+    void really_pages_discard(void* pages, size_t nbytes) noexcept
     int really_block_allocate(int file, uint32_t index, size_t nbytes) noexcept
     int64_t really_file_nbytes(int file) noexcept
     size_t really_page_nbytes() noexcept

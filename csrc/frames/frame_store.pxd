@@ -16,15 +16,21 @@ from memory cimport (
     really_store_release,
     really_aligned_free,
     really_aligned_new,
+    really_pages_discard,
     really_pages_release,
     really_pages_reserve,
-    really_stream_copy,
+    really_stream,
+    really_stream_append,
+    really_stream_begin,
+    really_stream_end,
 )
 from record cimport round_up
 
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about
-    NUM_SPARE = 1  # released blocks that are kept for reuse, besides as many as the last put added
+    SEGMENT_NBYTES = 1 << 26  # of address space that is reserved for blocks in memory at once, about
+    NUM_SPARE = 2  # released blocks that are kept for reuse, besides as many as a recent put added
+    RECENT = 256  # puts
     TABLE_HEAD = 64  # bytes before the indices in a file's table
     AHEAD = 512  # bytes by which a frame is prefetched ahead of its copy
 
@@ -43,6 +49,14 @@ cdef struct FrameFile:  # a file of blocks, with its table in shared memory
     int64_t num_free
     int error  # errno if the file could not grow, else 0
 
+cdef struct FrameMemory:  # blocks in memory are adjacent parts of segments, so that huge pages hold parts of several
+    char** segments  # [num_segments]
+    int64_t num_segments
+    Py_ssize_t segment_nbytes
+    Py_ssize_t used  # bytes of the last segment
+    char** idle  # blocks whose pages were given back
+    int64_t num_idle
+
 cdef struct FrameStore:
     Py_ssize_t nbytes  # of a frame
     Py_ssize_t stride  # bytes from one frame to the next
@@ -56,8 +70,11 @@ cdef struct FrameStore:
     FrameBlock* spare  # [num_blocks]
     int64_t num_spare
     int64_t num_added  # blocks that this put has added
-    const char* pending  # contiguous frames of a put that have numbers but are not copied yet
-    int64_t num_pending
+    int64_t most_added  # by one of the last puts
+    int64_t num_since  # puts since then
+    really_stream stream  # to the next frame; two frames may share a cache line, which is then written once
+    bint streams  # whether the stream has begun
+    FrameMemory memory  # unless frames are in a file
     FrameFile* file  # NULL if frames are in memory
 
 
@@ -78,7 +95,44 @@ cdef inline bint init_store(
     store.blocks = <FrameBlock*>zeroed_new(store.num_blocks * sizeof(FrameBlock))
     store.num_rows = <int64_t*>zeroed_new(store.num_blocks * sizeof(int64_t))
     store.spare = <FrameBlock*>zeroed_new(store.num_blocks * sizeof(FrameBlock))
-    return store.blocks != NULL and store.num_rows != NULL and store.spare != NULL
+    return store.blocks != NULL and store.num_rows != NULL and store.spare != NULL and (
+        in_file or init_memory(&store.memory, store.num_blocks, store.block_nbytes)
+    )
+
+
+cdef inline bint init_memory(FrameMemory* memory, int64_t num_blocks, Py_ssize_t block_nbytes) noexcept nogil:
+    """Sets the size of segments. Returns False if there is no memory for the tables."""
+    cdef int64_t per_segment = min(max(SEGMENT_NBYTES // block_nbytes, <Py_ssize_t>4), num_blocks)
+    memory.segment_nbytes = memory.used = per_segment * block_nbytes
+    # As many blocks are in use at most, and as many spare.
+    memory.segments = <char**>zeroed_new((2 * num_blocks // per_segment + 2) * sizeof(char*))
+    memory.idle = <char**>zeroed_new((2 * num_blocks + 2) * sizeof(char*))
+    return memory.segments != NULL and memory.idle != NULL
+
+
+cdef inline char* take_memory(FrameMemory* memory, Py_ssize_t block_nbytes) noexcept nogil:
+    """Memory for a block, or NULL if the system gives none."""
+    cdef char* segment
+    if memory.num_idle > 0:
+        memory.num_idle -= 1
+        return memory.idle[memory.num_idle]
+    if memory.used == memory.segment_nbytes:
+        segment = <char*>really_pages_reserve(memory.segment_nbytes)
+        if segment == NULL:
+            return NULL
+        memory.segments[memory.num_segments] = segment
+        memory.num_segments += 1
+        memory.used = 0
+    memory.used += block_nbytes
+    return memory.segments[memory.num_segments - 1] + memory.used - block_nbytes
+
+
+cdef inline void free_memory(FrameMemory* memory) noexcept nogil:
+    cdef int64_t i
+    for i in range(memory.num_segments):
+        really_pages_release(memory.segments[i], memory.segment_nbytes)
+    really_aligned_free(memory.segments)
+    really_aligned_free(memory.idle)
 
 
 cdef inline int64_t least_blocks(const FrameStore* store, bint in_file) noexcept nogil:
@@ -98,14 +152,14 @@ cdef inline void* zeroed_new(size_t nbytes) noexcept nogil:
 
 cdef inline void free_store(FrameStore* store) noexcept nogil:
     cdef int64_t i
-    if store.blocks != NULL:
+    if store.file != NULL:
         for i in range(store.num_blocks):
             really_pages_release(store.blocks[i].data, store.block_nbytes)
-    for i in range(store.num_spare):
-        really_pages_release(store.spare[i].data, store.block_nbytes)
-    if store.file != NULL:
+        for i in range(store.num_spare):
+            really_pages_release(store.spare[i].data, store.block_nbytes)
         really_aligned_free(store.file.free)
         really_aligned_free(store.file)
+    free_memory(&store.memory)
     really_aligned_free(store.blocks)
     really_aligned_free(store.num_rows)
     really_aligned_free(store.spare)
@@ -150,43 +204,47 @@ cdef inline char* next_frame_slot(FrameStore* store) noexcept nogil:
     return frame_at(store, store.next)
 
 
-cdef inline int64_t store_frame(FrameStore* store, const char* source, bint deferred) noexcept nogil:
-    """Appends a frame. Returns its number, or -1 if there is no memory.
-
-    `flush_pending` copies a deferred one; `source` must stay valid until then.
-    """
-    cdef int64_t number = store.next
-    cdef char* slot = next_frame_slot(store)
+cdef inline int64_t store_frame(FrameStore* store, const char* source, bint streams) noexcept nogil:
+    """Appends a frame, past the cache if it `streams`. Returns its number, or -1 if there is no memory."""
+    cdef char* slot
+    if streams:
+        return store.next - 1 if append_frames(store, source, 1) else -1
+    slot = next_frame_slot(store)
     if slot == NULL:
         return -1
-    if not deferred:
-        memcpy(slot, source, store.nbytes)
-    elif (
-        store.num_pending > 0 and source == store.pending + store.num_pending * store.nbytes
-        and table_index(store, number) == table_index(store, number - 1)
-    ):
-        store.num_pending += 1
-    else:
-        flush_pending(store)
-        store.pending, store.num_pending = source, 1
-    store.next = number + 1
-    return number
+    memcpy(slot, source, store.nbytes)
+    store.next += 1
+    return store.next - 1
 
 
-cdef inline void flush_pending(FrameStore* store) noexcept nogil:
-    """Copies all deferred frames in one stream; frame by frame, the lines between two would be written in parts."""
-    if store.num_pending > 0:
-        really_stream_copy(
-            frame_at(store, store.next - store.num_pending), store.pending, store.num_pending * store.nbytes, AHEAD
-        )
-    store.num_pending = 0
+cdef inline bint append_frames(FrameStore* store, const char* frames, int64_t num) noexcept nogil:
+    """Appends contiguous frames past the cache; call `end_stream` before anything else writes or reads them.
+
+    Returns False if there is no memory.
+    """
+    cdef int64_t piece, size = <int64_t>1 << store.shift
+    cdef char* slot
+    while num > 0:
+        piece = size - (store.next & (size - 1))
+        if piece == size or not store.streams:
+            end_stream(store)
+            slot = next_frame_slot(store)
+            if slot == NULL:
+                return False
+            really_stream_begin(&store.stream, slot)
+            store.streams = True
+        piece = min(num, piece)
+        really_stream_append(&store.stream, frames, piece * store.nbytes, AHEAD)
+        store.next += piece
+        frames += piece * store.nbytes
+        num -= piece
+    return True
 
 
-cdef inline int64_t num_frames_in_block(FrameStore* store) noexcept nogil:
-    """How many frames fit behind the last one in its block, or in the next block; 0 if there is no memory."""
-    if next_frame_slot(store) == NULL:
-        return 0
-    return (<int64_t>1 << store.shift) - (store.next & ((<int64_t>1 << store.shift) - 1))
+cdef inline void end_stream(FrameStore* store) noexcept nogil:
+    if store.streams:
+        really_stream_end(&store.stream)
+    store.streams = False
 
 
 cdef inline bint add_block(FrameStore* store, int64_t entry) noexcept nogil:
@@ -196,7 +254,7 @@ cdef inline bint add_block(FrameStore* store, int64_t entry) noexcept nogil:
         store.num_spare -= 1
         block[0] = store.spare[store.num_spare]
     elif store.file == NULL:
-        block.data = <char*>really_pages_reserve(store.block_nbytes)
+        block.data = take_memory(&store.memory, store.block_nbytes)
     elif find_free_index(store, &block.index):
         block.data = <char*>really_block_map(
             store.file.descriptor, block.index, store.block_nbytes, True, store.file.huge
@@ -236,15 +294,25 @@ cdef inline void release_frame_block(FrameStore* store, int64_t block) noexcept 
 
 cdef inline void give_back(FrameStore* store, const FrameBlock* block) noexcept nogil:
     """Returns the memory of a block to the system, or its place in the file to the free ones."""
-    really_pages_release(block.data, store.block_nbytes)
     if store.file != NULL:
+        really_pages_release(block.data, store.block_nbytes)
         store.file.free[store.file.num_free] = block.index
         store.file.num_free += 1
+    else:
+        really_pages_discard(block.data, store.block_nbytes)
+        store.memory.idle[store.memory.num_idle] = block.data
+        store.memory.num_idle += 1
 
 
 cdef inline void trim_spare_blocks(FrameStore* store) noexcept nogil:
-    """Keeps as many spare blocks as the next put is likely to add: those of the last put, and a few."""
-    while store.num_spare > store.num_added + NUM_SPARE:
+    """Keeps as many spare blocks as the next put is likely to add: those of a recent put, and a few.
+
+    Pages that are given back cost several times the copy of a row when they are needed again.
+    """
+    store.num_since += 1
+    if store.num_added >= store.most_added or store.num_since > RECENT:
+        store.most_added, store.num_since = store.num_added, 0
+    while store.num_spare > store.most_added + NUM_SPARE:
         store.num_spare -= 1
         give_back(store, &store.spare[store.num_spare])
     store.num_added = 0
@@ -275,7 +343,7 @@ cdef inline void forget_frames_from(FrameStore* store, int64_t number) noexcept 
     """Removes the frames from this number on, which no row needs."""
     cdef int64_t block, size = <int64_t>1 << store.shift
     cdef int64_t end = min((store.next + size) >> store.shift, store.oldest_block + store.num_blocks)
-    store.num_pending = 0
+    store.streams = False
     for block in range((number + size - 1) >> store.shift, end):
         release_frame_block(store, block)
     store.next = number

@@ -9,15 +9,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from frame_store cimport (
-    AHEAD,
     FrameStore,
-    flush_pending,
+    append_frames,
+    end_stream,
     frame_at,
     free_store,
     forget_frames_from,
     init_store,
     next_frame_slot,
-    num_frames_in_block,
     store_frame,
     zeroed_new,
 )
@@ -47,10 +46,6 @@ from memory cimport (
     really_equal,
     really_prefetch_l1,
     really_stack_continues,
-    really_stream,
-    really_stream_append,
-    really_stream_begin,
-    really_stream_end,
     really_stream_fence,
 )
 
@@ -167,7 +162,7 @@ cdef inline bint store_rows(
         elif not store_searched(sharing, columns, first + i, numbers, i, oldest):
             return False
         i += num
-    flush_pending(&sharing.store)
+    end_stream(&sharing.store)
     really_stream_fence()
     return True
 
@@ -194,11 +189,10 @@ cdef inline bint store_unsearched(
     """Stores all frames of `num` whole rows, row by row."""
     cdef int64_t k, number = sharing.store.next
     cdef int c, j
-    if is_probed(&sharing.rate):
-        for k in range(num):
-            probe_row(sharing, columns, row + k)
     if not copy_whole_rows(sharing, columns, row, num):
         return False
+    for k in range(num if is_probed(&sharing.rate) else 0):
+        probe_row(sharing, columns, row + k)  # after the copy, which brings the row into the cache
     for k in range(i, i + num):
         oldest[k] = <uint32_t>number
         for c in range(sharing.num_columns):
@@ -215,45 +209,19 @@ cdef inline bint copy_whole_rows(
     Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num
 ) noexcept nogil:
     """Copies the frames of rows into the store. Returns False if there is no memory."""
-    cdef int64_t k, room = 0
+    cdef int64_t k
     cdef int c
     cdef const char* data
-    cdef really_stream stream
-    memset(&stream, 0, sizeof(stream))
-    flush_pending(&sharing.store)
     for k in range(row, row + num):
         for c in range(sharing.num_columns):
             data = columns[c].data + k * columns[c].stride
             if sharing.outer != 1:
                 deinterleave(sharing.scratch, data, sharing.stack, sharing.outer, sharing.inner)
                 data = sharing.scratch
-            if not append_frames(&sharing.store, &stream, &room, data, sharing.stack):
+            if not append_frames(&sharing.store, data, sharing.stack):
                 return False
-    really_stream_end(&stream)
-    return True
-
-
-cdef inline bint append_frames(
-    FrameStore* store, really_stream* stream, int64_t* room, const char* frames, int64_t num
-) noexcept nogil:
-    """Appends contiguous frames to a stream; `room` counts the frames that still fit into its block, 0 at the start.
-
-    Returns False if there is no memory for another block.
-    """
-    cdef int64_t piece
-    while num > 0:
-        if room[0] == 0:
-            really_stream_end(stream)
-            room[0] = num_frames_in_block(store)
-            if room[0] == 0:
-                return False
-            really_stream_begin(stream, next_frame_slot(store))
-        piece = min(num, room[0])
-        really_stream_append(stream, frames, piece * store.nbytes, AHEAD)
-        store.next += piece
-        frames += piece * store.nbytes
-        room[0] -= piece
-        num -= piece
+    if sharing.outer != 1:
+        end_stream(&sharing.store)  # a search would write frames in another way
     return True
 
 
@@ -377,8 +345,6 @@ cdef inline bint store_newest(
         compared = REALLY_REPEATED if repeats_newest(sharing, tail, data, after) else REALLY_SHIFTED
         if compared == REALLY_SHIFTED:
             store_frame(&sharing.store, after + (sharing.stack - 1) * sharing.store.nbytes, True)
-            if columns[last].stride != sharing.store.nbytes:
-                flush_pending(&sharing.store)  # no other frame is next to it, and it is in the cache now
     if compared == REALLY_SHIFTED:
         newest[0] = sharing.store.next - 1
     return compared != REALLY_UNRELATED

@@ -1,6 +1,7 @@
 """Memory of the buffer: how much it takes, when it takes it, and when it returns it."""
 
 import gc
+import itertools
 import subprocess
 import sys
 import time
@@ -187,3 +188,29 @@ print([name for name in ("tensorflow", "ray", "pyarrow", "matplotlib", "torch", 
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the page faults of a thread")
+@pytest.mark.parametrize("order", ["unrelated", "trajectory"])
+def test_a_full_buffer_of_frames_puts_without_new_pages(order):
+    import resource
+
+    buffer = ReplayBuffer(20_000)
+    shown = np.random.default_rng(0).integers(0, 256, (6001, 376), np.uint8).astype(np.float32)
+    step = 1 if order == "trajectory" else 3000
+    ends = np.cumsum([0, 100, 1400, 200, 800, 500])
+    rows = [
+        {"state": shown[start:end], "state_new": shown[start + step : end + step]}
+        for start, end in itertools.pairwise(ends)
+    ]
+
+    def page_faults(times):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(times):
+            for piece in rows:
+                buffer.put(piece)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    page_faults(20)
+    # A block of frames has hundreds of pages.
+    assert page_faults(40) < 100
