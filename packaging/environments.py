@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "scipy", "setuptools")
 CLASSIC = ("gymnasium[classic-control]",)
+# The version of the benchmarks, which indexes have without CUDA, too.
+TORCH = "torch==2.13.0"
 NUMPY_TESTS = (
     "tests/test_install.py",
     "tests/_utils/test_checks.py",
@@ -106,7 +108,7 @@ ENVIRONMENTS = {
         ("torch",),
         ("tensorflow", "ray", "jax"),
         ("tests/test_install.py", "tests/frameworks"),
-        (*CLASSIC, "keras"),
+        (*CLASSIC, "keras", TORCH),
         (("KERAS_BACKEND", "torch"),),
     ),
     "jax": Environment(
