@@ -7,6 +7,7 @@ around the compiled ring.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, SupportsIndex, cast
 
@@ -130,7 +131,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         except BaseException:
             self._storage.abandon()
             raise
-        TWINS.add(self)
+        self._draws.when_twin = weakref.WeakMethod(self._draw_slowly)
+        TWINS.add(self._draws)
 
     @property
     def options(self) -> BufferOptions:
@@ -372,9 +374,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             self._set_states(before)
             raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
 
-    def tell_draws_of_a_twin(self) -> None:
-        """In a forked process: the next draw warns, as another forked process draws the same rows."""
-        self._draws.has_twin, self._draws_in_ring = True, False
+    def _draw_slowly(self) -> None:
+        self._draws_in_ring = False
 
     def _put_converted(self, data: Any) -> None:
         self._storage.check_writable("put")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ class Draws:
         sampler, unit: of the buffer.
         in_ring: whether `Ring.sample` does both in one call.
         has_twin: whether another process draws the same rows; the next draw warns.
+        when_twin: a reference to what is called as soon as there is one.
     """
 
     has_twin = False
+    when_twin: Callable[[], Callable[[], None] | None] | None = None
 
     def __init__(self, sampler: Sampler, unit: SampleUnit) -> None:
         self.sampler, self.unit = sampler, unit
@@ -107,6 +110,13 @@ class Draws:
                 f"take: expected indices from 0 to {len(filled) - 1}, got {arguments.outsiders(ages, len(filled))}"
             )
         return batch
+
+    def tell_of_twin(self) -> None:
+        """In a forked process: the next draw warns, as another forked process draws the same rows."""
+        self.has_twin = True
+        told = None if self.when_twin is None else self.when_twin()
+        if told is not None:
+            told()
 
     def _warn_of_twin(self) -> None:
         self.has_twin = False

@@ -11,7 +11,7 @@ from really._utils.forks import ForkGroup, Order
 class Drawing(Protocol):
     """What draws rows with a generator of its own."""
 
-    def tell_draws_of_a_twin(self) -> None:
+    def tell_of_twin(self) -> None:
         """In a forked process: the next draw warns, as another forked process draws the same rows."""
 
 
@@ -31,7 +31,7 @@ class Twins(ForkGroup[Drawing]):
 
     def _tell(self, thing: Drawing) -> None:
         if thing in self._forked:
-            thing.tell_draws_of_a_twin()
+            thing.tell_of_twin()
 
 
 TWINS = Twins()
