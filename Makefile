@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo test test-slow test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
+.PHONY: setup demo site test test-slow test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -101,6 +101,17 @@ lint-workflows: .venv-workflows/.installed
 .venv-workflows/.installed:
 	test -x .venv-workflows/bin/python || $(PYTHON) -m venv .venv-workflows
 	.venv-workflows/bin/pip install --quiet --disable-pip-version-check check-jsonschema zizmor && touch $@
+
+# The site in build/site, strictly: a broken link or anchor, or a page that the navigation lacks, ends the build. The
+# code is read and not imported. (MkDocs Material has fixes until May 2027; its successor Zensical reads mkdocs.yml.)
+site: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.installed: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+		> .venv-docs/docs.txt
+	xargs .venv-docs/bin/python -m pip --quiet --disable-pip-version-check install < .venv-docs/docs.txt && touch $@
 
 sanitize: setup
 	$(BIN)/python tests/sanitize.py
