@@ -1,5 +1,6 @@
 """A process that writes a buffer on disk is killed at any instant: no acknowledged row is lost, no row is torn."""
 
+import os
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ def survive(folder, kills, seed):
 
 
 def test_killed_at_any_instant(tmp_path):
-    assert survive(tmp_path / "buffer", kills=24, seed=1) > CAPACITY + SPARE
+    assert survive(tmp_path / "buffer", kills=int(os.environ.get("KILLS", "24")), seed=1) > CAPACITY + SPARE
 
 
 def test_killed_while_the_folder_is_made(tmp_path):
@@ -97,7 +98,9 @@ def test_killed_at_length(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_commit_before_the_rows_is_found(tmp_path):
+def test_a_commit_before_the_rows_is_found(tmp_path, monkeypatch):
+    """On a busy machine 24 kills may miss the moment; the first that finds it ends the test."""
+    monkeypatch.setenv("KILLS", "96")
     said = pytest_of(tmp_path, "disk_kills", "any_instant", REALLY_EARLY_COMMIT="1")
     assert "1 failed" in said
     assert "torn rows" in said
