@@ -35,7 +35,9 @@ class BackgroundCollection:
         min_rows: int = 1,
         error_buffer: float | None = None,
         max_rows: int | None = None,
+        rows_stay: bool = False,
     ) -> None:
+        self._rows_stay = rows_stay
         self._limiter = _limiter(samples_per_insert, min_rows, error_buffer)
         self._max_rows = None if max_rows is None else checked_integer("max_rows", max_rows)
         self._collector, self._buffer, self._settings = collector, buffer, settings
@@ -111,7 +113,7 @@ class BackgroundCollection:
         try:
             for part in self._collector.stream(self._settings, self._enough):
                 self._limiter.await_insert(cancelled=self._stopping.is_set)
-                self._buffer.put(part.batch)
+                self._buffer.put(part.batch_for(self._rows_stay))
                 self._limiter.insert(part.rows)
         except BaseException as error:  # the thread that stops or samples raises it again
             self._error = error

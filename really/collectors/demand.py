@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.remote_rows import fetched
 from really.collectors.episodes import Records
 from really.collectors.messages import Chunk
 
@@ -43,6 +44,10 @@ class Part:
     def batch(self) -> RecordBatch:
         """The rows of the part, as a view of the chunk's memory."""
         return self.chunk.batch.slice(self.start, self.rows)
+
+    def batch_for(self, takes_remote_rows: bool) -> Any:
+        """The rows of the part: where they are, if who takes them can fetch them, and else in this process."""
+        return self.batch if takes_remote_rows else fetched(self.batch)
 
     @property
     def episodes(self) -> Records:

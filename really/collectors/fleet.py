@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.remote_rows import fetched
 from really.collectors import runner_memory
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.orders import PendingOrder, RunnerLost, Worker
@@ -43,12 +44,14 @@ class Fleet:
         version: the policy version, which counts how often the weights have changed.
         message_bytes: approximate limit on the bytes of one chunk.
         end_patience: seconds to wait for running orders when the manager closes; None waits until they are done.
+        rows_stay: whether rows stay on the nodes of their runners, if these are in other processes.
         is_local: whether runners work in this process while their chunks are fetched, so an interrupt ends an order.
     """
 
     message_bytes: float = MESSAGE_BYTES
     end_patience: float | None = None
     is_local = False
+    rows_stay = False
 
     def __init__(self, spec: RunnerSpec, num_parallel: int, num_workers: int) -> None:
         self._spec = spec
@@ -287,7 +290,7 @@ class Fleet:
         number, rows = worker.pending[0].order.number, 0
         pieces, piece = [], chunk
         while True:
-            pieces.append(owned(from_record_batch(piece.batch)))
+            pieces.append(owned(from_record_batch(fetched(piece.batch))))
             if not piece.more:
                 break
             rows += piece.batch.num_rows

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from really._ray import hosts, nodes, placement, reservations, runtime
 from really._utils.keras_versions import variables_of_runners
@@ -55,6 +55,13 @@ class RunnerProcess:
     address: str
     asked_at: float | None
     first_answer: Any = None
+
+
+class Call(NamedTuple):
+    """Ray's references of a chunk to come, and of its rows if they stay on the node of the runner."""
+
+    chunk: Any
+    rows: Any = None
 
 
 class RayFleet(Fleet):
@@ -218,27 +225,31 @@ class RayFleet(Fleet):
         return packed
 
     def _call(self, runner: RunnerProcess, order: Order, weights: Any, policy: Any) -> Any:
-        return runner.actor.collect.remote(order, weights, policy)
+        if not self.rows_stay:
+            return Call(runner.actor.collect.remote(order, weights, policy))
+        return Call(*runner.actor.collect_apart.options(num_returns=2).remote(order, weights, policy))
 
     def _call_rest(self, runner: RunnerProcess, number: int, start: int) -> Any:
-        return runner.actor.rest.remote(number, start)
+        return Call(runner.actor.rest.remote(number, start))
 
     def _where(self, runner: RunnerProcess) -> str:
         unknown = "an unknown place: it does not release the interpreter lock, or has not started"
         return _ask(runner, "where") or unknown
 
-    def _wait(self, handles: list[Any], timeout: float | None) -> list[Any]:
+    def _wait(self, handles: list[Call], timeout: float | None) -> list[Call]:
+        calls = {handle.chunk: handle for handle in handles}
         with runtime.shutdown_as_error(self._session):
-            ready, _ = self._ray.wait(handles, num_returns=1, timeout=timeout)
+            ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=timeout)
             if ready:
-                ready, _ = self._ray.wait(handles, num_returns=len(handles), timeout=0)
-        return list(ready)
+                ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        return [calls[chunk] for chunk in ready]
 
-    def _get(self, handle: Any) -> Any:
+    def _get(self, handle: Call) -> Any:
         exceptions = self._ray.exceptions
         try:
             with runtime.shutdown_as_error(self._session):
-                return self._ray.get(handle)
+                chunk = self._ray.get(handle.chunk)
+            return chunk if handle.rows is None else replace(chunk, batch=replace(chunk.batch, batch=handle.rows))
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, ReallyError):
                 raise error.cause from error
@@ -253,7 +264,7 @@ class RayFleet(Fleet):
     def _info(self, runner: RunnerProcess) -> Any:
         if not self._session.is_current:
             raise RunnerLost("ray.shutdown() was called")
-        return self._get(runner.actor.info.remote())
+        return self._get(Call(runner.actor.info.remote()))
 
     def _stop(self, runner: RunnerProcess) -> None:
         self._ray.kill(runner.actor)
@@ -333,7 +344,7 @@ def _close_environments(workers: list[Worker]) -> None:
     for worker in workers:
         if worker.started or _ask(worker.runner, "where"):
             for pending in list(worker.pending)[1:]:
-                ray.cancel(pending.handle)
+                ray.cancel(pending.handle.chunk)
             closing[worker.runner.actor.close.remote()] = worker
     for patience, phases in CLOSING_ROUNDS:
         if not closing:

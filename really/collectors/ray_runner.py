@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from really._ray.nodes import own_node
+from really._ray.remote_rows import RemoteRows
 from really._utils.memory_limits import own_bytes
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Weights
 from really.collectors.runner import Runner
@@ -84,6 +85,13 @@ class RayRunner:
         except KeyboardInterrupt:
             raise RunnerError("a runner: expected it to carry out its order, but it was interrupted") from None
         return replace(chunk, process_draws=self._generators.drawn, memory=own_bytes())
+
+    def collect_apart(
+        self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None
+    ) -> tuple[Chunk, Any]:
+        """`collect` whose rows are a result of their own, so that they stay on this node until someone needs them."""
+        chunk = self.collect(order, weights, policy)
+        return replace(chunk, batch=RemoteRows(chunk.batch.num_rows, own_node())), chunk.batch
 
     def rest(self, number: int, start: int) -> Chunk:
         """More rows of the chunk of an order, as `Runner.rest` returns them."""

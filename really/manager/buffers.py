@@ -28,6 +28,11 @@ def made_buffer(
     return ShardedBuffer(size, keys, shards=shards, seed=seed, path=path, **options)
 
 
+def takes_remote_rows(buffer: Buffer) -> bool:
+    """Whether the rows of runners may stay on their nodes, because shards are there."""
+    return isinstance(buffer, ShardedBuffer) and buffer.takes_remote_rows
+
+
 def saved_buffer(buffer: Buffer | None) -> ReplayBuffer | None:
     """The buffer as checkpoints take it; raises InvalidValueError for one in shards, which they do not hold."""
     if isinstance(buffer, ShardedBuffer):

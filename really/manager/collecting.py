@@ -20,7 +20,7 @@ from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
 from really.errors import ReallyError
-from really.manager.buffers import Buffer
+from really.manager.buffers import Buffer, takes_remote_rows
 from really.manager.lifetime import Lifetime
 from really.replay.arguments import checked_size
 
@@ -63,7 +63,9 @@ class Collecting(Lifetime):
             columns in `returns`. The results of an agent are adjacent rows, in time order.
         """
         parts = self._collect(total_steps, progress)
-        data = concatenate(self._current.columns, [from_record_batch(part.batch) for part in parts], self._pool)
+        data = concatenate(
+            self._current.columns, [from_record_batch(part.batch_for(False)) for part in parts], self._pool
+        )
         if do_print:
             print(f"collected {len(data['reward'])} steps, mean reward {data['reward'].mean():.3f}; {_figures(parts)}")
         return data
@@ -76,12 +78,12 @@ class Collecting(Lifetime):
         """
         buffer = self._buffer()
         total, settings = self._begin(steps)
-        rows, ended = 0, list[Records]()
+        rows, ended, rows_stay = 0, list[Records](), self._let_rows_stay(takes_remote_rows(buffer))
         with self._bar(total, progress) as show:
             while rows < total:
                 wanted = min(total - rows, PIECE_ROWS)
                 for part in self._collector.collect(wanted, settings, functools.partial(show, rows)):
-                    buffer.put(part.batch)
+                    buffer.put(part.batch_for(rows_stay))
                     rows += part.rows
                     ended.append(part.episodes)
         if do_print:
@@ -123,6 +125,7 @@ class Collecting(Lifetime):
             min_rows=min_rows,
             error_buffer=error_buffer,
             max_rows=max_rows,
+            rows_stay=self._let_rows_stay(takes_remote_rows(self._buffer())),
         )
         weakref.finalize(self, self._background.end)
         return self._background
@@ -138,8 +141,14 @@ class Collecting(Lifetime):
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         """Collects rows with a progress bar."""
         rows, settings = self._begin(total_steps)
+        self._let_rows_stay(False)
         with self._bar(rows, progress) as show:
             return self._collector.collect(rows, settings, functools.partial(show, 0))
+
+    def _let_rows_stay(self, stay: bool) -> bool:
+        """Says whether runners keep the rows of orders from now on until a shard takes them; returns it."""
+        self._fleet.rows_stay = stay
+        return stay
 
     def _begin(self, total_steps: int | None) -> tuple[int, PolicySettings]:
         """The number of rows to collect, and the settings of the policy."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.remote_rows import RemoteRows
 from really.errors import RunnerError
 from really.replay.n_step import END
 from really.replay.options import BufferOptions
@@ -16,7 +17,7 @@ from really.service.history import History
 from really.service.ledger import NOWHERE, Ledger
 from really.service.numbering import Numbering
 from really.service.resuming import ledger_of
-from really.service.shard import piece_of
+from really.service.shard import num_rows_of, piece_of
 from really.service.shards import Found, Shards
 
 
@@ -26,6 +27,7 @@ class Distribution:
     Attributes:
         shards: where the rows are.
         ledger: which of them has which row.
+        moved: rows that a full shard left to another, although they were made on its node.
 
     Args:
         shards: the shards.
@@ -39,7 +41,7 @@ class Distribution:
         self._options, self._numbering = options, numbering
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
-        self._goes_on = False
+        self._goes_on, self.moved = False, 0
 
     def resume(self, found: Sequence[Found]) -> None:
         """Takes the rows that the shards have; raises InvalidFileError if they are of different buffers."""
@@ -63,17 +65,18 @@ class Distribution:
             held_there = int(self.ledger.counts[event.shard])
             history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
 
-    def put(self, rows: dict[str, Any]) -> None:
-        """Puts columns [n, ...] that fit the schema.
+    def put(self, rows: Mapping[str, Any] | RemoteRows) -> None:
+        """Puts columns [n, ...] that fit the schema, or rows of runners, into the shard of their node.
 
         Raises what a shard raises; the rows are not in then, but numbers of those that other shards took are used up.
         """
-        total, capacity = len(next(iter(rows.values()))), self._options.capacity
+        total, capacity = num_rows_of(rows), self._options.capacity
         num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
         skipped = total - num
         oldest, newest = self._numbering.held()
         oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
-        pieces = self._allotment.pieces(num, rooms, self._home())
+        home = self._home(rows)
+        pieces = self._allotment.pieces(num, rooms, home)
         places = []
         for piece in pieces:
             places.append(int(self._next[piece.shard]))
@@ -86,10 +89,12 @@ class Distribution:
             self._next[piece.shard] += piece.stop - piece.start
         for piece, place in zip(pieces, places, strict=True):
             self.ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
+            self.moved += 0 if home in (None, piece.shard) else piece.stop - piece.start
         self._numbering.advance(num)
         self.ledger.drop_before(oldest)
         if num and self._options.n_step > 1:
-            self._goes_on = not rows[END][-1]
+            # Rows of runners are whole results, of which the last one is an end.
+            self._goes_on = not isinstance(rows, RemoteRows) and not rows[END][-1]
 
     def clear(self) -> None:
         """Drops all rows."""
@@ -103,8 +108,13 @@ class Distribution:
             self._numbering.advance(num)
             self.ledger.drop_before(self._numbering.held()[0])
 
-    def _home(self) -> int | None:
-        """The shard that has to take the next rows: that of an episode that has not ended, if batches have steps."""
+    def _home(self, rows: Mapping[str, Any] | RemoteRows) -> int | None:
+        """The shard that takes the rows; None if any may.
+
+        It is that of an episode that has not ended, if batches have several steps, or that of the rows' node.
+        """
+        if not self._goes_on and isinstance(rows, RemoteRows) and rows.node in self.shards.nodes:
+            return self.shards.nodes.index(rows.node)
         if self._options.n_step == 1:
             return None
         return self._allotment.shard if self._goes_on else self._allotment.next_shard(self.ledger.counts)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from really._ray import hosts, runtime
 from really._ray.nodes import own_node
+from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.packages import install_command, needed
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, ReallyError, RunnerError
@@ -49,6 +50,7 @@ class RayShards:
         hosts.check(None, install_command(None))
         chosen = _chosen(nodes)
         self.names = [f"the shard of node {node[:8]} ({name})" for node, name in chosen.items()]
+        self.nodes = list(chosen)
         self._options, self._room = options, room_of(options, len(chosen))
         self._own: Shard | None = None
         own, self._folders = own_node(), _folders(path, list(chosen))
@@ -82,11 +84,11 @@ class RayShards:
             found.append(Found.of(self._own_shard) if answer is None else _started(name, answer))
         return found
 
-    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
         """As of `Shards`."""
         remote = self._remotes[shard]
         if remote is None:
-            self._own_shard.put_at(place, number, dict(rows))
+            self._own_shard.put_at(place, number, fetched(rows))
         else:
             remote.put(place, number, rows)
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ray.placement import affinity
+from really._ray.remote_rows import RemoteRows
 from really.data.frames import FrameColumn, keys_by_frames
 from really.data.schema import Spec
 from really.errors import ReallyError
 from really.replay.units import Batch
+from really.service.shard import num_rows_of
 from really.service.shard_actor import ShardActor
 from really.service.shards import Event, SilentShardError
 
@@ -72,15 +74,17 @@ class RemoteShard:
         self._start = options, spec, self._path
         return self._actor.start.remote(*self._start)
 
-    def put(self, place: int, number: int, rows: Mapping[str, Any]) -> None:
+    def put(self, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
         """Sends rows. Waits while `MOST_PUTS` puts are on their way, at most until the shard is away."""
         while len(self._puts) >= MOST_PUTS and self.can_take_rows:
             self._await_oldest_put()
-        self._end = place + len(next(iter(rows.values())))
+        self._end = place + num_rows_of(rows)
         if self.is_gone:
             self._events.append(Event(self._number, "refused", place, self._end))
         else:
-            self._puts.append(self._sent(place, self._end, number, compact(rows)))
+            self._puts.append(
+                self._sent(place, self._end, number, rows if isinstance(rows, RemoteRows) else compact(rows))
+            )
 
     def ask(self, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
         """Asks for rows by places."""
@@ -122,6 +126,9 @@ class RemoteShard:
         """Sends a put; rows that may have to be sent again are put into Ray's store before."""
         import ray
 
+        if isinstance(rows, RemoteRows):
+            answer = self._actor.put_part.remote(start, number, rows.batch, rows.start, rows.num_rows)
+            return SentPut(answer, start, end, number, rows)
         kept = ray.put(rows) if self._path is not None and isinstance(rows, dict) else rows
         answer = self._actor.put_at.remote(start, number, kept)
         return SentPut(answer, start, end, number, None if self._path is None else kept)

@@ -53,15 +53,17 @@ class Shard(ReplayBuffer):
         """The rows that are held as runs of number, place and length, [run, 3] int64."""
         return self._places.runs(*((0, 0) if self._ring is None else self._ring.held_rows()))
 
-    def put_at(self, place: int, number: int, rows: dict[str, Any]) -> None:
-        """Appends rows, of which the first gets this place and this number. Rows that are there already are left out.
+    def put_at(self, place: int, number: int, rows: Any) -> None:
+        """Appends rows: columns [n, ...] or a record batch. The first gets this place and this number.
+
+        Rows that are there already are left out.
 
         Raises what `put` raises; then none of the rows is in.
         """
         num_there = max(0, self.next_place - place)
-        if num_there < len(next(iter(rows.values()))):
+        if num_there < (num := num_rows_of(rows)):
             self._places.add(self._num_put, place + num_there, number + num_there)
-            self.put(piece_of(rows, num_there, len(next(iter(rows.values())))))
+            self.put(piece_of(rows, num_there, num))
 
     def has(self, place: int) -> bool:
         """Whether a row was put at this place: it is none that was refused, and none to come."""
@@ -89,8 +91,15 @@ class Shard(ReplayBuffer):
         return 0 if self._ring is None else self._ring.num_put
 
 
-def piece_of(rows: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """Rows `start` to before `stop` of columns [n, ...], with all frames of a column that shares frames."""
+def num_rows_of(rows: Any) -> int:
+    """How many rows columns [n, ...], a record batch or `RemoteRows` have."""
+    return len(next(iter(rows.values()))) if isinstance(rows, Mapping) else int(rows.num_rows)
+
+
+def piece_of(rows: Any, start: int, stop: int) -> Any:
+    """Rows `start` to before `stop`, in the same form, with all frames of a column that shares frames."""
+    if not isinstance(rows, Mapping):
+        return rows.slice(start, stop - start)
     return {key: _piece(column, start, stop) for key, column in rows.items()}
 
 

@@ -31,7 +31,7 @@ class ShardActor:
             return error
         return Found.of(self._shard)
 
-    def put_at(self, place: int, number: int, rows: dict[str, Any]) -> ReallyError | None:
+    def put_at(self, place: int, number: int, rows: Any) -> ReallyError | None:
         """`Shard.put_at`; returns the error with which the rows are refused."""
         assert self._shard is not None
         try:
@@ -39,6 +39,10 @@ class ShardActor:
         except ReallyError as error:
             return error
         return None
+
+    def put_part(self, place: int, number: int, batch: Any, start: int, num: int) -> ReallyError | None:
+        """`put_at` of a part of a record batch, which Ray fetches if it is on another node."""
+        return self.put_at(place, number, batch.slice(start, num))
 
     def take_at(self, places: NDArray[np.int64]) -> Batch | ReallyError | None:
         """`Shard.take_at`; returns an error of the rows."""

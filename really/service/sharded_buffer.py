@@ -14,6 +14,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_number, checked_path
 from really.data.schema import Spec, row_nbytes
 from really.errors import ClosedError, EmptyBufferError, InvalidValueError
@@ -134,6 +135,8 @@ class ShardedBuffer(ShardedVerbs):
             ClosedError: the buffer is closed.
         """
         self.check_open("put")
+        if isinstance(data, RemoteRows):
+            return self._put_remote(data)
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
         with self._lock:
             self._rows.settle(self._history)
@@ -144,6 +147,7 @@ class ShardedBuffer(ShardedVerbs):
                 self._start(spec)
             for rows in fitted:
                 self._rows.put(rows)
+        return None
 
     def sample(
         self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
@@ -239,7 +243,7 @@ class ShardedBuffer(ShardedVerbs):
                 {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
                 for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
             ]
-            return {"rows": len(self), "shards": shards, **self._history.counts}
+            return {"rows": len(self), "shards": shards, "moved": self._rows.moved, **self._history.counts}
 
     def open_reader(self, *, keeps: bool = False) -> ShardedReader:
         """Reads the rows that are held, oldest first; puts do not wait for it, so `keeps` must be False."""
@@ -291,6 +295,21 @@ class ShardedBuffer(ShardedVerbs):
             if not self._closed:
                 self._closed = True
                 self._shards.close()
+
+    @property
+    def takes_remote_rows(self) -> bool:
+        """Whether `put` takes rows that are still on another node of the cluster."""
+        return bool(self._shards.nodes)
+
+    def _put_remote(self, rows: RemoteRows) -> None:
+        """Puts rows of a runner into the shard of its node; the first ones, which fix the schema, come here."""
+        with self._lock:
+            if self._spec is None:
+                return self.put(rows.fetch())
+            self._rows.settle(self._history)
+            self._history.raise_refusal()
+            self._rows.put(rows)
+        return None
 
     def _start(self, spec: Spec | None) -> None:
         """Makes the shards ready for rows of this schema, or opens what they have on disk."""

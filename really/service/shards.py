@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.schema import Spec
 from really.replay import engine
@@ -71,6 +72,8 @@ class Shards(Protocol):
 
     names: list[str]
     """What each shard is called in messages."""
+    nodes: list[str]
+    """The id of each shard's node; empty if all are in this process."""
 
     def settle(self) -> Sequence[Event]:
         """What happened since the last call, in order. It waits for no shard."""
@@ -86,7 +89,7 @@ class Shards(Protocol):
         room, and what `ReplayBuffer` raises for a folder that cannot be opened.
         """
 
-    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
         """Puts rows into a shard, of which the first gets this place and this number.
 
         Raises what a buffer's `put` raises; a shard in another process tells it later, as an event.
@@ -127,7 +130,7 @@ class LocalShards:
     """
 
     def __init__(self, num: int, options: BufferOptions, path: Path | None = None) -> None:
-        self.names = [f"shard {number}" for number in range(num)]
+        self.names, self.nodes = [f"shard {number}" for number in range(num)], list[str]()
         self._options = options
         self._room = room_of(options, num)
         self._folders = [None if path is None else path / f"shard-{number:03d}" for number in range(num)]
@@ -162,9 +165,9 @@ class LocalShards:
         limit = options.max_bytes or int(FRAMES_SHARE * (available_bytes() or engine.NO_LIMIT))
         return {"max_bytes": limit_of(limit, options, self._room), "overcommit": True}
 
-    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any]) -> None:
+    def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
         """As of `Shards`."""
-        self._shards[shard].put_at(place, number, dict(rows))
+        self._shards[shard].put_at(place, number, fetched(rows))
 
     def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
         """As of `Shards`."""

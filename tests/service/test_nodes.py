@@ -87,6 +87,45 @@ def test_batches_from_nodes_are_those_of_one_buffer() -> None:
 
 
 @pytest.mark.slow
+def test_rows_of_runners_stay_on_their_nodes_and_batches_are_those_of_one_buffer() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        given = {"num_steps": 50, "env_config": {"length": 1000}, "seed": 3}
+        keys = ["state", "state_new", "reward", "agent", "episode_end", "terminal"]
+        def collected(shards, **options):
+            manager = SampleManager(QNet, Counter, 4, 400, ["agent", "episode_end"], **given)
+            manager.initialize_buffer(16_000, keys, shards=shards, **options)
+            for _ in range(12):
+                manager.collect(900)
+            return manager
+        one, sharded = collected(None), collected("nodes")
+        for _ in range(20):
+            assert_same(one.sample((2, 16)), sharded.sample((2, 16)))
+        one.close()
+        info = sharded.buffer.info()
+        own, *others = (shard["rows"] for shard in info["shards"])
+        print("rows of other nodes stay there", own < 2000 and sum(others) > 8000, own, *others)
+        assert len(sharded.get_data()["reward"]) == 400
+        with sharded.collect_in_background(max_rows=20_000):
+            for _ in range(50):
+                batch = sharded.sample(64)
+                assert (batch["state_new"] == batch["state"] + 1).all()
+        rows = sharded.buffer.take(np.arange(len(sharded.buffer)))
+        follows = rows["episode_end"][:-1] == 0
+        np.testing.assert_array_equal(rows["state"][1:][follows], rows["state_new"][:-1][follows])
+        sharded.close()
+        steps = collected("nodes", n_step=3)
+        assert steps.sample(64)["discount"].shape == (64,)
+        steps.close()
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows of other nodes stay there True" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
 def test_a_shard_on_disk_that_is_killed_comes_back_with_all_rows() -> None:
     done = run_script(
         CLUSTER
