@@ -75,7 +75,7 @@ def test_the_migration_page_runs_and_its_error_is_the_real_one(tmp_path: Path, m
     assert said == f"AttributeError: {caught.value}"
 
 
-@pytest.mark.parametrize("page", ["samplers", "sequences", "mixtures", "hindsight"])
+@pytest.mark.parametrize("page", ["samplers", "sequences", "mixtures", "hindsight", "recurrent"])
 def test_a_page_of_the_buffer_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))

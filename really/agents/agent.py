@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from really._utils.notebook import Shown
 from really._utils.published import PublishedAgent
 from really.agents.frameworks.choice import framework_of
 from really.agents.frameworks.protocol import Framework, Interface
 from really.agents.loading import load_agent
-from really.agents.models import example_outputs
+from really.agents.models import example_outputs, recurrent_layout
+from really.agents.recurrent import called, input_space, output_names
+from really.agents.recurrent_agent import RecurrentAgent
 from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
 from really.data.spaces import flatten, nest, observation_leaves
@@ -28,7 +29,7 @@ from really.policies.states import State, shared_variables, state_of
 log = logging.getLogger("really")
 
 
-class Agent(PublishedAgent, Shown):
+class Agent(PublishedAgent, RecurrentAgent, Shown):
     """A model with methods to act and to learn.
 
     A state is one observation or a batch [n, ...] of observations, in the structure of the observation space, as arrays
@@ -38,6 +39,10 @@ class Agent(PublishedAgent, Shown):
 
     If the manager normalises observations, `act` takes states as the environments show them. All other methods take
     states as the manager delivers them, which is normalised; `normalize` turns the former into the latter.
+
+    With a recurrent model `act` returns a pair: the actions, and the recurrent state for the next call. It begins an
+    episode without `recurrent_state`. All other methods need that argument: a nest as the model takes it, such as
+    `initial_state` or `recurrent_state` give it.
 
     Attributes:
         model: the model; its variables are the agent's weights.
@@ -55,6 +60,8 @@ class Agent(PublishedAgent, Shown):
         masks: how the environment tells which actions it allows; None if it does not. Masks that are a part of the
             states restrict every method. Masks that come with `info` are given as `action_mask`, `[n, width]`, the
             column `action_mask` or `action_mask_new` of data.
+        recurrent: how the recurrent state of the model is laid out; None for a model without.
+        input_space: the space of what the model is called with.
         architecture: None for a model as it was made; another object each time that a part of the model was replaced.
     """
 
@@ -81,13 +88,15 @@ class Agent(PublishedAgent, Shown):
         self.observation_space, self.action_space = observation_space, action_space
         self._make_model = make_model
         self.rng = np.random.default_rng() if rng is None else rng
-        one, two = example_outputs(self.framework, model, observation_space)
-        self.output_names = tuple(sorted(map(str, one)))
+        self.recurrent = recurrent_layout(self.framework, model, observation_space)
+        self.input_space = input_space(observation_space, self.recurrent)
+        one, two = example_outputs(self.framework, called(model, self.recurrent), self.input_space, self.recurrent)
+        self.output_names = output_names(one, self.recurrent)
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature, masks is not None)
-        self.forms = OutputForms.of(self.policy, one, two)
+        self.forms = OutputForms.of(self.policy, one, two).with_recurrent(self.recurrent)
         self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
-        interface = Interface(observation_space, action_space, self.policy, self.output_names, self.forms, masks)
+        interface = Interface(self.input_space, action_space, self.policy, self.output_names, self.forms, masks)
         self._interface = interface
         self.network = self.framework.network(model, interface)
         self.architecture: object | None = None
@@ -158,17 +167,28 @@ class Agent(PublishedAgent, Shown):
         """`agent, epoch = manager.load_model(path)`."""
         return iter((self, self.epoch))
 
-    def act(self, state: Any, greedy: bool = False, normalized: bool = False, action_mask: Any = None) -> NDArray[Any]:
+    def act(
+        self,
+        state: Any,
+        greedy: bool = False,
+        normalized: bool = False,
+        action_mask: Any = None,
+        recurrent_state: Any = None,
+    ) -> Any:
         """Actions as runners sample and store them (not clipped to a Box), NumPy, [n, *action_shape].
+
+        With a recurrent model it returns a pair: actions, and the recurrent state after these observations.
 
         Args:
             state: as the environment shows it; this method normalises it if necessary.
             greedy: take the best action instead of sampling one.
             normalized: True for a `state` from data that the manager delivered; it is not normalised again.
             action_mask: which actions are allowed, `[n, width]`, if masks come with `info`.
+            recurrent_state: what the last call returned; None where an episode begins.
         """
         self._expect_mask("act", action_mask)
-        outputs, mask, rows, single = self.network.acting(state if normalized else self.normalize(state), action_mask)
+        inputs = self._acting_inputs(state if normalized else self.normalize(state), recurrent_state)
+        outputs, mask, rows, single = self.network.acting(inputs, action_mask)
         check_finite(outputs, self.policy.required_outputs)
         if mask is not None:
             outputs = dict(self.policy.masked(outputs, mask))
@@ -176,7 +196,8 @@ class Agent(PublishedAgent, Shown):
             actions = self.policy.greedy(outputs)
         else:
             actions = self.policy.sample(outputs, self.policy.noise(self.rng, rows))
-        return actions[0] if single else actions
+        actions = actions[0] if single else actions
+        return actions if self.recurrent is None else (actions, self._next_state(outputs, single))
 
     def normalize(self, state: Any) -> Any:
         """Turns states as the environment shows them into states as the manager delivers them, NumPy.
@@ -193,24 +214,31 @@ class Agent(PublishedAgent, Shown):
             self.normalization.observations([np.asarray(value, leaf.dtype) for value, leaf in given]),
         )
 
-    def max_q(self, state: Any, action_mask: Any = None) -> Any:
+    def max_q(self, state: Any, action_mask: Any = None, recurrent_state: Any = None) -> Any:
         """The largest q-value of each state, among the allowed actions, [n] float32."""
         self._expect_mask("max_q", action_mask)
-        return self.network.max_q(state, action_mask)
+        return self.network.max_q(self._inputs("max_q", state, recurrent_state), action_mask)
 
-    def q_val(self, state: Any, action: Any) -> Any:
+    def q_val(self, state: Any, action: Any, recurrent_state: Any = None) -> Any:
         """The q-values of `action`, [n] float32.
 
         `action` is [n] or [n, 1] as it is stored (a Discrete space's `start` included). Actions outside of the action
         space raise InvalidValueError, except while a `tf.function` is traced and tensors have no values yet.
         """
-        return self.network.q_val(state, action)
+        return self.network.q_val(self._inputs("q_val", state, recurrent_state), action)
 
-    def v(self, state: Any, action_mask: Any = None) -> Any:
+    def v(self, state: Any, action_mask: Any = None, recurrent_state: Any = None) -> Any:
         """The value of each state, [n] float32: the model's value output, or else the largest q-value."""
-        return self.network.v(state, action_mask)
+        return self.network.v(self._inputs("v", state, recurrent_state), action_mask)
 
-    def flowing_log_prob(self, state: Any, action: Any, return_entropy: bool = False, action_mask: Any = None) -> Any:
+    def flowing_log_prob(
+        self,
+        state: Any,
+        action: Any,
+        return_entropy: bool = False,
+        action_mask: Any = None,
+        recurrent_state: Any = None,
+    ) -> Any:
         """Log-probability of stored actions, [n] float32, with gradients to the model's weights.
 
         With `return_entropy` it returns a pair: the log-probability and the policy's entropy, [n] float32. Under
@@ -220,10 +248,13 @@ class Agent(PublishedAgent, Shown):
         if self.policy.sampling_type == "thompson" and not self.policy.temperature:
             raise InvalidValueError("agent.flowing_log_prob: expected a temperature > 0, got 0, which is greedy")
         self._expect_mask("flowing_log_prob", action_mask)
-        return self.network.log_prob(state, action, action_mask, return_entropy)
+        inputs = self._inputs("flowing_log_prob", state, recurrent_state)
+        return self.network.log_prob(inputs, action, action_mask, return_entropy)
 
-    def outputs(self, state: Any, *names: str) -> dict[str, Any]:
+    def outputs(self, state: Any, *names: str, recurrent_state: Any = None) -> dict[str, Any]:
         """The model's outputs of these names for states `[n, ...]` in the model's dtypes, float32 `[n, *shape]`.
+
+        `recurrent_state` among the names is the state after these states, as the model returns it.
 
         It checks and compiles nothing: learners call it within functions that are compiled.
 
@@ -232,15 +263,17 @@ class Agent(PublishedAgent, Shown):
         """
         for name in names:
             self._interface.check_output("outputs", (name,))
-        return self.network.outputs(state, names)
+        if self.recurrent is None:
+            return self.network.outputs(state, names)
+        return self._with_next_state(self._inputs("outputs", state, recurrent_state), names)
 
-    def q_values(self, state: Any, action_mask: Any = None) -> Any:
+    def q_values(self, state: Any, action_mask: Any = None, recurrent_state: Any = None) -> Any:
         """The q-values of all actions, [n, actions] float32; minus infinity for those that are not allowed.
 
         It checks and compiles nothing, as `outputs`. A state without an allowed action is not restricted.
         """
         self._interface.check_output("outputs", ("q_values",))
-        return self.network.q_values(state, action_mask)
+        return self.network.q_values(self._inputs("q_values", state, recurrent_state), action_mask)
 
     def copy(self) -> Agent:
         """An agent with a model of its own and the same weights, for example as a target network.

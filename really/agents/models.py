@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from really.agents.frameworks.choice import framework_named, framework_of
 from really.agents.frameworks.protocol import Framework
+from really.agents.recurrent import FromStart, at_start, called, layout_of, takes_state
 from really.agents.seeding import seeded_initialisers
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
 from really.policies.jax_state import as_jax_model
 from really.policies.model_inputs import model_leaves
+from really.policies.outputs import as_numbers
+from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout
 from really.policies.states import is_module, shared_variables, state_of
 
 
@@ -81,6 +84,7 @@ class ModelBuilder:
     Attributes:
         learners: the learner's model, of which this process acts with a copy. It stays here when this is pickled.
         framework: name of the model's framework.
+        recurrent: the layout of the model's recurrent state; None if it has none.
     """
 
     model: Any
@@ -89,6 +93,7 @@ class ModelBuilder:
     observation_space: spaces.Space[Any]
     learners: Any = None
     framework: str = "tensorflow"
+    recurrent: RecurrentLayout | None = None
 
     def __call__(self) -> tuple[Callable[[Any], Mapping[str, Any]], Callable[[Any], None]]:
         """Returns a model that is not the learner's, as runners call it, and a function that sets its weights."""
@@ -99,7 +104,7 @@ class ModelBuilder:
         seed = None if self.framework == "tensorflow" else np.random.SeedSequence(0)
         with seeded_initialisers(seed):
             model = self._build(framework)
-        return framework.acting(model), functools.partial(set_model_weights, model)
+        return framework.acting(called(model, self.recurrent)), functools.partial(set_model_weights, model)
 
     def check(self) -> None:
         """Raises ModelError if this process cannot have a model that is not the learner's."""
@@ -107,7 +112,7 @@ class ModelBuilder:
             self._build(framework_named(self.framework))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = self.model_kwargs, self.input_shape, self.observation_space, None, self.framework
+        fields = self.model_kwargs, self.input_shape, self.observation_space, None, self.framework, self.recurrent
         if is_instance(self.model, self.model_kwargs):
             return _with_instance, (framework_named(self.framework).pickled(self.model), *fields)
         return ModelBuilder, (self.model, *fields)
@@ -124,18 +129,34 @@ def _with_instance(model: bytes, *fields: Any) -> ModelBuilder:
     return ModelBuilder(pickle.loads(model), *fields)
 
 
+def recurrent_layout(framework: Framework, model: Any, space: spaces.Space[Any]) -> RecurrentLayout | None:
+    """The layout of the recurrent state of a model; None if its call takes none.
+
+    Raises:
+        ModelError: the state that the model returns is not what it takes.
+    """
+    if not takes_state(model):
+        return None
+    begins = FromStart(model)
+    return layout_of(begins, *example_outputs(framework, begins, space))
+
+
 def example_outputs(
-    framework: Framework, model: Any, space: spaces.Space[Any]
+    framework: Framework, model: Any, space: Any, layout: RecurrentLayout | None = None
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The model's outputs for one example observation, and for two; None if it raises for two.
 
+    With a layout the model gets pairs of an observation and the leaves of a recurrent state.
+
     Raises:
-        ModelError: the outputs are not a dict.
+        ModelError: the outputs are not a dict, or the recurrent state is not as before.
     """
-    one = _example(space, None)
+    one = _example(space, None) if layout is None else (_example(space[0], None), tuple(layout.begin(1)))
     two = nest(space, [np.concatenate([leaf, leaf]) for leaf in flatten(space, one)])
     with framework.building():
         outputs = _as_outputs(framework.call(model, one))
+        if layout is not None:
+            layout.check({name: as_numbers(name, outputs[name]) for name in layout.names}, 1)
         try:
             return outputs, _as_outputs(framework.call(model, two))
         except Exception:
@@ -161,6 +182,7 @@ def _takes_one_argument(function: Any) -> bool:
         return False
     needed = [each for each in signature.parameters.values() if each.default is each.empty]
     needed = [each for each in needed if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    needed = [each for each in needed if each.name != RECURRENT_STATE]
     return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY
 
 
@@ -205,7 +227,7 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
         after = f" after input_shape={input_shape!r}"
     for example in examples:
         try:
-            outputs = framework.first_call(model, example)
+            outputs = framework.first_call(at_start(model), example)
         except Exception as error:
             leaves = ", ".join(
                 f"{name or 'state'} {list(leaf.shape)} {leaf.dtype}" for name, leaf in model_leaves(space).items()

@@ -5,6 +5,7 @@ The class knows nothing of Ray. `ray_fleet.py` runs it in an actor, `fleet.py` i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ from really.collectors.episode_watch import EpisodeWatch
 from really.collectors.episodes import EpisodeMeter
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
 from really.collectors.noise import ActionNoise
+from really.collectors.recurrence import Advance, Recurrence
 from really.collectors.rollout import Rollout
 from really.collectors.seeds import ACTION_STREAM, ENVIRONMENT_STREAM, agent_seed
 from really.data.normalisation import Normaliser
@@ -34,6 +36,7 @@ from really.envs.make import make_batch
 from really.errors import ModelError, RunnerError
 from really.policies import inference
 from really.policies.policy import Outputs, check_finite, make_policy
+from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout
 from really.replay.frame_encoding import encode
 
 # Length of a rollout of whole episodes at first; it grows as needed.
@@ -71,6 +74,7 @@ class Runner:
         self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns, limit)
         self._thread = 0
         self._stepper: Stepper | None = None
+        self._recurrence: Recurrence | None = None
 
     def info(self) -> dict[str, Any]:
         """Describes the runner: its agents, its kind of environment batch, its process."""
@@ -96,8 +100,11 @@ class Runner:
         )
         self._model = inference.load(policy.exported, batch_size=len(self._agents))
         self._noise = ActionNoise(self._policy, self._rngs)
+        self._set_recurrence(policy.exported.recurrent)
         self._columns = self._working_columns()
         self._stepper = self._new_stepper()
+        advance: Advance = self._stepper.advance
+        self._advance = advance if self._recurrence is None else self._recurrence.stepping(advance)
         self._delivery = Delivery(
             self._envs.name,
             self._schema(self._spec.returns),
@@ -126,6 +133,8 @@ class Runner:
 
     def _collect(self, order: Order) -> Chunk:
         start, quota = time.perf_counter(), np.asarray(order.results)
+        if self._recurrence is not None:
+            self._recurrence.begin_rollout()
         try:
             rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
         finally:
@@ -163,8 +172,10 @@ class Runner:
         assert self._stepper is not None
         self._model.set_weights(weights.arrays)
         self._forward: Callable[..., Mapping[str, NDArray[Any]]] = self._model
+        if self._recurrence is not None:
+            self._forward = self._recurrence.before(self._model)
         if self._normaliser is not None:
-            self._forward = self._normaliser.freeze(weights.statistics).before(self._model)
+            self._forward = self._normaliser.freeze(weights.statistics).before(self._forward)
         self._stepper.forward = self._forward
         self._version = version
 
@@ -178,13 +189,14 @@ class Runner:
             self._envs.reset()
             self._started = True
             self._episodes.begin()
+            if self._recurrence is not None:
+                self._recurrence.reset()
             if self._normaliser is not None:
                 self._normaliser.begin_episodes()
 
     def _roll_steps(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_steps is not None
-        assert self._stepper is not None
-        lengths, advance = quota * self._spec.num_steps, self._stepper.advance
+        lengths, advance = quota * self._spec.num_steps, self._advance
         rollout = Rollout(self._columns, len(self._agents), int(lengths.max()), self._pool)
         start = 0
         for stop in np.unique(lengths):
@@ -201,8 +213,7 @@ class Runner:
 
     def _roll_episodes(self, quota: NDArray[np.int_]) -> Rollout:
         assert self._spec.num_episodes is not None
-        assert self._stepper is not None
-        missing, advance = quota * self._spec.num_episodes, self._stepper.advance
+        missing, advance = quota * self._spec.num_episodes, self._advance
         rollout = Rollout(self._columns, len(self._agents), FIRST_STEPS, self._pool)
         active, step, look_at = np.flatnonzero(missing), 0, self._watch.begin()
         unbounded = np.full(len(quota), np.iinfo(np.int_).max)
@@ -227,6 +238,22 @@ class Runner:
             # Environments that were stepped on for the others are in the middle of an episode by now.
             self._started = False
         return rollout
+
+    def _set_recurrence(self, layout: RecurrentLayout | None) -> None:
+        """Agents go on with their recurrent states if the new model has such states; otherwise episodes begin."""
+        old = self._recurrence
+        if layout is None or (old is not None and old.layout.is_like(layout)):
+            self._recurrence = None if layout is None else old
+            return
+        returns = set(self._spec.returns)
+        self._recurrence = Recurrence(
+            layout,
+            self._envs,
+            is_delivered=RECURRENT_STATE in returns,
+            keeps_cuts=bool(self._value_output and returns & {"monte_carlo", "advantage"}),
+            num_steps=self._spec.num_steps,
+        )
+        self._started = False
 
     def _new_stepper(self) -> Stepper:
         has_estimates = not self._columns.keys().isdisjoint({"log_prob", "value_estimate"})
@@ -268,7 +295,8 @@ class Runner:
     def _working_columns(self) -> Spec:
         """The columns that are written at each step. `Delivery` computes the other delivered columns from them."""
         flag = ColumnSpec(np.dtype(np.bool_))
-        returns, estimates = set(self._spec.returns), []
+        returns = set(self._spec.returns)
+        estimates = [RECURRENT_STATE] if RECURRENT_STATE in returns else []
         if "log_prob" in returns:
             estimates.append("log_prob")
         if self._value_output and returns & {"value_estimate", "monte_carlo", "advantage"}:
@@ -278,16 +306,22 @@ class Runner:
         return written | {"terminated": flag, "truncated": flag}
 
     def _schema(self, returns: Sequence[str]) -> Spec:
-        envs, policy = self._envs, self._policy
-        return schema(envs.leaves, policy.action_shape, policy.action_dtype, returns, envs.masks, envs.reward_shape)
+        envs, policy, recurrence = self._envs, self._policy, self._recurrence
+        action, state = (
+            (policy.action_shape, policy.action_dtype),
+            {} if recurrence is None else recurrence.layout.columns,
+        )
+        return schema(envs.leaves, *action, returns, envs.masks, envs.reward_shape, state)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Values of the given rows' next states, computed in batches of the runner's size."""
         size, values = self._envs.num_envs, np.empty(len(rows), np.float32)
         for start in range(0, len(rows), size):
-            batch = np.resize(rows[start : start + size], size)
-            outputs = self._forward([flat["state_new" + name][batch] for name in self._envs.leaves])
             count = min(size, len(rows) - start)
+            which = np.resize(np.arange(start, start + count), size)
+            leaves = [flat["state_new" + name][rows[which]] for name in self._envs.leaves]
+            with contextlib.nullcontext() if self._recurrence is None else self._recurrence.after_cuts(which):
+                outputs = self._forward(leaves)
             values[start : start + count] = self._values(outputs)[:count]
         return values
 

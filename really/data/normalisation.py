@@ -33,7 +33,7 @@ from really.errors import InvalidValueError, ModelError
 log = logging.getLogger("really")
 
 Leaves = Sequence[NDArray[Any]]
-Forward = Callable[[Leaves], dict[str, NDArray[Any]]]
+Forward = Callable[[Leaves], Mapping[str, NDArray[Any]]]
 
 # The statistics of discounted returns are kept under the name of the column that they normalise.
 REWARD = "reward"

@@ -30,6 +30,8 @@ REQUESTABLE: dict[str, np.dtype[Any]] = {
     "policy_version": np.dtype(np.int64),
     "agent": np.dtype(np.int32),
 }
+# Requested by this name, it comes in one column for each part of the nest.
+RECURRENT_STATE = "recurrent_state"
 # Columns that are valid only for the policy that acted: stale rows are dropped unless `max_staleness` allows them.
 ON_POLICY = frozenset({"log_prob", "monte_carlo", "advantage"})
 
@@ -40,8 +42,8 @@ def check_returns(returns: Iterable[str]) -> tuple[str, ...]:
         raise InvalidTypeError(f"returns: expected a list of names, got {returns!r} ({type(returns).__name__})")
     names = tuple(dict.fromkeys(map(column_name, returns)))
     for name in names:
-        if name not in REQUESTABLE:
-            raise InvalidValueError(one_of("returns", name, REQUESTABLE))
+        if name not in (*REQUESTABLE, RECURRENT_STATE):
+            raise InvalidValueError(one_of("returns", name, (*REQUESTABLE, RECURRENT_STATE)))
     return names
 
 
@@ -52,8 +54,15 @@ def schema(
     returns: Sequence[str] = (),
     masks: ActionMasks | None = None,
     reward_shape: tuple[int, ...] = (),
+    recurrent: Mapping[str, ColumnSpec] | None = None,
 ) -> Spec:
-    """The columns that runners deliver: the fixed ones, those of action masks, then those that `returns` requests."""
+    """The columns that runners deliver: the fixed ones, those of action masks, then those that `returns` requests.
+
+    `recurrent` are the columns of a model's recurrent state.
+    """
+    requested: Spec = {}
+    for name in returns:
+        requested |= (recurrent or {}) if name == RECURRENT_STATE else {name: ColumnSpec(REQUESTABLE[name])}
     number = ColumnSpec(np.dtype(np.float32))
     return {
         **{"state" + name: leaf for name, leaf in leaves.items()},
@@ -63,7 +72,7 @@ def schema(
         "not_done": number,
         "terminal": number,
         **({} if masks is None else masks.columns),
-        **{name: ColumnSpec(REQUESTABLE[name]) for name in returns},
+        **requested,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from really.errors import EnvironmentFailedError, ModelError
 from really.evaluation.viewer import Viewer
 from really.policies import inference
 from really.policies.policy import Policy, check_finite
+from really.policies.recurrent import RecurrentStates
 
 MEASURES = ("time", "reward", "time_and_reward")
-Forward = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
+Forward = Callable[[Sequence[NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 
 class Evaluation:
@@ -31,7 +32,16 @@ class Evaluation:
         finished: number of episodes that have ended.
     """
 
-    def __init__(self, envs: EnvironmentBatch, forward: Forward, policy: Policy, episodes: int, max_steps: int) -> None:
+    def __init__(
+        self,
+        envs: EnvironmentBatch,
+        forward: Forward,
+        policy: Policy,
+        episodes: int,
+        max_steps: int,
+        states: RecurrentStates | None = None,
+    ) -> None:
+        self._states = states
         self._envs, self._forward, self._policy, self._max_steps = envs, forward, policy, max_steps
         self.steps = np.zeros(episodes, np.int64)
         self.rewards = np.zeros((episodes, *envs.reward_shape))
@@ -72,6 +82,8 @@ class Evaluation:
             outputs = dict(self._policy.masked(outputs, masks))
         actions = self._policy.to_environment(self._policy.greedy(outputs))
         envs.step(actions, None if active.size == envs.num_envs else active)
+        if self._states is not None:
+            self._states.advance(active)
         episodes = self._playing[active]
         self.steps[episodes] += 1
         self.rewards[episodes] += envs.rewards[active]
@@ -85,6 +97,8 @@ class Evaluation:
     ) -> None:
         if unfinished.size:
             self._envs.reset(unfinished)
+        if self._states is not None:
+            self._states.reset(active[ended])
         self._playing[active[ended]] += self._envs.num_envs
         self.finished += int(ended.sum())
         self._active = np.flatnonzero(self._playing < len(self.steps))
@@ -133,8 +147,10 @@ def evaluate(
         ):
             model = inference.load(exported, size)
             model.set_weights(weights)
-            forward = model if normalisation is None else normalisation.before(model)
-            evaluation = Evaluation(envs, forward, policy, episodes, max_steps)
+            states = None if exported.recurrent is None else RecurrentStates(exported.recurrent, size)
+            forward: Forward = model if states is None else states.before(model)
+            forward = forward if normalisation is None else normalisation.before(forward)
+            evaluation = Evaluation(envs, forward, policy, episodes, max_steps, states)
 
             def after_step(run: Evaluation) -> None:
                 advance(bar, run.finished)

@@ -30,6 +30,11 @@ def agent_of(learner: str, source: SampleManager | Agent) -> Agent:
         raise InvalidTypeError(f"{learner}: expected a SampleManager or an Agent, got {type(source).__name__}")
     if not hasattr(agent.model, "trainable_variables"):
         raise ModelError(f"{learner}: expected a Keras model to train, got {type(agent.model).__name__}")
+    if agent.recurrent is not None:
+        raise ModelError(
+            f"{learner}: expected a model without a recurrent state, as it learns from single steps, got "
+            f"{type(agent.model).__name__}; docs/recurrent.md shows a learner of sequences"
+        )
     return agent  # type: ignore[no-any-return]
 
 

@@ -25,13 +25,20 @@ from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.evaluation.viewer import Notices
 from really.manager.arguments import Settings
-from really.policies.policy import VALUE_OUTPUTS, Policy
+from really.policies.policy import VALUE_OUTPUTS
+from really.policies.recurrent import RECURRENT_STATE
+from really.replay.hindsight import Hindsight
+from really.replay.n_step import NSteps
+from really.replay.units import SampleUnit
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
 
 # Settings that a runner needs as they are.
 RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector", "total_steps")
+
+# Sample units whose batches have single steps.
+SINGLE_STEPS = (None, "transition", "n_step", "hindsight", SampleUnit, NSteps, Hindsight)
 
 # Columns that runners compute from the model's values of states.
 VALUE_COLUMNS = ("value_estimate", "monte_carlo", "advantage")
@@ -145,11 +152,13 @@ class Builder:
 
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
-        names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else [])))
+        state = agent.recurrent.names if agent.recurrent else ()
+        names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else []), *state))
         made, kwargs = (given["model"], given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
-        build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, agent.framework.name)
+        name, layout = agent.framework.name, agent.recurrent
+        build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, name, layout)
         repeatable = given["seed"] is not None
-        request = ExportRequest(space, batch_size, build, repeatable, agent.forms, list(names))
+        request = ExportRequest(agent.input_space, batch_size, build, repeatable, agent.forms, list(names))
         exported = agent.framework.export(agent.model, request)
         if exported.kind == "eager":
             build.check()
@@ -171,8 +180,29 @@ class Builder:
             raise ModelError(f"returns={asked}: {agent.forms.refused[name]}")
         return None
 
-    def columns(self, policy: Policy) -> Spec:
-        """The columns that runners deliver when they act with this policy."""
-        returns, probe = self._settings["returns"], self.probe
+    def notice_unit(self, agent: Agent, unit: Any) -> None:
+        """Warns once if batches have single steps of a recurrent model, which learns from consecutive ones."""
+        given = unit[0] if isinstance(unit, tuple | list) and unit else unit
+        if agent.recurrent is not None and (given in SINGLE_STEPS or type(given) in SINGLE_STEPS):
+            self.notices.warn(
+                "unit",
+                "initialize_buffer: expected unit=Sequences(length, burn_in) or unit=Episodes(), as the model is "
+                f"recurrent, got {'none' if given is None else given}, whose batches have single steps: from them a "
+                f"learner has no recurrent state but the one that is stored with returns=['{RECURRENT_STATE}'].",
+            )
+
+    def columns(self, agent: Agent) -> Spec:
+        """The columns that runners deliver when they act with this agent.
+
+        Raises:
+            ModelError: `returns` asks for the recurrent state of a model that has none.
+        """
+        returns, probe, policy = self._settings["returns"], self.probe, agent.policy
+        if RECURRENT_STATE in returns and agent.recurrent is None:
+            raise ModelError(
+                f"returns=['{RECURRENT_STATE}']: expected a recurrent model, whose call takes {RECURRENT_STATE}, "
+                f"got one without"
+            )
+        state = agent.recurrent.columns if agent.recurrent else {}
         action = policy.action_shape, policy.action_dtype
-        return schema(self._leaves, *action, returns, probe.masks, probe.reward_shape)
+        return schema(self._leaves, *action, returns, probe.masks, probe.reward_shape, state)

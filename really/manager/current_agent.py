@@ -74,9 +74,10 @@ class CurrentAgent:
         from really.agents.lending import Lender
 
         agent = self._builder.agent(self._statistics.frozen)
+        columns = self._builder.columns(agent)
         report("choosing the fastest form of the model for runners")
         exported = self._builder.export(agent, self._fleet.most_agents)
-        self.columns = self._builder.columns(agent.policy)
+        self.columns = columns
         self.lender, self.exported = Lender(agent), exported
         self._architecture = agent.architecture
         self._model_kwargs, self._weights_setting = model_kwargs, weights

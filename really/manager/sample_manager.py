@@ -187,6 +187,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         options = n_step.with_gamma(options, self.kwargs["gamma"])
         keys = [name for key in optim_keys for name in self._column_names(key)]
         self.buffer = made_buffer(buffer_size, keys, self._builder.seed(BUFFER_STREAM), path, shards, options)
+        self._builder.notice_unit(self._current.agent, options.get("unit"))
 
     initialize_buffer = initilize_buffer
 

@@ -21,6 +21,7 @@ from really.data.spaces import nest
 from really.errors import ModelError
 from really.policies.model_inputs import check_weights
 from really.policies.outputs import OutputForms
+from really.policies.recurrent import RecurrentLayout
 
 Leaves = Sequence[NDArray[Any]]
 Model = Callable[[Any], Mapping[str, Any]]
@@ -71,6 +72,11 @@ class Exported:
     observation_space: Any = None
     forms: OutputForms | None = None
     report: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def recurrent(self) -> RecurrentLayout | None:
+        """The layout of the recurrent state, whose leaves follow those of an observation; None for most models."""
+        return None if self.forms is None else self.forms.recurrent
 
 
 class Forward:

@@ -24,12 +24,12 @@ class JaxModel:
         parameters: the pytree of arrays. A learner sets it to a new one.
     """
 
-    def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any) -> None:
+    def __init__(self, apply: Callable[..., Any], parameters: Any) -> None:
         self.apply, self.parameters = apply, parameters
 
-    def __call__(self, observation: Any) -> Any:
-        """The outputs under the model's parameters."""
-        return self.apply(self.parameters, observation)
+    def __call__(self, observation: Any, **recurrent: Any) -> Any:
+        """The outputs under the model's parameters; a recurrent model gets its state, too."""
+        return self.apply(self.parameters, observation, **recurrent)
 
 
 class NnxModel(JaxModel):
@@ -53,14 +53,14 @@ class NnxModel(JaxModel):
 
         nnx.update(self.module, state)
 
-    def apply(self, parameters: Any, observation: Any) -> Any:
+    def apply(self, parameters: Any, observation: Any, **recurrent: Any) -> Any:
         """The outputs of a module with this state."""
         from flax import nnx
 
         graph, streams, _ = self._split()
         module = nnx.merge(graph, streams, parameters)
         module.eval()
-        return module(observation)
+        return module(observation, **recurrent)
 
     def _split(self) -> Any:
         from flax import nnx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from really.errors import ModelError
 from really.policies.policy import Policy, listed
+from really.policies.recurrent import RecurrentLayout
 
 Shape = tuple[int, ...]
 
@@ -28,12 +29,14 @@ class OutputForms:
         shared: those of them that are the same for all states, as a `sigma` without batch axis is: `[1, *shape]`.
         one_by_one: whether the model takes one state at a time. For two states it raises, or gives the output of one.
         refused: name of each output that the policy does not need and that cannot be used -> why.
+        recurrent: the layout of the recurrent state, whose leaves are outputs too; None for most models.
     """
 
     shapes: Mapping[str, Shape]
     shared: frozenset[str]
     one_by_one: bool
     refused: Mapping[str, str]
+    recurrent: RecurrentLayout | None = None
 
     @classmethod
     def of(cls, policy: Policy, one: Mapping[str, Any], two: Mapping[str, Any] | None) -> OutputForms:
@@ -65,6 +68,22 @@ class OutputForms:
                 shapes[name] = (math.prod(found),) if name in needed else found
                 shared |= {name} if is_shared else set()
         return cls(shapes, frozenset(shared), one_by_one, refused)
+
+    def with_recurrent(self, layout: RecurrentLayout | None) -> OutputForms:
+        """The same forms with the leaves of a recurrent state; None changes nothing."""
+        if layout is None:
+            return self
+        shapes = {name: column.shape for name, column in layout.columns.items()}
+        return replace(self, shapes={**self.shapes, **shapes}, recurrent=layout)
+
+    def keeps_dtype(self, name: str) -> bool:
+        """Whether an output stays in the model's own dtype, as the recurrent state does."""
+        return self.recurrent is not None and name in self.recurrent.columns
+
+    def dtype_of(self, name: str) -> np.dtype[Any]:
+        """The dtype of an output for a learner: float32, or that of a part of the recurrent state."""
+        layout = self.recurrent
+        return layout.columns[name].dtype if layout and name in layout.columns else np.dtype(np.float32)
 
     def arrays(self, outputs: Mapping[str, Any], rows: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """The outputs `names` for `rows` states, `[rows, *shape]`, or `[1, *shape]` if shared; see `as_numbers`.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from really.agents.frameworks import array_math
 from really.agents.frameworks.protocol import Q_VALUES, VALUES, Interface
+from really.agents.recurrent import called
 from really.data.schema import ColumnSpec
 from really.data.spaces import flatten, nest
 from really.errors import InvalidValueError
@@ -62,7 +63,7 @@ class EagerNetwork:
     """
 
     def __init__(self, model: Any, interface: Interface, library: Library) -> None:
-        self.model = model
+        self.model, self._called = model, called(model, interface.forms.recurrent)
         self._interface, self._library, self._xp = interface, library, library.xp
         self._array = functools.partial(library.array, model)
 
@@ -143,25 +144,25 @@ class EagerNetwork:
 
     def _outputs(self, leaves: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
         """The model's outputs `[n, *shape]` in float32, also if it takes one state at a time."""
-        forms, float32 = self._interface.forms, np.dtype(np.float32)
+        forms = self._interface.forms
         if forms.one_by_one and leaves[0].shape[0] != 1:
             rows = [self._outputs([leaf[at : at + 1] for leaf in leaves], names) for at in range(leaves[0].shape[0])]
             return {name: self._xp.concatenate([row[name] for row in rows]) for name in names}
-        outputs = self._library.forward(self.model, nest(self._interface.observation_space, leaves))
+        outputs = self._library.forward(self._called, nest(self._interface.observation_space, leaves))
         found = {}
         for name in names:
             forms.check(name)
             shape = (forms.leading(name, leaves[0].shape[0]), *forms.shapes[name])
-            found[name] = self._array(outputs[name], float32).reshape(shape)
+            found[name] = self._array(outputs[name], forms.dtype_of(name)).reshape(shape)
         return found
 
     def _arrays(self, leaves: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs that the policy reads as runners have them, NumPy."""
-        interface, names = self._interface, self._interface.policy.required_outputs
+        interface, names = self._interface, self._interface.acting_outputs
         if interface.forms.one_by_one and len(leaves[0]) != 1:
             rows = [self._arrays([leaf[at : at + 1] for leaf in leaves]) for at in range(len(leaves[0]))]
             return {name: np.concatenate([row[name] for row in rows]) for name in names}
-        outputs = self._library.infer(self.model, nest(interface.observation_space, leaves))
+        outputs = self._library.infer(self._called, nest(interface.observation_space, leaves))
         return interface.forms.arrays(outputs, len(leaves[0]), names)
 
     def _leaves(self, state: Any) -> tuple[list[Any], bool]:
@@ -175,9 +176,9 @@ class EagerNetwork:
         leaves = [leaf[None] for leaf in leaves] if single else leaves
         for leaf, (name, spec) in zip(leaves, specs.items(), strict=True):
             if tuple(leaf.shape[1:]) != spec.shape:
-                shape = list(spec.shape)
+                shape, title = list(spec.shape), self._interface.title(name)
                 raise InvalidValueError(
-                    f"state{name}: expected shape {shape} or {['n', *shape]}, got {tuple(leaf.shape[single:])}"
+                    f"{title}: expected shape {shape} or {['n', *shape]}, got {tuple(leaf.shape[single:])}"
                 )
         return leaves, single
 

@@ -130,7 +130,7 @@ class Jax:
             ModelError: it cannot be compiled, or gives other outputs then.
         """
         trial = Trial(self.name, "a function that jax.jit compiles on the CPU", "", "compiled")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
+        return export_as_python(trial, model, request, functools.partial(self._library.infer, request.called(model)))
 
 
 FRAMEWORK: Framework = Jax()

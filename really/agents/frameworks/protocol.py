@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really.agents.recurrent import called
 from really.data.masks import ActionMasks
 from really.data.schema import Spec
 from really.data.spaces import action_bounds
@@ -21,6 +22,7 @@ from really.policies.inference import Build, Exported
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
 from really.policies.policy import VALUE_OUTPUTS, Policy
+from really.policies.recurrent import RECURRENT_STATE
 from really.policies.states import State
 
 Q_VALUES = ("q_values",)
@@ -32,14 +34,15 @@ class Interface:
     """How an agent uses a model: the spaces of the environment, the policy, and the outputs that it reads.
 
     Attributes:
-        observation_space, action_space: of the environment.
+        observation_space, action_space: of the environment; a recurrent model takes a pair, of an observation and the
+            leaves of its state, so that the space is a Tuple then.
         policy: samples actions from the outputs.
         output_names: names of the model's outputs.
         forms: how the outputs that are used become arrays with a batch axis.
         masks: how the environment tells which actions it allows; None if it does not.
     """
 
-    observation_space: spaces.Space[Any]
+    observation_space: Any
     action_space: spaces.Space[Any]
     policy: Policy
     output_names: tuple[str, ...]
@@ -48,8 +51,21 @@ class Interface:
 
     @functools.cached_property
     def leaves(self) -> Spec:
-        """The arrays of an observation in the model's dtypes."""
-        return model_leaves(self.observation_space)
+        """The arrays that the model takes, in its dtypes: those of an observation, and of a recurrent state."""
+        layout = self.forms.recurrent
+        if layout is None:
+            return model_leaves(self.observation_space)
+        return model_leaves(self.observation_space[0]) | layout.columns
+
+    def title(self, leaf: str) -> str:
+        """How an error calls a leaf."""
+        return leaf if leaf.startswith(RECURRENT_STATE) else f"state{leaf}"
+
+    @property
+    def acting_outputs(self) -> tuple[str, ...]:
+        """The outputs that acting needs: those that the policy reads, and the recurrent state."""
+        layout = self.forms.recurrent
+        return (*self.policy.required_outputs, *(layout.names if layout else ()))
 
     @functools.cached_property
     def bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -177,6 +193,10 @@ class ExportRequest:
     repeatable: bool = False
     forms: OutputForms | None = None
     names: Sequence[str] = ()
+
+    def called(self, model: Any) -> Any:
+        """The model as a function of one argument, which is a pair for a recurrent one."""
+        return called(model, None if self.forms is None else self.forms.recurrent)
 
     def as_python(self, kind: str, state: State, report: str) -> Exported:
         """The model as each runner builds it and calls it as Python."""

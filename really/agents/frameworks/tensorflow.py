@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, Network
+from really.agents.recurrent import FromStart
 from really.agents.tensorflow.copying import copy_model, pickled
 from really.agents.tensorflow.export import export
 from really.agents.tensorflow.switches import undecorated
@@ -37,7 +38,7 @@ class TensorFlow:
         try:
             return model(observation)
         except Exception:
-            if not (state := ModelState(model)).has_finalized:
+            if not (state := ModelState(model.model if isinstance(model, FromStart) else model)).has_finalized:
                 raise
             state.finalize()
             return model(observation)

@@ -86,15 +86,16 @@ class _Bound(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self._module, self._given = module, parameters
 
-    def forward(self, observation: Any) -> Any:
-        return torch.func.functional_call(self._module, self._given, (observation,))
+    def forward(self, observation: Any, **recurrent: Any) -> Any:
+        return torch.func.functional_call(self._module, self._given, (observation,), recurrent)
 
 
 class Acting:
     """A runner's own module, in evaluation mode on the CPU, as a function of observations in NumPy."""
 
     def __init__(self, module: Any, library: TorchLibrary) -> None:
-        self._module, self._library = module.eval(), library
+        module.eval()
+        self._module, self._library = module, library
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
         """The outputs, NumPy."""
@@ -141,7 +142,8 @@ class Torch:
 
     def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
         """The module in evaluation mode on the CPU."""
-        return Acting(model.cpu(), self._library)
+        model.cpu()
+        return Acting(model, self._library)
 
     def prepare_runner(self) -> None:
         """One thread: each runner has one CPU."""
@@ -178,7 +180,7 @@ class Torch:
         expected = "a module that acts on the CPU in the runners"
         cure = "; if forward() names a device, take that of its input instead"
         trial = Trial(self.name, expected, cure, "the module itself on one thread")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
+        return export_as_python(trial, model, request, functools.partial(self._library.infer, request.called(model)))
 
 
 def _not_copied(model: Any, error: Exception) -> ModelError:

@@ -21,8 +21,9 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really.agents.recurrent import called
 from really.agents.tensorflow.outputs import as_tensors
-from really.agents.tensorflow.switches import undecorated
+from really.agents.tensorflow.switches import undecorated, unrolled
 from really.agents.verification import disagreement, random_leaves, seconds_per_call
 from really.data.schema import Spec
 from really.data.spaces import nest
@@ -193,18 +194,22 @@ class _InForm:
 
     def __init__(self, model: Any, forms: OutputForms | None, names: Sequence[str]) -> None:
         self._model, self._forms, self._names = model, forms, names
+        layout = None if forms is None else forms.recurrent
+        self._called = called(model, layout)
+        self._loops = [layer for _, layer in ModelState(model).layers] if layout else []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def precision(self, inputs: Any) -> dict[str, float]:
         """For each output the distance of 1 from the next number in the dtype that the model gives."""
-        outputs = self._model(inputs)
+        outputs = self._called(inputs)
         dtypes = {name: tf.convert_to_tensor(outputs[name]).dtype for name in self._names or outputs}
         return {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
 
     def __call__(self, inputs: Any) -> Mapping[str, Any]:
-        outputs: Mapping[str, Any] = self._model(inputs)
+        with unrolled(self._loops):
+            outputs: Mapping[str, Any] = self._called(inputs)
         return outputs if self._forms is None else as_tensors(self._forms, outputs, self._names, double=True)
 
 

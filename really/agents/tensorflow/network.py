@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from really._utils.keras_versions import is_layer
 from really.agents.frameworks.protocol import Q_VALUES, VALUES, Interface
+from really.agents.recurrent import called
 from really.agents.tensorflow.arguments import action_tensor, mask_tensors, typed_tensor
 from really.agents.tensorflow.compiled import Compiled, remember, signature
 from really.agents.tensorflow.log_probs import of_actions, of_policy
@@ -112,10 +113,10 @@ class TensorFlowNetwork:
         """The model's outputs as they are. A graph reads the state of adapted layers in each of its runs."""
         finalized = ModelState(self.model).finalized() if tf.is_symbolic_tensor(leaves[0]) else contextlib.nullcontext()
         with finalized:
-            return self.model(nest(self._interface.observation_space, leaves))
+            return called(self.model, self._interface.forms.recurrent)(nest(self._interface.observation_space, leaves))
 
     def _acting(self, leaves: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._outputs(leaves, self._interface.policy.required_outputs, double=True)
+        return self._outputs(leaves, self._interface.acting_outputs, double=True)
 
     def _max_q(self, leaves: list[tf.Tensor], *masks: tf.Tensor) -> tf.Tensor:
         q_values, mask = self._outputs(leaves, Q_VALUES)["q_values"], self._mask(leaves, *masks)
@@ -227,9 +228,9 @@ class TensorFlowNetwork:
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
         for tensor, (name, leaf) in zip(tensors, self._interface.leaves.items(), strict=True):
             if not tensor.shape[1:].is_compatible_with(leaf.shape):
-                shape = list(leaf.shape)
+                shape, title = list(leaf.shape), self._interface.title(name)
                 raise InvalidValueError(
-                    f"state{name}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
+                    f"{title}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
                 )
         return tensors, single
 

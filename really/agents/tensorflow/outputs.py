@@ -24,7 +24,8 @@ def as_tensors(forms: OutputForms, outputs: Mapping[str, Any], names: Iterable[s
     for name in names:
         forms.check(name)
         values = tf.convert_to_tensor(outputs[name])
-        if values.dtype != tf.float32 and not (double and (values.dtype == tf.float64 or values.dtype.is_integer)):
+        is_wide = double and (values.dtype == tf.float64 or values.dtype.is_integer)
+        if values.dtype != tf.float32 and not (is_wide or forms.keeps_dtype(name)):
             values = tf.cast(values, tf.float32)
         shape = forms.shapes[name]
         if values.shape.rank != 1 + len(shape) or tuple(values.shape[1:]) != shape:
@@ -44,7 +45,7 @@ def outputs_of(
     if not forms.one_by_one:
         return outputs(leaves)
     if tf.is_symbolic_tensor(leaves[0]):
-        specs = {name: tf.TensorSpec(forms.shapes[name], tf.float32) for name in names}
+        specs = {name: tf.TensorSpec(forms.shapes[name], forms.dtype_of(name)) for name in names}
         return tf.map_fn(  # type: ignore[no-any-return]
             lambda parts: {name: rows[0] for name, rows in outputs([part[tf.newaxis] for part in parts]).items()},
             tuple(leaves),

@@ -1,9 +1,10 @@
-"""Switches of the whole process, which are changed for a while: how TensorFlow runs its functions, its threads."""
+"""Switches that are changed for a while: how TensorFlow runs its functions, how layers go through time."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,3 +25,19 @@ def undecorated() -> Iterator[None]:
             yield
         finally:
             tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def unrolled(layers: Iterable[Any]) -> Iterator[None]:
+    """Makes recurrent layers of Keras compute one step after the other, without a loop in the graph.
+
+    LiteRT cannot have the lists of tensors of such a loop. An agent that acts shows one step, so nothing grows.
+    """
+    loops = [layer for layer in layers if vars(layer).get("unroll") is False]
+    for layer in loops:
+        vars(layer)["unroll"] = True
+    try:
+        yield
+    finally:
+        for layer in loops:
+            vars(layer)["unroll"] = False
