@@ -147,7 +147,7 @@ def test_every_kind_agrees_with_the_model(maker, monkeypatch):
 
 def measured(model, batch_size=2):
     leaves = exporting.model_leaves(BOX)
-    trials = exporting._trials(model, ModelState(model), BOX, batch_size)
+    trials = exporting._trials(exporting._InForm(model, None, ()), ModelState(model), BOX, batch_size)
     base = exporting.Exported(
         "eager", b"", leaves, tuple(trials[0].expected), tuple(tuple(each.shape) for each in model.weights)
     )
@@ -159,7 +159,7 @@ def measured(model, batch_size=2):
 def test_an_export_that_ignores_its_weights_is_rejected():
     """The function was traced with its variables, so it is right only under the weights of that time."""
     model = build(models.DecoratedCall, BOX)
-    trials = exporting._trials(model, ModelState(model), BOX, 2)
+    trials = exporting._trials(exporting._InForm(model, None, ()), ModelState(model), BOX, 2)
     frozen = [tf.constant(weight) for weight in model.get_weights()]
 
     @tf.function(autograph=False)
@@ -174,7 +174,7 @@ def test_an_export_that_ignores_its_weights_is_rejected():
     wrong = replace(base, payload=exporting._convert(ignores.get_concrete_function(*specs)))
     with pytest.raises(exporting._CannotExportError, match="'q_values' differs from the model's by"):
         exporting._verify_and_time(wrong, trials, 2)
-    one_set = [exporting._Trial(trials[0].weights, trials[0].leaves, trials[0].expected)]
+    one_set = trials[:1]
     assert exporting._verify_and_time(wrong, one_set, 2)[0] > 0
 
 
