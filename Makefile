@@ -153,7 +153,7 @@ debug:
 	REALLY_DEBUG=1 $(MAKE) setup
 
 # Runs every example with five seeds, then makes the README's table and figure: make results EXAMPLES=gridworld
-EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander gridworld
+EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander sac_pendulum gridworld
 SEEDS ?= 0 1 2 3 4
 results: setup
 	for example in $(EXAMPLES); do for seed in $(SEEDS); do \

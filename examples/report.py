@@ -25,7 +25,13 @@ HEADER = (
     "| --- | --- | --- | --- | --- | --- | --- |",
 )
 # The return that solves each task, drawn as a line.
-GOALS = {"CartPole-v1": 475.0, "Acrobot-v1": -90.0, "LunarLanderContinuous-v3": 230.0, "gridworld": -18.0}
+GOALS = {
+    "CartPole-v1": 475.0,
+    "Acrobot-v1": -90.0,
+    "LunarLanderContinuous-v3": 230.0,
+    "Pendulum-v1": -180.0,
+    "gridworld": -18.0,
+}
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
 

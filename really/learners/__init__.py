@@ -1,4 +1,4 @@
-"""Learners for the experience that `really` collects: DQN, PPO and A2C, one file each, to use, read or copy."""
+"""Learners for the experience that `really` collects: DQN, SAC, PPO and A2C, one file each, to use, read or copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ with _needed("really.learners", "TensorFlow", "tensorflow"), _without_start_line
     from really.learners.a2c import A2CLearner, A2CUpdate
     from really.learners.dqn import DQNLearner, DQNUpdate
     from really.learners.ppo import PPOLearner, PPOUpdate
+    from really.learners.sac import SACLearner, SACUpdate
 
-__all__ = ["A2CLearner", "A2CUpdate", "DQNLearner", "DQNUpdate", "PPOLearner", "PPOUpdate"]
+__all__ = ["A2CLearner", "A2CUpdate", "DQNLearner", "DQNUpdate", "PPOLearner", "PPOUpdate", "SACLearner", "SACUpdate"]
 
 _publish(globals())

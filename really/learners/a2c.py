@@ -68,7 +68,7 @@ class A2CLearner:
         self._value_coefficient = checked_number("value_coefficient", value_coefficient, 0, 1e6)
         self._entropy_coefficient = checked_number("entropy_coefficient", entropy_coefficient, 0, 1e6)
         self._max_norm = inputs.checked_norm(max_gradient_norm)
-        self.optimizer = sources.build_optimizer("A2CLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("A2CLearner", optimizer, self.agent.trainable_variables)
         self._compiled = tf.function(self._update, jit_compile=jit_compile or None)
 
     def update(self, data: Mapping[str, Any]) -> A2CUpdate:
@@ -95,9 +95,5 @@ class A2CLearner:
             value_loss = tf.reduce_mean(tf.square(self.agent.v(state) - batch["return"]))
             entropy = tf.reduce_mean(entropies)
             loss = policy_loss + self._value_coefficient * value_loss - self._entropy_coefficient * entropy
-        zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, inputs.values_of(variables), unconnected_gradients=zero)
-        if self._max_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm)
-        self.optimizer.apply(gradients, variables)
+        inputs.apply_gradients(self.optimizer, tape, loss, variables, self._max_norm)
         return tf.stack([policy_loss, value_loss, entropy])

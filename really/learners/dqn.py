@@ -92,7 +92,7 @@ class DQNLearner:
         self._delta = None if huber_delta is None else checked_number("huber_delta", huber_delta, 1e-6, np.inf)
         self._double = double
         self.target = self.agent.copy()
-        self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent.trainable_variables)
         self.jit_compile = not inputs.has_convolutions(self.agent.model) if jit_compile is None else jit_compile
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
@@ -137,10 +137,7 @@ class DQNLearner:
             q = tf.gather(self._q_values(self.agent, batch, "state"), batch["action"], batch_dims=1)
             error = target - q
             loss = tf.reduce_mean(batch["weight"] * self._penalty(error))
-        # Zero if the loss does not depend on a variable, for example on those of a value output.
-        zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, inputs.values_of(variables), unconnected_gradients=zero)
-        self.optimizer.apply(gradients, variables)
+        inputs.apply_gradients(self.optimizer, tape, loss, variables)
         self._move_target()
         return loss, error, q
 
@@ -180,19 +177,9 @@ class DQNLearner:
     # ------------------------------------------------------------------------------------------ checks
 
     def _checked(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch's columns, with actions that count from 0, and with `discount` and `weight` added if missing."""
+        """The batch's columns, with actions that count from 0."""
         self._check_steps()
-        ends = "terminal" if self.n_step == 1 and "discount" not in batch else "discount"
-        needed = self._needed(ends, *({"weight"} & set(batch)))
-        hint = "" if ends == "terminal" else f"a buffer with n_step={self.n_step} gives them"
-        columns = inputs.checked_columns("DQNLearner", batch, needed, (1, 2), hint)
-        inputs.check_weights("DQNLearner", batch, columns)
-        if "terminal" in columns:
-            columns["discount"] = self.gamma * (1.0 - columns.pop("terminal"))
-        else:
-            inputs.check_discount("DQNLearner", columns["discount"], self.gamma, self.n_step)
-        columns.setdefault("weight", np.ones(columns["reward"].shape, np.float32))
-        inputs.check_actions("DQNLearner", columns["action"], self.agent.action_space)
+        columns = inputs.replayed_columns("DQNLearner", batch, self._needed, self.agent, self.gamma, self.n_step)
         return columns | {"action": columns["action"] - self._start}
 
     def _needed(self, *floats: str) -> Spec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NUMBER, INTEGER = ColumnSpec(np.dtype(np.float32)), ColumnSpec(np.dtype(np.int64))
 # Largest difference between a float32 discount and gamma^k.
 DISCOUNT_TOLERANCE = 1e-5
+# How far an action may be outside of its Box, as a fraction of the Box.
+BOUND_TOLERANCE = 1e-6
 # Estimators of advantages, and the column that each reads besides `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
 # Columns that change the meaning of a batch's rows; a learner that ignored them would learn something else.
@@ -67,6 +69,40 @@ def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: 
         )
     check_actions(learner, columns["action"], agent.action_space)
     return columns
+
+
+def replayed_columns(
+    learner: str, batch: Mapping[str, Any], needed: Callable[..., Spec], agent: Agent, gamma: float, n_step: int
+) -> dict[str, Any]:
+    """The checked columns of a batch `[row]` or `[update, row]`, with `discount` and `weight` added if missing.
+
+    `needed(*names)` returns the columns that are needed, those numbers among them.
+    """
+    ends = "terminal" if n_step == 1 and "discount" not in batch else "discount"
+    hint = "" if ends == "terminal" else f"a buffer with n_step={n_step} gives them"
+    columns = checked_columns(learner, batch, needed(ends, *({"weight"} & set(batch))), (1, 2), hint)
+    check_weights(learner, batch, columns)
+    if "terminal" in columns:
+        columns["discount"] = gamma * (1.0 - columns.pop("terminal"))
+    else:
+        check_discount(learner, columns["discount"], gamma, n_step)
+    columns.setdefault("weight", np.ones(columns["reward"].shape, np.float32))
+    check_actions(learner, columns["action"], agent.action_space)
+    return columns
+
+
+def apply_gradients(
+    optimizer: Any, tape: tf.GradientTape, loss: Any, variables: Sequence[Any], max_norm: float | None = None
+) -> None:
+    """One step of an optimizer along gradients that are clipped to a global norm, if one is given.
+
+    A variable on which the loss does not depend, such as one of another output, has a gradient of zero.
+    """
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = tape.gradient(loss, values_of(variables), unconnected_gradients=zero)
+    if max_norm is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, max_norm)
+    optimizer.apply(gradients, variables)
 
 
 def advantages_and_returns(columns: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +180,16 @@ def check_actions(learner: str, actions: Any, space: Any) -> None:
     if (given < low).any() or (given > high).any():
         raise InvalidValueError(
             f"{learner}.update: column 'action': expected numbers from {low.tolist()} to {high.tolist()}, "
+            f"got {given.min()} to {given.max()}"
+        )
+
+
+def check_within(learner: str, actions: Any, space: Any) -> None:
+    """Raises InvalidValueError for actions outside of a Box, beyond rounding."""
+    given, slack = np.asarray(actions), BOUND_TOLERANCE * (space.high - space.low)
+    if (given < space.low - slack).any() or (given > space.high + slack).any():
+        raise InvalidValueError(
+            f"{learner}.update: column 'action': expected numbers from {space.low.tolist()} to {space.high.tolist()}, "
             f"got {given.min()} to {given.max()}"
         )
 

@@ -95,7 +95,7 @@ class PPOLearner:
         self._max_norm = inputs.checked_norm(max_gradient_norm)
         self._normalise = normalize_advantages
         self._rng = np.random.default_rng(seed)
-        self.optimizer = sources.build_optimizer("PPOLearner", optimizer, self.agent)
+        self.optimizer = sources.build_optimizer("PPOLearner", optimizer, self.agent.trainable_variables)
         self._step = tf.function(self._update, jit_compile=jit_compile or None)
         self._compiled = tf.function(self._updates, reduce_retracing=True)
 
@@ -148,11 +148,7 @@ class PPOLearner:
             value_loss = tf.reduce_mean(tf.square(self.agent.v(state) - batch["return"]))
             entropy = tf.reduce_mean(entropies)
             loss = policy_loss + self._value_coefficient * value_loss - self._entropy_coefficient * entropy
-        zero = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, inputs.values_of(variables), unconnected_gradients=zero)
-        if self._max_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm)
-        self.optimizer.apply(gradients, variables)
+        inputs.apply_gradients(self.optimizer, tape, loss, variables, self._max_norm)
         kl = tf.reduce_mean(tf.exp(log_ratio) - 1.0 - log_ratio)
         clipped = tf.reduce_mean(tf.cast(tf.abs(tf.exp(log_ratio) - 1.0) > self._clip, tf.float32))
         return tf.stack([policy_loss, value_loss, entropy, kl, clipped])

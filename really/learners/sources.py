@@ -13,7 +13,7 @@ from really._utils.keras_versions import as_optimizer
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.learners.inputs import listed
-from really.policies.policy import VALUE_OUTPUTS
+from really.policies.policy import VALUE_OUTPUTS, SquashedNormal
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
@@ -49,8 +49,8 @@ def gamma_of(learner: str, source: SampleManager | Agent, gamma: float | None) -
     return given
 
 
-def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
-    """Creates the optimizer's variables for the agent's model, since a compiled function must not create variables."""
+def build_optimizer(learner: str, optimizer: Any, variables: Sequence[Any]) -> Any:
+    """Creates an optimizer's variables for those that it trains; a compiled function must not create variables."""
     optimizer = as_optimizer(optimizer)
     if not hasattr(optimizer, "apply"):
         raise InvalidTypeError(f"{learner}: expected a Keras optimizer, got {type(optimizer).__name__}")
@@ -58,7 +58,7 @@ def build_optimizer(learner: str, optimizer: Any, agent: Agent) -> Any:
         raise InvalidValueError(
             f"{learner}: expected an optimizer that trains nothing yet, got a {type(optimizer).__name__} in use"
         )
-    optimizer.build(agent.trainable_variables)
+    optimizer.build(variables)
     return optimizer
 
 
@@ -80,6 +80,26 @@ def with_q_values(agent: Agent) -> Agent:
         raise ModelError(f"DQNLearner: expected a Discrete action space, got {agent.action_space}")
     check_output("DQNLearner", agent, ("q_values",))
     return agent
+
+
+def with_squashed_policy(learner: str, agent: Agent) -> tuple[Agent, SquashedNormal]:
+    """Returns the agent and its policy. Raises ModelError if this is not `continuous_squashed_normal`."""
+    policy = agent.policy
+    if not isinstance(policy, SquashedNormal):
+        raise ModelError(
+            f"{learner}: expected action_sampling_type 'continuous_squashed_normal', got {policy.sampling_type!r}"
+        )
+    return agent, policy
+
+
+def check_critic(learner: str, critic: Any, values: Any) -> None:
+    """Raises ModelError unless a critic returned one q-value for each of two rows."""
+    shape = tuple(getattr(values, "shape", ()))
+    if shape not in ((2,), (2, 1)):
+        raise ModelError(
+            f"{learner}: expected a critic whose call returns q-values [row] or [row, 1], "
+            f"got {list(shape)} for two rows from {type(critic).__name__}"
+        )
 
 
 def with_policy_and_value(learner: str, agent: Agent) -> Agent:

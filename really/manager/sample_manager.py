@@ -47,8 +47,9 @@ class SampleManager(Collecting, Evaluating, Tracking):
         total_steps: minimum number of rows that `get_data` delivers.
         returns: extra columns: `value_estimate`, `log_prob`, `monte_carlo`, `advantage` (float32 [n]); `truncated`,
             `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`.
-        action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy` or `continuous_normal_diagonal`
-            (also spelled `continous_normal_diagonal`); by default the one that fits the model's outputs.
+        action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy`, `continuous_normal_diagonal` (also
+            spelled `continous_normal_diagonal`) or `continuous_squashed_normal`; by default the one that fits the
+            model's outputs, of the last two the first.
             `actin_sampling_type` is another spelling of this argument.
         model_kwargs: arguments of the model.
         weights: initial weights, as `model.get_weights()` returns them.

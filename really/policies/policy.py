@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 Outputs = Mapping[str, NDArray[Any]]
 Sampler = Callable[[Outputs, int], NDArray[Any]]
 
-SAMPLING_TYPES = ("epsilon_greedy", "thompson", "discrete_policy", "continuous_normal_diagonal")
+SAMPLING_TYPES = (
+    "epsilon_greedy",
+    "thompson",
+    "discrete_policy",
+    "continuous_normal_diagonal",
+    "continuous_squashed_normal",
+)
 ALIASES = {"continous_normal_diagonal": "continuous_normal_diagonal"}
 VALUE_OUTPUTS = ("v_estimate", "value_estimate")
 
@@ -31,10 +37,18 @@ _REQUIRED = {
     "thompson": ("q_values",),
     "discrete_policy": ("policy",),
     "continuous_normal_diagonal": ("mu", "sigma"),
+    "continuous_squashed_normal": ("mu", "sigma"),
 }
+_CONTINUOUS = ("continuous_normal_diagonal", "continuous_squashed_normal")
 # Numbers that are drawn at once only to pass over them.
 SKIPPED_NUMBERS = 1 << 18
 _LOG_2PI = math.log(2.0 * math.pi)
+# Least distance of an action of `continuous_squashed_normal` to a bound in log-densities, in halves of the Box.
+LEAST_DISTANCE = 2.0**-23
+# Nodes z and weights of Gauss-Hermite quadrature: the mean of f(z) over a standard normal z is sum(weight * f(node)).
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+NODES: NDArray[np.float32] = _NODES.astype(np.float32)
+WEIGHTS: NDArray[np.float32] = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
 
 
 def canonical_sampling_type(name: str) -> str:
@@ -89,8 +103,8 @@ def make_policy(
         policy = _MultiCategorical(action_space)
     elif isinstance(action_space, spaces.MultiBinary) and kind == "discrete_policy":
         policy = _Bernoulli(action_space)
-    elif isinstance(action_space, spaces.Box) and kind == "continuous_normal_diagonal":
-        policy = _DiagonalNormal(action_space)
+    elif isinstance(action_space, spaces.Box) and kind in _CONTINUOUS:
+        policy = _DiagonalNormal(action_space) if kind == "continuous_normal_diagonal" else SquashedNormal(action_space)
     if policy is None:
         raise InvalidValueError(_no_policy_message(kind, action_space))
     policy.epsilon, policy.temperature = epsilon, temperature
@@ -482,6 +496,55 @@ class _DiagonalNormal(Policy):
             raise ModelError(f"model output 'sigma': expected numbers > 0, got {outputs['sigma'].min()}")
 
 
+class SquashedNormal(_DiagonalNormal):
+    """`continuous_squashed_normal` on a bounded Box: a = center + half_range * tanh(u), with u ~ Normal(mu, sigma²).
+
+    The log-density is that of u, minus the sum over dimensions of log(1 - tanh(u)²) and of log half_range (Haarnoja et
+    al. 2018, appendix C). With the distances d = (a - low) / half_range and e = (high - a) / half_range of an action to
+    the bounds, u is ½ log d - ½ log e, and log(1 - tanh(u)²) is log d + log e. A stored action tells them up to its
+    rounding; at a bound, where u would be infinite, 2^-23 stands for 0. The greedy action is that of u = mu.
+
+    Attributes:
+        low, high: bounds of the Box, float32 `[prod(shape)]`.
+        half_range: half of its size, float32 `[prod(shape)]`.
+    """
+
+    sampling_type = "continuous_squashed_normal"
+    required_outputs = _REQUIRED[sampling_type]
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space)
+        if not (np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)).all():
+            raise InvalidValueError(
+                f"action_sampling_type {self.sampling_type!r}: expected a Box with finite bounds, low < high, "
+                f"got {space}"
+            )
+        self.low, self.high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
+        self.half_range: NDArray[np.float32] = 0.5 * (self.high - self.low)
+        self._center = self.low + self.half_range
+
+    def sample(self, outputs: Outputs, noise: NDArray[np.float64]) -> NDArray[Any]:
+        """Actions [env, *action_shape] of u = mu + sigma * noise, in the Box."""
+        mu, sigma = self._mu_sigma(outputs)
+        return self._squashed(mu + sigma * noise)
+
+    def greedy(self, outputs: Outputs) -> NDArray[Any]:
+        """Actions [env, *action_shape] of u = mu, in the Box."""
+        return self._squashed(self._mu_sigma(outputs)[0])
+
+    def log_prob(self, outputs: Outputs, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Log-density of stored actions in the Box, [env] float32."""
+        parts = actions.reshape(-1, self.noise_width).astype(np.float64)
+        distances = np.stack([parts - self.low, self.high - parts]) / self.half_range
+        lower, upper = np.log(np.maximum(distances, LEAST_DISTANCE))
+        volume = (lower + upper + np.log(self.half_range)).sum(1)
+        return np.asarray(super().log_prob(outputs, 0.5 * (lower - upper)) - volume, np.float32)
+
+    def _squashed(self, values: NDArray[Any]) -> NDArray[Any]:
+        actions = (self._center + self.half_range * np.tanh(values)).astype(self.action_dtype)
+        return self.to_environment(actions.reshape(-1, *self.action_shape))
+
+
 def _for_discrete(kind: str, space: spaces.Discrete, has_masks: bool) -> Policy | None:
     epsilon_greedy = _MaskedEpsilonGreedy if has_masks else _EpsilonGreedy
     classes = {"epsilon_greedy": epsilon_greedy, "thompson": _Boltzmann, "discrete_policy": _Categorical}
@@ -493,7 +556,7 @@ def _no_policy_message(kind: str, space: spaces.Space[Any]) -> str:
         "epsilon_greedy": "Discrete (it chooses among q-values)",
         "thompson": "Discrete (it chooses among q-values)",
         "discrete_policy": "Discrete, MultiDiscrete or MultiBinary (it chooses among logits)",
-        "continuous_normal_diagonal": "Box (it draws real numbers)",
+        **dict.fromkeys(_CONTINUOUS, "Box (it draws real numbers)"),
     }
     return f"action_sampling_type {kind!r}: expected an action space of type {needed[kind]}, got {space}"
 

@@ -27,6 +27,7 @@ POLICIES = [
     (models.Policy, {"num_logits": 5}, spaces.MultiDiscrete([2, 3]), "discrete_policy"),
     (models.Policy, {"num_logits": 3}, spaces.MultiBinary(3), "discrete_policy"),
     (models.ActorCritic, {"dimensions": 2}, spaces.Box(-1, 1, (2,)), "continous_normal_diagonal"),
+    (models.ActorCritic, {"dimensions": 2}, spaces.Box(-1, 3, (2,)), "continuous_squashed_normal"),
 ]
 IDS = [f"{kind}-{type(space).__name__}" for _, _, space, kind in POLICIES]
 

@@ -97,6 +97,11 @@ POLICIES = {
     "categorical": ("discrete_policy", TWO, {"policy": lambda x: x[:, :2]}),
     "multi-discrete": ("discrete_policy", spaces.MultiDiscrete([2, 2]), {"policy": lambda x: x}),
     "multi-binary": ("discrete_policy", spaces.MultiBinary(3), {"policy": lambda x: x[:, :3]}),
+    "squashed": (
+        "continuous_squashed_normal",
+        spaces.Box(-9, 9, (2,)),
+        {"mu": lambda x: x[:, :2], "sigma": lambda x: np.exp(x[:, 2:])},
+    ),
     "normal": (None, spaces.Box(-9, 9, (2,)), {"mu": lambda x: x[:, :2], "sigma": lambda x: np.exp(x[:, 2:])}),
 }
 

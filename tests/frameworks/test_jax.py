@@ -76,6 +76,7 @@ POLICIES = {
     "multi-discrete": ("discrete_policy", spaces.MultiDiscrete([2, 3]), policy, 5),
     "multi-binary": ("discrete_policy", spaces.MultiBinary(3), policy, 3),
     "normal": (None, spaces.Box(-9, 9, (2,)), gaussian, 2),
+    "squashed": ("continuous_squashed_normal", spaces.Box(-9, 9, (2,)), gaussian, 2),
 }
 
 

@@ -140,6 +140,7 @@ POLICIES = {
     "multi-discrete": ("discrete_policy", spaces.MultiDiscrete([2, 3]), lambda: Several(5)),
     "multi-binary": ("discrete_policy", spaces.MultiBinary(3), lambda: Several(3)),
     "normal": (None, spaces.Box(-9, 9, (2,)), Gaussian),
+    "squashed": ("continuous_squashed_normal", spaces.Box(-9, 9, (2,)), Gaussian),
 }
 
 

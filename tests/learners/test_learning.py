@@ -77,6 +77,7 @@ def test_dqn_learns_cartpole(tmp_path: Path) -> None:
         ("dqn_cartpole.py", "CartPole-v1", 475),
         ("dqn_acrobot.py", "Acrobot-v1", -90),
         ("ppo_lunarlander.py", "LunarLanderContinuous-v3", 230),
+        ("sac_pendulum.py", "Pendulum-v1", -180),
         ("gridworld.py", "gridworld", -18),
     ],
 )

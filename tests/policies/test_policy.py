@@ -19,6 +19,8 @@ from really.policies.policy import (
 )
 
 ROWS = 40_000
+GAUSSIAN = {"mu": np.array([[0.5, -0.2]], np.float32), "sigma": np.array([[0.7, 2.0]], np.float32)}
+SKEW = spaces.Box(np.array([-1.0, 2.0], np.float32), np.array([3.0, 2.5], np.float32))
 Q = np.array([[0.3, -1.0, 1.2, 0.9]], np.float32)
 CASES = [
     ("epsilon_greedy", spaces.Discrete(4), {"q_values": Q}),
@@ -30,11 +32,8 @@ CASES = [
         {"policy": np.array([[0.1, 2.0, -1, 0.5, 0]], np.float32)},
     ),
     ("discrete_policy", spaces.MultiBinary(3), {"policy": np.array([[0.4, -2.0, 1.0]], np.float32)}),
-    (
-        "continuous_normal_diagonal",
-        spaces.Box(-1, 1, (2,)),
-        {"mu": np.array([[0.5, -0.2]], np.float32), "sigma": np.array([[0.7, 2.0]], np.float32)},
-    ),
+    ("continuous_normal_diagonal", spaces.Box(-1, 1, (2,)), GAUSSIAN),
+    ("continuous_squashed_normal", SKEW, GAUSSIAN),
 ]
 IDS = [f"{kind}-{type(space).__name__}" for kind, space, _ in CASES]
 
@@ -48,6 +47,17 @@ def softmax(z):
     return [x / sum(exponentials) for x in exponentials]
 
 
+def normal_log_prob(action, mu, sigma, low, high):
+    return stats.norm.logpdf(action, mu, sigma)
+
+
+def squashed_log_prob(action, mu, sigma, low, high):
+    """The change of variables by hand: N(u) / |da/du| for a = low + (high - low) (tanh u + 1) / 2."""
+    fraction = 2 * (action - low) / (high - low) - 1
+    slope = 0.5 * (high - low) * (1 - fraction**2)
+    return stats.norm.logpdf(math.atanh(fraction), mu, sigma) - math.log(slope)
+
+
 def slow_log_prob(policy, space, outputs, action):
     """Log-probability of one row, computed from the formulae in plain Python."""
     if policy.sampling_type == "epsilon_greedy":
@@ -56,9 +66,10 @@ def slow_log_prob(policy, space, outputs, action):
         return math.log((1 - policy.epsilon) * greedy + policy.epsilon / len(q))
     if policy.sampling_type == "thompson":
         return math.log(softmax(outputs["q_values"][0] / policy.temperature)[action - space.start])
-    if policy.sampling_type == "continuous_normal_diagonal":
-        parameters = zip(action, outputs["mu"][0], outputs["sigma"][0], strict=True)
-        return sum(stats.norm.logpdf(float(a), float(m), float(s)) for a, m, s in parameters)
+    if isinstance(space, spaces.Box):
+        squashed = policy.sampling_type == "continuous_squashed_normal"
+        parameters = zip(action, outputs["mu"][0], outputs["sigma"][0], space.low, space.high, strict=True)
+        return sum((squashed_log_prob if squashed else normal_log_prob)(*map(float, each)) for each in parameters)
     logits = outputs["policy"][0]
     if isinstance(space, spaces.Discrete):
         return math.log(softmax(logits)[action - space.start])
@@ -76,7 +87,8 @@ def test_log_prob_equals_slow_reference(kind, space, outputs):
     got = policy.log_prob(rows, actions)
     assert got.dtype == np.float32
     assert got.shape == (200,)
-    np.testing.assert_allclose(got, [slow_log_prob(policy, space, outputs, a) for a in actions], rtol=2e-5)
+    expected = [slow_log_prob(policy, space, outputs, a) for a in actions]
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -92,13 +104,41 @@ def test_sampled_frequencies_follow_log_prob(kind, space, outputs, seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_normal_actions_have_the_normal_distribution(seed):
-    kind, space, outputs = CASES[-1]
+    kind, space, outputs = CASES[-2]
     policy = make_policy(kind, space)
     actions = policy.sample(repeated(outputs, ROWS), policy.noise(np.random.default_rng(seed), ROWS))
     for at in range(2):
         normal = stats.norm(outputs["mu"][0, at], outputs["sigma"][0, at])
         assert stats.kstest(actions[:, at].astype(np.float64), normal.cdf).pvalue > 1e-6
     assert abs(stats.pearsonr(actions[:, 0], actions[:, 1]).statistic) < 0.03
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_squashed_actions_have_the_distribution_of_tanh_of_a_normal_number(seed):
+    policy = make_policy("continuous_squashed_normal", SKEW)
+    actions = policy.sample(repeated(GAUSSIAN, ROWS), policy.noise(np.random.default_rng(seed), ROWS))
+    for at in range(2):
+        fraction = 2 * (actions[:, at].astype(np.float64) - SKEW.low[at]) / (SKEW.high[at] - SKEW.low[at]) - 1
+        normal = stats.norm(GAUSSIAN["mu"][0, at], GAUSSIAN["sigma"][0, at])
+        assert stats.kstest(np.arctanh(np.clip(fraction, -1 + 1e-7, 1 - 1e-7)), normal.cdf).pvalue > 1e-6
+
+
+def test_squashed_actions_at_a_bound_have_a_finite_density_and_the_greedy_action_is_that_of_the_mean():
+    policy = make_policy("continuous_squashed_normal", SKEW)
+    far = {"mu": np.array([[40.0, -40.0]], np.float32), "sigma": np.ones((1, 2), np.float32)}
+    (action,) = policy.greedy(far)
+    np.testing.assert_array_equal(action, [SKEW.high[0], SKEW.low[1]])
+    assert np.isfinite(policy.log_prob(far, action[None])).all()
+    expected = [1 + 2 * np.tanh(0.5), 2.25 + 0.25 * np.tanh(-0.2)]
+    np.testing.assert_allclose(policy.greedy(GAUSSIAN)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-np.inf, 1, (2,)), spaces.Box(0, np.inf, (1,)), spaces.Box(1, 1, (1,))])
+def test_squashed_actions_need_finite_bounds(space):
+    with pytest.raises(
+        InvalidValueError, match=r"'continuous_squashed_normal': expected a Box with finite bounds, low"
+    ):
+        make_policy("continuous_squashed_normal", space)
 
 
 @pytest.mark.parametrize(("kind", "space", "outputs"), CASES, ids=IDS)

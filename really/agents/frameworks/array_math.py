@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from really.data.masks import ActionMasks
-from really.policies.policy import Policy
+from really.policies.policy import LEAST_DISTANCE, NODES, WEIGHTS, Policy, SquashedNormal
 
 _LOG_2PI = math.log(2.0 * math.pi)
 # Logit of an action that is not allowed. Its probability is 0, and gradients stay finite.
@@ -28,6 +28,8 @@ def of_policy(
 
     `masks` are the allowed actions `[n, width]`, or None.
     """
+    if isinstance(policy, SquashedNormal):
+        return squashed_normal(xp, outputs["mu"], outputs["sigma"], actions, policy)
     if isinstance(space, spaces.Box):
         return normal(xp, outputs["mu"], outputs["sigma"], actions)
     if policy.sampling_type == "epsilon_greedy":
@@ -99,6 +101,24 @@ def epsilon_greedy(xp: Any, q_values: Any, actions: Any, epsilon: float, masks: 
 
 def _plogp(xp: Any, probabilities: Any) -> Any:
     return probabilities * xp.log(xp.where(probabilities > 0, probabilities, 1.0))
+
+
+def squashed_normal(xp: Any, mu: Any, sigma: Any, actions: Any, policy: SquashedNormal) -> tuple[Any, Any]:
+    """For real actions `[n, parts]` under a Gaussian that tanh squashes into a Box (see `SquashedNormal`).
+
+    Its entropy has no closed form: that of the Gaussian, plus the mean of log(1 - tanh(u)²), by quadrature, plus log of
+    half the range.
+    """
+    # `new_tensor` of PyTorch makes a tensor on the device of `mu`.
+    constant = getattr(mu, "new_tensor", xp.asarray)
+    low, high, half_range, nodes, weights = map(constant, (policy.low, policy.high, policy.half_range, NODES, WEIGHTS))
+    distances = xp.stack([actions - low, high - actions]) / half_range
+    lower, upper = xp.log(xp.clip(distances, LEAST_DISTANCE, None))
+    log_prob, entropy = normal(xp, mu, sigma, 0.5 * (lower - upper))
+    u = mu[..., None] + (sigma + xp.zeros_like(mu))[..., None] * nodes
+    log_slope = xp.sum(2.0 * (math.log(2.0) - u - xp.logaddexp(xp.zeros_like(u), -2.0 * u)) * weights, (-2, -1))
+    log_range = xp.sum(xp.log(half_range), -1)
+    return log_prob - xp.sum(lower + upper, -1) - log_range, entropy + log_slope + log_range
 
 
 def normal(xp: Any, mu: Any, sigma: Any, actions: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from really.policies.policy import Policy
+from really.policies.policy import LEAST_DISTANCE, NODES, WEIGHTS, Policy, SquashedNormal
 
 _LOG_2PI = math.log(2.0 * math.pi)
 # Logit of an action that is not allowed. Its probability is 0, and gradients stay finite.
@@ -31,6 +31,8 @@ def of_policy(
     masks: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """For stored actions [n, parts] of `space` that count from 0, under the policy with these outputs and settings."""
+    if isinstance(policy, SquashedNormal):
+        return squashed_normal(outputs["mu"], outputs["sigma"], actions, policy)
     if isinstance(space, spaces.Box):
         return normal(outputs["mu"], outputs["sigma"], actions)
     if policy.sampling_type == "epsilon_greedy":
@@ -101,6 +103,23 @@ def epsilon_greedy(
 def _or_impossible(log_probs: tf.Tensor, actions: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
     """The log-probabilities [n], and minus infinity for actions [n] that are not allowed."""
     return log_probs if masks is None else tf.where(of_actions(masks, actions), log_probs, -math.inf)
+
+
+def squashed_normal(
+    mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor, policy: SquashedNormal
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """For real actions [n, parts] under a Gaussian that tanh squashes into a Box (see `SquashedNormal`).
+
+    Its entropy has no closed form: that of the Gaussian, plus the mean of log(1 - tanh(u)²), by quadrature, plus log of
+    half the range.
+    """
+    distances = tf.stack([actions - policy.low, policy.high - actions]) / policy.half_range
+    lower, upper = tf.unstack(tf.math.log(tf.maximum(distances, LEAST_DISTANCE)))
+    log_prob, entropy = normal(mu, sigma, 0.5 * (lower - upper))
+    u = mu[..., None] + (sigma + tf.zeros_like(mu))[..., None] * NODES
+    log_slope = tf.reduce_sum(2.0 * (math.log(2.0) - u - tf.math.softplus(-2.0 * u)) * WEIGHTS, axis=[-2, -1])
+    log_range = tf.reduce_sum(tf.math.log(policy.half_range))
+    return log_prob - tf.reduce_sum(lower + upper, axis=-1) - log_range, entropy + log_slope + log_range
 
 
 def normal(mu: tf.Tensor, sigma: tf.Tensor, actions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
