@@ -144,6 +144,14 @@ def _from_array(field: pa.Field, array: pa.Array) -> NDArray[Any]:
     return arrow_columns.as_rows(field.name, array)
 
 
+def check_metadata(schema: pa.Schema) -> None:
+    """Raises InvalidValueError if the metadata of a field names no dtype and shape."""
+    for field in schema:
+        about = field.metadata or {}
+        if DTYPE in about and SHAPE in about:
+            _described(field.name, about)
+
+
 def _described(key: str, about: Mapping[bytes, bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     try:
         return dtype_from_json(json.loads(about[DTYPE])), shape_from_json(json.loads(about[SHAPE]))

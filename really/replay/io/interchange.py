@@ -174,10 +174,14 @@ def _fill_from_parquet(buffer: Rows, path: Path) -> None:
     """Puts the rows of a file."""
     import pyarrow.parquet as pq
 
+    from really.data.arrow_types import check_metadata
+
     with (
         reading(path, "a whole Parquet file", passing=ReallyError),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
+        with reading(path, "a whole Parquet file"):
+            check_metadata(file.schema_arrow)
         found = Checksum(file.schema_arrow)
         _filled(buffer, file.schema_arrow, map(found.updated, _row_groups(file)), file.metadata.num_rows)
         expected = (file.metadata.metadata or {}).get(CHECK)

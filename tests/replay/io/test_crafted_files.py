@@ -1,4 +1,4 @@
-"""Saved buffers whose checksums are right but whose content no buffer can have."""
+"""Saved buffers and Parquet files whose checksums are right but whose content no buffer can have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import zlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from really import ReplayBuffer
-from really.errors import FileError
+from really.data.arrow_types import DTYPE, SHAPE
+from really.errors import FileError, InvalidFileError
 from really.replay.io import saving
 from really.replay.io.checksums import CHECK, fingerprint
 
@@ -145,3 +147,12 @@ def test_batches_that_change_places_are_refused(tmp_path):
             writer.write_batch(batch, custom_metadata=check)
     with pytest.raises(FileError, match="rows 0 to 9 are damaged"):
         ReplayBuffer.load(path)
+
+
+@pytest.mark.parametrize("about", [(b"x", b"[1]"), (b'"|O"', b"[]"), (b'"<f4"', b"[-1]")])
+def test_parquet_whose_metadata_name_no_dtype_and_shape_is_a_damaged_file(tmp_path, about):
+    field = pa.field("reward", pa.float32(), metadata=dict(zip((DTYPE, SHAPE), about, strict=True)))
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"reward": pa.array([1.0], pa.float32())}, schema=pa.schema([field])), path)
+    with pytest.raises(InvalidFileError, match=r"rows\.parquet: expected a whole Parquet file, but .*key 'reward'"):
+        ReplayBuffer.from_parquet(path)
