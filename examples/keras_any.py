@@ -25,11 +25,11 @@ class Args:
     total_steps: int = 80_000
     num_envs: int = 8
     steps_a_call: int = 256  # rows of one call, from all environments together
-    updates_a_call: int = 32
-    batch_size: int = 256
+    updates_a_call: int = 128
+    batch_size: int = 64
     learning_rate: float = 1e-3  # falls linearly to a twentieth of it
     gamma: float = 0.99
-    tau: float = 0.3  # the target moves by this part of the way after each call
+    tau: float = 0.7  # the target moves by this part of the way after each call
     end_epsilon: float = 0.04
     exploration_steps: int = 8_000
 
@@ -65,20 +65,20 @@ def main(args: Args) -> None:
         use_ray=False,
     )
     manager.initialize_buffer(args.total_steps)
-    batches, rows = manager.batches(args.batch_size), np.arange(args.batch_size)
+    rows = np.arange(args.updates_a_call * args.batch_size)
     step, best, started = 0, (-np.inf, q_network.get_weights()), time.time()
     while step < args.total_steps:
         manager.set_epsilon(np.interp(step, [0, args.exploration_steps], [1.0, args.end_epsilon]))
         optimizer.learning_rate = args.learning_rate * (1 - 0.95 * step / args.total_steps)
         step += manager.collect()
-        for _ in range(args.updates_a_call):
-            data = next(batches)
-            best_action = q_network.predict_on_batch(data["state_new"])["q_values"].argmax(1)
-            value = target_network.predict_on_batch(data["state_new"])["q_values"][rows, best_action]
-            # terminal is 0 where only a time limit ended the episode
-            td_target = data["reward"] + args.gamma * (1 - data["terminal"]) * value
-            target = np.stack([data["action"], td_target], axis=1).astype(np.float32)
-            loss = q_network.train_on_batch(data["state"], {"q_values": target})
+        data = manager.sample(len(rows))
+        best_action = q_network.predict_on_batch(data["state_new"])["q_values"].argmax(1)
+        value = target_network.predict_on_batch(data["state_new"])["q_values"][rows, best_action]
+        # terminal is 0 where only a time limit ended the episode
+        td_target = data["reward"] + args.gamma * (1 - data["terminal"]) * value
+        target = {"q_values": np.stack([data["action"], td_target], axis=1).astype(np.float32)}
+        # One update for each batch of rows. Their targets do not change meanwhile.
+        history = q_network.fit(data["state"], target, args.batch_size, shuffle=False, verbose=0).history
         weights = q_network.get_weights()
         pairs = zip(target_network.get_weights(), weights, strict=True)
         target_network.set_weights([old + args.tau * (new - old) for old, new in pairs])
@@ -87,7 +87,8 @@ def main(args: Args) -> None:
             score = np.mean(manager.test(500, 20, "reward"))
             if score >= best[0]:
                 best = score, weights
-            print(f"step {step}: loss {loss:.5f}, greedy score {score:.1f}, {step / (time.time() - started):.0f}/s")
+            speed = step / (time.time() - started)
+            print(f"step {step}: loss {history['loss'][0]:.5f}, greedy score {score:.1f}, {speed:.0f}/s")
             if score == 500 and np.mean(manager.test(500, 100, "reward")) >= 499:
                 break
     manager.set_agent(best[1])
