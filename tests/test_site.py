@@ -20,9 +20,8 @@ def blocks(page: Path) -> list[str]:
 
 def test_the_navigation_names_each_page_once() -> None:
     docs = ROOT / "docs"
-    pages = [str(page.relative_to(docs)) for page in docs.rglob("*.md")]
-    pages += [str(page.relative_to(docs).with_suffix(".md")) for page in docs.rglob("*.ipynb")]
-    assert sorted(re.findall(r"[\w/]+\.md", NAVIGATION)) == sorted([*pages, *GENERATED])
+    pages = {page.relative_to(docs).with_suffix(".md") for kind in ("*.md", "*.ipynb") for page in docs.rglob(kind)}
+    assert sorted(re.findall(r"[\w/]+\.md", NAVIGATION)) == sorted({*map(str, pages), *GENERATED})
 
 
 @pytest.mark.parametrize("page", COMING_FROM, ids=lambda page: page.stem)
