@@ -190,8 +190,9 @@ def source_of(environment: Any, config: Mapping[str, Any]) -> EnvironmentSource:
 
 def _refuse_vector_of_sb3(environment: Any) -> None:
     """Raises InvalidTypeError for a VecEnv of Stable-Baselines3, whose `reset` and `step` are of a whole batch."""
-    if all(hasattr(environment, name) for name in ("step_async", "step_wait", "env_method")):
-        kind = environment if isinstance(environment, type) else type(environment)
+    kind = environment if isinstance(environment, type) else type(environment)
+    # Of the class, since some environments answer to every name.
+    if all(hasattr(kind, name) for name in ("step_async", "step_wait", "env_method")):
         count = getattr(environment, "num_envs", None)
         parallel = count if isinstance(count, int) else "n"
         raise InvalidTypeError(
