@@ -72,15 +72,15 @@ def policy_columns(learner: str, data: Mapping[str, Any], agent: Agent, floats: 
 
 
 def replayed_columns(
-    learner: str, batch: Mapping[str, Any], needed: Callable[..., Spec], agent: Agent, gamma: float, n_step: int
+    learner: str, batch: Mapping[str, Any], inputs_with: Callable[..., Spec], agent: Agent, gamma: float, n_step: int
 ) -> dict[str, Any]:
     """The checked columns of a batch `[row]` or `[update, row]`, with `discount` and `weight` added if missing.
 
-    `needed(*names)` returns the columns that are needed, those numbers among them.
+    `inputs_with(*names)` returns the columns that are needed, with a number of each of these names.
     """
     ends = "terminal" if n_step == 1 and "discount" not in batch else "discount"
     hint = "" if ends == "terminal" else f"a buffer with n_step={n_step} gives them"
-    columns = checked_columns(learner, batch, needed(ends, *({"weight"} & set(batch))), (1, 2), hint)
+    columns = checked_columns(learner, batch, inputs_with(ends, *({"weight"} & set(batch))), (1, 2), hint)
     check_weights(learner, batch, columns)
     if "terminal" in columns:
         columns["discount"] = gamma * (1.0 - columns.pop("terminal"))
