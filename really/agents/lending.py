@@ -166,16 +166,17 @@ class Lender:
             self._settle()
             own = self._own
             weights = state_of(own.model).in_order(weights)
-            if not self._is_open and not self._has(own, weights):
+            if self._has(own, weights):
+                return
+            if not self._is_open:
                 bodies = [loan.body for loan in self._living if loan.body is not None]
                 trained = next((body for body in bodies if self._has(body, weights)), None)
                 if trained is not None:
                     self._move(trained)
-                else:
-                    state_of(own.model).check(weights)
-                    self.leave()
-            if not self._has(self._own, weights):
-                self._own.set_weights(weights)
+                    return
+                state_of(own.model).check(weights)
+                self.leave()
+            self._own.set_weights(weights)
 
     def leave(self) -> None:
         """Moves the owner to a model that no living agent has, with the same weights, if one has its model."""

@@ -6,6 +6,7 @@ is a function of the model's outputs and this noise, so a runner can draw the no
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,10 +46,16 @@ SKIPPED_NUMBERS = 1 << 18
 _LOG_2PI = math.log(2.0 * math.pi)
 # Least distance of an action of `continuous_squashed_normal` to a bound in log-densities, in halves of the Box.
 LEAST_DISTANCE = 2.0**-23
-# Nodes z and weights of Gauss-Hermite quadrature: the mean of f(z) over a standard normal z is sum(weight * f(node)).
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-NODES: NDArray[np.float32] = _NODES.astype(np.float32)
-WEIGHTS: NDArray[np.float32] = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
+
+
+@functools.cache
+def normal_quadrature() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Nodes and weights of Gauss-Hermite quadrature: the mean of f(z) for z ~ Normal(0, 1) is sum(weight * f(node)).
+
+    The exact sum has 32 terms, so a polynomial up to degree 63 is integrated exactly.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    return nodes.astype(np.float32), (weights / weights.sum()).astype(np.float32)
 
 
 def canonical_sampling_type(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from really.data.masks import ActionMasks
-from really.policies.policy import LEAST_DISTANCE, NODES, WEIGHTS, Policy, SquashedNormal
+from really.policies.policy import LEAST_DISTANCE, Policy, SquashedNormal, normal_quadrature
 
 _LOG_2PI = math.log(2.0 * math.pi)
 # Logit of an action that is not allowed. Its probability is 0, and gradients stay finite.
@@ -111,7 +111,9 @@ def squashed_normal(xp: Any, mu: Any, sigma: Any, actions: Any, policy: Squashed
     """
     # `new_tensor` of PyTorch makes a tensor on the device of `mu`.
     constant = getattr(mu, "new_tensor", xp.asarray)
-    low, high, half_range, nodes, weights = map(constant, (policy.low, policy.high, policy.half_range, NODES, WEIGHTS))
+    low, high, half_range, nodes, weights = map(
+        constant, (policy.low, policy.high, policy.half_range, *normal_quadrature())
+    )
     distances = xp.stack([actions - low, high - actions]) / half_range
     lower, upper = xp.log(xp.clip(distances, LEAST_DISTANCE, None))
     log_prob, entropy = normal(xp, mu, sigma, 0.5 * (lower - upper))

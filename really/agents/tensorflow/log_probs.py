@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from really.policies.policy import LEAST_DISTANCE, NODES, WEIGHTS, Policy, SquashedNormal
+from really.policies.policy import LEAST_DISTANCE, Policy, SquashedNormal, normal_quadrature
 
 _LOG_2PI = math.log(2.0 * math.pi)
 # Logit of an action that is not allowed. Its probability is 0, and gradients stay finite.
@@ -116,8 +116,9 @@ def squashed_normal(
     distances = tf.stack([actions - policy.low, policy.high - actions]) / policy.half_range
     lower, upper = tf.unstack(tf.math.log(tf.maximum(distances, LEAST_DISTANCE)))
     log_prob, entropy = normal(mu, sigma, 0.5 * (lower - upper))
-    u = mu[..., None] + (sigma + tf.zeros_like(mu))[..., None] * NODES
-    log_slope = tf.reduce_sum(2.0 * (math.log(2.0) - u - tf.math.softplus(-2.0 * u)) * WEIGHTS, axis=[-2, -1])
+    nodes, weights = normal_quadrature()
+    u = mu[..., None] + (sigma + tf.zeros_like(mu))[..., None] * nodes
+    log_slope = tf.reduce_sum(2.0 * (math.log(2.0) - u - tf.math.softplus(-2.0 * u)) * weights, axis=[-2, -1])
     log_range = tf.reduce_sum(tf.math.log(policy.half_range))
     return log_prob - tf.reduce_sum(lower + upper, axis=-1) - log_range, entropy + log_slope + log_range
 
