@@ -74,7 +74,7 @@ cdef inline bint follow_steps(
         for k in range(1, steps.max_steps):
             if age + 1 == held or float_at(row, records.fields[steps.end]) != 0:
                 break
-            if is_removed(removed, oldest_row(records) + age + 1):
+            if removed.any and is_removed(removed, oldest_row(records) + age + 1):
                 break
             after = row_at(records, oldest, age + 1)
             if steps.agent >= 0 and differs(row, after, records.fields[steps.agent]):
