@@ -140,21 +140,6 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         return self._storage.options
 
     @property
-    def capacity(self) -> int:
-        """How many rows are kept."""
-        return self.options.capacity
-
-    @property
-    def n_step(self) -> int:
-        """Steps of a row of a batch, at most."""
-        return self.options.n_step
-
-    @property
-    def gamma(self) -> float | None:
-        """The discount factor of `n_step`; None with single steps."""
-        return self.options.gamma
-
-    @property
     def keys(self) -> tuple[str, ...] | None:
         """The keys in the order of a batch; None until the caller or the first put has named them."""
         return self.options.keys if self._ring is None else tuple(self._ring.names)
@@ -265,11 +250,6 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             return self._draws.sample(ring, n, replace, out, beta)
         except RingError as error:
             raise engine.translated(ring, error) from None
-
-    @property
-    def is_prioritized(self) -> bool:
-        """Whether rows are drawn by priority."""
-        return isinstance(self.sampler, PrioritizedSampler)
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).

@@ -1,4 +1,4 @@
-"""The verbs of a buffer that hand out its rows or take them in: batches ahead, data sets, files, Arrow, pickles."""
+"""The verbs of a buffer that hand out its rows or take them in: epochs, files, Arrow, pickles."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from really.replay import arguments, tf_datasets
-from really.replay.batches import Batches
+from really.replay.drawn import DrawnRows
 from really.replay.epochs import Epochs
 from really.replay.io import interchange, minari, pickling, saving
 from really.replay.rows import Rows
@@ -16,15 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class RowsInAndOut(Rows):
-    """What `ReplayBuffer` inherits: batches ahead, data sets, saved buffers, Arrow, Parquet, Minari, pickles."""
-
-    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
-
-        Options: `as_`, `replace`, and `beta` of prioritized replay.
-        """
-        return Batches(self, n, prefetch, **options)
+class RowsInAndOut(DrawnRows, Rows):
+    """What `ReplayBuffer` inherits besides `DrawnRows`: epochs, saved buffers, Arrow, Parquet, Minari, pickles."""
 
     def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
         """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
@@ -32,13 +24,6 @@ class RowsInAndOut(Rows):
         Options: `as_`, `drop_last`, and `seed`.
         """
         return Epochs(self, batch_size, epochs, **options)
-
-    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
-
-        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
-        """
-        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
 
     def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
         """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""

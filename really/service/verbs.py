@@ -1,4 +1,4 @@
-"""The verbs of a sharded buffer that follow from the others: batches ahead, data sets, Arrow streams, properties."""
+"""The verbs of a sharded buffer that follow from the others: Arrow streams, keys, a context that closes it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,13 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from really.data.schema import Spec
-from really.replay import arguments, tf_datasets
-from really.replay.batches import Batches
+from really.replay.drawn import DrawnRows
 from really.replay.io import interchange
-from really.replay.options import BufferOptions
-from really.replay.rows import Rows, Sampled
-from really.replay.samplers import PrioritizedSampler
+from really.replay.rows import Rows
 
 
-class ShardedVerbs(Sampled):
-    """What `ShardedBuffer` inherits."""
-
-    @property
-    def options(self) -> BufferOptions:
-        """The options of the whole buffer."""
-        raise NotImplementedError
+class ShardedVerbs(DrawnRows):
+    """What `ShardedBuffer` inherits besides `DrawnRows`."""
 
     @property
     def spec(self) -> Spec | None:
@@ -29,47 +21,13 @@ class ShardedVerbs(Sampled):
         raise NotImplementedError
 
     @property
-    def capacity(self) -> int:
-        """How many rows are kept in all."""
-        return self.options.capacity
-
-    @property
-    def n_step(self) -> int:
-        """Steps of a row of a batch, at most."""
-        return self.options.n_step
-
-    @property
-    def gamma(self) -> float | None:
-        """The discount factor of `n_step`; None with single steps."""
-        return self.options.gamma
-
-    @property
     def keys(self) -> tuple[str, ...] | None:
         """The keys in the order of a batch; None until the caller or the first put has named them."""
         return self.options.keys if self.spec is None else tuple(self.spec)
 
-    @property
-    def is_prioritized(self) -> bool:
-        """Whether rows are drawn by priority."""
-        return isinstance(self.sampler, PrioritizedSampler)
-
     def close(self) -> None:
         """Ends the shards."""
         raise NotImplementedError
-
-    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
-
-        Options: `as_`, `replace`, and `beta` of prioritized replay.
-        """
-        return Batches(self, n, prefetch, **options)
-
-    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
-
-        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
-        """
-        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
 
     def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> Any:
         """The rows of all shards as a stream of record batches, oldest first (`interchange.to_arrow`).

@@ -1,0 +1,54 @@
+"""What follows from a buffer's options and its `sample`, wherever its rows are: settings, batches ahead, data sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from really.replay import arguments, tf_datasets
+from really.replay.batches import Batches
+from really.replay.options import BufferOptions
+from really.replay.rows import Sampled
+from really.replay.samplers import PrioritizedSampler
+
+
+class DrawnRows(Sampled):
+    """What `ReplayBuffer` and `ShardedBuffer` inherit."""
+
+    @property
+    def options(self) -> BufferOptions:
+        """What the buffer was made with."""
+        raise NotImplementedError
+
+    @property
+    def capacity(self) -> int:
+        """How many rows are kept."""
+        return self.options.capacity
+
+    @property
+    def n_step(self) -> int:
+        """Steps of a row of a batch, at most."""
+        return self.options.n_step
+
+    @property
+    def gamma(self) -> float | None:
+        """The discount factor of `n_step`; None with single steps."""
+        return self.options.gamma
+
+    @property
+    def is_prioritized(self) -> bool:
+        """Whether rows are drawn by priority."""
+        return isinstance(self.sampler, PrioritizedSampler)
+
+    def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+
+        Options: `as_`, `replace`, and `beta` of prioritized replay.
+        """
+        return Batches(self, n, prefetch, **options)
+
+    def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
+
+        Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
+        """
+        return tf_datasets.sampled_dataset(self, n, prefetch, **options)
