@@ -342,17 +342,11 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
 
         With `alpha` its `priorities` are the state of the generator that draws by priority.
         """
-        state, added = self._generator.state(self._ring), self.sampler.state_dict()
-        return state | added if added else state
+        return self._generator.state_with(self.sampler, self._ring)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
-        before = self.state_dict()
-        try:
-            self._set_states(state)
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            self._set_states(before)
-            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
+        self._generator.set_state_with(self.sampler, self._ring, state)
 
     def _draw_slowly(self) -> None:
         self._draws_in_ring = False
@@ -399,7 +393,3 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             ring.max_bytes = self.options.max_bytes
         engine.track(ring)
         return ring
-
-    def _set_states(self, state: Mapping[str, Any]) -> None:
-        self._generator.set_state(state, self._ring)
-        self.sampler.load_state_dict(state)

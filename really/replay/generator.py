@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from really.errors import InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
+from really.replay.samplers import Sampler
 
 
 class BufferGenerator:
@@ -27,3 +29,21 @@ class BufferGenerator:
             self.bit_generator.state = dict(state)
         else:
             ring.set_generator_state(dict(state))
+
+    def state_with(self, sampler: Sampler, ring: Ring | None) -> dict[str, Any]:
+        """What `ReplayBuffer.state_dict` gives: this state, and that of the sampler's own generators."""
+        state, added = self.state(ring), sampler.state_dict()
+        return state | added if added else state
+
+    def set_state_with(self, sampler: Sampler, ring: Ring | None, state: Mapping[str, Any]) -> None:
+        """Sets both to what `state_with` gave; raises InvalidValueError, with nothing changed, for anything else."""
+        before = self.state_with(sampler, ring)
+        try:
+            self._set_both(sampler, ring, state)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            self._set_both(sampler, ring, before)
+            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
+
+    def _set_both(self, sampler: Sampler, ring: Ring | None, state: Mapping[str, Any]) -> None:
+        self.set_state(state, ring)
+        sampler.load_state_dict(state)

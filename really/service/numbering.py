@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.schema import ColumnSpec, Spec
-from really.errors import EmptyBufferError, InvalidValueError
+from really.errors import EmptyBufferError
 from really.replay import arguments, engine
 from really.replay.draws import held
 from really.replay.generator import BufferGenerator
@@ -87,20 +87,11 @@ class Numbering:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generators, as of `ReplayBuffer.state_dict`."""
-        return self._generator.state(self.ring) | self.sampler.state_dict()
+        return self._generator.state_with(self.sampler, self.ring)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
-        before = self.state_dict()
-        try:
-            self._set_states(state)
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            self._set_states(before)
-            raise InvalidValueError(f"state: expected what a buffer's state_dict gave, got {state!r}") from error
-
-    def _set_states(self, state: Mapping[str, Any]) -> None:
-        self._generator.set_state(state, self.ring)
-        self.sampler.load_state_dict(state)
+        self._generator.set_state_with(self.sampler, self.ring, state)
 
 
 class Survivors:

@@ -20,7 +20,7 @@ from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidFileError, InvalidTypeError, InvalidValueError, ReallyError, one_of
 from really.replay.io.checksums import CHECK, Checksum
-from really.replay.rows import Rows
+from really.replay.rows import Rows, Streamed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ Buffer = TypeVar("Buffer", bound=Rows)
 
 
 def to_arrow(
-    buffer: Rows, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
+    buffer: Streamed, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
 ) -> pa.RecordBatchReader:
     """The rows as a stream of record batches, oldest first; each batch is made when it is read.
 
@@ -57,7 +57,7 @@ def to_arrow(
 
 
 def to_parquet(
-    buffer: Rows,
+    buffer: Streamed,
     path: str | PathLike[str],
     keys: Sequence[str] | None = None,
     *,
@@ -189,7 +189,7 @@ def _fill_from_parquet(buffer: Rows, path: Path) -> None:
             raise InvalidFileError(f"{path}: expected rows as they were written, got damaged ones")
 
 
-def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:
+def batches(buffer: Streamed, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:
     """The rows as record batches of `schema`; the first one fixes which rows. With `keeps`, puts wait for it."""
     from really.data import arrow_types
 
@@ -204,7 +204,7 @@ def batches(buffer: Rows, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = 
                 advance(bar, reader.num_rows - reader.num_left)
 
 
-def _chosen(buffer: Rows, keys: Sequence[str] | None) -> Spec:
+def _chosen(buffer: Streamed, keys: Sequence[str] | None) -> Spec:
     buffer.check_open("to_arrow")
     spec = buffer.spec
     if spec is None:
