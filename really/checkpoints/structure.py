@@ -158,26 +158,60 @@ def _buffer(about: Any) -> None:
     found: dict[str, Any] = {
         name: about[name] for name in names
     }  # there are options, too, which are compared with the buffer's own
-    if isinstance(found["moment"], dict):
-        found["moment"] = {"removed": "", **found["moment"]}
     _fields(
         capacity=_count,
         columns=_mapping(_optional(_text)),
         path=_optional(_text),
         relative_path=_optional(_text),
         generator=_optional(check_generator),
-        moment=_optional(
-            _fields(
-                identity=_text, first=_count, num_put=_count, frames=_frames, generator=check_generator, removed=_text
-            )
-        ),
+        moment=_optional(_any_moment),
     )(found)
-    moment = found["moment"]
-    needed = ("generator",) if moment is None else ("path", "relative_path")
-    if any(found[name] is None for name in needed) or (moment and moment["first"] > moment["num_put"]):
-        raise InvalidValueError(f"expected rows and {' and '.join(needed)}, got a buffer without")
-    if moment:
-        from_text(moment["removed"], moment["num_put"] - moment["first"])
+    needed = ("generator",) if found["moment"] is None else ("path", "relative_path")
+    if any(found[name] is None for name in needed):
+        raise InvalidValueError(f"expected {' and '.join(needed)}, got a buffer without")
+
+
+def _any_moment(moment: Any) -> None:
+    (_moment_of_shards if isinstance(moment, dict) and "shards" in moment else _moment)(moment)
+
+
+def _moment(moment: Any) -> None:
+    if isinstance(moment, dict):
+        moment = {"removed": "", **moment}
+    _fields(identity=_text, first=_count, num_put=_count, frames=_frames, generator=check_generator, removed=_text)(
+        moment
+    )
+    if moment["first"] > moment["num_put"]:
+        raise InvalidValueError(f"expected rows, got those from {moment['first']} to before {moment['num_put']}")
+    from_text(moment["removed"], moment["num_put"] - moment["first"])
+
+
+def _moment_of_shards(moment: Any) -> None:
+    _fields(
+        names=_each(_text),
+        shards=_each(_optional(_moment)),
+        places=_each(_count),
+        runs=_runs,
+        first=_count,
+        num_put=_count,
+        unended=_optional(_count),
+        generator=check_generator,
+    )(moment)
+    num, runs = len(moment["names"]), moment["runs"]
+    if len(moment["shards"]) != num or len(moment["places"]) != num or (moment["unended"] or 0) >= max(1, num):
+        raise InvalidValueError(f"expected a moment and a place of each of {num} shards, got others")
+    if len(runs) and (runs[:, 1].max() >= num or (np.diff(runs[:, 0]) < runs[:-1, 3]).any()):
+        raise InvalidValueError("runs: expected rows of these shards, whose numbers rise, got others")
+    if not moment["first"] <= moment["num_put"] or (len(runs) and runs[-1, [0, 3]].sum() > moment["num_put"]):
+        raise InvalidValueError("runs: expected rows with numbers before that of the next row, got others")
+
+
+def _runs(value: Any) -> None:
+    """Runs of rows, [run, 4] int64: number, shard, place and length."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.int64 or (value.size and value.shape[1:] != (4,)):
+        raise InvalidValueError(f"expected [run, 4] int64, got {_kind(value)}")
+    if value.size and (value.min() < 0 or value[:, 3].min() < 1):
+        raise InvalidValueError("expected numbers from 0 on, and rows in each run, got others")
 
 
 def _kind(value: Any) -> str:

@@ -30,7 +30,7 @@ from really._utils.checks import checked_file_name, checked_integer, checked_pat
 from really._utils.input_files import reading
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import META, STEM, Description
-from really.checkpoints.saved_buffer import SavedBuffer
+from really.checkpoints.saved_buffer import AnyBuffer, AnyMoment, SavedBuffer
 from really.checkpoints.torch_optimizers import TorchOptimizerArrays, is_torch_optimizer
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
 from really.data.moments import Moments, Statistics
@@ -38,8 +38,6 @@ from really.data.normalisation import RunningStatistics
 from really.errors import InvalidTypeError, InvalidValueError, ReallyError
 from really.metrics.aggregator import Aggregator
 from really.metrics.curves import CSV_NAME
-from really.replay.buffer import ReplayBuffer
-from really.replay.moments import Moment
 
 Number = int | float
 Arrays = ModelArrays | OptimizerArrays | TorchOptimizerArrays
@@ -83,7 +81,7 @@ class RunParts:
     models: list[ModelArrays]
     optimizers: list[OptimizerArrays | TorchOptimizerArrays]
     generators: dict[str, np.random.Generator]
-    buffer: ReplayBuffer | None
+    buffer: AnyBuffer | None
     aggregator: Aggregator | None
     statistics: RunningStatistics
 
@@ -256,7 +254,7 @@ def _check_one_framework(parts: list[Arrays]) -> None:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def _fill(parts: RunParts, numbers: Description, moment: Moment | None, folder: Path, number: int) -> None:
+def _fill(parts: RunParts, numbers: Description, moment: AnyMoment | None, folder: Path, number: int) -> None:
     """Writes all files of a checkpoint into an empty folder."""
     for file, part in parts.files.items():
         part.write(folder / file)

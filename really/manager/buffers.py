@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from really.errors import InvalidValueError
 from really.replay.arguments import Seed
 from really.replay.buffer import ReplayBuffer
 from really.service.sharded_buffer import ShardedBuffer
@@ -31,13 +30,3 @@ def made_buffer(
 def takes_remote_rows(buffer: Buffer) -> bool:
     """Whether the rows of runners may stay on their nodes, because shards are there."""
     return isinstance(buffer, ShardedBuffer) and buffer.takes_remote_rows
-
-
-def saved_buffer(buffer: Buffer | None) -> ReplayBuffer | None:
-    """The buffer as checkpoints take it; raises InvalidValueError for one in shards, which they do not hold."""
-    if isinstance(buffer, ShardedBuffer):
-        raise InvalidValueError(
-            f"checkpoint: expected a ReplayBuffer, or none, as checkpoints hold no rows of shards, got {buffer!r}; "
-            f"set manager.buffer = None to save the run without its rows"
-        )
-    return buffer

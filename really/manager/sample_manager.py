@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import NDArray
 
@@ -19,7 +19,7 @@ from really.data.transitions import Columns
 from really.errors import InvalidValueError
 from really.manager import cells
 from really.manager.arguments import Settings, checked
-from really.manager.buffers import made_buffer, saved_buffer
+from really.manager.buffers import Buffer, made_buffer
 from really.manager.collecting import Collecting
 from really.manager.evaluating import Evaluating
 from really.manager.tracking import Tracking
@@ -325,13 +325,13 @@ class SampleManager(Collecting, Evaluating, Tracking):
         restored = training_state.read(self._parts(target, optimizer), path, buffer_path, missing)
         with self._current.resuming(restored) as aggregator:
             self.rolled_back = restored.buffer.resume()
-            self.buffer, self.aggregator = restored.buffer.buffer, aggregator
+            self.buffer, self.aggregator = cast(Buffer | None, restored.buffer.buffer), aggregator
             self._start_collector()
         return restored.counters
 
     def _parts(self, target: Any, optimizer: Any) -> training_state.RunParts:
         """The parts of the run that a checkpoint saves."""
-        own = {"buffer": saved_buffer(self.buffer), "aggregator": self.aggregator, "statistics": self._statistics}
+        own = {"buffer": self.buffer, "aggregator": self.aggregator, "statistics": self._statistics}
         self._current.lender.leave_to(target.values() if isinstance(target, Mapping) else [target])
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 

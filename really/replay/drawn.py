@@ -20,6 +20,11 @@ class DrawnRows(Sampled):
         raise NotImplementedError
 
     @property
+    def shard_names(self) -> tuple[str, ...]:
+        """What each shard is called; empty for a buffer in one process."""
+        return ()
+
+    @property
     def capacity(self) -> int:
         """How many rows are kept."""
         return self.options.capacity

@@ -23,6 +23,8 @@ from really.replay.samplers import PrioritizedSampler
 log = logging.getLogger("really")
 
 MISSING = ("error", "accept")
+SAVED = ("identity", "first", "num_put", "frames", "generator", "removed")
+"""What the description of a checkpoint has of a moment."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Moment:
         """How many rows were held, removed ones included."""
         return self.num_put - self.first
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the priorities, for the description of a checkpoint."""
+        return {name: getattr(self, name) for name in SAVED}
+
 
 @dataclass(frozen=True)
 class RolledBack:
@@ -79,12 +85,23 @@ class Moments:
     def __init__(self, folder: Folder, ring: Ring | None, sampler: PrioritizedSampler | None, readers: Readers) -> None:
         self._folder, self._ring, self._sampler, self._readers = folder, ring, sampler, readers
 
+    @property
+    def identity(self) -> str:
+        """What distinguishes the buffer from all others, wherever its folder is now."""
+        return self._folder.identity
+
     def is_of(self, identity: str) -> bool:
         """Whether this is the buffer that has this identity, wherever its folder is now."""
-        return self._folder.identity == identity
+        return self.identity == identity
 
-    def take(self, generator: Mapping[str, Any]) -> Moment:
+    def read(self, saved: Mapping[str, Any], priorities: dict[str, Any] | None) -> Moment:
+        """The moment of which `Moment.to_json` gave `saved`."""
+        return Moment(**saved, priorities=priorities)
+
+    def take(self, generator: Mapping[str, Any], *, durable: bool = True) -> Moment:
         """This moment, whose rows are then safe from a loss of power; `generator` is the buffer's `state_dict`.
+
+        `durable=False` leaves that to a later `flush`.
 
         Raises ReadOnlyError or ClosedError if the buffer is not open for writing.
         """
@@ -102,7 +119,8 @@ class Moments:
                 own = {"generator": generator["priorities"]}
                 priorities = self._sampler.priorities_of(ring, first, num_put) | own
             removed = to_text(removed_rows(ring) - first)
-        folder.flush()
+        if durable:
+            folder.flush()
         return Moment(folder.identity, first, num_put, frames, dict(generator), priorities, removed)
 
     def keep(self, moment: Moment) -> None:
@@ -130,7 +148,7 @@ class Moments:
         generator_bytes(moment.generator)
         if ring is None:
             return RolledBack(0, moment.num_rows)
-        first, end = self._left(ring, moment)
+        first, end = self.left(moment)
         done = RolledBack(
             max(0, ring.num_put - max(moment.num_put, ring.oldest_row)), moment.num_rows - max(0, end - first)
         )
@@ -143,11 +161,11 @@ class Moments:
             )
         return done
 
-    def roll_back(self, moment: Moment, missing: str = "error") -> RolledBack:
+    def roll_back(self, moment: Moment, missing: str = "error", *, tells: bool = True) -> RolledBack:
         """Returns to a moment: rows that were put since are dropped, generator and priorities are those of the moment.
 
         A kill leaves the buffer as before or as at the moment. Waits for readers of other threads that keep rows.
-        Processes that read the folder get OvertakenError from then on.
+        Processes that read the folder get OvertakenError from then on. A warning says what is dropped, if it `tells`.
 
         Raises:
             InvalidValueError: as `check` does; or this thread has a reader that keeps rows.
@@ -162,15 +180,19 @@ class Moments:
             removed = removed[(removed >= target.first) & (removed < target.num_put)]
             with self._readers.none_keeping(ring):
                 self._folder.roll_back(ring, target, priorities, removed if len(removed) or ring.num_removals else None)
-            self._tell(done)
+            if tells:
+                self._tell(done)
         return done
 
-    def _left(self, ring: Ring, moment: Moment) -> tuple[int, int]:
+    def left(self, moment: Moment) -> tuple[int, int]:
         """Numbers from the first row of the moment that is left to before the last one."""
+        ring = self._ring
+        if ring is None:
+            return moment.first, moment.first
         return max(moment.first, ring.oldest_complete), min(moment.num_put, ring.num_put)
 
     def _target(self, ring: Ring, moment: Moment) -> Target:
-        first, end = self._left(ring, moment)
+        first, end = self.left(moment)
         if first >= end:
             # Numbers that readers take for overwritten are not used again; priorities depend on the number's slot.
             laps = -(-max(0, ring.oldest_complete - moment.num_put) // ring.capacity)

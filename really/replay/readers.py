@@ -125,8 +125,15 @@ class Reader:
             raise engine.translated(self.ring, error) from None
         if rows is None:
             raise self._overtaken()
-        self._advance(min(num, self.num_left))
+        self.skip(min(num, self.num_left))
         return rows
+
+    def skip(self, num: int) -> None:
+        """Moves on by `num` rows, as if it had read them."""
+        if self.keeps:
+            self._readers.advance(self, num)
+        else:
+            self.next_row += num
 
     def records(self) -> list[NDArray[np.uint8]]:
         """The memory of the rows in the ring, oldest first, in one part or two; for a reader that keeps its rows."""
@@ -192,7 +199,7 @@ class Reader:
                 raise engine.translated(ring, error) from None
         if not read:
             raise self._overtaken()
-        self._advance(int(numbers[-1]) + 1 - self.next_row if num else 0)
+        self.skip(int(numbers[-1]) + 1 - self.next_row if num else 0)
 
     def _read_keys(self, numbers: NDArray[np.int64], piece: dict[str, NDArray[Any]]) -> bool:
         """`Ring.read_keys` of these rows."""
@@ -204,12 +211,6 @@ class Reader:
         for key, column in piece.items():
             column[:] = span[key][numbers - first]
         return read
-
-    def _advance(self, num: int) -> None:
-        if self.keeps:
-            self._readers.advance(self, num)
-        else:
-            self.next_row += num
 
     def _overtaken(self) -> OvertakenError:
         num_gone = min(self.ring.oldest_row, self._end) - self.next_row
@@ -289,8 +290,17 @@ class Readers:
     @contextlib.contextmanager
     def none_keeping(self, ring: Ring) -> Iterator[None]:
         """Runs the block once no reader needs rows that it keeps; none is opened meanwhile."""
+        with self.room_for(ring, ring.capacity):
+            yield
+
+    @contextlib.contextmanager
+    def room_for(self, ring: Ring, num_rows: int) -> Iterator[None]:
+        """Runs the block once no reader needs the rows that a put of so many drops; none is opened meanwhile.
+
+        Raises InvalidValueError if the reader belongs to this thread.
+        """
         with self.lock:
-            while self._blocked(ring, ring.capacity):
+            while self._blocked(ring, num_rows):
                 self.changed.wait()
             yield
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self
 
-from numpy.typing import NDArray
-
 from really.data.schema import Spec
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader
@@ -45,44 +43,6 @@ class Sampled(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the state of the generators."""
-
-
-class RowReader(Protocol):
-    """Reads the rows of a buffer, oldest first, in a `with`."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows to read in all."""
-
-    @property
-    def num_left(self) -> int:
-        """Rows not read yet."""
-
-    def row_nbytes(self, keys: Iterable[str] | None = None) -> int:
-        """Bytes of a row of these keys, by default of all. At least 1."""
-
-    def read(self, num: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
-        """The next `num` rows (fewer at the end), key -> [n, ...]."""
-
-    def __enter__(self) -> Self:
-        """Begins a `with`."""
-
-    def __exit__(self, *error: object) -> None:
-        """Ends reading."""
-
-
-class Streamed(Protocol):
-    """What streams of Arrow are read from."""
-
-    @property
-    def spec(self) -> Spec | None:
-        """Key -> (dtype, shape of one row)."""
-
-    def check_open(self, what: str) -> None:
-        """Raises ClosedError if the buffer is closed."""
-
-    def open_reader(self, *, keeps: bool = False) -> RowReader:
-        """Reads the rows that are held now; with `keeps`, puts wait for it."""
 
 
 class Rows(Sampled, Protocol):

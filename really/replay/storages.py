@@ -9,12 +9,11 @@ from typing import Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.checks import checked_bool, checked_integer
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.frames import stacks_of
 from really.data.schema import Spec
 from really.errors import NotEnoughMemoryError
-from really.replay import arguments, engine
+from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.disk.folder import Folder, opened
 from really.replay.disk.schema import FolderOptions
@@ -235,8 +234,5 @@ def make_storage(
     sampler: Sampler,
 ) -> Storage:
     """The storage at `path`, or memory if it is None."""
-    given = FolderOptions(
-        None if spare is None else checked_integer("spare", spare, 1, arguments.MOST_ROWS),
-        None if checksums is None else checked_bool("checksums", checksums),
-    )
+    given = FolderOptions.checked(spare, checksums)
     return MemoryStorage(options, sampler) if path is None else FolderStorage(path, options, spec, given, sampler)

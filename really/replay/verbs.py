@@ -10,29 +10,18 @@ from really.replay.drawn import DrawnRows
 from really.replay.epochs import Epochs
 from really.replay.io import interchange, minari, pickling, saving
 from really.replay.rows import Rows
+from really.replay.streams import Saved, Streamed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class RowsInAndOut(DrawnRows, Rows):
-    """What `ReplayBuffer` inherits besides `DrawnRows`: epochs, saved buffers, Arrow, Parquet, Minari, pickles."""
-
-    def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
-        """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
-
-        Options: `as_`, `drop_last`, and `seed`.
-        """
-        return Epochs(self, batch_size, epochs, **options)
+class RowsOut(DrawnRows, Streamed, Saved):
+    """What `ReplayBuffer` and `ShardedBuffer` inherit: saved buffers, Arrow, Parquet."""
 
     def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
         """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
         saving.save(self, path, compression=compression)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The buffer that `save` wrote (`saving.load`)."""
-        return saving.load(cls, path)
 
     def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
         """The rows as a stream of record batches, oldest first, made as they are asked for (`interchange.to_arrow`)."""
@@ -52,6 +41,26 @@ class RowsInAndOut(DrawnRows, Rows):
     ) -> None:
         """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
         interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
+
+
+class RowsInAndOut(RowsOut, Rows):
+    """What `ReplayBuffer` inherits besides: epochs, buffers of files, Minari, pickles."""
+
+    def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
+        """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
+
+        Options: `as_`, `drop_last`, and `seed`.
+        """
+        return Epochs(self, batch_size, epochs, **options)
+
+    def loaded(self, path: str | os.PathLike[str]) -> Self:
+        """A new buffer of this class in memory, of what `save` wrote."""
+        return type(self).load(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The buffer that `save` wrote (`saving.load`)."""
+        return saving.load(cls.restore, path)
 
     @classmethod
     def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ray.remote_rows import RemoteRows
-from really.errors import RunnerError
+from really.errors import InvalidFileError, RunnerError
 from really.replay.n_step import END
 from really.replay.options import BufferOptions
 from really.service.allotment import Allotment
@@ -20,6 +21,8 @@ from really.service.resuming import ledger_of
 from really.service.shard import num_rows_of, piece_of
 from really.service.shards import Found, Shards
 
+log = logging.getLogger("really")
+
 
 class Distribution:
     """The rows of a buffer over its shards. The caller holds the buffer's lock.
@@ -27,6 +30,7 @@ class Distribution:
     Attributes:
         shards: where the rows are.
         ledger: which of them has which row.
+        numbering: the numbers of the rows.
         moved: rows that a full shard left to another, although they were made on its node.
 
     Args:
@@ -38,21 +42,52 @@ class Distribution:
     def __init__(self, shards: Shards, options: BufferOptions, numbering: Numbering) -> None:
         num = len(shards.names)
         self.shards, self.ledger = shards, Ledger(num)
-        self._options, self._numbering = options, numbering
+        self._options, self.numbering = options, numbering
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
         self._goes_on, self.moved = False, 0
 
     def resume(self, found: Sequence[Found]) -> None:
-        """Takes the rows that the shards have; raises InvalidFileError if they are of different buffers."""
+        """Takes the rows that the shards have, and warns if some of the newest are not there.
+
+        Raises InvalidFileError if they are of different buffers, or have too little room.
+        """
+        room = int(self.shards.rooms.sum())
+        if room < self._options.capacity:
+            raise InvalidFileError(
+                f"path: expected folders of shards with room for {self._options.capacity:,} rows, got {room:,}: they "
+                f"were made for a smaller buffer, or for more shards"
+            )
         self._next[:] = [one.next_place for one in found]
         ledger = ledger_of(found, self.shards.names)
         if ledger is not None:
             self.ledger = ledger
-            self._numbering.begin(*ledger.bounds)
-            ledger.drop_before(self._numbering.held()[0])
+            self.numbering.begin(*ledger.bounds)
+            oldest, newest = self.numbering.held()
+            ledger.drop_before(oldest)
+            if ledger.num_rows < newest - oldest:
+                missing = newest - oldest - ledger.num_rows
+                log.warning("path: %d of the newest %d rows are in no shard that is here.", missing, newest - oldest)
             self._allotment.go_on_in(ledger.last_shard)
             self._goes_on = self._options.n_step > 1  # whether the last episode has ended is not known
+
+    @property
+    def next_places(self) -> list[int]:
+        """The place after the last row of each shard."""
+        return [int(place) for place in self._next]
+
+    @property
+    def unended(self) -> int | None:
+        """The shard of an episode that goes on in the next put and has to stay in one shard; None without."""
+        return self._allotment.shard if self._goes_on else None
+
+    def return_to(self, ledger: Ledger, places: Sequence[int], unended: int | None) -> None:
+        """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
+        self.ledger = ledger
+        self._next[:] = places
+        self._goes_on = unended is not None
+        if unended is not None:
+            self._allotment.go_on_in(unended)
 
     def settle(self, history: History) -> None:
         """Takes note of what happened to the shards since the last call."""
@@ -73,7 +108,7 @@ class Distribution:
         total, capacity = num_rows_of(rows), self._options.capacity
         num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
         skipped = total - num
-        oldest, newest = self._numbering.held()
+        oldest, newest = self.numbering.held()
         oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
         home = self._home(rows)
         pieces = self._allotment.pieces(num, rooms, home)
@@ -84,13 +119,13 @@ class Distribution:
             try:
                 self.shards.put(piece.shard, places[-1], newest + piece.start, part)
             except BaseException:
-                self._use_up(piece.start)
+                self.use_up(piece.start)
                 raise
             self._next[piece.shard] += piece.stop - piece.start
         for piece, place in zip(pieces, places, strict=True):
             self.ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
             self.moved += 0 if home in (None, piece.shard) else piece.stop - piece.start
-        self._numbering.advance(num)
+        self.numbering.advance(num)
         self.ledger.drop_before(oldest)
         if num and self._options.n_step > 1:
             # Rows of runners are whole results, of which the last one is an end.
@@ -98,15 +133,15 @@ class Distribution:
 
     def clear(self) -> None:
         """Drops all rows."""
-        self._numbering.clear()
+        self.numbering.clear()
         self.ledger.clear()
-        self.shards.clear()
+        self.shards.each("clear")
 
-    def _use_up(self, num: int) -> None:
-        """Skips numbers of rows that shards have and that are in no put: no two rows may have one number."""
+    def use_up(self, num: int) -> None:
+        """Skips numbers of rows that no put has: no two rows may have one number."""
         if num:
-            self._numbering.advance(num)
-            self.ledger.drop_before(self._numbering.held()[0])
+            self.numbering.advance(num)
+            self.ledger.drop_before(self.numbering.held()[0])
 
     def _home(self, rows: Mapping[str, Any] | RemoteRows) -> int | None:
         """The shard that takes the rows; None if any may.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
 from really.service.arguments import checked_shards
 from really.service.ray_shards import RayShards
@@ -14,10 +15,12 @@ TIME_OUT = 10.0
 """Seconds after which a shard that does not answer is away."""
 
 
-def make_shards(shards: Any, options: BufferOptions, time_out: float, path: Path | None) -> Shards:
+def make_shards(
+    shards: Any, options: BufferOptions, time_out: float, path: Path | None, given: FolderOptions
+) -> Shards:
     """Shards in this process for a number, and else on nodes of the Ray cluster."""
     if isinstance(shards, str | list | tuple):
-        made = RayShards(shards, options, time_out, path)
+        made = RayShards(shards, options, time_out, path, given)
         checked_shards(len(made.names), options.capacity)
         return made
-    return LocalShards(checked_shards(shards, options.capacity), options, path)
+    return LocalShards(checked_shards(shards, options.capacity), options, path, given)

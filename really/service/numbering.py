@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from really.replay import arguments, engine
 from really.replay.draws import held
 from really.replay.generator import BufferGenerator
 from really.replay.options import BufferOptions
+from really.replay.readers import Reader, Readers
 from really.replay.samplers import Sampler, Shape, UniformSampler
 from really.replay.trajectories import Trajectories
 from really.service.ledger import Ledger
@@ -39,6 +41,7 @@ class Numbering:
         self.sampler.start(options.capacity, self._generator.bit_generator, options.overcommit)
         self.ring = engine.make_ring(options.capacity, NO_COLUMNS, self._generator.bit_generator, [])
         self.sampler.prepare(self.ring)
+        self._readers = Readers()
         engine.track(self.ring)
 
     def held(self) -> tuple[int, int]:
@@ -54,9 +57,32 @@ class Numbering:
         """Numbers `num` more rows."""
         self.ring.put({"row": np.empty((num, 0), np.uint8)})
 
+    def restart(self, oldest: int, newest: int, priorities: Mapping[str, Any] | None) -> None:
+        """`begin` in place of the rows that are held, with these priorities of them."""
+        with self._readers.none_keeping(self.ring):
+            self.ring.clear()
+            self.begin(oldest, newest)
+            if priorities is not None:
+                self.sampler.load_priorities(priorities)
+
     def clear(self) -> None:
-        """Drops all rows; numbers continue."""
+        """Drops all rows; numbers continue. The caller is in `room_for` as many rows as there are."""
         self.ring.clear()
+
+    def keep(self) -> Reader:
+        """A reader of the numbers of the rows that are held; `room_for` waits for it."""
+        return self._readers.open(self.ring, keeps=True)
+
+    def room_for(self, num: int) -> AbstractContextManager[None]:
+        """For a block that puts so many rows, once no reader of `keep` needs the rows that they drop.
+
+        Enter it before the buffer's lock is taken.
+        """
+        return self._readers.room_for(self.ring, num)
+
+    def priorities(self, oldest: int, newest: int) -> dict[str, Any] | None:
+        """What files keep of the priorities of these rows; None if the sampler has none."""
+        return self.sampler.priorities_of(self.ring, oldest, newest)
 
     def draw(
         self, shape: Shape, replace: bool, beta: float | None, ledger: Ledger

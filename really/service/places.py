@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.atomic_files import file_errors
+from really._utils.atomic_files import file_errors, sync_folder
 from really.errors import InvalidFileError
 
 RING, PLACE, NUMBER = range(3)
 """Columns of an entry."""
+WHAT = "the places of a shard's rows"
 ENTRY = 24
 """Bytes of an entry in the file: three int64."""
 
@@ -42,7 +44,7 @@ class Places:
             return
         entry = np.array([[ring, place, number]], np.int64)
         if self._file is not None:
-            with file_errors(self._file, "the places of a shard's rows"), open(self._file, "ab") as file:
+            with file_errors(self._file, WHAT), open(self._file, "ab") as file:
                 file.write(entry.tobytes())
             self._has_file = True
         self._append(entry)
@@ -74,20 +76,45 @@ class Places:
         found: NDArray[np.int64] = runs[runs[:, 2] > 0]
         return found
 
+    def cut(self, ring: int) -> None:
+        """Forgets the entries of the ring's rows from this one on."""
+        kept = self._table[self._table[:, RING] < ring]
+        if len(kept) < len(self._table):
+            self._table = kept if len(kept) else np.zeros((1, 3), np.int64)
+            if self._file is not None and self._has_file:
+                self._write(self._file)
+
+    def restart(self, ring: int, place: int, number: int) -> None:
+        """Says that the ring's row `ring` has this place and this number, and forgets those of all rows before it."""
+        self._table = np.array([[ring, place, number]], np.int64)
+        if self._file is not None and self._has_file:
+            self._write(self._file)
+
+    def sync(self) -> None:
+        """Returns when the file, if there is one, is on the disk, safe from a loss of power."""
+        if self._file is not None and self._has_file:
+            with file_errors(self._file, WHAT), open(self._file, "rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._file.parent)
+
     def _append(self, entries: NDArray[np.int64]) -> None:
         """Appends entries; one without rows is replaced by the next."""
         table = np.concatenate([self._table, entries])
         self._table = table[np.append(np.diff(table[:, RING]) > 0, True)]
 
     def _read(self, file: Path, num_put: int) -> None:
-        with file_errors(file, "the places of a shard's rows"):
+        with file_errors(file, WHAT):
             stored = file.read_bytes()
         entries = np.frombuffer(stored, np.int64, len(stored) // ENTRY * 3).reshape(-1, 3)
         if len(entries) and ((np.diff(entries, axis=0) < 0).any() or entries.min() < 0):
             raise InvalidFileError(f"{file}: expected places of rows that rise, got others: the file is damaged")
         self._append(entries[entries[:, RING] <= num_put])
         if len(stored) != entries.nbytes or len(self._table) < len(entries):
-            with file_errors(file, "the places of a shard's rows"):
-                replacement = file.with_name(f"{file.name}.new")
-                replacement.write_bytes(self._table.tobytes())
-                replacement.replace(file)
+            self._write(file)
+
+    def _write(self, file: Path) -> None:
+        """Replaces the file by one of the table."""
+        with file_errors(file, WHAT):
+            replacement = file.with_name(f"{file.name}.new")
+            replacement.write_bytes(self._table.tobytes())
+            replacement.replace(file)

@@ -15,15 +15,13 @@ from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.packages import install_command, needed
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, ReallyError, RunnerError
+from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
-from really.replay.units import Batch
 from really.service.remote_shard import RemoteShard
 from really.service.shard import Shard
-from really.service.shards import Answer, Event, Found, room_of, shard_options
+from really.service.shards import NO_OPTIONS, START_SECONDS, Answer, Event, Found, room_of, shard_options
 
 ALL_NODES = "nodes"
-START_SECONDS = 60.0
-"""How long shards may take to start."""
 
 
 class RayShards:
@@ -34,6 +32,7 @@ class RayShards:
         options: of the whole buffer.
         time_out: seconds after which a shard that does not answer is away.
         path: a folder on each node for the rows; None keeps them in memory.
+        given: options of the folders.
 
     Raises:
         InvalidValueError: a name is that of no living node, or of one named before.
@@ -42,7 +41,12 @@ class RayShards:
     """
 
     def __init__(
-        self, nodes: str | Sequence[str], options: BufferOptions, time_out: float, path: Path | None = None
+        self,
+        nodes: str | Sequence[str],
+        options: BufferOptions,
+        time_out: float,
+        path: Path | None = None,
+        given: FolderOptions = NO_OPTIONS,
     ) -> None:
         with needed("ShardedBuffer", "Ray for shards on nodes", "ray", "shards=1"):
             import ray  # noqa: F401
@@ -51,7 +55,9 @@ class RayShards:
         chosen = _chosen(nodes)
         self.names = [f"the shard of node {node[:8]} ({name})" for node, name in chosen.items()]
         self.nodes = list(chosen)
-        self._options, self._room = options, room_of(options, len(chosen))
+        self._options = options
+        self._made = shard_options(options, room_of(options, len(chosen)), given)
+        self._rooms = np.full(len(chosen), self._made["capacity"])
         self._own: Shard | None = None
         own, self._folders = own_node(), _folders(path, list(chosen))
         self._remotes = [
@@ -71,17 +77,18 @@ class RayShards:
     @property
     def rooms(self) -> NDArray[np.int64]:
         """As of `Shards`."""
-        return np.array([self._room * (remote is None or remote.can_take_rows) for remote in self._remotes])
+        return self._rooms * [remote is None or remote.can_take_rows for remote in self._remotes]
 
     def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""
-        made, found = shard_options(self._options, self._room), list[Found]()
+        made, found = self._made, list[Found]()
         answers = [None if remote is None else remote.start(made, spec) for remote in self._remotes]
         for name, answer, folder in zip(self.names, answers, self._folders, strict=True):
             if answer is None:
                 self._close_own()
                 self._own = Shard(**made, spec=spec, path=folder)
             found.append(Found.of(self._own_shard) if answer is None else _started(name, answer))
+        self._rooms[:] = [one.room for one in found]
         return found
 
     def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
@@ -100,35 +107,23 @@ class RayShards:
         batch = self._own_shard.take_at(places)
         return lambda: batch
 
-    def read(self, shard: int, place: int, num: int) -> Batch | None:
+    def each(
+        self, method: str, arguments: Sequence[tuple[Any, ...] | None] | None = None, limit: float | None = None
+    ) -> list[Any]:
         """As of `Shards`."""
-        remote = self._remotes[shard]
-        return self._own_shard.read_at(place, num) if remote is None else remote.read(place, num)
-
-    def clear(self) -> None:
-        """As of `Shards`."""
-        for remote in self._remotes:
-            if remote is not None:
-                remote.call("clear")
-        if self._own is not None:
-            self._own.clear()
-
-    def memory(self) -> list[dict[str, float]]:
-        """As of `Shards`."""
-        nothing = {"held": 0, "naive": 0, "ratio": 1.0}
-        own = nothing if self._own is None else self._own.memory()
-        return [
-            own if remote is None else (remote.call("memory") if remote.can_take_rows else None) or nothing
-            for remote in self._remotes
+        given = [()] * len(self.names) if arguments is None else arguments
+        sent = [
+            None if remote is None or each is None else remote.send(method, *each)
+            for remote, each in zip(self._remotes, given, strict=True)
         ]
-
-    def flush(self) -> None:
-        """As of `Shards`."""
-        for remote in self._remotes:
-            if remote is not None and remote.can_take_rows:
-                remote.call("flush")
-        if self._own is not None:
-            self._own.flush()
+        own = [
+            None if remote is not None or each is None or self._own is None else getattr(self._own, method)(*each)
+            for remote, each in zip(self._remotes, given, strict=True)
+        ]
+        return [
+            mine if remote is None or answer is None or not remote.can_take_rows else remote.answer(answer, limit)
+            for remote, answer, mine in zip(self._remotes, sent, own, strict=True)
+        ]
 
     def close(self) -> None:
         """As of `Shards`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.data.schema import Spec, row_nbytes
 from really.errors import OvertakenError
+from really.replay.readers import Reader
 from really.replay.units import Batch
 
 
@@ -28,19 +30,24 @@ class NumberedRows(Protocol):
 
 
 class ShardedReader:
-    """Reads the rows that are held when it reads first, oldest first. Puts do not wait for it.
+    """Reads the rows that are held when it reads first, oldest first; with `kept`, those held when that was opened.
 
     Rows of a shard that is lost or away are left out.
+
+    Args:
+        buffer: whose rows.
+        kept: a reader of the rows' numbers that puts wait for; None if they do not wait.
     """
 
-    def __init__(self, buffer: NumberedRows) -> None:
-        self._buffer = buffer
-        self._is_started = False
+    def __init__(self, buffer: NumberedRows, kept: Reader | None = None) -> None:
+        self._buffer, self._kept = buffer, kept
+        self._is_started = kept is not None
         self._first = self._next = self._end = 0
         self._restart()
 
     def _restart(self) -> None:
-        self._first, self._end = self._buffer.numbered_rows()
+        kept = self._kept
+        self._first, self._end = self._buffer.numbered_rows() if kept is None else (kept.next_row, kept.end_row)
         self._next = self._first
 
     @property
@@ -75,17 +82,25 @@ class ShardedReader:
                 f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
                 f"{self._next - self._first:,} the next ones had been dropped for newer ones; read faster"
             )
-        self._next = end
+        self._go_on(end - self._next)
         chosen = [key for key in spec if keys is None or key in set(keys)]
         nothing = {key: np.empty((0, *spec[key][1]), spec[key][0]) for key in chosen}
         return {key: np.concatenate([nothing[key], *(part[key] for part in parts)]) for key in chosen}
 
     def close(self) -> None:
-        """Ends reading: no row is left."""
+        """Ends reading: no row is left, and puts no longer wait."""
         self._end = self._next
+        if self._kept is not None:
+            self._kept.close()
 
-    def __enter__(self) -> ShardedReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _go_on(self, num: int) -> None:
+        self._next += num
+        if self._kept is not None:
+            self._kept.thread = threading.get_ident()
+            self._kept.skip(num)

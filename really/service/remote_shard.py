@@ -91,15 +91,14 @@ class RemoteShard:
         answer = self._actor.take_at.remote(places)
         return lambda: self._result(answer)
 
-    def read(self, place: int, num: int) -> Batch | None:
-        """Reads rows from this place on."""
-        rows: Batch | None = self._result(self._actor.read_at.remote(place, num))
-        return rows
+    def send(self, method: str, *arguments: Any) -> Any:
+        """Asks the shard to do something; returns Ray's reference of the answer."""
+        return self._actor.do.remote(method, *arguments)
 
-    def call(self, method: str) -> Any:
-        """Calls a method without arguments and returns its result, or None if the shard does not answer."""
+    def answer(self, reference: Any, limit: float | None = None) -> Any:
+        """The answer to what was sent, or None if it does not come within `limit` seconds, by default the time-out."""
         try:
-            return self._result(getattr(self._actor, method).remote())
+            return self._result(reference, limit)
         except SilentShardError:
             return None
 
@@ -139,12 +138,12 @@ class RemoteShard:
         options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": affinity(self._node)}
         return ray.remote(ShardActor).options(**options).remote()
 
-    def _result(self, answer: Any) -> Any:
+    def _result(self, answer: Any, limit: float | None = None) -> Any:
         """The value of an answer; raises SilentShardError if it does not come, and the error that it is."""
         import ray
 
         try:
-            value = ray.get(answer, timeout=self._time_out)
+            value = ray.get(answer, timeout=self._time_out if limit is None else limit)
         except (ray.exceptions.RayError, TimeoutError) as error:
             self._miss(error)
             raise SilentShardError from error

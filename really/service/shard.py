@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from really.data.frames import FrameColumn
 from really.replay import engine
 from really.replay._ring import RingError
 from really.replay.buffer import ReplayBuffer
+from really.replay.disk import schema
+from really.replay.moments import Moment
 from really.replay.units import Batch
+from really.service.ledger import NOWHERE
 from really.service.places import Places
 
 
@@ -24,19 +28,21 @@ class Shard(ReplayBuffer):
     Places are those of the ledger. They have gaps where the shard refused rows.
 
     Args:
+        capacity: for how many rows a new shard has room; a folder keeps the room that it was made with.
         *args: of `ReplayBuffer`.
         path: a folder for the rows and their places; None keeps them in memory.
         **options: of `ReplayBuffer`.
     """
 
-    def __init__(self, *args: Any, path: Path | None = None, **options: Any) -> None:
+    def __init__(self, capacity: int, *args: Any, path: Path | None = None, **options: Any) -> None:
         if path is None:
-            super().__init__(*args, **options)
+            super().__init__(capacity, *args, **options)
             self._places = Places()
             return
         with file_errors(path, "the folder of a shard"):
             path.mkdir(parents=True, exist_ok=True)
-        super().__init__(*args, path=path / "rows", **options)
+        stored = schema.read(path / "rows")
+        super().__init__(stored["capacity"] if stored else capacity, *args, path=path / "rows", **options)
         try:
             self._places = Places(path / "places", self._num_put)
         except BaseException:
@@ -78,6 +84,63 @@ class Shard(ReplayBuffer):
             return self._draws.unit.take(ring, self._places.rings(places))
         except RingError as error:
             raise engine.translated(ring, error) from None
+
+    def read_shared_at(self, place: int, num: int) -> dict[str, Any] | None:
+        """`read_at` with a `FrameColumn` for each key that shares frames; the rows are of one run."""
+        ring = self._ring
+        return None if ring is None else ring.read(int(self._places.rings(np.array(place))), num)
+
+    def make_durable(self) -> bool:
+        """`flush`, and the places too; returns True."""
+        self.flush()
+        self._places.sync()
+        return True
+
+    def about(self) -> tuple[str | None, int]:
+        """What distinguishes the folder from all others, None in memory; and `next_place`."""
+        moments = self.moments
+        return None if moments is None else moments.identity, self.next_place
+
+    def take_moment(self, place: int) -> Moment | None:
+        """This moment, of which a checkpoint needs the rows from this place on, or none if it is `NOWHERE`.
+
+        Returns None in memory.
+        """
+        moments = self.moments
+        if moments is None:
+            return None
+        moment = moments.take(self.state_dict(), durable=False)
+        first = moment.num_put if place == NOWHERE else int(self._places.rings(np.array(place)))
+        return replace(moment, first=max(moment.first, first))
+
+    def keep_moment(self, moment: Moment) -> bool:
+        """Keeps the rows of this moment as long as there is spare room; returns True."""
+        assert self.moments is not None
+        self.moments.keep(moment)
+        return True
+
+    def left_of(self, moment: Moment) -> tuple[int, int]:
+        """Places from the first row of a moment that is left to before the last one; (0, 0) for none."""
+        assert self.moments is not None
+        self.moments.check(moment, "accept")
+        runs = self._places.runs(*self.moments.left(moment))
+        return (int(runs[0, 1]), int(runs[-1, 1] + runs[-1, 2])) if len(runs) else (0, 0)
+
+    def return_to(self, moment: Moment, place: int, number: int) -> bool:
+        """Returns to a moment, after which rows from this place and this number on come; returns True."""
+        assert self.moments is not None
+        self.moments.roll_back(moment, "accept", tells=False)
+        # The rows go first: a kill in between leaves places of no rows, not rows without places.
+        self._places.cut(moment.num_put)
+        if self.next_place != place:
+            self._places.add(self._num_put, place, number)
+        return True
+
+    def forget(self, place: int, number: int) -> bool:
+        """Drops all rows, after which rows from this place and this number on come; returns True."""
+        self.clear()
+        self._places.restart(self._num_put, place, number)
+        return True
 
     def read_at(self, place: int, num: int) -> Batch | None:
         """`num` rows from this place on as they were put, whatever the sample unit; None if one is no longer held."""

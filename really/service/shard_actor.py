@@ -52,32 +52,16 @@ class ShardActor:
         except ReallyError as error:
             return error
 
-    def read_at(self, place: int, num: int) -> Batch | None:
-        """`Shard.read_at`."""
-        assert self._shard is not None
-        return self._shard.read_at(place, num)
-
     def have(self, places: list[int]) -> list[bool]:
         """Whether there is a row at each of these places, or was one."""
         return [self._shard is not None and self._shard.has(place) for place in places]
 
-    def flush(self) -> ReallyError | None:
-        """Returns when the rows are on the disk."""
+    def do(self, method: str, *arguments: Any) -> Any:
+        """What this method of the shard gives, or the error that it raises; None if there is no shard yet."""
         try:
-            if self._shard is not None:
-                self._shard.flush()
+            return None if self._shard is None else getattr(self._shard, method)(*arguments)
         except ReallyError as error:
             return error
-        return None
-
-    def clear(self) -> None:
-        """Drops all rows."""
-        if self._shard is not None:
-            self._shard.clear()
-
-    def memory(self) -> dict[str, float]:
-        """`ReplayBuffer.memory`."""
-        return {"held": 0, "naive": 0, "ratio": 1.0} if self._shard is None else self._shard.memory()
 
     def close(self) -> None:
         """Closes the shard."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_number, checked_path
 from really.data.schema import Spec, row_nbytes
-from really.errors import ClosedError, EmptyBufferError, InvalidValueError
+from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
+from really.replay.disk.schema import FolderOptions
 from really.replay.draws import TRIES, held
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
@@ -31,10 +32,12 @@ from really.service.lock import BufferLock
 from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
-from really.service.verbs import ShardedVerbs
+from really.service.shard import num_rows_of
+from really.service.shards import NOTHING
+from really.service.stored import StoredShards
 
 
-class ShardedBuffer(ShardedVerbs):
+class ShardedBuffer(StoredShards):
     """The newest `capacity` rows in several shards. Any number of threads may put and sample.
 
     A batch is, bit for bit, what a `ReplayBuffer` of the same capacity, options and seed gives after the same puts,
@@ -51,8 +54,9 @@ class ShardedBuffer(ShardedVerbs):
         spec: key -> (dtype, shape of one row), as of `ReplayBuffer`.
         seed: what batches are drawn from.
         path: a folder, on each node, for the rows to live in. It outlives the processes: a shard that dies starts again
-            with its rows, and a buffer of the same capacity, options and number of shards continues the one there.
-            Batches start from `seed` then, and all rows have the highest priority.
+            with its rows, and a buffer of the same options continues the one there. Batches start from `seed` then,
+            and all rows have the highest priority; a checkpoint has both.
+        spare, checksums: of each shard's folder, as of `ReplayBuffer`.
         **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
             `ReplayBuffer`. Samplers that look at columns, and other sample units, are refused.
 
@@ -60,7 +64,7 @@ class ShardedBuffer(ShardedVerbs):
         InvalidValueError, InvalidTypeError: an argument cannot be used.
         NotEnoughMemoryError: the full buffer would not fit in memory, or that of a node would not.
         RunnerError: a host lacks this package, or has another version of it.
-        InvalidFileError: the shards of `path` are of different buffers.
+        InvalidFileError: the shards of `path` are of different buffers, or have too little room for `capacity` rows.
         LockedError: another process writes to a shard of `path`.
     """
 
@@ -74,17 +78,20 @@ class ShardedBuffer(ShardedVerbs):
         path: str | os.PathLike[str] | None = None,
         spec: Mapping[str, Any] | None = None,
         seed: arguments.Seed = None,
+        spare: SupportsIndex | None = None,
+        checksums: bool | None = None,
         **options: Any,
     ) -> None:
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
+        given = FolderOptions.checked(spare, checksums)
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
         limit = checked_number("time_out", time_out, 0, math.inf)
-        folder = None if path is None else checked_path("path", path)
-        self._shards = make_shards(shards, self._options, limit, folder)
+        self._folder = folder = None if path is None else checked_path("path", path)
+        self._arguments = {"shards": shards, "time_out": limit}
+        self._shards = make_shards(shards, self._options, limit, folder, given)
         self._lock = BufferLock()
         self._unit = self._options.make_unit()
-        self._numbering = Numbering(self._options, seed)
-        self._rows = Distribution(self._shards, self._options, self._numbering)
+        self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
         self._closed = False
         self._history = History(self._shards.names)
         self._spec: Spec | None = None
@@ -113,7 +120,7 @@ class ShardedBuffer(ShardedVerbs):
     @property
     def sampler(self) -> Sampler:
         """What picks the rows of a batch."""
-        return self._numbering.sampler
+        return self._rows.numbering.sampler
 
     @property
     def nbytes(self) -> int:
@@ -138,13 +145,15 @@ class ShardedBuffer(ShardedVerbs):
         if isinstance(data, RemoteRows):
             return self._put_remote(data)
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
-        with self._lock:
+        spec = self._spec or columns.infer_spec(parts[0])
+        fitted = columns.fit_all(parts, spec, self._options.plan(spec))
+        with self._rows.numbering.room_for(sum(map(num_rows_of, fitted))), self._lock:
             self._rows.settle(self._history)
             self._history.raise_refusal()
-            spec = self._spec or columns.infer_spec(parts[0])
-            fitted = columns.fit_all(parts, spec, self._options.plan(spec))
             if self._spec is None:
                 self._start(spec)
+            elif self._spec != spec:  # another thread was first
+                fitted = columns.fit_all(parts, self._spec, self._options.plan(self._spec))
             for rows in fitted:
                 self._rows.put(rows)
         return None
@@ -162,7 +171,7 @@ class ShardedBuffer(ShardedVerbs):
         for _ in range(TRIES):
             with self._lock:
                 self._rows.settle(self._history)
-                numbers, added = self._numbering.draw(shape, replace, beta, self._rows.ledger)
+                numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
                 parts = asked(self._shards, *self._rows.ledger.locate(numbers))
             batch = assembled(parts, shape, outputs)
             if batch is not None:
@@ -183,8 +192,8 @@ class ShardedBuffer(ShardedVerbs):
         self.sampler.check(replace, None)
         with self._lock:
             self._rows.settle(self._history)
-            held("sample_indices", self._numbering.ring)
-            numbers, _ = self._numbering.draw(shape, replace, None, self._rows.ledger)
+            held("sample_indices", self._rows.numbering.ring)
+            numbers, _ = self._rows.numbering.draw(shape, replace, None, self._rows.ledger)
             return self._rows.ledger.ages_of(numbers)
 
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
@@ -216,17 +225,17 @@ class ShardedBuffer(ShardedVerbs):
             raise InvalidValueError(
                 "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
             )
-        return self.sampler.update(held("update_priorities", self._numbering.ring, 0), index, priorities)
+        return self.sampler.update(held("update_priorities", self._rows.numbering.ring, 0), index, priorities)
 
     def clear(self) -> None:
         """Drops all rows; schema and generators stay."""
         self.check_open("clear")
-        with self._lock:
+        with self._rows.numbering.room_for(self.capacity), self._lock:
             self._rows.clear()
 
     def memory(self) -> dict[str, float]:
         """`held`: bytes that the rows of all shards take now; `naive`: bytes of all rows stored whole; `ratio`."""
-        shards = self._shards.memory()
+        shards = self._memory()
         held_bytes = sum(shard["held"] for shard in shards)
         naive = len(self) * (0 if self._spec is None else row_nbytes(self._spec))
         return {"held": held_bytes, "naive": naive, "ratio": naive / held_bytes if held_bytes else 1.0}
@@ -238,7 +247,7 @@ class ShardedBuffer(ShardedVerbs):
         """
         with self._lock:
             self._rows.settle(self._history)
-            counts, away, memory = self._rows.ledger.counts, self._rows.ledger.away, self._shards.memory()
+            counts, away, memory = self._rows.ledger.counts, self._rows.ledger.away, self._memory()
             shards = [
                 {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
                 for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
@@ -246,55 +255,18 @@ class ShardedBuffer(ShardedVerbs):
             return {"rows": len(self), "shards": shards, "moved": self._rows.moved, **self._history.counts}
 
     def open_reader(self, *, keeps: bool = False) -> ShardedReader:
-        """Reads the rows that are held, oldest first; puts do not wait for it, so `keeps` must be False."""
+        """Reads the rows that are held, oldest first; with `keeps`, a put that would drop one not yet read waits."""
         self.check_open("open_reader")
-        if keeps:
-            raise InvalidValueError("keeps: expected False, as puts of a ShardedBuffer wait for no reader, got True")
         self._known_spec("open_reader")
-        return ShardedReader(self)
-
-    def numbered_rows(self) -> tuple[int, int]:
-        """Numbers of the oldest row and of the next row; a row's number is how many rows were put before it."""
-        return self._numbering.held()
-
-    def read_numbers(self, first: int, end: int) -> list[Batch] | None:
-        """The rows with numbers from `first` to before `end` that shards hold, in order, as they were put.
-
-        Returns None if newer rows have displaced one of them.
-        """
-        with self._lock:
-            self._rows.settle(self._history)
-            if first < self._numbering.held()[0]:
-                return None
-            parts = [self._shards.read(*piece) for piece in self._rows.ledger.pieces(first, end)]
-        found = [part for part in parts if part is not None]
-        return found if len(found) == len(parts) else None
+        return ShardedReader(self, self._rows.numbering.keep() if keeps else None)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generators, as of `ReplayBuffer.state_dict`."""
-        return self._numbering.state_dict()
+        return self._rows.numbering.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
-        self._numbering.load_state_dict(state)
-
-    def check_open(self, what: str) -> None:
-        """Raises ClosedError, naming `what`, if the buffer is closed."""
-        if self._closed:
-            raise ClosedError(f"{what}: expected an open buffer, got one that was closed")
-
-    def flush(self) -> None:
-        """Returns when the rows put so far are on the disks of their nodes, if they live in folders."""
-        self.check_open("flush")
-        with self._lock:
-            self._shards.flush()
-
-    def close(self) -> None:
-        """Ends the shards, and their rows with them; batches stay. A second call does nothing."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._shards.close()
+        self._rows.numbering.load_state_dict(state)
 
     @property
     def takes_remote_rows(self) -> bool:
@@ -303,9 +275,9 @@ class ShardedBuffer(ShardedVerbs):
 
     def _put_remote(self, rows: RemoteRows) -> None:
         """Puts rows of a runner into the shard of its node; the first ones, which fix the schema, come here."""
-        with self._lock:
-            if self._spec is None:
-                return self.put(rows.fetch())
+        if self._spec is None:
+            return self.put(rows.fetch())
+        with self._rows.numbering.room_for(rows.num_rows), self._lock:
             self._rows.settle(self._history)
             self._history.raise_refusal()
             self._rows.put(rows)
@@ -324,6 +296,10 @@ class ShardedBuffer(ShardedVerbs):
         self._rows.resume(found)
         return None
 
+    def _memory(self) -> list[dict[str, float]]:
+        """`ReplayBuffer.memory` of each shard."""
+        return [one or NOTHING for one in self._shards.each("memory")]
+
     def _known_spec(self, what: str) -> Spec:
         if self._spec is None:
             raise EmptyBufferError(f"{what}: expected a buffer whose schema is known, got one without")
@@ -332,7 +308,7 @@ class ShardedBuffer(ShardedVerbs):
     def _held_spec(self, what: str) -> Spec:
         if self._spec is None:
             held(what, None)
-        held(what, self._numbering.ring)
+        held(what, self._rows.numbering.ring)
         return self._known_spec(what)
 
     def _check_batch(self, what: str, shape: tuple[int, ...], spec: Spec) -> None:

@@ -14,11 +14,19 @@ from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.schema import Spec
 from really.replay import engine
+from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
 from really.replay.storages import FRAMES_SHARE
 from really.replay.units import Batch
 from really.service.shard import Shard
 
+NOTHING = {"held": 0, "naive": 0, "ratio": 1.0}
+"""`memory` of a shard that is not started or does not answer."""
+PATIENCE = 300.0
+"""Seconds that a shard may take to write its rows to the disk, or to return to a checkpoint."""
+NO_OPTIONS = FolderOptions()
+START_SECONDS = 60.0
+"""How long shards may take to start."""
 HEADROOM = 1.5
 """A shard has room for so many times its share of the rows."""
 Answer = Callable[[], Batch | None]
@@ -55,16 +63,18 @@ class Found:
         spec: the schema of its rows; None if it had no buffer.
         runs: the rows that are held, [run, 3]: number, place and length.
         next_place: the place after the last row.
+        room: for how many rows it has room; that of a folder is as it was made.
     """
 
     spec: Spec | None
     runs: NDArray[np.int64]
     next_place: int
+    room: int
 
     @classmethod
     def of(cls, shard: Shard) -> Self:
         """What a shard has."""
-        return cls(shard.spec, shard.runs, shard.next_place)
+        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity)
 
 
 class Shards(Protocol):
@@ -101,20 +111,14 @@ class Shards(Protocol):
         The answer raises SilentShardError if it does not come.
         """
 
-    def read(self, shard: int, place: int, num: int) -> Batch | None:
-        """`num` rows of a shard from this place on, as they were put; None if one is no longer held.
+    def each(
+        self, method: str, arguments: Sequence[tuple[Any, ...] | None] | None = None, limit: float | None = None
+    ) -> list[Any]:
+        """Calls a method of each shard, all at once, with the arguments of each; None leaves a shard out.
 
-        Raises SilentShardError if the answer does not come.
+        Returns the results in the order of the shards: None for one that was left out, is not started, or does not
+        answer within `limit` seconds, by default the time-out. Raises the error that one of them raises.
         """
-
-    def clear(self) -> None:
-        """Drops all rows."""
-
-    def memory(self) -> list[dict[str, float]]:
-        """`ReplayBuffer.memory` of each shard."""
-
-    def flush(self) -> None:
-        """Returns when the rows of folders are on the disk."""
 
     def close(self) -> None:
         """Ends the shards; rows in folders stay there."""
@@ -127,12 +131,16 @@ class LocalShards:
         num: how many.
         options: of the whole buffer.
         path: a folder for those of the shards; None keeps rows in memory.
+        given: options of the folders.
     """
 
-    def __init__(self, num: int, options: BufferOptions, path: Path | None = None) -> None:
+    def __init__(
+        self, num: int, options: BufferOptions, path: Path | None = None, given: FolderOptions = NO_OPTIONS
+    ) -> None:
         self.names, self.nodes = [f"shard {number}" for number in range(num)], list[str]()
         self._options = options
-        self._room = room_of(options, num)
+        self._made = shard_options(options, room_of(options, num), given)
+        self._rooms = np.full(num, self._made["capacity"])
         self._folders = [None if path is None else path / f"shard-{number:03d}" for number in range(num)]
         self._shards: list[Shard] = []
 
@@ -143,27 +151,28 @@ class LocalShards:
     @property
     def rooms(self) -> NDArray[np.int64]:
         """As of `Shards`."""
-        return np.full(len(self.names), self._room)
+        return self._rooms
 
     def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""
         self.close()
-        made = shard_options(self._options, self._room)
+        made = self._made
         if self._folders[0] is None and spec is not None:
-            made |= self._in_memory(spec)
+            made = made | self._in_memory(spec)
         for folder in self._folders:
             self._shards.append(Shard(**made, spec=spec, path=folder))
+        self._rooms = np.array([shard.capacity for shard in self._shards])
         return [Found.of(shard) for shard in self._shards]
 
     def _in_memory(self, spec: Spec) -> dict[str, Any]:
         """Options of a shard in memory; raises NotEnoughMemoryError if there is no room for all of them."""
-        options, num = self._options, len(self.names)
+        options, num, room = self._options, len(self.names), int(self._made["capacity"])
         if not options.overcommit:
-            what = f"a buffer of {options.capacity:,} rows in {num} shards with room for {num * self._room:,}"
-            needed = engine.needed(what, num * self._room, spec, options.plan(spec))
+            what = f"a buffer of {options.capacity:,} rows in {num} shards with room for {num * room:,}"
+            needed = engine.needed(what, num * room, spec, options.plan(spec))
             refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
         limit = options.max_bytes or int(FRAMES_SHARE * (available_bytes() or engine.NO_LIMIT))
-        return {"max_bytes": limit_of(limit, options, self._room), "overcommit": True}
+        return {"max_bytes": limit_of(limit, options, room), "overcommit": True}
 
     def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
         """As of `Shards`."""
@@ -174,23 +183,17 @@ class LocalShards:
         batch = self._shards[shard].take_at(places)
         return lambda: batch
 
-    def read(self, shard: int, place: int, num: int) -> Batch | None:
+    def each(
+        self, method: str, arguments: Sequence[tuple[Any, ...] | None] | None = None, limit: float | None = None
+    ) -> list[Any]:
         """As of `Shards`."""
-        return self._shards[shard].read_at(place, num)
-
-    def clear(self) -> None:
-        """As of `Shards`."""
-        for shard in self._shards:
-            shard.clear()
-
-    def memory(self) -> list[dict[str, float]]:
-        """As of `Shards`."""
-        return [shard.memory() for shard in self._shards]
-
-    def flush(self) -> None:
-        """As of `Shards`."""
-        for shard in self._shards:
-            shard.flush()
+        if not self._shards:
+            return [None] * len(self.names)
+        given = [()] * len(self.names) if arguments is None else arguments
+        return [
+            None if each is None else getattr(shard, method)(*each)
+            for shard, each in zip(self._shards, given, strict=True)
+        ]
 
     def close(self) -> None:
         """As of `Shards`."""
@@ -209,9 +212,9 @@ def room_of(options: BufferOptions, num_shards: int) -> int:
     return min(options.capacity, int(np.ceil(HEADROOM * options.capacity / num_shards)))
 
 
-def shard_options(options: BufferOptions, room: int) -> dict[str, Any]:
+def shard_options(options: BufferOptions, room: int, given: FolderOptions) -> dict[str, Any]:
     """The options of one shard, whose rows the learner draws."""
-    made = {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+    made = given._asdict() | {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
     if options.max_bytes is not None:
         made["max_bytes"] = limit_of(options.max_bytes, options, room)
     return made
@@ -220,3 +223,10 @@ def shard_options(options: BufferOptions, room: int) -> dict[str, Any]:
 def limit_of(max_bytes: int, options: BufferOptions, room: int) -> int:
     """The part of `max_bytes` that the frames of a shard with this room may take."""
     return max(1, min(max_bytes, -(-max_bytes * room // options.capacity)))
+
+
+def ask_one(shards: Shards, shard: int, method: str, *arguments: Any) -> Any:
+    """What a method of one shard gives; None if it does not answer."""
+    given: list[tuple[Any, ...] | None] = [None] * len(shards.names)
+    given[shard] = arguments
+    return shards.each(method, given)[shard]

@@ -1,19 +1,16 @@
-"""The verbs of a sharded buffer that follow from the others: Arrow streams, keys, a context that closes it."""
+"""The verbs of a sharded buffer that follow from the others: keys, a context that closes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 
 from really.data.schema import Spec
-from really.replay.drawn import DrawnRows
-from really.replay.io import interchange
-from really.replay.rows import Rows
+from really.replay.verbs import RowsOut
 
 
-class ShardedVerbs(DrawnRows):
-    """What `ShardedBuffer` inherits besides `DrawnRows`."""
+class ShardedVerbs(RowsOut):
+    """What `ShardedBuffer` inherits besides `RowsOut`."""
 
     @property
     def spec(self) -> Spec | None:
@@ -29,20 +26,12 @@ class ShardedVerbs(DrawnRows):
         """Ends the shards."""
         raise NotImplementedError
 
-    def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> Any:
-        """The rows of all shards as a stream of record batches, oldest first (`interchange.to_arrow`).
-
-        Rows of shards that are away when they are read are left out.
-        """
-        return interchange.to_arrow(cast(Rows, self), keys, float16=float16)
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The rows for whatever reads Arrow streams: DuckDB, Polars, pandas."""
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
+    def __len__(self) -> int:
+        """How many rows can be had."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
-        num = len(cast(Rows, self))
-        return f"ShardedBuffer({num} of {self.capacity} rows, keys={self.keys})"
+        return f"ShardedBuffer({len(self)} of {self.capacity} rows, keys={self.keys})"
 
     def __enter__(self) -> Self:
         return self

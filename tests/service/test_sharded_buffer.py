@@ -255,8 +255,6 @@ def test_a_closed_buffer_says_so_and_an_unknown_row_is_refused() -> None:
         sharded.put({"id": np.arange(5)})
         with pytest.raises(InvalidValueError, match="take: expected indices from 0 to 4, got 5"):
             sharded.take([0, 5])
-        with pytest.raises(InvalidValueError, match="keeps: expected False"):
-            sharded.open_reader(keeps=True)
         with pytest.raises(InvalidValueError, match="update_priorities: expected a buffer made with alpha="):
             sharded.update_priorities([0], [1.0])
     sharded.close()

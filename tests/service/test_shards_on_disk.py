@@ -152,8 +152,10 @@ def test_folders_of_another_buffer_are_refused(tmp_path: Path) -> None:
             buffer.put({"id": np.arange(60)})
         with pytest.raises(LockedError, match="expected a buffer that nobody else writes"):
             sharded(tmp_path / "a")
-    with pytest.raises(InvalidValueError, match="capacity"):
-        sharded(tmp_path / "a", shards=4)
+    with pytest.raises(InvalidFileError, match="with room for 60 rows, got 30: they were made for a smaller buffer"):
+        sharded(tmp_path / "a", shards=1)
+    with pytest.raises(InvalidValueError, match="n_step"):
+        sharded(tmp_path / "a", n_step=2, gamma=0.9)
     (tmp_path / "a" / "shard-001").rename(tmp_path / "kept")
     (tmp_path / "b" / "shard-000").rename(tmp_path / "a" / "shard-001")
     with pytest.raises(InvalidFileError, match="path: expected the shards of one buffer, got rows of the same number"):
@@ -166,6 +168,21 @@ def test_folders_of_another_buffer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "shard-001" / "places").write_bytes(np.arange(6, dtype=np.int64)[::-1].tobytes())
     with pytest.raises(InvalidFileError, match="expected places of rows that rise"):
         sharded(tmp_path / "a")
+
+
+def test_more_or_fewer_shards_go_on_with_the_rows_that_are_there(tmp_path: Path, caplog: Any) -> None:
+    with sharded(tmp_path) as buffer:
+        buffer.put({"id": np.arange(60)})
+    with sharded(tmp_path, shards=5) as buffer:
+        assert buffer.take(np.arange(60))["id"].tolist() == list(range(60))
+        for first in range(60, 180, 5):
+            buffer.put({"id": np.arange(first, first + 5)})
+        held = [shard["rows"] for shard in buffer.info()["shards"]]
+        assert min(held) > 0
+        assert not caplog.records
+    with sharded(tmp_path, shards=4) as buffer:
+        assert len(buffer) == 60 - held[4]
+        assert f"{held[4]} of the newest 60 rows are in no shard that is here" in caplog.text
 
 
 def test_rows_of_a_shard_whose_folder_is_gone_are_missing_and_the_others_are_there(tmp_path: Path) -> None:

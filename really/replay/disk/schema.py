@@ -9,7 +9,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, SupportsIndex
 
 from really._utils.atomic_files import replacing, sync_folder
 from really._utils.checks import checked_bool, checked_integer
@@ -39,6 +39,14 @@ class FolderOptions(NamedTuple):
 
     spare: int | None = None
     checksums: bool | None = None
+
+    @classmethod
+    def checked(cls, spare: SupportsIndex | None, checksums: bool | None) -> Self:
+        """Those that a caller gives; raises InvalidValueError or InvalidTypeError, naming the argument."""
+        return cls(
+            None if spare is None else checked_integer("spare", spare, 1, MOST_ROWS),
+            None if checksums is None else checked_bool("checksums", checksums),
+        )
 
 
 class FolderSchema(NamedTuple):

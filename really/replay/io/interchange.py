@@ -20,7 +20,8 @@ from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidFileError, InvalidTypeError, InvalidValueError, ReallyError, one_of
 from really.replay.io.checksums import CHECK, Checksum
-from really.replay.rows import Rows, Streamed
+from really.replay.rows import Rows
+from really.replay.streams import Streamed
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,9 +26,9 @@ from really.replay.io.first_format import DEFAULTS, FIRST_FORMAT, first_crc32, f
 from really.replay.options import BufferOptions
 from really.replay.priorities import NO_END
 from really.replay.removed_rows import from_text
-from really.replay.rows import Rows
 from really.replay.samplers import VALUE
-from really.replay.snapshot import Description, Snapshot
+from really.replay.snapshot import Description
+from really.replay.streams import Saved, SavedMoment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,10 +38,12 @@ FORMAT = "really-buffer-2"
 WHAT, WHAT_READ = "a saved buffer", "a saved buffer that is whole"
 CHUNK = 4 << 20
 COMPRESSIONS = ("zstd", "lz4", "none")
-Buffer = TypeVar("Buffer", bound=Rows)
+Buffer = TypeVar("Buffer", bound=Sized)
+Restore = Callable[[Description, Iterable[dict[str, Any]]], Buffer]
+"""Makes a buffer from a description and its rows, part by part."""
 
 
-def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK) -> None:
+def save(buffer: Saved, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK) -> None:
     """Writes rows, order, generator, schema and options of the buffer to one file.
 
     The rows are those held when it begins. Other threads may put and sample meanwhile; a put that would drop a row not
@@ -71,8 +73,10 @@ def save(buffer: Rows, path: str | PathLike[str], *, compression: str = "zstd", 
                 _write_rows(snapshot, writer, schema, chunk_bytes)
 
 
-def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
+def load(restore: Restore[Buffer], path: str | PathLike[str]) -> Buffer:
     """The buffer that `save` wrote: the same rows in the same order, and the same batches from then on.
+
+    `restore` makes it, as `ReplayBuffer.restore` does.
 
     Raises:
         InvalidFileError: `path` is no saved buffer, or one that is cut short, damaged or of another version.
@@ -96,7 +100,7 @@ def load(buffer_type: type[Buffer], path: str | PathLike[str]) -> Buffer:
         with progress_bar("loading", about["num_rows"], "row") as bar:
             keys = about["columns"] + ([VALUE] if priorities else [])
             parts = _read_rows(path, file, keys, about["format"], bar)
-            buffer = buffer_type.restore(description, parts)
+            buffer = restore(description, parts)
         num_rows = about["num_rows"] - len(from_text(description.removed, about["num_rows"]))
     if len(buffer) != num_rows:
         raise InvalidFileError(f"{path}: expected {num_rows:,} rows, got {len(buffer):,}")
@@ -121,7 +125,7 @@ def _check_start(path: str | PathLike[str]) -> None:
         raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}{hint}")
 
 
-def _schema(snapshot: Snapshot) -> pa.Schema:
+def _schema(snapshot: SavedMoment) -> pa.Schema:
     import pyarrow as pa
 
     from really.data import arrow_frames, arrow_types
@@ -180,7 +184,7 @@ def _removed(about: dict[str, Any]) -> str:
     return str(removed)
 
 
-def _write_rows(snapshot: Snapshot, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
+def _write_rows(snapshot: SavedMoment, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
     reader, priorities = snapshot.reader, snapshot.priorities
     num = max(1, chunk_bytes // (snapshot.row_nbytes if snapshot.sharings else reader.row_nbytes()))
     with progress_bar("saving", reader.num_rows, "row") as bar:
