@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
 
 setup: $(BUILT)
 
@@ -36,6 +36,14 @@ DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,forks.py input_fil
 	leaks.py cut_files.py)
 test-damage: setup
 	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
+
+# The tests of rings, frames and priorities with the instructions of every level that this processor has.
+LEVEL_TESTS := $(addprefix tests/replay/test_,buffer_api.py buffer_machine.py buffer_inputs.py long_rows.py frames.py \
+	share_rate.py trajectory_machine.py n_step.py sequences.py priorities.py priorities_statistics.py prioritized.py \
+	update.py remove.py) tests/test_seeded_runs.py
+test-levels: setup
+	for level in $$($(BIN)/python -c "from really.replay.engine import CPU_LEVELS; print(*CPU_LEVELS)"); do \
+		REALLY_CPU=$$level $(BIN)/python -m pytest --numprocesses 2 $(LEVEL_TESTS) || exit 1; done
 
 # Looks for contents of files that reach other lines, and fall: make fuzz SECONDS=600 FUZZED="'crafted folder' CSV".
 # What libFuzzer finds is written to fuzzed-*.

@@ -25,6 +25,7 @@ from numpy.random cimport bitgen_t
 from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
 from bounded_random cimport draw, draw_distinct_batches, table_nbytes
 from continuity cimport StatePair, continues
+from cpu cimport level_names, really_cache_found, really_cpu_use
 from cursor_page cimport STATE, Page
 from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
@@ -111,6 +112,9 @@ cdef extern from "numpy/arrayobject.h":
 
 cnp.import_array()
 
+CPU_LEVELS = level_names()
+CACHE_NBYTES = really_cache_found()
+
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
     UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
@@ -176,6 +180,14 @@ class AlternatingAgentsError(RingError):
 
     Arguments: names of the column that ends episodes and of the column with the agent.
     """
+
+
+def use_level(int level):
+    """Makes the kernels use the instructions of `CPU_LEVELS[level]`. Call it before there is a ring."""
+    really_cpu_use(level, CACHE_NBYTES)
+
+
+use_level(len(CPU_LEVELS) - 1)
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):

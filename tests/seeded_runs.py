@@ -182,6 +182,20 @@ def shuffled_frames() -> Hash:
     return drawn(ReplayBuffer(150, seed=12), put)
 
 
+def past_the_cache() -> Hash:
+    """Long rows, and rows of frames, in puts and batches so large that they are written past the cache."""
+    found, rng = Hash(), np.random.default_rng(18)
+    longs = {f"of {nbytes}": rng.integers(0, 255, (300, nbytes), np.uint8) for nbytes in (1, 575, 3001, 28_224)}
+    buffer = ReplayBuffer(200, seed=18, dedup=False)
+    buffer.put(longs)
+    for axis in (0, 2):
+        frames_buffer = ReplayBuffer(150, seed=19, stack=(4, axis))
+        frames_buffer.put(frames(0, 150, axis))
+        found.add(frames_buffer.sample(1 << 12))
+    found.add([buffer.sample(9), buffer.sample(1 << 10)])
+    return found
+
+
 def on_disk() -> Hash:
     found = Hash()
     for name, put, options in (
@@ -407,7 +421,7 @@ EXACT: dict[str, Callable[[], Hash]] = {
     run.__name__: run
     for run in (
         *(uniform, many_dtypes, without_replacement, single_rows, indices, into_arrays, several_steps),
-        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, interchanged),
+        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache, interchanged),
     )
 }
 ROUNDED: dict[str, Callable[[], Hash]] = {

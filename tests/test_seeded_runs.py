@@ -16,6 +16,7 @@ HASHES = {
     "stacked_frames": "b08f6abd4830034e",
     "frames_of_the_last_axis": "b5276ba75d880d1f",
     "shuffled_frames": "cb9f1c1afa76efb4",
+    "past_the_cache": "68c173cfbaa6cc05",
     "interchanged": "e73006986bbe14c3",
 }
 

@@ -19,22 +19,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 #endif
-#if defined(__SSE2__) || defined(_M_X64)
-#include <immintrin.h>
-#define REALLY_SSE2 1
-#endif
 
-/* Functions for processors with more instructions than the build requires; the choice is made at run time. */
-#if defined(__x86_64__) && defined(__GNUC__)
-#define REALLY_TARGET(features) __attribute__((target(features)))
-#define REALLY_DISPATCH 1
-#endif
-
-#if defined(__GNUC__)
-#define REALLY_INLINE static inline __attribute__((always_inline))
-#else
-#define REALLY_INLINE static inline
-#endif
+#include "cpu.h"
 
 enum { REALLY_CACHE_LINE = 64, REALLY_HUGE_PAGE = 2 << 20 };
 
@@ -260,8 +246,8 @@ static inline int really_stack_continues(
     if (row + by == after) return row == before || really_equal(row, before, nbytes);
     if (row == before) return really_equal(after, row + by, nbytes - by);
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512f")) return really_stack_continues_512(before, row, after, nbytes, by);
-    if (__builtin_cpu_supports("avx2")) return really_stack_continues_avx2(before, row, after, nbytes, by);
+    if (really_cpu_level >= REALLY_CPU_AVX512) return really_stack_continues_512(before, row, after, nbytes, by);
+    if (really_cpu_level >= REALLY_CPU_AVX2) return really_stack_continues_avx2(before, row, after, nbytes, by);
 #endif
     return really_stack_continues_words(before, row, after, nbytes, by);
 }
@@ -291,6 +277,16 @@ REALLY_TARGET("avx512f") static void really_stream_512(char *to, const char *fro
         _mm512_stream_si512((__m512i *)(to + at), _mm512_loadu_si512((const void *)(from + at)));
     }
 }
+
+REALLY_TARGET("avx2") static void really_stream_256(char *to, const char *from, size_t nbytes, size_t ahead) {
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        if (ahead != 0) really_prefetch_l1(from + at + ahead);
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(from + at));
+        const __m256i b = _mm256_loadu_si256((const __m256i *)(from + at + 32));
+        _mm256_stream_si256((__m256i *)(to + at), a);
+        _mm256_stream_si256((__m256i *)(to + at + 32), b);
+    }
+}
 #endif
 
 /* Copies one line past the cache; `to` is aligned. */
@@ -309,18 +305,29 @@ REALLY_INLINE void really_stream_line(char *to, const char *from) {
 #endif
 }
 
+/* A loop over lines; those of plain C go through the cache. */
+REALLY_INLINE void really_stream_lines_any(char *to, const char *from, size_t nbytes, size_t ahead, int streams) {
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        if (ahead != 0) really_prefetch_l1(from + at + ahead);
+        if (streams) really_stream_line(to + at, from + at);
+        else memcpy(to + at, from + at, REALLY_CACHE_LINE);
+    }
+}
+
 /* Copies whole lines past the cache; `to` is aligned. With AVX-512 a line is one load and one store. */
 static inline void really_stream_lines(char *to, const char *from, size_t nbytes, size_t ahead) {
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512f")) {
+    if (really_cpu_level >= REALLY_CPU_AVX512) {
         really_stream_512(to, from, nbytes, ahead);
         return;
     }
-#endif
-    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
-        if (ahead != 0) really_prefetch_l1(from + at + ahead);
-        really_stream_line(to + at, from + at);
+    if (really_cpu_level >= REALLY_CPU_AVX2) {
+        really_stream_256(to, from, nbytes, ahead);
+        return;
     }
+#endif
+    if (really_cpu_level > REALLY_CPU_PLAIN) really_stream_lines_any(to, from, nbytes, ahead, 1);
+    else really_stream_lines_any(to, from, nbytes, ahead, 0);
 }
 
 /* Copies past the cache, whole lines at a time. Prefetches the source `ahead` bytes ahead; 0 if it is in the cache

@@ -10,9 +10,9 @@ enum { REALLY_COMPARE_PIXELS = 256 }; /* pixels compared before the next test fo
 enum { REALLY_COMPARE_PIXELS_AHEAD = 512 }; /* pixels between the one compared and the one prefetched */
 enum { REALLY_INTERLEAVE_AHEAD = 512 }; /* pixels by which each frame is prefetched ahead */
 
-/* Writes pixels `at` to `num` of a row. */
-static inline void really_interleave_tail(char *row, const char *const *frames, size_t at, size_t num) {
+/* The next three write pixels of a row from `at` on, in whole groups; they return the pixel after the last. */
 #if defined(REALLY_SSE2)
+static inline size_t really_interleave_128(char *row, const char *const *frames, size_t at, size_t num) {
     for (; at + 16 <= num; at += 16) {
         const __m128i a = _mm_loadu_si128((const __m128i *)(frames[0] + at));
         const __m128i b = _mm_loadu_si128((const __m128i *)(frames[1] + at));
@@ -26,9 +26,70 @@ static inline void really_interleave_tail(char *row, const char *const *frames, 
         _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(ab_high, cd_high));
         _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(ab_high, cd_high));
     }
+    return at;
+}
+#endif
+
+#if defined(REALLY_NEON)
+static inline size_t really_interleave_neon(char *row, const char *const *frames, size_t at, size_t num) {
+    for (; at + 16 <= num; at += 16) {
+        uint8x16x4_t pixels;
+        for (int j = 0; j < 4; j++) pixels.val[j] = vld1q_u8((const uint8_t *)(frames[j] + at));
+        vst4q_u8((uint8_t *)(row + 4 * at), pixels);
+    }
+    return at;
+}
+#endif
+
+#if defined(REALLY_DISPATCH)
+REALLY_TARGET("avx2") REALLY_INLINE void really_store_8_pixels(char *to, __m256i words, int streams) {
+    if (streams) _mm256_stream_si256((__m256i *)to, words);
+    else _mm256_storeu_si256((__m256i *)to, words);
+}
+
+/* Unpacking works in each half of a register, so that pixels 0 to 15 are in the lower halves of the words. */
+REALLY_TARGET("avx2")
+static size_t really_interleave_256(char *row, const char *const *frames, size_t num, int streams) {
+    size_t at = 0;
+    for (; at + 32 <= num; at += 32) {
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(frames[0] + at));
+        const __m256i b = _mm256_loadu_si256((const __m256i *)(frames[1] + at));
+        const __m256i c = _mm256_loadu_si256((const __m256i *)(frames[2] + at));
+        const __m256i d = _mm256_loadu_si256((const __m256i *)(frames[3] + at));
+        const __m256i ab_low = _mm256_unpacklo_epi8(a, b), cd_low = _mm256_unpacklo_epi8(c, d);
+        const __m256i ab_high = _mm256_unpackhi_epi8(a, b), cd_high = _mm256_unpackhi_epi8(c, d);
+        const __m256i one = _mm256_unpacklo_epi16(ab_low, cd_low), two = _mm256_unpackhi_epi16(ab_low, cd_low);
+        const __m256i three = _mm256_unpacklo_epi16(ab_high, cd_high), four = _mm256_unpackhi_epi16(ab_high, cd_high);
+        for (int j = 0; j < 4; j++) really_prefetch_l2(frames[j] + at + REALLY_INTERLEAVE_AHEAD);
+        really_store_8_pixels(row + 4 * at, _mm256_permute2x128_si256(one, two, 0x20), streams);
+        really_store_8_pixels(row + 4 * at + 32, _mm256_permute2x128_si256(three, four, 0x20), streams);
+        really_store_8_pixels(row + 4 * at + 64, _mm256_permute2x128_si256(one, two, 0x31), streams);
+        really_store_8_pixels(row + 4 * at + 96, _mm256_permute2x128_si256(three, four, 0x31), streams);
+    }
+    return at;
+}
+#endif
+
+/* Writes pixels `at` to `num` of a row. */
+static inline void really_interleave_tail(char *row, const char *const *frames, size_t at, size_t num) {
+#if defined(REALLY_SSE2)
+    if (really_cpu_level >= REALLY_CPU_SSE2) at = really_interleave_128(row, frames, at, num);
+#elif defined(REALLY_NEON)
+    if (really_cpu_level >= REALLY_CPU_NEON) at = really_interleave_neon(row, frames, at, num);
 #endif
     for (; at < num; at++)
         for (int j = 0; j < 4; j++) row[4 * at + j] = frames[j][at];
+}
+
+/* Writes a row from frames 0 to 3 without AVX-512. */
+static inline void really_interleave_row(char *row, const char *const *frames, size_t num, int streams) {
+    size_t at = 0;
+#if defined(REALLY_DISPATCH)
+    if (really_cpu_level >= REALLY_CPU_AVX2)
+        at = really_interleave_256(row, frames, num, streams && (uintptr_t)row % 32 == 0);
+#endif
+    (void)streams;
+    really_interleave_tail(row, frames, at, num);
 }
 
 #if defined(REALLY_DISPATCH)
@@ -101,27 +162,30 @@ static size_t really_interleave_512(
 static inline void really_interleave4(
     char *row, char *after, const char *const *frames, int num_stacks, size_t num, int streams
 ) {
-    size_t at = 0;
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512bw")) at = really_interleave_512(row, after, frames, num_stacks, num, streams);
+    if (really_cpu_level >= REALLY_CPU_AVX512) {
+        const size_t at = really_interleave_512(row, after, frames, num_stacks, num, streams);
+        for (int k = 0; k < num_stacks; k++) {
+            really_interleave_tail(row + 4 * k * num, frames + 5 * k, at, num);
+            if (after != NULL) really_interleave_tail(after + 4 * k * num, frames + 5 * k + 1, at, num);
+        }
+        return;
+    }
 #endif
-    (void)streams;
-    for (int k = 0; k < num_stacks; k++, frames += 5, row += 4 * num) {
-        really_interleave_tail(row, frames, at, num);
-        if (after == NULL) continue;
-        really_interleave_tail(after, frames + 1, at, num);
-        after += 4 * num;
+    for (int k = 0; k < num_stacks; k++) {
+        really_interleave_row(row + 4 * k * num, frames + 5 * k, num, streams);
+        if (after != NULL) really_interleave_row(after + 4 * k * num, frames + 5 * k + 1, num, streams);
     }
 }
 
-/* Splits a row into its frames: frame j goes to frames[j * num]. */
-static inline void really_deinterleave4(char *frames, const char *row, size_t num) {
-    size_t at = 0;
+/* The next two split the first pixels of a row, in whole groups; they return the pixel after the last. */
 #if defined(REALLY_SSE2)
+static inline size_t really_deinterleave_128(char *frames, const char *row, size_t num) {
     const __m128i low = _mm_set1_epi32(0xff);
-    for (; at + 16 <= num; at += 16, row += 64)
+    size_t at = 0;
+    for (; at + 16 <= num; at += 16)
         for (int j = 0; j < 4; j++) {
-            const __m128i *source = (const __m128i *)row;
+            const __m128i *source = (const __m128i *)(row + 4 * at);
             const __m128i shift = _mm_cvtsi32_si128(8 * j);
             const __m128i a = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source), shift), low);
             const __m128i b = _mm_and_si128(_mm_srl_epi32(_mm_loadu_si128(source + 1), shift), low);
@@ -130,9 +194,31 @@ static inline void really_deinterleave4(char *frames, const char *row, size_t nu
             const __m128i packed = _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
             _mm_storeu_si128((__m128i *)(frames + j * num + at), packed);
         }
+    return at;
+}
 #endif
-    for (; at < num; at++, row += 4)
-        for (int j = 0; j < 4; j++) frames[j * num + at] = row[j];
+
+#if defined(REALLY_NEON)
+static inline size_t really_deinterleave_neon(char *frames, const char *row, size_t num) {
+    size_t at = 0;
+    for (; at + 16 <= num; at += 16) {
+        const uint8x16x4_t pixels = vld4q_u8((const uint8_t *)(row + 4 * at));
+        for (int j = 0; j < 4; j++) vst1q_u8((uint8_t *)(frames + j * num + at), pixels.val[j]);
+    }
+    return at;
+}
+#endif
+
+/* Splits a row into its frames: frame j goes to frames[j * num]. */
+static inline void really_deinterleave4(char *frames, const char *row, size_t num) {
+    size_t at = 0;
+#if defined(REALLY_SSE2)
+    if (really_cpu_level >= REALLY_CPU_SSE2) at = really_deinterleave_128(frames, row, num);
+#elif defined(REALLY_NEON)
+    if (really_cpu_level >= REALLY_CPU_NEON) at = really_deinterleave_neon(frames, row, num);
+#endif
+    for (; at < num; at++)
+        for (int j = 0; j < 4; j++) frames[j * num + at] = row[4 * at + j];
 }
 
 enum { REALLY_UNRELATED = 0, REALLY_SHIFTED = 1, REALLY_REPEATED = 2 };
@@ -208,8 +294,8 @@ static inline int really_compare4(const char *before, const char *row, const cha
     return REALLY_UNRELATED;
 #else
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512bw")) return really_compare_512(before, row, after, newest, num);
-    if (__builtin_cpu_supports("avx2")) return really_compare_avx2(before, row, after, newest, num);
+    if (really_cpu_level >= REALLY_CPU_AVX512) return really_compare_512(before, row, after, newest, num);
+    if (really_cpu_level >= REALLY_CPU_AVX2) return really_compare_avx2(before, row, after, newest, num);
 #endif
     return really_compare_pixels(before, row, after, newest, num);
 #endif

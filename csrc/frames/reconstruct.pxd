@@ -7,7 +7,7 @@ from frame_store cimport FrameStore, find_frame, frame_at, full_number, is_store
 from matching cimport MAX_STACK, Sharing
 from interleave cimport has_fast_path, interleave, really_interleave4
 from memory cimport really_aligned_free, really_stream_fence
-from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
 
 cdef enum:
     MISSING = -2
@@ -23,7 +23,7 @@ cdef inline bint reconstruct(
 ) noexcept nogil:
     """Copies the frames of each row to `columns[column]` [num_rows, ...]. Returns False if a frame has no block."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
-    cdef bint streams = num_rows * row_nbytes * sharing.num_columns >= OUT_OF_CACHE
+    cdef bint streams = is_past_the_cache(num_rows * row_nbytes * sharing.num_columns)
     cdef RowFrames stacks[2][REALLY_ROW_GROUP]
     cdef Py_ssize_t group = rows_per_group(sharing)
     cdef Py_ssize_t first = 0, num = locate_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])

@@ -8,7 +8,7 @@ from memory cimport really_advise_willneed, really_stream_fence
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
 from removed cimport Removed, draw_left
-from row_copy cimport OUT_OF_CACHE, REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
 
 cdef enum:
     BLOCK = DRAW_BLOCK  # rows whose cache lines are prefetched at a time
@@ -23,7 +23,7 @@ cdef inline void gather(
 
     `source`, unless NULL, draws the ages, those of rows that are not `removed`, which may be NULL.
     """
-    cdef bint streams = batch_nbytes(records, num_rows) >= OUT_OF_CACHE
+    cdef bint streams = is_past_the_cache(batch_nbytes(records, num_rows))
     if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
         gather_narrow(records, ages, num_rows, columns, source, removed)
         return

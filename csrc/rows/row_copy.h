@@ -82,20 +82,31 @@ static void really_copy_rows_512(
 ) {
     really_copy_rows_any(to, stride, rows, nbytes, num, streams);
 }
+
+REALLY_TARGET("avx2")
+static void really_copy_rows_256(
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams
+) {
+    really_copy_rows_any(to, stride, rows, nbytes, num, streams);
+}
 #endif
 
 /* Copies `num` rows (at most REALLY_ROW_GROUP) of `nbytes` each: row k from `rows[k]` to `to + k * stride`. With
-   `streams` the stores go past the cache; call really_stream_fence() afterwards. */
+   `streams` the stores go past the cache, unless they are plain C; call really_stream_fence() afterwards. */
 static inline void really_copy_rows(
     char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams
 ) {
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512f")) {
+    if (really_cpu_level >= REALLY_CPU_AVX512) {
         really_copy_rows_512(to, stride, rows, nbytes, num, streams);
         return;
     }
+    if (really_cpu_level >= REALLY_CPU_AVX2) {
+        really_copy_rows_256(to, stride, rows, nbytes, num, streams);
+        return;
+    }
 #endif
-    really_copy_rows_any(to, stride, rows, nbytes, num, streams);
+    really_copy_rows_any(to, stride, rows, nbytes, num, streams && really_cpu_level > REALLY_CPU_PLAIN);
 }
 
 #endif

@@ -1,5 +1,6 @@
 """Long rows at random addresses, copied a group at a time; row_copy.h has the copy."""
 
+from cpu cimport really_cache_nbytes
 from memory cimport REALLY_CACHE_LINE, really_prefetch_l2
 
 cdef extern from "row_copy.h" nogil:
@@ -10,8 +11,10 @@ cdef extern from "row_copy.h" nogil:
         char* to, size_t stride, const char** rows, size_t nbytes, int num, bint streams
     ) noexcept
 
-cdef enum:
-    OUT_OF_CACHE = 1 << 23  # bytes; a batch this large is written past the cache, so that other data stay in it
+
+cdef inline bint is_past_the_cache(size_t nbytes) noexcept nogil:
+    """Whether a batch is so large that it is written past the cache, and other data stay in it."""
+    return nbytes >= 8 * really_cache_nbytes
 
 
 cdef inline void prefetch_lines(const char* row, Py_ssize_t nbytes) noexcept nogil:

@@ -6,6 +6,7 @@ REALLY_EARLY_COMMIT commits rows before they are written; the test of killed pro
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from cpu cimport really_cache_nbytes
 from memory cimport (
     REALLY_CACHE_LINE,
     really_copy_short,
@@ -29,7 +30,6 @@ cdef extern from *:
 
 cdef enum:
     AHEAD = 1024  # bytes by which a big field is prefetched ahead of its copy
-    STREAM_FROM = 1 << 22  # bytes; a ring this large does not stay in the cache
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
@@ -71,7 +71,7 @@ cdef inline void scatter(
     """Writes rows `first` to `first + num_rows` of the columns to consecutive records from `rows` on."""
     cdef bint streams = (
         records.stride % REALLY_CACHE_LINE == 0
-        and records.num_slots * records.stride >= STREAM_FROM
+        and <size_t>(records.num_slots * records.stride) >= 4 * really_cache_nbytes  # it does not stay in the cache
         and records.seams_nbytes <= STAGE
         and num_rows * records.stride >= 1024
     )

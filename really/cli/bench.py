@@ -25,11 +25,12 @@ def run(given: argparse.Namespace) -> None:
     """Prints the rates of this machine beside those of the README."""
     from really._utils.checks import checked_positive
     from really.cli.output import show
+    from really.replay.engine import CPU_LEVEL
 
     seconds = checked_positive("--seconds", given.seconds)
     measures = dict(zip(README, (_sampling, _collecting), strict=True))
     found = {name: {"here": _rate(make, seconds), "readme": README[name]} for name, make in measures.items()}
-    show(found, given.json)
+    show({"kernels": CPU_LEVEL, **found}, given.json)
 
 
 def _rate(make: Callable[[], Callable[[], int]], seconds: float) -> Any:

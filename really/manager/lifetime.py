@@ -20,6 +20,7 @@ from really.manager.building import Builder
 from really.manager.current_agent import CurrentAgent
 from really.manager.summary import Summary
 from really.policies.policy import fitting_sampling_types
+from really.replay import engine
 
 log = logging.getLogger("really")
 
@@ -63,6 +64,7 @@ class Lifetime(PublishedManager, Shown):
             {
                 **self._current.info(),
                 "buffer_bytes": 0 if self.buffer is None else self.buffer.nbytes,
+                "processor": engine.CPU_LEVEL,
                 "policy_version": self._fleet.version,
                 **self._episodes.info(),
                 **self._statistics.info(),

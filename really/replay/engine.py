@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from really._utils.forks import LockedGroup, Order
 from really.data.frames import FrameColumn, Sharing, field_nbytes, frame_nbytes
 from really.data.schema import Spec, row_nbytes
-from really.errors import InvalidFileError, InvalidValueError, NotEnoughMemoryError, ReallyError
+from really.errors import InvalidFileError, InvalidValueError, NotEnoughMemoryError, ReallyError, one_of
 from really.replay._ring import (
+    CPU_LEVELS,
     AlternatingAgentsError,
     FrameFileError,
     MissingFramesError,
@@ -20,9 +22,17 @@ from really.replay._ring import (
     RingError,
     TooManyFramesError,
     row_stride,
+    use_level,
 )
 from really.replay.arguments import MAX_BYTES, MAX_ROWS
 from really.replay.columns import spec_of
+
+CPU_LEVEL = os.environ.get("REALLY_CPU") or CPU_LEVELS[-1]
+"""The instructions that the kernels use: those of `REALLY_CPU`, or the highest level that the processor has."""
+
+if CPU_LEVEL not in CPU_LEVELS:
+    raise InvalidValueError(one_of("REALLY_CPU, the instructions of this processor", CPU_LEVEL, CPU_LEVELS))
+use_level(CPU_LEVELS.index(CPU_LEVEL))
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
 

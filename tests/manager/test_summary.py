@@ -20,6 +20,7 @@ def test_info_has_the_configuration_and_the_figures_of_the_run() -> None:
     assert info["columns"]["state"] == "float32[1]"
     assert info["columns"]["agent"] == "int32[]"
     assert info["buffer_bytes"] > 0
+    assert info["processor"] in ("plain", "sse2", "avx2", "avx512", "neon")
     assert info["delivered_rows"] == 200
     assert info["rows_per_second_per_runner"] > 0
     assert {"queued_orders", "waited_seconds", "dropped_rows"} <= set(info)

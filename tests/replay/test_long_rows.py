@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
+from really.replay._ring import CACHE_NBYTES
 
 SHORT = [1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 31, 33, 63, 64, 65, 100, 127, 200, 255, 511, 512, 513, 575, 576, 1000]
 LONG = [4096, 4097, 7056, 28_223, 28_224]
-PAST_THE_CACHE = 8 << 20  # bytes of a batch
+PAST_THE_CACHE = 8 * CACHE_NBYTES  # bytes of a batch
 
 
 def rows_of(nbytes, num, more=300):
