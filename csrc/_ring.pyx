@@ -19,11 +19,12 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
 from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
 from bounded_random cimport draw, draw_distinct_batches, table_nbytes
+from compact cimport Compact, Windows
 from continuity cimport StatePair, continues
 from cpu cimport level_names, really_cache_found, really_cpu_use
 from cursor_page cimport STATE, Page
@@ -1188,6 +1189,77 @@ cdef class Ring:
             return None
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
+    def take_windows(self, const int64_t[::1] rows, Py_ssize_t length, list num_places, is_padding=None):
+        """The rows of these numbers, [n * length], as n windows: each frame that a window needs comes once.
+
+        `num_places` is for each entry of `shared` how many frames a window has room for; it grows, in place, to what
+        the windows need. `is_padding`, bool [n * length], marks rows whose stacks are zeros. Returns the columns
+        [n * length, ...], for names that share frames int32 [n * length, stack], places among the window's frames; and
+        for each entry of `shared` frames [n, places, ...], where those that no row needs are zeros. Returns None if a
+        row is not held.
+        """
+        cdef Py_ssize_t s, total = rows.shape[0], num_sharings = self.state.num_sharings
+        cdef Block block = self.new_batch(total, None, n_step=False, table=0, reconstructs=False)
+        cdef Windows* windows = <Windows*>PyMem_Calloc(num_sharings + 1, sizeof(Windows))
+        cdef Compact compact
+        cdef bint taken, fits = False
+        cdef list held
+        if windows == NULL:
+            raise MemoryError("the windows of a batch: the system gave no memory")
+        compact.length, compact.num_windows, compact.windows = length, total // length, windows
+        compact.is_padding = NULL if is_padding is None else <const char*>cnp.PyArray_DATA(<cnp.ndarray?>is_padding)
+        block.batch.compact = &compact
+        try:
+            while not fits:
+                held = [self.new_windows(s, &compact, num_places[s]) for s in range(num_sharings)]
+                memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
+                self.read_removals()
+                acquire(self.lock)
+                with nogil:
+                    taken = take_rows(&self.state, &block.batch, total, True)
+                release(self.lock)
+                if not taken:
+                    self.refuse_if_rolled_back()
+                    return None
+                columns = self.arrays(block, total, 0)
+                fits = True
+                for s in range(num_sharings):
+                    fits = fits and windows[s].num_needed <= windows[s].num_places
+                    num_places[s] = max(windows[s].num_places, windows[s].num_needed)
+        finally:
+            block.batch.compact = NULL
+            PyMem_Free(windows)
+        for indices, _, _ in held:
+            columns.update(indices)
+        return columns, [frames for _, frames, _ in held]
+
+    cdef tuple new_windows(self, Py_ssize_t at, const Compact* compact, Py_ssize_t num_places):
+        """Indices by name and frames of `shared[at]`, arrays to which windows are written; and a block to keep alive
+        meanwhile."""
+        cdef const Sharing* sharing = &self.state.sharings[at]
+        cdef Windows* windows = &compact.windows[at]
+        cdef Py_ssize_t num_rows = compact.num_windows * compact.length, num_indices = num_rows * sharing.stack
+        cdef Py_ssize_t nbytes = lines(sharing.store.nbytes), counts_nbytes = lines(compact.num_windows * sizeof(Py_ssize_t))
+        cdef Block scratch = new_block(self.pool, nbytes + counts_nbytes + lines(2 * num_indices * sizeof(uint32_t)))
+        cdef Block indices = new_block(self.pool, 2 * lines(num_indices * sizeof(int)))
+        cdef Block frames = new_block(self.pool, lines(compact.num_windows * num_places * sharing.store.nbytes))
+        cdef const Key* key = &self.state.keys[sharing.keys[0]]
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef dict found = {}
+        cdef int c, num_dims
+        memset(scratch.memory.data, 0, nbytes)
+        windows.zeros = scratch.memory.data
+        windows.counts = <Py_ssize_t*>(scratch.memory.data + nbytes)
+        windows.numbers = <uint32_t*>(scratch.memory.data + nbytes + counts_nbytes)
+        windows.frames, windows.num_places = frames.memory.data, num_places
+        dims[0], dims[1] = num_rows, sharing.stack
+        for c in range(sharing.num_columns):
+            windows.indices[c] = <int*>(indices.memory.data + c * lines(num_indices * sizeof(int)))
+            found[self.names[sharing.keys[c]]] = new_array(indices, <char*>windows.indices[c], INT32, dims, 2)
+        dims[0], dims[1] = compact.num_windows, num_places
+        num_dims = 2 + frame_dims(dims + 2, key, sharing.stack, self.shared[at][2])
+        return found, new_array(frames, windows.frames, self.dtypes[sharing.keys[0]], dims, num_dims), scratch
+
     def read(self, int64_t first, Py_ssize_t num):
         """Rows `first` to `first + num` by number, with a `frame_column` for each column that shares frames.
 
@@ -1344,6 +1416,7 @@ cdef class Ring:
         return batch
 
 
+cdef cnp.dtype INT32 = cnp.PyArray_DescrFromType(cnp.NPY_INT32)
 cdef cnp.dtype INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)

@@ -7,6 +7,7 @@ from numpy.random cimport bitgen_t
 
 from batch_layout cimport Batch
 from bounded_random cimport draw, draw_distinct_batches
+from compact cimport compact_all
 from cursor_page cimport STATE, Page, first_untouched, read_cursor, store_state
 from gather cimport gather, prefetch_rows_from_disk
 from matching cimport Sharing, free_sharing
@@ -221,9 +222,12 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
             return  # an overwritten frame number may have no frame; the caller tests again
         if ring.prefetches_from_disk:
             prefetch_frames_from_disk(ring.sharings, ring.num_sharings, batch.fields, total)
-        batch.misses_frames = not reconstruct_all(
-            ring.sharings, ring.num_sharings, batch.fields, total, batch.columns
-        )
+        if batch.compact != NULL:
+            batch.misses_frames = not compact_all(ring.sharings, ring.num_sharings, batch.fields, batch.compact)
+        else:
+            batch.misses_frames = not reconstruct_all(
+                ring.sharings, ring.num_sharings, batch.fields, total, batch.columns
+            )
 
 
 cdef inline void draw_ages(

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from compact cimport Compact
 from memory cimport REALLY_CACHE_LINE
 from record cimport Records, round_up
 from values cimport Key
@@ -27,6 +28,7 @@ cdef struct Batch:  # addresses of the parts
     float* discounts  # [num_rows]; NULL for single transitions
     int64_t* last_ages  # [num_rows], ages of the rows' last steps
     char** last_fields  # [num_last_fields], values of the last steps
+    const Compact* compact  # which frames of the rows are copied, once for each window; NULL copies whole rows
     bint agents_alternate  # so that the rows have no last step
     bint misses_frames  # a row has the number of a frame that is not stored
 
@@ -74,6 +76,7 @@ cdef inline void lay_out_batch(
         elif parts.columns == IN_BLOCK:
             batch.fields[i] = batch.columns[i]
     batch.discounts = NULL
+    batch.compact = NULL
     if parts.n_step:
         batch.last_fields = <char**>take_part(&block, parts.num_last_fields * sizeof(char*))
         batch.last_ages = <int64_t*>take_part(&block, num_rows * sizeof(int64_t))

@@ -29,7 +29,7 @@ from really.policies.policy import VALUE_OUTPUTS
 from really.policies.recurrent import RECURRENT_STATE
 from really.replay.hindsight import Hindsight
 from really.replay.n_step import NSteps
-from really.replay.units import SampleUnit
+from really.replay.single_steps import Transitions
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector", "total_steps")
 
 # Sample units whose batches have single steps.
-SINGLE_STEPS = (None, "transition", "n_step", "hindsight", SampleUnit, NSteps, Hindsight)
+SINGLE_STEPS = (None, "transition", "n_step", "hindsight", Transitions, NSteps, Hindsight)
 
 # Columns that runners compute from the model's values of states.
 VALUE_COLUMNS = ("value_estimate", "monte_carlo", "advantage")

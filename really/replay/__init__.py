@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from really._utils.public import publish as _publish
 from really.replay.buffer import ReplayBuffer
+from really.replay.compact import stacked
 from really.replay.disk.verification import Verification
 from really.replay.emphasized import EmphasizedSampler
 from really.replay.episodes import Episodes, unpadded
@@ -16,6 +17,7 @@ from really.replay.priorities import Priorities
 from really.replay.registry import SAMPLERS, UNITS
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
 from really.replay.sequences import Sequences, sequence_priorities
+from really.replay.single_steps import Transitions
 from really.replay.staleness import StalenessSampler
 from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
@@ -39,9 +41,11 @@ __all__ = [
     "Sequences",
     "StalenessSampler",
     "StratifiedSampler",
+    "Transitions",
     "UniformSampler",
     "Verification",
     "sequence_priorities",
+    "stacked",
     "unpadded",
 ]
 

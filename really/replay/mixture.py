@@ -20,6 +20,7 @@ from really.replay import arguments, engine, tf_datasets
 from really.replay._ring import Ring, RingError
 from really.replay.batches import Batches
 from really.replay.buffer import ReplayBuffer
+from really.replay.compact import fitting
 from really.replay.priorities import QUICK
 from really.replay.samplers import INDEX, WEIGHT, PrioritizedSampler, Sampler, Shape, checked_shape, refuse_beta
 from really.replay.units import Batch
@@ -370,7 +371,7 @@ class Mixture:
             drawn[INDEX] = drawn[INDEX] * len(self._buffers) + at
         for key, column in out.items():
             if key != self._source:
-                column[...] = drawn[key]
+                column[...] = fitting("Mixture", key, drawn[key], column.shape, 1)
 
 
 class _PartsSampler(Sampler):

@@ -14,6 +14,7 @@ from really.replay.n_step import NSteps
 from really.replay.newest import NewestSampler
 from really.replay.samplers import PrioritizedSampler, Sampler, UniformSampler
 from really.replay.sequences import Sequences
+from really.replay.single_steps import Transitions
 from really.replay.staleness import StalenessSampler
 from really.replay.stratified import StratifiedSampler
 from really.replay.units import SampleUnit
@@ -29,7 +30,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 """Name -> sampler. Every process that opens or unpickles a buffer has to register the same names."""
 UNITS: dict[str, type[SampleUnit]] = {
-    "transition": SampleUnit,
+    "transition": Transitions,
     "n_step": NSteps,
     "sequences": Sequences,
     "episodes": Episodes,

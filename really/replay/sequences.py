@@ -15,6 +15,7 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay.arguments import refuse_big_batch
 from really.replay.columns import spec_of
+from really.replay.compact import CompactFrames, check_names, checked_compact
 from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns
 from really.replay.units import Batch, SampleUnit
 
@@ -50,6 +51,9 @@ class Sequences(SampleUnit):
         agent: columns that tell agents apart; by default the column "agent", if there is one.
         checks_states: False trusts the order of an agent's rows. True ends a window where a row's state is not, bit for
             bit, the next state of the row before it; observations that are normalised anew in each chunk are never.
+        compact: True gives columns that share frames as frames [n, length + stack, ...] and indices
+            (`compact.stacked` makes them whole), each frame of a window once. A window that needs more frames makes
+            its batch longer; a number, how many frames there is room for, avoids that.
     """
 
     in_ring = False
@@ -62,6 +66,7 @@ class Sequences(SampleUnit):
         across_episodes: bool = False,
         agent: str | Sequence[str] | None = None,
         checks_states: bool = True,
+        compact: bool | int = False,
     ) -> None:
         self.length = checked_integer("length", length, 1, LONGEST)
         self.burn_in = checked_integer("burn_in", burn_in, 0, LONGEST)
@@ -70,11 +75,13 @@ class Sequences(SampleUnit):
                 raise InvalidTypeError(f"{name}: expected True or False, got {value!r}")
         self.pad, self.across_episodes, self.checks_states = pad, across_episodes, checks_states
         self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self.compact = checked_compact(compact)
         self.starts: Trajectories | None = None
+        self._frames: CompactFrames | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again."""
-        names = ("length", "burn_in", "pad", "across_episodes", "checks_states")
+        names = ("length", "burn_in", "pad", "across_episodes", "checks_states", "compact")
         agent = None if self.agent is None else list(self.agent)
         return {name: getattr(self, name) for name in names} | {"agent": agent}
 
@@ -93,45 +100,59 @@ class Sequences(SampleUnit):
         taken = [key for key in spec if key in ADDED]
         if taken:
             raise InvalidValueError(f"sequences: expected no keys {list(ADDED)}, which batches have besides: {taken}")
+        if self.compact:
+            check_names(spec)
 
     def prepare(self, ring: Ring) -> None:
         """Makes the index of the ring's trajectories."""
+        self._frames = CompactFrames(ring, self.num_steps, self.compact) if self.compact else None
         columns = TrajectoryColumns.of(spec_of(ring), agent=self.agent, checks_states=self.checks_states)
         least, from_first = (self.burn_in + 1, 1) if self.pad else (self.num_steps, self.num_steps)
         self.starts = Trajectories(ring, columns, least=least, least_from_first=from_first, joins=self.across_episodes)
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns with the axis of steps, `mask`, `is_first` and `number`."""
-        return {key: ColumnSpec(dtype, (self.num_steps, *shape)) for key, (dtype, shape) in (spec | ADDED).items()}
+        found = {key: ColumnSpec(dtype, (self.num_steps, *shape)) for key, (dtype, shape) in (spec | ADDED).items()}
+        return found if self._frames is None else self._frames.spec(found)
 
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The windows from these rows on, padded where the steps that are held end; None if a row is not held."""
         if numbers.size * self.num_steps > ring.max_unchecked_rows:
-            refuse_big_batch("a batch of sequences", numbers.size * self.num_steps, spec_of(ring))
+            refuse_big_batch("a batch of sequences", numbers.size, self.batch_spec(spec_of(ring)))
         assert self.starts is not None, "a ring is prepared before it is sampled"
         found = self.starts.windows(numbers, self.num_steps, self.burn_in)
-        return None if found is None else filled_windows(ring, found, numbers.shape)
+        return None if found is None else filled_windows(ring, found, numbers.shape, self._frames)
 
 
-def filled_windows(ring: Ring, windows: tuple[Any, ...], shape: tuple[int, ...]) -> Batch | None:
+def filled_windows(
+    ring: Ring, windows: tuple[Any, ...], shape: tuple[int, ...], compact: CompactFrames | None = None
+) -> Batch | None:
     """The rows of `Trajectories.windows` [prod(shape), length] as columns [*shape, length, ...].
 
     Returns None if one of them is no longer held.
     """
     numbers, mask, is_first, num_padded = windows
-    rows = numbers
+    rows, padding = numbers, None
     if num_padded:
         padding = numbers < 0
         # Each window's last row is copied for the padding behind it.
         rows = np.where(padding, np.maximum.accumulate(numbers, axis=1), numbers)
-    batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
+    flat = None if padding is None else padding.reshape(-1)
+    if compact is None:
+        batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
+    else:
+        batch = compact.take(rows.reshape(-1), flat)
     if batch is None:
         return None
-    if num_padded:
-        for column in batch.values():
-            column[padding.reshape(-1)] = np.zeros((), column.dtype)
     lead = (*shape, numbers.shape[1])
-    columns = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
+    if padding is not None:
+        for key in ring.names:
+            if key in batch:
+                batch[key][flat] = np.zeros((), batch[key].dtype)
+    if compact is None:
+        columns = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
+    else:
+        columns = compact.reshaped(batch, shape, lead[-1:])
     return columns | {name: part.reshape(lead) for name, part in zip(ADDED, (mask, is_first, numbers), strict=True)}
 
 

@@ -15,6 +15,7 @@ from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
 from really.replay.arguments import MOST_ROWS, checked_size
 from really.replay.batches import BeforeSample
+from really.replay.compact import fitting
 from really.replay.rows import Sampled
 from really.replay.samplers import checked_beta
 from really.replay.tensors import check_dtypes
@@ -113,7 +114,8 @@ class _Calls:
         if before is not None:
             before(math.prod(self._size), lambda: False)
         batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)
-        return [batch[key].reshape(shape) for key, shape in zip(self._keys, self._shapes, strict=True)]
+        shapes = zip(self._keys, self._shapes, strict=True)
+        return [fitting("dataset", key, batch[key], shape, len(self._size)) for key, shape in shapes]
 
 
 def _known_spec(buffer: Sampled) -> Spec:
