@@ -10,8 +10,18 @@ with _needed("really.learners", "TensorFlow", "tensorflow"), _without_start_line
     from really.learners.a2c import A2CLearner, A2CUpdate
     from really.learners.dqn import DQNLearner, DQNUpdate
     from really.learners.ppo import PPOLearner, PPOUpdate
-    from really.learners.sac import SACLearner, SACUpdate
+    from really.learners.sac import Critic, SACLearner, SACUpdate
 
-__all__ = ["A2CLearner", "A2CUpdate", "DQNLearner", "DQNUpdate", "PPOLearner", "PPOUpdate", "SACLearner", "SACUpdate"]
+__all__ = [
+    "A2CLearner",
+    "A2CUpdate",
+    "Critic",
+    "DQNLearner",
+    "DQNUpdate",
+    "PPOLearner",
+    "PPOUpdate",
+    "SACLearner",
+    "SACUpdate",
+]
 
 _publish(globals())

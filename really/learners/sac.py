@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +27,7 @@ class SACUpdate(NamedTuple):
     """Results of an update, from before it changed the weights; `[update, ...]` for several updates.
 
     `critic_loss`, `actor_loss`, `entropy` (of actions in [-1, 1], in nats) and `temperature`: float32 `[]`.
-    `td_error`: float32 `[row]`, target minus the mean of both critics; its absolute value is the priority of
+    `td_error`: float32 `[row]`, target minus the mean of all critics; its absolute value is the priority of
     prioritized replay. `q_value`: float32 `[row]`, that mean, of the actions taken.
     """
 
@@ -39,11 +40,19 @@ class SACUpdate(NamedTuple):
 
 
 class Critic(keras.Model):  # type: ignore[misc]
-    """Q(s, a): a network with hidden layers of ReLU, for states that are arrays or dicts or tuples of arrays."""
+    """Q(s, a): a network with hidden layers of ReLU, for states that are arrays or dicts or tuples of arrays.
 
-    def __init__(self, hidden: tuple[int, ...] = (256, 256)) -> None:
+    With `layer_norm` each hidden layer is normalised before its ReLU (Ba et al. 2016), which bounds what the critic
+    gives for actions that no row has (Ball et al. 2023, section 4.2).
+    """
+
+    def __init__(self, hidden: tuple[int, ...] = (256, 256), *, layer_norm: bool = False) -> None:
         super().__init__()
-        self.hidden = [keras.layers.Dense(units, activation="relu") for units in hidden]
+        if layer_norm:
+            made = [(keras.layers.Dense(n), keras.layers.LayerNormalization(), keras.layers.ReLU()) for n in hidden]
+            self.hidden = [layer for layers in made for layer in layers]
+        else:
+            self.hidden = [keras.layers.Dense(units, activation="relu") for units in hidden]
         self.value = keras.layers.Dense(1)
 
     def call(self, inputs: tuple[Any, Any]) -> Any:
@@ -57,15 +66,15 @@ class Critic(keras.Model):  # type: ignore[misc]
 
 
 class SACNetworks(keras.Model):  # type: ignore[misc]
-    """All that a SACLearner trains besides the agent: two critics, their targets and the logarithm of the temperature.
+    """All that a SACLearner trains besides the agent: critics, their targets and the logarithm of the temperature.
 
     It is one model, so that a checkpoint saves it as a `target`.
     """
 
-    def __init__(self, make_critic: Callable[[], Any], temperature: float) -> None:
+    def __init__(self, make_critic: Callable[[], Any], num_critics: int, temperature: float) -> None:
         super().__init__()
-        self.critics = [make_critic() for _ in range(2)]
-        self.targets = [make_critic() for _ in range(2)]
+        self.critics = [make_critic() for _ in range(num_critics)]
+        self.targets = [make_critic() for _ in range(num_critics)]
         initial = keras.initializers.Constant(math.log(temperature))
         self.log_temperature = self.add_weight(shape=(), initializer=initial, name="log_temperature")
 
@@ -75,7 +84,7 @@ class SACLearner:
 
     The model has outputs `mu` and `sigma`, and the manager `action_sampling_type="continuous_squashed_normal"`. The
     target of a row is `reward + discount * (min Q'(s', a') - temperature * log π(a'|s'))`, where a' is drawn from the
-    policy, Q' are two slowly moving copies of the critics, and `discount` is `gamma * (1 - terminal)`. A time limit is
+    policy, Q' are slowly moving copies of the critics, and `discount` is `gamma * (1 - terminal)`. A time limit is
     no termination. The policy minimises `temperature * log π(a|s) - min Q(s, a)` by the gradient through a drawn
     action. The temperature grows while the policy's entropy is below `target_entropy`, and falls while it is above.
     Critics and entropy see actions scaled to [-1, 1].
@@ -83,9 +92,13 @@ class SACLearner:
     Args:
         source: the manager whose agent is trained, or an `Agent`.
         optimizer, critic_optimizer, temperature_optimizer: Keras optimizers that train nothing else, of the policy, of
-            both critics, and of the temperature (Adam with a rate of 3e-4 by default).
+            the critics, and of the temperature (Adam with a rate of 3e-4 by default).
         make_critic: returns a new Keras model that takes a pair (states, actions) and returns q-values `[row]` or
             `[row, 1]`; by default `Critic`, two hidden layers of 256.
+        num_critics: number of critics.
+        target_critics: number of critics, drawn anew for each update, whose least value is the target, as in REDQ
+            (Chen et al. 2021, algorithm 1) and RLPD (Ball et al. 2023), which have 10 critics and draw 2. The policy
+            then follows the mean of all critics. By default the least value of all is for both.
         gamma: discount factor; by default the manager's, from which it may not differ.
         target_rate: fraction by which the targets approach the critics after each update.
         temperature: initial weight of the entropy.
@@ -115,6 +128,8 @@ class SACLearner:
         critic_optimizer: Any,
         *,
         make_critic: Callable[[], Any] = Critic,
+        num_critics: int = 2,
+        target_critics: int | None = None,
         gamma: float | None = None,
         target_rate: float = 0.005,
         temperature: float = 1.0,
@@ -137,7 +152,11 @@ class SACLearner:
         dimensions = self._policy.noise_width
         wanted = -dimensions if target_entropy is None else target_entropy
         self.target_entropy = checked_number("target_entropy", wanted, -1e6, 1e6)
-        self.networks = SACNetworks(make_critic, checked_positive("temperature", temperature))
+        num_critics = checked_integer("num_critics", num_critics)
+        self._drawn_critics = (
+            None if target_critics is None else checked_integer("target_critics", target_critics, most=num_critics)
+        )
+        self.networks = SACNetworks(make_critic, num_critics, checked_positive("temperature", temperature))
         self._build_critics()
         given = keras.optimizers.Adam(3e-4) if temperature_optimizer is None else temperature_optimizer
         trained = {
@@ -209,7 +228,7 @@ class SACLearner:
     def _update_critics(self, batch: dict[str, Any], temperature: Any, noise: Any) -> tuple[Any, Any, Any]:
         next_state, state = (inputs.state_of(self.agent, batch, key) for key in ("state_new", "state"))
         next_action, log_prob = self._drawn(next_state, noise)
-        next_value = self._least(self.networks.targets, next_state, next_action) - temperature * log_prob
+        next_value = self._target_value(next_state, next_action) - temperature * log_prob
         target = batch["reward"] + batch["discount"] * next_value
         with tf.GradientTape() as tape:
             values = [self._q_values(critic, state, self._scaled(batch["action"])) for critic in self.networks.critics]
@@ -217,7 +236,7 @@ class SACLearner:
             loss = tf.add_n(losses)
         inputs.apply_gradients(self.optimizers["critics"], tape, loss, self._critic_variables)
         self._move_targets()
-        q = 0.5 * tf.add_n(values)
+        q = tf.add_n(values) / len(values)
         return loss, target - q, q
 
     def _move_targets(self) -> None:
@@ -229,7 +248,7 @@ class SACLearner:
         state = inputs.state_of(self.agent, batch, "state")
         with tf.GradientTape() as tape:
             action, log_prob = self._drawn(state, noise)
-            loss = tf.reduce_mean(temperature * log_prob - self._least(self.networks.critics, state, action))
+            loss = tf.reduce_mean(temperature * log_prob - self._policy_value(state, action))
         inputs.apply_gradients(self.optimizers["actor"], tape, loss, self.agent.trainable_variables)
         return loss, -tf.reduce_mean(log_prob)
 
@@ -245,10 +264,19 @@ class SACLearner:
         log_slope = 2.0 * (_LOG_2 - u - tf.math.softplus(-2.0 * u))
         return tf.tanh(u), tf.reduce_sum(log_normal - log_slope, axis=-1)
 
-    def _least(self, critics: list[Any], state: Any, action: Any) -> Any:
-        """The smaller q-value of two critics, `[row]` (Fujimoto et al. 2018, clipped double Q-learning)."""
-        first, second = (self._q_values(critic, state, action) for critic in critics)
-        return tf.minimum(first, second)
+    def _target_value(self, state: Any, action: Any) -> Any:
+        """The least q-value of the target networks (Fujimoto et al. 2018, clipped double Q-learning), `[row]`."""
+        values = [self._q_values(critic, state, action) for critic in self.networks.targets]
+        if self._drawn_critics is not None:
+            number = tf.cast(self.optimizers["critics"].iterations, tf.int32)
+            drawn = drawn_positions(self._seed, number, len(values), self._drawn_critics)
+            return tf.reduce_min(tf.gather(tf.stack(values), drawn), axis=0)
+        return functools.reduce(tf.minimum, values)
+
+    def _policy_value(self, state: Any, action: Any) -> Any:
+        """What the policy maximises besides its entropy, `[row]`."""
+        values = [self._q_values(critic, state, action) for critic in self.networks.critics]
+        return functools.reduce(tf.minimum, values) if self._drawn_critics is None else tf.add_n(values) / len(values)
 
     def _q_values(self, critic: Any, state: Any, action: Any) -> Any:
         return tf.reshape(tf.cast(critic((state, action)), tf.float32), [-1])
@@ -290,3 +318,12 @@ class SACLearner:
 
     def _check_steps(self) -> None:
         sources.check_buffer("SACLearner", self._buffer(), self.gamma, self.n_step)
+
+
+def drawn_positions(seed: int, number: Any, of: int, size: int) -> Any:
+    """Positions of `size` different ones of `of` critics, int32 `[size]`, each set equally likely; update `number`'s.
+
+    They are independent of the noise of the update's actions, which has the key `[seed, number]`.
+    """
+    key = tf.random.fold_in(tf.stack([tf.constant(seed), number]), 1)
+    return tf.math.top_k(tf.random.stateless_uniform([of], key), size).indices

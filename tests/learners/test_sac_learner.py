@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
+from scipy import stats
 
 from really import ReplayBuffer, SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
-from really.learners import SACLearner
-from really.learners.sac import Critic
+from really.learners import Critic, SACLearner
+from really.learners.sac import drawn_positions
 from tests import models
 
 BOX = spaces.Box(-np.inf, np.inf, (4,))
@@ -101,6 +102,46 @@ def test_an_update_has_the_td_errors_losses_and_entropy_of_the_reference():
     assert found.temperature == pytest.approx(0.4)
     after = np.minimum(*values_of(learner.networks.critics, batch["state"], action))  # critics are updated first
     assert found.actor_loss == pytest.approx(np.mean(0.4 * log_prob - after), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_the_target_is_the_least_of_drawn_critics_and_the_policy_follows_their_mean():
+    learner, batch = learner_of(num_critics=4, target_critics=2), batch_of(20)
+    next_noise, noise = noise_of(0, 20)
+    next_action, next_log_prob = drawn(learner.agent.model, batch["state_new"], next_noise)
+    values = np.array(values_of(learner.networks.targets, batch["state_new"], next_action))
+    least = values[drawn_positions(SEED, 0, 4, 2).numpy()].min(axis=0)
+    assert (least > values.min(axis=0)).any()
+    goals = batch["reward"] + GAMMA * (1 - batch["terminal"]) * (least - 0.4 * next_log_prob)
+    action, log_prob = drawn(learner.agent.model, batch["state"], noise)
+
+    found = learner.update(batch)
+
+    np.testing.assert_allclose(found.td_error, goals - found.q_value, rtol=1e-4, atol=1e-5)
+    mean = np.mean(values_of(learner.networks.critics, batch["state"], action), axis=0)
+    assert found.actor_loss == pytest.approx(np.mean(0.4 * log_prob - mean), rel=1e-3, abs=1e-4)
+
+
+def test_all_sets_of_critics_are_equally_likely():
+    """Chi-square of 10,000 draws of 2 critics from 5 against 1 / 10 for each pair."""
+    draws = 10_000
+    pairs = tf.vectorized_map(lambda number: drawn_positions(3, number, 5, 2), tf.range(draws)).numpy()
+    pairs.sort(axis=1)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    counts = np.unique(pairs, axis=0, return_counts=True)[1]
+    assert len(counts) == 10
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_layers_of_a_critic_are_normalised_before_their_activation():
+    critic = Critic((8,), layer_norm=True)
+    pair = np.ones((3, 4), np.float32), np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
+    value = critic(pair).numpy()[:, 0]
+    kernel, bias, _, _, out, out_bias = critic.get_weights()
+    hidden = np.concatenate(pair, axis=1) @ kernel + bias
+    normal = (hidden - hidden.mean(axis=1, keepdims=True)) / np.sqrt(hidden.var(axis=1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(value, np.maximum(normal, 0) @ out[:, 0] + out_bias, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -210,6 +251,8 @@ def test_critics_take_composite_observations():
         ({"temperature": 0}, InvalidValueError, "temperature: expected a number > 0, got 0"),
         ({"learn_temperature": "no"}, InvalidTypeError, "learn_temperature: expected"),
         ({"seed": -1}, InvalidValueError, "seed: expected"),
+        ({"num_critics": 0}, InvalidValueError, "num_critics: expected an integer >= 1, got 0"),
+        ({"target_critics": 3}, InvalidValueError, "target_critics: expected an integer from 1 to 2, got 3"),
         ({"target_entropy": math.nan}, InvalidValueError, "target_entropy: expected"),
         ({"make_critic": lambda: tf.keras.layers.Lambda(lambda pair: pair[0])}, ModelError, r"row, 1\], got \[2, 4\]"),
         ({"temperature_optimizer": 3}, InvalidTypeError, "SACLearner: expected a Keras optimizer, got int"),
