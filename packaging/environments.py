@@ -115,7 +115,7 @@ ENVIRONMENTS = {
         ("jax",),
         ("tensorflow", "ray", "torch"),
         ("tests/test_install.py", "tests/frameworks"),
-        (*CLASSIC, "flax", "keras"),
+        (*CLASSIC, "flax", "keras", "optax"),
         (("KERAS_BACKEND", "jax"),),
     ),
 }

@@ -118,7 +118,8 @@ def _arrays(about: Any) -> None:
         torch = {"groups": _each(_mapping(_anything)), "numbers": _mapping(_anything), "shapes": _each(_shapes)}
         _fields("weights", **{"framework": _text, "class": _text}, **torch)(about)
     elif "class" in about:
-        _fields("weights", **{"class": _text, "built": _bool, "built_for": _shapes})(about)
+        framework = {"framework": _text} if "framework" in about else {}  # earlier versions did not name it
+        _fields("weights", **{"class": _text, "built": _bool, "built_for": _shapes}, **framework)(about)
 
 
 def _anything(value: Any) -> None:

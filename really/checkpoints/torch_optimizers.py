@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from really.checkpoints import tensor_files
 from really.checkpoints.array_files import Described
+from really.checkpoints.variables import check_framework
 from really.errors import ModelError
 from really.policies.torch_state import Tensor
 
@@ -59,7 +60,8 @@ class TorchOptimizerArrays:
     def read(self, path: Path, saved: dict[str, Any]) -> list[NDArray[Any]]:
         """Reads the arrays of a file; raises ModelError if they are those of another optimizer."""
         own = self.about()
-        for what in ("framework", "class", "shapes"):
+        check_framework(path, saved.get("framework", "tensorflow"), self.framework, self.name)
+        for what in ("class", "shapes"):
             if saved.get(what) != own[what]:
                 raise ModelError(f"{path}: expected {what} {own[what]} of this {self.name}, got {saved.get(what)}")
         return tensor_files.read(path, saved["weights"])
@@ -87,9 +89,20 @@ class TorchOptimizerArrays:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _entries(self) -> list[tuple[str, Any]]:
-        """Names `<number of the parameter>.<key>` and values of the state."""
+        """Names `<number of the parameter>.<key>` and values of the state.
+
+        Raises:
+            ModelError: a value is neither a tensor nor a number, as those of LBFGS.
+        """
         state: Mapping[int, Mapping[str, Any]] = self._optimizer.state_dict()["state"]
-        return [(f"{number}.{key}", value) for number, entries in state.items() for key, value in entries.items()]
+        found = [(f"{number}.{key}", value) for number, entries in state.items() for key, value in entries.items()]
+        for name, value in found:
+            if not (value is None or isinstance(value, int | float | str) or hasattr(value, "detach")):
+                raise ModelError(
+                    f"{self.name}: expected a state of tensors and numbers, got {type(value).__name__} at {name!r} of "
+                    f"{type(self._optimizer).__name__}, which checkpoints do not hold"
+                )
+        return found
 
     def _tensors(self) -> list[Tensor]:
         return [Tensor(name, value) for name, value in self._entries() if hasattr(value, "detach")]

@@ -3,7 +3,7 @@
 A folder `<path>/checkpoint_<time>/` holds
     meta.json       the description (`description.py`): counters, settings, random streams, statistics, checksums
     <name>.h5       the arrays of a model or optimizer (`variables.py`): `agent`, `target`, `optimizer`, ...; for
-                    PyTorch <name>.safetensors (`torch_optimizers.py`)
+                    PyTorch and JAX <name>.safetensors (`torch_optimizers.py`, `pytrees.py`)
     buffer.arrow    the rows of the buffer, unless it lives on disk (`saved_buffer.py`)
     buffer.priorities  of the rows of a buffer on disk, if they are drawn by priority
     progress.csv    the points of the aggregator
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from really._utils.checks import checked_file_name, checked_integer, checked_pat
 from really._utils.input_files import reading
 from really.checkpoints import description, saved_buffer
 from really.checkpoints.description import META, STEM, Description
+from really.checkpoints.pytrees import PytreeArrays, is_pytree
 from really.checkpoints.saved_buffer import AnyBuffer, AnyMoment, SavedBuffer
 from really.checkpoints.torch_optimizers import TorchOptimizerArrays, is_torch_optimizer
 from really.checkpoints.variables import ModelArrays, OptimizerArrays
@@ -40,7 +41,7 @@ from really.metrics.aggregator import Aggregator
 from really.metrics.curves import CSV_NAME
 
 Number = int | float
-Arrays = ModelArrays | OptimizerArrays | TorchOptimizerArrays
+Arrays = ModelArrays | OptimizerArrays | TorchOptimizerArrays | PytreeArrays
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,15 @@ class RunParts:
     Attributes:
         task: names of the environment and its spaces, which must be the same in a run that resumes this one.
         models: the agent's model and the targets.
-        optimizers: the optimizers that the caller gave.
+        optimizers: the optimizers that the caller gave, or states of those that have none of their own.
         generators: the generators from which agents draw actions, by the agent's name.
         buffer, aggregator: those of the manager, if it has them.
         statistics: the manager's statistics for normalisation.
     """
 
     task: dict[str, str]
-    models: list[ModelArrays]
-    optimizers: list[OptimizerArrays | TorchOptimizerArrays]
+    models: Sequence[Arrays]
+    optimizers: Sequence[Arrays]
     generators: dict[str, np.random.Generator]
     buffer: AnyBuffer | None
     aggregator: Aggregator | None
@@ -93,7 +94,7 @@ class RunParts:
         # A target may be a plain model, which draws no actions.
         found = {name: getattr(part, "rng", None) for name, part in named.items()}
         generators = {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
-        models = [ModelArrays(name, getattr(part, "model", part)) for name, part in named.items()]
+        models = [_model_arrays(name, part) for name, part in named.items()]
         trainable, given = agent.trainable_variables, _named("optimizer", optimizer)
         optimizers = [_optimizer_arrays(name, each, trainable) for name, each in given.items()]
         _check_one_framework([*models, *optimizers])
@@ -173,7 +174,7 @@ class Restored:
         with contextlib.ExitStack() as undo:
             undo.callback(self.buffer.discard)
             for part in self.parts.files.values():
-                undo.callback(part.set if isinstance(part, ModelArrays) else part.set_all, part.copies())
+                undo.callback(part.set_all, part.copies())
             for generator in self.parts.generators.values():
                 undo.callback(setattr, generator.bit_generator, "state", generator.bit_generator.state)
             self._set_parts()
@@ -182,10 +183,8 @@ class Restored:
             undo.pop_all()
 
     def _set_parts(self) -> None:
-        for model in self.parts.models:
-            model.set(self.arrays[model.name])
-        for optimizer in self.parts.optimizers:
-            optimizer.set(self.arrays[optimizer.name], self.about["arrays"][optimizer.name])
+        for part in self.parts.files.values():
+            part.set(self.arrays[part.name], self.about["arrays"][part.name])
         for name in self.parts.generators.keys() & self.about["generators"].keys():
             self.parts.generators[name].bit_generator.state = self.about["generators"][name]
 
@@ -234,13 +233,17 @@ def read(
     return Restored(parts, about, arrays, buffer, folder)
 
 
-def _optimizer_arrays(name: str, optimizer: Any, trainable: Any) -> OptimizerArrays | TorchOptimizerArrays:
+def _model_arrays(name: str, part: Any) -> Arrays:
+    return PytreeArrays(name, part) if is_pytree(part) else ModelArrays(name, getattr(part, "model", part))
+
+
+def _optimizer_arrays(name: str, optimizer: Any, trainable: Any) -> Arrays:
     if is_torch_optimizer(optimizer):
         return TorchOptimizerArrays(name, optimizer)
-    return OptimizerArrays(name, optimizer, trainable)
+    return PytreeArrays(name, optimizer) if is_pytree(optimizer) else OptimizerArrays(name, optimizer, trainable)
 
 
-def _check_one_framework(parts: list[Arrays]) -> None:
+def _check_one_framework(parts: Sequence[Arrays]) -> None:
     """Raises InvalidTypeError if a target or an optimizer is of another framework than the agent's model."""
     own = parts[0].framework
     # Optimizers of PyTorch train parameters of Keras on PyTorch, too.

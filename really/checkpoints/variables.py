@@ -56,7 +56,8 @@ def read(path: Path, described: Sequence[Described]) -> list[NDArray[Any]]:
 def check_framework(where: object, saved: str, own: str, what: str = "model") -> None:
     """Raises ModelError unless saved weights are of the framework of this model; Keras has the same on all backends."""
     if saved != own and not {saved, own} <= OF_KERAS:
-        raise ModelError(f"{where}: expected a {what} of {own}, as this one, got one of {saved}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ModelError(f"{where}: expected {article} {what} of {own}, as this one, got one of {saved}")
 
 
 def suffix_of(framework: str) -> str:
@@ -94,7 +95,10 @@ class ModelArrays:
 
     def __init__(self, name: str, model: Any) -> None:
         if not is_model(model):
-            raise InvalidTypeError(f"{name}: expected an agent or a model, got {type(model).__name__}")
+            raise InvalidTypeError(
+                f"{name}: expected an agent or a model, or parameters of JAX as really.checkpoints.Pytree(parameters), "
+                f"got {type(model).__name__}"
+            )
         self.name, self._model = name, model
         self.framework = framework_name(model)
         self.suffix = suffix_of(self.framework)
@@ -117,10 +121,14 @@ class ModelArrays:
         return read(path, saved["weights"])
 
     def copies(self) -> list[NDArray[Any]]:
-        """Copies of the arrays as they are, which `set` takes."""
+        """Copies of the arrays as they are, which `set_all` takes."""
         return [np.array(np.asarray(variable)) for variable in self._variables()]
 
-    def set(self, arrays: Sequence[NDArray[Any]]) -> None:
+    def set(self, arrays: Sequence[NDArray[Any]], saved: dict[str, Any]) -> None:
+        """Sets the arrays of the model."""
+        self.set_all(arrays)
+
+    def set_all(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the arrays of the model."""
         state, generators = state_of(self._model), self._generators()
         state.set_flat(arrays[: len(arrays) - len(generators)])
@@ -152,7 +160,10 @@ class OptimizerArrays:
         self.framework = framework_of_keras(optimizer) or "tensorflow"
         optimizer = as_optimizer(optimizer)
         if not (hasattr(optimizer, "apply") and hasattr(optimizer, "build") and hasattr(optimizer, "variables")):
-            raise InvalidTypeError(f"{name}: expected a keras optimizer, got {type(optimizer).__name__}")
+            raise InvalidTypeError(
+                f"{name}: expected an optimizer of Keras or PyTorch, or one of flax nnx, or the state of one of optax "
+                f"as really.checkpoints.Pytree(state), got {type(optimizer).__name__}"
+            )
         self.name, self._optimizer, self._trainable = name, optimizer, trainable
 
     def about(self) -> dict[str, Any]:
@@ -162,6 +173,7 @@ class OptimizerArrays:
         # Keras 2 does not say for which variables; the shapes of its own variables tell.
         legacy = self._trainable if hasattr(self._optimizer, "wrapped") and self._optimizer.built else ()
         return {
+            "framework": self.framework,
             "class": type(getattr(self._optimizer, "wrapped", self._optimizer)).__name__,
             "built": bool(self._optimizer.built),
             "built_for": _shapes(describe(getattr(inner, "_trainable_variables", legacy))),
@@ -180,6 +192,7 @@ class OptimizerArrays:
             InvalidFileError: the file is damaged.
         """
         own = self.about()
+        check_framework(path, saved.get("framework", "tensorflow"), self.framework, self.name)
         if saved["class"] != own["class"]:
             raise ModelError(f"{path}: expected the variables of {own['class']}, got those of {saved['class']}")
         if saved["built"] and not own["built"]:

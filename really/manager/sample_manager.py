@@ -286,8 +286,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
 
         Args:
             path: folder of all checkpoints of a run.
-            target: an agent or model besides the agent, or a dict of several.
-            optimizer: a Keras optimizer, or a dict of several.
+            target: an agent or model besides the agent, or a dict of several; parameters of JAX as a `Pytree`.
+            optimizer: one of Keras, PyTorch or flax, or a dict of several; the state of one of optax as a `Pytree`.
             counters: numbers of the caller, such as steps and updates so far.
             keep: how many checkpoints to keep in `path`, including this one; by default all.
         """

@@ -106,6 +106,25 @@ class Leaf:
         return np.array(array if array.dtype.isbuiltin == 1 else array.astype(np.float32), dtype, copy=True)
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether this is a key of `jax.random` with a type of its own, whose numbers NumPy cannot see."""
+    return str(getattr(leaf, "dtype", "")).startswith("key<")
+
+
+def like(leaf: Any, array: NDArray[Any]) -> Any:
+    """The values of an array in the form of a leaf: its type, dtype, and device if the leaf is bound to one."""
+    import jax
+
+    if is_key(leaf):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    if not hasattr(leaf, "dtype"):
+        return type(leaf)(array)
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(array, leaf.dtype)
+    values = jax.numpy.asarray(np.asarray(array)).astype(leaf.dtype)
+    return jax.device_put(values, leaf.sharding) if getattr(leaf, "committed", False) else values
+
+
 class JaxState:
     """The state of a JaxModel at the moment.
 
@@ -175,8 +194,8 @@ class JaxState:
 
         arrays = self.in_order(arrays)
         self.check(arrays)
-        pairs = zip(arrays, self.variables, strict=True)
-        leaves = [jax.numpy.asarray(np.asarray(array)).astype(leaf.array.dtype) for array, leaf in pairs]
+        pairs = zip(self.variables, arrays, strict=True)
+        leaves = [like(jax.numpy.asarray(leaf.array), array) for leaf, array in pairs]
         self._model.parameters = jax.tree_util.tree_unflatten(self._structure, leaves)
 
     def check(self, arrays: Any) -> None:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
+from really.checkpoints.torch_optimizers import TorchOptimizerArrays
 from really.errors import InvalidTypeError, ModelError
 from really.policies.inference import load
 from really.policies.states import state_of
@@ -331,11 +332,11 @@ def trained(module, optimizer, steps):
     return [value.clone() for value in module.state_dict().values()]
 
 
-@pytest.mark.parametrize("kind", ["Adam", "SGD", "RMSprop"])
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "RMSprop"])
 def test_a_checkpoint_resumes_module_target_and_optimizer_to_the_bit(kind, tmp_path):
     def parts(rate):
         module = QNet()
-        options = {"momentum": 0.9} if kind == "SGD" else {}
+        options = {"SGD": {"momentum": 0.9}, "AdamW": {"amsgrad": True}}.get(kind, {})
         return module, QNet(), getattr(torch.optim, kind)(module.parameters(), rate, **options)
 
     module, target, optimizer = parts(0.01)
@@ -388,6 +389,34 @@ def test_a_target_or_optimizer_of_another_framework_is_refused(tmp_path):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(3))], 0.1)
         with pytest.raises(InvalidTypeError, match=r"optimizer: expected one of callable, .* got one of torch"):
             manager.save_checkpoint(tmp_path, optimizer=optimizer)
+
+
+def test_an_optimizer_whose_state_is_no_tensors_is_named(tmp_path):
+    module = QNet()
+    optimizer = torch.optim.LBFGS(module.parameters(), 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = module(torch.from_numpy(STATES))["q_values"].pow(2).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with (
+        SampleManager(module, "CartPole-v1", 2, 40, **OPTIONS) as manager,
+        pytest.raises(ModelError, match=r"expected a state of tensors and numbers, got list at '0.al' of LBFGS"),
+    ):
+        manager.save_checkpoint(tmp_path, optimizer=optimizer)
+    assert not list(tmp_path.glob("checkpoint_*"))
+
+
+def test_a_saved_optimizer_of_another_framework_is_named(tmp_path):
+    of_torch = TorchOptimizerArrays("optimizer", torch.optim.Adam(QNet().parameters(), 0.1))
+    assert of_torch.about()["framework"] == "torch"
+    for other in ("jax", "tensorflow"):
+        saved = {**of_torch.about(), "framework": other}
+        with pytest.raises(ModelError, match=f"expected an optimizer of torch, as this one, got one of {other}"):
+            of_torch.read(tmp_path / "optimizer.safetensors", saved)
 
 
 def test_methods_are_functions_of_given_parameters():
