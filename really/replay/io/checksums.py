@@ -70,14 +70,19 @@ def crc32_of_columns(
 
 
 class Checksum:
-    """The CRC-32 of each column of the batches that pass. A column that no buffer can have is left out."""
+    """The CRC-32 of each column of the batches that pass.
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self._fields = fingerprint(schema)
+    Args:
+        schema: that of the batches.
+        is_own: whether this package wrote the columns. If it did not, a column that no buffer can have is left out.
+    """
+
+    def __init__(self, schema: pa.Schema, *, is_own: bool = True) -> None:
+        self._fields, self._is_own = fingerprint(schema), is_own
         self._columns = dict.fromkeys(schema.names, 0)
 
     def updated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Counts the rows of this batch, and returns it."""
+        """Counts the rows of this batch, and returns it; raises a ReallyError if no buffer can have an own column."""
         from really.data.arrow_types import FileColumns
 
         columns = FileColumns(batch)
@@ -85,7 +90,8 @@ class Checksum:
             try:
                 self._columns[name] = crc32_of(columns[name], check)
             except ReallyError:
-                continue
+                if self._is_own:
+                    raise
         return batch
 
     def text(self) -> bytes:

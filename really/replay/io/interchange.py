@@ -7,6 +7,7 @@ Puts never wait for a stream: a reader that they overtake raises `OvertakenError
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,7 +19,15 @@ from really._utils.file_formats import PARQUET_MAGIC
 from really._utils.input_files import reading
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
-from really.errors import EmptyBufferError, InvalidFileError, InvalidTypeError, InvalidValueError, ReallyError, one_of
+from really.errors import (
+    EmptyBufferError,
+    FileError,
+    InvalidFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    ReallyError,
+    one_of,
+)
 from really.replay.io.checksums import CHECK, Checksum
 from really.replay.rows import Rows
 from really.replay.streams import Streamed
@@ -172,9 +181,10 @@ def _parquet_files(path: Any) -> list[Path]:
 
 
 def _fill_from_parquet(buffer: Rows, path: Path) -> None:
-    """Puts the rows of a file."""
+    """Puts the rows of a file. Each error names it."""
     import pyarrow.parquet as pq
 
+    from really.data.arrow_columns import empty_batch
     from really.data.arrow_types import check_metadata
 
     with (
@@ -183,11 +193,26 @@ def _fill_from_parquet(buffer: Rows, path: Path) -> None:
     ):
         with reading(path, "a whole Parquet file"):
             check_metadata(file.schema_arrow)
-        found = Checksum(file.schema_arrow)
-        _filled(buffer, file.schema_arrow, map(found.updated, _row_groups(file)), file.metadata.num_rows)
         expected = (file.metadata.metadata or {}).get(CHECK)
+        found = Checksum(file.schema_arrow, is_own=expected is not None)
+        batches = _counted(path, found, itertools.chain([empty_batch(file.schema_arrow)], _row_groups(file)))
+        next(batches)
+        try:
+            _filled(buffer, file.schema_arrow, batches, file.metadata.num_rows)
+        except FileError:
+            raise
+        except (InvalidTypeError, InvalidValueError) as error:
+            raise type(error)(f"{path}: {error}") from error
         if expected is not None and expected != found.text():
             raise InvalidFileError(f"{path}: expected rows as they were written, got damaged ones")
+
+
+def _counted(path: Path, found: Checksum, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, each counted by `found` first."""
+    for batch in batches:
+        with reading(path, "columns that a buffer can have"):
+            found.updated(batch)
+        yield batch
 
 
 def batches(buffer: Streamed, schema: pa.Schema, chunk_bytes: int, *, keeps: bool = False) -> Iterator[pa.RecordBatch]:

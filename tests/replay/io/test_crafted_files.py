@@ -14,7 +14,7 @@ import pytest
 
 from really import ReplayBuffer
 from really.data.arrow_types import DTYPE, SHAPE
-from really.errors import FileError, InvalidFileError
+from really.errors import FileError, InvalidFileError, InvalidTypeError
 from really.replay.io import saving
 from really.replay.io.checksums import CHECK, fingerprint
 
@@ -156,3 +156,24 @@ def test_parquet_whose_metadata_name_no_dtype_and_shape_is_a_damaged_file(tmp_pa
     pq.write_table(pa.table({"reward": pa.array([1.0], pa.float32())}, schema=pa.schema([field])), path)
     with pytest.raises(InvalidFileError, match=r"rows\.parquet: expected a whole Parquet file, but .*key 'reward'"):
         ReplayBuffer.from_parquet(path)
+
+
+def test_parquet_of_this_package_whose_column_lost_its_dtype_is_a_damaged_file(tmp_path):
+    path = tmp_path / "rows.parquet"
+    buffer = ReplayBuffer(3)
+    buffer.put({"name": np.array(["a", "b", "c"])})
+    buffer.to_parquet(path)
+    table = pq.read_table(path)
+    bare = pa.schema([table.schema.field("name").with_metadata({SHAPE: b"[]"})], metadata=table.schema.metadata)
+    with pq.ParquetWriter(path, bare) as writer:
+        writer.write_table(table.cast(bare))
+        writer.add_key_value_metadata({CHECK: b"0"})
+    with pytest.raises(InvalidFileError, match=r"rows\.parquet: expected columns that a buffer can have, but .*'name'"):
+        ReplayBuffer.from_parquet(path)
+
+
+def test_a_column_that_no_buffer_can_have_is_named_with_its_file(tmp_path):
+    pq.write_table(pa.table({"who": ["a"], "reward": [1.0]}), tmp_path / "rows.parquet")
+    with pytest.raises(InvalidTypeError, match=r"rows\.parquet: put: key 'who': expected numbers of fixed width, got"):
+        ReplayBuffer.from_parquet(tmp_path / "rows.parquet")
+    assert len(ReplayBuffer.from_parquet(tmp_path / "rows.parquet", keys=["reward"])) == 1
