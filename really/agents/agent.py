@@ -310,7 +310,7 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         Variables that Keras does not count as weights follow it, such as a `tf.Variable` that is an attribute. What an
         object with `get_weights` of its own gives is given as it is.
         """
-        return self._state().get()
+        return self.state.get()
 
     def set_weights(self, weights: Any) -> None:
         """Sets the model's weights, as `get_weights` or `model.get_weights()` gives them, or a `state_dict`.
@@ -318,14 +318,14 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         Raises:
             ModelError: the number of arrays or a shape is not the model's; nothing is changed then.
         """
-        self._state().set(weights)
+        self.state.set(weights)
 
     def parameters(self) -> Any:
         """The weights in the framework's own form: variables of TensorFlow, a `state_dict` of PyTorch, a pytree of JAX.
 
         `set_weights` and `manager.set_agent` take a `state_dict` or a pytree too.
         """
-        return self._state().parameters()
+        return self.state.parameters()
 
     def with_parameters(self, parameters: Any) -> Agent:
         """This agent with other parameters in all of its methods, as a pure function of them: for `jax.grad`.
@@ -343,19 +343,26 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
     @property
     def variables(self) -> list[Any]:
         """The variables of a Keras model in the order of `get_weights`."""
-        return self._state().variables
+        return self.state.variables
 
     @property
     def trainable_variables(self) -> list[Any]:
         """The variables to train: `model.trainable_variables`, and those that Keras does not count."""
-        return self._state().trainable
+        return self.state.trainable
 
-    def _state(self) -> State:
-        """The state of the model. If a part of the model was replaced, what was compiled for it is dropped."""
+    @property
+    def state(self) -> State:
+        """The model's variables and arrays, for saving and setting them.
+
+        If a part of the model was replaced, what was compiled for it is dropped.
+        """
+        if self._known.is_current():
+            return self._known
         state = state_of(self.model)
         if not state.has_parts_of(self._known):
-            self._known, self.architecture = state, object()
+            self.architecture = object()
             self.network.forget()
+        self._known = state
         return state
 
     def _expect_mask(self, method: str, mask: Any) -> None:
@@ -371,5 +378,5 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
     def _another_model(self, make_model: Callable[[], Any] | None) -> Any:
         """A model of the same kind that shares no variable with this one: a new one if it can be made, else a copy."""
         new = self.model if make_model is None else make_model()
-        same = shared_variables(new, self.model) or not self._state().is_like(state_of(new))
+        same = shared_variables(new, self.model) or not self.state.is_like(state_of(new))
         return self.framework.copy(self.model) if same else new

@@ -20,7 +20,6 @@ import numpy as np
 from really.agents.agent import Agent
 from really.agents.seeding import seeded_initialisers
 from really.policies.model_state import same_arrays
-from really.policies.states import state_of
 
 # Models that nobody uses and that are kept for agents to come, besides the owner's.
 MAX_IDLE = 4
@@ -165,7 +164,7 @@ class Lender:
         with self._lock:
             self._settle()
             own = self._own
-            weights = state_of(own.model).in_order(weights)
+            weights = own.state.in_order(weights)
             if self._has(own, weights):
                 return
             if not self._is_open:
@@ -174,7 +173,7 @@ class Lender:
                 if trained is not None:
                     self._move(trained)
                     return
-                state_of(own.model).check(weights)
+                own.state.check(weights)
                 self.leave()
             self._own.set_weights(weights)
 
@@ -282,6 +281,6 @@ class Lender:
     def _has(body: Agent, weights: Any) -> bool:
         """Whether an agent has these weights; those that Keras does not count may be missing."""
         own = body.get_weights()
-        if isinstance(weights, list | tuple) and len(own) > len(weights) == len(state_of(body.model).weights):
+        if isinstance(weights, list | tuple) and len(own) > len(weights) == len(body.state.weights):
             own = own[: len(weights)]
         return same_arrays(own, weights)

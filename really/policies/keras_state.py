@@ -41,6 +41,10 @@ class KerasState(ModelState):
         """The variables that a learner trains."""
         return [*super().trainable, *(each for each in self.tensors if each.tensor.requires_grad)]
 
+    def is_current(self) -> bool:
+        """False: the tensors of other backends are looked up each time."""
+        return False
+
     def has_parts_of(self, other: Any) -> bool:
         """Whether both have the same layers, variables and tensors: False once a part of the model was replaced."""
         mine, others = ([id(each.tensor) for each in state.tensors] for state in (self, other))

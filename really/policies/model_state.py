@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -83,6 +84,7 @@ class ModelState:
             *(found.variable for found in walk.found.values()),
             *(layer for _, layer in walk.layers),
         ]
+        self._contents = walk.held, list(map(len, walk.held)), list(itertools.chain.from_iterable(walk.held))
 
     @staticmethod
     def is_model(model: Any) -> bool:
@@ -101,6 +103,14 @@ class ModelState:
         """The variables that a learner trains."""
         own = list(self._model.trainable_variables) if self.is_keras else []
         return [*own, *(found.variable for found in self.others if found.variable.trainable)]
+
+    def is_current(self) -> bool:
+        """Whether all that the model holds is what it held when this object was made; False may be a false alarm.
+
+        A variable may have other values since then. It costs a fraction of making this object anew.
+        """
+        held, sizes, values = self._contents
+        return list(map(len, held)) == sizes and all(map(operator.is_, itertools.chain.from_iterable(held), values))
 
     def has_parts_of(self, other: ModelState) -> bool:
         """Whether both have the same layers and variables: False once a part of the model was replaced."""
@@ -279,7 +289,8 @@ class _Walk:
     """Finds layers, and variables that are not among the known ones.
 
     With `only_public` it leaves out what private attributes hold. `parts` has layers, variables, and what holds some,
-    with their places; `sizes` has the containers among these, with their lengths.
+    with their places; `sizes` has the containers among these, with their lengths. `held` has the values of each
+    object and container that was looked into; a view of a dict shows what it holds at the moment.
     """
 
     def __init__(self, known: set[int], only_public: bool = False) -> None:
@@ -287,6 +298,7 @@ class _Walk:
         self.found: dict[int, Found] = {}
         self.parts: list[tuple[Place, Any]] = []
         self.sizes: list[tuple[Any, int]] = []
+        self.held: list[Any] = []
         self._known, self._only_public = known, only_public
         # Whether an object that was seen is a part, by its id.
         self._seen: dict[int, bool] = {}
@@ -301,21 +313,25 @@ class _Walk:
             # Keras lists the layers of a functional model in a private attribute.
             self.layers.append((getattr(obj, "name", name) if not name or "_layers[" in name else name, obj))
         if kind in ("layer", "object"):
-            attributes = vars(obj)
-            keys = [key for key, value in attributes.items() if _kind_of(value) and self._is_looked_at(key)]
-            # Attributes of Keras come last, so that a variable has the name that the user gave it.
-            for key in sorted(keys, key=lambda key: key.startswith("_")):
-                self._item(attributes, key, f"{name}.{key}" if name else key)
-        elif kind == "mapping":
-            for key in list(obj):
-                self._item(obj, key, f"{name}[{key!r}]")
-        elif kind == "sequence":
-            for key in range(len(obj)):
-                self._item(obj, key, f"{name}[{key}]")
+            self._attributes(vars(obj), name)
+        elif kind:
+            self._items(obj, kind, name)
         is_part = self._seen[id(obj)] = kind == "layer" or len(self.parts) > before
         if is_part and kind in ("mapping", "sequence"):
             self.sizes.append((obj, len(obj)))
         return is_part
+
+    def _attributes(self, attributes: dict[str, Any], name: str) -> None:
+        self.held.append(attributes.values())
+        keys = [key for key, value in attributes.items() if _kind_of(value) and self._is_looked_at(key)]
+        # Attributes of Keras come last, so that a variable has the name that the user gave it.
+        for key in sorted(keys, key=lambda key: key.startswith("_")):
+            self._item(attributes, key, f"{name}.{key}" if name else key)
+
+    def _items(self, container: Any, kind: str, name: str) -> None:
+        self.held.append(container.values() if kind == "mapping" else container)
+        for key in list(container) if kind == "mapping" else range(len(container)):
+            self._item(container, key, f"{name}[{key!r}]")
 
     def _item(self, holder: Any, key: Any, name: str) -> None:
         value = holder[key]

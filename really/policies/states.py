@@ -30,6 +30,9 @@ class State(Protocol):
     def trainable(self) -> list[Any]:
         """The variables that a learner trains."""
 
+    def is_current(self) -> bool:
+        """Whether this object still describes the model; False where looking is as cheap as making it anew."""
+
     def has_parts_of(self, other: Any) -> bool:
         """Whether both have the same layers and variables: False once a part of the model was replaced."""
 

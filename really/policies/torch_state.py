@@ -79,6 +79,10 @@ class TorchState:
         """The keys of the `state_dict`."""
         return [each.name for each in self.variables]
 
+    def is_current(self) -> bool:
+        """False: making the state anew is as cheap as looking."""
+        return False
+
     def has_parts_of(self, other: Any) -> bool:
         """Whether both have the same modules, parameters and buffers: False once a part was replaced."""
         parts, others = self._parts, getattr(other, "_parts", [])

@@ -1,11 +1,14 @@
 """The state of a model reaches runners, copies, files and other managers, whatever Keras calls a weight."""
 
+import gymnasium
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from really import SampleManager
+from really.agents.agent import Agent
+from really.agents.models import build_model
 from really.errors import ModelError
 from really.learners import A2CLearner, DQNLearner
 from really.policies.model_state import ModelState
@@ -379,3 +382,52 @@ def test_double_precision_of_keras():
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy(before)
+
+
+class Shifted(keras.Model):
+    """A model that holds variables in each kind of place that it can be changed in by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self._private, self.later, self.head = L.Dense(2), L.Dense(2), None, Head()
+
+    def call(self, x):
+        return {"q_values": self.q(x) + self._private(x) + self.head.forward(x)}
+
+
+def made(layer):
+    layer.build((None, 4))
+    return layer
+
+
+def new_shift():
+    return tf.Variable([[3.0, 4.0]])
+
+
+CHANGES = {
+    "an attribute": lambda model: setattr(model.head, "dense", made(L.Dense(2))),
+    "a private attribute": lambda model: setattr(model.head, "_dense", made(L.Dense(2))),
+    "an attribute that was None": lambda model: setattr(model.head, "later", new_shift()),
+    "an item of a dict": lambda model: model.head.shifts.update(up=tf.Variable(2.0)),
+    "a new item of a dict": lambda model: model.head.shifts.update(down=tf.Variable(2.0)),
+    "an item of a list": lambda model: model.head.shifts["rows"].__setitem__(0, new_shift()),
+    "a new item of a list": lambda model: model.head.shifts["rows"].append(new_shift()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_state_of_an_agent_is_made_anew_only_when_a_part_was_replaced(change):
+    space = gymnasium.spaces.Box(-1, 1, (4,))
+    model = build_model(Shifted(), {}, None, space)
+    model.head.later = None
+    agent = Agent(model, space, gymnasium.spaces.Discrete(2), "epsilon_greedy", epsilon=0.0)
+    before = agent.state
+    agent.max_q(np.zeros((2, 4), np.float32))
+    agent.set_weights([weights + 1 for weights in agent.get_weights()])
+    assert agent.state is before
+    change(model)
+    known = {id(variable) for variable in before.variables}
+    assert agent.state is not before
+    assert {id(variable) for variable in agent.variables} - known
+    assert agent.architecture is not None
+    assert agent.state is agent.state
