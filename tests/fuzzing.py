@@ -138,11 +138,13 @@ class Target:
 
     def read(self, path: Path, changed: str) -> str:
         """Reads a mutant; returns how it ended."""
-        from really.errors import FileError, ModelError, NotEnoughMemoryError, ReallyError
+        from really.errors import FileError, InvalidTypeError, ModelError, NotEnoughMemoryError, ReallyError
 
         # The description of a checkpoint says what the run must be like: errors name arguments of the run.
         checkpoint = self.is_crafted and "checkpoint" in self.name
         named = ReallyError if checkpoint else (FileError, ModelError, NotEnoughMemoryError)
+        if self.is_crafted and "Parquet" in self.name:
+            named = (*named, InvalidTypeError)  # that of other programs' files, whose columns may be of any type
         try:
             found = self.kind.read(path)
         except named as error:

@@ -12,8 +12,11 @@ from pathlib import Path
 from really._utils.system import READ_FLAGS
 from really.errors import FileError, InvalidFileError, NotEnoughMemoryError, ReallyError
 
-DAMAGE = (ReallyError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, OSError)
-"""What parsers raise for content that their format does not have."""
+DAMAGE = (
+    *(ReallyError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, OSError),
+    SyntaxError,
+)
+"""What parsers raise for content that their format does not have; NumPy raises SyntaxError for names of dtypes."""
 SMALL_FILE = 64 << 20
 """Most bytes of a file that is read at once, such as a description in JSON."""
 

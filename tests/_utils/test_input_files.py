@@ -6,13 +6,13 @@ from really._utils.input_files import reading
 from really.errors import FileError, InvalidFileError, NotEnoughMemoryError
 
 
-@pytest.mark.parametrize("raised", [ValueError("x"), KeyError("x"), OverflowError("x"), RecursionError("x")])
+@pytest.mark.parametrize("raised", [ValueError, KeyError, OverflowError, RecursionError, SyntaxError])
 def test_what_a_parser_raises_names_the_file(raised):
     with (
         pytest.raises(InvalidFileError, match=r"folder/file: expected a form, but \w+: '?x"),
         reading("folder/file", "a form"),
     ):
-        raise raised
+        raise raised("x")
 
 
 def test_a_size_that_no_memory_has_names_the_file():

@@ -126,6 +126,12 @@ def test_complex_weights_are_none_of_a_real_model(folder):
     refused(newest, "0: expected float32, got complex64", ModelError)
 
 
+def test_a_dtype_that_is_no_text_of_numpy_is_refused(folder):
+    """NumPy parses repetitions in a dtype's text as Python, and raises SyntaxError."""
+    measure_again(folder, lambda meta: meta["weights"][0].update(dtype=",1"))
+    refused(folder, "expected .*SyntaxError")
+
+
 DESCRIPTIONS = {
     "negative length": lambda meta: meta["weights"][0].update(shape=[-4]),
     "no list": lambda meta: meta.update(weights=3),
