@@ -63,7 +63,7 @@ test-learning: setup
 # Installs environments of other packages into a virtual environment of its own, tries each, and writes the table in
 # docs/ecosystem.md.
 # gymnasium-robotics 1.4.2 refuses the joints of later versions of MuJoCo.
-ECOSYSTEM := minigrid highway-env gymnasium-robotics pettingzoo 'mujoco<3.6'
+ECOSYSTEM := minigrid highway-env gymnasium-robotics pettingzoo 'mujoco<3.6' 'envpool>=1.2.5'
 test-ecosystem: .venv-ecosystem/.installed
 	.venv-ecosystem/bin/python -m tests.ecosystem.report
 

@@ -13,14 +13,20 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bench.published import publish
 
 ROOT = Path(__file__).parent.parent
 CARTPOLE = {1: 200_000, 2: 400_000, 8: 400_000, 64: 2_000_000}
-CASES = [("CartPole-v1", number) for number in CARTPOLE] + [("Pong", 16), ("HalfCheetah-v5", 8)]
-STEPS = {"Pong": 20_000, "HalfCheetah-v5": 60_000}
+# Pong in three packages: ale_py's vector environment, gymnasium's wrappers around single games, EnvPool.
+PONG = ("Pong", "Pong in gymnasium", "Pong in EnvPool")
+CASES = [("CartPole-v1", number) for number in CARTPOLE] + [(task, 16) for task in PONG] + [("HalfCheetah-v5", 8)]
+STEPS = {**dict.fromkeys(PONG, 20_000), "HalfCheetah-v5": 60_000}
+# What the bare loop runs.
+LOOPED = ("CartPole-v1", "Pong", "HalfCheetah-v5")
 PROCESSES = 2
 # Targets in steps/s by `num_parallel`.
 ASKED = {1: 50_000, 2: 90_000, 8: 105_000, 64: 500_000}
@@ -37,17 +43,37 @@ def ours(task: str, number: int) -> float:
     options = {"_system_config": {"worker_niceness": 0}}
     ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, **options)
     model, environment, sampling = {
-        "CartPole-v1": (models.q_network, task, "epsilon_greedy"),
-        "Pong": (models.pong_network, really.atari("pong"), "epsilon_greedy"),
-        "HalfCheetah-v5": (models.actor, task, "continuous_normal_diagonal"),
+        "CartPole-v1": (models.q_network, lambda: task, "epsilon_greedy"),
+        "Pong": (models.pong_network, lambda: really.atari("pong"), "epsilon_greedy"),
+        "Pong in gymnasium": (models.pong_network, lambda: gymnasium_pong, "epsilon_greedy"),
+        "Pong in EnvPool": (models.pong_network, envpool_pong, "epsilon_greedy"),
+        "HalfCheetah-v5": (models.actor, lambda: task, "continuous_normal_diagonal"),
     }[task]
     steps = STEPS.get(task) or CARTPOLE[number]
     options = {"num_steps": 128, "action_sampling_type": sampling, "epsilon": 0.1}
-    with really.SampleManager(model, environment, number, steps, **options) as manager:
+    with really.SampleManager(model, environment(), number, steps, **options) as manager:
         manager.get_data()
         began = time.perf_counter()
         rows = len(manager.get_data()["reward"])
         return rows / (time.perf_counter() - began)
+
+
+def gymnasium_pong() -> Any:
+    """One game of Pong with gymnasium's wrappers, preprocessed as by `really.atari`."""
+    import ale_py
+    import gymnasium
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
+    gymnasium.register_envs(ale_py)
+    game = gymnasium.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.0, disable_env_checker=True)
+    return FrameStackObservation(AtariPreprocessing(game, terminal_on_life_loss=True), 4)
+
+
+def envpool_pong() -> Any:
+    """Pong of EnvPool, preprocessed alike."""
+    from really.envs import envpool
+
+    return envpool("Pong-v5", episodic_life=True, reward_clip=True)
 
 
 def bare(task: str, number: int) -> float:
@@ -112,7 +138,12 @@ def measure(rounds: int, other: str | None, only: str | None) -> dict[str, dict[
     for task, number in CASES:
         if only and task != only:
             continue
-        competitors = {"ours": (sys.executable, "ours", task, number), "bare": (sys.executable, "bare", task, number)}
+        if task == "Pong in EnvPool" and find_spec("envpool") is None:
+            results[f"{task} {number}"] = {}
+            continue
+        competitors = {"ours": (sys.executable, "ours", task, number)}
+        if task in LOOPED:
+            competitors["bare"] = (sys.executable, "bare", task, number)
         if other and task == "CartPole-v1":
             competitors["sb3"] = (other, "sb3", number)
         seen: dict[str, list[float]] = {name: [] for name in competitors}
@@ -132,9 +163,12 @@ def table(results: dict[str, dict[str, float]]) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for case, rates in results.items():
-        share = rates["ours"] / rates["bare"]
+        if "ours" not in rates:
+            lines.append(f"| {case} | not installed | - | - | - | - |")
+            continue
+        bare = f"{rates['bare']:,.0f} | {rates['ours'] / rates['bare']:.0%}" if "bare" in rates else "- | -"
         peer = f"{rates['sb3']:,.0f} | {rates['ours'] / rates['sb3']:.1f} x" if "sb3" in rates else "- | -"
-        lines.append(f"| {case} | {rates['ours']:,.0f} | {rates['bare']:,.0f} | {share:.0%} | {peer} |")
+        lines.append(f"| {case} | {rates['ours']:,.0f} | {bare} | {peer} |")
     return "\n".join(lines) + "\n"
 
 
@@ -151,16 +185,16 @@ def summary(results: dict[str, dict[str, float]]) -> str:
 
 
 def figure(results: dict[str, dict[str, float]], path: Path) -> None:
-    """Steps/s over `num_parallel` for CartPole."""
+    """Steps/s over `num_parallel` for CartPole, and those of Pong in three packages."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from bench.colours import COLOURS
 
     numbers = [number for number in CARTPOLE if f"CartPole-v1 {number}" in results]
-    drawing = Figure(figsize=(6.4, 3.8), layout="constrained")
+    drawing = Figure(figsize=(9.6, 3.8), layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = drawing.subplots()
+    axes, games = drawing.subplots(1, 2, width_ratios=(2, 1))
     styles = {
         "bare": ("bare loop", COLOURS["bare"], "--"),
         "ours": ("really", COLOURS["really"], "-"),
@@ -174,6 +208,10 @@ def figure(results: dict[str, dict[str, float]], path: Path) -> None:
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.grid(alpha=0.3)
     axes.legend()
+    found = {task: results.get(f"{task} 16", {}).get("ours") for task in PONG}
+    known = {"ale_py" if task == "Pong" else task.partition(" in ")[2]: rate for task, rate in found.items() if rate}
+    games.bar(list(known), list(known.values()), color=COLOURS["really"])
+    games.set(ylabel="steps per second", title="Pong, 16 games, by package")
     drawing.savefig(path)
 
 

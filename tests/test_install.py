@@ -72,6 +72,8 @@ def make(model=None, **options):
     return really.SampleManager(model, "CartPole-v1", 1, 10, action_sampling_type="epsilon_greedy", **options)
 
 missing(lambda: make())
+from really.envs import envpool
+missing(lambda: envpool("Pong-v5"))
 manager = make(lambda state: {"q_values": state[:, :2]}, use_ray=False)
 print(len(manager.get_data()["action"]) >= 10, manager.info()["framework"])
 missing(lambda: really.compare({"x": folder}, path=folder + "/x"))
@@ -103,6 +105,8 @@ def test_a_manager_without_a_framework_takes_a_callable_and_without_ray_says_wha
     assert run(NO_FRAMEWORK, core) == [
         "SampleManager: expected Ray for runners in processes of their own, got no package ray: "
         "pip install 'really-rl[ray]', or use_ray=False",
+        "envpool('Pong-v5'): expected EnvPool for its environments, got no package envpool: "
+        "pip install 'really-rl[envpool]'",
         "True callable",
         "path: expected matplotlib for its figure, got no package matplotlib: pip install 'really-rl[plots]'",
     ]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from really.envs.atari import atari
+from really.envs.envpool import envpool
 
-__all__ = ["atari"]
+__all__ = ["atari", "envpool"]

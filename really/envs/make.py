@@ -10,6 +10,7 @@ import numpy as np
 
 from really.envs.atari import Atari, AtariBatch
 from really.envs.batch import EnvironmentBatch, PlainBatch
+from really.envs.envpool import EnvPool, PoolBatch
 from really.envs.masked import MaskedBatch
 from really.envs.native import CartPoleBatch, VectorBatch, can_reset_some, is_classic_cartpole
 from really.envs.sources import IdSource, VectorSource
@@ -35,7 +36,7 @@ def make_batch(
         seeds: one for each environment. The same seed gives the same transitions, whatever the other seeds are.
         vector: 'plain' steps instances one by one. 'native' takes the id's own vector environment (for `atari` one
             for all games, which is faster but steps waiting games too). 'auto' takes the fastest for this number of
-            environments among those that give the transitions of plain instances.
+            environments among those that give the transitions of plain instances; for `envpool` its own.
         render_mode: gymnasium's, for `render`.
 
     Raises:
@@ -86,6 +87,8 @@ def _from_vectors(
         if vector == "native" and render_mode is None:
             return _vector_batch(spec, seeds, partial(spec.environment.make_vector, len(seeds)))
         return AtariBatch(spec, seeds, render_mode)
+    if isinstance(spec.environment, EnvPool) and render_mode is None and not spec.reward_shape:
+        return PoolBatch(spec, seeds)
     if not isinstance(spec.source, VectorSource):
         return None
     make = partial(spec.source.make_vector, len(seeds), spec.env_config, render_mode)

@@ -56,7 +56,8 @@ class EnvironmentSpec:
     """The user's environment, from which any process can make instances (pickled by cloudpickle).
 
     Args:
-        environment: an id of gymnasium or gym, a class, a factory, an instance, or the result of `really.atari`.
+        environment: an id of gymnasium or gym, a class, a factory, an instance, or the result of `really.atari` or
+            `really.envs.envpool`.
         env_config: arguments of the class or factory; for an id, arguments of `gymnasium.make`.
         observation_shape: the shape in which batches give observations, if it has as many numbers as those of the
             environment; None keeps theirs.

@@ -91,6 +91,20 @@ def pong() -> Any:
     return atari("pong", max_frames=400)
 
 
+def pool_of_pong() -> Any:
+    """Pong in EnvPool."""
+    from really.envs import envpool
+
+    return envpool("Pong-v5", max_episode_steps=60)
+
+
+def pool_of_cheetahs() -> Any:
+    """A task of the DeepMind control suite in EnvPool."""
+    from really.envs import envpool
+
+    return envpool("CheetahRun-v1", max_episode_steps=60)
+
+
 def stacked_pong() -> Any:
     """Pong in gymnasium's wrappers."""
     import ale_py
@@ -123,6 +137,8 @@ ENVIRONMENTS: dict[str, tuple[str, str | None, Any]] = {
     "ALE/Pong-v5": ("ale-py", None, "ALE/Pong-v5"),
     "ALE/Breakout-v5": ("ale-py", None, "ALE/Breakout-v5"),
     "really.atari": ("ale-py", None, pong),
+    "really.envs.envpool, Pong-v5": ("envpool", None, pool_of_pong),
+    "really.envs.envpool, CheetahRun-v1": ("envpool", None, pool_of_cheetahs),
     "AtariPreprocessing, FrameStackObservation": ("ale-py", None, stacked_pong),
     "LunarLander-v3": ("Box2D", None, "LunarLander-v3"),
     "LunarLanderContinuous-v3": ("Box2D", None, "LunarLanderContinuous-v3"),

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from really import SampleManager
 from really.errors import ReallyError
-from tests.ecosystem.kinds import ENVIRONMENTS, IN_RUNNERS, REFUSED
+from tests.ecosystem.kinds import ENVIRONMENTS, IN_RUNNERS, REFUSED, pong, pool_of_cheetahs, pool_of_pong
 
 pytestmark = [pytest.mark.ecosystem, pytest.mark.filterwarnings("default")]
 ROWS = 40
@@ -60,7 +60,7 @@ def make(name: str, **changes: Any) -> SampleManager:
     _, module, environment = ENVIRONMENTS[name]
     if module is not None:
         importlib.import_module(module)
-    if not isinstance(environment, str) and environment.__name__ == "pong":
+    if not isinstance(environment, str) and environment in (pong, pool_of_pong, pool_of_cheetahs):
         environment = environment()
     options = {"num_steps": ROWS // 2, "returns": ["episode_end", "agent"], "use_ray": False, "seed": 1}
     return SampleManager(**{**task(environment), **options, **changes})
