@@ -54,11 +54,13 @@ class BatchSource:
         replace: bool,
         before: BeforeSample | None,
         beta: Beta | None,
+        draws_ahead: bool,
     ) -> None:
         num, num_batches = checked_size(n)
         self.buffer = buffer
         self._n, self._rows = n, num * max(num_batches, 1)
         self._as, self._replace, self._before = as_, replace, before
+        self._draws_ahead = draws_ahead
         self._convert = tensors.converter(as_)
         self._known = False
         self._beta = checked_beta(beta, buffer.sampler, replace)
@@ -83,13 +85,17 @@ class BatchSource:
 
     def _drawn(self) -> Drawn:
         with self.drawing:
-            before = self.buffer.state_dict()
+            before = self._state()
             number = next(self._numbers)
             batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
-            after = self.buffer.state_dict()
+            after = self._state()
             self.ahead.append((before, after))
         self._check_dtypes()
         return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
+
+    def _state(self) -> State:
+        """The generator's state, which only a batch that is drawn ahead can need again."""
+        return self.buffer.state_dict() if self._draws_ahead else {}
 
     def _check_dtypes(self) -> None:
         if not self._known and (spec := self.buffer.spec) is not None:
@@ -193,8 +199,8 @@ class Batches:
         before: BeforeSample | None = None,
         beta: Beta | None = None,
     ) -> None:
-        self._source = BatchSource(buffer, n, as_, replace, before, beta)
         self._prefetch = checked_integer("prefetch", prefetch, 0)
+        self._source = BatchSource(buffer, n, as_, replace, before, beta, draws_ahead=self._prefetch > 0)
         self._closed = False
         self._position: State = {}  # the generator's state after the last batch taken
         self._num_drawn = 0  # batches taken

@@ -14,6 +14,7 @@ from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, engine
 from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
+from really.replay.priorities import QUICK
 from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
 from really.replay.units import Batch, SampleUnit
 
@@ -63,7 +64,8 @@ class Draws:
             return self._sample_in_ring(ring, n, replace, out)
         if out is not None:
             raise _refused(out)
-        shape, filled = checked_shape(n), held("sample", ring)
+        shape = (n,) if type(n) is int and 0 < n <= QUICK else checked_shape(n)
+        filled = held("sample", ring)
         for _ in range(TRIES):
             numbers, added = self._drawn(filled, shape, beta, replace)
             batch = self.unit.take(filled, numbers)
@@ -132,7 +134,7 @@ class Draws:
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, and the sampler's columns."""
         if self.unit.starts is None:
-            return self.sampler.draw_left(ring, shape, beta)
+            return (self.sampler.draw_left if ring.num_removed else self.sampler.draw)(ring, shape, beta)
         return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
