@@ -55,13 +55,17 @@ from ring_state cimport (
     RingState,
     allocate_tables,
     are_intact,
+    begin_update,
     draw_ages,
     draw_rows,
+    end_update,
     find_ages,
     first_intact,
     free_tables,
     is_behind_removals,
     is_rolled_back,
+    is_updated,
+    is_updating,
     keep_state,
     may_evict,
     num_choices,
@@ -570,7 +574,7 @@ cdef class Ring:
         """Writes columns of the rows of these numbers; returns how many of the rows are left, others are ignored.
 
         `columns` has C-contiguous arrays [n, ...] of the columns' dtypes and shapes, for names that share no frames. Of
-        a row that comes twice the last values count. Other threads see all of it or nothing.
+        a row that comes twice the last values count. Other threads, and other processes, see all of it or nothing.
         """
         cdef Py_ssize_t i, k, num = numbers.shape[0], num_fields = 0, num_written = 0
         cdef int64_t oldest, slot
@@ -589,6 +593,7 @@ cdef class Ring:
         with nogil:
             refresh_cursor(&self.state)
             oldest = oldest_row(&self.state.rows)
+            begin_update(&self.state)
             for i in range(num):
                 if not oldest <= numbers[i] < self.state.rows.cursor.num_put or is_removed(
                     &self.state.removed, numbers[i]
@@ -601,6 +606,7 @@ cdef class Ring:
                         values[k] + i * fields[k].nbytes, fields[k].nbytes,
                     )
                 num_written += 1
+            end_update(&self.state)
         release(self.lock)
         for name in columns if num_written else ():
             self.column_changes[name] = self.column_changes.get(name, 0) + 1
@@ -611,6 +617,8 @@ cdef class Ring:
     def version_of(self, names):
         """A number that changes whenever rows that are held change, other than by puts, as far as these columns go."""
         cdef int64_t version = self.num_changes
+        if not self.state.writes:
+            version += really_load_acquire(&self.state.page.num_updates)  # of any columns
         for name in names:
             version += self.column_changes.get(name, 0)
         return version
@@ -739,10 +747,22 @@ cdef class Ring:
         return num
 
     cdef int read_removals(self) except -1:
-        """In a process that only reads, takes in what the process that writes has removed."""
+        """In a process that only reads, takes in what the process that writes has removed, and awaits its update."""
+        if is_updating(&self.state):
+            self.storage.await_update(self)
         if not self.state.writes and is_behind_removals(&self.state):
             self.storage.read_removals(self)
         return 0
+
+    @property
+    def is_updating(self):
+        """Whether the process that writes the storage is in the middle of an update."""
+        return bool(is_updating(&self.state))
+
+    @property
+    def num_updates(self):
+        """2 for each update of rows of the storage, and 1 for one that is being written; 0 in memory."""
+        return 0 if self.state.page == NULL else really_load_acquire(&self.state.page.num_updates)
 
     # On disk ------------------------------------------------------------------------------------------------------
 
@@ -1160,7 +1180,9 @@ cdef class Ring:
                 flags[i] = oldest <= before[i] < numbers[i] and continues(
                     &self.state.rows, self.state.sharings, columns, num_pairs, before[i], numbers[i]
                 )
-            held = held and (self.state.writes or (first_intact(&self.state) <= oldest))
+            held = held and (
+                self.state.writes or (first_intact(&self.state) <= oldest and not is_updated(&self.state))
+            )
         release(self.lock)
         PyMem_Free(columns)
         self.refuse_if_rolled_back()
@@ -1207,7 +1229,7 @@ cdef class Ring:
         if windows == NULL:
             raise MemoryError("the windows of a batch: the system gave no memory")
         compact.length, compact.num_windows, compact.windows = length, total // length, windows
-        compact.is_padding = NULL if is_padding is None else <const char*>cnp.PyArray_DATA(<cnp.ndarray?>is_padding)
+        compact.is_padding = NULL if is_padding is None else <char*>cnp.PyArray_DATA(<cnp.ndarray?>is_padding)
         block.batch.compact = &compact
         try:
             while not fits:

@@ -46,6 +46,7 @@ cdef struct RingState:
     Recency recency
     Removed removed
     int64_t num_removals  # in a process that only reads: `page.num_removals` when the file of removed rows was read
+    int64_t num_updates  # in a process that only reads: `page.num_updates` when the rows were looked up
     bint prefetches_from_disk  # the system is told of all rows of a batch before they are copied
 
 
@@ -87,6 +88,7 @@ cdef inline bint refresh_cursor(RingState* ring) noexcept nogil:
     if ring.writes:
         follow_removed(ring)
         return True
+    ring.num_updates = really_load_acquire(&ring.page.num_updates)
     read_cursor(ring.page, &found)
     if not 0 <= found.first <= found.num_put:
         return False  # damaged since it was opened: no slot has such rows
@@ -131,10 +133,34 @@ cdef inline void keep_state(RingState* ring) noexcept nogil:
 
 
 cdef inline bint are_intact(RingState* ring, const Batch* batch, Py_ssize_t num_rows) noexcept nogil:
-    """Whether no other process has started to overwrite a row of the batch."""
+    """Whether no other process has started to overwrite a row of the batch, or to update rows."""
     return ring.writes or (
         none_below(batch.ages, num_rows, first_intact(ring) - oldest_row(&ring.rows)) and not is_rolled_back(ring)
+        and not is_updated(ring)
     )
+
+
+cdef inline bint is_updating(RingState* ring) noexcept nogil:
+    """Whether the process that writes is in the middle of an update."""
+    return not ring.writes and really_load_acquire(&ring.page.num_updates) % 2 == 1
+
+
+cdef inline bint is_updated(RingState* ring) noexcept nogil:
+    """Whether the process that writes has updated rows while this one copied some; call it after `first_intact`."""
+    return ring.num_updates % 2 == 1 or really_load_acquire(&ring.page.num_updates) != ring.num_updates
+
+
+cdef inline void begin_update(RingState* ring) noexcept nogil:
+    """Tells processes that read the storage that rows change from now on."""
+    if ring.page != NULL and ring.writes:
+        really_store_release(&ring.page.num_updates, ring.page.num_updates | 1)
+        really_stream_fence()
+
+
+cdef inline void end_update(RingState* ring) noexcept nogil:
+    """Tells them that the rows are whole."""
+    if ring.page != NULL and ring.writes:
+        really_store_release(&ring.page.num_updates, ring.page.num_updates + 1)
 
 
 cdef inline int64_t first_intact(RingState* ring) noexcept nogil:

@@ -90,11 +90,12 @@ class ChangedRows(StoredEpisodes):
         return self._storage.remove(ring, chosen)
 
     def update(self, numbers: ArrayLike, columns: Mapping[str, Any]) -> int:
-        """Writes columns of rows that are held: other threads see all of the call or nothing.
+        """Writes columns of rows that are held: other threads and processes see all of the call or nothing.
 
         Fresh recurrent states after learning, changed rewards and labels are stored so. The next batch has them. An
         update of a column that says where episodes end, or whose rows they are, or by whose values rows are drawn,
-        makes the next draw read that column of all rows again.
+        makes the next draw read that column of all rows again. On disk the update is durable when the call returns, and
+        a kill leaves all of it or nothing.
 
         Args:
             numbers: of rows, integers of any shape [*lead]. Rows that have dropped out, or are removed, are ignored. Of
@@ -108,16 +109,13 @@ class ChangedRows(StoredEpisodes):
             EmptyBufferError: there is no schema yet.
             InvalidValueError: a row with such a number was never put; a key is none of the buffer's, or shares frames
                 with other rows, which cannot be written; values have another shape, or do not fit the dtype; the buffer
-                is on disk. Nothing is written.
+                is on disk and in a checkpoint, which could not return to those values. Nothing is written.
             InvalidTypeError: numbers are no integers, or values of another kind.
+            ReadOnlyError, ClosedError, FileError: the buffer is on disk and cannot be written.
         """
         ring = self._changed_ring("update")
-        if self.path is not None:
-            raise InvalidValueError(
-                f"update: expected a buffer in memory, got one at {self.path}, whose rows never change"
-            )
         rows = checked_numbers("numbers", numbers, ring)
-        return ring.update(rows, checked_columns(ring, columns, np.shape(numbers)))
+        return self._storage.update(ring, rows, checked_columns(ring, columns, np.shape(numbers)))
 
     def _changed_ring(self, what: str) -> Ring:
         """The ring, whose rows may be changed."""

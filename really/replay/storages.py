@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,9 @@ class Storage(Protocol):
     def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
         """Removes these rows, int64 [n]; returns how many of them were left."""
 
+    def update(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        """Writes columns [n, ...] of these rows, int64 [n]; returns how many of them are written."""
+
     def flush(self) -> None:
         """Returns when all rows are as durable as the storage makes them."""
 
@@ -113,6 +116,10 @@ class MemoryStorage:
     def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
         """Removes these rows; returns how many of them were left."""
         return ring.remove(numbers)
+
+    def update(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        """Writes columns of these rows; returns how many of them are written."""
+        return ring.update(numbers, columns)
 
     def flush(self) -> None:
         """Memory does not outlive the process: nothing to do."""
@@ -202,6 +209,10 @@ class FolderStorage:
     def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
         """Removes these rows, in the files first; returns how many of them were left."""
         return self._folder.remove(ring, numbers)
+
+    def update(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        """Writes columns of these rows, durably; returns how many of them are written."""
+        return self._folder.update(ring, numbers, columns)
 
     def flush(self) -> None:
         """Returns when rows and priorities are on the disk, safe from a loss of power."""

@@ -113,14 +113,6 @@ def test_a_bad_update_changes_nothing():
         ReplayBuffer(5).update([0], {"reward": [1.0]})
 
 
-def test_a_buffer_on_disk_refuses(tmp_path):
-    with ReplayBuffer(100, path=tmp_path / "buffer", seed=0) as buffer:
-        buffer.put(rows(0, 10))
-        with pytest.raises(InvalidValueError, match="expected a buffer in memory"):
-            buffer.update([3], {"reward": [1.0]})
-        assert everything(buffer)["reward"].tolist() == list(range(10))
-
-
 def test_no_thread_sees_half_of_a_call():
     buffer = filled(200, 200)
     numbers, wrong, ended = buffer.numbers(), [], threading.Event()

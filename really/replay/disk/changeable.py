@@ -1,25 +1,30 @@
-"""What changes rows that a buffer's folder has already: a return to a checkpoint, and the removal of rows."""
+"""What changes rows that a buffer's folder has already: a return to a checkpoint, a removal and an update of rows."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import InvalidFileError, ReallyError
+from really._utils.mapped_files import MappedFile
+from really.errors import InvalidFileError, InvalidValueError, LockedError, ReallyError
 from really.replay._ring import Ring
-from really.replay.disk import priority_files, removed_file, rollback
+from really.replay.disk import priority_files, removed_file, rollback, update_file
 from really.replay.disk.access import FolderAccess
-from really.replay.disk.cursor_page import CursorPage
+from really.replay.disk.cursor_page import NO_ROW, CursorPage
 from really.replay.disk.folder_checksums import FolderChecksums
 from really.replay.disk.frame_files import FrameFile
 from really.replay.samplers import PrioritizedSampler
 
 log = logging.getLogger("really")
+
+LONGEST_UPDATE = 5.0
+"""Seconds for which a process that reads awaits the end of an update. It takes so long only after a kill."""
 
 
 class ChangeableFolder(FolderAccess):
@@ -27,6 +32,7 @@ class ChangeableFolder(FolderAccess):
 
     _changing: threading.RLock
     _checksums: FolderChecksums | None
+    _files: list[MappedFile]
     _frames: list[FrameFile]
     _page: CursorPage
     _priorities: PrioritizedSampler | None
@@ -51,6 +57,63 @@ class ChangeableFolder(FolderAccess):
     def read_removals(self, ring: Ring) -> None:
         """Takes in which rows another process has removed; the ring calls it."""
         removed_file.resume(self.path, self.identity, ring, writable=False)
+
+    def update(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        """Writes columns of these rows, durably; returns how many are written. A kill leaves all of it or nothing.
+
+        Raises:
+            InvalidValueError: a checkpoint needs rows as they are.
+            FileError: the files cannot be written.
+        """
+        with self._changing:
+            self.check_writable("update")
+            self._finish_rollback(ring)
+            if ring.kept_from != NO_ROW:
+                raise InvalidValueError(
+                    f"update: expected a buffer on disk that is in no checkpoint, got one at {self.path}, whose rows "
+                    f"from {ring.kept_from} on a return to its checkpoint needs as they are"
+                )
+            oldest, num_put = ring.held_rows()
+            is_left = (numbers >= oldest) & (numbers < num_put) & ~ring.are_removed(numbers)
+            if not is_left.any() or self._checksums is None:
+                return 0
+            update = _last_of_each(numbers, columns, is_left)
+            with self._checksums.changed(update.numbers):
+                try:
+                    update_file.write(self.path, self.identity, update)
+                    num_lost = len(update.numbers) - ring.update(*update)
+                except BaseException:
+                    update_file.end(self.path)  # all rows are written, or none
+                    raise
+            self._files[0].sync()
+            update_file.end(self.path)
+            return int(is_left.sum()) - num_lost
+
+    def resume_update(self, ring: Ring) -> None:
+        """Finishes the update that a kill has cut short, in the process that writes."""
+        update = update_file.read(self.path, self.identity, ring)
+        if update is not None and self._checksums is not None:
+            log.warning("%s: the update of rows that was cut short is finished", self.path)
+            with self._checksums.changed(update.numbers):
+                ring.update(*update)
+            self._files[0].sync()
+            update_file.end(self.path)
+        elif ring.num_updates % 2:
+            ring.update(np.zeros(0, np.int64), {})  # the power was lost after the file was removed
+
+    def await_update(self, ring: Ring) -> None:
+        """Waits while another process updates rows; the ring calls it.
+
+        Raises LockedError if that process was killed meanwhile.
+        """
+        until = time.monotonic() + LONGEST_UPDATE
+        while ring.is_updating:
+            if time.monotonic() > until:
+                raise LockedError(
+                    f"{self.path}: expected a buffer to read, got one in the middle of an update of rows; if no "
+                    f"process does that now, mode='r+' finishes it"
+                )
+            time.sleep(0.001)
 
     def roll_back(
         self,
@@ -108,6 +171,16 @@ class ChangeableFolder(FolderAccess):
         self._page.file.sync()
         rollback.end(self.path)
         self._unfinished = None
+
+
+def _last_of_each(
+    numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]], is_left: NDArray[np.bool_]
+) -> update_file.Update:
+    """Those of the rows that are left, each once, with the last of its values."""
+    at = np.flatnonzero(is_left)[::-1]
+    own, first = np.unique(numbers[at], return_index=True)
+    at = at[first]
+    return update_file.Update(own, {key: np.ascontiguousarray(values[at]) for key, values in columns.items()})
 
 
 def _check_target(path: Path, target: rollback.Target, ring: Ring) -> None:

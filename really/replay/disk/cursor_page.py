@@ -7,6 +7,7 @@ csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but
                        the first row that a checkpoint needs
     bytes 96 to 104    int64: how often rows were dropped to return to a checkpoint
     bytes 104 to 112   int64: how often the file of removed rows was replaced
+    bytes 112 to 120   int64: 2 for each update of rows that are held; odd while one is written
     bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
     192 and 256        two places for a state of the generator, 40 bytes each
 """

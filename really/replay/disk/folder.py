@@ -5,6 +5,7 @@
     frames.N      blocks of the frames that columns share, and frames.N.table, which finds them (frame_files.py)
     priorities    of rows that are drawn by priority (priority_files.py)
     rollback      only while the buffer returns to a checkpoint (rollback.py)
+    update        only while columns of rows are written (update_file.py)
     removed       rows that were removed before they dropped out (removed_file.py)
     cursor        which rows are held, and the generator's state (cursor_page.py)
     checksums     of rows, frames and cursor (checksum_file.py)
@@ -56,7 +57,7 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.disk import checksum_file, frame_files, priority_files, removed_file, rollback, schema
+from really.replay.disk import checksum_file, frame_files, priority_files, removed_file, rollback, schema, update_file
 from really.replay.disk.changeable import ChangeableFolder
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.folder_checksums import FolderChecksums
@@ -73,7 +74,8 @@ log = logging.getLogger("really")
 
 OWN_FILES = (
     *(RECORDS, CURSOR, LOCK, PARTIAL, IDENTITY, leftovers_of(IDENTITY), priority_files.NAME, priority_files.PARTIAL),
-    *(*frame_files.NAMES, *rollback.NAMES, *removed_file.NAMES, checksum_file.NAME, checksum_file.PARTIAL),
+    *(*frame_files.NAMES, *rollback.NAMES, *removed_file.NAMES, *update_file.NAMES),
+    *(checksum_file.NAME, checksum_file.PARTIAL),
 )
 MODES = ("r", "r+")
 
@@ -175,6 +177,7 @@ class Folder(ChangeableFolder):
             removed_file.resume(self.path, self.identity, ring, writable=True)
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
+            self.resume_update(ring)
             self.watch_room(ring)
         else:
             self.read_removals(ring)
@@ -426,7 +429,7 @@ def _remove_left(path: Path, has_buffer: bool) -> None:
     """Removes what a kill has left of files that were being written."""
     priority_files.remove_left(path, all_of_it=not has_buffer)
     rollback.remove_left(path)
-    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL, removed_file.NAMES[1]):
+    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL, removed_file.NAMES[1], update_file.NAMES[1]):
         for left in path.glob(name):
             left.unlink(missing_ok=True)
 

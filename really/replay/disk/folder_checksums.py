@@ -83,7 +83,7 @@ class FolderChecksums:
         Raises FileError if the files cannot be read or written; the file of checksums is then as before.
         """
         with self._changing:
-            if not self._writes or (self._saved is not None and self._saved.num_put == ring.num_put):
+            if not self._writes or (self._saved is not None and self._is_complete(self._saved, ring)):
                 return
             saved = self._updated(ring)
             if self._is_written(saved):
@@ -98,6 +98,21 @@ class FolderChecksums:
             if self._writes and self._saved is not None:
                 seal = {name: self._crc32(name) for name in self._sealed_names}
                 self._is_written(replace(self._saved, seal=seal))
+
+    @contextlib.contextmanager
+    def changed(self, numbers: NDArray[np.int64]) -> Iterator[None]:
+        """Forgets the checksums of these rows, which the block changes; the next ones are made after it.
+
+        Raises FileError, before the block, if the file of checksums cannot be written.
+        """
+        with self._changing:
+            if self._saved is not None:
+                rows = runs.without(self._saved.runs[0], numbers)
+                if len(rows) < len(self._saved.runs[0]):
+                    self._saved = replace(self._saved, runs=[rows, *self._saved.runs[1:]])
+                    if not self._is_written(self._saved):
+                        (self._folder / checksum_file.NAME).unlink(missing_ok=True)
+            yield
 
     @contextlib.contextmanager
     def cut(self, ring: Ring, target: Target) -> Iterator[None]:
@@ -115,8 +130,17 @@ class FolderChecksums:
 
     def verify(self, ring: Ring) -> Verification:
         """Reads all rows that are held and compares them with their checksums."""
-        with self._changing, self._items(ring) as items:
-            return verified(ring, items, self._read(ring))
+        while True:
+            num_updates = ring.num_updates
+            with self._changing, self._items(ring) as items:
+                found = verified(ring, items, self._read(ring))
+            if self._writes or ring.num_updates == num_updates:
+                return found  # else another process has changed rows meanwhile
+
+    def _is_complete(self, saved: Saved, ring: Ring) -> bool:
+        """Whether all rows held have checksums."""
+        oldest, num_put = ring.held_rows()
+        return saved.num_put == num_put and not runs.gaps(saved.runs[0], oldest, num_put)
 
     def _is_written(self, saved: Saved) -> bool:
         """Writes the file; returns False, with a warning, if the disk is full: a full buffer needs no more of it."""
@@ -152,7 +176,8 @@ class FolderChecksums:
         first = self._page.first
         starts, ends = [oldest, *(found[2] for found in ranges)], [num_put, *next_frames]
         with self._items(ring) as items:
-            new = [runs.extended(*of) for of in zip(old, items, starts, ends, strict=True)]
+            whole = [runs.filled(old[0], items[0], oldest), *old[1:]]
+            new = [runs.extended(*of) for of in zip(whole, items, starts, ends, strict=True)]
         # Of rows that were overwritten meanwhile, or frames that were released, the bytes may be others'.
         kept_from = [ring.oldest_complete, *(found[2] for found in ring.frame_ranges)]
         left = [of[of["first"] >= number] for of, number in zip(new, kept_from, strict=True)]

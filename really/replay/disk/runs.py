@@ -1,7 +1,7 @@
 """Runs of rows or frames in the files of a buffer on disk, with the CRC-32 of each run.
 
-Rows and frames have numbers, and never change once they are committed. So the checksum of a run stays right until the
-place of its first row or frame is used again.
+Rows and frames have numbers, and only updates of rows change them once they are committed. So the checksum of a run
+stays right until the place of its first row or frame is used again; an update forgets those of the rows that it writes.
 """
 
 from __future__ import annotations
@@ -133,6 +133,33 @@ def extended(runs: Runs, items: Items, first: int, end: int) -> Runs:
         new.append((start, stop, _crc32(items, first, stop, crc32)))
         first, start, crc32 = stop, stop, 0
     return np.concatenate([runs, np.array(new, RUN)])
+
+
+def without(runs: Runs, numbers: NDArray[np.int64]) -> Runs:
+    """The runs that have none of these rows."""
+    places = np.searchsorted(runs["first"], numbers, "right") - 1
+    places = places[(places >= 0) & (numbers < np.append(runs["end"], 0)[places])]
+    return np.delete(runs, np.unique(places))
+
+
+def gaps(runs: Runs, first: int, end: int) -> list[tuple[int, int]]:
+    """(first, end) of the rows from `first` to before `end` that are in no run."""
+    starts, ends = np.maximum(np.append(first, runs["end"]), first), np.append(runs["first"], end)
+    return [(int(start), int(stop)) for start, stop in zip(starts, ends, strict=True) if start < stop]
+
+
+def filled(runs: Runs, items: Items, first: int) -> Runs:
+    """The runs, and those of the rows from `first` on, and between runs, that are in none.
+
+    Raises OSError if the file cannot be read.
+    """
+    new = []
+    for start, stop in gaps(runs[:-1], first, int(runs["first"][-1])) if len(runs) else []:
+        while start < stop:
+            to = min(stop, (start // items.per_run + 1) * items.per_run)
+            new.append((start, to, _crc32(items, start, to, 0)))
+            start = to
+    return np.sort(np.concatenate([runs, np.array(new, RUN)]), order="first")
 
 
 def cut(runs: Runs, items: Items, end: int) -> Runs:
