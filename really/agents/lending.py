@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import sys
 import threading
 import weakref
 from collections.abc import Hashable, Iterable, Iterator
@@ -83,9 +84,17 @@ class LentAgent(Agent):
 
     def _choose(self) -> Agent:
         loan: Loan = self.loan
-        body = loan.body or loan.lender.choose(loan)
+        if (body := loan.body) is None:
+            with _outside_of_graphs():
+                body = loan.lender.choose(loan)
         object.__setattr__(self, "__dict__", body.__dict__)
         return body
+
+
+def _outside_of_graphs() -> contextlib.AbstractContextManager[None]:
+    """Leaves the graph that TensorFlow traces, if there is one: an agent that is used there first compares weights."""
+    init_scope = getattr(sys.modules.get("tensorflow"), "init_scope", contextlib.nullcontext)
+    return init_scope()
 
 
 class Lender:

@@ -327,3 +327,17 @@ def test_a_checkpoint_tells_agent_and_target_apart(tmp_path, first_used):
         variables = agent.model.trainable_variables
         optimizer.apply([tf.ones_like(variable) for variable in variables], variables)
         assert q(target) == expected[1]
+
+
+def test_agents_that_are_used_first_within_a_graph_have_models_of_their_own():
+    lender = lender_of()
+    agent, target = lender.lend(), lender.lend()
+
+    @tf.function
+    def difference(state):
+        return agent.q_values(state) - target.q_values(state)
+
+    states = tf.ones((3, 1))
+    assert difference(states).numpy().tolist() == [[0, 0]] * 3
+    train(agent)
+    assert difference(states).numpy().tolist() == [[1, 1]] * 3
