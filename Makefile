@@ -124,8 +124,8 @@ site: .venv-docs/.installed
 sanitize: setup
 	$(BIN)/python tests/sanitize.py
 
-# `make bench-all` runs every benchmark, an hour on a quiet machine, and writes each table and figure into README.md and
-# docs/; `make PUBLISH=--publish bench` does so for one.
+# `make bench-all` runs every benchmark, an hour on a quiet machine, and writes each table and figure into docs/;
+# `make PUBLISH=--publish bench` does so for one.
 PUBLISH =
 bench-all:
 	$(MAKE) PUBLISH=--publish bench bench-collecting bench-atari bench-disk
@@ -160,7 +160,7 @@ build: setup
 debug:
 	REALLY_DEBUG=1 $(MAKE) setup
 
-# Runs every example with five seeds, then makes the README's table and figure: make results EXAMPLES=gridworld
+# Runs every example with five seeds, then makes the table and the figure of docs/examples.md: make results EXAMPLES=gridworld
 EXAMPLES ?= dqn_cartpole dqn_acrobot ppo_lunarlander sac_pendulum gridworld
 SEEDS ?= 0 1 2 3 4
 results: setup
@@ -171,7 +171,7 @@ results: setup
 report: setup
 	$(BIN)/python examples/report.py runs
 
-# Draws the README's figure of `really.compare` from 15 short runs, in some three minutes.
+# Draws the figure of `really.compare` in docs/examples.md from 15 short runs, in some three minutes.
 comparison: setup
 	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 

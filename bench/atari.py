@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=9.0, help="GB at which a buffer's filling ends")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--publish", action="store_true", help="write the table into README.md")
+    parser.add_argument("--publish", action="store_true", help="write the table into docs/")
     parser.add_argument("--fill", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fill:

@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--only", help="this task alone")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--publish", action="store_true", help="write the tables into README.md and docs/")
+    parser.add_argument("--publish", action="store_true", help="write the tables into docs/")
     arguments = parser.parse_args()
     if arguments.one:
         what, *rest = arguments.one

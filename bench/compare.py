@@ -60,7 +60,7 @@ def parse():
     parser.add_argument("--only", nargs="+", help="these peers and nobody else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .svg)")
-    parser.add_argument("--publish", action="store_true", help="write the tables into README.md and docs/")
+    parser.add_argument("--publish", action="store_true", help="write the tables into docs/")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Draws the figures of the README: `.venv/bin/python docs/figures.py [FOLDER]` writes architecture.svg and .png."""
+"""Draws the figure of the README: `.venv/bin/python docs/figures.py [FOLDER]` writes architecture.svg and .png."""
 
 from __future__ import annotations
 

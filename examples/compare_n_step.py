@@ -1,4 +1,4 @@
-"""Compares 1, 3 and 5-step DQN on CartPole-v1 over seeds with `really.compare`, for the figure in the README.
+"""Compares 1, 3 and 5-step DQN on CartPole-v1 over seeds with `really.compare`, for the figure in docs/examples.md.
 
 `python examples/compare_n_step.py [--seeds 5] [--out DIR] [--figure PATH]` trains each for 12,000 steps, prints final
 returns with bootstrap confidence intervals, and draws learning curves to PATH (.png and .svg). `compare` reads the

@@ -1,4 +1,4 @@
-"""Prints the README's table of examples from the results of their runs, and draws their learning curves.
+"""Prints the table of docs/examples.md from the results of their runs, and draws their learning curves.
 
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`

@@ -118,7 +118,7 @@ def anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "document", [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])]
+    "document", [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])]
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
@@ -135,8 +135,13 @@ def test_every_example_has_its_row() -> None:
         "experiment.py",
         "compare_n_step.py",
     }
-    rows = set(re.findall(r"^\| `examples/(\w+\.py)` \|", README, re.MULTILINE))
-    assert rows == scripts
+    page = (ROOT / "docs" / "examples.md").read_text()
+    assert set(re.findall(r"^\| `examples/(\w+\.py)` \|", page, re.MULTILINE)) == scripts
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.splitlines()) <= 100
+    assert README.count("![") == 1
 
 
 def test_architecture_names_every_module() -> None:

@@ -11,11 +11,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NAVIGATION = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
 GENERATED = {"index.md", "contributing.md"}
-COMING_FROM = sorted((ROOT / "docs" / "coming_from").glob("*.md"))
+DOCS = ROOT / "docs"
+FOLDERS = ("coming_from", "data", "how_it_works", "how_to", "tutorials")
+FOUND = {page.stem: page for folder in FOLDERS for page in sorted((DOCS / folder).glob("*.md"))}
+# Pages that compile a large update, and one that starts Ray.
+LONG = [FOUND.pop(name) for name in ("atari", "checkpoints", "ppo_lunarlander", "priorities")]
+FOUND.pop("ray")
+# tests/test_readme.py runs these. The block on the page of clusters needs a cluster: tests/collectors runs its like.
+RUN_ELSEWHERE = {"clusters", "hindsight", "migration", "mixtures", "recurrent", "reference", "samplers", "sequences"}
+# What a page says, and what is run instead: fewer rounds, smaller buffers.
+SHORTER = {
+    "dqn": {"CALLS = 40": "CALLS = 2", "UPDATES_A_CALL = 0.99, 64, 250": "UPDATES_A_CALL = 0.99, 64, 20"},
+    "offline": {"STEPS = 20_000": "STEPS = 4_000"},
+    "atari": {"CAPACITY = 1_000_000": "CAPACITY = 4_000", "ROUNDS = 40_000": "ROUNDS = 2", "= 50_000": "= 1_000"},
+    "ppo_lunarlander": {"CALLS = 24": "CALLS = 1", "STEPS = 512": "STEPS = 32", "max_steps=1000": "max_steps=50"},
+}
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+PAGES = [page for page in FOUND.values() if blocks(page.read_text())]
 
 
 def test_the_navigation_names_each_page_once() -> None:
@@ -24,15 +41,50 @@ def test_the_navigation_names_each_page_once() -> None:
     assert sorted(re.findall(r"[\w/]+\.md", NAVIGATION)) == sorted({*map(str, pages), *GENERATED})
 
 
-@pytest.mark.parametrize("page", COMING_FROM, ids=lambda page: page.stem)
-def test_the_code_of_a_page_for_users_of_another_package_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def executed(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs the blocks of a page one after the other, with long loops shortened as `SHORTER` says."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+    text = page.read_text()
+    for long, short in SHORTER.get(page.stem, {}).items():
+        assert text.count(long) == 1, long
+        text = text.replace(long, short)
     names: dict[str, Any] = {"__name__": page.stem}
-    assert blocks(page)
-    for number, block in enumerate(blocks(page)):
+    assert blocks(text)
+    for number, block in enumerate(blocks(text)):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executed(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", LONG, ids=lambda page: page.stem)
+def test_the_code_of_a_long_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executed(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_the_code_of_the_page_on_ray_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executed(DOCS / "how_to" / "ray.md", tmp_path, monkeypatch)
+
+
+def test_the_return_of_the_tour_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executed(DOCS / "tour.md", tmp_path, monkeypatch)
+    first, *_, last = (float(mean) for mean in re.findall(r"mean return (\S+),", capsys.readouterr().out))
+    assert last > 3 * first
+
+
+def test_each_page_with_code_is_run() -> None:
+    run = {*PAGES, *LONG, DOCS / "tour.md", DOCS / "how_to" / "ray.md"}
+    with_code = {page for page in DOCS.rglob("*.md") if blocks(page.read_text())}
+    assert with_code - run == {DOCS / f"{name}.md" for name in RUN_ELSEWHERE}
+    assert {page.stem for page in run} >= SHORTER.keys()
 
 
 def test_each_page_of_the_reference_names_objects_that_there_are() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 EXAMPLES = """really bench
 really bench --seconds 2 --json
 """
-# Rates of README.md, on 2 cores of an AMD EPYC.
-README = {"sampled CartPole rows a second, batches of 256": 128e6, "collected CartPole steps a second": 188_133}
+# Rates of docs/speed.md, on 2 cores of an AMD EPYC.
+DOCUMENTED = {"sampled CartPole rows a second, batches of 256": 128e6, "collected CartPole steps a second": 188_133}
 ROWS, BATCH, AGENTS = 100_000, 256, 8
 
 
@@ -22,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Prints the rates of this machine beside those of the README."""
+    """Prints the rates of this machine beside those that are documented."""
     from really._utils.checks import checked_positive
     from really.cli.output import show
     from really.replay.engine import CPU_LEVEL
 
     seconds = checked_positive("--seconds", given.seconds)
-    measures = dict(zip(README, (_sampling, _collecting), strict=True))
-    found = {name: {"here": _rate(make, seconds), "readme": README[name]} for name, make in measures.items()}
+    measures = dict(zip(DOCUMENTED, (_sampling, _collecting), strict=True))
+    found = {name: {"here": _rate(make, seconds), "documented": DOCUMENTED[name]} for name, make in measures.items()}
     show({"kernels": CPU_LEVEL, **found}, given.json)
 
 
