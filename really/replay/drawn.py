@@ -19,6 +19,18 @@ class DrawnRows(Sampled):
         """What the buffer was made with."""
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        """How many rows can be had."""
+        raise NotImplementedError
+
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError if the buffer is closed."""
+        raise NotImplementedError
+
+    def update_priorities(self, index: Any, priorities: Any) -> int:
+        """Sets priorities of rows."""
+        raise NotImplementedError
+
     @property
     def shard_names(self) -> tuple[str, ...]:
         """What each shard is called; empty for a buffer in one process."""

@@ -21,6 +21,7 @@ from really.replay._ring import Ring, RingError
 from really.replay.batches import Batches
 from really.replay.buffer import ReplayBuffer
 from really.replay.compact import fitting
+from really.replay.drawn import DrawnRows
 from really.replay.priorities import QUICK
 from really.replay.samplers import INDEX, WEIGHT, PrioritizedSampler, Sampler, Shape, checked_shape, refuse_beta
 from really.replay.units import Batch
@@ -49,7 +50,8 @@ class Mixture:
     - if a buffer is prioritized, `index`, int64, for `update_priorities` of this mixture, and `weight`, float32: those
       of the row's own buffer, and 1 for rows of others.
 
-    Any number of threads may draw. A buffer may be in memory or on disk, of any capacity, and go on receiving rows.
+    Any number of threads may draw. A buffer may be in memory, on disk or in shards, of any capacity, and go on
+    receiving rows.
 
     Args:
         parts: buffer -> weight, or pairs of them; a batch has n w / (sum of w) rows of a buffer of weight w. A weight
@@ -67,7 +69,7 @@ class Mixture:
 
     def __init__(
         self,
-        parts: Mapping[ReplayBuffer, Weight] | Iterable[tuple[ReplayBuffer, Weight]],
+        parts: Mapping[Any, Weight] | Iterable[tuple[DrawnRows, Weight]],
         *,
         counts: str = "exact",
         keys: Iterable[str] | None = None,
@@ -93,7 +95,7 @@ class Mixture:
             self._note_missing()
 
     @property
-    def buffers(self) -> tuple[ReplayBuffer, ...]:
+    def buffers(self) -> tuple[DrawnRows, ...]:
         """The buffers; a row's `source` is its buffer's position here."""
         return self._buffers
 
@@ -389,8 +391,10 @@ class _PartsSampler(Sampler):
             part.check(replace, beta if takes_beta else None)
 
 
-def _plain_ring(buffer: ReplayBuffer, spec: Spec) -> weakref.ref[Ring] | None:
+def _plain_ring(buffer: DrawnRows, spec: Spec) -> weakref.ref[Ring] | None:
     """The ring of a buffer in memory whose batches are single transitions, all columns of which are in batches."""
+    if not isinstance(buffer, ReplayBuffer):  # but one in shards
+        return None
     is_plain = buffer.options.unit is None and buffer.n_step == 1
     if not is_plain or buffer.path is not None or not set(buffer.spec or ()) <= set(spec):
         return None
@@ -413,7 +417,7 @@ def _counts_to(ends: NDArray[np.float64], n: int) -> list[int]:
     return [int(count) for count in np.diff(np.floor(ends), prepend=0, append=n)]
 
 
-def _checked_parts(parts: Any) -> list[tuple[ReplayBuffer, Weight]]:
+def _checked_parts(parts: Any) -> list[tuple[DrawnRows, Weight]]:
     try:
         pairs = [(buffer, weight) for buffer, weight in (parts.items() if isinstance(parts, Mapping) else parts)]
     except (TypeError, ValueError):
@@ -421,7 +425,7 @@ def _checked_parts(parts: Any) -> list[tuple[ReplayBuffer, Weight]]:
     if not pairs:
         raise InvalidValueError("Mixture: expected one buffer or more, got none")
     for buffer, _ in pairs:
-        if not isinstance(buffer, ReplayBuffer):
+        if not isinstance(buffer, DrawnRows):
             raise InvalidTypeError(f"Mixture: expected buffers with weights, got {buffer!r}")
     if len({id(buffer) for buffer, _ in pairs}) < len(pairs):
         raise InvalidValueError("Mixture: expected each buffer once, got one twice; add its weights")

@@ -19,7 +19,7 @@ from really.service.ledger import NOWHERE, Ledger
 from really.service.numbering import Numbering
 from really.service.resuming import ledger_of
 from really.service.shard import num_rows_of, piece_of
-from really.service.shards import Found, Shards
+from really.service.shards import Event, Found, Shards, ask_one
 
 log = logging.getLogger("really")
 
@@ -92,6 +92,10 @@ class Distribution:
     def settle(self, history: History) -> None:
         """Takes note of what happened to the shards since the last call."""
         for event in self.shards.settle():
+            if event.kind == "joined":
+                self._join(event)
+                history.note(event, 0)
+                continue
             gone = np.empty((0, 2), np.int64)
             if is_gone := event.kind in ("lost", "refused"):
                 gone = self.ledger.lose(event.shard, event.start, event.end)
@@ -99,6 +103,12 @@ class Distribution:
                 self.ledger.set_away(event.shard, event.kind != "back")
             held_there = int(self.ledger.counts[event.shard])
             history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
+
+    def _join(self, event: Event) -> None:
+        """Takes a new shard, which gives up rows of its folder: the ledger counted them as lost."""
+        self.ledger.grow()
+        self._next = np.append(self._next, event.start)
+        ask_one(self.shards, event.shard, "forget", event.start, self.numbering.held()[1])
 
     def put(self, rows: Mapping[str, Any] | RemoteRows) -> None:
         """Puts columns [n, ...] that fit the schema, or rows of runners, into the shard of their node.

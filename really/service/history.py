@@ -38,6 +38,8 @@ class History:
             log.warning("%s does not answer: batches leave out its %d rows until it does.", name, num_rows)
         elif event.kind == "back":
             log.warning("%s answers again: batches have its %d rows again.", name, num_rows)
+        elif event.kind == "joined":
+            log.info("%s joined: it takes its share from now on.", name)
         else:
             self._refused += num_rows
             self._error = self._error or event.error

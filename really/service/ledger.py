@@ -137,6 +137,10 @@ class Ledger:
         self._away[shard] = away
         self._present = None
 
+    def grow(self) -> None:
+        """Adds a shard that has no rows."""
+        self._counts, self._away = np.append(self._counts, 0), np.append(self._away, False)
+
     def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """Shard and place of the rows with these numbers, both of the shape of `numbers`; `NOWHERE` for others."""
         runs = self._runs

@@ -17,6 +17,7 @@ from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, ReallyError, RunnerError
 from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
+from really.service.joining import Joining
 from really.service.remote_shard import RemoteShard
 from really.service.shard import Shard
 from really.service.shards import NO_OPTIONS, START_SECONDS, Answer, Event, Found, room_of, shard_options
@@ -53,7 +54,7 @@ class RayShards:
         self._session = runtime.start()
         hosts.check(None, install_command(None))
         chosen = _chosen(nodes)
-        self.names = [f"the shard of node {node[:8]} ({name})" for node, name in chosen.items()]
+        self.names = [_name_of(node, name) for node, name in chosen.items()]
         self.nodes = list(chosen)
         self._options = options
         self._made = shard_options(options, room_of(options, len(chosen)), given)
@@ -64,6 +65,10 @@ class RayShards:
             None if node == own else RemoteShard(number, node, time_out, folder)
             for number, (node, folder) in enumerate(zip(chosen, self._folders, strict=True))
         ]
+        self._given, self._time_out, self._path = given, time_out, path
+        self._placed = list(chosen)  # nodes that have a folder
+        self._takes_all = nodes == ALL_NODES
+        self._joining: Joining | None = None
 
     def settle(self) -> Sequence[Event]:
         """As of `Shards`."""
@@ -72,7 +77,8 @@ class RayShards:
                 "the Ray runtime of this buffer: expected it to be running, but ray.shutdown() was called, which ends "
                 "the shards of other nodes; make a new ShardedBuffer"
             )
-        return [event for remote in self._remotes if remote is not None for event in remote.settle()]
+        events = [event for remote in self._remotes if remote is not None for event in remote.settle()]
+        return events + (self._joined() if self._joining is not None else [])
 
     @property
     def rooms(self) -> NDArray[np.int64]:
@@ -89,6 +95,9 @@ class RayShards:
                 self._own = Shard(**made, spec=spec, path=folder)
             found.append(Found.of(self._own_shard) if answer is None else _started(name, answer))
         self._rooms[:] = [one.room for one in found]
+        if self._takes_all and (spec is not None or any(one.spec is not None for one in found)):
+            schema = spec or next(one.spec for one in found if one.spec is not None)
+            self._joining = Joining(self.nodes, self._new_shard, lambda shard: self._start_new(shard, schema))
         return found
 
     def put(self, shard: int, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
@@ -129,9 +138,32 @@ class RayShards:
         """As of `Shards`."""
         self._close_own()
         if self._session.is_current:
+            if self._joining is not None:
+                self._joining.close()
             for remote in self._remotes:
                 if remote is not None:
                     remote.close()
+
+    def _joined(self) -> list[Event]:
+        """Takes shards of nodes that joined, which have no rows of the ledger."""
+        assert self._joining is not None
+        events = []
+        for newcomer, found in self._joining.ready():
+            self.names.append(_name_of(newcomer.node, newcomer.name))
+            self.nodes.append(newcomer.node)
+            newcomer.shard.number = len(self._remotes)
+            self._remotes.append(newcomer.shard)
+            self._rooms = np.append(self._rooms, found.room)
+            events.append(Event(len(self.names) - 1, "joined", found.next_place))
+        return events
+
+    def _new_shard(self, node: str, name: str) -> RemoteShard:
+        self._placed.append(node)
+        return RemoteShard(len(self._remotes), node, self._time_out, _folders(self._path, self._placed)[-1])
+
+    def _start_new(self, shard: RemoteShard, spec: Spec) -> Any:
+        num = 1 + sum(remote is None or not remote.is_gone for remote in self._remotes)
+        return shard.start(shard_options(self._options, room_of(self._options, num), self._given), spec)
 
     def _close_own(self) -> None:
         if self._own is not None:
@@ -142,6 +174,10 @@ class RayShards:
     def _own_shard(self) -> Shard:
         assert self._own is not None, "a shard is asked before it is started"
         return self._own
+
+
+def _name_of(node: str, host: str) -> str:
+    return f"the shard of node {node[:8]} ({host})"
 
 
 def _started(name: str, answer: Any) -> Found:
@@ -162,11 +198,11 @@ def _folders(path: Path | None, nodes: Sequence[str]) -> list[Path | None]:
     """The folder of each node's shard. It has the node's address in its name, as ids change with each start of Ray."""
     import ray
 
-    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     found = list[Path | None]()
     for at, node in enumerate(nodes):
-        before = [addresses[other] for other in nodes[:at]].count(addresses[node])
-        found.append(None if path is None else path / f"shard-{addresses[node]}-{before}")
+        before = [addresses.get(other) for other in nodes[:at]].count(addresses.get(node, ""))
+        found.append(None if path is None else path / f"shard-{addresses.get(node)}-{before}")
     return found
 
 

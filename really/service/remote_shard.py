@@ -53,7 +53,7 @@ class RemoteShard:
     """
 
     def __init__(self, number: int, node: str, time_out: float, path: Path | None = None) -> None:
-        self._number, self._node, self._time_out = number, node, time_out
+        self.number, self._node, self._time_out = number, node, time_out
         self.is_away = self.is_gone = False
         self._puts: deque[SentPut] = deque()
         self._events: list[Event] = []
@@ -80,7 +80,7 @@ class RemoteShard:
             self._await_oldest_put()
         self._end = place + num_rows_of(rows)
         if self.is_gone:
-            self._events.append(Event(self._number, "refused", place, self._end))
+            self._events.append(Event(self.number, "refused", place, self._end))
         else:
             self._puts.append(
                 self._sent(place, self._end, number, rows if isinstance(rows, RemoteRows) else compact(rows))
@@ -158,7 +158,7 @@ class RemoteShard:
         except SilentShardError:
             return
         except ReallyError as error:
-            self._events.append(Event(self._number, "refused", put.start, put.end, error))
+            self._events.append(Event(self.number, "refused", put.start, put.end, error))
         self._puts.popleft()
 
     def _miss(self, error: Exception) -> None:
@@ -168,7 +168,7 @@ class RemoteShard:
         elif self.can_take_rows:
             self.is_away = True
             self._ask_if_back()
-            self._events.append(Event(self._number, "away"))
+            self._events.append(Event(self.number, "away"))
 
     def _ask_if_back(self) -> None:
         """Asks which of the puts on their way are in; the answer comes after those puts."""
@@ -192,11 +192,11 @@ class RemoteShard:
             self._end_for_good(started)
             return
         self.is_away = False
-        self._events.append(Event(self._number, "back"))
+        self._events.append(Event(self.number, "back"))
         for is_in in are_in:
             put = self._puts.popleft()
             if not is_in:
-                self._events.append(Event(self._number, "refused", put.start, put.end, _error_of(put)))
+                self._events.append(Event(self.number, "refused", put.start, put.end, _error_of(put)))
 
     def _replace(self) -> None:
         """The actor died. Starts another if its node lives: with the rows of its folder, or empty."""
@@ -208,9 +208,9 @@ class RemoteShard:
         self.is_gone = not any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
         if self.is_gone or not keeps_rows:
             self._puts.clear()
-            self._events.append(Event(self._number, "lost", 0, self._end))
+            self._events.append(Event(self.number, "lost", 0, self._end))
         elif not self.is_away:
-            self._events.append(Event(self._number, "away"))
+            self._events.append(Event(self.number, "away"))
         if self.is_gone:
             return
         self.is_away = True  # until it has started
@@ -226,7 +226,7 @@ class RemoteShard:
         log.warning("A shard died, and its folder cannot be opened again: %s", error)
         self.is_gone, self.is_away = True, False
         self._puts.clear()
-        self._events.append(Event(self._number, "lost", 0, self._end))
+        self._events.append(Event(self.number, "lost", 0, self._end))
 
 
 def _is_death(error: Exception) -> bool:

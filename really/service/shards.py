@@ -45,6 +45,7 @@ class Event:
         shard: which one.
         kind: "lost": its rows at places before `end` are gone. "away": it does not answer. "back": it answers again,
             with its rows. "refused": it refused a put, whose rows have the places from `start` to before `end`.
+            "joined": it is a new one, on a node that joined, and its rows get places from `start` on.
         error: the error of the put.
     """
 

@@ -26,10 +26,6 @@ class ShardedVerbs(RowsOut):
         """Ends the shards."""
         raise NotImplementedError
 
-    def __len__(self) -> int:
-        """How many rows can be had."""
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         return f"ShardedBuffer({len(self)} of {self.capacity} rows, keys={self.keys})"
 

@@ -93,6 +93,17 @@ def test_it_finds_the_rows_that_a_plain_list_finds(steps: list[tuple]) -> None:
         check(ledger, plain)
 
 
+def test_a_shard_that_is_added_takes_rows() -> None:
+    ledger = Ledger(1)
+    ledger.add(0, 0, 0, 10)
+    ledger.grow()
+    ledger.add(10, 1, 0, 5)
+    assert ledger.counts.tolist() == [10, 5]
+    assert ledger.oldest_places().tolist() == [0, 0]
+    ledger.set_away(1, True)
+    assert ledger.num_rows == 10
+
+
 def test_rows_that_go_on_in_one_shard_are_one_run() -> None:
     ledger = Ledger(2)
     for number in range(0, 100, 10):

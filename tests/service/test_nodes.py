@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.scripts import run_script
@@ -245,3 +249,163 @@ def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
     assert sum("was lost, and " in line for line in lines) == 2
     assert any(line.startswith("refused: put: key 'state': expected rows whose frames fit") for line in lines)
     assert any(line.startswith("shut down: the Ray runtime of this buffer") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_takes_its_share_from_then_on() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        logging.getLogger("really").setLevel(logging.INFO)
+        with ShardedBuffer(6000, shards="nodes", seed=5, path=tempfile.mkdtemp()) as sharded:
+            put(sharded, 0, 6000)
+            node = cluster.add_node(num_cpus=1)
+            while len(sharded.info()["shards"]) < 4:
+                time.sleep(0.2)
+            assert ids(sharded).tolist() == list(range(6000)), "nothing moves"
+            put(sharded, 6000, 24_000)
+            assert ids(sharded).tolist() == list(range(18_000, 24_000))
+            held = [shard["rows"] for shard in sharded.info()["shards"]]
+            assert min(held) > 500, held
+            cluster.remove_node(node)
+            sharded.sample(1000)
+            assert sharded.info()["lost"] == held[3]
+            node = cluster.add_node(num_cpus=1)  # the host comes back, with its folder
+            while len(sharded.info()["shards"]) < 5:
+                time.sleep(0.2)
+            put(sharded, 24_000, 42_000)
+            assert ids(sharded).tolist() == list(range(36_000, 42_000))
+            assert sharded.info()["shards"][4]["rows"] > 500
+            assert sharded.sample(1000)["id"].min() >= 36_000
+        print("joined")
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert sum("joined: it takes its share from now on" in line for line in lines) == 2
+    assert lines[-1] == "joined"
+
+
+LEARNER = """
+        from really import SampleManager
+        def model(state):
+            return {"q_values": np.zeros((len(state), 2), np.float32)}
+        def learner(**options):
+            manager = SampleManager(model, "CartPole-v1", 2, 10, use_ray=False, seed=3)
+            manager.buffer = ShardedBuffer(6000, ["id"], shards="nodes", seed=5, path=path, alpha=0.6, **options)
+            return manager
+"""
+
+
+@pytest.mark.slow
+def test_a_learner_that_is_killed_resumes_from_its_checkpoint_and_names_shards_that_are_missing(tmp_path: Path) -> None:
+    script = (
+        CLUSTER
+        + f"""
+        path, checkpoints = {str(tmp_path / "rows")!r}, {str(tmp_path / "checkpoints")!r}
+        """
+        + LEARNER
+        + """
+        manager = learner()
+        put(manager.buffer, 0, 30_000)
+        index = manager.sample(500)["index"]
+        manager.buffer.update_priorities(index, np.cos(index) ** 2)
+        manager.save_checkpoint(checkpoints)
+        expected = [manager.sample((2, 100)) for _ in range(5)]
+        """
+    )
+    killed = run_script(
+        script
+        + """
+        import pickle
+        with open(path + "/expected", "wb") as file:
+            pickle.dump(expected, file)
+        put(manager.buffer, 30_000, 33_000)
+        cluster.shutdown()  # or its processes outlive the driver
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    resumed = run_script(
+        CLUSTER
+        + f"""
+        path, checkpoints = {str(tmp_path / "rows")!r}, {str(tmp_path / "checkpoints")!r}
+        """
+        + LEARNER
+        + """
+        import pickle
+        with open(path + "/expected", "rb") as file:
+            expected = pickle.load(file)
+        manager = learner()
+        buffer = manager.buffer
+        assert ids(buffer).tolist() == list(range(27_000, 33_000)), "all rows of puts that reached a shard"
+        manager.load_checkpoint(checkpoints)
+        assert manager.rolled_back.rows_dropped == 3000
+        assert ids(buffer).tolist() == list(range(24_000, 30_000))
+        for batch in expected:
+            assert_same(batch, manager.sample((2, 100)))
+        put(buffer, 30_000, 32_000)
+        manager.load_checkpoint(checkpoints)
+        assert_same(expected[0], manager.sample((2, 100)))
+
+        held = buffer.info()["shards"][2]
+        gone = next(node for node in nodes if node.node_id[:8] in held["shard"])
+        cluster.remove_node(gone)
+        buffer.sample(100)
+        try:
+            manager.load_checkpoint(checkpoints)
+        except InvalidValueError as error:
+            print("missing:", error)
+        manager.load_checkpoint(checkpoints, missing="accept")
+        assert manager.rolled_back.rows_missing == held["rows"] == 6000 - len(buffer)
+        assert len(ids(buffer)) == len(buffer)
+        manager.save_checkpoint(checkpoints)
+        put(buffer, 30_000, 31_000)
+        manager.load_checkpoint(checkpoints)
+        print("resumed", len(buffer))
+        buffer.close()
+        """
+        + END
+    )
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert re.search(
+        r"missing: .*got 4,...\. Missing are 1,... of the shard of node .*: it is not there", resumed.stdout
+    )
+    assert "resumed" in resumed.stdout
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_node_costs_the_rows_of_its_puts(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        done = run_script(
+            CLUSTER
+            + f"""
+        from really import DiskFullError
+        path = {str(tmp_path)!r}
+        """
+            + """
+        sharded = ShardedBuffer(4000, shards=[nodes[0].node_id], path=path, overcommit=True, seed=0)
+        said = 0
+        for first in range(0, 12_000, 70):
+            numbers = np.arange(first, first + 70)
+            try:
+                sharded.put({"id": numbers, "same": np.repeat(numbers[:, None], 200, axis=1)})
+            except DiskFullError as error:
+                said += "none is in" in str(error)
+        info = sharded.info()
+        assert said > 0 and info["refused"] > 0, info
+        found = sharded.take(np.arange(len(sharded)))
+        assert (found["same"] == found["id"][:, None]).all() and (np.diff(found["id"]) > 0).all()
+        assert len(sharded) == info["shards"][0]["rows"] > 500
+        print("left", len(sharded), "refused", info["refused"])
+        """
+            + END
+        )
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left" in done.stdout

@@ -13,6 +13,7 @@ from really import (
     EmptyBufferError,
     InvalidTypeError,
     InvalidValueError,
+    Mixture,
     NotEnoughMemoryError,
     ReplayBuffer,
 )
@@ -132,6 +133,21 @@ def test_batches_ahead_and_tables_of_arrow_are_those_of_one_buffer() -> None:
     assert sharded.to_arrow().read_all() == one.to_arrow().read_all()
     assert sharded.to_arrow(["reward"]).read_all() == one.to_arrow(["reward"]).read_all()
     assert_same(one.sample(4), sharded.sample(4))
+
+
+def test_a_mixture_with_a_sharded_buffer_draws_as_one_with_a_plain_buffer() -> None:
+    one, sharded = pair(3, alpha=0.6)
+    mixtures = []
+    for buffer in (one, sharded):
+        online = ReplayBuffer(CAPACITY, seed=6)
+        for each, first in ((buffer, 0), (online, 1000)):
+            each.put(rows(first, 50))
+        mixtures.append(Mixture([(buffer, 0.3), (online, 0.7)], seed=7))
+    for _ in range(20):
+        expected, got = (mixture.sample(12, beta=0.5) for mixture in mixtures)
+        assert_same(expected, got)
+        for mixture in mixtures:
+            mixture.update_priorities(expected["index"], np.arange(12.0))
 
 
 def test_a_stream_that_puts_overtake_says_so() -> None:
