@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.replay.units import Batch
-from really.service.shards import Answer, Shards, SilentShardError
+from really.service.shards import Answer, SilentShardError
 
 LINE = 64
 """Bytes to which the arrays of a batch are aligned."""
@@ -24,7 +24,14 @@ class Part(NamedTuple):
     answer: Answer
 
 
-def asked(shards: Shards, owners: NDArray[np.int64], places: NDArray[np.int64]) -> list[Part]:
+class Asked(Protocol):
+    """What batches are asked for."""
+
+    def ask(self, shard: int, places: NDArray[np.int64]) -> Answer:
+        """Asks a shard for the batch of the rows at these places."""
+
+
+def asked(shards: Asked, owners: NDArray[np.int64], places: NDArray[np.int64]) -> list[Part]:
     """Asks each shard for its rows of a batch; `owners` and `places` are [n] or [k, n]."""
     if owners.size and (owners == (first := int(owners.flat[0]))).all():
         return [Part(first, np.empty(0, np.int64), shards.ask(first, places))]

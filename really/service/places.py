@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,13 @@ class Places:
             self._read(file, num_put)
         elif num_put:
             raise InvalidFileError(f"{file}: expected a file with the places of {num_put:,} rows, got none")
+
+    @classmethod
+    def of_file(cls, file: Path) -> Self:
+        """The places of a shard that another process writes; entries whose rows are to come are among them."""
+        places = cls()
+        places._append(cls._stored(file))
+        return places
 
     def add(self, ring: int, place: int, number: int) -> None:
         """Says that the ring's row `ring`, which comes next, has this place and this number."""
@@ -102,14 +110,20 @@ class Places:
         table = np.concatenate([self._table, entries])
         self._table = table[np.append(np.diff(table[:, RING]) > 0, True)]
 
-    def _read(self, file: Path, num_put: int) -> None:
+    @staticmethod
+    def _stored(file: Path) -> NDArray[np.int64]:
+        """The entries of a file, [entry, 3]."""
         with file_errors(file, WHAT):
             stored = file.read_bytes()
         entries = np.frombuffer(stored, np.int64, len(stored) // ENTRY * 3).reshape(-1, 3)
         if len(entries) and ((np.diff(entries, axis=0) < 0).any() or entries.min() < 0):
             raise InvalidFileError(f"{file}: expected places of rows that rise, got others: the file is damaged")
+        return entries
+
+    def _read(self, file: Path, num_put: int) -> None:
+        entries = self._stored(file)
         self._append(entries[entries[:, RING] <= num_put])
-        if len(stored) != entries.nbytes or len(self._table) < len(entries):
+        if file.stat().st_size != entries.nbytes or len(self._table) < len(entries):
             self._write(file)
 
     def _write(self, file: Path) -> None:

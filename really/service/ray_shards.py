@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from really._ray import hosts, runtime
 from really._ray.nodes import own_node
+from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.packages import install_command, needed
 from really.data.schema import Spec
@@ -18,6 +19,8 @@ from really.errors import InvalidTypeError, InvalidValueError, ReallyError, Runn
 from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
 from really.service.joining import Joining
+from really.service.mapped_shard import ShardDoor
+from really.service.publishing import OpenShard
 from really.service.remote_shard import RemoteShard
 from really.service.shard import Shard
 from really.service.shards import NO_OPTIONS, START_SECONDS, Answer, Event, Found, room_of, shard_options
@@ -69,6 +72,7 @@ class RayShards:
         self._placed = list(chosen)  # nodes that have a folder
         self._takes_all = nodes == ALL_NODES
         self._joining: Joining | None = None
+        self._door: Any = None
 
     def settle(self) -> Sequence[Event]:
         """As of `Shards`."""
@@ -134,6 +138,28 @@ class RayShards:
             for remote, answer, mine in zip(self._remotes, sent, own, strict=True)
         ]
 
+    def opened(self) -> list[OpenShard]:
+        """As of `Shards`."""
+        if self._path is None:
+            raise InvalidValueError(
+                "name: expected path= besides, as other processes read the rows of this node in its folder; path= may "
+                "be in /dev/shm"
+            )
+        shards = zip(self.names, self.nodes, self._folders, self._remotes, strict=True)
+        return [
+            OpenShard(name, node, str(folder), self._own_door(folder) if remote is None else remote.actor)
+            for name, node, folder, remote in shards
+        ]
+
+    def _own_door(self, folder: Path | None) -> Any:
+        """The actor that gives other nodes the rows of this one."""
+        import ray
+
+        if self._door is None:
+            options = {"num_cpus": 0, "scheduling_strategy": affinity(own_node()), "max_restarts": -1}
+            self._door = ray.remote(ShardDoor).options(**options).remote(str(folder))
+        return self._door
+
     def close(self) -> None:
         """As of `Shards`."""
         self._close_own()
@@ -153,6 +179,7 @@ class RayShards:
             self.nodes.append(newcomer.node)
             newcomer.shard.number = len(self._remotes)
             self._remotes.append(newcomer.shard)
+            self._folders.append(newcomer.shard.path)
             self._rooms = np.append(self._rooms, found.room)
             events.append(Event(len(self.names) - 1, "joined", found.next_place))
         return events

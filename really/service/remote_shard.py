@@ -57,7 +57,7 @@ class RemoteShard:
         self.is_away = self.is_gone = False
         self._puts: deque[SentPut] = deque()
         self._events: list[Event] = []
-        self._path = path
+        self.path = path
         self._start: tuple[Any, ...] | None = None
         self._started: Any = None
         self._probe: Any = None
@@ -69,9 +69,14 @@ class RemoteShard:
         """Whether it answers."""
         return not self.is_away and not self.is_gone
 
+    @property
+    def actor(self) -> Any:
+        """The actor of now, which other processes may ask for rows."""
+        return self._actor
+
     def start(self, options: dict[str, Any], spec: Spec | None) -> Any:
         """Asks for the shard; returns Ray's reference of the answer, an error or what the shard has."""
-        self._start = options, spec, self._path
+        self._start = options, spec, self.path
         return self._actor.start.remote(*self._start)
 
     def put(self, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
@@ -128,9 +133,9 @@ class RemoteShard:
         if isinstance(rows, RemoteRows):
             answer = self._actor.put_part.remote(start, number, rows.batch, rows.start, rows.num_rows)
             return SentPut(answer, start, end, number, rows)
-        kept = ray.put(rows) if self._path is not None and isinstance(rows, dict) else rows
+        kept = ray.put(rows) if self.path is not None and isinstance(rows, dict) else rows
         answer = self._actor.put_at.remote(start, number, kept)
-        return SentPut(answer, start, end, number, None if self._path is None else kept)
+        return SentPut(answer, start, end, number, None if self.path is None else kept)
 
     def _new_actor(self) -> Any:
         import ray
@@ -204,7 +209,7 @@ class RemoteShard:
 
         if self.is_gone:
             return
-        keeps_rows = self._path is not None and self._start is not None
+        keeps_rows = self.path is not None and self._start is not None
         self.is_gone = not any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes())
         if self.is_gone or not keeps_rows:
             self._puts.clear()

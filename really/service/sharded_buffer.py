@@ -26,6 +26,7 @@ from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
 from really.service.arguments import checked_options
 from really.service.assembly import asked, assembled
+from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
 from really.service.history import History
 from really.service.lock import BufferLock
@@ -57,6 +58,8 @@ class ShardedBuffer(StoredShards):
             with its rows, and a buffer of the same options continues the one there. Batches start from `seed` then,
             and all rows have the highest priority; a checkpoint has both.
         spare, checksums: of each shard's folder, as of `ReplayBuffer`.
+        name: publishes the buffer under this name in the Ray cluster, for `connect`. It needs shards on nodes and
+            `path`.
         **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
             `ReplayBuffer`. Samplers that look at columns, and other sample units, are refused.
 
@@ -80,6 +83,7 @@ class ShardedBuffer(StoredShards):
         seed: arguments.Seed = None,
         spare: SupportsIndex | None = None,
         checksums: bool | None = None,
+        name: str | None = None,
         **options: Any,
     ) -> None:
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
@@ -93,14 +97,22 @@ class ShardedBuffer(StoredShards):
         self._unit = self._options.make_unit()
         self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
         self._closed = False
+        self._publisher = None
         self._history = History(self._shards.names)
         self._spec: Spec | None = None
         try:
             if wanted is not None or folder is not None:
                 self._start(wanted)
+            if name is not None:
+                self._publish_as(name)
         except BaseException:
             self._shards.close()
             raise
+
+    @classmethod
+    def connect(cls, name: str, *, seed: arguments.Seed = None, time_out: float = TIME_OUT) -> ConnectedBuffer:
+        """The buffer of this name in the Ray cluster, open for reading (`connected.ConnectedBuffer`)."""
+        return ConnectedBuffer(name, seed=seed, time_out=checked_number("time_out", time_out, 0, math.inf))
 
     @property
     def options(self) -> BufferOptions:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.memory_limits import available_bytes, refuse_if_too_big
 from really.data.schema import Spec
+from really.errors import InvalidValueError
 from really.replay import engine
 from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
 from really.replay.storages import FRAMES_SHARE
 from really.replay.units import Batch
+from really.service.publishing import OpenShard
 from really.service.shard import Shard
 
 NOTHING = {"held": 0, "naive": 0, "ratio": 1.0}
@@ -121,6 +123,9 @@ class Shards(Protocol):
         answer within `limit` seconds, by default the time-out. Raises the error that one of them raises.
         """
 
+    def opened(self) -> list[OpenShard]:
+        """How other processes read each shard; raises InvalidValueError if they cannot."""
+
     def close(self) -> None:
         """Ends the shards; rows in folders stay there."""
 
@@ -195,6 +200,10 @@ class LocalShards:
             None if each is None else getattr(shard, method)(*each)
             for shard, each in zip(self._shards, given, strict=True)
         ]
+
+    def opened(self) -> list[OpenShard]:
+        """As of `Shards`."""
+        raise InvalidValueError("name: expected shards on nodes, which other processes read, got a number of shards")
 
     def close(self) -> None:
         """As of `Shards`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from really._ray.nodes import own_node
 from really.data.schema import Spec
 from really.errors import ClosedError, RunnerError
 from really.replay import engine
@@ -23,6 +25,7 @@ from really.service.distribution import Distribution
 from really.service.history import History
 from really.service.lock import BufferLock
 from really.service.moments import ShardedMoments
+from really.service.publishing import Edition, Publisher
 from really.service.shard import piece_of
 from really.service.shards import PATIENCE, Shards, ask_one
 from really.service.snapshot import Piece, ShardedSnapshot, WholeReader, missing_in, pieces_of
@@ -40,6 +43,7 @@ class StoredShards(ShardedVerbs):
     _folder: Path | None
     _arguments: Mapping[str, Any]
     _closed: bool
+    _publisher: Publisher | None
 
     def __init__(self, capacity: Any, **options: Any) -> None:
         raise NotImplementedError
@@ -123,6 +127,24 @@ class StoredShards(ShardedVerbs):
             raise
         return buffer
 
+    def _publish_as(self, name: str) -> None:
+        """Publishes the ledger under this name."""
+        self._shards.opened()
+        last: list[Any] = [None]
+
+        def edition(number: int) -> Edition | None:
+            with self._lock:
+                self._rows.settle(self._history)
+                shards, ledger = self._shards.opened(), self._rows.ledger
+                found = (self._spec, shards, ledger.runs, ledger.away, *self._rows.numbering.held())
+            seen = pickle.dumps((found[0], [(shard.name, repr(shard.actor)) for shard in shards], *found[2:]))
+            if seen == last[0]:
+                return None
+            last[0] = seen
+            return Edition(number, self.options, *found)
+
+        self._publisher = Publisher(name, own_node(), edition)
+
     def flush(self) -> None:
         """Returns when the rows put so far are on the disks of their nodes, if they live in folders.
 
@@ -141,6 +163,9 @@ class StoredShards(ShardedVerbs):
 
         A second call does nothing.
         """
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
         with self._lock:
             if not self._closed:
                 self._closed = True

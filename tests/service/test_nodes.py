@@ -406,3 +406,102 @@ def test_a_full_disk_on_one_node_costs_the_rows_of_its_puts(tmp_path: Path) -> N
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left" in done.stdout
+
+
+READER = """
+        ray.init(address=sys.argv[1], log_to_driver=False)
+        with ShardedBuffer.connect("replay", seed=7) as reader:
+            while len(reader) < 6000:
+                pass
+            found = reader.take(np.arange(len(reader)))
+            assert (np.diff(found["id"]) == 1).all(), found["id"]
+            counts = np.bincount(reader.sample((100, 600))["id"] - found["id"][0], minlength=6000)
+            assert stats.chisquare(counts).pvalue > 1e-6 and len(counts) == 6000
+            for _ in range(3):
+                assert reader.sample(64)["id"].min() >= 0
+            iterator = reader.batches(32)
+            assert next(iterator)["same"].shape == (32,)
+            iterator.close()
+            print("ready", flush=True)
+            seen = 0
+            while (first := int(reader.take([0])["id"][0])) < 60_000:
+                batch = reader.sample((2, 100))
+                assert (batch["id"] == batch["same"]).all()
+                seen += first > 24_000
+            assert seen > 3, "it reads while the owner puts"
+            for use in (lambda: reader.put({"id": [1]}), lambda: reader.update_priorities([0], [1.0])):
+                try:
+                    use()
+                    raise AssertionError
+                except ReadOnlyError as error:
+                    assert "open for reading" in str(error)
+            print("followed", len(reader.info()["shards"]), flush=True)
+            try:
+                while True:
+                    time.sleep(0.1)
+                    reader.sample(8)
+            except RunnerError as error:
+                print("ended:", error, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_another_process_reads_a_buffer_by_its_name(tmp_path: Path) -> None:
+    start, _, rest = CLUSTER.partition("        cluster = Cluster")
+    imports = "        from scipy import stats\n        from really import ReadOnlyError, RunnerError\n"
+    reader = textwrap.dedent(PRELUDE) + textwrap.dedent(start + imports + READER)
+    done = run_script(
+        CLUSTER
+        + f"""
+        path, reader = {str(tmp_path)!r}, {reader!r}
+        """
+        + """
+        import subprocess
+        def put(buffer, first, end):
+            for start in range(first, end, 500):
+                numbers = np.arange(start, start + 500)
+                buffer.put({"id": numbers, "same": numbers})
+        def refused(text, make):
+            try:
+                make()
+            except InvalidValueError as error:
+                assert text in str(error), error
+            else:
+                raise AssertionError(text)
+        owner = ShardedBuffer(6000, shards="nodes", seed=5, path=path, alpha=0.6, name="replay")
+        other = tempfile.mkdtemp()
+        text = f"got 'replay', which process {os.getpid()} on node"
+        refused(text, lambda: ShardedBuffer(6000, shards="nodes", path=other, name="replay"))
+        refused("expected path= besides", lambda: ShardedBuffer(6000, shards="nodes", name="mine"))
+        refused("expected shards on nodes", lambda: ShardedBuffer(6000, shards=2, path=other, name="mine"))
+        refused("buffers (['replay']), got 'replya'", lambda: ShardedBuffer.connect("replya"))
+        put(owner, 0, 30_000)
+        child = subprocess.Popen([sys.executable, "-c", reader, cluster.address], stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "ready\\n"
+        os.kill(pid(owner, 1), signal.SIGKILL)
+        for first in range(30_000, 90_000, 2000):
+            put(owner, first, first + 2000)
+            owner.sample(100)
+            time.sleep(0.05)
+        while len(owner) < 6000:
+            owner.sample(1)
+        assert child.stdout.readline() == "followed 3\\n"
+        owner.close()
+        print(child.stdout.readline())
+        assert child.wait() == 0
+        with ShardedBuffer(6000, shards="nodes", path=other, name="replay") as again:
+            again.put({"id": np.arange(10)})
+            with ShardedBuffer.connect("replay") as reader:
+                assert set(reader.sample(100)["id"]) <= set(range(10))
+                again.clear()
+                try:
+                    while True:
+                        reader.sample(1)
+                except ReallyError as error:
+                    print("cleared:", error)
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ended: ShardedBuffer.connect('replay'): expected an owner" in done.stdout
+    assert "cleared: sample: expected a buffer that holds rows" in done.stdout

@@ -1,0 +1,288 @@
+"""A sharded buffer that another process owns, open for reading by its name."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really._ray import runtime
+from really._ray.nodes import own_node
+from really._utils.packages import needed
+from really.data.schema import Spec
+from really.errors import ClosedError, EmptyBufferError, InvalidValueError, ReadOnlyError, ReallyError, RunnerError
+from really.replay import arguments
+from really.replay.drawn import DrawnRows
+from really.replay.draws import TRIES, held
+from really.replay.options import BufferOptions
+from really.replay.samplers import Sampler, Shape, checked_shape
+from really.replay.units import Batch, SampleUnit
+from really.service.assembly import asked, assembled
+from really.service.ledger import Ledger
+from really.service.mapped_shard import MappedShard
+from really.service.numbering import Numbering
+from really.service.publishing import Edition, OpenShard, board_of
+from really.service.shards import SilentShardError
+
+LOOK_SECONDS = 0.2
+"""Seconds between two looks for a newer edition of the ledger."""
+
+
+class OpenShards:
+    """The shards of an edition: mapped where they are on this node, else asked through their actors."""
+
+    def __init__(self, time_out: float) -> None:
+        self._time_out, self._node = time_out, own_node()
+        self._shards: list[OpenShard] = []
+        self._mapped: dict[str, MappedShard] = {}
+        self.silent = set[int]()
+
+    def update(self, shards: list[OpenShard]) -> None:
+        """Takes the shards of a newer edition."""
+        self._shards = shards
+        self.silent.clear()
+
+    def ask(self, shard: int, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
+        """Asks a shard for the batch of the rows at these places; as of `Shards`."""
+        found = self._shards[shard]
+        if found.node == self._node:
+            mapped = self._mapped.setdefault(found.folder, MappedShard(found.folder))
+            batch = mapped.take_at(places)
+            return lambda: self._checked(batch)
+        answer = found.actor.take_at.remote(places)
+        return lambda: self._answer(shard, answer)
+
+    def close(self) -> None:
+        """Closes the folders."""
+        for mapped in self._mapped.values():
+            mapped.close()
+
+    def _answer(self, shard: int, answer: Any) -> Batch | None:
+        import ray
+
+        try:
+            return self._checked(ray.get(answer, timeout=self._time_out))
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self.silent.add(shard)
+            raise SilentShardError from error
+
+    @staticmethod
+    def _checked(value: Any) -> Batch | None:
+        if isinstance(value, ReallyError):
+            raise value
+        batch: Batch | None = value
+        return batch
+
+
+class ConnectedBuffer(DrawnRows):
+    """A sharded buffer of another process, which alone puts. Any number of processes may read it, each with its seed.
+
+    Rows are drawn from the newest edition of the ledger, which the owner publishes a few times a second. If a row has
+    dropped out since, the whole batch is drawn again from a newer edition. So a batch is uniform over the rows of an
+    edition that are still held, and no more: it does not have the last rows, and no seed repeats it. Rows of an owner
+    that draws by priority are drawn uniformly.
+
+    Args:
+        name: of the buffer.
+        seed: what batches are drawn from.
+        time_out: seconds after which a shard that does not answer is left out.
+
+    Raises:
+        InvalidValueError: no buffer of the cluster has the name.
+    """
+
+    def __init__(self, name: str, *, seed: arguments.Seed = None, time_out: float = 10.0) -> None:
+        with needed("ShardedBuffer.connect", "Ray", "ray", "shards=1"):
+            import ray  # noqa: F401
+        runtime.start()
+        self._name, self._seed = name, seed
+        self._board = board_of(name)
+        self._shards = OpenShards(time_out)
+        self._lock = threading.Lock()
+        self._known, self._next_look = 0, 0.0
+        self._edition: Edition | None = None
+        self._numbering: Numbering | None = None
+        self._ledger, self._closed = Ledger(0), False
+
+    @property
+    def options(self) -> BufferOptions:
+        """The options with which rows are drawn: those of the owner, but for priorities."""
+        return _uniform(self._current().options)
+
+    @property
+    def spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row); None before the owner's first put."""
+        return self._current().spec
+
+    @property
+    def batch_spec(self) -> Spec | None:
+        """Key -> (dtype, shape of one row) of a batch."""
+        spec = self.spec
+        return None if spec is None else self._unit.batch_spec(spec)
+
+    @property
+    def keys(self) -> tuple[str, ...] | None:
+        """The keys in the order of a batch."""
+        spec = self.spec
+        return None if spec is None else tuple(spec)
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the rows of a batch."""
+        return self._drawing.sampler
+
+    def __len__(self) -> int:
+        self._current()
+        return self._ledger.num_rows
+
+    def __repr__(self) -> str:
+        return f"ShardedBuffer.connect({self._name!r})"
+
+    def put(self, data: Any) -> None:
+        """Raises ReadOnlyError: only the owner puts."""
+        raise ReadOnlyError(f"put: expected the owner of {self._name!r}, got a buffer that is open for reading")
+
+    def update_priorities(self, index: Any, priorities: Any) -> int:
+        """Raises ReadOnlyError: priorities are the owner's."""
+        raise ReadOnlyError(
+            f"update_priorities: expected the owner of {self._name!r}, got a buffer that is open for reading"
+        )
+
+    def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Batch:
+        """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
+        shape = checked_shape(n)
+        return self._taken("sample", shape, lambda: self._drawn(shape, replace, beta))
+
+    def take(self, indices: Any) -> Batch:
+        """The rows of these indices by age in the newest edition, [n] or [k, n] integers."""
+        ages = arguments.checked_indices(indices)
+        return self._taken("take", ages.shape, lambda: self._aged(ages))
+
+    def info(self) -> dict[str, Any]:
+        """What each shard has: its name, its rows, and whether it is away; and the number of the edition."""
+        edition = self._current()
+        counts, away = self._ledger.counts, self._ledger.away
+        shards = [
+            {"shard": shard.name, "rows": int(rows), "away": bool(is_away)}
+            for shard, rows, is_away in zip(edition.shards, counts, away, strict=True)
+        ]
+        return {"rows": self._ledger.num_rows, "shards": shards, "edition": edition.number}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generators, as of `ReplayBuffer.state_dict`."""
+        return self._drawing.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets the generators to what `state_dict` gave; raises InvalidValueError for anything else."""
+        self._drawing.load_state_dict(state)
+
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError, naming `what`, if the buffer is closed."""
+        if self._closed:
+            raise ClosedError(f"{what}: expected an open buffer, got one that was closed")
+
+    def close(self) -> None:
+        """Ends reading; the owner goes on."""
+        with self._lock:
+            self._closed = True
+            self._shards.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _drawing(self) -> Numbering:
+        self._current()
+        assert self._numbering is not None
+        return self._numbering
+
+    def _current(self) -> Edition:
+        """The newest edition."""
+        with self._lock:
+            return self._look()
+
+    def _drawn(self, shape: Shape, replace: bool, beta: float | None) -> NDArray[np.int64]:
+        assert self._numbering is not None
+        self._numbering.sampler.check(replace, beta)
+        held("sample", self._numbering.ring)
+        numbers, _ = self._numbering.draw(shape, replace, beta, self._ledger)
+        return numbers
+
+    def _aged(self, ages: NDArray[np.int64]) -> NDArray[np.int64]:
+        num = self._ledger.num_rows
+        if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < num:
+            raise InvalidValueError(f"take: expected indices from 0 to {num - 1}, got {arguments.outsiders(ages, num)}")
+        return self._ledger.numbers_at(ages)
+
+    def _taken(self, what: str, shape: tuple[int, ...], choose: Callable[[], NDArray[np.int64]]) -> Batch:
+        """The rows that `choose` gives, chosen again from a newer edition if one has dropped out."""
+        for attempt in range(TRIES):
+            with self._lock:
+                self.check_open(what)
+                if self._look(at_once=attempt > 0).spec is None:
+                    raise EmptyBufferError(f"{what}: expected a buffer whose owner has put rows, got one without")
+                parts = asked(self._shards, *self._ledger.locate(choose()))
+            batch = assembled(parts, shape, None)
+            if batch is not None:
+                return batch
+            with self._lock:
+                for shard in self._shards.silent:
+                    self._ledger.set_away(shard, True)
+            time.sleep(min(LOOK_SECONDS, 0.01 * attempt))
+        raise EmptyBufferError(
+            f"{what}: expected rows that stay while a batch is copied, but puts dropped some each time"
+        )
+
+    def _look(self, at_once: bool = False) -> Edition:
+        """Asks for a newer edition, at most every `LOOK_SECONDS` unless it is needed `at_once`."""
+        import ray
+
+        if at_once or time.monotonic() >= self._next_look:
+            try:
+                newer = ray.get(self._board.newest.remote(self._known))
+                while self._edition is None and newer is None:  # of an owner that has just begun
+                    time.sleep(LOOK_SECONDS / 4)
+                    newer = ray.get(self._board.newest.remote(self._known))
+            except ray.exceptions.RayError as error:
+                raise RunnerError(
+                    f"{self!r}: expected an owner that publishes its ledger, but it has ended, or Ray has"
+                ) from error
+            if newer is not None:
+                self._use(newer)
+            self._next_look = time.monotonic() + LOOK_SECONDS
+        assert self._edition is not None
+        return self._edition
+
+    def _use(self, edition: Edition) -> None:
+        """Makes this the edition to draw from."""
+        self._edition, self._known = edition, edition.number
+        if self._numbering is None:
+            options = _uniform(edition.options)
+            self._unit: SampleUnit = options.make_unit()
+            self._numbering = Numbering(options, self._seed)
+        numbering = self._numbering
+        oldest, newest = numbering.held()
+        expected = max(oldest, edition.num_put - edition.options.capacity)
+        if newest <= edition.num_put and edition.first == expected:
+            numbering.advance(edition.num_put - newest)
+        else:
+            numbering.restart(edition.first, edition.num_put, None)
+        self._ledger = Ledger.of(len(edition.shards), edition.runs)
+        for shard in np.flatnonzero(edition.away).tolist():
+            self._ledger.set_away(shard, True)
+        self._shards.update(edition.shards)
+
+
+def _uniform(options: BufferOptions) -> BufferOptions:
+    return replace(options, alpha=None, eps=None)

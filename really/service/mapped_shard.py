@@ -1,0 +1,87 @@
+"""A shard's folder, read by another process of its node while the shard writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from really.errors import ReallyError
+from really.replay import engine
+from really.replay._ring import RingError
+from really.replay.buffer import ReplayBuffer
+from really.replay.units import Batch
+from really.service.places import Places
+
+
+class MappedRows(ReplayBuffer):
+    """The rows of a shard, open for reading."""
+
+    def take_numbers(self, numbers: NDArray[np.int64]) -> Batch | None:
+        """The batch of these rows of the ring, [n] or [k, n]; None if one is not held."""
+        ring = self._ring
+        if ring is None:
+            return None
+        oldest, newest = ring.held_rows()
+        if numbers.size and not oldest <= int(numbers.min()) <= int(numbers.max()) < newest:
+            return None
+        try:
+            return self._draws.unit.take(ring, numbers)
+        except RingError as error:
+            raise engine.translated(ring, error) from None
+
+
+class MappedShard:
+    """Takes rows of a folder by their places. Rows are mapped, not copied to another process.
+
+    Args:
+        folder: of the shard.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._rows: MappedRows | None = None
+        self._places = Places()
+        self._seen: tuple[int, ...] = ()
+
+    def take_at(self, places: NDArray[np.int64]) -> Batch | ReallyError | None:
+        """The batch of the rows at these places, [n] or [k, n]; None if one is not held."""
+        try:
+            self._look()
+            assert self._rows is not None
+            return self._rows.take_numbers(self._places.rings(places))
+        except ReallyError:
+            self.close()  # the shard was made anew, or returned to a checkpoint
+            return None
+
+    def close(self) -> None:
+        """Closes the folder; the next call opens it again."""
+        if self._rows is not None:
+            self._rows.close()
+        self._rows, self._seen = None, ()
+
+    def _look(self) -> None:
+        """Reads the places that were added since the last call."""
+        file = self._folder / "places"
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise ReallyError(f"{file}: {error}") from error
+        seen = found.st_ino, found.st_size, found.st_mtime_ns
+        if self._rows is None:
+            self._rows = MappedRows.open(self._folder / "rows")
+        if seen != self._seen:
+            self._places, self._seen = Places.of_file(file), seen
+
+
+class ShardDoor:
+    """The class of an actor that gives processes of other nodes the rows of the owner's node."""
+
+    def __init__(self, folder: str) -> None:
+        self._shard = MappedShard(folder)
+
+    def take_at(self, places: NDArray[np.int64]) -> Any:
+        """`MappedShard.take_at`."""
+        return self._shard.take_at(places)
