@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from really.replay.units import Batch
 from really.service.shards import Answer, SilentShardError
 
+NO_POSITIONS = np.empty(0, np.int64)
+"""Of the only part of a batch."""
 LINE = 64
 """Bytes to which the arrays of a batch are aligned."""
 
@@ -31,10 +33,12 @@ class Asked(Protocol):
         """Asks a shard for the batch of the rows at these places."""
 
 
-def asked(shards: Asked, owners: NDArray[np.int64], places: NDArray[np.int64]) -> list[Part]:
-    """Asks each shard for its rows of a batch; `owners` and `places` are [n] or [k, n]."""
+def asked(shards: Asked, owners: NDArray[np.int64] | int, places: NDArray[np.int64]) -> list[Part]:
+    """Asks each shard for its rows of a batch; `places` are [n] or [k, n], and so are `owners`, or one for all."""
+    if isinstance(owners, int):
+        return [Part(owners, NO_POSITIONS, shards.ask(owners, places))]
     if owners.size and (owners == (first := int(owners.flat[0]))).all():
-        return [Part(first, np.empty(0, np.int64), shards.ask(first, places))]
+        return [Part(first, NO_POSITIONS, shards.ask(first, places))]
     owner, place = owners.reshape(-1), places.reshape(-1)
     order = np.argsort(owner, kind="stable")
     sorted_owners = owner[order]

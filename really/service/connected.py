@@ -232,7 +232,7 @@ class ConnectedBuffer(DrawnRows):
                 self.check_open(what)
                 if self._look(at_once=attempt > 0).spec is None:
                     raise EmptyBufferError(f"{what}: expected a buffer whose owner has put rows, got one without")
-                parts = asked(self._shards, *self._ledger.locate(choose()))
+                parts = asked(self._shards, *self._ledger.find(choose()))
             batch = assembled(parts, shape, None)
             if batch is not None:
                 return batch

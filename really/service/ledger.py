@@ -31,6 +31,7 @@ class Ledger:
         self._counts = np.zeros(num_shards, np.int64)
         self._away = np.zeros(num_shards, np.bool_)
         self._present: tuple[Numbers, Numbers] | None = None
+        self._index: tuple[Numbers, Numbers, Numbers] | None = None
 
     @classmethod
     def of(cls, num_shards: int, runs: Numbers) -> Self:
@@ -92,6 +93,7 @@ class Ledger:
             self._make_room()
         self._table[self._end] = number, shard, place, num
         self._end += 1
+        self._index = None
 
     def drop_before(self, number: int) -> None:
         """Drops the rows before this number, which newer ones have displaced."""
@@ -104,6 +106,7 @@ class Ledger:
             if run[LENGTH]:
                 return
             self._begin += 1
+            self._index = None
 
     def lose(self, shard: int, start: int = 0, end: int | None = None) -> Numbers:
         """Removes the rows of a shard whose places are from `start` to before `end`, by default all of them.
@@ -154,6 +157,17 @@ class Ledger:
             return shards, places
         return np.where(held, shards, NOWHERE), np.where(held, places, NOWHERE)
 
+    def find(self, numbers: Numbers) -> tuple[Numbers | int, Numbers]:
+        """`locate` of rows that are held, which is faster: one shard, if all rows of the ledger are in one."""
+        if self._index is None:
+            runs = self._runs
+            self._index = runs[:, NUMBER].copy(), runs[:, SHARD].copy(), runs[:, PLACE] - runs[:, NUMBER]
+        starts, shards, shifts = self._index
+        if len(starts) == 1:
+            return int(shards[0]), numbers + shifts[0]
+        at = np.searchsorted(starts, numbers, side="right") - 1
+        return shards[at], numbers + shifts[at]
+
     def can_be_had(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which of these rows a shard holds that is not away, bool of the shape of `numbers`."""
         shards, _ = self.locate(numbers)
@@ -163,6 +177,9 @@ class Ledger:
     def numbers_at(self, ages: Numbers) -> Numbers:
         """The numbers of the rows of these ages: 0 is the oldest row that can be had, `num_rows` - 1 the newest."""
         starts, shift = self._by_age()
+        if len(starts) == 1:
+            only: Numbers = ages + shift[0]
+            return only
         found: Numbers = ages + shift[np.searchsorted(starts, ages, side="right") - 1]
         return found
 
@@ -210,7 +227,7 @@ class Ledger:
 
     def _set(self, runs: Numbers) -> None:
         """Makes these the runs."""
-        self._present = None
+        self._present = self._index = None
         self._table = np.concatenate([runs, np.empty((16, 4), np.int64)])
         self._begin, self._end = 0, len(runs)
 

@@ -33,6 +33,8 @@ class Places:
     def __init__(self, file: Path | None = None, num_put: int = 0) -> None:
         self._file, self._has_file = file, file is not None and file.exists()
         self._table = np.zeros((1, 3), np.int64)
+        self._looked_up: NDArray[np.int64] | None = None  # the table of which these are columns
+        self._starts = self._shifts = np.zeros(0, np.int64)
         if file is not None and self._has_file:
             self._read(file, num_put)
         elif num_put:
@@ -59,8 +61,13 @@ class Places:
 
     def rings(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ring's rows that have these places."""
-        entries = self._table[np.searchsorted(self._table[:, PLACE], places, side="right") - 1]
-        found: NDArray[np.int64] = places - entries[..., PLACE] + entries[..., RING]
+        if self._looked_up is not self._table:
+            self._starts, self._shifts = self._table[:, PLACE].copy(), self._table[:, RING] - self._table[:, PLACE]
+            self._looked_up = self._table
+        if len(self._starts) == 1:
+            shifted: NDArray[np.int64] = places + self._shifts[0]
+            return shifted
+        found: NDArray[np.int64] = places + self._shifts[np.searchsorted(self._starts, places, side="right") - 1]
         return found
 
     def next_place(self, num_put: int) -> int:

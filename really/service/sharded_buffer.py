@@ -37,6 +37,9 @@ from really.service.shard import num_rows_of
 from really.service.shards import NOTHING
 from really.service.stored import StoredShards
 
+UNCHECKED = 1 << 27
+"""Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
+
 
 class ShardedBuffer(StoredShards):
     """The newest `capacity` rows in several shards. Any number of threads may put and sample.
@@ -100,6 +103,7 @@ class ShardedBuffer(StoredShards):
         self._publisher = None
         self._history = History(self._shards.names)
         self._spec: Spec | None = None
+        self._unchecked_rows = 0
         try:
             if wanted is not None or folder is not None:
                 self._start(wanted)
@@ -184,7 +188,7 @@ class ShardedBuffer(StoredShards):
             with self._lock:
                 self._rows.settle(self._history)
                 numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
-                parts = asked(self._shards, *self._rows.ledger.locate(numbers))
+                parts = asked(self._shards, *self._rows.ledger.find(numbers))
             batch = assembled(parts, shape, outputs)
             if batch is not None:
                 return batch | added if added else batch
@@ -219,7 +223,7 @@ class ShardedBuffer(StoredShards):
                 self._rows.settle(self._history)
                 if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
                     break
-                parts = asked(self._shards, *self._rows.ledger.locate(self._rows.ledger.numbers_at(ages)))
+                parts = asked(self._shards, *self._rows.ledger.find(self._rows.ledger.numbers_at(ages)))
             batch = assembled(parts, ages.shape, outputs)
             if batch is not None:
                 return batch
@@ -305,6 +309,8 @@ class ShardedBuffer(StoredShards):
         if stored is not None and spec is None:
             return self._start(stored)
         self._spec = spec
+        if spec is not None:
+            self._unchecked_rows = UNCHECKED // max(1, row_nbytes(spec))
         self._rows.resume(found)
         return None
 
@@ -325,7 +331,9 @@ class ShardedBuffer(StoredShards):
 
     def _check_batch(self, what: str, shape: tuple[int, ...], spec: Spec) -> None:
         """Raises NotEnoughMemoryError if memory has no room for a batch of this shape."""
-        arguments.refuse_big_batch(what, int(np.prod(shape)), spec)
+        if math.prod(shape) <= self._unchecked_rows:
+            return
+        arguments.refuse_big_batch(what, math.prod(shape), spec)
 
     def _outputs(self, out: Batch | None, shape: tuple[int, ...]) -> Batch | None:
         """The caller's arrays, checked."""

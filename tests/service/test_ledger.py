@@ -67,6 +67,8 @@ def check(ledger: Ledger, plain: PlainRows) -> None:
     numbers = np.arange(-1, plain.next_number + 1)
     shards, places = ledger.locate(numbers)
     assert list(zip(shards, places, strict=True)) == [held.get(number, (NOWHERE, NOWHERE)) for number in numbers]
+    for number in held:
+        assert [int(part) for part in ledger.find(np.int64(number))] == list(held[number])
     present = [number for number, _, _ in plain.present]
     assert ledger.num_rows == len(present)
     assert ledger.can_be_had(numbers).tolist() == [number in present for number in numbers]

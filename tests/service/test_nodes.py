@@ -447,7 +447,7 @@ READER = """
 
 @pytest.mark.slow
 def test_another_process_reads_a_buffer_by_its_name(tmp_path: Path) -> None:
-    start, _, rest = CLUSTER.partition("        cluster = Cluster")
+    start = CLUSTER.partition("        cluster = Cluster")[0]
     imports = "        from scipy import stats\n        from really import ReadOnlyError, RunnerError\n"
     reader = textwrap.dedent(PRELUDE) + textwrap.dedent(start + imports + READER)
     done = run_script(
