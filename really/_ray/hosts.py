@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from really._ray.placement import affinity, cpus_of_nodes
@@ -12,19 +12,20 @@ from really.errors import RunnerError
 ANSWER_SECONDS = 20.0
 
 
-def check(runtime_env: Mapping[str, Any] | None, install: str) -> None:
-    """Raises RunnerError if a node with CPUs lacks this package, or has another version of it.
+def check(runtime_env: Mapping[str, Any] | None, install: str, chosen: Iterable[str] | None = None) -> None:
+    """Raises RunnerError if a node lacks this package, or has another version of it.
 
-    A node that does not answer in time is passed over. If there is one node with CPUs, none is asked.
+    A node that does not answer in time is passed over.
 
     Args:
         runtime_env: Ray's runtime environment of the runners.
         install: the command that installs this package, for the error message.
+        chosen: the nodes; by default all that have CPUs, of which none is asked if there is one.
     """
     import ray
 
-    nodes = cpus_of_nodes()
-    if len(nodes) < 2:
+    nodes = list(cpus_of_nodes() if chosen is None else chosen)
+    if chosen is None and len(nodes) < 2:
         return
     questions = [Question(node, runtime_env, install) for node in nodes]
     ray.wait([question.call for question in questions], num_returns=len(questions), timeout=ANSWER_SECONDS)

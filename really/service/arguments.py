@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from really._utils.checks import checked_integer
-from really.errors import InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError
 from really.replay.options import BufferOptions
 
 BY_NUMBER = ("uniform", "prioritized", "newest", "half_life", "ere")
@@ -32,3 +32,11 @@ def checked_shards(shards: Any, capacity: int) -> int:
     if num > capacity:
         raise InvalidValueError(f"shards: expected at most one for each of the {capacity} rows, got {num}")
     return num
+
+
+def check_name(name: Any) -> None:
+    """Raises InvalidTypeError or InvalidValueError if a buffer cannot have this name."""
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"name: expected text, got {name!r}")
+    if name == "":
+        raise InvalidValueError("name: expected text, got none")

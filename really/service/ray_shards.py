@@ -55,15 +55,15 @@ class RayShards:
         with needed("ShardedBuffer", "Ray for shards on nodes", "ray", "shards=1"):
             import ray  # noqa: F401
         self._session = runtime.start()
-        hosts.check(None, install_command(None))
-        chosen = _chosen(nodes)
+        chosen, own = _chosen(nodes), own_node()
+        hosts.check(None, install_command(None), [node for node in chosen if node != own])
         self.names = [_name_of(node, name) for node, name in chosen.items()]
         self.nodes = list(chosen)
         self._options = options
         self._made = shard_options(options, room_of(options, len(chosen)), given)
         self._rooms = np.full(len(chosen), self._made["capacity"])
         self._own: Shard | None = None
-        own, self._folders = own_node(), _folders(path, list(chosen))
+        self._folders = _folders(path, list(chosen))
         self._remotes = [
             None if node == own else RemoteShard(number, node, time_out, folder)
             for number, (node, folder) in enumerate(zip(chosen, self._folders, strict=True))

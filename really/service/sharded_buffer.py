@@ -24,7 +24,7 @@ from really.replay.draws import TRIES, held
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
-from really.service.arguments import checked_options
+from really.service.arguments import check_name, checked_options
 from really.service.assembly import asked, assembled
 from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
@@ -91,6 +91,8 @@ class ShardedBuffer(StoredShards):
     ) -> None:
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
         given = FolderOptions.checked(spare, checksums)
+        if name is not None:
+            check_name(name)
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
         limit = checked_number("time_out", time_out, 0, math.inf)
         self._folder = folder = None if path is None else checked_path("path", path)
@@ -116,6 +118,7 @@ class ShardedBuffer(StoredShards):
     @classmethod
     def connect(cls, name: str, *, seed: arguments.Seed = None, time_out: float = TIME_OUT) -> ConnectedBuffer:
         """The buffer of this name in the Ray cluster, open for reading (`connected.ConnectedBuffer`)."""
+        check_name(name)
         return ConnectedBuffer(name, seed=seed, time_out=checked_number("time_out", time_out, 0, math.inf))
 
     @property

@@ -253,6 +253,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "sampler: expected one that draws by numbers .*'stratified'",
     ),
     "a misspelled option": ({"shards": 2, "dedub": True}, TypeError, "dedub"),
+    "a name of shards of this process": (
+        {"shards": 2, "name": "mine"},
+        InvalidValueError,
+        "name: expected shards on n",
+    ),
+    "a number as name": ({"shards": 2, "name": 3}, InvalidTypeError, "name: expected text, got 3"),
+    "an empty name": ({"shards": 2, "name": ""}, InvalidValueError, "name: expected text, got none"),
+    "no spare rows": ({"shards": 2, "spare": 0}, InvalidValueError, "spare"),
     "no rows": ({"shards": 2, "capacity": 0}, InvalidValueError, "capacity"),
 }
 
