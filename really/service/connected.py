@@ -273,9 +273,9 @@ class ConnectedBuffer(DrawnRows):
             self._numbering = Numbering(options, self._seed)
         numbering = self._numbering
         oldest, newest = numbering.held()
-        expected = max(oldest, edition.num_put - edition.options.capacity)
-        if newest <= edition.num_put and edition.first == expected:
-            numbering.advance(edition.num_put - newest)
+        num, capacity = edition.num_put - newest, edition.options.capacity
+        if 0 <= num <= capacity and edition.first == max(oldest, edition.num_put - capacity):
+            numbering.advance(num)
         else:
             numbering.restart(edition.first, edition.num_put, None)
         self._ledger = Ledger.of(len(edition.shards), edition.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from really.replay.options import BufferOptions
 log = logging.getLogger("really")
 
 NAMESPACE, PREFIX = "really", "shards."
+END_SECONDS = 5.0
+"""How long the end of a buffer waits until its name is free."""
 PUBLISH_SECONDS = 0.2
 """Seconds between two looks at whether the ledger has changed."""
 
@@ -101,7 +104,7 @@ class Publisher:
             raise InvalidValueError(
                 f"name: expected one that no other buffer has, got {name!r}, which {_owner_of(name)} owns"
             ) from error
-        self._collect, self._number = collect, 1
+        self._name, self._collect, self._number = name, collect, 1
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="really-ledger", daemon=True)
         self._thread.start()
@@ -112,7 +115,11 @@ class Publisher:
 
         self._ends.set()
         self._thread.join()
-        ray.kill(self._board)
+        if ray.is_initialized():
+            ray.kill(self._board)
+            end = time.monotonic() + END_SECONDS
+            while _is_taken(self._name) and time.monotonic() < end:
+                time.sleep(0.05)
 
     def _run(self) -> None:
         import ray
@@ -125,6 +132,16 @@ class Publisher:
             except Exception as error:  # the owner's own next call tells what is wrong
                 log.warning("The ledger is no longer published: %s", str(error).strip().splitlines()[-1])
                 return
+
+
+def _is_taken(name: str) -> bool:
+    import ray
+
+    try:
+        ray.get_actor(PREFIX + name, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def board_of(name: str) -> Any:
