@@ -315,6 +315,7 @@ KILLED_LEARNER = (
         with open(path + "/expected", "wb") as file:
             pickle.dump([manager.sample((2, 100)) for _ in range(5)], file)
         put(manager.buffer, 30_000, 33_000)
+        manager.buffer.info()  # waits for the puts that are on their way
         os.kill(os.getpid(), signal.SIGKILL)
 """
 )
@@ -415,7 +416,8 @@ READER = """
                 pass
             found = reader.take(np.arange(len(reader)))
             assert (np.diff(found["id"]) == 1).all(), found["id"]
-            counts = np.bincount(reader.sample((100, 600))["id"] - found["id"][0], minlength=6000)
+            drawn = reader.sample((100, 600))["id"].ravel()
+            counts = np.bincount(drawn - found["id"][0], minlength=6000)
             assert stats.chisquare(counts).pvalue > 1e-6 and len(counts) == 6000
             for _ in range(3):
                 assert reader.sample(64)["id"].min() >= 0
