@@ -375,7 +375,7 @@ def test_a_learner_that_is_killed_resumes_from_its_checkpoint_and_names_shards_t
 
 @pytest.mark.slow
 def test_a_full_disk_on_one_node_costs_the_rows_of_its_puts(tmp_path: Path) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)], capture_output=True)
     if mounted.returncode:
         pytest.skip("only root may mount a small file system")
     try:
@@ -386,7 +386,7 @@ def test_a_full_disk_on_one_node_costs_the_rows_of_its_puts(tmp_path: Path) -> N
         path = {str(tmp_path)!r}
         """
             + """
-        sharded = ShardedBuffer(4000, shards=[nodes[0].node_id], path=path, overcommit=True, seed=0)
+        sharded = ShardedBuffer(8000, shards=[nodes[0].node_id], path=path, overcommit=True, seed=0)
         said = 0
         for first in range(0, 12_000, 70):
             numbers = np.arange(first, first + 70)
@@ -394,6 +394,7 @@ def test_a_full_disk_on_one_node_costs_the_rows_of_its_puts(tmp_path: Path) -> N
                 sharded.put({"id": numbers, "same": np.repeat(numbers[:, None], 200, axis=1)})
             except DiskFullError as error:
                 said += "none is in" in str(error)
+        sharded.info()  # waits for the puts that are on their way
         info = sharded.info()
         assert said > 0 and info["refused"] > 0, info
         found = sharded.take(np.arange(len(sharded)))
