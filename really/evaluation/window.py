@@ -17,6 +17,7 @@ from really.envs.environment import Environment, logged_warnings
 from really.envs.spec import EnvironmentSpec
 from really.errors import InvalidValueError
 from really.evaluation.rendering import frame_of, frames_per_second, render_modes, with_frames
+from really.evaluation.text import Text, declares_text
 from really.evaluation.viewer import Notices, Viewer, Watcher, watched_batch
 
 # Smaller frames are enlarged by an integer factor.
@@ -44,6 +45,8 @@ class Window(Viewer):
                 reason = error
             else:
                 return watched_batch(spec, seeds[0], environment, _Careful(watcher, self._not_shown))
+        if declares_text(spec):
+            return Text().batch(spec, seeds, vector)
         self._not_shown(reason)
         return super().batch(spec, seeds, vector)
 

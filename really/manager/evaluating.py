@@ -61,7 +61,8 @@ class Evaluating(Lifetime):
             max_steps: steps after which an episode is ended.
             test_episodes: number of episodes.
             evaluation_measure: `time`, `reward` or `time_and_reward`.
-            render: True shows a window if there is a display. A path that ends in .gif or .mp4 makes a film of all
+            render: True shows a window if there is a display, and else prints the text of an environment with render
+                mode 'ansi'. A path that ends in .gif or .mp4 makes a film of all
                 episodes one after the other; "gif" or "mp4" names it after the environment, in the current folder.
                 `manager.film` is its path. A rendered environment is stepped alone and not in a batch, so its episodes
                 differ from those of a test without rendering.
@@ -76,7 +77,8 @@ class Evaluating(Lifetime):
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
         max_steps = checked_integer("max_steps", max_steps)
         test_episodes = checked_integer("test_episodes", test_episodes)
-        viewer = viewer_of(render, self._builder.environment.name, self._builder.notices)
+        environment = self._builder.environment
+        viewer = viewer_of(render, environment.name, self._builder.notices, environment)
         self._sync()
         evaluation = self._current.evaluate(test_episodes, max_steps, viewer, progress)
         if viewer.path is not None:

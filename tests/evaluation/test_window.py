@@ -106,3 +106,39 @@ def test_an_environment_that_fails_unseen_too_is_an_error() -> None:
 
     with make(Broken) as manager, pytest.raises(EnvironmentFailedError, match="the simulator broke down"):
         manager.test(9, 3, render=True)
+
+
+class Written(Counter):
+    """Renders text only, as the environments for terminals do."""
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - gymnasium's
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(4)
+        self.render_mode = render_mode
+
+    def render(self) -> str | None:
+        return f"at {self.count}\n" if self.render_mode == "ansi" else None
+
+
+@pytest.mark.parametrize("screen", ["display", "no_display"])
+def test_text_of_an_environment_is_printed(
+    screen: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    request.getfixturevalue(screen)
+    with make(Written) as manager:
+        assert manager.test(9, 2, render=True) == [4, 4]
+    episode = ["at 0", "at 1", "at 2", "at 3", "at 4"]
+    assert capsys.readouterr().out.splitlines() == ["", *episode, "", *episode]
+    assert "not shown" not in caplog.text
+
+
+@pytest.mark.usefixtures("no_display")
+def test_an_id_that_can_render_text_is_printed_without_a_display(capsys: pytest.CaptureFixture[str]) -> None:
+    with SampleManager(lake, "FrozenLake-v1", 1, 10, num_steps=10, use_ray=False) as manager:
+        manager.test(2, 1, render=True)
+    assert capsys.readouterr().out.count("SFFF") >= 1
+
+
+def lake(state: Any) -> Any:
+    return {"q_values": np.zeros((len(state), 4), np.float32)}
