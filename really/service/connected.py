@@ -98,7 +98,7 @@ class ConnectedBuffer(DrawnRows):
     """
 
     def __init__(self, name: str, *, seed: arguments.Seed = None, time_out: float = 10.0) -> None:
-        with needed("ShardedBuffer.connect", "Ray", "ray", "shards=1"):
+        with needed("ShardedBuffer.connect", "Ray for buffers of other processes", "ray"):
             import ray  # noqa: F401
         runtime.start()
         self._name, self._seed = name, seed

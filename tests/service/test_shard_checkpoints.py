@@ -220,3 +220,14 @@ def test_puts_wait_for_rows_that_a_file_needs_and_lost_rows_are_marked(tmp_path:
         fill(buffer, stacks, 130, (60,))
     buffer.to_parquet(tmp_path / "rows.parquet")
     assert len(ReplayBuffer.from_parquet(tmp_path / "rows.parquet")) == len(left)
+
+
+def test_a_buffer_without_rows_says_so_and_is_saved(tmp_path: Path) -> None:
+    buffer = sharded(None)
+    assert [shard["rows"] for shard in buffer.info()["shards"]] == [0, 0, 0]
+    assert buffer.memory()["held"] == 0
+    buffer.save(tmp_path / "rows.arrow")
+    again = buffer.loaded(tmp_path / "rows.arrow")
+    for each in (buffer, again):
+        fill(each, rows, 0, (60,))
+    assert_same(buffer.sample(8), again.sample(8))
