@@ -148,6 +148,8 @@ def checked_columns(ring: Ring, columns: Mapping[str, Any], lead: tuple[int, ...
     """The values of an update as C-contiguous arrays [n, ...] of the ring's dtypes; raises an error for others."""
     if not isinstance(columns, Mapping):
         raise InvalidTypeError(f"update: expected a mapping from key to values, got {type(columns).__name__}")
+    if not columns:
+        raise InvalidValueError("update: expected a column or more, got none")
     spec = spec_of(ring)
     shares_frames = {ring.names[at] for sharing in ring.shared for at in sharing[0]}
     found = {}

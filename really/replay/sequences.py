@@ -139,21 +139,23 @@ def filled_windows(
         rows = np.where(padding, np.maximum.accumulate(numbers, axis=1), numbers)
     flat = None if padding is None else padding.reshape(-1)
     if compact is None:
-        batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
+        batch = ring.take(rows.reshape(-1), rows.shape[1], rows.shape[0], by_number=True)
     else:
         batch = compact.take(rows.reshape(-1), flat)
     if batch is None:
         return None
-    lead = (*shape, numbers.shape[1])
     if padding is not None:
+        places = padding if compact is None else flat
         for key in ring.names:
             if key in batch:
-                batch[key][flat] = np.zeros((), batch[key].dtype)
-    if compact is None:
-        columns = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
-    else:
-        columns = compact.reshaped(batch, shape, lead[-1:])
-    return columns | {name: part.reshape(lead) for name, part in zip(ADDED, (mask, is_first, numbers), strict=True)}
+                batch[key][places] = np.zeros((), batch[key].dtype)
+    lead = (*shape, numbers.shape[1])
+    if compact is not None:
+        batch = compact.reshaped(batch, shape, lead[-1:])
+    elif len(shape) > 1:
+        batch = {key: column.reshape(lead + column.shape[2:]) for key, column in batch.items()}
+    added = zip(ADDED, (mask, is_first, numbers), strict=True)
+    return batch | {name: part if part.shape == lead else part.reshape(lead) for name, part in added}
 
 
 def sequence_priorities(errors: ArrayLike, mask: ArrayLike, eta: float = ETA) -> NDArray[np.float64]:

@@ -294,9 +294,11 @@ class Trajectories:
         if self._index.num_starts:
             return
         length = _segments(self._index).length
-        if self.rule != "windows":
-            raise EmptyBufferError(f"sample: expected a whole episode, got none among {len(length):,} parts of some")
         apart = "" if self._columns.agent else "; rows of several agents need a column that tells them apart"
+        if self.rule != "windows":
+            raise EmptyBufferError(
+                f"sample: expected a whole episode, got none among {len(length):,} parts of some{apart}"
+            )
         raise EmptyBufferError(
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "
             f"{max(length, default=0):,}{apart}"

@@ -104,6 +104,7 @@ def test_a_bad_update_changes_nothing():
         (InvalidValueError, [-1], {"reward": [1.0]}, "got -1"),
         (InvalidTypeError, [0.5], {"reward": [1.0]}, "integers"),
         (InvalidTypeError, [3], [1.0], "mapping"),
+        (InvalidValueError, [3], {}, "update: expected a column or more, got none"),
     ):
         with pytest.raises((InvalidValueError, InvalidTypeError), match=message) as raised:
             buffer.update(numbers, columns)
