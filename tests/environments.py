@@ -7,6 +7,7 @@ import random
 import signal
 import sqlite3
 import time
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ class UnprintableError(Exception):
 
     def __str__(self) -> str:
         raise ValueError("no text")
+
+
+class RaisingInterrupts(Counter):
+    """Its first steps raise what no `except Exception` catches, with text of 30 MB or text that is no valid Unicode."""
+
+    def __init__(self) -> None:
+        super().__init__(length=10**6)
+        self.errors = [KeyboardInterrupt("x" * 30_000_000), GeneratorExit("\udcff"), CancelledError("late")]
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().step(action)
 
 
 class AwkwardErrors(Counter):

@@ -57,6 +57,7 @@ class RayRunner:
         os.environ.update(variables)
         # The side channel's thread reads it, and holds the lock while it interrupts the main thread.
         self._phase, self._phase_lock = "starting", threading.Lock()
+        self._is_interrupted = False
         self._channel = SideChannel(address, {"where": self._where, "interrupt": self._interrupt})
         # The user's classes may be in modules that only the driver's path leads to.
         sys.path.extend(path for path in paths if path not in sys.path)
@@ -76,14 +77,19 @@ class RayRunner:
         """Collects as `Runner.collect` does; the chunk says whether environments draw from generators of the process.
 
         Errors come without their causes. Ray sends the text of every cause. That of an environment's error may be of
-        any length, and invalid text would end the process.
+        any length, and invalid text would end the process. Nobody but the manager interrupts this process, so an
+        interrupt of another origin is an environment's error, too.
         """
         try:
             chunk = self._carry_out(order, weights, policy)
         except ReallyError as error:
             raise error from None
-        except KeyboardInterrupt:
-            raise RunnerError("a runner: expected it to carry out its order, but it was interrupted") from None
+        except (Exception, SystemExit):
+            raise
+        except BaseException as error:
+            if self._is_interrupted:
+                raise RunnerError("a runner: expected it to carry out its order, but it was interrupted") from None
+            raise self._runner.failure(error) from None
         return replace(chunk, process_draws=self._generators.drawn, memory=own_bytes())
 
     def collect_apart(
@@ -137,5 +143,6 @@ class RayRunner:
         """Raises KeyboardInterrupt in the main thread if it collects; returns what it did at that moment."""
         with self._phase_lock:
             if self._phase == "collecting":
+                self._is_interrupted = True
                 _thread.interrupt_main()
             return self._phase

@@ -32,8 +32,9 @@ from really.data.normalisation import Normaliser
 from really.data.record_batches import to_record_batch
 from really.data.schema import ColumnSpec, Spec
 from really.data.transitions import Columns, schema
+from really.envs.environment import failure
 from really.envs.make import make_batch
-from really.errors import ModelError, RunnerError
+from really.errors import EnvironmentFailedError, ModelError, RunnerError
 from really.policies import inference
 from really.policies.policy import Outputs, check_finite, make_policy
 from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout
@@ -89,8 +90,16 @@ class Runner:
         """Where the runner is at the moment: environment, step of the rollout, stack. Another thread calls it."""
         frame = sys._current_frames().get(self._thread)
         stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
+        return f"{self._place}, at\n{stack}"
+
+    def failure(self, error: BaseException) -> EnvironmentFailedError:
+        """The EnvironmentFailedError for an error that ended a rollout and that no batch of environments reports."""
+        return failure(self._place, error)
+
+    @property
+    def _place(self) -> str:
         step = 0 if self._stepper is None else self._stepper.step
-        return f"environment {self._envs.name!r}, step {step} of the rollout, at\n{stack}"
+        return f"environment {self._envs.name!r}, step {step} of the rollout"
 
     def set_policy(self, policy: ExportedPolicy) -> None:
         """Sets the policy: before the first order, and when the model has changed."""

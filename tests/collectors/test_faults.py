@@ -16,7 +16,7 @@ import pytest
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really._ray.runtime import warn_of_small_shared_memory
 from really.errors import RunnerTimeoutError
-from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingOnce
+from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingInterrupts, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay
 
@@ -112,6 +112,19 @@ def test_errors_with_awkward_texts_arrive_as_text_of_bounded_length(use_ray: boo
             "whose text raised ValueError",
         ):
             with pytest.raises(EnvironmentFailedError, match=rf"(?s){expected}.*Original traceback.*in step") as raised:
+                manager.get_data()
+            assert len(str(raised.value)) < 12_000
+        check_rows(manager.get_data())
+        assert manager.info()["runners"][0]["restarts"] == 0
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_interrupt_that_an_environment_raises_itself_is_its_error() -> None:
+    """No such error ends the process or the program, and each arrives with its traceback as text of bounded length."""
+    with make(RaisingInterrupts, num_parallel=1) as manager:
+        for expected in ("KeyboardInterrupt: x", r"GeneratorExit: \\udcff", "CancelledError: late"):
+            place = rf"(?s)environment 'RaisingInterrupts', step 0 of the rollout: {expected}.*traceback.*, in step\n"
+            with pytest.raises(EnvironmentFailedError, match=place) as raised:
                 manager.get_data()
             assert len(str(raised.value)) < 12_000
         check_rows(manager.get_data())
