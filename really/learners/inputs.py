@@ -165,6 +165,7 @@ def checked_columns(
         raise InvalidValueError(
             f"{learner}.update: expected {first!r} of shape {wanted_axes}, not empty, got {list(lead)}"
         )
+    _check_first(learner, arrays, inputs, lead)
     fitted = {name: _fitted(learner, name, wanted, arrays[name], lead, first) for name, wanted in inputs.items()}
     for name, wanted in inputs.items():
         if wanted == NUMBER:
@@ -215,6 +216,18 @@ def check_discount(learner: str, discount: Any, gamma: float, n_step: int) -> No
             f"{learner}.update: column 'discount': expected 0 or gamma^k with gamma={gamma} and k from 1 to "
             f"n_step={n_step}, got {given.ravel()[distance.argmax()]:.6g}; "
             f"were the batches made with another gamma or n_step?"
+        )
+
+
+def _check_first(learner: str, arrays: Mapping[str, Any], inputs: Spec, lead: tuple[int, ...]) -> None:
+    """Raises InvalidValueError if the first column has an axis too many, as all other columns show."""
+    first, *others = inputs
+    short = lead[:-1]
+    fit = [tuple(arrays[name].shape) == (*short, *inputs[name].shape) for name in others]
+    if short and fit and all(fit):
+        raise InvalidValueError(
+            f"{learner}.update: column {first!r}: expected one number for each row, shape {list(short)} as the other "
+            f"columns have, got {list(lead)}; rewards of several objectives have to be added up with weights first"
         )
 
 
