@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError
 
+# Outputs that are values of states.
+VALUE_NAMES = ("value_estimate", "v_estimate")
+
 
 def model_call(is_tf: Any, input_shape: Any) -> Any:
     """`input_shape` of a model: with `is_tf=False` the object has its weights without a call, so it is False.
@@ -36,9 +39,38 @@ def column_name(name: Any) -> Any:
 
 
 class PublishedManager:
-    """What `SampleManager` inherits: `env_instance` and `agg`."""
+    """What `SampleManager` inherits: `env_instance`, `agg`, and arguments of the constructor as attributes."""
 
     _env_instance: Any = None
+
+    @property
+    def model(self: Any) -> Any:
+        """The argument `model`."""
+        return self.kwargs["model"]
+
+    @property
+    def environment(self: Any) -> Any:
+        """The argument `environment`."""
+        return self.kwargs["environment"]
+
+    @property
+    def num_parallel(self: Any) -> int:
+        """The argument `num_parallel`."""
+        return int(self.kwargs["num_parallel"])
+
+    @property
+    def returns(self: Any) -> list[str]:
+        """The argument `returns`, in lower case."""
+        return list(self.kwargs["returns"])
+
+    @property
+    def total_steps(self: Any) -> int:
+        """The setting `kwargs["total_steps"]`, which may be set."""
+        return int(self.kwargs["total_steps"])
+
+    @total_steps.setter
+    def total_steps(self: Any, steps: int) -> None:
+        self.kwargs["total_steps"] = steps
 
     @property
     def env_instance(self: Any) -> Any:
@@ -65,7 +97,37 @@ class PublishedManager:
 
 
 class PublishedAgent:
-    """What `Agent` inherits: `v_estimate`, and the agent of `get_agent(test=True)`."""
+    """What `Agent` inherits: `v_estimate`, `act_experience`, settings, and the agent of `get_agent(test=True)`."""
+
+    @property
+    def action_sampling_type(self: Any) -> str:
+        """How `act` samples."""
+        return str(self.policy.sampling_type)
+
+    @property
+    def epsilon(self: Any) -> float:
+        """The probability of a random action in `epsilon_greedy`; `manager.set_epsilon` sets that of later agents."""
+        return float(self.policy.epsilon)
+
+    @property
+    def temperature(self: Any) -> float:
+        """The temperature of `thompson`; `manager.set_temperature` sets that of later agents."""
+        return float(self.policy.temperature)
+
+    def act_experience(self: Any, state: Any, return_log_prob: bool = False) -> dict[str, Any]:
+        """What a runner would keep of a step in each of the states `[n, ...]`, which the environment shows.
+
+        `action` as `act` returns it. `log_probability`, [n] float32, if it is asked for. `value_estimate`, [n] float32,
+        if the model has a value output. All are NumPy arrays.
+        """
+        seen = self.normalize(state)
+        action = self.act(seen, normalized=True)
+        output = {"action": action}
+        if return_log_prob:
+            output["log_probability"] = np.asarray(self.flowing_log_prob(seen, action))
+        if any(name in self.output_names for name in VALUE_NAMES):
+            output["value_estimate"] = np.asarray(self.v(seen))
+        return output
 
     def v_estimate(self: Any, state: Any) -> Any:
         """The value of each state, [n] float32: another name of `v`."""

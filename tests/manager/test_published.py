@@ -84,6 +84,31 @@ def test_values_have_the_published_name() -> None:
         np.testing.assert_array_equal(agent.v_estimate(states), agent.v(states))
 
 
+def test_arguments_are_attributes_of_the_manager() -> None:
+    with small(returns=["Monte_Carlo"]) as manager:
+        assert (manager.model, manager.environment, manager.num_parallel) == (QNet, "CartPole-v1", 1)
+        assert (manager.returns, manager.total_steps) == (["monte_carlo"], 20)
+        manager.total_steps = 60
+        assert manager.kwargs["total_steps"] == len(manager.get_data()["reward"]) == 60
+        manager.set_epsilon(0.25)
+        agent = manager.get_agent()
+        assert (agent.action_sampling_type, agent.epsilon, agent.temperature) == ("epsilon_greedy", 0.25, 1)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_an_agent_acts_as_a_runner_would_keep_it(value: bool) -> None:
+    states = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    with small(action_sampling_type="thompson", model_kwargs={"value": value}) as manager:
+        agent = manager.get_agent()
+        kept = agent.act_experience(states, return_log_prob=True)
+        assert set(kept) == {"action", "log_probability"} | ({"value_estimate"} if value else set())
+        assert set(kept["action"]) == {0, 1}
+        np.testing.assert_array_equal(kept["log_probability"], agent.flowing_log_prob(states, kept["action"]))
+        if value:
+            np.testing.assert_array_equal(kept["value_estimate"], agent.v(states))
+        assert set(agent.act_experience(states[:1])) == {"action"} | ({"value_estimate"} if value else set())
+
+
 def test_a_model_is_loaded_by_its_name(manager: SampleManager, tmp_path: Path) -> None:
     agent = manager.get_agent()
     folders = []
