@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from really import SampleManager
-from really.errors import ModelError
+from really.errors import InvalidValueError, ModelError
 
 pytestmark = [
     pytest.mark.keras2,
@@ -183,6 +183,55 @@ def test_a_learner_takes_an_optimizer_of_keras_2() -> None:
         losses = [float(learner.update(rows).loss) for _ in range(4)]
         assert np.isfinite(losses).all()
         assert learner.updates_done == 4
+
+
+class ActorCritic(tf.keras.Model):
+    """Logits of two actions, or a normal of one, and a value."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.hidden, self.v = L.Dense(16, activation="tanh"), L.Dense(1)
+        self.heads = {"policy": L.Dense(2)} if output == "policy" else {"mu": L.Dense(1), "sigma": L.Dense(1)}
+
+    def call(self, state: Any) -> dict[str, Any]:
+        hidden = self.hidden(state)
+        found = {name: head(hidden) for name, head in self.heads.items()} | {"v_estimate": self.v(hidden)}
+        return found | ({"sigma": tf.nn.softplus(found["sigma"])} if "sigma" in found else {})
+
+
+@pytest.mark.parametrize("output", ["policy", "mu"])
+@pytest.mark.parametrize("kind", ["PPOLearner", "A2CLearner"])
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop"])
+def test_policy_learners_train_with_an_optimizer_of_keras_2(kind: str, output: str, optimizer: str) -> None:
+    """Each learner has an optimizer of its own. The value approaches the returns; runners act with what is trained."""
+    from really import learners
+
+    environment, sampling = ("CartPole-v1", "discrete_policy") if output == "policy" else ("Pendulum-v1", None)
+    options: dict[str, Any] = {"epochs": 5, "minibatch_size": 20, "seed": 0} if kind == "PPOLearner" else {}
+    returns = ["log_prob", "value_estimate", "advantage"]
+    given = {"num_parallel": 2, "total_steps": 40, "num_steps": 20, "use_ray": False, "seed": 0, "returns": returns}
+    with SampleManager(
+        ActorCritic,
+        environment,
+        model_kwargs={"output": output},
+        action_sampling_type=sampling or "continuous_normal_diagonal",
+        **given,
+    ) as manager:
+        learner = getattr(learners, kind)(manager, getattr(tf.keras.optimizers, optimizer)(0.01), **options)
+        rows = manager.get_data()
+        before = learner.agent.get_weights()
+        losses = [np.ravel(learner.update(rows).value_loss)[0] for _ in range(10)]
+        assert np.isfinite(losses).all()
+        assert losses[-1] < losses[0]
+        assert int(learner.optimizer.iterations) == (10 if kind == "A2CLearner" else 100)
+        assert all(not np.array_equal(*pair) for pair in zip(before, learner.agent.get_weights(), strict=True))
+        manager.set_agent(learner.agent.get_weights())
+        rows = manager.get_data()
+        np.testing.assert_allclose(
+            rows["log_prob"], learner.agent.flowing_log_prob(rows["state"], rows["action"]), rtol=1e-3, atol=1e-4
+        )
+        with pytest.raises(InvalidValueError, match="an optimizer that trains nothing yet"):
+            getattr(learners, kind)(manager, learner.optimizer)
 
 
 def test_a_model_is_fitted_inside_of_its_class() -> None:
