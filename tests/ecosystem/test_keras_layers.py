@@ -67,6 +67,17 @@ def twice(function: Callable[[Any], tuple[Any]]) -> Callable[[Any], tuple[Any, A
     return lambda x: (function(x)[0], function(x)[0])
 
 
+def listed(function: Callable[[Any], tuple[Any]]) -> Callable[[Any], tuple[list[Any]]]:
+    return lambda x: ([function(x)[0], function(x)[0] * 2.0],)
+
+
+def quantized() -> Any:
+    layer = L.Dense(3)
+    layer.build((None, 4))
+    layer.quantize("int8")
+    return layer
+
+
 def integers(x: Any) -> tuple[Any]:
     return (tf.cast(x, tf.int32),)
 
@@ -78,21 +89,39 @@ def adapted(layer: Any, dtype: type = np.float32) -> Any:
 
 def parts(name: str) -> tuple[Any, Any, Any]:
     """What comes before the layer, the layer, and what comes after it."""
-    same, sequence, image = (lambda x: (x,)), spread(5, 3), spread(6, 6, 2)
+    same, sequence, image, volume = (lambda x: (x,)), spread(5, 3), spread(6, 6, 2), spread(4, 4, 4, 2)
+    crossed = lambda x: ((*integers(x), *integers(x + 1)),)  # noqa: E731
     kinds: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "AdditiveAttention": (listed(sequence), L.AdditiveAttention),
+        "AlphaDropout": (spread(4), lambda: L.AlphaDropout(0.5)),
+        "Attention": (listed(sequence), lambda: L.Attention(use_scale=True)),
         "BatchNormalization": (spread(4), L.BatchNormalization),
         "Bidirectional": (sequence, lambda: L.Bidirectional(L.LSTM(3))),
         "CategoryEncoding": (integers, lambda: L.CategoryEncoding(12, output_mode="one_hot")),
         "Conv1D": (sequence, lambda: L.Conv1D(3, 2)),
+        "Conv1DTranspose": (sequence, lambda: L.Conv1DTranspose(3, 2)),
         "Conv2D": (image, lambda: L.Conv2D(3, 3)),
+        "Conv2DTranspose": (image, lambda: L.Conv2DTranspose(3, 3)),
+        "Conv3D": (volume, lambda: L.Conv3D(3, 2)),
+        "Conv3DTranspose": (volume, lambda: L.Conv3DTranspose(3, 2)),
+        "ConvLSTM1D": (spread(3, 4, 2), lambda: L.ConvLSTM1D(3, 2)),
+        "ConvLSTM2D": (spread(3, 4, 4, 2), lambda: L.ConvLSTM2D(3, 2)),
+        "Dense, int8": (spread(4), quantized),
+        "Dense, LoRA": (spread(4), lambda: L.Dense(3, lora_rank=2)),
+        "DepthwiseConv1D": (sequence, lambda: L.DepthwiseConv1D(2)),
+        "DepthwiseConv2D": (image, lambda: L.DepthwiseConv2D(3)),
         "Discretization": (same, lambda: L.Discretization([2.0, 5.0, 9.0], output_mode="one_hot")),
         "Discretization, adapt": (same, lambda: adapted(L.Discretization(num_bins=4, output_mode="one_hot"))),
         "Dropout": (spread(4), lambda: L.Dropout(0.5)),
         "EinsumDense": (sequence, lambda: L.EinsumDense("btf,fo->bto", (None, 4))),
         "Embedding": (integers, lambda: L.Embedding(12, 3)),
         "GRU": (sequence, lambda: L.GRU(3)),
+        "GaussianDropout": (spread(4), lambda: L.GaussianDropout(0.5)),
         "GaussianNoise": (spread(4), lambda: L.GaussianNoise(0.5)),
         "GroupNormalization": (image, lambda: L.GroupNormalization(2)),
+        "GroupQueryAttention": (twice(sequence), lambda: L.GroupQueryAttention(3, 2, 1)),
+        "HashedCrossing": (crossed, lambda: L.HashedCrossing(5, output_mode="one_hot")),
+        "Hashing": (integers, lambda: L.Hashing(5, output_mode="one_hot")),
         "IntegerLookup": (integers, lambda: L.IntegerLookup(vocabulary=list(range(9)), output_mode="one_hot")),
         "IntegerLookup, adapt": (integers, lambda: adapted(L.IntegerLookup(output_mode="one_hot"), np.int64)),
         "LSTM": (sequence, lambda: L.LSTM(3)),
@@ -101,9 +130,20 @@ def parts(name: str) -> tuple[Any, Any, Any]:
         "MultiHeadAttention": (twice(sequence), lambda: L.MultiHeadAttention(2, 3)),
         "Normalization": (same, lambda: adapted(L.Normalization())),
         "PReLU": (spread(4), L.PReLU),
+        "Pipeline": (image, lambda: L.Pipeline([L.RandomFlip(), L.Conv2D(3, 3)])),
+        "RMSNormalization": (spread(4), L.RMSNormalization),
+        "RNN": (sequence, lambda: L.RNN(L.LSTMCell(3))),
+        "RandomBrightness": (image, lambda: L.RandomBrightness(0.5)),
         "RandomContrast": (image, lambda: L.RandomContrast(0.5)),
+        "RandomFlip": (image, L.RandomFlip),
+        "ReversibleEmbedding": (integers, lambda: L.ReversibleEmbedding(12, 3)),
+        "STFTSpectrogram": (spread(64, 1), lambda: L.STFTSpectrogram(frame_length=16, frame_step=8, fft_length=16)),
+        "SeparableConv1D": (sequence, lambda: L.SeparableConv1D(3, 2)),
         "SeparableConv2D": (image, lambda: L.SeparableConv2D(3, 3)),
+        "SimpleRNN": (sequence, lambda: L.SimpleRNN(3)),
+        "SpatialDropout1D": (sequence, lambda: L.SpatialDropout1D(0.5)),
         "SpectralNormalization": (spread(4), lambda: L.SpectralNormalization(L.Dense(3))),
+        "StackedRNNCells": (sequence, lambda: L.RNN(L.StackedRNNCells([L.GRUCell(3), L.LSTMCell(2)]))),
         "TimeDistributed": (sequence, lambda: L.TimeDistributed(L.Dense(2))),
         "UnitNormalization": (spread(4), L.UnitNormalization),
     }
@@ -147,8 +187,24 @@ def test_layer(name: str, kind: Callable[..., None], tmp_path: Path) -> None:
         np.testing.assert_allclose(data["value_estimate"], expected, rtol=1e-4, atol=1e-4)
         own = np.ravel(agent.model(SEEN)["value_estimate"])
         manager.save_model(str(tmp_path), 1)
-        others = {"the manager's agent": manager.get_agent(), "a copy": agent.copy()}
-        others["a loaded model"] = manager.load_model(str(tmp_path))
-        for what, other in others.items():
-            np.testing.assert_allclose(np.ravel(other.v(SEEN)), own, rtol=1e-4, atol=1e-4, err_msg=what)
-    kind(works="in runners, agents, copies and loaded models alike")
+        manager.save_checkpoint(tmp_path / "run", target=agent)
+        others = {"a copy": agent.copy(), "a target": manager.get_agent()}
+        others["the manager's agent"], others["a loaded model"] = manager.agent, manager.load_model(str(tmp_path))
+        compare(others, own)
+        weights = agent.get_weights()
+    with SampleManager(model, Grid, 2, 24, weights=weights, **options) as given:
+        compare({"weights=": given.get_agent()}, own)
+    with SampleManager(model, Grid, 2, 24, **options) as resumed:
+        target = resumed.get_agent().copy()
+        resumed.load_checkpoint(tmp_path / "run", target=target)
+        compare({"a checkpoint's agent": resumed.get_agent(), "a checkpoint's target": target}, own)
+        data = resumed.get_data()
+        expected = np.ravel(resumed.get_agent().v(data["state"]))
+        np.testing.assert_allclose(data["value_estimate"], expected, rtol=1e-4, atol=1e-4)
+    kind(works="in runners, agents, copies, targets, loaded models, checkpoints and by weights= alike")
+
+
+def compare(agents: dict[str, Any], values: np.ndarray) -> None:
+    """Asserts that each agent gives these values."""
+    for what, agent in agents.items():
+        np.testing.assert_allclose(np.ravel(agent.v(SEEN)), values, rtol=1e-4, atol=1e-4, err_msg=what)
