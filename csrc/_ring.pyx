@@ -1444,7 +1444,7 @@ cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
 
 
-cdef inline object new_array(Block block, char* data, cnp.dtype dtype, cnp.npy_intp* dims, int num_dims):
+cdef inline object new_array(Block block, char* data, object dtype, cnp.npy_intp* dims, int num_dims):
     """An array over a part of the block, which it keeps alive."""
     array = PyArray_NewFromDescr(
         &PyArray_Type, new_reference(dtype), num_dims, dims, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL

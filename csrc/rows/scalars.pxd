@@ -3,9 +3,21 @@
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport isinf
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    #include "numpy/arrayscalars.h"
+    """
+    PyTypeObject PyFloat32ArrType_Type
+    PyTypeObject PyInt64ArrType_Type
+    ctypedef struct PyFloat32ScalarObject:
+        float obval
+    ctypedef struct PyInt64ScalarObject:
+        int64_t obval
 
 
 cdef inline bint store_scalar(value, cnp.dtype dtype, char* to) except -1:
@@ -20,6 +32,8 @@ cdef inline bint store_scalar(value, cnp.dtype dtype, char* to) except -1:
         return overflow == 0 and store_integer(to, kind, integer)
     if value is True or value is False:
         return store_bool(to, kind, value is True)
+    if store_own_scalar(to, kind, dtype.byteorder, <PyObject*>value):
+        return True
     if not cnp.PyArray_CheckScalar(value) or cnp.PyArray_Check(value):
         return False
     if not (cnp.PyTypeNum_ISNUMBER(kind) or kind == cnp.NPY_BOOL):
@@ -27,6 +41,19 @@ cdef inline bint store_scalar(value, cnp.dtype dtype, char* to) except -1:
     if not cnp.PyArray_EquivTypes(cnp.PyArray_DescrFromScalar(value), dtype):
         return False
     cnp.PyArray_ScalarAsCtype(value, to)
+    return True
+
+
+cdef inline bint store_own_scalar(char* to, int kind, char order, PyObject* value) noexcept:
+    """The two kinds of NumPy's numbers that most rows have, of the column's own dtype. NumPy takes 50 ns for each."""
+    if order != c"=":
+        return False
+    if kind == cnp.NPY_FLOAT32 and value.ob_type == &PyFloat32ArrType_Type:
+        memcpy(to, &(<PyFloat32ScalarObject*>value).obval, sizeof(float))
+    elif kind == cnp.NPY_INT64 and value.ob_type == &PyInt64ArrType_Type:
+        memcpy(to, &(<PyInt64ScalarObject*>value).obval, sizeof(int64_t))
+    else:
+        return False
     return True
 
 

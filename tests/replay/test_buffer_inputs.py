@@ -311,3 +311,15 @@ def test_times_in_finer_and_coarser_units():
         "NaT",
         "2026-11-26T00:00:00.001",
     ]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i8", ">f4", ">i8", "i4", "u8", "f8", "f2"])
+def test_one_row_of_numpy_numbers_is_exact(dtype):
+    """Also where the number is of another dtype than the column, or of another byte order."""
+    buffer = ReplayBuffer(9)
+    buffer.put({"x": np.zeros(1, dtype)})
+    largest = np.finfo(dtype).max if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    for value in (np.dtype(dtype).type(3), np.dtype(dtype).type(largest), np.float32(2), np.int64(5)):
+        if np.can_cast(value.dtype, np.dtype(dtype), "same_kind"):
+            buffer.put({"x": value})
+            np.testing.assert_array_equal(buffer.take([len(buffer) - 1])["x"], np.array([value], dtype))
