@@ -1,6 +1,6 @@
 """Tests installs that lack something: an environment of its own for each, and the tests that fit into it.
 
-    python packaging/environments.py [numpy core no-tensorflow no-ray torch jax ...]
+    python packaging/environments.py [numpy core no-tensorflow no-ray torch onnx jax ...]
 
 An environment has what the metadata names for its extras, and the tools of the tests. The package itself is the
 checkout, whose compiled core `make setup` has built for the same Python. `make test-frameworks` runs this.
@@ -110,6 +110,12 @@ ENVIRONMENTS = {
         ("tests/test_install.py", "tests/frameworks"),
         (*CLASSIC, "keras", TORCH),
         (("KERAS_BACKEND", "torch"),),
+    ),
+    "onnx": Environment(
+        ("torch", "onnx"),
+        ("tensorflow", "ray", "jax", "keras"),
+        ("tests/frameworks/test_onnx.py",),
+        (*CLASSIC, TORCH),
     ),
     "jax": Environment(
         ("jax",),

@@ -1,4 +1,4 @@
-"""A model's forward pass in a runner: through LiteRT without TensorFlow, a TensorFlow graph, or the model itself.
+"""A model's forward pass in a runner: through LiteRT or ONNX Runtime, a TensorFlow graph, or the model itself.
 
 The adapters of `agents/frameworks/` make an `Exported`; `load` turns it into a `Forward` in the runner's process. With
 LiteRT the outputs for a state are the same to the bit for any number of other states in the batch.
@@ -30,6 +30,10 @@ Build = Callable[[], tuple[Model, Callable[[Sequence[NDArray[Any]]], None]]]
 
 # XNNPACK computes a single row with another kernel, whose last bit may differ. So one row is computed as two.
 MIN_ROWS = 2
+ONNX_TYPES: dict[str, np.dtype[Any]] = {
+    f"tensor({({'float32': 'float', 'float64': 'double'}).get(name, name)})": np.dtype(name)
+    for name in ("float32", "float64", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ class Exported:
 
     Attributes:
         kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
-            'tf.function', or 'eager', 'torch' and 'jax' (the runner builds the model and calls it as Python).
-        payload: the flatbuffer, or the serialised GraphDef; empty for 'eager'.
+            'tf.function', 'onnx' (weights are inputs), or 'eager', 'torch' and 'jax' (the runner builds the model and
+            calls it as Python).
+        payload: the flatbuffer, the serialised GraphDef, or the graph of ONNX; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the outputs that are computed, in the order of `fetches`.
         weight_shapes: shape of each array that `set_weights` takes.
@@ -212,6 +217,52 @@ class _LiteRTStatic(_LiteRT):
         self._fill_weights(weights)
 
 
+class _Onnx(Forward):
+    """A graph of ONNX with the weights as inputs, on one thread. Inputs and outputs stay where they are bound."""
+
+    kind = "onnx"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(exported.payload, options, providers=["CPUExecutionProvider"])
+        self._binding, self._shapes = self._session.io_binding(), exported.weight_shapes
+        rows = max(batch_size, MIN_ROWS)
+        inputs = {each.name: ONNX_TYPES[each.type] for each in self._session.get_inputs()}
+        self._views = [np.zeros((rows, *leaf.shape), leaf.dtype) for leaf in exported.leaves.values()]
+        kinds = [inputs.get(f"w{at}", np.dtype(np.float32)) for at in range(len(self._shapes))]
+        self._weights = [np.zeros(shape, kind) for shape, kind in zip(self._shapes, kinds, strict=True)]
+        bound = {f"x{at}": view for at, view in enumerate(self._views)}
+        bound |= {f"w{at}": weight for at, weight in enumerate(self._weights)}
+        for name in inputs:
+            self._binding.bind_input(*_place(name, bound[name]))
+        self._outputs, self._bound = {}, bound
+        for name, each in zip(exported.output_names, self._session.get_outputs(), strict=True):
+            is_batched = not isinstance(each.shape[0], int)
+            shape: tuple[int, ...] = (rows, *each.shape[1:]) if is_batched else tuple(each.shape)
+            bound[f"output {name}"] = output = np.zeros(shape, ONNX_TYPES[each.type])
+            self._binding.bind_output(*_place(each.name, output))
+            self._outputs[name] = output[:batch_size] if is_batched else output
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        fill(self._views, leaves)
+        self._session.run_with_iobinding(self._binding)
+        return self._outputs
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        for own, weight in zip(self._weights, weights, strict=True):
+            own[...] = weight
+
+
+def _place(name: str, array: NDArray[Any]) -> tuple[str, str, int, Any, tuple[int, ...], int]:
+    """The arguments that bind an array on the CPU to an input or output."""
+    return name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+
+
 class _Graph(Forward):
     """A GraphDef with the weights as arguments, called through `tf.function`; XLA compiles it for kind 'xla'."""
 
@@ -289,6 +340,7 @@ _LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
     "litert_static": _LiteRTStatic,
     "xla": _Graph,
     "tf.function": _Graph,
+    "onnx": _Onnx,
     "eager": _Eager,
     "torch": _Eager,
     "jax": _Eager,

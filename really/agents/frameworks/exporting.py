@@ -1,4 +1,7 @@
-"""Export of models that runners build and call as Python: each is tried, verified and timed as runners will call it."""
+"""Export of models that runners build and call as Python, or in a form that a converter gives.
+
+Each form is tried, verified and timed as runners will call it.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,17 @@ from numpy.typing import NDArray
 from really.agents.frameworks.protocol import ExportRequest
 from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
 from really.data.spaces import nest
-from really.errors import ModelError
-from really.policies.inference import Exported
-from really.policies.states import state_of
+from really.errors import ModelError, summary
+from really.policies.inference import Exported, load
+from really.policies.states import State, state_of
 
 log = logging.getLogger("really")
 
+# Bytes of weights from which a form whose weights are inputs is slower than one that packs them.
+LARGE_MODEL = 1 << 20
+
+Candidate = Callable[[], Exported]
+"""Makes another form of a model; raises any error if there is none."""
 Infer = Callable[[Any], Any]
 """The model's own outputs, NumPy, for an observation in NumPy."""
 
@@ -40,10 +48,13 @@ class Trial:
     told: str
 
 
-def export_as_python(trial: Trial, model: Any, request: ExportRequest, infer: Infer) -> Exported:
+def export_as_python(
+    trial: Trial, model: Any, request: ExportRequest, infer: Infer, others: Mapping[str, Candidate] | None = None
+) -> Exported:
     """The model as every runner builds it, after a look whether one gives the outputs of the model.
 
-    A model that draws random numbers of its own is named in a warning, and is not compared.
+    A model that draws random numbers of its own is named in a warning, and is not compared. One of the `others` is
+    taken if it agrees and is faster; with `request.repeatable`, the first that agrees, unless the model is large.
 
     Raises:
         ModelError: runners cannot have it, or what they have gives other outputs.
@@ -65,9 +76,58 @@ def export_as_python(trial: Trial, model: Any, request: ExportRequest, infer: In
     for name in () if draws else own:
         if reason := disagreement(name, got[name], own[name]):
             raise ModelError(f"model: expected {trial.expected} and agrees with the model, but {reason}")
-    seconds = seconds_per_call(forward, example) * 1e6
-    told = f"{seconds:.1f} µs a call with {rows} states: {trial.told}"
-    return replace(exported, report={trial.kind: told + ", draws random numbers of its own" * draws})
+    seconds = seconds_per_call(forward, example)
+    told = f"{seconds * 1e6:.1f} µs a call with {rows} states: {trial.told}"
+    report = {trial.kind: told + ", draws random numbers of its own" * draws}
+    found = {exported: seconds}
+    for kind, make in (others or {}).items():
+        try:
+            if draws:
+                raise ModelError("it draws random numbers of its own")
+            candidate = make()
+            found[candidate] = cost = _verified(candidate, exported, state, request)
+            report[kind] = f"{cost * 1e6:.1f} µs a call with {rows} states"
+        except Exception as error:  # a converter may raise anything; it rejects the candidate
+            report[kind] = f"rejected: {summary(error)}"
+    return replace(_chosen(found, request.repeatable, state.get()), report=report)
+
+
+def _verified(candidate: Exported, own: Exported, state: State, request: ExportRequest) -> float:
+    """Seconds of a call of a form that agrees with the model's own, for several weights and numbers of states.
+
+    Raises:
+        ModelError: it does not agree.
+    """
+    rng, seconds = np.random.default_rng(1), 0.0
+    weights = [np.asarray(weight) for weight in state.get()]
+    for rows in (1, request.batch_size + 1, request.batch_size):
+        forward, expecting = load(candidate, rows), load(own, rows)
+        leaves = random_leaves(request.observation_space, rows, rng)
+        leaves = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(leaves, candidate.leaves.values(), strict=True)]
+        for given in ([_changed(weight, rng) for weight in weights], weights):
+            for each in (forward, expecting):
+                each.set_weights(given)
+            got, expected = forward(leaves), expecting(leaves)
+            for name in candidate.output_names:
+                if reason := disagreement(name, got[name], expected[name]):
+                    raise ModelError(f"{reason} for {rows} states")
+        seconds = seconds_per_call(forward, leaves)
+    return seconds
+
+
+def _changed(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Other weights of the same signs: what is positive, such as a variance, stays so."""
+    is_float = weight.dtype.kind == "f"
+    return np.asarray(weight * rng.uniform(0.5, 1.5, weight.shape), weight.dtype) if is_float else weight
+
+
+def _chosen(found: Mapping[Exported, float], repeatable: bool, weights: Sequence[NDArray[Any]]) -> Exported:
+    """The fastest form; with `repeatable` the model as Python if it is large, else the first other one."""
+    own, *others = found
+    if not repeatable:
+        return min(found, key=lambda each: found[each])
+    is_large = sum(np.asarray(weight).nbytes for weight in weights) > LARGE_MODEL
+    return own if is_large or not others else others[0]
 
 
 def _outputs(exported: Exported, infer: Infer, leaves: Sequence[NDArray[Any]], rows: int) -> Mapping[str, NDArray[Any]]:

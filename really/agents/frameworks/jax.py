@@ -77,6 +77,7 @@ class Jax:
     """The adapter of JAX."""
 
     name = "jax"
+    trial = Trial(name, "a function that jax.jit compiles on the CPU", "", "compiled")
 
     def __init__(self) -> None:
         self._library = JaxLibrary()
@@ -129,8 +130,8 @@ class Jax:
         Raises:
             ModelError: it cannot be compiled, or gives other outputs then.
         """
-        trial = Trial(self.name, "a function that jax.jit compiles on the CPU", "", "compiled")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, request.called(model)))
+        infer = functools.partial(self._library.infer, request.called(model))
+        return export_as_python(self.trial, model, request, infer)
 
 
 FRAMEWORK: Framework = Jax()

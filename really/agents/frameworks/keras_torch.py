@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from really.agents.frameworks.eager import EagerNetwork, Library
-from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.exporting import Candidate, Trial
 from really.agents.frameworks.keras_copies import KerasPickler, copy_model, pickled_model
 from really.agents.frameworks.keras_models import Bound, Evaluated
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.agents.frameworks.torch import Acting, Torch, TorchLibrary
-from really.policies.inference import Exported
 
 
 class KerasTorchLibrary(TorchLibrary):
@@ -38,6 +36,7 @@ class KerasTorch(Torch):
     """The adapter of Keras 3 on PyTorch."""
 
     name = "keras_torch"
+    trial = Trial("torch", "a model that acts on the CPU in the runners", "", "the model itself on one thread")
 
     def __init__(self) -> None:
         self._library: KerasTorchLibrary = KerasTorchLibrary()
@@ -59,14 +58,9 @@ class KerasTorch(Torch):
         library: Library = self._library
         return EagerNetwork(model, interface, library)
 
-    def export(self, model: Any, request: ExportRequest) -> Exported:
-        """The model itself, of which every runner has a copy on the CPU with one thread.
-
-        Raises:
-            ModelError: runners cannot have a copy, or one on the CPU gives other outputs.
-        """
-        trial = Trial("torch", "a model that acts on the CPU in the runners", "", "the model itself on one thread")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
+    def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
+        """None: its weights are variables of Keras, which no graph of ONNX takes as inputs."""
+        return {}
 
 
 class _CpuPickler(KerasPickler):

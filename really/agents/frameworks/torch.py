@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from really.agents.frameworks.eager import EagerNetwork, Library, as_arrays
-from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.exporting import Candidate, Trial, export_as_python
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
+from really.agents.frameworks.torch_onnx import as_onnx
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
 from really.policies.states import state_of
@@ -105,7 +106,7 @@ class Acting:
             else:
                 outputs = self._module(_mapped(torch.from_numpy, observation))
         if type(outputs) is dict:
-            with contextlib.suppress(TypeError, AttributeError):
+            with contextlib.suppress(TypeError, AttributeError, RuntimeError):  # of a parameter, or half precision
                 return {name: value.numpy() for name, value in outputs.items()}
         arrays: Mapping[str, Any] = as_arrays(self._library, outputs)
         return arrays
@@ -115,6 +116,12 @@ class Torch:
     """The adapter of PyTorch."""
 
     name = "torch"
+    trial = Trial(
+        name,
+        "a module that acts on the CPU in the runners",
+        "; if forward() names a device, take that of its input instead",
+        "the module itself on one thread",
+    )
 
     def __init__(self) -> None:
         self._library = TorchLibrary()
@@ -172,15 +179,22 @@ class Torch:
         return EagerNetwork(model, interface, library)
 
     def export(self, model: Any, request: ExportRequest) -> Exported:
-        """The module itself, of which every runner has a copy on the CPU with one thread.
+        """The module itself, of which every runner has a copy on the CPU with one thread, or its graph of ONNX.
 
         Raises:
             ModelError: runners cannot have a copy, or one on the CPU gives other outputs.
         """
-        expected = "a module that acts on the CPU in the runners"
-        cure = "; if forward() names a device, take that of its input instead"
-        trial = Trial(self.name, expected, cure, "the module itself on one thread")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, request.called(model)))
+        infer = functools.partial(self._library.infer, request.called(model))
+        return export_as_python(self.trial, model, request, infer, self.candidates(model, request))
+
+    def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
+        """Other forms of the module, by the kind of an `Exported`."""
+
+        def make() -> Exported:
+            with evaluating(model):
+                return as_onnx(model, request)
+
+        return {"onnx": make}
 
 
 def _not_copied(model: Any, error: Exception) -> ModelError:
