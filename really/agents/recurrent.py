@@ -5,6 +5,7 @@ Where another model gets an observation, a recurrent one gets a pair: the observ
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -61,10 +62,10 @@ class FromStart(_Wrapped):
 
     skeleton: Any = None
 
-    def __call__(self, observation: Any) -> Any:
-        """The outputs for observations `[n, ...]`."""
+    def __call__(self, observation: Any, **options: Any) -> Any:
+        """The outputs for observations `[n, ...]`; `options` are further arguments of the model's call."""
         state = initial_state(self.model, _rows(observation))
-        outputs = self.model(observation, recurrent_state=state)
+        outputs = self.model(observation, recurrent_state=state, **options)
         if not isinstance(outputs, Mapping):
             return outputs
         new = _new_state(outputs)
@@ -79,9 +80,13 @@ class RecurrentCall(_Wrapped):
         super().__init__(model)
         self._layout = layout
 
-    def __call__(self, inputs: Any) -> Any:
-        """The outputs, with the leaves of the new state among them."""
-        return self._outputs(self.model, inputs)
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """The outputs, with the leaves of the new state; `options` are further arguments of the model's call."""
+        return self._outputs(functools.partial(self.model, **options), inputs)
+
+    def around(self, model: Any) -> RecurrentCall:
+        """Another model that is called in the same way."""
+        return RecurrentCall(model, self._layout)
 
     def apply(self, parameters: Any, inputs: Any) -> Any:
         """The same for a model of JAX, as a function of its parameters."""

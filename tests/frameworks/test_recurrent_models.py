@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,45 @@ def test_a_function_of_jax_acts_with_its_state():
         return agent.with_parameters(values).max_q(data["state"][:3], recurrent_state=state).sum()
 
     assert np.abs(jax.grad(loss)(parameters)["out"]).sum() > 0
+
+
+def keras_memory():
+    keras = pytest.importorskip("keras")
+
+    class Memory(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.drop, self.q = keras.layers.GRUCell(8), keras.layers.Dropout(0.5), keras.layers.Dense(2)
+
+        def call(self, observation, recurrent_state=None, training=False):
+            hidden, (new,) = self.cell(observation, [recurrent_state])
+            return {"q_values": self.q(self.drop(hidden, training=training)), "recurrent_state": new}
+
+        def initial_state(self, rows):
+            return np.zeros((rows, 8), np.float32)
+
+    return Memory
+
+
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") not in ("torch", "jax"), reason="needs KERAS_BACKEND=torch or jax")
+# Variables of Keras 3.15 do not know how NumPy 2 copies.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_models_of_keras_act_with_their_states_on_each_backend():
+    keras = pytest.importorskip("keras")
+    with SampleManager(keras_memory(), "CartPole-v1", 3, 36, **OPTIONS) as manager:
+        info = manager.info()
+        assert (info["framework"], info["inference"]) == (f"keras_{keras.backend.backend()}", keras.backend.backend())
+        for _ in range(2):
+            manager.set_agent([weight / 2 for weight in manager.get_agent().get_weights()])
+            data = manager.get_data()
+        agent = manager.get_agent()
+        assert len(manager.test(20, 2)) == 2
+    outputs = agent.model(data["state"], recurrent_state=agent.recurrent_state(data), training=False)
+    new = keras.ops.convert_to_numpy(outputs["recurrent_state"])
+    follows = follows_of(data)
+    np.testing.assert_allclose(data["recurrent_state"][follows + 1], new[follows], atol=1e-5)
+    state = agent.initial_state(3)
+    expected = keras.ops.convert_to_numpy(agent.max_q(data["state"][:3], recurrent_state=state))
+    bound = agent.with_parameters([each * 1 for each in agent.parameters()])
+    found = keras.ops.convert_to_numpy(bound.max_q(data["state"][:3], recurrent_state=state))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

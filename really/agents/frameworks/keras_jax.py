@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from really.agents.frameworks.eager import EagerNetwork, as_arrays
-from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.exporting import Trial
 from really.agents.frameworks.jax import Jax, JaxLibrary
 from really.agents.frameworks.keras_copies import copy_model, pickled_model
 from really.agents.frameworks.keras_models import Bound, ChangesStateError, Evaluated
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
-from really.policies.inference import Exported
+from really.agents.frameworks.protocol import Framework, Interface
+from really.agents.recurrent import RecurrentCall
 from really.policies.keras_state import KerasState
 
 
@@ -42,7 +41,9 @@ class Acting:
 
     def __init__(self, model: Any, library: JaxLibrary) -> None:
         self._model, self._library = model, library
-        self._state = KerasState(model)
+        # A recurrent model is called through a function of one argument.
+        self._own = model.model if isinstance(model, RecurrentCall) else model
+        self._state = KerasState(self._own)
         self._apply: Any = jax.jit(self._outputs)
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
@@ -58,13 +59,15 @@ class Acting:
         return arrays
 
     def _outputs(self, values: Any, observation: Any) -> Any:
-        return Bound(self._model, values)(observation)
+        bound = Bound(self._own, values)
+        return (self._model.around(bound) if isinstance(self._model, RecurrentCall) else bound)(observation)
 
 
 class KerasJax(Jax):
     """The adapter of Keras 3 on JAX."""
 
     name = "keras_jax"
+    trial = Trial("jax", "a model that jax.jit compiles on the CPU", "", "compiled unless it draws random numbers")
 
     def __init__(self) -> None:
         self._library: KerasJaxLibrary = KerasJaxLibrary()
@@ -84,15 +87,6 @@ class KerasJax(Jax):
     def network(self, model: Any, interface: Interface) -> EagerNetwork:
         """What an agent computes from the model."""
         return EagerNetwork(model, interface, self._library)
-
-    def export(self, model: Any, request: ExportRequest) -> Exported:
-        """The model as a function, which every runner compiles for the CPU.
-
-        Raises:
-            ModelError: it cannot be compiled, or gives other outputs then.
-        """
-        trial = Trial("jax", "a model that jax.jit compiles on the CPU", "", "compiled unless it draws random numbers")
-        return export_as_python(trial, model, request, functools.partial(self._library.infer, model))
 
 
 FRAMEWORK: Framework = KerasJax()

@@ -25,9 +25,9 @@ class Evaluated:
         """The model in evaluation mode, if it is not a `Bound`."""
         return model if isinstance(model, Bound) else cls(model)
 
-    def __call__(self, observation: Any) -> Any:
+    def __call__(self, observation: Any, **options: Any) -> Any:
         """The outputs. A module of PyTorch within a model trains unless Keras tells it not to."""
-        return self._model(observation, training=False)
+        return self._model(observation, **{**options, "training": False})
 
     def modules(self) -> Iterator[Any]:
         """The modules of PyTorch, whose modes are changed for a call."""
@@ -54,14 +54,14 @@ class Bound(Evaluated):
         super().__init__(model)
         self._values = KerasState(model).mapping(values)
 
-    def __call__(self, observation: Any) -> Any:
+    def __call__(self, observation: Any, **options: Any) -> Any:
         """The outputs under these values.
 
         Raises:
             ChangesStateError: the call would change a variable, of which the values here know nothing.
         """
         with keras.StatelessScope(state_mapping=self._values) as scope:
-            outputs = super().__call__(observation)
+            outputs = super().__call__(observation, **options)
         if len(scope.state_mapping) > len(self._values):
             raise ChangesStateError
         return outputs
