@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
@@ -52,24 +53,19 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
     """
     path = Path(path)
     check_replaceable(path, magic, what)
-    temporary: Path | None = None
+    # The name comes before the file, and the file is no object of Python: an interrupt at any place leaves no file
+    # behind, and none is lost in a method that pyarrow asks for, or in a finaliser.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
     try:
-        with (
-            file_errors(path, what),
-            tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file,
-        ):
-            temporary = Path(file.name)
+        with file_errors(path, what), open(temporary, "xb") as file:
             yield file
             file.flush()
-            if hasattr(os, "fchmod"):
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
             os.replace(temporary, path)
-            temporary = None
             sync_folder(path.parent)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -> None:
@@ -137,9 +133,3 @@ def unwritable(name: str, path: Path, error: OSError) -> InvalidValueError | Fil
     if error.errno in LACKS:
         return FileError(error.errno, text + reason_of(error, path))
     return InvalidValueError(f"{text}{error}")
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

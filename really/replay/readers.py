@@ -150,7 +150,8 @@ class Reader:
         self._end = self.next_row
 
     def __del__(self) -> None:
-        if self.keeps and not sys.is_finalizing():
+        # An interrupt may have come before `__init__` set the attribute.
+        if getattr(self, "keeps", False) and not sys.is_finalizing():
             self._readers.remove(self)
 
     def __enter__(self) -> Reader:

@@ -90,7 +90,7 @@ METHODS: dict[str, Callable[[ReplayBuffer, str], object]] = {
 }
 LOCKED_BY_OTHERS = {
     *("close", "dataset", "epochs", "episodes", "from_arrow", "from_minari", "from_parquet", "load", "open", "restore"),
-    *("sample_indices", "to_minari"),
+    *("loaded", "sample_indices", "to_minari"),
 }
 """Methods that end or make the buffer, or read it through the methods above."""
 
