@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -329,7 +329,11 @@ class _Walk:
             self._item(attributes, key, f"{name}.{key}" if name else key)
 
     def _items(self, container: Any, kind: str, name: str) -> None:
-        self.held.append(container.values() if kind == "mapping" else container)
+        # The values of a mapping that is no dict, such as a weak one of Keras 2, may be a generator.
+        if kind == "mapping":
+            self.held.append(container.values() if isinstance(container, dict) else ValuesView(container))
+        else:
+            self.held.append(container)
         for key in list(container) if kind == "mapping" else range(len(container)):
             self._item(container, key, f"{name}[{key!r}]")
 

@@ -1,5 +1,7 @@
 """The state of a model reaches runners, copies, files and other managers, whatever Keras calls a weight."""
 
+import weakref
+
 import gymnasium
 import keras
 import numpy as np
@@ -431,3 +433,13 @@ def test_the_state_of_an_agent_is_made_anew_only_when_a_part_was_replaced(change
     assert {id(variable) for variable in agent.variables} - known
     assert agent.architecture is not None
     assert agent.state is agent.state
+
+
+def test_a_model_may_hold_a_mapping_whose_values_have_no_length():
+    model = models.QNet()
+    model(np.zeros((1, 4), np.float32))
+    model.notes = weakref.WeakKeyDictionary({model: [1]})
+    state = ModelState(model)
+    assert state.is_current()
+    model.notes[model] = [2]
+    assert not state.is_current()
