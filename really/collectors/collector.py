@@ -145,6 +145,7 @@ class Collector:
             busy = [worker for worker in self._fleet.workers if worker.pending]
             if not busy:
                 return
+            self._look_after_starts(busy)
             deadline = min(end, self._deadline(busy, since))
             # Whether there is enough may change while no runner delivers.
             ready = self._wait(busy, min(deadline, time.monotonic() + LOOK))
@@ -248,10 +249,8 @@ class Collector:
     def _gather(self, demand: Demand) -> Demand:
         """Waits for chunks and receives them; returns the demand, which is lower after a time-out."""
         busy, start = [worker for worker in self._fleet.workers if worker.pending], time.monotonic()
-        until = self._lateness.next(busy)
-        if not self._fleet.is_local and not all(worker.started for worker in busy):
-            self._fleet.look_after_starts()
-            until = min(until, start + LOOK)
+        starting = self._look_after_starts(busy)
+        until = min(self._lateness.next(busy), start + LOOK if starting else math.inf)
         ready = self._wait(busy, until)
         self.waited_seconds += time.monotonic() - start
         overdue = self._mark_late([worker for worker in busy if worker not in ready])
@@ -262,6 +261,13 @@ class Collector:
                 if has_started:
                     measure(worker, fetched[0], fetched[1].batch.num_rows, self._lateness.begun)
         return self._without(demand, overdue) if overdue else demand
+
+    def _look_after_starts(self, busy: list[Worker]) -> bool:
+        """Looks after those of these workers that are not ready to step; returns whether there are any."""
+        if self._fleet.is_local or all(worker.prepared for worker in busy):
+            return False
+        self._fleet.look_after_starts()
+        return True
 
     def _mark_late(self, waiting: list[Worker]) -> list[Worker]:
         """Marks orders that are late by now; returns the workers that are overdue since now.
@@ -274,10 +280,11 @@ class Collector:
         return self._lateness.mark(waiting)
 
     def _deadline(self, busy: list[Worker], since: float) -> float:
-        """The time at which waiting since `since` ends, which is later if a process is still starting."""
+        """The time at which waiting since `since` ends, which is later if a runner was or is not ready to step."""
         if self._time_out is None:
             return math.inf
-        return since + self._time_out + (START_ALLOWANCE if any(not worker.started for worker in busy) else 0)
+        since = max(since, *(worker.pending[0].started_at for worker in busy))
+        return since + self._time_out + (START_ALLOWANCE if any(not worker.prepared for worker in busy) else 0)
 
     def _wait(self, busy: list[Worker], until: float) -> list[Worker]:
         """The workers whose oldest order is done, or none at the time `until`. It warns once of endless episodes."""
@@ -294,7 +301,7 @@ class Collector:
         """The time at which an episode of a runner in another process is taken for endless; never if that was told."""
         if self._is_endless_told or self._num_steps is not None or self._fleet.is_local:
             return math.inf
-        starts = (worker.pending[0].started_at + START_ALLOWANCE * (not worker.started) for worker in busy)
+        starts = (worker.pending[0].started_at + START_ALLOWANCE * (not worker.prepared) for worker in busy)
         return min(starts) + PATIENCE_SECONDS
 
     def _without(self, demand: Demand, overdue: list[Worker]) -> Demand:

@@ -148,7 +148,7 @@ class Fleet:
             raise
         runner_memory.watch(self._spec, worker, chunk)
         done = worker.pending.popleft()
-        worker.started, worker.failures = True, 0
+        worker.started, worker.prepared, worker.failures = True, True, 0
         if worker.pending:
             worker.pending[0].started_at = time.monotonic()
         return done, chunk
@@ -226,7 +226,7 @@ class Fleet:
         worker.pending.clear()
         worker.seats, worker.rate = worker.agents, 0.0
         worker.version, worker.has_policy, worker.started, worker.replaces_lost = -1, False, False, False
-        worker.outgrown = False
+        worker.prepared, worker.outgrown = False, False
 
     def _set_spec(self, spec: RunnerSpec) -> None:
         """Sets the specification of runners that are started from now on."""
@@ -280,7 +280,7 @@ class Fleet:
         """Adapts the runners to hosts that have joined the cluster; a call does so before it plans orders."""
 
     def look_after_starts(self) -> None:
-        """Helps runners that cannot start."""
+        """Notes which runners are ready to step, and helps those that cannot start."""
 
     def _complete(self, worker: Worker, chunk: Chunk) -> Chunk:
         """The chunk with all its rows in one batch."""

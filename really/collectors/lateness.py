@@ -12,7 +12,7 @@ from really.collectors.orders import PendingOrder, Worker
 
 # A runner is late if it takes this many times longer than runners usually do, plus an allowance in seconds.
 LATE_FACTOR, LATE_ALLOWANCE = 4.0, 0.25
-# Seconds that a process may take to start, in addition to `remote_time_out`.
+# Seconds that a process may take until it is ready to step, in addition to `remote_time_out`.
 START_ALLOWANCE = 30.0
 # Most seconds before it is overdue at which a runner is asked where it is, so that its answer is there in time.
 ASK_AHEAD = 5.0
@@ -88,9 +88,9 @@ class Lateness:
         return bool(worker.pending) and worker.pending[0] in self._overdue
 
     def deadline(self, worker: Worker) -> float:
-        """The time at which the worker's oldest order is overdue, which is later if its process is still starting."""
+        """The time at which the worker's oldest order is overdue, which is later while it is not ready to step."""
         since = max(self.begun, worker.pending[0].started_at)
-        return since + self._time_out + (0 if worker.started else START_ALLOWANCE)
+        return since + self._time_out + (0 if worker.prepared else START_ALLOWANCE)
 
     def next(self, busy: Collection[Worker]) -> float:
         """The time at which the next of these workers is late or overdue, or is to be asked where it is."""

@@ -27,7 +27,7 @@ class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no
 class PendingOrder:
     """An order whose chunk has not been fetched yet.
 
-    `started_at` is the time at which it became its runner's oldest order.
+    `started_at` is the time at which it became its runner's oldest order, or at which a runner that starts was ready.
     """
 
     number: int
@@ -53,6 +53,7 @@ class Worker:
         version: the policy version that was last sent to it.
         has_policy: whether the current exported policy was sent to it.
         started: whether it has delivered a chunk since its last (re)start.
+        prepared: whether it is ready to step since then: its environments were reset, and it has taken its policy.
         restarts: how often it was restarted.
         failures: how often in a row it died.
         replaces_lost: whether it takes the place of a runner that was lost or given up.
@@ -69,6 +70,7 @@ class Worker:
     version: int = -1
     has_policy: bool = False
     started: bool = False
+    prepared: bool = False
     restarts: int = 0
     failures: int = 0
     replaces_lost: bool = False

@@ -33,7 +33,7 @@ log = logging.getLogger("really")
 
 # How runners end: in each round the seconds to wait, and what those may do that get another round. After the first
 # round, orders are interrupted.
-CLOSING_ROUNDS = ((2.0, ("collecting", "waiting", "closing")), (3.0, ("closing",)), (25.0, ()))
+CLOSING_ROUNDS = ((2.0, ("preparing", "collecting", "waiting", "closing")), (3.0, ("closing",)), (25.0, ()))
 
 
 # Seconds after which a runner that still waits for its CPU starts without one.
@@ -58,10 +58,11 @@ class RunnerProcess:
 
 
 class Call(NamedTuple):
-    """Ray's references of a chunk to come, and of its rows if they stay on the node of the runner."""
+    """Ray's references of a chunk to come, of its rows if they stay on the node of the runner, and of a preparation."""
 
     chunk: Any
     rows: Any = None
+    prepared: Any = None
 
 
 class RayFleet(Fleet):
@@ -194,16 +195,25 @@ class RayFleet(Fleet):
         return self._reservation.held_on(node) >= list(self._placement.nodes.values()).count(node)
 
     def look_after_starts(self) -> None:
-        """Starts runners without a CPU if theirs went with a node and another program holds it."""
+        """Notes which runners are ready. Starts one without a CPU if its own went with a node and others hold it."""
         since = time.monotonic() - CPU_PATIENCE
-        waiting = [w for w in self.workers if not w.started and w.runner.asked_at and w.runner.asked_at < since]
         with runtime.shutdown_as_error(self._session):
+            self._note_prepared()
+            waiting = [w for w in self.workers if not w.prepared and w.runner.asked_at and w.runner.asked_at < since]
             if not waiting or self._reservation.is_granted:
                 return
         names = ", ".join(map(str, waiting))
         log.warning("%s: expected a CPU within %g s, got none: starting without a CPU of its own", names, CPU_PATIENCE)
         for worker in waiting:
             self._restart_with_orders(worker)
+
+    def _note_prepared(self) -> None:
+        """Notes which runners have become ready to step. The time that they took to start does not make them late."""
+        for worker in self.workers:
+            if worker.prepared or not worker.pending or (prepared := worker.pending[0].handle.prepared) is None:
+                continue
+            if self._ray.wait([prepared], timeout=0)[0]:
+                worker.prepared, worker.pending[0].started_at = True, time.monotonic()
 
     def _counts(self, worker: Worker, lost: RunnerLost) -> bool:
         """A runner that is lost with its host counts only if there is no other host to start it on."""
@@ -225,9 +235,14 @@ class RayFleet(Fleet):
         return packed
 
     def _call(self, runner: RunnerProcess, order: Order, weights: Any, policy: Any) -> Any:
+        prepared = None
+        if policy is not None:
+            # A call of its own, so that the driver knows when the runner begins to step.
+            prepared, weights = runner.actor.prepare.remote(policy, weights, order.version), None
         if not self.rows_stay:
-            return Call(runner.actor.collect.remote(order, weights, policy))
-        return Call(*runner.actor.collect_apart.options(num_returns=2).remote(order, weights, policy))
+            return Call(runner.actor.collect.remote(order, weights), prepared=prepared)
+        chunk, rows = runner.actor.collect_apart.options(num_returns=2).remote(order, weights)
+        return Call(chunk, rows, prepared)
 
     def _call_rest(self, runner: RunnerProcess, number: int, start: int) -> Any:
         return Call(runner.actor.rest.remote(number, start))

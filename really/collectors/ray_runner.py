@@ -17,6 +17,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from really._ray.nodes import own_node
 from really._ray.remote_rows import RemoteRows
 from really._utils.memory_limits import own_bytes
@@ -24,6 +26,7 @@ from really.collectors.messages import Chunk, ExportedPolicy, Order, Weights
 from really.collectors.runner import Runner
 from really.collectors.seeds import PROCESS_STREAM, ProcessGenerators, agent_seed
 from really.collectors.side_channel import SideChannel
+from really.data.record_batches import to_record_batch
 from really.errors import ReallyError, RunnerError
 
 
@@ -65,6 +68,8 @@ class RayRunner:
         registrations.apply()
         # Before the environments are made, since their constructors may draw too.
         self._generators = ProcessGenerators(agent_seed(spec.entropy, agents[0], PROCESS_STREAM, restart))
+        # What a preparation raised, until the order that follows raises it.
+        self._failure: BaseException | None = None
         # No base class, since Ray wraps each method of an actor's class, and steps would take longer.
         self._runner = _QuietRunner(spec, agents, restart)
         self._enter("waiting")
@@ -73,7 +78,22 @@ class RayRunner:
         """Describes the runner, with the first digits of its node's id, and the bytes that its process holds."""
         return {**self._runner.info(), "node": own_node()[:8], "memory": own_bytes()}
 
-    def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
+    def prepare(self, policy: ExportedPolicy, weights: Weights, version: int) -> None:
+        """Takes a policy and its weights, and does all that precedes the first step. It raises nothing.
+
+        The order that follows raises the error.
+        """
+        self._enter("preparing")
+        try:
+            self._set_policy(policy)
+            self._runner.prepare(weights, version)
+            to_record_batch({"reward": np.zeros(1, np.float32)})  # pyarrow imports pandas for its first array
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._enter("waiting")
+
+    def collect(self, order: Order, weights: Weights | None = None) -> Chunk:
         """Collects as `Runner.collect` does; the chunk says whether environments draw from generators of the process.
 
         Errors come without their causes. Ray sends the text of every cause. That of an environment's error may be of
@@ -81,7 +101,7 @@ class RayRunner:
         interrupt of another origin is an environment's error, too.
         """
         try:
-            chunk = self._carry_out(order, weights, policy)
+            chunk = self._carry_out(order, weights)
         except ReallyError as error:
             raise error from None
         except (Exception, SystemExit):
@@ -92,11 +112,9 @@ class RayRunner:
             raise self._runner.failure(error) from None
         return replace(chunk, process_draws=self._generators.drawn, memory=own_bytes())
 
-    def collect_apart(
-        self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None
-    ) -> tuple[Chunk, Any]:
+    def collect_apart(self, order: Order, weights: Weights | None = None) -> tuple[Chunk, Any]:
         """`collect` whose rows are a result of their own, so that they stay on this node until someone needs them."""
-        chunk = self.collect(order, weights, policy)
+        chunk = self.collect(order, weights)
         return replace(chunk, batch=RemoteRows(chunk.batch.num_rows, own_node())), chunk.batch
 
     def rest(self, number: int, start: int) -> Chunk:
@@ -111,11 +129,12 @@ class RayRunner:
             self._runner.close()
         return [str(warning.message) for warning in caught]
 
-    def _carry_out(self, order: Order, weights: Weights | None, policy: ExportedPolicy | None) -> Chunk:
+    def _carry_out(self, order: Order, weights: Weights | None) -> Chunk:
         self._enter("collecting")
         try:
-            if policy is not None:
-                self._set_policy(policy)
+            if (failure := self._failure) is not None:
+                self._failure = None
+                raise failure
             return self._runner.collect(order, weights)
         finally:
             self._enter("waiting")
@@ -140,9 +159,9 @@ class RayRunner:
         return f"no step of an environment ({self._phase}), at\n{stack}"
 
     def _interrupt(self) -> str:
-        """Raises KeyboardInterrupt in the main thread if it collects; returns what it did at that moment."""
+        """Raises KeyboardInterrupt in the main thread if it has an order; returns what it did at that moment."""
         with self._phase_lock:
-            if self._phase == "collecting":
+            if self._phase in {"preparing", "collecting"}:
                 self._is_interrupted = True
                 _thread.interrupt_main()
             return self._phase

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,14 +66,12 @@ class Runner:
         self._normaliser = (
             Normaliser(normalisation, self._envs.leaves, size, spec.gamma) if normalisation.changes_anything else None
         )
-        self._version = -1
-        self._started = False
+        self._version, self._started, self._thread = -1, False, 0
         # Rows of chunks that are too large for one message, by the number of the order.
         self._rest: dict[int, Columns] = {}
         self._episodes = EpisodeMeter(self._agents)
         limit = spec.environment.probe().max_episode_steps
         self._watch = EpisodeWatch(self._envs.name, size, spec.total_steps, spec.runners, self.warns, limit)
-        self._thread = 0
         self._stepper: Stepper | None = None
         self._recurrence: Recurrence | None = None
 
@@ -102,7 +100,8 @@ class Runner:
         return f"environment {self._envs.name!r}, step {step} of the rollout"
 
     def set_policy(self, policy: ExportedPolicy) -> None:
-        """Sets the policy: before the first order, and when the model has changed."""
+        """Sets the policy: before the first order, and when the model has changed. Weights must follow."""
+        self._version = -1
         self._value_output = policy.value_output
         self._policy = make_policy(
             policy.sampling_type, self._envs.action_space, has_masks=self._envs.masks is not None
@@ -126,15 +125,26 @@ class Runner:
     def collect(self, order: Order, weights: Weights | None = None, policy: ExportedPolicy | None = None) -> Chunk:
         """Collects the results of an order. Weights and policy are given if they changed since the last order."""
         self._rest = {number: columns for number, columns in self._rest.items() if number >= order.oldest}
-        try:
+        with self._new_episodes_after_errors():
             if policy is not None:
-                self._version = -1
                 self.set_policy(policy)
             if weights is not None:
                 self._set_weights(weights, order.version)
-            self._thread = threading.get_ident()
             self._apply(order)
+            self._begin()
             return self._collect(order)
+
+    def prepare(self, weights: Weights, version: int) -> None:
+        """Does what takes long before the first step, after `set_policy`: compiles the model, resets environments."""
+        with self._new_episodes_after_errors():
+            self._set_weights(weights, version)
+            self._model.compile()
+            self._begin()
+
+    @contextlib.contextmanager
+    def _new_episodes_after_errors(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             # An interrupt comes at any place: some environments were stepped and others not, or their rows are lost.
             self._started, self._pool = False, ArrayPool()
@@ -194,6 +204,10 @@ class Runner:
             raise RunnerError(f"weights: expected policy version {order.version}, got {self._version}; call again")
         self._policy.epsilon = order.settings.epsilon
         self._policy.temperature = order.settings.temperature
+
+    def _begin(self) -> None:
+        """Resets the environments unless their episodes go on."""
+        self._thread = threading.get_ident()
         if not self._started:
             self._envs.reset()
             self._started = True

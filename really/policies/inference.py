@@ -93,6 +93,9 @@ class Forward:
         """Outputs [env, ...] for observation leaves [env, ...]. They may be views that the next call overwrites."""
         raise NotImplementedError
 
+    def compile(self) -> None:
+        """Compiles what the first pass would compile, if that takes long; `set_weights` comes before."""
+
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         """Uses these weights, in the order of the model's `get_weights()`, from the next call on.
 
@@ -278,7 +281,7 @@ class _Graph(Forward):
         self.kind = exported.kind
         self._call = tf.function(lambda *arguments: pruned(*arguments), jit_compile=self.kind == "xla")
         self._tensor = tf.constant
-        self._exported = exported
+        self._exported, self._batch_size = exported, batch_size
         self._weights: list[Any] = []
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
@@ -286,6 +289,10 @@ class _Graph(Forward):
         tensors = [self._tensor(leaf, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
         outputs = self._call(*tensors, *self._weights)
         return {name: out.numpy() for name, out in zip(self._exported.output_names, outputs, strict=True)}
+
+    def compile(self) -> None:
+        if self.kind == "xla":
+            self(_zeros(self._exported, self._batch_size))
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         check_weights(self._exported.weight_shapes, weights)
@@ -302,7 +309,7 @@ class _Eager(Forward):
         self.kind = exported.kind
         if exported.build is None:
             raise ModelError("inference: expected an Exported with `build` for kind 'eager', got one without")
-        self._space, self._batch_size = exported.observation_space, batch_size
+        self._exported, self._space, self._batch_size = exported, exported.observation_space, batch_size
         self._dtypes = [leaf.dtype for leaf in exported.leaves.values()]
         self._names, self._forms = exported.output_names, exported.forms
         self._model, self._set_weights = exported.build()
@@ -314,6 +321,11 @@ class _Eager(Forward):
         rows = [self._outputs([leaf[at : at + 1] for leaf in leaves], 1) for at in range(self._batch_size)]
         return {name: np.concatenate([row[name] for row in rows]) for name in self._names}
 
+    def compile(self) -> None:
+        # A function of JAX is pure. Another model may count its calls, or draw random numbers in them.
+        if self.kind == "jax":
+            self(_zeros(self._exported, self._batch_size))
+
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         self._set_weights(weights)
 
@@ -322,6 +334,11 @@ class _Eager(Forward):
         if self._forms is not None:
             return self._forms.arrays(outputs, rows, self._names)
         return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def _zeros(exported: Exported, batch_size: int) -> list[NDArray[Any]]:
+    """Leaves `[env, ...]` of zeros, of the shapes and dtypes of those that will come."""
+    return [np.zeros((batch_size, *leaf.shape), leaf.dtype) for leaf in exported.leaves.values()]
 
 
 def _tensorflow() -> Any:

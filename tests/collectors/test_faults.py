@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import os
 import shutil
 import signal
@@ -15,7 +17,7 @@ import pytest
 
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really._ray.runtime import warn_of_small_shared_memory
-from really.errors import RunnerTimeoutError
+from really.errors import ReallyError, RunnerTimeoutError
 from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingInterrupts, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay
@@ -238,6 +240,49 @@ def test_a_small_shared_memory_is_warned_of(caplog: pytest.LogCaptureFixture) ->
     assert warn_of_small_shared_memory(1 << 60)
     assert "/dev/shm holds" in caplog.text
     assert "--shm-size" in caplog.text
+
+
+class HoldsTheLock(Counter):
+    """Step 20 of its first instance stands still inside C code that keeps the interpreter lock."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(length=10**6)
+        self.token, self.steps = Path(token), 0
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        if self.steps == 20 and self.token.exists():
+            self.token.unlink()
+            ctypes.PyDLL(None).sleep(45)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("background", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_step_that_keeps_the_interpreter_lock_is_found_in_the_first_chunk(
+    background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seconds that a process may take to start end when its environments and its policy are ready."""
+    monkeypatch.setattr("really.collectors.lateness.START_ALLOWANCE", math.inf)
+    monkeypatch.setattr("really.collectors.collector.START_ALLOWANCE", math.inf)
+    (token := tmp_path / "token").touch()
+    given = {"env_config": {"token": str(token)}, "num_parallel": 1, "remote_time_out": 1.0}
+    with make(HoldsTheLock, **given) as manager:
+        manager.initialize_buffer(1000)
+        with pytest.raises(ReallyError, match=r"within 1.0 s, got none; .* in an unknown place"):
+            collect_some(manager, background)
+        collect_some(manager, background)
+        assert len(manager.buffer) >= 400
+        assert manager.info()["runners"][0]["restarts"] == 1
+
+
+def collect_some(manager: SampleManager, background: bool) -> None:
+    """Puts 400 rows into the buffer, by one call or in the background."""
+    if not background:
+        manager.collect()
+        return
+    with manager.collect_in_background(max_rows=400):
+        manager.sample(1)
 
 
 class EndlessSecond(Counter):

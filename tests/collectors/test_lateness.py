@@ -18,7 +18,7 @@ from really.data.record_batches import to_record_batch
 
 def worker_of(number: int, started_at: float, *, started: bool = True) -> Worker:
     """A worker with one order of ten results, on which it works since `started_at`."""
-    worker = Worker(number, (number,), None, started=started)
+    worker = Worker(number, (number,), None, started=started, prepared=started)
     worker.pending.append(PendingOrder(number, Order((10,), PolicySettings(0.0, 1.0)), object(), started_at))
     return worker
 
