@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results ablations comparison clean
 
 setup: $(BUILT)
 
@@ -166,7 +166,15 @@ SEEDS ?= 0 1 2 3 4
 results: setup
 	for example in $(EXAMPLES); do for seed in $(SEEDS); do \
 		$(BIN)/python examples/$$example.py --seed $$seed || exit 1; done; done
-	$(BIN)/python examples/report.py --figure docs/learning.png runs
+	$(BIN)/python examples/report.py --figure docs/learning.png $(EXAMPLES:%=runs/%_*)
+
+# Hindsight and memory, each with and without it: runs of five seeds, then the rows, when each seed reached
+# the goal, and the figure: make ablations ABLATIONS=t_maze:memory
+ABLATIONS ?= bit_flipping:hindsight t_maze:memory
+ablations: setup
+	for pair in $(ABLATIONS); do for seed in $(SEEDS); do for option in "" "--no-$${pair#*:}"; do \
+		$(BIN)/python examples/$${pair%:*}.py --seed $$seed $$option || exit 1; done; done; done
+	$(BIN)/python examples/report.py --figure docs/ablations.png $(foreach pair,$(ABLATIONS),runs/$(firstword $(subst :, ,$(pair)))_*)
 
 report: setup
 	$(BIN)/python examples/report.py runs

@@ -2,7 +2,9 @@
 
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
-make one row. `--figure` takes the name of a .png or .svg.
+make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`. A second table says after how many steps
+each seed reached the goal first, for runs that played greedy episodes all the time. `--figure` takes the name of a .png
+or .svg.
 """
 
 from __future__ import annotations
@@ -19,19 +21,28 @@ from typing import Any
 import numpy as np
 
 from really.metrics.comparison import smoothed
+from really.metrics.curves import STEP
 
 HEADER = (
-    "| example | task | seeds | mean return of each | environment steps | updates | wall seconds |",
+    "| example | task | seeds | mean return, or successes, of each | environment steps | updates | wall seconds |",
     "| --- | --- | --- | --- | --- | --- | --- |",
 )
-# The return that solves each task, drawn as a line.
+REACHED = (
+    "| example | goal | environment steps until each seed reached it |",
+    "| --- | --- | --- |",
+)
+# The return, or the part of successful episodes, that solves each task, drawn as a line.
 GOALS = {
     "CartPole-v1": 475.0,
     "Acrobot-v1": -90.0,
     "LunarLanderContinuous-v3": 230.0,
     "Pendulum-v1": -180.0,
     "gridworld": -18.0,
+    "bit flipping, 15 bits": 0.95,
+    "T-maze of length 20": 0.95,
+    "FetchReach-v4": 0.95,
 }
+WITHOUT = "_no_"  # in the name of a folder: the option that the run was made with
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
 
@@ -48,13 +59,51 @@ def runs_by_example(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 def row(example: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table: every seed's score, and the range of steps, updates and seconds."""
     cells = [
-        f"`examples/{example}.py`",
+        f"`{command(example)}`",
         ", ".join(sorted({run["task"] for run in runs})),
         ", ".join(str(run["seed"]) for run in runs),
-        ", ".join(f"{run['mean_return']:.1f} ± {run['std_return']:.1f}" for run in runs),
+        ", ".join(map(score, runs)),
         *(span([run[name] for run in runs]) for name in ("env_steps", "updates", "wall_seconds")),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def command(example: str) -> str:
+    """The script of an example, with the option that the folder's name tells."""
+    script, without, what = example.partition(WITHOUT)
+    option = f" --no-{what.replace('_', '-')}" if without else ""
+    return f"examples/{script}.py{option}"
+
+
+def score(run: dict[str, Any]) -> str:
+    if "success" in run:
+        return f"{100 * run['success']:.1f} %"
+    return f"{run['mean_return']:.1f} ± {run['std_return']:.1f}"
+
+
+def reached(example: str, runs: list[dict[str, Any]]) -> str:
+    """One line of the second table: the steps after which the test of each seed was at the goal first."""
+    goal, first = GOALS[runs[0]["task"]], []
+    for run in runs:
+        steps, scores = learning_curve(run)
+        at_goal = steps[scores >= goal]
+        first.append(f"{at_goal[0]:,.0f}" if len(at_goal) else "never")
+    shown = f"{100 * goal:.0f} %" if "success" in runs[0] else f"{goal:g}"
+    return f"| `{command(example)}` | {shown} | {', '.join(first)} |"
+
+
+def tests_all_the_time(run: dict[str, Any]) -> bool:
+    """Whether each row of a run's curve is a test, at the number of steps in its column `step`."""
+    return STEP in read_curve(run)[0]
+
+
+def read_curve(run: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of `progress.csv`; one empty row if there is no such file."""
+    path = run["folder"] / "progress" / "progress.csv"
+    if not path.exists():
+        return [{}]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def span(values: list[float]) -> str:
@@ -64,20 +113,22 @@ def span(values: list[float]) -> str:
 
 
 def learning_curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps `[point]`, and the mean return of recent episodes, `[point]`.
+    """Environment steps `[point]`, and the mean return of recent episodes, or the successes of a test, `[point]`.
 
-    Every row of `progress.csv` that has more than returns stands for the same number of steps. A row in which no
-    episode ended has no return.
+    With a column `step` each row of `progress.csv` is a test of greedy episodes. Else every row that has more than
+    returns stands for the same number of steps, and a row in which no episode ended has no return.
     """
-    path = run["folder"] / "progress" / "progress.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_curve(run)
+    if STEP in rows[0]:
+        key = "success.mean" if "success" in run else "reward.mean"
+        return np.array([float(row[STEP]) for row in rows]), np.array([float(row[key]) for row in rows])
     trained = np.cumsum([any(row[name] for name in row if not name.startswith(RETURNS)) for row in rows])
     before = run.get("warm_up_steps", 0)
     steps = before + (run["env_steps"] - before) * trained / trained[-1]
     returns = np.array([float(row["reward.mean"] or "nan") for row in rows])
     steps, returns = steps[~np.isnan(returns)], returns[~np.isnan(returns)]
     if not len(returns):
+        path = run["folder"] / "progress" / "progress.csv"
         sys.exit(f"report: expected returns of episodes in {path}, got none: no episode ended in training")
     if "tested" in run:
         return steps, returns
@@ -90,16 +141,26 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     from really.metrics.plots import COLOURS, INK
 
-    rows, columns = -(-len(found) // 2), min(2, len(found))
+    panels_of = defaultdict(list)
+    for example, runs in found.items():
+        panels_of[example.partition(WITHOUT)[0]].append((example, runs))
+    rows, columns = -(-len(panels_of) // 2), min(2, len(panels_of))
     figure = Figure(figsize=(4.8 * columns, 0.9 + 2.8 * rows), dpi=150, layout="constrained", facecolor="white")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, colour, (example, runs) in zip(panels, COLOURS, found.items(), strict=False):
-        draw_example(panel, colour, runs)
+    for number, (panel, (script, variants)) in enumerate(zip(panels, panels_of.items(), strict=False)):
+        for more, (example, runs) in enumerate(variants):
+            draw_example(panel, COLOURS[(more if len(variants) > 1 else number) % len(COLOURS)], runs)
+            panel.lines[-2].set_label(command(example).partition("py ")[2] or f"{script}.py")
+        if len(variants) > 1:
+            panel.legend(frameon=False, fontsize=9, labelcolor=INK)
+        runs = variants[0][1]
         tested = f", {runs[0]['tested']}" if "tested" in runs[0] else ""
-        panel.set_title(f"{runs[0]['task']} ({example}.py){tested}", fontsize=11, color=INK)
-    for panel in panels[len(found) :]:
+        panel.set_title(f"{runs[0]['task']} ({script}.py){tested}", fontsize=11, color=INK)
+    for panel in panels[len(panels_of) :]:
         panel.set_axis_off()
-    figure.legend(handles=legend(), loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    explores = not all(tests_all_the_time(run) for runs in found.values() for run in runs)
+    handles = legend(f"exploring (mean of {SMOOTHED} calls)" if explores else "greedy episodes in between")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     figure.savefig(path)
 
 
@@ -113,25 +174,34 @@ def draw_example(panel: Any, colour: str, runs: list[dict[str, Any]]) -> None:
     panel.fill_between(grid, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     for run, (steps, returns) in zip(runs, curves, strict=True):
         panel.plot(steps, returns, color=colour, alpha=0.45, linewidth=0.9)
-        panel.plot(run["env_steps"], run["mean_return"], "o", color=colour, markersize=4.5, markeredgecolor="white")
+        panel.plot(
+            run["env_steps"],
+            run.get("success", run.get("mean_return")),
+            "o",
+            color=colour,
+            markersize=4.5,
+            markeredgecolor="white",
+        )
     panel.plot(grid, mean, color=colour, linewidth=2.2)
     panel.axhline(GOALS.get(runs[0]["task"], np.nan), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     panel.set_xlabel("environment steps", color=INK)
-    panel.set_ylabel("return of an episode (sum of rewards)", color=INK, fontsize=9)
+    successes = "part of episodes that succeed"
+    label = successes if "success" in runs[0] else "return of an episode (sum of rewards)"
+    panel.set_ylabel(label, color=INK, fontsize=9)
     panel.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k" if steps else "0")
     panel.grid(axis="y", color=FAINT, linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(colors=INK, labelsize=9)
 
 
-def legend() -> list[Any]:
+def legend(curve: str) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     from really.metrics.plots import INK
 
     return [
-        Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, label=f"one seed, exploring (mean of {SMOOTHED} calls)"),
+        Line2D([], [], color=INK, alpha=0.45, linewidth=0.9, label=f"one seed, {curve}"),
         Line2D([], [], color=INK, linewidth=2.2, label="mean over seeds, while all were training"),
         Line2D([], [], color=INK, linestyle="none", marker="o", markersize=4.5, label="greedy episodes in the end"),
         Patch(color=INK, alpha=0.18, linewidth=0, label="± 1 standard deviation over seeds"),
@@ -150,6 +220,9 @@ def main() -> None:
         where = ", ".join(arguments.folders)
         sys.exit(f"report: expected result.json files below {where}, found none; run an example first")
     print("\n".join([*HEADER, *(row(example, runs) for example, runs in found.items())]))
+    tested = {example: runs for example, runs in found.items() if all(map(tests_all_the_time, runs))}
+    if tested:
+        print("\n".join(["", *REACHED, *(reached(example, runs) for example, runs in tested.items())]))
     if arguments.figure is not None:
         draw(found, arguments.figure)
 

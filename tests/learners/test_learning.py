@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 KEYS = {"task", "seed", "env_steps", "updates", "mean_return", "std_return", "wall_seconds"}
 
 
-def run_example(name: str, seed: int, out: Path) -> tuple[dict[str, Any], str]:
+def run_example(name: str, seed: int, out: Path, *options: str) -> tuple[dict[str, Any], str]:
     """Runs an example; returns the content of `result.json`, and the last line that it prints."""
-    command = [sys.executable, str(ROOT / "examples" / name), "--seed", str(seed), "--out", str(out)]
+    command = [sys.executable, str(ROOT / "examples" / name), "--seed", str(seed), "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "result.json").read_text()), done.stdout.splitlines()[-1]
@@ -136,6 +137,30 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     row = "| `examples/dqn_cartpole.py` | CartPole-v1 | 0, 1 | 480.0 ± 1.5, 481.0 ± 1.5 | 400 | 40 | 2 |"
     assert done.stdout.splitlines()[-1] == row
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def write_tests(folder: Path, seed: int, successes: list[float]) -> None:
+    result = {"task": "T-maze of length 20", "seed": seed, "env_steps": 300, "updates": 40, "wall_seconds": 2.0}
+    (folder / "progress").mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({**result, "success": successes[-1]}))
+    rows = "".join(f"{epoch},{100 * epoch},{part},0.0\n" for epoch, part in enumerate(successes, 1))
+    (folder / "progress" / "progress.csv").write_text("epoch,step,success.mean,success.std\n" + rows)
+
+
+def test_the_report_says_when_tests_reached_the_goal_and_draws_variants_in_one_panel(tmp_path: Path) -> None:
+    for seed, successes in enumerate(([0.5, 0.96, 0.9], [0.2, 0.3, 0.4])):
+        write_tests(tmp_path / "runs" / f"t_maze_{seed}", seed, successes)
+        write_tests(tmp_path / "runs" / f"t_maze_no_memory_{seed}", seed, [0.5, 0.5, 0.5])
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "report.py"), "--figure"]
+    figure, folder = tmp_path / "variants.svg", tmp_path / "runs"
+    done = subprocess.run([*command, str(figure), str(folder)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "| `examples/t_maze.py` | T-maze of length 20 | 0, 1 | 90.0 %, 40.0 % | 300 | 40 | 2 |" in lines
+    assert "| `examples/t_maze.py` | 95 % | 200, never |" in lines
+    assert "| `examples/t_maze.py --no-memory` | 95 % | never, never |" in lines
+    titles = re.findall(r"<!-- (.*t_maze.*) -->", figure.read_text())
+    assert sorted(titles) == ["T-maze of length 20 (t_maze.py)", "t_maze.py"]
 
 
 def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
