@@ -19,7 +19,7 @@ from really.collectors.episodes import EpisodeFigures, Records
 from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
-from really.errors import ReallyError
+from really.errors import InvalidTypeError, ReallyError
 from really.manager.buffers import Buffer, takes_remote_rows
 from really.manager.lifetime import Lifetime
 from really.replay.arguments import checked_size
@@ -62,6 +62,10 @@ class Collecting(Lifetime):
             the end of an episode, terminated or truncated), `terminal` (1 only if the episode terminated), and the
             columns in `returns`. The results of an agent are adjacent rows, in time order.
         """
+        if do_print not in (True, False):
+            raise InvalidTypeError(
+                f"get_data: expected do_print=True or False, got {do_print!r}; the number of rows is total_steps="
+            )
         parts = self._collect(total_steps, progress)
         data = concatenate(
             self._current.columns, [from_record_batch(part.batch_for(False)) for part in parts], self._pool

@@ -15,6 +15,7 @@ from really.collectors.episodes import ENDED, EpisodeFigures, EpisodeLog, Episod
 from really.collectors.rollout import Rollout
 from really.data.schema import ColumnSpec
 from really.data.transitions import Columns
+from really.errors import InvalidTypeError
 from tests.environments import Counter
 from tests.models import QNet
 
@@ -112,6 +113,13 @@ def test_episodes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert second.endswith(", mean length 10.0")
     mean = third["return"].mean()
     assert collected == f"collected {rows} steps; {len(third)} episodes ended, mean return {mean:.2f}, mean length 10.0"
+
+
+def test_a_number_of_rows_in_the_place_of_do_print_is_refused() -> None:
+    with manager_of(num_steps=4) as manager:
+        with pytest.raises(InvalidTypeError, match=r"expected do_print=True or False, got 4000; .* is total_steps="):
+            manager.get_data(4000)  # type: ignore[arg-type]
+        assert len(manager.get_data(False, 12)["reward"]) == 12
 
 
 def test_the_bar_tells_of_episodes(capsys: pytest.CaptureFixture[str]) -> None:
