@@ -69,9 +69,10 @@ def _sampling() -> Callable[[], int]:
 
 def _collecting() -> Callable[[], int]:
     from really._utils.packages import needed
+    from really._utils.quiet import without_start_lines
     from really.manager.sample_manager import SampleManager
 
-    with needed("really bench", "TensorFlow for the model", "tensorflow"):
+    with needed("really bench", "TensorFlow for the model", "tensorflow"), without_start_lines():
         import tensorflow as tf
 
     def network() -> Any:
@@ -80,5 +81,6 @@ def _collecting() -> Callable[[], int]:
         return tf.keras.Model(state, {"q_values": tf.keras.layers.Dense(2)(hidden)})
 
     how: dict[str, Any] = {"action_sampling_type": "epsilon_greedy", "num_steps": 512, "use_ray": False}
-    manager = SampleManager(network, "CartPole-v1", AGENTS, AGENTS * 512, **how)
+    with without_start_lines():
+        manager = SampleManager(network, "CartPole-v1", AGENTS, AGENTS * 512, **how)
     return lambda: len(manager.get_data(progress=False)["reward"])

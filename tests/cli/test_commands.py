@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -185,6 +186,14 @@ def test_bench_names_the_documented_rates(capsys: pytest.CaptureFixture[str]) ->
     assert about.pop("kernels") in CPU_LEVELS
     assert about.keys() == bench.DOCUMENTED.keys()
     assert all(rates["here"] > 0 for rates in about.values())
+
+
+def test_bench_shows_no_lines_of_tensorflow() -> None:
+    command = [sys.executable, "-m", "really", "bench", "--seconds", "0.01", "--json"]
+    own = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
+    assert json.loads(done.stdout)
+    assert not done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
