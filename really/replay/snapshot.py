@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from really.data.frames import Sharing
 from really.data.schema import Spec
@@ -34,18 +34,33 @@ class Description:
     removed: str = ""
 
 
+class RowReader(Protocol):
+    """Reads rows of one moment."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows it has."""
+
+    def close(self) -> None:
+        """Ends reading."""
+
+
+R = TypeVar("R", bound=RowReader)
+
+
 @dataclass(frozen=True)
-class Snapshot(Description):
+class SnapshotOf(Description, Generic[R]):
     """A description, and a reader of the rows of the same moment. Puts wait for it until the `with` block ends.
 
     Attributes:
         sharings: which columns share frames.
         row_nbytes: memory that a row takes in the buffer, frames included.
+        opened: the reader; None if there is no schema.
     """
 
     sharings: Sequence[Sharing] = ()
     row_nbytes: int = 0
-    opened: Reader | None = None
+    opened: R | None = None
 
     @property
     def num_rows(self) -> int:
@@ -53,7 +68,7 @@ class Snapshot(Description):
         return 0 if self.opened is None else self.opened.num_rows
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> R:
         """Reads the rows, oldest first; raises ReallyError if there is no schema."""
         if self.opened is None:
             raise ReallyError("snapshot: expected a buffer whose schema is known, got one without")
@@ -65,3 +80,7 @@ class Snapshot(Description):
     def __exit__(self, *error: object) -> None:
         if self.opened is not None:
             self.opened.close()
+
+
+class Snapshot(SnapshotOf[Reader]):
+    """The rows of a buffer at one moment."""

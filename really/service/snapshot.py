@@ -7,16 +7,15 @@ zeros in their place, marked as removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really.data.frames import ONE_FRAME, FrameColumn, Sharing
-from really.errors import ReallyError, RunnerError
+from really.errors import RunnerError
 from really.replay.readers import Reader
-from really.replay.snapshot import Description
+from really.replay.snapshot import SnapshotOf
 from really.service.ledger import LENGTH, NUMBER, PLACE, SHARD, Ledger
 from really.service.reader import NumberedRows, ShardedReader
 
@@ -97,32 +96,8 @@ class WholeReader(ShardedReader):
         return rows
 
 
-@dataclass(frozen=True)
-class ShardedSnapshot(Description):
-    """A description, and a reader of the rows of the same moment. Puts wait for it until the `with` block ends."""
-
-    sharings: Sequence[Sharing] = ()
-    row_nbytes: int = 0
-    opened: WholeReader | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows it has, those that no shard holds included."""
-        return 0 if self.opened is None else self.opened.num_rows
-
-    @property
-    def reader(self) -> WholeReader:
-        """Reads the rows, oldest first; raises ReallyError if there is no schema."""
-        if self.opened is None:
-            raise ReallyError("snapshot: expected a buffer whose schema is known, got one without")
-        return self.opened
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.opened is not None:
-            self.opened.close()
+class ShardedSnapshot(SnapshotOf[WholeReader]):
+    """The rows of a sharded buffer at one moment, those that no shard holds included."""
 
 
 def pieces_of(ledger: Ledger, first: int, end: int) -> list[Piece]:
