@@ -89,7 +89,7 @@ def test_lists_of_one_length_are_rows(tmp_path: Path) -> None:
 def test_lists_of_several_lengths_are_told(tmp_path: Path) -> None:
     ragged = pa.table({"state": pa.array([[1.0, 2.0], [3.0, 4.0], [5.0]])})
     pq.write_table(ragged, tmp_path / "ragged.parquet")
-    told = r"^put: key 'state': expected lists of one length, got 2 at row 0 and 1 at row 2$"
+    told = r"ragged.parquet: put: key 'state': expected lists of one length, got 2 at row 0 and 1 at row 2$"
     with pytest.raises(InvalidValueError, match=told):
         ReplayBuffer.from_parquet(tmp_path / "ragged.parquet")
     with pytest.raises(InvalidValueError, match=r"expected rows that tell the length of their lists, got none of li"):
