@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import os
 import threading
 import weakref
@@ -144,9 +145,12 @@ def _insist(action: Callable[[], None]) -> None:
 
 
 class _Thread(threading.local):
-    """Whether this thread is between the first and the last step of a fork."""
+    """What this thread does: whether it is between the first and the last step of a fork.
 
-    is_forking = False
+    `has_stopped` is whether it has stopped Python's garbage collection for the fork, and `collects` whether that ran.
+    """
+
+    is_forking, has_stopped, collects = False, False, False
 
 
 _this_thread = _Thread()
@@ -155,11 +159,19 @@ _this_thread = _Thread()
 def _acquire_all() -> None:
     _this_thread.is_forking = True
     _forking.acquire()
+    # Collection can come at any line, and the end of a buffer needs locks that this thread then holds for the fork.
+    if not _this_thread.has_stopped:
+        _this_thread.collects, _this_thread.has_stopped = gc.isenabled(), True
+    gc.disable()
     _call_each(group.before for group in reversed(_in_order()))
 
 
 def _release() -> None:
-    """Releases this thread's hold on `_forking`, however often it took it."""
+    """Lets Python collect garbage again, and releases this thread's hold on `_forking`, however often it took it."""
+    if _this_thread.has_stopped:
+        if _this_thread.collects:
+            gc.enable()
+        _this_thread.has_stopped = False
     with contextlib.suppress(RuntimeError):
         while True:
             _forking.release()

@@ -72,6 +72,48 @@ def test_a_group_forgets_an_object_that_nobody_holds() -> None:
     assert list(group) == []
 
 
+class Collecting(Counter):
+    """Python collects garbage as its lock is taken, as it may at any allocation."""
+
+    def acquire(self) -> None:
+        super().acquire()
+        if gc.isenabled():
+            gc.collect()
+
+
+class Owner:
+    """Garbage whose end needs a lock."""
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter, self.me = counter, self
+
+    def __del__(self) -> None:
+        if is_free := self.counter.lock.acquire(blocking=False):
+            self.counter.lock.release()
+        self.counter.events.append("closed" if is_free else "stuck")
+
+
+def test_garbage_whose_end_needs_a_lock_is_not_collected_within_a_fork() -> None:
+    events: list[str] = []
+    group, counter = LockedGroup(Order.RINGS, Counter.reset), Collecting("ring", events)
+    group.add(counter)
+    gc.collect()
+    Owner(counter)
+    assert forked(gc.isenabled)
+    assert gc.isenabled()
+    gc.collect()
+    assert events == ["acquire ring", "release ring", "closed"]
+
+
+def test_a_fork_leaves_collection_stopped_if_it_was() -> None:
+    gc.disable()
+    try:
+        assert forked(lambda: not gc.isenabled())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_a_group_that_fails_does_not_stop_the_others() -> None:
     def fail(thing: Counter) -> None:
         raise ValueError(thing.name)
