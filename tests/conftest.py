@@ -56,4 +56,6 @@ def ray_runtime() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def long_day() -> LongDay:
     """The result of a user's script that meets every kind of fault: its output, and what it left behind."""
-    return run_long_day()
+    day = run_long_day()
+    # Ray ends a driver whose raylet has died, which happens on a busy machine.
+    return run_long_day() if "The program will terminate" in day.done.stderr else day
