@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 PRELUDE = """
     import gc, os, signal, sys, tempfile, threading, time
@@ -112,6 +116,21 @@ def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
     )
+
+
+def killed_after(code: str, arguments: list[str], num_numbers: int) -> NDArray[np.uint32]:
+    """What a process has written before it was killed: uint32 numbers, of which it was given time for so many."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        said = b""
+        while len(said) < 4 * num_numbers and (more := process.stdout.read(4 * num_numbers - len(said))):
+            said += more
+        process.kill()
+        rest, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    said += rest
+    return np.frombuffer(said[: len(said) // 4 * 4], np.uint32)
 
 
 def shared_files() -> set[Path]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import zlib
 
@@ -13,6 +10,7 @@ import pytest
 
 from really import FileError, InvalidFileError, InvalidValueError, LockedError, ReadOnlyError, ReplayBuffer
 from really.replay.disk import changeable, update_file
+from tests.scripts import killed_after
 
 NUM = 600
 
@@ -267,16 +265,7 @@ def test_a_kill_leaves_each_call_whole_or_undone(buffer, folder):
     buffer.close()
     value = 0
     for num_calls in (1, 5, 16):
-        command = [sys.executable, "-c", UPDATER, str(folder), str(value + 1)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
-            said = b""
-            while len(said) < 4 * num_calls and (more := process.stdout.read(4 * num_calls - len(said))):
-                said += more
-            process.kill()
-            rest, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors.decode()
-        said = (said + rest)[: len(said + rest) // 4 * 4]
-        value = int(np.frombuffer(said[-4:], np.uint32)[0])
+        value = int(killed_after(UPDATER, [str(folder), str(value + 1)], num_calls)[-1])
         with ReplayBuffer.open(folder, "r+") as again:
             held = everything(again)
             assert again.verify().is_whole
