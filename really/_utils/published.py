@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError
 
-# Outputs that are values of states.
-VALUE_NAMES = ("value_estimate", "v_estimate")
+VALUE_OUTPUTS = ("v_estimate", "value_estimate")
+"""Outputs that are values of states, by their published names."""
 
 
 def model_call(is_tf: Any, input_shape: Any) -> Any:
@@ -125,7 +125,7 @@ class PublishedAgent:
         output = {"action": action}
         if return_log_prob:
             output["log_probability"] = np.asarray(self.flowing_log_prob(seen, action))
-        if any(name in self.output_names for name in VALUE_NAMES):
+        if any(name in self.output_names for name in VALUE_OUTPUTS):
             output["value_estimate"] = np.asarray(self.v(seen))
         return output
 

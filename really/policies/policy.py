@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils import published
 from really._utils._step import DiscreteSampler, is_finite
 from really.errors import InvalidValueError, ModelError, one_of
 
@@ -31,7 +32,7 @@ SAMPLING_TYPES = (
     "continuous_squashed_normal",
 )
 ALIASES = {"continous_normal_diagonal": "continuous_normal_diagonal"}
-VALUE_OUTPUTS = ("v_estimate", "value_estimate")
+VALUE_OUTPUTS = published.VALUE_OUTPUTS
 
 _REQUIRED = {
     "epsilon_greedy": ("q_values",),
