@@ -1,8 +1,8 @@
-"""What follows from a buffer's options and its `sample`, wherever its rows are: settings, batches ahead, data sets."""
+"""What all buffers have, wherever their rows are: settings, batches ahead, data sets, a `with` that closes them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from really.replay import arguments, tf_datasets
 from really.replay.batches import Batches
@@ -26,6 +26,16 @@ class DrawnRows(Sampled):
     def check_open(self, what: str) -> None:
         """Raises ClosedError if the buffer is closed."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends what holds the rows; batches stay."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities of rows."""

@@ -104,12 +104,6 @@ class StoredRows(RowsInAndOut):
         if (storage := getattr(self, "_storage", None)) is not None:
             storage.drop()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def check_open(self, what: str) -> None:
         """Raises ClosedError, naming `what`, if the buffer is on disk and closed."""
         self._storage.check_open(what)

@@ -1,9 +1,6 @@
-"""The verbs of a sharded buffer that follow from the others: keys, a context that closes it."""
+"""What a sharded buffer says of itself: its keys and its text."""
 
 from __future__ import annotations
-
-from types import TracebackType
-from typing import Self
 
 from really.data.schema import Spec
 from really.replay.verbs import RowsOut
@@ -22,17 +19,5 @@ class ShardedVerbs(RowsOut):
         """The keys in the order of a batch; None until the caller or the first put has named them."""
         return self.options.keys if self.spec is None else tuple(self.spec)
 
-    def close(self) -> None:
-        """Ends the shards."""
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         return f"ShardedBuffer({len(self)} of {self.capacity} rows, keys={self.keys})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
