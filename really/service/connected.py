@@ -6,8 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,8 @@ class OpenShards:
         """Asks a shard for the batch of the rows at these places; as of `Shards`."""
         found = self._shards[shard]
         if found.node == self._node:
-            mapped = self._mapped.setdefault(found.folder, MappedShard(found.folder))
+            if (mapped := self._mapped.get(found.folder)) is None:
+                mapped = self._mapped[found.folder] = MappedShard(found.folder)
             batch = mapped.take_at(places)
             return lambda: self._checked(batch)
         answer = found.actor.take_at.remote(places)
@@ -192,14 +192,6 @@ class ConnectedBuffer(DrawnRows):
         with self._lock:
             self._closed = True
             self._shards.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _drawing(self) -> Numbering:
