@@ -62,10 +62,10 @@ class Evaluating(Lifetime):
             test_episodes: number of episodes.
             evaluation_measure: `time`, `reward` or `time_and_reward`.
             render: True shows a window if there is a display, and else prints the text of an environment with render
-                mode 'ansi'. A path that ends in .gif or .mp4 makes a film of all
-                episodes one after the other; "gif" or "mp4" names it after the environment, in the current folder.
-                `manager.film` is its path. A rendered environment is stepped alone and not in a batch, so its episodes
-                differ from those of a test without rendering.
+                mode 'ansi'. A path that ends in .gif or .mp4 makes a film of all episodes one after the other; "gif" or
+                "mp4" names it after the environment, in the current folder. `manager.film` is its path. A rendered
+                environment is stepped alone and not in a batch, so its episodes differ from those of a test without
+                rendering.
             do_print: print mean and standard deviation.
             progress: show a progress bar; by default on a terminal if the call takes longer than two seconds.
 

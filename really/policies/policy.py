@@ -53,7 +53,7 @@ LEAST_DISTANCE = 2.0**-23
 def normal_quadrature() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Nodes and weights of Gauss-Hermite quadrature: the mean of f(z) for z ~ Normal(0, 1) is sum(weight * f(node)).
 
-    The exact sum has 32 terms, so a polynomial up to degree 63 is integrated exactly.
+    The sum has 32 terms. It is exact if f is a polynomial of degree 63 or less.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(32)
     return nodes.astype(np.float32), (weights / weights.sum()).astype(np.float32)
