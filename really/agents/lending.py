@@ -20,7 +20,7 @@ import numpy as np
 
 from really.agents.agent import Agent
 from really.agents.seeding import seeded_initialisers
-from really.policies.model_state import same_arrays
+from really.policies.states import has_arrays
 
 # Models that nobody uses and that are kept for agents to come, besides the owner's.
 MAX_IDLE = 4
@@ -173,18 +173,21 @@ class Lender:
         with self._lock:
             self._settle()
             own = self._own
-            weights = own.state.in_order(weights)
-            if self._has(own, weights):
+            state = own.state
+            weights = state.in_order(weights)
+            if has_arrays(state, weights):
                 return
             if not self._is_open:
                 bodies = [loan.body for loan in self._living if loan.body is not None]
-                trained = next((body for body in bodies if self._has(body, weights)), None)
+                trained = next((body for body in bodies if has_arrays(body.state, weights)), None)
                 if trained is not None:
                     self._move(trained)
                     return
-                own.state.check(weights)
-                self.leave()
-            self._own.set_weights(weights)
+                if own not in self._idle:
+                    state.check(weights)
+                    self.leave()
+                    state = self._own.state
+            state.set(weights)
 
     def leave(self) -> None:
         """Moves the owner to a model that no living agent has, with the same weights, if one has its model."""
@@ -268,7 +271,7 @@ class Lender:
         return min(found, key=rank, default=None)
 
     def _own_fits(self, loan: Loan) -> bool:
-        return self._is_open or self._has(self._own, loan.weights)
+        return self._is_open or has_arrays(self._own.state, loan.weights)
 
     def _copy(self) -> Agent:
         # The initial weights are overwritten: they must not cost the program's generator anything.
@@ -281,15 +284,7 @@ class Lender:
 
     def _fill(self, body: Agent, loan: Loan) -> None:
         """Gives a body what its agent is to have."""
-        if not self._has(body, loan.weights):
+        if not has_arrays(body.state, loan.weights):
             body.set_weights(loan.weights)
         body.epoch, body.normalization = loan.epoch, loan.normalization
         body.policy.epsilon, body.policy.temperature = self._own.policy.epsilon, self._own.policy.temperature
-
-    @staticmethod
-    def _has(body: Agent, weights: Any) -> bool:
-        """Whether an agent has these weights; those that Keras does not count may be missing."""
-        own = body.get_weights()
-        if isinstance(weights, list | tuple) and len(own) > len(weights) == len(body.state.weights):
-            own = own[: len(weights)]
-        return same_arrays(own, weights)

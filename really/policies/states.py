@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from really._utils.keras_versions import framework_of_keras, is_layer
 from really.policies.jax_state import JaxModel, JaxState, NnxModel, is_nnx, is_pair
 from really.policies.keras_state import KerasState, is_keras_elsewhere
-from really.policies.model_state import ModelState, holds_variables
+from really.policies.model_state import ModelState, holds_variables, same_arrays
 from really.policies.model_state import shared_variables as shared_by_keras
-from really.policies.torch_state import TorchState, is_torch
+from really.policies.torch_state import TorchState, array_of, is_torch
 
 
 class State(Protocol):
@@ -71,6 +71,23 @@ def state_of(model: Any) -> State:
     if isinstance(model, JaxModel):
         return JaxState(model)
     return TorchState(model) if is_torch(model) else ModelState(model)
+
+
+def has_arrays(state: State, arrays: Any) -> bool:
+    """Whether these are the arrays of a state; those that the framework does not count as weights may be missing."""
+    first = next(iter(state.variables), None)
+    # Reading one array tells in nearly all cases that the weights are others.
+    if (
+        first is not None
+        and isinstance(arrays, list | tuple)
+        and arrays
+        and not same_arrays(array_of(first), arrays[0])
+    ):
+        return False
+    own = state.get()
+    if isinstance(arrays, list | tuple) and len(own) > len(arrays) == len(state.weights):
+        own = own[: len(arrays)]
+    return same_arrays(own, arrays)
 
 
 def framework_name(model: Any) -> str:
