@@ -100,7 +100,8 @@ class RaisingInterrupts(Counter):
 
     def __init__(self) -> None:
         super().__init__(length=10**6)
-        self.errors = [KeyboardInterrupt("x" * 30_000_000), GeneratorExit("\udcff"), CancelledError("late")]
+        late, exits = CancelledError("late"), SystemExit("no licence")
+        self.errors = [KeyboardInterrupt("x" * 30_000_000), GeneratorExit("\udcff"), late, exits]
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         if self.errors:

@@ -21,6 +21,7 @@ import numpy as np
 
 from really._ray.nodes import own_node
 from really._ray.remote_rows import RemoteRows
+from really._ray.runtime import is_exit_of_ray
 from really._utils.memory_limits import own_bytes
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Weights
 from really.collectors.runner import Runner
@@ -89,6 +90,8 @@ class RayRunner:
             self._runner.prepare(weights, version)
             to_record_batch({"reward": np.zeros(1, np.float32)})  # pyarrow imports pandas for its first array
         except BaseException as error:
+            if is_exit_of_ray(error):
+                raise
             self._failure = error
         finally:
             self._enter("waiting")
@@ -97,16 +100,18 @@ class RayRunner:
         """Collects as `Runner.collect` does; the chunk says whether environments draw from generators of the process.
 
         Errors come without their causes. Ray sends the text of every cause. That of an environment's error may be of
-        any length, and invalid text would end the process. Nobody but the manager interrupts this process, so an
-        interrupt of another origin is an environment's error, too.
+        any length, and invalid text would end the process. Nobody but the manager interrupts this process, and nobody
+        but Ray ends it, so an interrupt or an exit of another origin is an environment's error, too.
         """
         try:
             chunk = self._carry_out(order, weights)
         except ReallyError as error:
             raise error from None
-        except (Exception, SystemExit):
+        except Exception:
             raise
         except BaseException as error:
+            if is_exit_of_ray(error):
+                raise
             if self._is_interrupted:
                 raise RunnerError("a runner: expected it to carry out its order, but it was interrupted") from None
             raise self._runner.failure(error) from None

@@ -124,7 +124,12 @@ def test_errors_with_awkward_texts_arrive_as_text_of_bounded_length(use_ray: boo
 def test_an_interrupt_that_an_environment_raises_itself_is_its_error() -> None:
     """No such error ends the process or the program, and each arrives with its traceback as text of bounded length."""
     with make(RaisingInterrupts, num_parallel=1) as manager:
-        for expected in ("KeyboardInterrupt: x", r"GeneratorExit: \\udcff", "CancelledError: late"):
+        for expected in (
+            "KeyboardInterrupt: x",
+            r"GeneratorExit: \\udcff",
+            "CancelledError: late",
+            "SystemExit: no licence",
+        ):
             place = rf"(?s)environment 'RaisingInterrupts', step 0 of the rollout: {expected}.*traceback.*, in step\n"
             with pytest.raises(EnvironmentFailedError, match=place) as raised:
                 manager.get_data()
