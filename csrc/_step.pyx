@@ -4,11 +4,13 @@ Reading order: columns.pxd (rows into columns), choice.pxd (actions), finite.pxd
 class takes a fast path for the arrays that are usual, and leaves others to NumPy, with the same result to the bit.
 """
 
+import numpy as np
+
 cimport cython
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.long cimport PyLong_Check
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -18,7 +20,8 @@ from finite cimport are_finite_doubles, are_finite_singles
 
 cnp.import_array()
 
-cdef double LARGEST_FLOAT = 3.4028234663852886e38
+# Numbers of NumPy that float32 can hold, though rounded.
+cdef tuple SMALL_NUMBERS = (np.float32, np.integer, np.bool_, np.float16)
 
 
 cdef inline bint is_plain(object values) noexcept:
@@ -54,6 +57,26 @@ cpdef bint is_finite(object values):
     if kind == cnp.NPY_FLOAT32:
         return are_finite_singles(<const uint32_t*>data, num)
     return kind == cnp.NPY_FLOAT64 and are_finite_doubles(<const uint64_t*>data, num)
+
+
+def convert(cnp.ndarray array, values):
+    """Copies numbers into an array as `array[...] = values` does. What the dtype cannot hold needs no warning of NumPy.
+
+    A float that is too large for the array's dtype becomes infinite, as with NumPy.
+    """
+    cdef Py_ssize_t at
+    cdef float* singles
+    cdef const double* doubles
+    if (
+        is_plain(array) and is_plain(values) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
+        and cnp.PyArray_TYPE(<cnp.ndarray>values) == cnp.NPY_FLOAT64 and has_shape(<cnp.ndarray>values, array, 0)
+    ):
+        singles, doubles = <float*>cnp.PyArray_DATA(array), <const double*>cnp.PyArray_DATA(<cnp.ndarray>values)
+        for at in range(cnp.PyArray_SIZE(array)):
+            singles[at] = <float>doubles[at]
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(array, values, casting="unsafe")
 
 
 def fill(list views, leaves):
@@ -279,14 +302,18 @@ cdef class PlainLoop:
         return True
 
     cdef inline int write_reward(self, Py_ssize_t i, object reward) except -1:
-        # NumPy has a warning for floats that are too large for float32.
-        if PyFloat_Check(reward) and fabs(PyFloat_AS_DOUBLE(reward)) <= LARGEST_FLOAT:
-            (<float*>cnp.PyArray_DATA(self.rewards))[i] = <float>PyFloat_AS_DOUBLE(reward)
-            return 0
-        try:
+        cdef double value
+        if PyFloat_Check(reward):
+            value = PyFloat_AS_DOUBLE(reward)
+        elif PyLong_Check(reward):
+            value = reward
+        elif isinstance(reward, SMALL_NUMBERS):
             self.rewards[i] = reward
-        except (TypeError, ValueError):
-            self.rewards[i] = self.number(reward)
+            return 0
+        else:
+            value = self.number(reward)
+        # A float that is too large becomes infinite, and the delivery of its row raises the error.
+        (<float*>cnp.PyArray_DATA(self.rewards))[i] = <float>value
         return 0
 
     cdef inline int write_observation(self, Py_ssize_t i, object observation) except -1:

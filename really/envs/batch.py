@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really._utils._step import PlainLoop
+from really._utils._step import PlainLoop, convert
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.envs.environment import failure
@@ -221,7 +221,7 @@ class PlainBatch(EnvironmentBatch):
 
         def stepped(action: Any) -> StepResult:
             observation, reward, *others = step(action)
-            self.rewards[i] = numbers(reward, self.reward_shape)
+            convert(self.rewards[i], numbers(reward, self.reward_shape))
             return observation, 0.0, *others
 
         return stepped

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._step import convert
 from really.data.spaces import flatten, leaf_spaces
 from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import closing_errors_as_warnings, failure, logged_warnings
@@ -216,7 +217,7 @@ class VectorBatch(EnvironmentBatch):
         ):
             if np.shape(got) != shown.shape:
                 raise self._wrong_shape(name, shown.shape, got)
-            shown[:] = got
+            convert(shown, got)
         self.final_observations = self.observations
         ended = (self.terminated | self.truncated).nonzero()[0]
         if ended.size:

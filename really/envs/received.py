@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils._step import convert, is_finite
 from really.data.spaces import NUMBERS, action_bounds, dtype_of, flatten, leaf_spaces, observation_leaves
 
 # Up to this number of integers, lists are faster to compare than arrays.
@@ -175,19 +176,14 @@ class _Conversion:
     def __init__(self, shown: NDArray[Any], given: NDArray[Any]) -> None:
         self.given = given
         self._shown = shown
-        self._flat, self._zeros = shown.reshape(-1), np.zeros(shown.size, shown.dtype)
         self._rounds = shown.dtype.kind == "f"
         self._is_short = shown.size <= SHORT
 
     def first_lost(self) -> tuple[int, ...] | None:
         """Converts. Returns the place `(env, ...)` of the first value that is lost, or None."""
-        try:
-            np.copyto(self._shown, self.given, casting="unsafe")
-            if not self._may_have_lost():
-                return None
-        except RuntimeWarning:  # where warnings are errors: NumPy warns of floats that are too large
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.copyto(self._shown, self.given, casting="unsafe")
+        convert(self._shown, self.given)
+        if not self._may_have_lost():
+            return None
         if self._rounds:
             lost = np.isinf(self._shown) & np.isfinite(self.given)
         else:
@@ -197,7 +193,5 @@ class _Conversion:
     def _may_have_lost(self) -> bool:
         """Tells in less than a microsecond for a few numbers that nothing is lost, as is usual."""
         if self._rounds:
-            # inf times 0 is NaN, which does not equal itself.
-            product = self._flat.dot(self._zeros)
-            return bool(product != product)
+            return not is_finite(self._shown)
         return not self._is_short or self._shown.tolist() != self.given.tolist()

@@ -39,7 +39,7 @@ def from_old(observation: Any, reward: Any, done: Any, info: Any) -> StepResult:
 
 def number(reward: Any) -> float:
     """The reward as a number; an array of one number is that number. Raises TypeError for anything else."""
-    array = np.asarray(reward)
+    array = _as_array(reward)
     if array.dtype.kind not in "biuf" or array.size != 1:
         cure = (
             f"; reward_shape={array.shape} delivers such rewards" if array.dtype.kind in "biuf" and array.size else ""
@@ -50,7 +50,7 @@ def number(reward: Any) -> float:
 
 def numbers(reward: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """A reward of several numbers as an array of this shape. Raises TypeError for anything else."""
-    array = np.asarray(reward)
+    array = _as_array(reward)
     if array.dtype.kind not in "biuf" or array.shape != shape:
         got = _described(reward, array)
         raise TypeError(f"reward: expected an array of shape {shape}, as reward_shape says, got {got}")
@@ -110,6 +110,14 @@ def fits(space: spaces.Space[Any], observation: Any) -> bool:
             and all(fits(part, observation[at]) for at, part in enumerate(space))
         )
     return _shape(observation) == shape_of(space)
+
+
+def _as_array(reward: Any) -> NDArray[Any]:
+    """A reward as an array. Integers beyond 64 bits, of which NumPy makes objects, are float64."""
+    array = np.asarray(reward)
+    if array.dtype.kind == "O" and all(isinstance(part, int) for part in array.flat):
+        return array.astype(np.float64)
+    return array
 
 
 def _described(reward: Any, array: NDArray[Any]) -> str:

@@ -91,7 +91,6 @@ LOST = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize(("space", "shown", "message"), LOST)
 def test_a_value_that_the_declared_dtype_cannot_hold_is_an_error(space, shown, message):
     with pytest.raises(EnvironmentFailedError, match=rf"(?s)environment 'Shows': reset: .*{message}"):
@@ -374,13 +373,31 @@ def test_an_infinite_observation_is_named_instead_of_the_model():
         collecting.get_data()
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-def test_a_reward_beyond_float32_is_an_error_unless_it_is_clipped():
-    config = {"space": box(np.float32), "first": np.zeros(1, np.float32), "reward": 1e40}
+@pytest.mark.parametrize("reward", [1e40, -(10**39), np.array(1e40), np.array([1e40]), np.longdouble(1e40)])
+def test_a_reward_beyond_float32_is_an_error_unless_it_is_clipped(reward):
+    """The error is the only message: NumPy's warning of an overflow would be an error here."""
+    config = {"space": box(np.float32), "first": np.zeros(1, np.float32), "reward": reward}
     with manager(config) as collecting, pytest.raises(EnvironmentFailedError, match=r"'reward', at most 3\.4e38"):
         collecting.get_data()
     with manager(config, reward_clip=1) as collecting:
-        assert collecting.get_data()["reward"].tolist() == [1, 1, 1]
+        assert collecting.get_data()["reward"].tolist() == [np.sign(reward)] * 3
+
+
+@pytest.mark.parametrize("reward", [np.array([1.0, 1e40]), [1, 10**39]])
+def test_a_vector_reward_beyond_float32_is_an_error(reward):
+    config = {"space": box(np.float32), "first": np.zeros(1, np.float32), "reward": reward}
+    with (
+        manager(config, reward_shape=(2,)) as collecting,
+        pytest.raises(EnvironmentFailedError, match=r"'reward', at most 3\.4e38"),
+    ):
+        collecting.get_data()
+
+
+@pytest.mark.parametrize("reward", [-2, 2.5, True, np.float64(0.1), np.float32(0.1), np.float16(0.1), np.int64(-3)])
+def test_a_reward_of_each_type_of_number_is_rounded_as_numpy_rounds_it(reward):
+    config = {"space": box(np.float32), "first": np.zeros(1, np.float32), "reward": reward}
+    with manager(config) as collecting:
+        assert collecting.get_data()["reward"].tolist() == [np.float32(reward)] * 3
 
 
 def test_a_grid_world_that_declares_numbers_and_returns_places_trains():
@@ -399,25 +416,26 @@ class Shown(gymnasium.vector.VectorEnv):
 
     metadata: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
 
-    def __init__(self, num_envs: int, space: Any, first: Any, later: Any, breaks: bool = False) -> None:
+    def __init__(
+        self, num_envs: int, space: Any, first: Any, later: Any, breaks: bool = False, reward: float = 1.0
+    ) -> None:
         self.num_envs, self.single_observation_space, self.single_action_space = num_envs, space, spaces.Discrete(2)
         self.observation_space = gymnasium.vector.utils.batch_space(space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-        self.first, self.later, self.breaks = first, later, breaks
+        self.first, self.later, self.breaks, self.reward = first, later, breaks, reward
 
     def reset(self, *, seed=None, options=None):
         return np.stack([self.first] * self.num_envs), {}
 
     def step(self, actions):
         no = np.zeros(self.num_envs, bool)
-        return np.stack([self.later] * self.num_envs), np.ones(self.num_envs), no, no, {}
+        return np.stack([self.later] * self.num_envs), np.full(self.num_envs, self.reward), no, no, {}
 
     def close(self, **_):
         if self.breaks:
             raise OSError("already gone")
 
 
-@pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize(
     ("space", "first", "later", "message"),
     [
@@ -434,6 +452,15 @@ def test_a_value_of_a_vector_environment_that_the_dtype_cannot_hold_is_an_error(
     assert batch.observations[0].tolist() == [np.asarray(first).tolist()] * 2
     with pytest.raises(EnvironmentFailedError, match=rf"(?s)'Shown', one of 2 in a batch, step 0 .*{message}"):
         batch.step(np.zeros(2, np.int64))
+
+
+def test_a_reward_of_a_vector_environment_beyond_float32_is_infinite_as_any_other():
+    """The delivery of its row raises the error, as for other environments."""
+    config = {"space": box(np.float32), "first": np.zeros(1), "later": np.zeros(1), "reward": 1e40}
+    batch = make_batch(EnvironmentSpec(Shown, config), np.random.SeedSequence(7).spawn(2), vector="native")
+    batch.reset()
+    batch.step(np.zeros(2, np.int64))
+    assert batch.rewards.tolist() == [np.inf, np.inf]
 
 
 def test_the_shape_that_a_vector_environment_returns_wins():
