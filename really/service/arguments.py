@@ -9,21 +9,21 @@ from really.errors import InvalidTypeError, InvalidValueError
 from really.replay.options import BufferOptions
 
 BY_NUMBER = ("uniform", "prioritized", "newest", "half_life", "ere")
-"""Samplers that need no columns of rows: the learner has none."""
+"""Samplers that need no columns of rows: the learner draws without asking the shards."""
 
 
 def checked_options(options: BufferOptions) -> BufferOptions:
     """The options, if shards can be drawn from with them; raises InvalidValueError, naming the one that they lack."""
-    if options.sampler is not None and options.sampler[0] not in BY_NUMBER:
+    if getattr(options.make_unit(), "compact", False):
         raise InvalidValueError(
-            f"sampler: expected one that draws by numbers ({', '.join(map(repr, BY_NUMBER))}) for a ShardedBuffer, "
-            f"got {options.sampler[0]!r}"
-        )
-    if options.unit is not None:
-        raise InvalidValueError(
-            f"unit: expected single transitions or n_step for a ShardedBuffer, got {options.unit[0]!r}"
+            f"unit: expected compact=False for a ShardedBuffer, whose frames are in several shards, got {options.unit}"
         )
     return options
+
+
+def looks_at_columns(options: BufferOptions) -> bool:
+    """Whether draws, or what becomes of them, need columns of rows: then shards are asked before and after a draw."""
+    return not options.make_unit().in_ring or (options.sampler is not None and options.sampler[0] not in BY_NUMBER)
 
 
 def checked_shards(shards: Any, capacity: int) -> int:
@@ -34,9 +34,15 @@ def checked_shards(shards: Any, capacity: int) -> int:
     return num
 
 
-def check_name(name: Any) -> None:
-    """Raises InvalidTypeError or InvalidValueError if a buffer cannot have this name."""
+def check_name(name: Any, options: BufferOptions | None = None) -> None:
+    """Raises InvalidTypeError or InvalidValueError if a buffer, with these options, cannot have this name."""
     if not isinstance(name, str):
         raise InvalidTypeError(f"name: expected text, got {name!r}")
     if name == "":
         raise InvalidValueError("name: expected text, got none")
+    if options is not None and looks_at_columns(options):
+        kind = options.unit or options.sampler
+        raise InvalidValueError(
+            f"name: expected a buffer that draws single transitions or n_step by numbers ({', '.join(BY_NUMBER)}), as "
+            f"other processes read its ledger alone, got {kind}"
+        )

@@ -32,6 +32,7 @@ class Distribution:
         ledger: which of them has which row.
         numbering: the numbers of the rows.
         moved: rows that a full shard left to another, although they were made on its node.
+        num_changes: how often rows that are held have changed, other than by puts.
 
     Args:
         shards: the shards.
@@ -45,7 +46,7 @@ class Distribution:
         self._options, self.numbering = options, numbering
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
-        self._goes_on, self.moved = False, 0
+        self._goes_on, self.moved, self.num_changes = False, 0, 0
 
     def resume(self, found: Sequence[Found]) -> None:
         """Takes the rows that the shards have, and warns if some of the newest are not there.
@@ -59,6 +60,7 @@ class Distribution:
                 f"were made for a smaller buffer, or for more shards"
             )
         self._next[:] = [one.next_place for one in found]
+        self.num_changes += 1
         ledger = ledger_of(found, self.shards.names)
         if ledger is not None:
             self.ledger = ledger
@@ -84,6 +86,7 @@ class Distribution:
     def return_to(self, ledger: Ledger, places: Sequence[int], unended: int | None) -> None:
         """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
         self.ledger = ledger
+        self.num_changes += 1
         self._next[:] = places
         self._goes_on = unended is not None
         if unended is not None:
@@ -101,6 +104,7 @@ class Distribution:
                 gone = self.ledger.lose(event.shard, event.start, event.end)
             if event.kind != "refused":
                 self.ledger.set_away(event.shard, event.kind != "back")
+            self.num_changes += 1
             held_there = int(self.ledger.counts[event.shard])
             history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
 

@@ -30,6 +30,7 @@ class Ledger:
         self._begin = self._end = 0
         self._counts = np.zeros(num_shards, np.int64)
         self._away = np.zeros(num_shards, np.bool_)
+        self._removed = np.empty((0, 4), np.int64)  # runs of rows that are removed, which shards hold until they drop
         self._present: tuple[Numbers, Numbers] | None = None
         self._index: tuple[Numbers, Numbers, Numbers] | None = None
 
@@ -97,6 +98,8 @@ class Ledger:
 
     def drop_before(self, number: int) -> None:
         """Drops the rows before this number, which newer ones have displaced."""
+        if len(self._removed) and self._removed[0, NUMBER] < number:
+            self._removed = _from(self._removed, number)
         while self._begin < self._end and self._table[self._begin, NUMBER] < number:
             run = self._table[self._begin]
             num = int(min(number - run[NUMBER], run[LENGTH]))
@@ -113,7 +116,9 @@ class Ledger:
 
         Returns the numbers that are gone as ranges [range, 2]: the first, and the one after the last.
         """
-        runs = self._runs
+        runs, removed = self._runs, self._removed
+        is_gone = (removed[:, SHARD] == shard) & (removed[:, PLACE] >= start)
+        self._removed = removed[~is_gone if end is None else ~(is_gone & (removed[:, PLACE] < end))]
         first, stop = runs[:, PLACE], runs[:, PLACE] + runs[:, LENGTH]
         begin, finish = np.maximum(first, start), stop if end is None else np.minimum(stop, end)
         hit = (runs[:, SHARD] == shard) & (begin < finish)
@@ -130,8 +135,27 @@ class Ledger:
         self._counts[shard] -= int((gone[:, 1] - gone[:, 0]).sum())
         return gone
 
+    def remove(self, numbers: Numbers) -> None:
+        """Removes these rows, [n] in ascending order: they are none that can be had, but shards still hold them."""
+        runs = self._runs
+        inner = numbers[self.locate(numbers)[0] != NOWHERE]
+        if len(inner) == 0:
+            return
+        cuts = np.unique(np.concatenate([runs[:, NUMBER], inner, inner + 1]))
+        at = np.searchsorted(runs[:, NUMBER], cuts, side="right") - 1
+        offsets = cuts - runs[at, NUMBER]
+        ends = np.minimum(np.append(cuts[1:], runs[-1, NUMBER] + runs[-1, LENGTH]), runs[at, NUMBER] + runs[at, LENGTH])
+        parts = np.stack([cuts, runs[at, SHARD], runs[at, PLACE] + offsets, ends - cuts], axis=1)
+        parts = parts[parts[:, LENGTH] > 0]
+        is_removed = np.isin(parts[:, NUMBER], inner)
+        removed = np.concatenate([self._removed, parts[is_removed]])
+        self._removed = _joined(removed[np.argsort(removed[:, NUMBER])])
+        self._counts -= np.bincount(parts[is_removed, SHARD], minlength=len(self._counts))
+        self._set(_joined(parts[~is_removed]))
+
     def clear(self) -> None:
         """Drops all rows."""
+        self._removed = self._removed[:0]
         self._set(self._table[:0])
         self._counts[:] = 0
 
@@ -156,6 +180,16 @@ class Ledger:
         if held.all():
             return shards, places
         return np.where(held, shards, NOWHERE), np.where(held, places, NOWHERE)
+
+    def whereabouts(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """`locate` of rows that may be removed."""
+        shards, places = self.locate(numbers)
+        if len(self._removed) == 0:
+            return shards, places
+        removed = Ledger.of(len(self._counts), self._removed)
+        others = np.flatnonzero(shards == NOWHERE)
+        shards[others], places[others] = removed.locate(numbers[others])
+        return shards, places
 
     def find(self, numbers: Numbers) -> tuple[Numbers | int, Numbers]:
         """`locate` of rows that are held, which is faster: one shard, if all rows of the ledger are in one."""
@@ -209,6 +243,9 @@ class Ledger:
     def oldest_places(self, number: int = 0) -> Numbers:
         """The place of the oldest row with this number or a higher one in each shard, [shard]; `NOWHERE` for none."""
         places, runs = np.full(len(self._counts), NOWHERE), self._runs
+        if len(self._removed):
+            runs = np.concatenate([runs, self._removed])
+            runs = runs[np.argsort(runs[:, NUMBER])]
         runs = runs[runs[:, NUMBER] + runs[:, LENGTH] > number][::-1]  # of equal indices the last assignment counts
         places[runs[:, SHARD]] = runs[:, PLACE] + np.maximum(number - runs[:, NUMBER], 0)
         return places
@@ -236,3 +273,27 @@ class Ledger:
         runs = self._runs
         self._table = np.concatenate([runs, np.empty((max(16, len(runs)), 4), np.int64)])
         self._begin, self._end = 0, len(runs)
+
+
+def _from(runs: Numbers, number: int) -> Numbers:
+    """The rows of runs from this number on."""
+    kept: Numbers = runs[runs[:, NUMBER] + runs[:, LENGTH] > number].copy()
+    skipped = np.maximum(number - kept[:, NUMBER], 0)
+    kept += np.stack([skipped, np.zeros_like(skipped), skipped, -skipped], axis=1)
+    return kept
+
+
+def _joined(runs: Numbers) -> Numbers:
+    """The same rows in as few runs as there can be."""
+    if len(runs) < 2:
+        return runs
+    before, after = runs[:-1], runs[1:]
+    goes_on = (
+        (before[:, NUMBER] + before[:, LENGTH] == after[:, NUMBER])
+        & (before[:, PLACE] + before[:, LENGTH] == after[:, PLACE])
+        & (before[:, SHARD] == after[:, SHARD])
+    )
+    heads = np.flatnonzero(np.append(True, ~goes_on))
+    found: Numbers = runs[heads].copy()
+    found[:, LENGTH] = np.add.reduceat(runs[:, LENGTH], heads)
+    return found

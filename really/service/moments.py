@@ -104,17 +104,18 @@ class ShardedMoments:
         Rows of shards that do not answer are left out, with a warning.
         """
         rows, numbering = self._rows, self._rows.numbering
-        with self._lock:
-            rows.settle(self._history)
-            places = [(int(place),) for place in rows.ledger.oldest_places()]
-            taken = self._shards.each("take_moment", places, PATIENCE)
-            rows.settle(self._history)  # of puts that were on their way
+        with numbering.without_puts():
             first, num_put = numbering.held()
-            ledger = Ledger.of(len(taken), rows.ledger.runs)
             priorities = numbering.priorities(first, num_put)
-            if priorities is not None:
-                priorities |= {"generator": generator["priorities"]}
-            next_places, unended = rows.next_places, rows.unended
+            with self._lock:
+                rows.settle(self._history)
+                places = [(int(place),) for place in rows.ledger.oldest_places()]
+                taken = self._shards.each("take_moment", places, PATIENCE)
+                rows.settle(self._history)  # of puts that were on their way
+                ledger = Ledger.of(len(taken), rows.ledger.runs)
+                next_places, unended = rows.next_places, rows.unended
+        if priorities is not None:
+            priorities |= {"generator": generator["priorities"]}
         self._shards.each("make_durable", [None if one is None else () for one in taken], PATIENCE)
         for shard, one in enumerate(taken):
             if one is None and (num := int(ledger.counts[shard])):

@@ -30,6 +30,9 @@ class Numbering:
 
     With the same options, seed and puts, the numbers are those that the sampler of a `ReplayBuffer` draws.
 
+    Attributes:
+        rows: what the sampler asks: the ring, unless it looks at columns or follows trajectories.
+
     Args:
         options: of the whole buffer.
         seed: what numbers are drawn from.
@@ -41,6 +44,7 @@ class Numbering:
         self.sampler.start(options.capacity, self._generator.bit_generator, options.overcommit)
         self.ring = engine.make_ring(options.capacity, NO_COLUMNS, self._generator.bit_generator, [])
         self.sampler.prepare(self.ring)
+        self.rows = self.ring
         self._readers = Readers()
         engine.track(self.ring)
 
@@ -80,9 +84,16 @@ class Numbering:
         """
         return self._readers.room_for(self.ring, num)
 
+    def without_puts(self) -> AbstractContextManager[None]:
+        """For a block in which no rows are put. Enter it before the buffer's lock is taken."""
+        return self._readers.room_for(self.ring, 0)
+
     def priorities(self, oldest: int, newest: int) -> dict[str, Any] | None:
-        """What files keep of the priorities of these rows; None if the sampler has none."""
-        return self.sampler.priorities_of(self.ring, oldest, newest)
+        """What files keep of the priorities of these rows; None if the sampler has none.
+
+        The caller is in `without_puts`, and has not the buffer's lock.
+        """
+        return self.sampler.priorities_of(self.rows, oldest, newest)
 
     def draw(
         self, shape: Shape, replace: bool, beta: float | None, ledger: Ledger
@@ -93,7 +104,9 @@ class Numbering:
         among all rows.
         """
         oldest, newest = held("sample", self.ring).held_rows()
-        if ledger.num_rows < newest - oldest:
+        if (num_missing := newest - oldest - ledger.num_rows) and num_missing == self.ring.num_removed:
+            return self._draw_left(shape, replace, beta)
+        if num_missing:
             survivors = cast(Trajectories, Survivors(self, ledger))
             survivors.refuse_none()
             is_uniform = type(self.sampler) is UniformSampler
@@ -102,6 +115,14 @@ class Numbering:
         if not self.sampler.in_ring:
             return self.sampler.draw(self.ring, shape, beta)
         return self.ages(shape, replace) + oldest, {}
+
+    def _draw_left(self, shape: Shape, replace: bool, beta: float | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """`draw` if rows are removed, and none is lost or away."""
+        if not self.sampler.in_ring:
+            return self.sampler.draw_left(self.ring, shape, beta)
+        num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
+        numbers = self.ring.sample_ages(num, num_batches, not replace, by_number=True)
+        return arguments.refuse_few("sample", num, self.ring.num_choices, replace) if numbers is None else numbers, {}
 
     def ages(self, shape: Shape, replace: bool) -> NDArray[np.int64]:
         """Ages of rows, for a sampler that draws in the ring."""

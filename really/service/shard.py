@@ -90,6 +90,39 @@ class Shard(ReplayBuffer):
         ring = self._ring
         return None if ring is None else ring.read(int(self._places.rings(np.array(place))), num)
 
+    def columns_at(self, places: NDArray[np.int64], keys: list[str]) -> Batch | None:
+        """These columns of the rows at these places [n], in ascending order; None if one is no longer held.
+
+        The rows may be removed. Columns that share frames cannot be had.
+        """
+        ring = self._ring
+        if ring is None or len(places) == 0:
+            return None
+        numbers = self._places.rings(places)
+        first, end = int(numbers[0]), int(numbers[-1]) + 1
+        kinds = {key: (ring.dtypes[at], ring.shapes[at]) for at, key in enumerate(ring.names) if key in keys}
+        found = {key: np.empty((end - first, *kinds[key][1]), kinds[key][0]) for key in keys}
+        if not ring.read_keys(first, end - first, found):
+            return None
+        return {key: column[numbers - first] for key, column in found.items()}
+
+    def continues_at(
+        self, before: NDArray[np.int64], places: NDArray[np.int64], pairs: list[tuple[int, int]]
+    ) -> NDArray[np.bool_] | None:
+        """`Ring.continues` of the rows at these places [n]; None if one is no longer held."""
+        ring = self._ring
+        if ring is None:
+            return None
+        return ring.continues(self._places.rings(before), self._places.rings(places), pairs)
+
+    def remove_at(self, places: NDArray[np.int64]) -> int:
+        """Removes the rows at these places [n]; returns how many of them were left."""
+        return self.remove(self._places.rings(places))
+
+    def update_at(self, places: NDArray[np.int64], columns: Batch) -> int:
+        """Writes columns [n, ...] of the rows at these places [n]; returns how many of them are written."""
+        return self.update(self._places.rings(places), columns)
+
     def make_durable(self) -> bool:
         """`flush`, and the places too; returns True."""
         self.flush()

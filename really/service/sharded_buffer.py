@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,18 @@ from really._utils.checks import checked_number, checked_path
 from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
+from really.replay._ring import Ring
 from really.replay.disk.schema import FolderOptions
-from really.replay.draws import TRIES, held
+from really.replay.draws import TRIES, Draws, held
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
-from really.service.arguments import check_name, checked_options
+from really.service.arguments import check_name, checked_options, looks_at_columns
 from really.service.assembly import asked, assembled
 from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
 from really.service.history import History
+from really.service.learner_rows import LearnerRows
 from really.service.lock import BufferLock
 from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
@@ -63,8 +65,8 @@ class ShardedBuffer(StoredShards):
         spare, checksums: of each shard's folder, as of `ReplayBuffer`.
         name: publishes the buffer under this name in the Ray cluster, for `connect`. It needs shards on nodes and
             `path`.
-        **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma` and `sampler`, as of
-            `ReplayBuffer`. Samplers that look at columns, and other sample units, are refused.
+        **options: `overcommit`, `dedup`, `stack`, `max_bytes`, `alpha`, `eps`, `n_step`, `gamma`, `sampler` and `unit`,
+            as of `ReplayBuffer`. Only `compact` batches are refused.
 
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used.
@@ -92,7 +94,7 @@ class ShardedBuffer(StoredShards):
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
         given = FolderOptions.checked(spare, checksums)
         if name is not None:
-            check_name(name)
+            check_name(name, self._options)
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
         limit = checked_number("time_out", time_out, 0, math.inf)
         self._folder = folder = None if path is None else checked_path("path", path)
@@ -101,6 +103,8 @@ class ShardedBuffer(StoredShards):
         self._lock = BufferLock()
         self._unit = self._options.make_unit()
         self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
+        self._draws = Draws(self.sampler, self._unit)
+        self._looks, self._view = looks_at_columns(self._options), cast(Ring | None, None)
         self._closed = False
         self._publisher = None
         self._history = History(self._shards.names)
@@ -182,6 +186,8 @@ class ShardedBuffer(StoredShards):
     ) -> Batch:
         """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
         self.check_open("sample")
+        if self._looks:
+            return self._draws.sample(self._view, n, replace, out, beta)
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
         shape, spec = checked_shape(n), self._held_spec("sample")
@@ -203,6 +209,8 @@ class ShardedBuffer(StoredShards):
     def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         self.check_open("sample_indices")
+        if self._looks:
+            return self._draws.indices(self._view, n, replace)
         shape = checked_shape(n)
         if not self.sampler.in_ring:
             raise InvalidValueError(
@@ -218,6 +226,8 @@ class ShardedBuffer(StoredShards):
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
         """The rows of these indices by age, [n] or [k, n] integers; errors are those of `ReplayBuffer.take`."""
         self.check_open("take")
+        if not self._unit.in_ring:
+            return self._draws.take(self._view, indices, out)
         ages, spec = arguments.checked_indices(indices), self._held_spec("take")
         self._check_batch("take: a batch", ages.shape, spec)
         outputs = self._outputs(out, ages.shape)
@@ -244,7 +254,7 @@ class ShardedBuffer(StoredShards):
             raise InvalidValueError(
                 "update_priorities: expected a buffer made with alpha=, got one that draws uniformly"
             )
-        return self.sampler.update(held("update_priorities", self._rows.numbering.ring, 0), index, priorities)
+        return self.sampler.update(held("update_priorities", self._rows.numbering.rows, 0), index, priorities)
 
     def clear(self) -> None:
         """Drops all rows; schema and generators stay."""
@@ -314,8 +324,20 @@ class ShardedBuffer(StoredShards):
         self._spec = spec
         if spec is not None:
             self._unchecked_rows = UNCHECKED // max(1, row_nbytes(spec))
+            self._view = self._make_view(spec)
         self._rows.resume(found)
         return None
+
+    def _make_view(self, spec: Spec) -> Ring:
+        """All rows as a ring, for which sampler and unit get ready if they look at columns."""
+        rows = LearnerRows(spec, self._options.plan(spec), self._rows, self._history, self._lock, self._unchecked_rows)
+        ring = cast(Ring, rows)
+        if self._looks:
+            self._rows.numbering.rows = ring
+        if not self._unit.in_ring:
+            self._unit.prepare(ring)
+            self.sampler.restrict(self._unit.starts)
+        return ring
 
     def _memory(self) -> list[dict[str, float]]:
         """`ReplayBuffer.memory` of each shard."""

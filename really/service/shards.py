@@ -225,6 +225,8 @@ def room_of(options: BufferOptions, num_shards: int) -> int:
 def shard_options(options: BufferOptions, room: int, given: FolderOptions) -> dict[str, Any]:
     """The options of one shard, whose rows the learner draws."""
     made = given._asdict() | {**options.to_dict(), "capacity": room, "alpha": None, "eps": None, "sampler": None}
+    if not options.make_unit().in_ring:
+        made["unit"] = None  # the learner makes its batches, of transitions
     if options.max_bytes is not None:
         made["max_bytes"] = limit_of(options.max_bytes, options, room)
     return made

@@ -76,12 +76,13 @@ class StoredShards(ShardedVerbs):
         numbering, options = self._rows.numbering, self.options
         if self._spec is None:
             return ShardedSnapshot(options, self.state_dict())
-        kept = numbering.keep()
+        with numbering.without_puts():  # priorities may ask shards, and so come before the lock
+            kept = numbering.keep()
+            first, end = kept.next_row, kept.end_row
+            priorities = numbering.priorities(first, end)
         with self._lock:
             self._rows.settle(self._history)
-            first, end = kept.next_row, kept.end_row
             pieces = pieces_of(self._rows.ledger, first, end)
-            priorities = numbering.priorities(first, end)
             sharings = options.plan(self._spec)
             nbytes = engine.needed("a row", 1, self._spec, sharings)
             reader = WholeReader(self, kept, pieces, sharings, self._read_piece)

@@ -246,12 +246,6 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no shards": ({"shards": 0}, InvalidValueError, "shards: expected"),
     "half a shard": ({"shards": 1.5}, InvalidTypeError, "shards: expected"),
     "more shards than rows": ({"shards": 101}, InvalidValueError, "at most one for each of the 100 rows, got 101"),
-    "sequences": ({"shards": 2, "unit": ("sequences", {"length": 4})}, InvalidValueError, "unit: expected"),
-    "a sampler of columns": (
-        {"shards": 2, "sampler": ("stratified", {"column": "id"})},
-        InvalidValueError,
-        "sampler: expected one that draws by numbers .*'stratified'",
-    ),
     "a misspelled option": ({"shards": 2, "dedub": True}, TypeError, "dedub"),
     "a name of shards of this process": (
         {"shards": 2, "name": "mine"},
