@@ -14,17 +14,18 @@ from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.columns import fit, select, spec_of
 from really.replay.draws import held
-from really.replay.episode_verbs import StoredEpisodes
+from really.replay.episode_verbs import EpisodeRows
 from really.replay.episodes import refuse_empty
 from really.replay.predicates import Predicate, matching
+from really.replay.stored import StoredRows
 from really.replay.trajectories import Trajectories, TrajectoryColumns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class ChangedRows(StoredEpisodes):
-    """What `ReplayBuffer` inherits: it writes columns of rows, and removes rows.
+class RowChanges(EpisodeRows):
+    """What `ReplayBuffer` and `ShardedBuffer` inherit: they write columns of rows, and remove rows.
 
     A row's number is how many rows the buffer had taken before it. It stays the same as long as the row is held.
     """
@@ -87,7 +88,7 @@ class ChangedRows(StoredEpisodes):
             chosen = self._rows_of_episodes(ring, episodes)
         else:
             chosen = checked_numbers("numbers", numbers, ring)
-        return self._storage.remove(ring, chosen)
+        return self._remove_rows(ring, chosen)
 
     def update(self, numbers: ArrayLike, columns: Mapping[str, Any]) -> int:
         """Writes columns of rows that are held: other threads and processes see all of the call or nothing.
@@ -115,11 +116,23 @@ class ChangedRows(StoredEpisodes):
         """
         ring = self._changed_ring("update")
         rows = checked_numbers("numbers", numbers, ring)
-        return self._storage.update(ring, rows, checked_columns(ring, columns, np.shape(numbers)))
+        return self._update_rows(ring, rows, checked_columns(ring, columns, np.shape(numbers)))
+
+    def _check_writable(self, what: str) -> None:
+        """Raises an error, naming `what`, if rows cannot be changed."""
+        raise NotImplementedError
+
+    def _remove_rows(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
+        """Removes these rows; returns how many of them were left."""
+        raise NotImplementedError
+
+    def _update_rows(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        """Writes columns of these rows; returns how many of them are written."""
+        raise NotImplementedError
 
     def _changed_ring(self, what: str) -> Ring:
         """The ring, whose rows may be changed."""
-        self._storage.check_writable(what)
+        self._check_writable(what)
         if self._ring is None:
             self.check_open(what)
             raise refuse_empty(what)
@@ -142,6 +155,19 @@ class ChangedRows(StoredEpisodes):
         places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths + before, lengths)
         found = index.step_on(np.repeat(rows, lengths), places)
         return np.unique(found[found >= 0])
+
+
+class ChangedRows(StoredRows, RowChanges):
+    """What `ReplayBuffer` inherits: its storage changes rows."""
+
+    def _check_writable(self, what: str) -> None:
+        self._storage.check_writable(what)
+
+    def _remove_rows(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
+        return self._storage.remove(ring, numbers)
+
+    def _update_rows(self, ring: Ring, numbers: NDArray[np.int64], columns: dict[str, NDArray[Any]]) -> int:
+        return self._storage.update(ring, numbers, columns)
 
 
 def checked_columns(ring: Ring, columns: Mapping[str, Any], lead: tuple[int, ...]) -> dict[str, NDArray[Any]]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from really.replay._ring import Ring
 from really.replay.columns import spec_of
 from really.replay.episodes import episode_table, refuse_empty
-from really.replay.stored import StoredRows
 from really.replay.trajectories import Trajectories, TrajectoryColumns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class StoredEpisodes(StoredRows):
-    """What `ReplayBuffer` inherits: its rows as episodes."""
+class EpisodeRows:
+    """What `ReplayBuffer` and `ShardedBuffer` inherit: their rows as episodes."""
 
+    _ring: Ring | None
+    """The rows; those of a sharded buffer only answer as a ring does."""
     _known_episodes: tuple[TrajectoryColumns, Trajectories] | None = None
+
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError if the buffer is closed."""
+        raise NotImplementedError
 
     def episodes(self, *, agent: str | Sequence[str] | None = None, checks_states: bool = True) -> pa.Table:
         """The episodes that have rows, in the order in which they began, as an Arrow table of one row each.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,18 @@ class Distribution:
         ledger = ledger_of(found, self.shards.names)
         if ledger is not None:
             self.ledger = ledger
+            last_shard = ledger.last_shard
             self.numbering.begin(*ledger.bounds)
             oldest, newest = self.numbering.held()
             ledger.drop_before(oldest)
             if ledger.num_rows < newest - oldest:
                 missing = newest - oldest - ledger.num_rows
                 log.warning("path: %d of the newest %d rows are in no shard that is here.", missing, newest - oldest)
-            self._allotment.go_on_in(ledger.last_shard)
+            removed = np.sort(np.concatenate([one.removed[:, 0] for one in found]))
+            ledger.remove(removed)
+            if len(removed):
+                self.numbering.ring.set_removed(removed)
+            self._allotment.go_on_in(last_shard)
             self._goes_on = self._options.n_step > 1  # whether the last episode has ended is not known
 
     @property
@@ -87,6 +92,7 @@ class Distribution:
         """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
         self.ledger = ledger
         self.num_changes += 1
+        self.numbering.mark_missing(ledger)
         self._next[:] = places
         self._goes_on = unended is not None
         if unended is not None:
@@ -144,6 +150,32 @@ class Distribution:
         if num and self._options.n_step > 1:
             # Rows of runners are whole results, of which the last one is an end.
             self._goes_on = not isinstance(rows, RemoteRows) and not rows[END][-1]
+
+    def remove(self, numbers: NDArray[np.int64]) -> tuple[int, list[int]]:
+        """Removes those of these rows that can be had; returns how many, and the shards that do not answer.
+
+        No rows are put meanwhile.
+        """
+        left = np.unique(numbers[self.ledger.can_be_had(numbers)])
+        owners, places = self.ledger.locate(left)
+        silent, _ = self.each_part("remove_at", owners, lambda chosen: (places[chosen],))
+        done = left[~np.isin(owners, silent)]
+        self.ledger.remove(done)
+        self.numbering.ring.remove(done)
+        return len(done), silent
+
+    def each_part(
+        self, method: str, owners: NDArray[np.int64], arguments: Callable[[NDArray[np.int64]], tuple[Any, ...]]
+    ) -> tuple[list[int], list[int]]:
+        """Calls a method of each shard that owns rows, with the arguments for their positions.
+
+        Returns the shards that do not answer, and what the others give.
+        """
+        positions = [np.flatnonzero(owners == shard) for shard in range(len(self.shards.names))]
+        given = [arguments(chosen) if len(chosen) else None for chosen in positions]
+        answers = self.shards.each(method, given)
+        silent = [shard for shard, one in enumerate(answers) if one is None and given[shard] is not None]
+        return silent, [int(one) for one in answers if one is not None]
 
     def clear(self) -> None:
         """Drops all rows."""

@@ -49,6 +49,18 @@ class Ledger:
         return runs
 
     @property
+    def all_runs(self) -> Numbers:
+        """`runs`, and those of removed rows among them."""
+        runs = np.concatenate([self._runs, self._removed])
+        return runs[np.argsort(runs[:, NUMBER])]
+
+    @property
+    def removed(self) -> Numbers:
+        """Numbers of the rows that are removed and still held, [n] in ascending order."""
+        parts = [np.arange(run[NUMBER], run[NUMBER] + run[LENGTH]) for run in self._removed]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """Numbers of the oldest row and of the row after the newest; there is one at least."""
         runs = self._runs
@@ -242,10 +254,8 @@ class Ledger:
 
     def oldest_places(self, number: int = 0) -> Numbers:
         """The place of the oldest row with this number or a higher one in each shard, [shard]; `NOWHERE` for none."""
-        places, runs = np.full(len(self._counts), NOWHERE), self._runs
-        if len(self._removed):
-            runs = np.concatenate([runs, self._removed])
-            runs = runs[np.argsort(runs[:, NUMBER])]
+        places = np.full(len(self._counts), NOWHERE)
+        runs = self.all_runs if len(self._removed) else self._runs
         runs = runs[runs[:, NUMBER] + runs[:, LENGTH] > number][::-1]  # of equal indices the last assignment counts
         places[runs[:, SHARD]] = runs[:, PLACE] + np.maximum(number - runs[:, NUMBER], 0)
         return places

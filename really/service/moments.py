@@ -162,7 +162,7 @@ class ShardedMoments:
             numbering.restart(moment.first, moment.num_put, moment.priorities)
             match = {old: shard for shard, old in left.matches.items()}
             unended = None if moment.unended is None else match.get(moment.unended)
-            rows.return_to(left.ledger, places, unended)
+            rows.return_to(self._with_removed(left.ledger, moment), places, unended)
         self._tell(done)
         return done
 
@@ -216,6 +216,21 @@ class ShardedMoments:
             )
         oldest, newest = self._rows.numbering.held()
         return RolledBack(max(0, newest - max(moment.num_put, oldest)), num_rows - num_left)
+
+    def _with_removed(self, ledger: Ledger, moment: ShardedMoment) -> Ledger:
+        """The ledger, and the rows of shards that were removed before the moment, as removed ones."""
+        runs = [ledger.runs]
+        for shard, removed in enumerate(self._shards.each("removed_at")):
+            if removed is not None:
+                known = (removed[:, 0] >= moment.first) & (removed[:, 0] < moment.num_put)
+                number, place = removed[known].T
+                runs.append(np.stack([number, np.full_like(number, shard), place, np.ones_like(number)], axis=1))
+        table = np.concatenate(runs)
+        found = Ledger.of(len(self._shards.names), table[np.argsort(table[:, 0])])
+        found.remove(np.sort(np.concatenate([part[:, 0] for part in runs[1:]] or [runs[0][:0, 0]])))
+        for shard in np.flatnonzero(ledger.away).tolist():
+            found.set_away(shard, True)
+        return found
 
     def _return(self, moment: ShardedMoment, left: Left) -> list[int]:
         """Makes the shards return; gives the place after the last row of each."""

@@ -19,7 +19,7 @@ from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
 from really.replay.samplers import Sampler, Shape, UniformSampler
 from really.replay.trajectories import Trajectories
-from really.service.ledger import Ledger
+from really.service.ledger import NOWHERE, Ledger
 
 NO_COLUMNS: Spec = {"row": ColumnSpec(np.dtype(np.uint8), (0,))}
 """The schema of a ring that only counts: a row takes a byte, its padding."""
@@ -68,6 +68,14 @@ class Numbering:
             self.begin(oldest, newest)
             if priorities is not None:
                 self.sampler.load_priorities(priorities)
+
+    def mark_missing(self, ledger: Ledger) -> None:
+        """Marks the rows held that no shard has as removed; those of a shard that is away stay."""
+        numbers = np.arange(*self.held())
+        missing = numbers[ledger.whereabouts(numbers)[0] == NOWHERE]
+        removed = np.union1d(missing, ledger.removed)
+        if len(removed):
+            self.ring.set_removed(removed)
 
     def clear(self) -> None:
         """Drops all rows; numbers continue. The caller is in `room_for` as many rows as there are."""

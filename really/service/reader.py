@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from really.data.schema import Spec, row_nbytes
 from really.errors import OvertakenError
+from really.replay._ring import Ring
 from really.replay.readers import Reader
 from really.replay.units import Batch
 
@@ -21,6 +22,10 @@ class NumberedRows(Protocol):
     @property
     def spec(self) -> Spec | None:
         """The schema."""
+
+    @property
+    def known_ring(self) -> Ring:
+        """What answers as a ring of all rows does."""
 
     def numbered_rows(self) -> tuple[int, int]:
         """Numbers of the oldest row and of the next row."""
@@ -49,6 +54,28 @@ class ShardedReader:
         kept = self._kept
         self._first, self._end = self._buffer.numbered_rows() if kept is None else (kept.next_row, kept.end_row)
         self._next = self._first
+
+    @property
+    def ring(self) -> Ring:
+        """What answers as a ring of all rows does."""
+        return self._buffer.known_ring
+
+    @property
+    def next_row(self) -> int:
+        """Number of the next row to read."""
+        return self._next
+
+    @property
+    def end_row(self) -> int:
+        """Number of the row after the last one to read."""
+        return self._end
+
+    @property
+    def left(self) -> NDArray[np.int64] | None:
+        """Numbers of the rows that can be had; None if all of them can."""
+        numbers = np.arange(self._first, self._end)
+        gone = self.ring.are_removed(numbers)
+        return numbers[~gone] if gone.any() else None
 
     @property
     def num_rows(self) -> int:

@@ -17,6 +17,7 @@ from really.replay._ring import RingError
 from really.replay.buffer import ReplayBuffer
 from really.replay.disk import schema
 from really.replay.moments import Moment
+from really.replay.removed_rows import from_text, removed_rows, to_text
 from really.replay.units import Batch
 from really.service.ledger import NOWHERE
 from really.service.places import Places
@@ -58,6 +59,19 @@ class Shard(ReplayBuffer):
     def runs(self) -> NDArray[np.int64]:
         """The rows that are held as runs of number, place and length, [run, 3] int64."""
         return self._places.runs(*((0, 0) if self._ring is None else self._ring.held_rows()))
+
+    @property
+    def removed(self) -> NDArray[np.int64]:
+        """Number and place of the rows that are held and removed, [n, 2] int64."""
+        if self._ring is None or not self._ring.num_removed:
+            return np.zeros((0, 2), np.int64)
+        rows = [np.arange(length)[:, None] + (number, place) for number, place, length in self.runs.tolist()]
+        found: NDArray[np.int64] = np.concatenate(rows)[removed_rows(self._ring) - self._ring.held_rows()[0]]
+        return found
+
+    def removed_at(self) -> NDArray[np.int64]:
+        """`removed`, for other processes."""
+        return self.removed
 
     def put_at(self, place: int, number: int, rows: Any) -> None:
         """Appends rows: columns [n, ...] or a record batch. The first gets this place and this number.
@@ -143,8 +157,10 @@ class Shard(ReplayBuffer):
         if moments is None:
             return None
         moment = moments.take(self.state_dict(), durable=False)
-        first = moment.num_put if place == NOWHERE else int(self._places.rings(np.array(place)))
-        return replace(moment, first=max(moment.first, first))
+        wanted = moment.num_put if place == NOWHERE else int(self._places.rings(np.array(place)))
+        first = max(moment.first, wanted)
+        removed = from_text(moment.removed, moment.num_rows) - (first - moment.first)
+        return replace(moment, first=first, removed=to_text(removed[removed >= 0]))
 
     def keep_moment(self, moment: Moment) -> bool:
         """Keeps the rows of this moment as long as there is spare room; returns True."""

@@ -27,6 +27,7 @@ from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
 from really.replay.units import Batch
 from really.service.arguments import check_name, checked_options, looks_at_columns
 from really.service.assembly import asked, assembled
+from really.service.changes import ChangedShards
 from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
 from really.service.history import History
@@ -37,13 +38,12 @@ from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
 from really.service.shards import NOTHING
-from really.service.stored import StoredShards
 
 UNCHECKED = 1 << 27
 """Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
 
 
-class ShardedBuffer(StoredShards):
+class ShardedBuffer(ChangedShards):
     """The newest `capacity` rows in several shards. Any number of threads may put and sample.
 
     A batch is, bit for bit, what a `ReplayBuffer` of the same capacity, options and seed gives after the same puts,
@@ -104,7 +104,8 @@ class ShardedBuffer(StoredShards):
         self._unit = self._options.make_unit()
         self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
         self._draws = Draws(self.sampler, self._unit)
-        self._looks, self._view = looks_at_columns(self._options), cast(Ring | None, None)
+        self._looks = looks_at_columns(self._options)
+        self._ring = None
         self._closed = False
         self._publisher = None
         self._history = History(self._shards.names)
@@ -187,7 +188,7 @@ class ShardedBuffer(StoredShards):
         """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
         self.check_open("sample")
         if self._looks:
-            return self._draws.sample(self._view, n, replace, out, beta)
+            return self._draws.sample(self._ring, n, replace, out, beta)
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
         shape, spec = checked_shape(n), self._held_spec("sample")
@@ -210,11 +211,12 @@ class ShardedBuffer(StoredShards):
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         self.check_open("sample_indices")
         if self._looks:
-            return self._draws.indices(self._view, n, replace)
+            return self._draws.indices(self._ring, n, replace)
         shape = checked_shape(n)
         if not self.sampler.in_ring:
             raise InvalidValueError(
-                f"sample_indices: expected a buffer that draws uniformly or by age, got one made with {self.sampler!r}"
+                f"sample_indices: expected a buffer that draws uniformly or by age, got one made with "
+                f"{'alpha=' if self.is_prioritized else self.sampler}"
             )
         self.sampler.check(replace, None)
         with self._lock:
@@ -227,7 +229,7 @@ class ShardedBuffer(StoredShards):
         """The rows of these indices by age, [n] or [k, n] integers; errors are those of `ReplayBuffer.take`."""
         self.check_open("take")
         if not self._unit.in_ring:
-            return self._draws.take(self._view, indices, out)
+            return self._draws.take(self._ring, indices, out)
         ages, spec = arguments.checked_indices(indices), self._held_spec("take")
         self._check_batch("take: a batch", ages.shape, spec)
         outputs = self._outputs(out, ages.shape)
@@ -324,11 +326,11 @@ class ShardedBuffer(StoredShards):
         self._spec = spec
         if spec is not None:
             self._unchecked_rows = UNCHECKED // max(1, row_nbytes(spec))
-            self._view = self._make_view(spec)
+            self._ring = self._make_ring(spec)
         self._rows.resume(found)
         return None
 
-    def _make_view(self, spec: Spec) -> Ring:
+    def _make_ring(self, spec: Spec) -> Ring:
         """All rows as a ring, for which sampler and unit get ready if they look at columns."""
         rows = LearnerRows(spec, self._options.plan(spec), self._rows, self._history, self._lock, self._unchecked_rows)
         ring = cast(Ring, rows)

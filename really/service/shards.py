@@ -67,17 +67,19 @@ class Found:
         runs: the rows that are held, [run, 3]: number, place and length.
         next_place: the place after the last row.
         room: for how many rows it has room; that of a folder is as it was made.
+        removed: number and place of the rows that are removed, [n, 2] int64.
     """
 
     spec: Spec | None
     runs: NDArray[np.int64]
     next_place: int
     room: int
+    removed: NDArray[np.int64]
 
     @classmethod
     def of(cls, shard: Shard) -> Self:
         """What a shard has."""
-        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity)
+        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity, shard.removed)
 
 
 class Shards(Protocol):

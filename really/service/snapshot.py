@@ -101,8 +101,8 @@ class ShardedSnapshot(SnapshotOf[WholeReader]):
 
 
 def pieces_of(ledger: Ledger, first: int, end: int) -> list[Piece]:
-    """The rows with numbers from `first` to before `end`, those that cannot be had included."""
-    found, number, runs = list[Piece](), first, ledger.runs
+    """The rows with numbers from `first` to before `end`, those that are removed or cannot be had included."""
+    found, number, runs = list[Piece](), first, ledger.all_runs
     for run in runs[~ledger.away[runs[:, SHARD]]].tolist():
         start, stop = max(first, run[NUMBER]), min(end, run[NUMBER] + run[LENGTH])
         if start < stop:
@@ -113,7 +113,8 @@ def pieces_of(ledger: Ledger, first: int, end: int) -> list[Piece]:
     return found + ([Piece(number, end)] if number < end else [])
 
 
-def missing_in(pieces: Sequence[Piece], first: int) -> NDArray[np.int64]:
-    """Which of the rows from number `first` on no shard holds, int64 [n]: 0 is the first one."""
+def missing_in(pieces: Sequence[Piece], ledger: Ledger, first: int) -> NDArray[np.int64]:
+    """Which of the rows from number `first` on are removed, or held by no shard, int64 [n]: 0 is the first one."""
     gaps = [np.arange(piece.number - first, piece.end - first) for piece in pieces if piece.shard is None]
-    return np.concatenate([np.zeros(0, np.int64), *gaps])
+    removed = ledger.removed - first
+    return np.unique(np.concatenate([removed[removed >= 0], *gaps]))

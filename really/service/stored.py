@@ -15,6 +15,7 @@ from really._ray.nodes import own_node
 from really.data.schema import Spec
 from really.errors import ClosedError, RunnerError
 from really.replay import engine
+from really.replay._ring import Ring
 from really.replay.io import saving
 from really.replay.n_step import END
 from really.replay.removed_rows import from_text, to_text
@@ -86,10 +87,15 @@ class StoredShards(ShardedVerbs):
             sharings = options.plan(self._spec)
             nbytes = engine.needed("a row", 1, self._spec, sharings)
             reader = WholeReader(self, kept, pieces, sharings, self._read_piece)
-            removed = to_text(missing_in(pieces, first))
+            removed = to_text(missing_in(pieces, self._rows.ledger, first))
             return ShardedSnapshot(
                 options, self.state_dict(), self._spec, first, priorities, removed, sharings, nbytes, reader
             )
+
+    @property
+    def known_ring(self) -> Ring:
+        """What answers as a ring of all rows does; the schema is known."""
+        raise NotImplementedError
 
     def numbered_rows(self) -> tuple[int, int]:
         """Numbers of the oldest row and of the next row; a row's number is how many rows were put before it."""
@@ -193,13 +199,17 @@ class StoredShards(ShardedVerbs):
         for part in parts:
             values.append(part.pop(VALUE, values[0]))
             num = len(next(iter(part.values())))
-            is_left = ~np.isin(np.arange(done, done + num), removed)
+            # Rows that were lost would end the episodes that go on in a shard; those of single steps are put.
+            is_left = ~np.isin(np.arange(done, done + num), removed) | (self.options.n_step == 1)
             for start, end in _stretches(is_left, part):
                 if is_left[start]:
                     rows.put(piece_of(part, start, end))
                 else:
                     rows.use_up(end - start)
             done += num
+        with self._lock:
+            rows.remove(removed + first)
+            rows.numbering.mark_missing(rows.ledger)
         if description.priorities is not None:
             rows.numbering.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
 

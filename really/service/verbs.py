@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NoReturn, SupportsIndex
+
 from really.data.schema import Spec
+from really.errors import InvalidTypeError
 from really.replay.verbs import RowsOut
 
 
@@ -21,3 +24,9 @@ class ShardedVerbs(RowsOut):
 
     def __repr__(self) -> str:
         return f"ShardedBuffer({len(self)} of {self.capacity} rows, keys={self.keys})"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise InvalidTypeError(
+            "pickling: expected a buffer in one process, got one in shards; `save` writes it to a file, and other "
+            "processes of its cluster read it by its name (`ShardedBuffer.connect`)"
+        )

@@ -132,7 +132,7 @@ def test_a_missing_shard_is_named_with_what_can_still_be_had(tmp_path: Path) -> 
         assert manager.rolled_back.rows_missing == held[1]
         found = manager.buffer.take(np.arange(len(manager.buffer)))["id"]
         assert len(found) == 60 - held[1]
-        assert set(manager.sample(200)["id"]) == set(found)
+        assert set(manager.sample(900)["id"]) == set(found)
         fill(manager.buffer, rows, 60, (60,))
         assert manager.buffer.take(np.arange(60))["id"].tolist() == list(range(60, 120))
         manager.buffer.close()
