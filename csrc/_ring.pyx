@@ -22,7 +22,17 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
-from batch_layout cimport IN_ARRAYS, IN_BLOCK, NOWHERE, Batch, BatchParts, batch_nbytes, lay_out_batch, lines
+from batch_layout cimport (
+    IN_ARRAYS,
+    IN_BLOCK,
+    NOWHERE,
+    Batch,
+    BatchParts,
+    Destination,
+    batch_nbytes,
+    lay_out_batch,
+    lines,
+)
 from bounded_random cimport draw, draw_distinct_batches, table_nbytes
 from compact cimport Compact, Windows
 from continuity cimport StatePair, continues
@@ -203,6 +213,21 @@ def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
     dims[0] = num
     draw(source, bound, <int64_t*>block.memory.data, num)
     return new_array(block, block.memory.data, INT64, dims, 1)
+
+
+def rounded_counts(bit_generator, list ends, Py_ssize_t num):
+    """How many of `num` rows each part of a batch has; all `ends`, one for each part but the last, are rounded up or
+    down by the same random number of the generator, of which the caller has the lock."""
+    cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+    cdef double by = source.next_double(source.state)
+    cdef Py_ssize_t first = 0, stop
+    cdef list counts = []
+    for end in ends:
+        stop = <Py_ssize_t>(<double>end + by)
+        counts.append(stop - first)
+        first = stop
+    counts.append(num - first)
+    return counts
 
 
 def row_stride(list field_nbytes):
@@ -1060,6 +1085,12 @@ cdef class Ring:
         cdef Block block = self.new_batch(
             total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
         )
+        if not self.draw_into(block, total, num, distinct):
+            return None
+        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+
+    cdef bint draw_into(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) except -1:
+        """Draws and copies the rows of a batch. Returns False if there are too few, or none that is intact."""
         cdef bint drawn
         self.read_removals()
         acquire(self.lock)
@@ -1071,38 +1102,6 @@ cdef class Ring:
         release(self.lock)
         if not drawn:
             self.refuse_if_rolled_back()
-            return None
-        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
-
-    def empty_batch(self, Py_ssize_t num, Py_ssize_t num_batches=0):
-        """The arrays of a batch with arbitrary contents, for `sample_into`."""
-        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        return self.arrays(self.new_batch(total, None), num, num_batches)
-
-    def sample_into(self, dict batch, Py_ssize_t first, Py_ssize_t num, bint distinct=False):
-        """Draws `num` single transitions into the rows of `batch` from `first` on; returns False if too few are held.
-
-        The caller has checked that `batch` has an array [n, ...] for every name, with `first + num` <= n.
-        """
-        cdef Block block = self.new_batch(num, batch, n_step=False, table=table_nbytes(num) if distinct else 0)
-        cdef Py_ssize_t i
-        cdef bint drawn
-        for i in range(self.state.num_keys):
-            block.batch.columns[i] += first * self.state.keys[i].nbytes
-            if self.state.keys[i].sharing < 0:
-                block.batch.fields[i] = block.batch.columns[i]
-        self.read_removals()
-        acquire(self.lock)
-        if num * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
-            drawn = draw_rows(&self.state, &block.batch, num, num, distinct)
-        else:
-            with nogil:
-                drawn = draw_rows(&self.state, &block.batch, num, num, distinct)
-        release(self.lock)
-        if not drawn:
-            self.refuse_if_rolled_back()
-        elif block.batch.misses_frames:
-            raise MissingFramesError()
         return drawn
 
     def sample_ages(
@@ -1198,9 +1197,15 @@ cdef class Ring:
         """
         cdef Py_ssize_t total = rows.shape[0]
         cdef Block block = self.new_batch(total, out, n_step=steps and self.state.steps.max_steps > 0)
+        if not self.take_into(block, &rows[0] if total > 0 else NULL, total, by_number):
+            return None
+        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+
+    cdef bint take_into(self, Block block, const int64_t* rows, Py_ssize_t total, bint by_number) except -1:
+        """Copies the rows of these ages, or numbers. Returns False if one of them is not held."""
         cdef bint taken
         if total > 0:
-            memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
+            memcpy(block.batch.ages, rows, total * sizeof(int64_t))
         self.read_removals()
         acquire(self.lock)
         with nogil:
@@ -1208,8 +1213,7 @@ cdef class Ring:
         release(self.lock)
         if not taken:
             self.refuse_if_rolled_back()
-            return None
-        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+        return taken
 
     def take_windows(self, const int64_t[::1] rows, Py_ssize_t length, list num_places, is_padding=None):
         """The rows of these numbers, [n * length], as n windows: each frame that a window needs comes once.
@@ -1388,25 +1392,36 @@ cdef class Ring:
         self, Py_ssize_t num_rows, dict out, bint n_step=False, Py_ssize_t table=0, bint reconstructs=True
     ):
         """A block for a batch. With `out`, its arrays are the columns; with an empty `out`, there are none."""
+        cdef Destination columns = IN_BLOCK if out is None else IN_ARRAYS if len(out) > 0 else NOWHERE
+        cdef Block block = self.new_parts(num_rows, columns, n_step, table, reconstructs)
+        if columns == IN_ARRAYS:
+            self.set_columns(&block.batch, out)
+        return block
+
+    cdef Block new_parts(
+        self, Py_ssize_t num_rows, Destination columns, bint n_step, Py_ssize_t table, bint reconstructs
+    ):
+        """A block with the parts of a batch; with IN_ARRAYS the caller sets the addresses of the columns."""
         cdef BatchParts parts
         parts.num_rows, parts.table_nbytes, parts.reconstructs, parts.n_step = num_rows, table, reconstructs, n_step
-        parts.columns = IN_BLOCK if out is None else IN_ARRAYS if len(out) > 0 else NOWHERE
-        parts.num_last_fields = self.state.steps.last.num_fields
+        parts.columns, parts.num_last_fields = columns, self.state.steps.last.num_fields
         cdef RingState* state = &self.state
         cdef Block block = new_block(self.pool, batch_nbytes(&state.rows, state.keys, state.num_keys, &parts))
         lay_out_batch(&block.batch, &state.rows, state.keys, state.num_keys, &parts, block.memory.data)
-        if parts.columns == IN_ARRAYS:
-            self.set_columns(&block.batch, out)
         return block
 
     cdef int set_columns(self, Batch* batch, dict out) except -1:
         """Sets the addresses of the columns to those of the caller's arrays."""
         cdef Py_ssize_t i
         for i in range(self.state.num_keys):
-            batch.columns[i] = <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]])
-            if self.state.keys[i].sharing < 0:
-                batch.fields[i] = batch.columns[i]
+            self.set_column(batch, i, <char*>cnp.PyArray_DATA(<cnp.ndarray>out[self.names[i]]))
         return 0
+
+    cdef void set_column(self, Batch* batch, Py_ssize_t key, char* data) noexcept:
+        """Sets the address of a column."""
+        batch.columns[key] = data
+        if self.state.keys[key].sharing < 0:
+            batch.fields[key] = data
 
     cdef dict filled(self, Block block, dict out):
         """The caller's arrays, to which the batch has been written."""
@@ -1434,6 +1449,157 @@ cdef class Ring:
             memcpy(dims + num_lead, key.dims, key.num_dims * sizeof(cnp.npy_intp))
             batch[self.names[i]] = new_array(
                 block, block.batch.columns[i], self.dtypes[i], dims, num_lead + key.num_dims
+            )
+        return batch
+
+
+@cython.final
+cdef class MixedRings:
+    """Batches of which several rings give a part each, all written to the arrays of one batch.
+
+    The caller checks the arguments.
+
+    Args:
+        names, dtypes, shapes: of the columns of a batch.
+        rings: of the parts, all in memory, or None for a part that the caller writes.
+        index, weight, source: names of columns that no ring has, or None. They are the row's number times the number of
+            parts, plus its part; its importance weight; and its part. A row that the ring draws by itself has the
+            number -1 and the weight 1.
+    """
+
+    cdef list names
+    cdef list dtypes
+    cdef list rings
+    cdef Pool pool
+    cdef Py_ssize_t num_keys
+    cdef Key* keys  # [num_keys]
+    cdef int* places  # [rings, most_keys], position of each column of a ring in a batch, or -1
+    cdef Py_ssize_t most_keys
+    cdef Py_ssize_t index  # position of the column, or -1; and those of the other two
+    cdef Py_ssize_t weight
+    cdef Py_ssize_t source
+
+    def __cinit__(self, list names, list dtypes, list shapes, list rings, index=None, weight=None, source=None):
+        cdef Py_ssize_t at, i
+        cdef Ring ring
+        self.names, self.dtypes, self.rings, self.num_keys = names, dtypes, rings, len(names)
+        self.pool = Pool.__new__(Pool)
+        for ring in rings:
+            self.most_keys = max(self.most_keys, 0 if ring is None else ring.state.num_keys)
+        self.keys = <Key*>PyMem_Calloc(self.num_keys + 1, sizeof(Key))
+        self.places = <int*>PyMem_Calloc(len(rings) * self.most_keys + 1, sizeof(int))
+        if self.keys == NULL or self.places == NULL:
+            raise MemoryError("the tables of a mixture: the system gave no memory")
+        for i in range(self.num_keys):
+            set_shape(&self.keys[i], shapes[i], dtypes[i].itemsize)
+        for at in range(len(rings)):
+            ring = rings[at]
+            for i in range(0 if ring is None else ring.state.num_keys):
+                self.places[at * self.most_keys + i] = <int>self.place_of(ring.names[i])
+        self.index, self.weight, self.source = self.place_of(index), self.place_of(weight), self.place_of(source)
+
+    def __dealloc__(self):
+        PyMem_Free(self.keys)
+        PyMem_Free(self.places)
+
+    cdef Py_ssize_t place_of(self, name) except -2:
+        return self.names.index(name) if name in self.names else -1
+
+    def sample(
+        self, Py_ssize_t num, Py_ssize_t num_batches, list counts, list left, list drawn=None, bint distinct=False
+    ):
+        """A batch of `num` rows; with `num_batches`, that many batches on a leading axis.
+
+        `counts` has the rows of each ring, batch after batch. `drawn` has for each of them None, so that the ring draws
+        the rows, or row numbers int64 [count] and weights float32 [count] or None. Parts that are yet to be written,
+        since they have no ring or since their ring does not hold the rows, are appended to `left`: (ring, first row of
+        all batches, count).
+        """
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1), num_parts = len(self.rings), first = 0, at, i
+        cdef Py_ssize_t count, nbytes = lines(self.num_keys * sizeof(char*))
+        for i in range(self.num_keys):
+            nbytes += lines(total * self.keys[i].nbytes)
+        cdef Block block = new_block(self.pool, nbytes)
+        cdef char** columns = <char**>block.memory.data
+        cdef char* end = block.memory.data + lines(self.num_keys * sizeof(char*))
+        for i in range(self.num_keys):
+            columns[i] = end
+            end += lines(total * self.keys[i].nbytes)
+        for i in range(len(counts)):
+            count, at = counts[i], i % num_parts
+            if count == 0:
+                continue
+            found = None if drawn is None else drawn[i]
+            if not self.fill(columns, at, first, count, found, distinct):
+                left.append((at, first, count))
+            self.add_columns(columns, at, first, count, found)
+            first += count
+        return self.arrays(block, columns, num, num_batches)
+
+    cdef bint fill(
+        self, char** columns, Py_ssize_t at, Py_ssize_t first, Py_ssize_t num, tuple drawn, bint distinct
+    ) except -1:
+        """Writes a part; returns False if the ring does not hold the rows, or is None."""
+        cdef Ring ring = <Ring>self.rings[at]
+        cdef const int* places = self.places + at * self.most_keys
+        cdef Py_ssize_t i
+        cdef bint has_all = True, filled
+        if ring is None:
+            return False
+        for i in range(ring.state.num_keys):
+            has_all = has_all and places[i] >= 0
+        # Columns that the batch lacks are written to the block of the part.
+        cdef Block block = ring.new_parts(
+            num, IN_ARRAYS if has_all else IN_BLOCK, False, table_nbytes(num) if distinct else 0, True
+        )
+        for i in range(ring.state.num_keys):
+            if places[i] >= 0:
+                ring.set_column(&block.batch, i, columns[places[i]] + first * ring.state.keys[i].nbytes)
+        if drawn is None:
+            filled = ring.draw_into(block, num, num, distinct)
+        else:
+            filled = ring.take_into(block, <const int64_t*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[0]), num, True)
+        if filled and block.batch.misses_frames:
+            raise MissingFramesError()
+        return filled
+
+    cdef int add_columns(
+        self, char** columns, Py_ssize_t at, Py_ssize_t first, Py_ssize_t num, tuple drawn
+    ) except -1:
+        """Writes the columns that a mixture adds to a part."""
+        cdef int64_t num_parts = len(self.rings)
+        cdef int64_t* values
+        cdef float* weights
+        cdef const int64_t* numbers = NULL
+        cdef const float* given = NULL
+        cdef Py_ssize_t i
+        if self.source >= 0:
+            values = <int64_t*>columns[self.source] + first
+            for i in range(num):
+                values[i] = at
+        if drawn is not None and drawn[1] is not None:
+            numbers = <const int64_t*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[0])
+            given = <const float*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[1])
+        if self.index >= 0:
+            values = <int64_t*>columns[self.index] + first
+            for i in range(num):
+                values[i] = (-1 if numbers == NULL else numbers[i]) * num_parts + at
+        if self.weight >= 0:
+            weights = <float*>columns[self.weight] + first
+            for i in range(num):
+                weights[i] = 1 if given == NULL else given[i]
+        return 0
+
+    cdef dict arrays(self, Block block, char** columns, Py_ssize_t num, Py_ssize_t num_batches):
+        """The columns of a batch as arrays over its block."""
+        cdef dict batch = {}
+        cdef Py_ssize_t i
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int num_lead = lead_dims(dims, num, num_batches)
+        for i in range(self.num_keys):
+            memcpy(dims + num_lead, self.keys[i].dims, self.keys[i].num_dims * sizeof(cnp.npy_intp))
+            batch[self.names[i]] = new_array(
+                block, columns[i], self.dtypes[i], dims, num_lead + self.keys[i].num_dims
             )
         return batch
 

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.checks import checked_number
-from really._utils.forks import ForkGroup, Order
 from really.data.schema import ColumnSpec, Spec
-from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, one_of
-from really.replay import arguments, engine, tf_datasets
-from really.replay._ring import Ring, RingError
+from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
+from really.replay import arguments, tf_datasets
 from really.replay.batches import Batches
-from really.replay.buffer import ReplayBuffer
-from really.replay.compact import fitting
 from really.replay.drawn import DrawnRows
-from really.replay.priorities import QUICK
-from really.replay.samplers import INDEX, WEIGHT, PrioritizedSampler, Sampler, Shape, checked_shape, refuse_beta
+from really.replay.mixed_parts import MixedParts
+from really.replay.samplers import INDEX, WEIGHT, PrioritizedSampler, Sampler, refuse_beta
+from really.replay.shares import Shares, Weight
 from really.replay.units import Batch
 
 log = logging.getLogger("really")
-
-Weight = float | Callable[[int], float]
-"""A weight, or a function from the number of the batch (0, 1, ...) to it."""
-COUNTS = ("exact", "binomial")
-NO_ROW = -1
-"""The number of a row that has no priority."""
-WHOLE = 1e-9
-"""A number of rows that is so near to an integer is meant to be one."""
-LINE = 64
-"""Bytes to which the arrays of a batch are aligned."""
 
 
 class Mixture:
@@ -76,21 +59,14 @@ class Mixture:
         source: str | None = "source",
         seed: arguments.Seed = None,
     ) -> None:
-        if counts not in COUNTS:
-            raise InvalidValueError(one_of("counts", counts, COUNTS))
         pairs = _checked_parts(parts)
-        self._buffers, self._weights = tuple(buffer for buffer, _ in pairs), tuple(weight for _, weight in pairs)
-        self._counts, self._source = counts, source
+        self._buffers = tuple(buffer for buffer, _ in pairs)
+        self._shares = Shares([weight for _, weight in pairs], counts, seed)
+        self._source = source
         self._keys = None if keys is None else arguments.checked_keys(keys)
         self._priority_keys = (INDEX, WEIGHT) if any(buffer.is_prioritized for buffer, _ in pairs) else ()
-        self._generator = np.random.Generator(arguments.bit_generator(seed))
-        self._number = 0
         self._spec: Spec | None = None
-        self._known_counts: dict[int, list[int] | None] = {}
-        self._plain: list[weakref.ref[Ring] | None] = []
-        self._constant = None if any(map(callable, self._weights)) else self.shares_of(0)
-        self._reset_after_fork()
-        self.shares_of(0)
+        self._parts: MixedParts | None = None
         if self.batch_spec is not None:
             self._note_missing()
 
@@ -129,19 +105,15 @@ class Mixture:
         return sum(map(len, self._buffers))
 
     def __repr__(self) -> str:
-        return f"Mixture({list(zip(self._buffers, self._weights, strict=True))}, counts={self._counts!r})"
+        parts = list(zip(self._buffers, self._shares.weights, strict=True))
+        return f"Mixture({parts}, counts={self._shares.counts!r})"
 
     def shares_of(self, number: int) -> NDArray[np.float64]:
         """The share of each buffer in batch `number`, [buffer] float64, of sum 1.
 
         Raises InvalidValueError if a weight is negative or not finite, or if all are 0.
         """
-        given = [weight(number) if callable(weight) else weight for weight in self._weights]
-        weights = np.array([checked_number(f"weight of buffer {at}", w, 0, math.inf) for at, w in enumerate(given)])
-        if not weights.any():
-            raise InvalidValueError(f"Mixture: expected a weight above 0, got {given} for batch {number}")
-        shares: NDArray[np.float64] = weights / weights.sum()
-        return shares
+        return self._shares.of(number)
 
     def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Batch:
         """A batch, key -> [n, ...], or [k, n, ...] for `n` = (k, n): 64-byte-aligned arrays, the caller's to keep.
@@ -158,18 +130,13 @@ class Mixture:
         """
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
-        shape, spec = checked_shape(n), self._known_spec()
-        if math.prod(shape) > QUICK:
-            arguments.refuse_big_batch("a batch", math.prod(shape), spec)
-        with self._lock:
-            counts = [self._next_count(shape[-1]) for _ in range(shape[0] if len(shape) == 2 else 1)]
-        batch = self._empty(spec, shape)
-        if len(shape) == 1:
-            self._fill(batch, counts[0], replace, beta)
-            return batch
-        for at, rows in enumerate(counts):
-            self._fill({key: column[at] for key, column in batch.items()}, rows, replace, beta)
-        return batch
+        parts = self._parts or self._known_parts()
+        if type(n) is int and 0 < n <= parts.max_unchecked_rows:
+            return parts.sample(n, 0, self._shares.next_counts(n), replace, beta)
+        num, num_batches = arguments.checked_size(n)
+        if (total := num * max(num_batches, 1)) > parts.max_unchecked_rows:
+            arguments.refuse_big_batch("a batch", total, self._spec)
+        return parts.sample(num, num_batches, self._shares.next_counts(num, max(num_batches, 1)), replace, beta)
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities of rows in the buffers that they came from; `index` is that of a batch.
@@ -210,8 +177,7 @@ class Mixture:
     def state_dict(self) -> dict[str, Any]:
         """All that the next batches depend on, apart from the rows: the generators of all buffers included."""
         parts = {str(at): buffer.state_dict() for at, buffer in enumerate(self._buffers)}
-        with self._lock:
-            return {"number": self._number, "generator": dict(self._generator.bit_generator.state), "parts": parts}
+        return self._shares.state_dict() | {"parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave; raises InvalidValueError for anything else."""
@@ -224,31 +190,21 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, Any]:
         """Buffers, weights and generator, for a pickle."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_plain")}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._plain = []
-        self._reset_after_fork()
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
-        _live.add(self)
+        return self.__dict__ | {"_parts": None}
 
     def _set_states(self, state: Mapping[str, Any]) -> None:
         for at, buffer in enumerate(self._buffers):
             buffer.load_state_dict(state["parts"][str(at)])
-        with self._lock:
-            self._generator.bit_generator.state = dict(state["generator"])
-            self._number = int(state["number"])
+        self._shares.load_state_dict(state)
 
-    def _known_spec(self) -> Spec:
+    def _known_parts(self) -> MixedParts:
         spec = self.batch_spec
         if spec is None:
             at = next(at for at, buffer in enumerate(self._buffers) if buffer.spec is None)
             self._buffers[at].check_open("sample")
             raise EmptyBufferError(f"sample: expected buffers that hold rows, got buffer {at} empty; put some first")
-        return spec
+        self._parts = MixedParts(self._buffers, spec, self._source, bool(self._priority_keys))
+        return self._parts
 
     def _common_spec(self) -> Spec:
         """The columns that all buffers have, and those that the mixture adds."""
@@ -286,95 +242,6 @@ class Mixture:
             lacks = "; ".join(f"{key!r}, which buffers {at} lack" for key, at in self.missing.items())
             log.warning("Mixture: batches leave out %s", lacks)
 
-    def _next_count(self, n: int) -> list[int]:
-        """Rows of each buffer in the next batch of `n` rows."""
-        number = self._number
-        self._number += 1
-        if self._constant is None:
-            return self._drawn_count(self.shares_of(number), n)
-        if n not in self._known_counts:
-            self._known_counts[n] = _whole_counts(self._constant, n) if self._counts == "exact" else None
-        known = self._known_counts[n]
-        return self._drawn_count(self._constant, n) if known is None else known
-
-    def _drawn_count(self, shares: NDArray[np.float64], n: int) -> list[int]:
-        if self._counts == "binomial":
-            return [int(count) for count in self._generator.multinomial(n, shares)]
-        # Systematic sampling (Madow 1949): each number is rounded up or down, and is right on average.
-        return _whole_counts(shares, n) or _counts_to(np.cumsum(shares)[:-1] * n + self._generator.random(), n)
-
-    def _empty(self, spec: Spec, shape: Shape) -> Batch:
-        """Arrays for a batch: those of the first plain buffer's own batches, and those of other columns."""
-        for ring in self._rings():
-            if ring is not None:
-                batch = ring.empty_batch(shape[-1], shape[0] if len(shape) == 2 else 0)
-                break
-        else:
-            batch = {}
-        return {
-            key: batch[key] if key in batch else _aligned((*shape, *axes), dtype) for key, (dtype, axes) in spec.items()
-        }
-
-    def _rings(self) -> list[Ring | None]:
-        """Of each buffer that writes single transitions, with no other columns than a batch, where it is told."""
-        rings = [None if ref is None else ref() for ref in self._plain]
-        if len(rings) == len(self._buffers) and all(
-            ring is not None or ref is None for ring, ref in zip(rings, self._plain, strict=True)
-        ):
-            return rings
-        self._plain = [_plain_ring(buffer, self._spec or {}) for buffer in self._buffers]
-        return [None if ref is None else ref() for ref in self._plain]
-
-    def _fill(self, batch: Batch, counts: list[int], replace: bool, beta: float | None) -> None:
-        """Draws one batch, `counts` rows of each buffer."""
-        first = 0
-        for at, (ring, num) in enumerate(zip(self._rings(), counts, strict=True)):
-            if num == 0:
-                continue
-            if ring is None or not self._draw_in_place(ring, at, batch, first, num, replace, beta):
-                self._draw(at, num, {key: column[first : first + num] for key, column in batch.items()}, replace, beta)
-            if self._source is not None:
-                batch[self._source][first : first + num] = at
-            first += num
-
-    def _draw_in_place(
-        self, ring: Ring, at: int, batch: Batch, first: int, num: int, replace: bool, beta: float | None
-    ) -> bool:
-        """Draws rows of a buffer straight into a batch; returns False if it holds too few, or drops one meanwhile."""
-        sampler, added = self._buffers[at].sampler, {INDEX: NO_ROW, WEIGHT: 1.0}
-        try:
-            if sampler.in_ring and not ring.sample_into(batch, first, num, not replace):
-                return False
-            if not sampler.in_ring:
-                numbers, added = sampler.draw(ring, (num,), beta if self._buffers[at].is_prioritized else None)
-                out = {key: batch[key][first : first + num] for key in ring.names}
-                if ring.take(numbers, num, 0, out, by_number=True) is None:
-                    return False
-        except RingError as error:
-            raise engine.translated(ring, error) from None
-        for key in self._priority_keys:
-            batch[key][first : first + num] = added.get(key, 1.0 if key == WEIGHT else NO_ROW)
-        if self._priority_keys:
-            own = batch[INDEX][first : first + num]
-            own *= len(self._buffers)
-            own += at
-        return True
-
-    def _draw(self, at: int, num: int, out: Batch, replace: bool, beta: float | None) -> None:
-        """Draws rows of a buffer and copies them to `out`; raises the error of a buffer that cannot give them."""
-        buffer = self._buffers[at]
-        if len(buffer) == 0:
-            buffer.check_open("sample")
-            raise EmptyBufferError(f"sample: expected rows in every buffer that gives some, got buffer {at} empty")
-        drawn = buffer.sample(num, replace=replace, beta=beta if buffer.is_prioritized else None)
-        if self._priority_keys and not buffer.is_prioritized:
-            drawn |= {INDEX: np.full(num, NO_ROW), WEIGHT: np.ones(num, np.float32)}
-        if self._priority_keys:
-            drawn[INDEX] = drawn[INDEX] * len(self._buffers) + at
-        for key, column in out.items():
-            if key != self._source:
-                column[...] = fitting("Mixture", key, drawn[key], column.shape, 1)
-
 
 class _PartsSampler(Sampler):
     """The samplers of several buffers, for the checks of arguments."""
@@ -391,32 +258,6 @@ class _PartsSampler(Sampler):
             part.check(replace, beta if takes_beta else None)
 
 
-def _plain_ring(buffer: DrawnRows, spec: Spec) -> weakref.ref[Ring] | None:
-    """The ring of a buffer in memory whose batches are single transitions, all columns of which are in batches."""
-    if not isinstance(buffer, ReplayBuffer):  # but one in shards
-        return None
-    is_plain = buffer.options.unit is None and buffer.n_step == 1
-    if not is_plain or buffer.path is not None or not set(buffer.spec or ()) <= set(spec):
-        return None
-    return weakref.ref(buffer.open_reader().ring)
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array with arbitrary contents, aligned as the ring's are."""
-    block = np.empty(math.prod(shape) * dtype.itemsize + LINE, np.uint8)
-    return np.ndarray(shape, dtype, block, -block.ctypes.data % LINE)
-
-
-def _whole_counts(shares: NDArray[np.float64], n: int) -> list[int] | None:
-    """Rows of each buffer, if the shares of a batch of `n` rows are whole numbers."""
-    ends = np.cumsum(shares)[:-1] * n
-    return _counts_to(np.round(ends), n) if np.abs(ends - np.round(ends)).max(initial=0.0) < WHOLE else None
-
-
-def _counts_to(ends: NDArray[np.float64], n: int) -> list[int]:
-    return [int(count) for count in np.diff(np.floor(ends), prepend=0, append=n)]
-
-
 def _checked_parts(parts: Any) -> list[tuple[DrawnRows, Weight]]:
     try:
         pairs = [(buffer, weight) for buffer, weight in (parts.items() if isinstance(parts, Mapping) else parts)]
@@ -430,6 +271,3 @@ def _checked_parts(parts: Any) -> list[tuple[DrawnRows, Weight]]:
     if len({id(buffer) for buffer, _ in pairs}) < len(pairs):
         raise InvalidValueError("Mixture: expected each buffer once, got one twice; add its weights")
     return pairs
-
-
-_live = ForkGroup(Order.SAMPLERS, in_child=Mixture._reset_after_fork)

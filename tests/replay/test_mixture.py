@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from really import ClosedError, EmptyBufferError, InvalidTypeError, InvalidValueError, Mixture, ReplayBuffer
+from really.data.schema import ColumnSpec
+from really.replay import SAMPLERS, Sampler
 from tests import sampling_checks as checks
 
 
@@ -138,6 +140,50 @@ def test_columns_that_one_lacks_are_named(caplog):
         InvalidValueError, match=r"keys: expected columns of all buffers, got 'task', which buffers \[0\]"
     ):
         Mixture({plain: 1, wide: 1}, keys=["task"])
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.6}], ids=["uniform", "prioritized"])
+def test_a_part_of_the_columns_of_rows_that_share_frames(options):
+    frames = np.random.default_rng(0).integers(0, 255, (40, 20, 20), np.uint8)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0).transpose(0, 3, 1, 2)
+
+    def filled(first, **kind):
+        more = {"state": stacks[:-1], "state_new": stacks[1:], "task": np.arange(36)}
+        return buffer_of(first, 36, more=more, **kind)
+
+    parts = {filled(0): 1, filled(1000, **options): 1}
+    for keys in (["id", "state_new"], ["state", "reward", "id"]):
+        batch = Mixture(parts, keys=keys, seed=0).sample((3, 50))
+        assert [key for key in batch if key not in ("index", "weight", "source")] == keys
+        if "state" in batch:
+            assert np.array_equal(batch["state"], stacks[batch["id"] % 1000])
+        else:
+            assert np.array_equal(batch["state_new"], stacks[1 + batch["id"] % 1000])
+
+
+class Middle(Sampler):
+    """Draws the rows of the middle, and says so in a column of its own."""
+
+    def __init__(self, says=True):
+        self.says = says
+
+    def batch_spec(self, spec):
+        return spec | {"says": ColumnSpec(np.dtype(np.int16))} if self.says else spec
+
+    def draw(self, ring, shape, beta=None):
+        numbers = 30 + ring.draw_below(20, shape[-1])
+        return numbers, {"says": (numbers % 7).astype(np.int16)} if self.says else {}
+
+
+def test_a_sampler_of_ones_own_draws_no_removed_row_and_adds_its_columns(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "middle", Middle)
+    own = buffer_of(0, 80, sampler=("middle", {"says": False}))
+    own.remove(np.arange(40, 80))
+    ids = Mixture({own: 1, buffer_of(): 1}, seed=0).sample(400)["id"][:200]
+    assert set(ids) == set(range(30, 40))
+    parts = [buffer_of(0, 80, sampler="middle"), buffer_of(0, 80, 80, 1, sampler="middle")]
+    batch = Mixture([(part, 1) for part in parts], seed=0).sample(50)
+    assert np.array_equal(batch["says"], batch["id"] % 7)
 
 
 def test_buffers_of_other_capacities_units_samplers_on_disk_and_in_memory(tmp_path):

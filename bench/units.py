@@ -1,0 +1,161 @@
+"""Mixtures, sequences and samplers against plain batches: `python -m bench.units [mixtures] [sequences] [samplers]`.
+
+Prints ratios of one run, and no more, since rows a second depend on the machine. Each is the median of CPU times of
+this thread, call by call in turns:
+
+- a mixture of two buffers against a batch of half the size of each of the two;
+- 64 sequences of 80 steps against a batch of 5,120 rows of the same buffer;
+- batches after a tenth of the rows is removed, and those of each sampler, against uniform ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from really import Mixture, ReplayBuffer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from benchmarks.workloads import LAYOUTS
+
+ROUNDS, SECONDS = 40, 0.004
+HELD = {"cartpole": 200_000, "wide": 20_000, "atari": 4_000}
+SIZES = (32, 256, 1024)
+LENGTH, WINDOWS = 80, 64
+
+
+def cpu_seconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """CPU seconds of each call: medians over rounds in which all take turns."""
+    repeats, found = {}, {name: [] for name in calls}
+    for name, call in calls.items():
+        call()  # which may have to look at all rows first
+        repeats[name] = 1
+        while timed(call, repeats[name]) < SECONDS:
+            repeats[name] *= 2
+    for at in range(rounds):
+        for name in list(calls)[:: 1 if at % 2 else -1]:
+            found[name].append(timed(calls[name], repeats[name]) / repeats[name])
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def timed(call: Callable[[], Any], repeats: int) -> float:
+    """CPU seconds of this thread for so many calls."""
+    began = time.thread_time()
+    for _ in range(repeats):
+        call()
+    return time.thread_time() - began
+
+
+def filled(name: str, seed: int = 0, more: Callable[[int], dict[str, Any]] = lambda num: {}, **options: Any) -> Any:
+    """A full buffer of this layout, whose episodes end."""
+    workload, num = LAYOUTS[name], HELD[name]
+    rows = {"terminal": ends(num, workload.episode)} | workload.rows(num, seed) | more(num)
+    rows["terminal"] = ends(num, workload.episode)
+    spec = {key: (column.dtype, column.shape[1:]) for key, column in rows.items()}
+    buffer = ReplayBuffer(num, spec=spec, seed=seed, **options)
+    buffer.put(rows)
+    return buffer
+
+
+def ends(num: int, episode: int) -> Any:
+    """1 for the last step of each episode."""
+    return (np.arange(num) % episode == episode - 1).astype(np.float32)
+
+
+def apart(parts: list[Any], num: int) -> list[Any]:
+    """A batch of each buffer."""
+    return [part.sample(num) for part in parts]
+
+
+def mixtures() -> None:
+    """Prints the speed of mixtures."""
+    print("| two buffers, mixed / alone | rows | halves | 0.3 and 0.7 |\n| --- | --- | --- | --- |")
+    for name in LAYOUTS:
+        parts = [filled(name, seed) for seed in range(2)]
+        halves, others = Mixture([(part, 1) for part in parts]), Mixture(zip(parts, (0.3, 0.7), strict=True))
+        for size in SIZES:
+            calls = {"alone": partial(apart, parts, size // 2)}
+            found = cpu_seconds(
+                calls | {"halves": partial(halves.sample, size), "others": partial(others.sample, size)}
+            )
+            ratios = [found["alone"] / found[kind] for kind in ("halves", "others")]
+            print(f"| {name} | {size} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+
+
+def sequences() -> None:
+    """Prints the speed of sequences."""
+    ways = {
+        "whole windows": {},
+        "padded": {"pad": True},
+        "burn-in 40": {"length": LENGTH // 2, "burn_in": LENGTH // 2},
+        "across episodes": {"across_episodes": True},
+    }
+    print(f"| {WINDOWS} sequences of {LENGTH} / {WINDOWS * LENGTH} rows | {' | '.join(ways)} | 8 agents |")
+    print("| --- |" + " --- |" * (len(ways) + 1))
+    for name in LAYOUTS:
+        plain = filled(name)
+        calls = {"plain": partial(plain.sample, WINDOWS * LENGTH)}
+        for way, options in ways.items():
+            buffer = filled(name, unit=("sequences", {"length": LENGTH, **options}))
+            calls[way] = partial(buffer.sample, WINDOWS)
+        of_agents = filled(
+            name, more=lambda num: {"agent": np.arange(num) // 125 % 8}, unit=("sequences", {"length": LENGTH})
+        )
+        calls["agents"] = partial(of_agents.sample, WINDOWS)
+        found = cpu_seconds(calls, ROUNDS // 2)
+        ratios = [f"{found['plain'] / found[key]:.2f}" for key in [*ways, "agents"]]
+        print(f"| {name} | {' | '.join(ratios)} |")
+
+
+def samplers() -> None:
+    """Prints the speed of samplers."""
+    num = HELD["cartpole"]
+
+    def columns(num: int) -> dict[str, Any]:
+        return {"task": np.arange(num) // 250 % 8, "policy_version": np.arange(num) // 2000}
+
+    make = partial(filled, "cartpole", 0, columns)
+    plain, removed = make(), make()
+    removed.remove(np.random.default_rng(0).choice(num, num // 10, replace=False))
+    buffers = {
+        "a tenth removed": removed,
+        "newest": make(sampler=("newest", {"num_rows": num // 2})),
+        "half-life": make(sampler=("half_life", {"half_life": num // 4})),
+        "ERE": make(sampler=("ere", {"updates": 1000})),
+        "stratified": make(sampler=("stratified", {"column": "task"})),
+        "staleness": make(sampler=("staleness", {"half_life": 10})),
+    }
+    print(f"| sampler / uniform | {' | '.join(map(str, SIZES))} |\n| --- |" + " --- |" * len(SIZES))
+    ratios: dict[str, list[float]] = {name: [] for name in buffers}
+    for size in SIZES:
+        calls = {name: partial(buffer.sample, size) for name, buffer in buffers.items()}
+        found = cpu_seconds({"uniform": partial(plain.sample, size), **calls})
+        for name in buffers:
+            ratios[name].append(found["uniform"] / found[name])
+    for name, each in ratios.items():
+        print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in each)} |")
+
+
+KINDS = {"mixtures": mixtures, "sequences": sequences, "samplers": samplers}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="which tables; by default all")
+    gc.disable()
+    for kind in parser.parse_args().kinds or KINDS:
+        KINDS[kind]()
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
