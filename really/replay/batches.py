@@ -20,8 +20,9 @@ from really._utils.checks import checked_integer
 from really._utils.forks import ForkGroup, Order
 from really.replay import tensors
 from really.replay.arguments import checked_size
-from really.replay.rows import Sampled
+from really.replay.rows import AskedAhead, Sampled
 from really.replay.samplers import Beta, checked_beta
+from really.replay.units import Batch
 
 State = dict[str, Any]
 Cancelled = Callable[[], bool]
@@ -41,6 +42,10 @@ class Drawn:
     after: State
     num_drawn: int = 0
     error: BaseException | None = None
+
+
+Asked = Callable[[], Drawn]
+"""Waits for the rows of a batch that is drawn."""
 
 
 class BatchSource:
@@ -64,6 +69,8 @@ class BatchSource:
         self._convert = tensors.converter(as_)
         self._known = False
         self._beta = checked_beta(beta, buffer.sampler, replace)
+        # A rate limiter may wait for rows, and meanwhile no batch would come that was asked for.
+        self.asks_ahead = isinstance(buffer, AskedAhead) and before is None
         # Of the batches that are drawn and not taken yet, oldest first: the generator's states before and after each.
         self.ahead: collections.deque[tuple[State, State]] = collections.deque()
         self.drawing = threading.Lock()
@@ -76,22 +83,46 @@ class BatchSource:
 
     def draw(self, cancelled: Cancelled) -> Drawn | None:
         """The next batch, or its error; None if it was cancelled while it waited."""
+        asked = self.ask(cancelled)
+        return None if asked is None else asked()
+
+    def ask(self, cancelled: Cancelled) -> Asked | None:
+        """Draws the next batch, and returns what waits for its rows; None if it was cancelled while it waited.
+
+        Rows of other nodes are on their way from then on.
+        """
         try:
             if self._before is not None:
                 self._before(self._rows, cancelled)
-            return None if cancelled() else self._drawn()
+            return None if cancelled() else self._asked()
         except BaseException as error:  # the thread that takes the batch raises it again
-            return Drawn({}, {}, {}, error=error)
+            failed = Drawn({}, {}, {}, error=error)
+            return lambda: failed
 
-    def _drawn(self) -> Drawn:
+    def _asked(self) -> Asked:
         with self.drawing:
             before = self._state()
             number = next(self._numbers)
-            batch = self.buffer.sample(self._n, replace=self._replace, beta=self._beta(number))
+            answer = self._ask(self._n, self._replace, self._beta(number))
             after = self._state()
             self.ahead.append((before, after))
-        self._check_dtypes()
-        return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
+
+        def drawn() -> Drawn:
+            try:
+                batch = answer()
+                self._check_dtypes()
+                return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
+            except BaseException as error:
+                return Drawn({}, {}, {}, error=error)
+
+        return drawn
+
+    def _ask(self, n: Any, replace: bool, beta: float | None) -> Callable[[], Batch]:
+        """What waits for the rows of a batch: they are here already unless they come from other nodes."""
+        if isinstance(self.buffer, AskedAhead):
+            return self.buffer.ask_sample(n, replace=replace, beta=beta)
+        batch = self.buffer.sample(n, replace=replace, beta=beta)
+        return lambda: batch
 
     def _state(self) -> State:
         """The generator's state, which only a batch that is drawn ahead can need again."""
@@ -146,18 +177,31 @@ class PrefetchThread:
         return [drawn for drawn in found if drawn is not None and drawn.error is None]
 
     def _run(self) -> None:
-        while self._step():
+        asked = collections.deque[Asked]()
+        while self._ask_all(asked) and self._deliver(asked):
+            pass
+        while asked and self._deliver(asked):  # `take_back` needs the states of all that were drawn
             pass
         self._ready.put(None)
 
-    def _step(self) -> bool:
-        self._slots.get()
-        if self._stopping:
-            return False
-        drawn = self._source.draw(lambda: self._stopping)
-        if drawn is not None:
-            self._ready.put(drawn)
-        return drawn is not None and drawn.error is None
+    def _deliver(self, asked: collections.deque[Asked]) -> bool:
+        """Hands out the oldest batch that was asked for; returns False after an error."""
+        drawn = asked.popleft()()
+        self._ready.put(drawn)
+        return drawn.error is None
+
+    def _ask_all(self, asked: collections.deque[Asked]) -> bool:
+        """Asks for the next batch, or for as many as may be drawn ahead; returns False after the end."""
+        while not asked or (self._source.asks_ahead and not self._slots.empty()):
+            self._slots.get()
+            one = None if self._stopping else self._source.ask(self._must_stop)
+            if one is None:
+                return False
+            asked.append(one)
+        return True
+
+    def _must_stop(self) -> bool:
+        return self._stopping
 
 
 class Batches:

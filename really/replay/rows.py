@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, runtime_checkable
 
 from really.data.schema import Spec
 from really.replay.options import BufferOptions
@@ -43,6 +43,14 @@ class Sampled(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets the state of the generators."""
+
+
+@runtime_checkable
+class AskedAhead(Protocol):
+    """A buffer whose rows may be on other nodes: several batches can be on their way."""
+
+    def ask_sample(self, n: Any, *, replace: bool = True, beta: float | None = None) -> Callable[[], Batch]:
+        """Draws a batch, and returns what waits for its rows."""
 
 
 class Rows(Sampled, Protocol):

@@ -138,6 +138,7 @@ class Trajectories:
         first = least if least_from_first is None else least_from_first
         self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins)
         self._names = [*columns.agent, *columns.ends]
+        self._may_have_gaps = not isinstance(ring, Ring)  # rows of shards may be lost between two of one agent
         self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
         self._streams: dict[Any, int] = {}
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
@@ -264,7 +265,7 @@ class Trajectories:
             return False
         streams = self._streams_of(read, num)
         follows: Flags | None = np.ones(num, np.bool_)
-        if self._pairs:
+        if self._pairs or self._may_have_gaps:
             follows = ring.continues(self._index.previous(streams), np.arange(first, end), self._pairs)
         if follows is None:
             return False

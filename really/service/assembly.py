@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.frames import FrameColumn
 from really.replay.units import Batch
 from really.service.shards import Answer, SilentShardError
 
@@ -60,18 +61,26 @@ def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> B
         rows = _answered(part)
         if rows is None:
             return None
-        if len(parts) == 1 and out is None and all(column.flags.writeable for column in rows.values()):
+        if len(parts) == 1 and out is None and all(_is_whole(column, shape) for column in rows.values()):
             return rows
-        if not batch:
-            axes = 1 if len(parts) > 1 else len(shape)
-            batch = {key: _aligned((*shape, *rows[key].shape[axes:]), rows[key].dtype) for key in rows}
-        for key in rows:
-            column = batch[key].reshape(total, *batch[key].shape[len(shape) :])
-            if len(parts) == 1:
-                column[...] = rows[key].reshape(column.shape)
+        axes = 1 if len(parts) > 1 else len(shape)
+        for key, column in rows.items():
+            if key not in batch:
+                lead = 1 if isinstance(column, FrameColumn) else axes
+                batch[key] = _aligned((*shape, *column.shape[lead:]), column.dtype)
+            flat = batch[key].reshape(total, *batch[key].shape[len(shape) :])
+            if len(parts) > 1:
+                flat[part.positions] = column
+            elif isinstance(column, FrameColumn):
+                column.write_to(flat)
             else:
-                column[part.positions] = rows[key]
+                flat[...] = column.reshape(flat.shape)
     return batch
+
+
+def _is_whole(column: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a column can be a batch's as it is."""
+    return isinstance(column, np.ndarray) and column.flags.writeable and column.shape[: len(shape)] == shape
 
 
 def _answered(part: Part) -> Batch | None:

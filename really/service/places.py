@@ -15,6 +15,8 @@ from really.errors import InvalidFileError
 RING, PLACE, NUMBER = range(3)
 """Columns of an entry."""
 WHAT = "the places of a shard's rows"
+NO_ROW = -1
+"""The ring's row of a place that has none."""
 ENTRY = 24
 """Bytes of an entry in the file: three int64."""
 
@@ -34,7 +36,7 @@ class Places:
         self._file, self._has_file = file, file is not None and file.exists()
         self._table = np.zeros((1, 3), np.int64)
         self._looked_up: NDArray[np.int64] | None = None  # the table of which these are columns
-        self._starts = self._shifts = np.zeros(0, np.int64)
+        self._starts = self._shifts = self._ends = np.zeros(0, np.int64)
         if file is not None and self._has_file:
             self._read(file, num_put)
         elif num_put:
@@ -60,14 +62,17 @@ class Places:
         self._append(entry)
 
     def rings(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The ring's rows that have these places."""
+        """The ring's rows that have these places; `NO_ROW` for places of rows that were refused."""
         if self._looked_up is not self._table:
             self._starts, self._shifts = self._table[:, PLACE].copy(), self._table[:, RING] - self._table[:, PLACE]
+            self._ends = np.append(self._table[1:, RING], np.iinfo(np.int64).max)
             self._looked_up = self._table
         if len(self._starts) == 1:
             shifted: NDArray[np.int64] = places + self._shifts[0]
             return shifted
-        found: NDArray[np.int64] = places + self._shifts[np.searchsorted(self._starts, places, side="right") - 1]
+        at = np.searchsorted(self._starts, places, side="right") - 1
+        rows = places + self._shifts[at]
+        found: NDArray[np.int64] = np.where(rows < self._ends[at], rows, NO_ROW)
         return found
 
     def next_place(self, num_put: int) -> int:

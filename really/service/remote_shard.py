@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from really._ray.remote_rows import RemoteRows
 from really.data.frames import FrameColumn, keys_by_frames
 from really.data.schema import Spec
 from really.errors import ReallyError
+from really.replay.options import BufferOptions
 from really.replay.units import Batch
 from really.service.shard import num_rows_of
 from really.service.shard_actor import ShardActor
@@ -58,6 +60,7 @@ class RemoteShard:
         self._puts: deque[SentPut] = deque()
         self._events: list[Event] = []
         self.path = path
+        self._shares_frames = False
         self._start: tuple[Any, ...] | None = None
         self._started: Any = None
         self._probe: Any = None
@@ -77,6 +80,8 @@ class RemoteShard:
     def start(self, options: dict[str, Any], spec: Spec | None) -> Any:
         """Asks for the shard; returns Ray's reference of the answer, an error or what the shard has."""
         self._start = options, spec, self.path
+        made = BufferOptions.from_dict(options)
+        self._shares_frames = spec is not None and made.n_step == 1 and bool(made.plan(spec))
         return self._actor.start.remote(*self._start)
 
     def put(self, place: int, number: int, rows: Mapping[str, Any] | RemoteRows) -> None:
@@ -92,9 +97,18 @@ class RemoteShard:
             )
 
     def ask(self, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
-        """Asks for rows by places."""
-        answer = self._actor.take_at.remote(places)
-        return lambda: self._result(answer)
+        """Asks for rows by places; frames travel once."""
+        if not self._shares_frames or places.size == 0:
+            whole = self._actor.take_at.remote(places).future()  # rows come from now on, and not once they are wanted
+            return lambda: self._arrived(whole)
+        order = np.argsort(places, axis=None, kind="stable")
+        once = self._actor.do.remote("send_at", places.reshape(-1)[order]).future()
+
+        def received() -> Batch | None:
+            sent = self._arrived(once)
+            return None if sent is None else sent.received(order)
+
+        return received
 
     def send(self, method: str, *arguments: Any) -> Any:
         """Asks the shard to do something; returns Ray's reference of the answer."""
@@ -147,8 +161,17 @@ class RemoteShard:
         """The value of an answer; raises SilentShardError if it does not come, and the error that it is."""
         import ray
 
+        return self._checked(lambda: ray.get(answer, timeout=self._time_out if limit is None else limit))
+
+    def _arrived(self, answer: Future[Any]) -> Any:
+        """`_result` of an answer that is on its way."""
+        return self._checked(lambda: answer.result(self._time_out))
+
+    def _checked(self, wait: Callable[[], Any]) -> Any:
+        import ray
+
         try:
-            value = ray.get(answer, timeout=self._time_out if limit is None else limit)
+            value = wait()
         except (ray.exceptions.RayError, TimeoutError) as error:
             self._miss(error)
             raise SilentShardError from error

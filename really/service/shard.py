@@ -20,7 +20,8 @@ from really.replay.moments import Moment
 from really.replay.removed_rows import from_text, removed_rows, to_text
 from really.replay.units import Batch
 from really.service.ledger import NOWHERE
-from really.service.places import Places
+from really.service.places import NO_ROW, Places
+from really.service.wire import SentRows, sent_rows
 
 
 class Shard(ReplayBuffer):
@@ -99,6 +100,11 @@ class Shard(ReplayBuffer):
         except RingError as error:
             raise engine.translated(ring, error) from None
 
+    def send_at(self, places: NDArray[np.int64]) -> SentRows | None:
+        """The rows at these places [n], in ascending order, for another node; None if one is no longer held."""
+        ring = self._ring
+        return None if ring is None else sent_rows(ring, self._places.rings(places))
+
     def read_shared_at(self, place: int, num: int) -> dict[str, Any] | None:
         """`read_at` with a `FrameColumn` for each key that shares frames; the rows are of one run."""
         ring = self._ring
@@ -113,6 +119,8 @@ class Shard(ReplayBuffer):
         if ring is None or len(places) == 0:
             return None
         numbers = self._places.rings(places)
+        if (numbers == NO_ROW).any():
+            return None
         first, end = int(numbers[0]), int(numbers[-1]) + 1
         kinds = {key: (ring.dtypes[at], ring.shapes[at]) for at, key in enumerate(ring.names) if key in keys}
         found = {key: np.empty((end - first, *kinds[key][1]), kinds[key][0]) for key in keys}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, cast
 
 import numpy as np
@@ -206,6 +206,32 @@ class ShardedBuffer(ChangedShards):
         raise EmptyBufferError(
             "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
         )
+
+    def ask_sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Callable[[], Batch]:
+        """Draws what `sample` would, and returns what waits for its rows: several batches can be on their way.
+
+        Rows that shards are asked for before they are lost are drawn again.
+        """
+        if self._looks or self._spec is None:
+            batch = self.sample(n, replace=replace, beta=beta)
+            return lambda: batch
+        self.check_open("sample")
+        self.sampler.check(replace, beta)
+        shape = checked_shape(n)
+        self._check_batch("a batch", shape, self._held_spec("sample"))
+        with self._lock:
+            self._rows.settle(self._history)
+            numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
+            parts = asked(self._shards, *self._rows.ledger.find(numbers))
+
+        def answer() -> Batch:
+            batch = assembled(parts, shape, None)
+            if batch is None:
+                self._history.note_redraw()
+                return self.sample(n, replace=replace, beta=beta)
+            return batch | added
+
+        return answer
 
     def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""

@@ -135,6 +135,15 @@ def test_batches_ahead_and_tables_of_arrow_are_those_of_one_buffer() -> None:
     assert_same(one.sample(4), sharded.sample(4))
 
 
+def test_batches_asked_for_before_others_have_come_are_those_of_as_many_samples() -> None:
+    one, sharded = pair(3, alpha=0.6)
+    for buffer in (one, sharded):
+        buffer.put(rows(0, 50))
+    answers = [sharded.ask_sample((2, 8), beta=0.5) for _ in range(3)]
+    for answer in answers:
+        assert_same(one.sample((2, 8), beta=0.5), answer())
+
+
 def test_a_mixture_with_a_sharded_buffer_draws_as_one_with_a_plain_buffer() -> None:
     one, sharded = pair(3, alpha=0.6)
     mixtures = []

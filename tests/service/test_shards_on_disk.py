@@ -53,6 +53,17 @@ def test_places_are_those_of_a_plain_list_also_after_a_kill(
         assert [p for p in range(place + 2) if found.has(p, count)] == [p for _, p in held]
 
 
+def test_places_of_rows_that_a_shard_refused_give_no_rows_of_later_puts() -> None:
+    shard = Shard(100)
+    shard.put_at(0, 0, {"id": np.arange(10)})
+    shard.put_at(20, 20, {"id": np.arange(20, 40)})  # ten rows between were refused
+    assert shard.take_at(np.array([3, 12])) is None
+    assert shard.columns_at(np.array([3, 12]), ["id"]) is None
+    held = shard.take_at(np.array([[3, 25], [9, 20]]))
+    assert held is not None
+    assert held["id"].tolist() == [[3, 25], [9, 20]]
+
+
 @pytest.mark.parametrize("make", [rows, episodes, stacks])
 def test_a_buffer_goes_on_with_its_rows_in_order(tmp_path: Path, make: Any) -> None:
     options = {"n_step": 3, "gamma": 0.9} if make is episodes else {}
