@@ -6,13 +6,19 @@ Prints ratios of one run, and no more, since rows a second depend on the machine
   of the sampling thread, in turns;
 - how many of so many batches are those of one buffer, bit for bit: 1, 2 and 3 shards; uniform, prioritized, n steps,
   shared frames; uneven puts that wrap around;
-- with `--nodes`, on a Ray cluster of three nodes on this machine: how long a learner that works 20 ms waits for a batch
-  of 256 Atari rows of other nodes, and the bytes of a chunk's description that goes to the learner for each row.
+- with `--nodes`, on a Ray cluster of three nodes on this machine, so that the wire is this machine's memory:
+  - how long a learner that works 20 ms waits for a batch of 256 Atari rows of other nodes, of noise and of Pong;
+  - batches of (8, 256) of such rows, two ahead, against whole rows, and bytes a second against a plain TCP connection;
+  - rows a second of `collect` into shards against `collect` into one buffer, and the bytes of a row's description that
+    go to the learner;
+  - seconds from the loss of a shard to the next batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import statistics
 import sys
 import threading
@@ -22,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from really import ReplayBuffer, ShardedBuffer
+from really import ReplayBuffer, SampleManager, ShardedBuffer
 
 ROUNDS, CALLS = 15, 4
 SHAPE = (8, 256)
@@ -135,27 +141,137 @@ def equal_batches(num: int) -> tuple[int, int]:
     return equal, total
 
 
-def waits() -> dict[str, float]:
-    """Milliseconds that a learner waits for 256 Atari rows of other nodes, of which 4 batches are drawn ahead."""
+@contextlib.contextmanager
+def cluster() -> Iterator[list[str]]:
+    """The ids of two nodes beside that of the learner, which has no CPUs."""
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [made.add_node(num_cpus=1).node_id for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False)
     try:
-        with filled(ShardedBuffer(CAPACITY["atari"], shards=nodes, seed=0), "atari") as buffer:
-            found = []
-            with buffer.batches(256, prefetch=4) as batches:
-                for _ in range(WAITS):
-                    began = time.perf_counter()
-                    next(batches)
-                    found.append(1e3 * (time.perf_counter() - began))
-                    time.sleep(WORK)
-        return {"median": statistics.median(found[10:]), "99 %": float(np.percentile(found[10:], 99))}
+        yield nodes
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        made.shutdown()
+
+
+def pong(first: int, num: int) -> dict[str, np.ndarray]:
+    """Atari rows of frames as Pong has them: a plain field, a ball, a bat, and a score of many edges."""
+    frames, at = np.zeros((num + 4, 84, 84), np.uint8), np.arange(num + 4)
+    frames[:, 10:77] = 87
+    frames[at, (first + at) % 60 + 12, (first + 3 * at) % 80] = 255
+    for row in range(8):
+        frames[at, (first // 2 + at) % 60 + 10 + row % 8, 76] = 147
+    frames[:, :8] = np.random.default_rng(0).integers(0, 255, (8, 84), np.uint8)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0).transpose(0, 3, 1, 2)
+    return rows("atari", first, num) | {"state": stacks[:-1].copy(), "state_new": stacks[1:].copy()}
+
+
+def remote(nodes: list[str], of_pong: bool) -> ShardedBuffer:
+    """A full buffer of Atari rows whose shards are on these nodes."""
+    buffer = ShardedBuffer(CAPACITY["atari"], shards=nodes, seed=0)
+    for first in range(0, CAPACITY["atari"] * 11 // 10, 1000):
+        buffer.put(pong(first, 1000) if of_pong else rows("atari", first, 1000))
+    return buffer
+
+
+def waits(buffer: ShardedBuffer) -> dict[str, float]:
+    """Milliseconds that a learner waits for 256 rows of other nodes, of which 4 batches are drawn ahead."""
+    found = []
+    with buffer.batches(256, prefetch=4) as batches:
+        for _ in range(WAITS):
+            began = time.perf_counter()
+            next(batches)
+            found.append(1e3 * (time.perf_counter() - began))
+            time.sleep(WORK)
+    return {"median": statistics.median(found[10:]), "99 %": float(np.percentile(found[10:], 99))}
+
+
+def remote_rate(buffer: ShardedBuffer, frames_once: bool) -> float:
+    """Rows a second in batches of (8, 256), two ahead; whole rows, or each frame once."""
+    for shard in buffer._shards._remotes:  # the buffer has no option for what is never better
+        shard._shares_frames = frames_once
+    with buffer.batches(SHAPE, prefetch=2) as batches:
+        for _ in range(3):
+            next(batches)
+        began = time.perf_counter()
+        for _ in range(CALLS):
+            next(batches)
+    return CALLS * SHAPE[0] * SHAPE[1] / (time.perf_counter() - began)
+
+
+def frame_bytes() -> float:
+    """Bytes of the frames of a row of a batch of (8, 256), each frame once."""
+    drawn = np.random.default_rng(0).integers(0, CAPACITY["atari"], SHAPE[0] * SHAPE[1])
+    return len(np.unique(drawn[:, None] + np.arange(5))) * 84 * 84 / len(drawn)
+
+
+def tcp_bytes_per_second(nbytes: int = 1 << 28) -> float:
+    """Bytes a second over a connection of this machine with itself."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as one:
+        other, sent = server.accept()[0], np.ones(1 << 22, np.uint8)
+        sender = threading.Thread(target=lambda: [other.sendall(sent) for _ in range(nbytes >> 22)])
+        began, left, into = time.perf_counter(), nbytes, bytearray(1 << 22)
+        sender.start()
+        while left:
+            left -= one.recv_into(into, min(left, len(into)))
+        sender.join()
+        other.close()
+    return nbytes / (time.perf_counter() - began)
+
+
+def q_values(state: Any) -> dict[str, np.ndarray]:
+    """A model that costs nothing."""
+    return {"q_values": np.zeros((len(state), 2), np.float32)}
+
+
+def collecting(turns: int = 5, num: int = 8_000) -> float:
+    """Rows a second of `collect` into shards of the nodes / into one buffer, in turns: median."""
+    keys = ["state", "action", "reward", "state_new", "terminal"]
+    managers = [SampleManager(q_values, "CartPole-v1", 8, 1000, num_workers=2) for _ in range(2)]
+    for manager, shards in zip(managers, ("nodes", None), strict=True):
+        manager.initialize_buffer(50_000, keys, shards=shards)
+        manager.collect(num)
+    ratios = []
+    for turn in range(turns):
+        found = {}
+        for at in (0, 1) if turn % 2 else (1, 0):
+            began = time.perf_counter()
+            found[at] = managers[at].collect(num) / (time.perf_counter() - began)
+        ratios.append(found[0] / found[1])
+    for manager in managers:
+        manager.close()
+    return statistics.median(ratios)
+
+
+def seconds_after_a_loss(buffer: ShardedBuffer) -> float:
+    """Seconds from the end of a shard's process to the next batch."""
+    import ray
+
+    ray.kill(buffer._shards._remotes[0].actor)
+    began = time.perf_counter()
+    buffer.sample(256)
+    return time.perf_counter() - began
+
+
+def print_nodes() -> None:
+    """What needs a Ray cluster."""
+    with cluster() as nodes:
+        for name, of_pong in (("noise", False), ("Pong", True)):
+            with remote(nodes, of_pong) as buffer:
+                found = waits(buffer)
+                print(f"Wait for 256 Atari rows of {name}, ms: median {found['median']:.2f}, 99 % {found['99 %']:.2f}")
+                pairs = [(remote_rate(buffer, True), remote_rate(buffer, False)) for _ in range(ROUNDS // 3)]
+                ratio, rate = statistics.median(one / other for one, other in pairs), max(one for one, _ in pairs)
+                print(f"(8, 256) of {name}, each frame once / whole rows: {ratio:.2f}")
+                if not of_pong:
+                    sent = rate * frame_bytes() / tcp_bytes_per_second()
+                    print(f"  the same in bytes of frames a second / TCP: {sent:.2f}")
+                print(f"Seconds from the loss of a shard to the next batch: {seconds_after_a_loss(buffer):.2f}")
+            sys.stdout.flush()
+        print(f"Collecting into shards / into one buffer, rows a second: {collecting():.2f}")
 
 
 def description_bytes(num_rows: int = 1000) -> float:
@@ -182,7 +298,7 @@ def main() -> None:
     print(f"\n{equal:,} of {total:,} batches are those of one buffer, bit for bit.")
     print(f"{description_bytes():.2f} bytes a row of a chunk's description, of 1,000 rows.")
     if given.nodes:
-        print("Wait for 256 Atari rows of other nodes, ms:", waits())
+        print_nodes()
     if equal != total:
         sys.exit(1)
 
