@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from really.data.packed import Packed
 from really.service.assembly import Part, assembled
 from really.service.shard import Shard
-from really.service.wire import Packed
 
 
 def rows(first: int, num: int, noise: bool) -> dict[str, np.ndarray]:
