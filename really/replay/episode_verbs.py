@@ -43,9 +43,9 @@ class EpisodeRows:
             EmptyBufferError: there is no schema yet.
             InvalidValueError: a column is missing.
         """
+        self.check_open("episodes")
         ring = self._ring
         if ring is None:
-            self.check_open("episodes")
             raise refuse_empty("episodes")
         named = (agent,) if isinstance(agent, str) else agent
         columns = TrajectoryColumns.of(spec_of(ring), what="episodes", agent=named, checks_states=checks_states)

@@ -12,13 +12,13 @@ from really.replay._ring import Ring
 from really.replay.changes import RowChanges
 from really.replay.epochs import Epochs
 from really.replay.rows import Rows
+from really.service.contents import ToldShards
 from really.service.learner_rows import LearnerRows
-from really.service.stored import StoredShards
 
 Numbers = NDArray[np.int64]
 
 
-class ChangedShards(StoredShards, RowChanges):
+class ChangedShards(ToldShards, RowChanges):
     """What `ShardedBuffer` inherits: it writes columns of rows, removes rows, and has epochs."""
 
     @property

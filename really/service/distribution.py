@@ -17,7 +17,7 @@ from really.service.allotment import Allotment
 from really.service.history import History
 from really.service.ledger import NOWHERE, Ledger
 from really.service.numbering import Numbering
-from really.service.resuming import ledger_of
+from really.service.resuming import identity_of, ledger_of
 from really.service.shard import num_rows_of, piece_of
 from really.service.shards import Event, Found, Shards, ask_one
 
@@ -46,6 +46,7 @@ class Distribution:
         self._options, self.numbering = options, numbering
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
+        self._identity = ""
         self._goes_on, self.moved, self.num_changes = False, 0, 0
 
     def resume(self, found: Sequence[Found]) -> None:
@@ -61,7 +62,9 @@ class Distribution:
             )
         self._next[:] = [one.next_place for one in found]
         self.num_changes += 1
+        self._identity = identity_of(found, self.shards.names)
         ledger = ledger_of(found, self.shards.names)
+        self.shards.each("belong_to", [None if one.ledger == self._identity else (self._identity,) for one in found])
         if ledger is not None:
             self.ledger = ledger
             last_shard = ledger.last_shard
@@ -119,6 +122,7 @@ class Distribution:
         self.ledger.grow()
         self._next = np.append(self._next, event.start)
         ask_one(self.shards, event.shard, "forget", event.start, self.numbering.held()[1])
+        ask_one(self.shards, event.shard, "belong_to", self._identity)
 
     def put(self, rows: Mapping[str, Any] | RemoteRows) -> None:
         """Puts columns [n, ...] that fit the schema, or rows of runners, into the shard of their node.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,20 @@ import numpy as np
 from really.errors import InvalidFileError
 from really.service.ledger import LENGTH, NUMBER, SHARD, Ledger
 from really.service.shards import Found
+
+
+def identity_of(found: Sequence[Found], names: Sequence[str]) -> str:
+    """What distinguishes the buffer of these shards from all others: that of their folders, or a new one.
+
+    Raises InvalidFileError if they have rows of different buffers.
+    """
+    known = {one.ledger: name for one, name in zip(found, names, strict=True) if one.ledger and len(one.runs)}
+    if len(known) > 1:
+        raise InvalidFileError(
+            f"path: expected the shards of one buffer, got those of {len(known)}: "
+            f"{' and '.join(known.values())} are of different ones"
+        )
+    return next(iter(known), None) or uuid.uuid4().hex
 
 
 def ledger_of(found: Sequence[Found], names: Sequence[str]) -> Ledger | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import file_errors
 from really.data.frames import FrameColumn
+from really.errors import InvalidValueError
 from really.replay import engine
 from really.replay._ring import RingError
 from really.replay.buffer import ReplayBuffer
@@ -22,6 +23,9 @@ from really.replay.units import Batch
 from really.service.ledger import NOWHERE
 from really.service.places import NO_ROW, Places
 from really.service.wire import SentRows, sent_rows
+
+LEDGER = "ledger"
+"""The file that says which sharded buffer a shard's folder is of."""
 
 
 class Shard(ReplayBuffer):
@@ -37,10 +41,13 @@ class Shard(ReplayBuffer):
     """
 
     def __init__(self, capacity: int, *args: Any, path: Path | None = None, **options: Any) -> None:
+        self._home = path
         if path is None:
             super().__init__(capacity, *args, **options)
             self._places = Places()
             return
+        if schema.read(path.parent) is not None:
+            raise InvalidValueError(f"path: expected a folder for shards, got {path.parent}, which has a ReplayBuffer")
         with file_errors(path, "the folder of a shard"):
             path.mkdir(parents=True, exist_ok=True)
         stored = schema.read(path / "rows")
@@ -50,6 +57,24 @@ class Shard(ReplayBuffer):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def ledger(self) -> str | None:
+        """What distinguishes the sharded buffer that the folder is of from all others; None if it is of none yet."""
+        file = None if self._home is None else self._home / LEDGER
+        if file is None or not file.exists():
+            return None
+        with file_errors(file, "the buffer of a shard"):
+            return file.read_bytes().decode("ascii", "replace")
+
+    def belong_to(self, ledger: str) -> bool:
+        """Writes into the folder, if there is one, which sharded buffer it is of; returns True."""
+        if self._home is not None:
+            with file_errors(self._home / LEDGER, "the buffer of a shard"):
+                replacement = self._home / f"{LEDGER}.new"
+                replacement.write_text(ledger)
+                replacement.replace(self._home / LEDGER)
+        return True
 
     @property
     def next_place(self) -> int:

@@ -37,7 +37,6 @@ from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
-from really.service.shards import NOTHING
 
 UNCHECKED = 1 << 27
 """Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
@@ -290,27 +289,6 @@ class ShardedBuffer(ChangedShards):
         with self._rows.numbering.room_for(self.capacity), self._lock:
             self._rows.clear()
 
-    def memory(self) -> dict[str, float]:
-        """`held`: bytes that the rows of all shards take now; `naive`: bytes of all rows stored whole; `ratio`."""
-        shards = self._memory()
-        held_bytes = sum(shard["held"] for shard in shards)
-        naive = len(self) * (0 if self._spec is None else row_nbytes(self._spec))
-        return {"held": held_bytes, "naive": naive, "ratio": naive / held_bytes if held_bytes else 1.0}
-
-    def info(self) -> dict[str, Any]:
-        """What each shard has: its name, rows and bytes, and whether it is away; and how many rows were lost.
-
-        `lost` counts rows that were gone with their shard, and `refused` those that a shard on another node refused.
-        """
-        with self._lock:
-            self._rows.settle(self._history)
-            counts, away, memory = self._rows.ledger.counts, self._rows.ledger.away, self._memory()
-            shards = [
-                {"shard": name, "rows": int(rows), "bytes": part["held"], "away": bool(is_away)}
-                for name, rows, part, is_away in zip(self._shards.names, counts, memory, away, strict=True)
-            ]
-            return {"rows": len(self), "shards": shards, "moved": self._rows.moved, **self._history.counts}
-
     def open_reader(self, *, keeps: bool = False) -> ShardedReader:
         """Reads the rows that are held, oldest first; with `keeps`, a put that would drop one not yet read waits."""
         self.check_open("open_reader")
@@ -366,10 +344,6 @@ class ShardedBuffer(ChangedShards):
             self._unit.prepare(ring)
             self.sampler.restrict(self._unit.starts)
         return ring
-
-    def _memory(self) -> list[dict[str, float]]:
-        """`ReplayBuffer.memory` of each shard."""
-        return [one or NOTHING for one in self._shards.each("memory")]
 
     def _known_spec(self, what: str) -> Spec:
         if self._spec is None:

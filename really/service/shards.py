@@ -68,6 +68,7 @@ class Found:
         next_place: the place after the last row.
         room: for how many rows it has room; that of a folder is as it was made.
         removed: number and place of the rows that are removed, [n, 2] int64.
+        ledger: which sharded buffer the folder is of; None if of none yet.
     """
 
     spec: Spec | None
@@ -75,11 +76,12 @@ class Found:
     next_place: int
     room: int
     removed: NDArray[np.int64]
+    ledger: str | None
 
     @classmethod
     def of(cls, shard: Shard) -> Self:
         """What a shard has."""
-        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity, shard.removed)
+        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity, shard.removed, shard.ledger)
 
 
 class Shards(Protocol):

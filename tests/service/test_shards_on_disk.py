@@ -53,6 +53,25 @@ def test_places_are_those_of_a_plain_list_also_after_a_kill(
         assert [p for p in range(place + 2) if found.has(p, count)] == [p for _, p in held]
 
 
+def test_a_folder_of_another_buffer_is_refused_though_its_rows_would_fit(tmp_path: Path) -> None:
+    for name, first in (("one", 0), ("other", 1000)):
+        with sharded(tmp_path / name) as buffer:
+            buffer.put(rows(first, 60))
+    (tmp_path / "one" / "shard-001").rename(tmp_path / "kept")
+    (tmp_path / "other" / "shard-001").rename(tmp_path / "one" / "shard-001")
+    with pytest.raises(
+        InvalidFileError, match=r"of one buffer, got those of 2: shard .* and shard .* are of different"
+    ):
+        sharded(tmp_path / "one")
+    (tmp_path / "one" / "shard-001").rename(tmp_path / "away")
+    (tmp_path / "kept").rename(tmp_path / "one" / "shard-001")
+    with sharded(tmp_path / "one") as buffer:
+        assert buffer.take(np.arange(60))["id"].tolist() == list(range(60))
+    ReplayBuffer(60, path=tmp_path / "plain", spec={"id": np.int64}).close()
+    with pytest.raises(InvalidValueError, match=r"expected a folder for shards, got .*plain, which has a ReplayBuffer"):
+        sharded(tmp_path / "plain")
+
+
 def test_places_of_rows_that_a_shard_refused_give_no_rows_of_later_puts() -> None:
     shard = Shard(100)
     shard.put_at(0, 0, {"id": np.arange(10)})
@@ -169,6 +188,9 @@ def test_folders_of_another_buffer_are_refused(tmp_path: Path) -> None:
         sharded(tmp_path / "a", n_step=2, gamma=0.9)
     (tmp_path / "a" / "shard-001").rename(tmp_path / "kept")
     (tmp_path / "b" / "shard-000").rename(tmp_path / "a" / "shard-001")
+    with pytest.raises(InvalidFileError, match="path: expected the shards of one buffer, got those of 2"):
+        sharded(tmp_path / "a")
+    (tmp_path / "a" / "shard-001" / "ledger").unlink()
     with pytest.raises(InvalidFileError, match="path: expected the shards of one buffer, got rows of the same number"):
         sharded(tmp_path / "a")
     (tmp_path / "kept" / "places").unlink()
