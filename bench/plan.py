@@ -5,7 +5,8 @@ No measurement: it multiplies. What it multiplies is given as arguments, per hos
 - Memory: a shard has room for 1.5 times its share of the rows. Rows that share frames count with their frames once.
 - Collecting: rows stay on the host that made them, so a host's rate is its runners'; only the description of a chunk
   goes to the learner.
-- Sampling: of H hosts each has 1 / H of a batch, and what is not on the learner's host comes over its wire, whole rows.
+- Sampling: of H hosts each has 1 / H of a batch, and what is not on the learner's host comes over its wire,
+  each frame once.
 - The learner's process has for each row a byte (its number) and the bytes of its priority, and for each run of rows 32
   bytes (the ledger) and 24 (to find it). A run is a chunk of one runner. A draw is a binary search over the runs.
 """
@@ -129,7 +130,7 @@ def ends(plan: Plan, capacity: float = 1e10) -> str:
 
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "clusters.md"
-ATARI, SMALL = Rows(7_200, 56_500, 1_000, 2_600, 256), Rows(56, 56, 1_000, 2_600, 256)
+ATARI, SMALL = Rows(7_200, 35_400, 1_000, 2_600, 256), Rows(56, 56, 1_000, 2_600, 256)
 
 
 def plans_of(rows: Rows, rows_per_second: float, memory: float = 64e9, wire: float = 0.5e9) -> list[Plan]:
@@ -151,7 +152,7 @@ def written(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row-bytes", type=float, default=7_200, help="of a row in a shard; Atari: a frame a row")
-    parser.add_argument("--sent-bytes", type=float, default=56_500, help="of a row on the wire; Atari: two stacks")
+    parser.add_argument("--sent-bytes", type=float, default=35_400, help="of a row on the wire; Atari: five frames")
     parser.add_argument("--chunk", type=int, default=1_000, help="rows of a runner's chunk")
     parser.add_argument("--described", type=float, default=2_600, help="bytes of a chunk's description")
     parser.add_argument("--batch", type=int, default=256, help="rows of a batch")

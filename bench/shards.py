@@ -5,7 +5,7 @@ Prints ratios of one run, and no more, since rows a second depend on the machine
 - batches of (8, 256) from the share of the learner's own node, against the local buffer, while a thread puts: CPU time
   of the sampling thread, in turns;
 - how many of so many batches are those of one buffer, bit for bit: 1, 2 and 3 shards; uniform, prioritized, n steps,
-  shared frames; uneven puts that wrap around;
+  shared frames, sequences, by the values of a column; uneven puts that wrap around;
 - with `--nodes`, on a Ray cluster of three nodes on this machine, so that the wire is this machine's memory:
   - how long a learner that works 20 ms waits for a batch of 256 Atari rows of other nodes, of noise and of Pong;
   - batches of (8, 256) of such rows, two ahead, against whole rows, and bytes a second against a plain TCP connection;
@@ -116,6 +116,8 @@ def kinds() -> Iterator[tuple[str, dict[str, Any], Callable[[int, int], dict[str
     yield "priorities", {"alpha": 0.6}, plain
     yield "n steps", {"n_step": 3, "gamma": 0.9}, steps
     yield "frames", {}, stacks
+    yield "sequences", {"unit": ("sequences", {"length": 4, "pad": True})}, steps
+    yield "by task", {"sampler": ("stratified", {"column": "action"})}, plain
 
 
 def equal_batches(num: int) -> tuple[int, int]:
@@ -147,8 +149,9 @@ def cluster() -> Iterator[list[str]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [made.add_node(num_cpus=1).node_id for _ in range(2)]
+    store = {"object_store_memory": 1_500_000_000}  # room for whole rows, too
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store})
+    nodes = [made.add_node(num_cpus=1, **store).node_id for _ in range(2)]
     ray.init(address=made.address, log_to_driver=False)
     try:
         yield nodes
