@@ -697,6 +697,8 @@ cdef class Ring:
     def num_removed(self):
         """How many of the rows held are removed."""
         self.read_removals()
+        if not self.state.removed.any:
+            return 0
         acquire(self.lock)
         refresh_cursor(&self.state)
         cdef int64_t num = num_held(&self.state.rows) - num_left(&self.state)

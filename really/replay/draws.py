@@ -70,7 +70,8 @@ class Draws:
             numbers, added = self._drawn(filled, shape, beta, replace)
             batch = self.unit.take(filled, numbers)
             if batch is not None:
-                return batch | added
+                batch.update(added)
+                return batch
         raise EmptyBufferError(
             "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
         )

@@ -178,6 +178,7 @@ class PrioritizedSampler(Sampler):
         self.alpha, self.eps = alpha, eps
         self.starts: Trajectories | None = None
         self._num_changes = 0  # of the ring when the priorities of removed rows were set to 0
+        self._caught_up = -1  # number of the row to come when all rows before it had priorities
 
     def options(self) -> dict[str, Any]:
         """`alpha` and `eps`."""
@@ -196,7 +197,7 @@ class PrioritizedSampler(Sampler):
 
     def restrict(self, starts: Trajectories | None) -> None:
         """Keeps the priorities of rows that are no starts at 0."""
-        self.starts = starts
+        self.starts, self._caught_up = starts, -1
 
     def check_spec(self, spec: Iterable[str]) -> None:
         """Refuses columns named `index` or `weight`."""
@@ -215,7 +216,9 @@ class PrioritizedSampler(Sampler):
 
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers and their importance weights (`Priorities.sample`)."""
-        oldest, newest = self._catch_up(ring)
+        oldest, newest = ring.held_rows()
+        if newest != self._caught_up or ring.num_changes != self._num_changes or self.starts is not None:
+            oldest, newest = self._catch_up(ring)
         if self.starts is not None:
             self.starts.refuse_none()
         exponent = BETA if beta is None else beta
@@ -260,6 +263,7 @@ class PrioritizedSampler(Sampler):
 
     def load_priorities(self, state: Mapping[str, Any]) -> None:
         """Sets all priorities, and the generator that draws by them."""
+        self._caught_up = -1
         self.priorities.load_state_dict(state)
 
     def reset_after_fork(self) -> None:
@@ -284,6 +288,7 @@ class PrioritizedSampler(Sampler):
                     starts, others = self.starts.changes(first, newest)
                     self.priorities.set_drawable(others, False)
                     self.priorities.set_drawable(starts, True)
+                self._caught_up = newest
         return oldest, newest
 
 
