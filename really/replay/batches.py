@@ -69,8 +69,7 @@ class BatchSource:
         self._convert = tensors.converter(as_)
         self._known = False
         self._beta = checked_beta(beta, buffer.sampler, replace)
-        # A rate limiter may wait for rows, and meanwhile no batch would come that was asked for.
-        self.asks_ahead = isinstance(buffer, AskedAhead) and before is None
+        self.asks_ahead = isinstance(buffer, AskedAhead)
         # Of the batches that are drawn and not taken yet, oldest first: the generator's states before and after each.
         self.ahead: collections.deque[tuple[State, State]] = collections.deque()
         self.drawing = threading.Lock()
@@ -86,15 +85,22 @@ class BatchSource:
         asked = self.ask(cancelled)
         return None if asked is None else asked()
 
-    def ask(self, cancelled: Cancelled) -> Asked | None:
-        """Draws the next batch, and returns what waits for its rows; None if it was cancelled while it waited.
+    def ask(self, cancelled: Cancelled, waits: bool = True) -> Asked | None:
+        """Draws the next batch, and returns what waits for its rows, which are on their way from then on.
 
-        Rows of other nodes are on their way from then on.
+        Returns None if it was cancelled while it waited for a rate limiter, or, without `waits`, if it had to wait.
         """
+        must_wait = False
+
+        def stops() -> bool:
+            nonlocal must_wait
+            must_wait = True
+            return not waits or cancelled()
+
         try:
             if self._before is not None:
-                self._before(self._rows, cancelled)
-            return None if cancelled() else self._asked()
+                self._before(self._rows, stops)
+            return None if cancelled() or (must_wait and not waits) else self._asked()
         except BaseException as error:  # the thread that takes the batch raises it again
             failed = Drawn({}, {}, {}, error=error)
             return lambda: failed
@@ -191,12 +197,13 @@ class PrefetchThread:
         return drawn.error is None
 
     def _ask_all(self, asked: collections.deque[Asked]) -> bool:
-        """Asks for the next batch, or for as many as may be drawn ahead; returns False after the end."""
+        """Asks for the next batch, or for as many as may be drawn ahead and need not wait; False after the end."""
         while not asked or (self._source.asks_ahead and not self._slots.empty()):
             self._slots.get()
-            one = None if self._stopping else self._source.ask(self._must_stop)
+            one = None if self._stopping else self._source.ask(self._must_stop, waits=not asked)
             if one is None:
-                return False
+                self._slots.put(None)
+                return bool(asked) and not self._stopping
             asked.append(one)
         return True
 

@@ -17,6 +17,8 @@ from really import (
     NotEnoughMemoryError,
     ReplayBuffer,
 )
+from really.collectors.rate_limiter import RateLimiter
+from really.replay.batches import Batches
 from really.service import ShardedBuffer
 from really.service.allotment import Allotment
 
@@ -142,6 +144,21 @@ def test_batches_asked_for_before_others_have_come_are_those_of_as_many_samples(
     answers = [sharded.ask_sample((2, 8), beta=0.5) for _ in range(3)]
     for answer in answers:
         assert_same(one.sample((2, 8), beta=0.5), answer())
+
+
+def test_batches_that_are_asked_for_are_handed_out_while_the_next_one_waits_for_rows() -> None:
+    one, sharded = pair(3)
+    for buffer in (one, sharded):
+        buffer.put(rows(0, 50))
+    limiter = RateLimiter(1.0, min_rows=4, error_buffer=4)
+    limiter.insert(8)
+    with Batches(sharded, 4, prefetch=3, before=limiter.sample) as batches:
+        for _ in range(2):
+            assert_same(one.sample(4), next(batches))
+        assert limiter.sampled == 8
+        limiter.insert(4)
+        assert_same(one.sample(4), next(batches))
+    np.testing.assert_equal(sharded.state_dict(), one.state_dict())
 
 
 def test_a_mixture_with_a_sharded_buffer_draws_as_one_with_a_plain_buffer() -> None:
