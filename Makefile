@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results ablations comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results ablations reach comparison clean
 
 setup: $(BUILT)
 
@@ -66,6 +66,7 @@ test-learning: setup
 ECOSYSTEM := minigrid highway-env gymnasium-robotics pettingzoo 'mujoco<3.6' 'envpool>=1.2.5'
 test-ecosystem: .venv-ecosystem/.installed
 	.venv-ecosystem/bin/python -m tests.ecosystem.report
+	.venv-ecosystem/bin/python -m pytest tests/learners/test_ablations.py -k fetch_reach
 
 .venv-ecosystem/.installed: pyproject.toml
 	test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
@@ -179,6 +180,12 @@ ablations: setup
 	for pair in $(ABLATIONS); do for seed in $(SEEDS); do for option in "" "--no-$${pair#*:}"; do \
 		$(BIN)/python examples/$${pair%:*}.py --seed $$seed $$option || exit 1; done; done; done
 	$(BIN)/python examples/report.py --figure docs/ablations.png $(foreach pair,$(ABLATIONS),runs/$(firstword $(subst :, ,$(pair)))_*)
+
+# Hindsight moves the hand of a robot, in the environment that has gymnasium-robotics: rows and figure as for ablations.
+reach: .venv-ecosystem/.installed
+	for seed in $(SEEDS); do for option in "" --no-hindsight; do \
+		.venv-ecosystem/bin/python examples/fetch_reach.py --seed $$seed $$option || exit 1; done; done
+	.venv-ecosystem/bin/python examples/report.py --figure docs/reach.png runs/fetch_reach*
 
 report: setup
 	$(BIN)/python examples/report.py runs

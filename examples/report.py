@@ -145,7 +145,8 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for example, runs in found.items():
         panels_of[example.partition(WITHOUT)[0]].append((example, runs))
     rows, columns = -(-len(panels_of) // 2), min(2, len(panels_of))
-    figure = Figure(figsize=(4.8 * columns, 0.9 + 2.8 * rows), dpi=150, layout="constrained", facecolor="white")
+    size = max(4.8 * columns, 7.2), 0.9 + 2.8 * rows  # the legend needs a width of 7.2
+    figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (panel, (script, variants)) in enumerate(zip(panels, panels_of.items(), strict=False)):
         for more, (example, runs) in enumerate(variants):

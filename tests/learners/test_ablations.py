@@ -1,4 +1,4 @@
-"""Examples of hindsight, memory and prior data: their tasks, short runs of both variants, and what seeds learn."""
+"""Examples of hindsight and memory: their tasks, short runs of both variants, and what seeds learn."""
 
 from __future__ import annotations
 
@@ -51,13 +51,18 @@ def test_the_sign_of_the_maze_is_seen_at_the_first_step_alone(example: Any) -> N
 SHORT = {
     "bit_flipping": {"total_steps": 240, "updates_a_call": 2, "batch_size": 8, "test_episodes": 3},
     "t_maze": {"total_steps": 320, "updates_a_call": 1, "batch_size": 4, "length": 5, "learn": 4, "burn_in": 2},
+    "fetch_reach": {"total_steps": 200, "updates_a_call": 1, "batch_size": 8, "learning_starts": 200},
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("bit_flipping", "hindsight"), ("t_maze", "memory"), ("t_maze", "")], ids=str
+    ("name", "option"),
+    [("bit_flipping", "hindsight"), ("t_maze", "memory"), ("t_maze", ""), ("fetch_reach", "hindsight")],
+    ids=str,
 )
 def test_a_short_run_writes_its_result(name: str, option: str, example: Any, tmp_path: Path) -> None:
+    if name == "fetch_reach":
+        pytest.importorskip("gymnasium_robotics", reason="make test-ecosystem has it")
     module = example(name)
     without = {} if option else {"memory": False}
     settings = SHORT[name] | {"test_episodes": 3, "steps_a_test": SHORT[name]["total_steps"], "out": str(tmp_path)}
@@ -81,11 +86,14 @@ def test_a_short_run_writes_its_result(name: str, option: str, example: Any, tmp
         ("bit_flipping.py --no-hindsight", 0, 0.02),
         ("t_maze.py", 0.95, 1),
         ("t_maze.py --no-memory", 0.4, 0.6),
+        ("fetch_reach.py", 0.95, 1),
     ],
 )
 def test_every_seed_succeeds_as_often_as_its_variant_can(
     name: str, least: float, most: float, seed: int, tmp_path: Path
 ) -> None:
     script, *options = name.split()
+    if script == "fetch_reach.py":
+        pytest.importorskip("gymnasium_robotics", reason="make test-ecosystem has it")
     result, _ = run_example(script, seed, tmp_path, *options)
     assert least <= result["success"] <= most
