@@ -6,6 +6,7 @@ cdef extern from "memory.h" nogil:
     enum:
         REALLY_CACHE_LINE
         REALLY_HUGE_PAGE
+        REALLY_COMPARE_CHUNK
     void* really_pages_reserve(size_t nbytes) noexcept
     void really_pages_release(void* pages, size_t nbytes) noexcept
     void really_pages_discard(void* pages, size_t nbytes) noexcept
@@ -18,6 +19,7 @@ cdef extern from "memory.h" nogil:
     void really_copy_short(char* to, const char* source, size_t nbytes) noexcept
     void really_prefetch_l1(const void* address) noexcept
     void really_prefetch_l2(const void* address) noexcept
+    void really_prefetch_compared(const char* source, size_t at) noexcept
     bint really_equal(const char* one, const char* other, size_t nbytes) noexcept
     bint really_stack_continues(
         const char* before, const char* row, const char* after, size_t nbytes, size_t by

@@ -223,21 +223,28 @@ cdef inline bint append_frames(FrameStore* store, const char* frames, int64_t nu
     Returns False if there is no memory.
     """
     cdef int64_t piece, size = <int64_t>1 << store.shift
-    cdef char* slot
     while num > 0:
-        piece = size - (store.next & (size - 1))
-        if piece == size or not store.streams:
-            end_stream(store)
-            slot = next_frame_slot(store)
-            if slot == NULL:
-                return False
-            really_stream_begin(&store.stream, slot)
-            store.streams = True
-        piece = min(num, piece)
+        if not begin_frame(store):
+            return False
+        piece = min(num, size - (store.next & (size - 1)))
         really_stream_append(&store.stream, frames, piece * store.nbytes, AHEAD)
         store.next += piece
         frames += piece * store.nbytes
         num -= piece
+    return True
+
+
+cdef inline bint begin_frame(FrameStore* store) noexcept nogil:
+    """Makes the stream lead to the next frame, as `append_frames` does. Returns False if there is no memory."""
+    cdef char* slot
+    if store.streams and (store.next & ((<int64_t>1 << store.shift) - 1)) != 0:
+        return True
+    end_stream(store)
+    slot = next_frame_slot(store)
+    if slot == NULL:
+        return False
+    really_stream_begin(&store.stream, slot)
+    store.streams = True
     return True
 
 

@@ -6,11 +6,13 @@ last two distances between rows of a trajectory, then any trajectory that is ope
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from frame_store cimport (
+    AHEAD,
     FrameStore,
     append_frames,
+    begin_frame,
     end_stream,
     frame_at,
     free_store,
@@ -42,10 +44,13 @@ from share_rate cimport (
     sample_hash,
 )
 from memory cimport (
+    REALLY_COMPARE_CHUNK,
     really_aligned_free,
     really_equal,
+    really_prefetch_compared,
     really_prefetch_l1,
     really_stack_continues,
+    really_stream_append,
     really_stream_fence,
 )
 
@@ -270,9 +275,12 @@ cdef inline bint store_row(
         probe_row(sharing, columns, row)
     if data == NULL or pauses or not match_fast_path(sharing, columns, row, numbers):
         locate_stacks(sharing, columns, row, stacks)
-        if not store_first_column(sharing, &stacks[0], numbers[0]):
-            return False
-        if last == 1 and not store_second_column(sharing, stacks, numbers[0], numbers[1]):
+        if data != NULL and pauses and last == 1 and sharing.outer == 1:
+            if not store_alone(sharing, stacks, numbers):
+                return False
+        elif not store_first_column(sharing, &stacks[0], numbers[0]) or (
+            last == 1 and not store_second_column(sharing, stacks, numbers[0], numbers[1])
+        ):
             return False
         tail.stack = stacks[last]
     elif sharing.in_place:
@@ -428,6 +436,58 @@ cdef inline TrajectoryTail* next_tail(Sharing* sharing) noexcept nogil:
     tail.is_open = False
     hash[0] = 0
     return tail
+
+
+cdef inline bint store_alone(Sharing* sharing, const Stack* stacks, int64_t[MAX_STACK]* numbers) noexcept nogil:
+    """Finds or stores the frames of a row that is compared with itself alone, both of whose stacks are contiguous.
+
+    Compares the second stack with the first while that is copied: both are read from memory at the same time.
+    """
+    cdef Py_ssize_t nbytes = sharing.store.nbytes
+    cdef bint shifted = True
+    cdef int j, newest = sharing.stack - 1
+    sharing.num_unmatched += 1
+    for j in range(sharing.stack):
+        if j > 0 and really_equal(stacks[0].frames[j], stacks[0].frames[j - 1], nbytes):
+            numbers[0][j] = numbers[0][j - 1]
+            shifted = shifted and really_equal(stacks[1].frames[j - 1], stacks[0].frames[j], nbytes)
+            continue
+        numbers[0][j] = sharing.store.next
+        if not store_compared(
+            &sharing.store, stacks[0].frames[j], stacks[1].frames[j - 1] if j > 0 and shifted else NULL, &shifted
+        ):
+            return False
+    if not shifted:
+        return store_second_column(sharing, stacks, numbers[0], numbers[1])
+    for j in range(newest):
+        numbers[1][j] = numbers[0][j + 1]
+    if really_equal(stacks[1].frames[newest], stacks[0].frames[newest], nbytes):
+        numbers[1][newest] = numbers[0][newest]
+    else:
+        numbers[1][newest] = store_frame(&sharing.store, stacks[1].frames[newest], True)
+    return numbers[1][newest] >= 0
+
+
+cdef inline bint store_compared(
+    FrameStore* store, const char* frame, const char* other, bint* equal
+) noexcept nogil:
+    """Appends a frame, and sets `equal` to whether `other`, unless it is NULL, has the same bytes.
+
+    Returns False if there is no memory.
+    """
+    cdef Py_ssize_t piece, at = 0
+    if other == NULL:
+        return append_frames(store, frame, 1)
+    if not begin_frame(store):
+        return False
+    while at < store.nbytes:
+        piece = min(store.nbytes - at, <Py_ssize_t>REALLY_COMPARE_CHUNK)
+        really_prefetch_compared(other, at)
+        really_stream_append(&store.stream, frame + at, piece, AHEAD)
+        equal[0] = equal[0] and memcmp(other + at, frame + at, piece) == 0
+        at += piece
+    store.next += 1
+    return True
 
 
 cdef inline bint store_first_column(Sharing* sharing, const Stack* stack, int64_t* numbers) noexcept nogil:

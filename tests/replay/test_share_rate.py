@@ -135,3 +135,29 @@ def test_observations_that_do_not_change_share_after_rows_that_do() -> None:
         for piece in pieces(rows, [500]):
             buffer.put(piece)
     assert frames_a_row(buffer) < 1.01
+
+
+@pytest.mark.parametrize("size", [16, 41])  # frames of whole cache lines, and of parts
+def test_rows_that_share_frames_with_themselves_alone_are_exact(size: int) -> None:
+    """Shuffled rows: stacks with a frame twice, next stacks that differ in a last byte, repeat or are unrelated."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2103, size, size), np.uint8)
+    stacks = np.moveaxis(np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0), 3, 1)[rng.permutation(2100)]
+    state, after = (
+        stacks.copy(),
+        np.concatenate([stacks[:, 1:], rng.integers(0, 256, (2100, 1, size, size), np.uint8)], axis=1),
+    )
+    state[::7, 1] = state[::7, 0]
+    after[::7, 0] = state[::7, 1]
+    after[1::7, 2, -1, -1] ^= 1
+    after[2::7, 3] = after[2::7, 2]
+    after[3::7] = rng.integers(0, 256, after[3::7].shape, np.uint8)
+    after[4::7] = state[4::7]
+    state[5::7] = after[5::7] = state[5::7, :1]
+    rows = {"row": np.arange(2100), "state": state, "state_new": after}
+    buffer = ReplayBuffer(2100)
+    for piece in pieces(rows, [500]):
+        buffer.put(piece)
+    assert_equal_rows(buffer.take(np.arange(2100)), rows)
+    # Of seven rows: 4, 6, 4, 8, 4 and 1 new frames, and 5 for the last one.
+    assert frames_a_row(buffer) < 1.001 * (4 + 6 + 4 + 8 + 4 + 1 + 5) / 7
