@@ -112,6 +112,7 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         model_name: str | None = None,
         greedy: bool = True,
         seed: int | None = None,
+        device: Any = None,
     ) -> Agent:
         """The agent of a saved model, which needs no manager, environment or Ray.
 
@@ -124,13 +125,15 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
             greedy: whether `act` takes the best action, or samples as runners do, with the epsilon and the temperature
                 of the moment of saving.
             seed: of the sampling.
+            device: of PyTorch or JAX, on which the model is to be.
 
         Raises:
-            InvalidValueError: there is no saved model; `model` is needed; or an older version saved it.
+            InvalidValueError: there is no saved model; `model` is needed; an older version saved it; or there is no
+                such device.
             InvalidFileError: it is damaged.
             ModelError: it is of another model than this one, or Keras cannot make it.
         """
-        agent: Agent = load_agent(cls, path, model, model_kwargs, model_name, greedy, seed)
+        agent: Agent = load_agent(cls, path, model, model_kwargs, model_name, greedy, seed, device)
         return agent
 
     @property
@@ -379,4 +382,4 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         """A model of the same kind that shares no variable with this one: a new one if it can be made, else a copy."""
         new = self.model if make_model is None else make_model()
         same = shared_variables(new, self.model) or not self.state.is_like(state_of(new))
-        return self.framework.copy(self.model) if same else new
+        return self.framework.copy(self.model) if same else self.framework.beside(new, self.model)

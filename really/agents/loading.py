@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from really._utils.input_files import reading
 from really._utils.packages import needed
+from really.agents.frameworks.choice import framework_of
 from really.agents.models import build_model
 from really.checkpoints import saved_models
 from really.data.masks import ActionMasks
@@ -81,6 +82,7 @@ def load_agent(
     model_name: str | None,
     greedy: bool,
     seed: int | None,
+    device: Any,
 ) -> Any:
     """The agent of a saved model, made by a subclass of Agent; arguments and errors are those of `Agent.load`."""
     folder = saved_models.newest_checkpoint(path, model_name)
@@ -99,6 +101,8 @@ def load_agent(
     else:
         built = build_model(model, model_kwargs, None, saved.observation_space)
     epoch = saved_models.load_model(built, folder)
+    if device is not None:
+        built = framework_of(built).placed(built, device)
     agent = make_agent(
         built,
         saved.observation_space,

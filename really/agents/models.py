@@ -34,6 +34,7 @@ def build_model(
     input_shape: Any,
     observation_space: spaces.Space[Any],
     weights: Sequence[NDArray[Any]] | None = None,
+    device: Any = None,
 ) -> Any:
     """Builds a model and creates its weights.
 
@@ -45,16 +46,19 @@ def build_model(
             a call.
         observation_space: of the environment.
         weights: the weights to set; None keeps the initial ones.
+        device: of PyTorch or JAX, to which the weights are moved; None leaves them where the model made them.
 
     Raises:
         InvalidTypeError: the class or function does not take these kwargs.
-        InvalidValueError: kwargs are given with a model instance, a shape is given with a Dict or Tuple space, or
-            `input_shape` is not a shape.
+        InvalidValueError: kwargs are given with a model instance, a shape is given with a Dict or Tuple space,
+            `input_shape` is not a shape, or the framework has no such device.
         ModelError: making or calling the model raised, its output is not a dict, the weights do not fit, or a layer
             has a state that does not travel with the weights.
     """
     made = _instance(model, dict(model_kwargs or {}))
-    return _built(framework_of(made), made, input_shape, observation_space, weights)
+    framework = framework_of(made)
+    built = _built(framework, made, input_shape, observation_space, weights)
+    return built if device is None else framework.placed(built, device)
 
 
 def _built(

@@ -85,7 +85,6 @@ ELSEWHERE = {
     "clip_range": "PPOLearner",
     "target_update_interval": "DQNLearner(target_every=), which counts updates and not steps",
     "train_freq": "the loop, which is yours: rows of a call and updates after it",
-    "device": "the framework's own way to choose a device",
     "verbose": "get_data(do_print=True)",
     "tensorboard_log": "manager.initialize_aggregator(path, tensorboard=True)",
 }

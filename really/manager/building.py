@@ -126,7 +126,7 @@ class Builder:
 
         given, spaces = self._settings, (self.probe.observation_space, self.probe.action_space)
         make_model = functools.partial(
-            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0]
+            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0], device=given["device"]
         )
         with seeded_initialisers(self.seed(MODEL_STREAM) if given["seed"] is not None else None):
             model = make_model(weights=given["weights"])

@@ -94,6 +94,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         reward_shape: shape of one reward, such as (2,) for two objectives: the column `reward` is then `[n, 2]`. By
             default a reward is one number, and `monte_carlo`, `advantage`, `normalize_rewards`, `n_step`, hindsight and
             the learners take only that. Returns of episodes add all numbers up; `test` gives the sum of each.
+        device: where the learner's model is, as "cuda:0": of PyTorch or JAX. Runners act on the CPU all the same.
         others: none; an unknown name is an InvalidTypeError that names the argument it may be.
 
     Attributes:
@@ -148,6 +149,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         reward_clip: float | tuple[float, float] | None = None,
         action_masks: bool = True,
         reward_shape: Sequence[int] | int = (),
+        device: Any = None,
         **others: Any,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
@@ -209,8 +211,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
     def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over batches of `sample(n)`, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
-        During background collection the rate limiter counts a batch when it is drawn. Options: `as_`, `replace`, and
-        `beta` of prioritized replay.
+        During background collection the rate limiter counts a batch when it is drawn. Options: `as_`, `replace`,
+        `device` and `pin_memory`, and `beta` of prioritized replay.
         """
         return Batches(self._buffer(), n, prefetch, before=self._before_sample, **options)
 

@@ -104,6 +104,11 @@ class OutputForms:
         """Raises ModelError if the model's output of this name cannot be used."""
         if name in self.refused:
             raise ModelError(self.refused[name])
+        if name not in self.shapes:
+            raise ModelError(
+                f"model output {name!r}: expected one that the policy or the values need ({listed(self.shapes)}), got "
+                f"another one; call the model itself for it"
+            )
 
     def leading(self, name: str, rows: int) -> int:
         """Size of the first axis of an output for `rows` states."""

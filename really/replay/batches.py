@@ -18,7 +18,7 @@ import numpy as np
 
 from really._utils.checks import checked_integer
 from really._utils.forks import ForkGroup, Order
-from really.replay import tensors
+from really.replay import devices, tensors
 from really.replay.arguments import checked_size
 from really.replay.rows import AskedAhead, Sampled
 from really.replay.samplers import Beta, checked_beta
@@ -37,7 +37,7 @@ LAST_DRAW = 5.0
 class Drawn:
     """A batch with its count and the generator's states before and after it; or the error of the draw."""
 
-    batch: tensors.Tensors
+    batch: Any
     before: State
     after: State
     num_drawn: int = 0
@@ -60,13 +60,14 @@ class BatchSource:
         before: BeforeSample | None,
         beta: Beta | None,
         draws_ahead: bool,
+        placement: devices.Placement,
     ) -> None:
         num, num_batches = checked_size(n)
         self.buffer = buffer
         self._n, self._rows = n, num * max(num_batches, 1)
         self._as, self._replace, self._before = as_, replace, before
         self._draws_ahead = draws_ahead
-        self._convert = tensors.converter(as_)
+        self.placement = placement
         self._known = False
         self._beta = checked_beta(beta, buffer.sampler, replace)
         self.asks_ahead = isinstance(buffer, AskedAhead)
@@ -117,7 +118,7 @@ class BatchSource:
             try:
                 batch = answer()
                 self._check_dtypes()
-                return Drawn(tensors.convert(self._convert, batch), before, after, number + 1)
+                return Drawn(self.placement.placed(batch), before, after, number + 1)
             except BaseException as error:
                 return Drawn({}, {}, {}, error=error)
 
@@ -230,12 +231,17 @@ class Batches:
         as_: `numpy`, or `tf`, `torch` or `jax` for tensors (`tensors.converter`) that share the batch's memory.
         replace: False to draw no row twice within a batch.
         before: called before each draw; it may wait.
+        device: with `torch` or `jax`, the device to which batches are copied, as "cuda:0"; the thread that draws copies
+            them, beside the learner's work. None leaves them in the machine's memory.
+        pin_memory: True copies through memory that stays in place, of PyTorch's pool, so that a copy does not wait. JAX
+            does so by itself. With `torch` and no device the tensors are in such memory.
         beta: importance-sampling exponent of a prioritized buffer (`ReplayBuffer.sample`), or a function from the
             batch number to it: 0 for the first batch that comes out, 1 for the second, and so on. The thread that draws
             calls the function. Priorities that are updated after a batch is drawn do not affect it.
 
     Raises:
-        InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be such a tensor.
+        InvalidValueError, InvalidTypeError: an argument cannot be used, a column cannot be such a tensor, or the
+            library sees no such device.
         ImportError: the library is not installed.
     """
 
@@ -249,9 +255,12 @@ class Batches:
         replace: bool = True,
         before: BeforeSample | None = None,
         beta: Beta | None = None,
+        device: Any = None,
+        pin_memory: bool = False,
     ) -> None:
         self._prefetch = checked_integer("prefetch", prefetch, 0)
-        self._source = BatchSource(buffer, n, as_, replace, before, beta, draws_ahead=self._prefetch > 0)
+        placement = devices.placement(as_, device, pin_memory)
+        self._source = BatchSource(buffer, n, as_, replace, before, beta, self._prefetch > 0, placement)
         self._closed = False
         self._position: State = {}  # the generator's state after the last batch taken
         self._num_drawn = 0  # batches taken
@@ -277,7 +286,7 @@ class Batches:
         with contextlib.suppress(IndexError):  # a fork or `close` may have dropped them
             self._source.ahead.popleft()
         self._position, self._num_drawn = drawn.after, drawn.num_drawn
-        return drawn.batch
+        return self._source.placement.received(drawn.batch)
 
     def position_of(self, buffer: Sampled) -> State | None:
         """The generator's state after the last batch taken; None unless this alone has drawn ahead from `buffer`."""

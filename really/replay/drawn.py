@@ -69,7 +69,7 @@ class DrawnRows(Sampled):
     def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
         """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
 
-        Options: `as_`, `replace`, and `beta` of prioritized replay.
+        Options: `as_`, `replace`, `device` and `pin_memory`, and `beta` of prioritized replay.
         """
         return Batches(self, n, prefetch, **options)
 

@@ -72,14 +72,15 @@ def _jax() -> Converter:
         import jax
 
     def to_jax(key: str, column: NDArray[Any]) -> Any:
-        kind = jax.dtypes.canonicalize_dtype(column.dtype)
-        return jax.dlpack.from_dlpack(column if kind == column.dtype else _narrowed(key, column, kind))
+        return jax.dlpack.from_dlpack(narrowed(key, column, jax.dtypes.canonicalize_dtype(column.dtype)))
 
     return to_jax
 
 
-def _narrowed(key: str, column: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """A copy of half the width, as JAX itself makes; but raises InvalidValueError if an integer does not fit."""
+def narrowed(key: str, column: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """The column in JAX's dtype for it: itself, or a copy of half the width; InvalidValueError if it does not fit."""
+    if dtype == column.dtype:
+        return column
     narrow = column.astype(dtype)
     if narrow.dtype.kind in "iu" and not np.array_equal(narrow, column):
         raise InvalidValueError(

@@ -20,7 +20,7 @@ BARE: dict[str, Any] = {
     **dict.fromkeys(
         ("action_sampling_type", "model_kwargs", "weights", "env_config", "num_episodes", "num_steps"),
     ),
-    **dict.fromkeys(("remote_min_returns", "remote_time_out", "max_staleness", "seed", "num_workers")),
+    **dict.fromkeys(("remote_min_returns", "remote_time_out", "max_staleness", "seed", "num_workers", "device")),
     "num_parallel": 30,
     "total_steps": 100,
     "returns": (),

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.devices import jax_device
 from really.agents.frameworks.eager import EagerNetwork, as_arrays
 from really.agents.frameworks.exporting import Trial, export_as_python
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
@@ -111,6 +112,17 @@ class Jax:
         return cloudpickle.loads(self.pickled(model))
 
     def pickled(self, model: Any) -> bytes:
+    def placed(self, model: Any, device: Any) -> Any:
+        """The model with its parameters on the device; a module of flax itself, whose arrays are replaced."""
+        model.parameters = jax.device_put(model.parameters, jax_device(device))
+        return model
+
+    def beside(self, model: Any, other: Any) -> Any:
+        """The model, with its parameters where those of another one were put; JAX chooses if nobody did."""
+        leaves = jax.tree_util.tree_leaves(other.parameters)
+        put = next((leaf for leaf in leaves if getattr(leaf, "committed", False)), None)
+        return model if put is None else self.placed(model, put.sharding)
+
         """The model as a pickle."""
         try:
             return bytes(cloudpickle.dumps(model))

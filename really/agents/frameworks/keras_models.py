@@ -9,6 +9,8 @@ import keras
 
 from really.policies.keras_state import KerasState
 
+KERAS_CHOOSES = "Keras places its weights when it makes them, as with keras.device('gpu:0')"
+
 
 class ChangesStateError(Exception):
     """A call changes a variable of the model, as one that draws random numbers does."""

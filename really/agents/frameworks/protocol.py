@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -132,6 +132,11 @@ class Interface:
             raise InvalidValueError(f"action_mask: expected {['n', width]} with n = {rows} states, got {tuple(shape)}")
 
 
+def refuse_device(device: Any, title: str, instead: str) -> NoReturn:
+    """Raises InvalidValueError for a device that this package does not choose."""
+    raise InvalidValueError(f"device: expected none for {title}: {instead}, got {device!r}")
+
+
 class Network(Protocol):
     """A model with what an agent computes from it, in the framework's own tensors.
 
@@ -239,6 +244,12 @@ class Framework(Protocol):
 
     def copy(self, model: Any) -> Any:
         """A copy of a model with the same weights, which shares none of them; raises ModelError if there is none."""
+
+    def placed(self, model: Any, device: Any) -> Any:
+        """The model with its weights on a device; raises InvalidValueError if it cannot be there."""
+
+    def beside(self, model: Any, other: Any) -> Any:
+        """The model with its weights on the device of another one of its kind."""
 
     def pickled(self, model: Any) -> bytes:
         """The model as a pickle for a runner's process; raises ModelError if there is none."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, Network
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, Network, refuse_device
 from really.agents.recurrent import FromStart
 from really.agents.tensorflow.copying import copy_model, pickled
 from really.agents.tensorflow.export import export
@@ -24,6 +24,14 @@ class TensorFlow:
     name = "tensorflow"
     copy = staticmethod(copy_model)
     pickled = staticmethod(pickled)
+
+    def placed(self, model: Any, device: Any) -> Any:
+        """Raises InvalidValueError: TensorFlow chooses."""
+        refuse_device(device, "a model of TensorFlow", "it makes variables on a GPU if it sees one, or in tf.device")
+
+    def beside(self, model: Any, other: Any) -> Any:
+        """The model where TensorFlow has put it."""
+        return model
 
     def building(self) -> AbstractContextManager[None]:
         """A decorated `call` that is traced while the weights are created would keep their first values for ever."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from really._utils.devices import torch_device
 from really.agents.frameworks.eager import EagerNetwork, Library, as_arrays
 from really.agents.frameworks.exporting import Candidate, Trial, export_as_python
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
@@ -136,6 +137,11 @@ class Torch:
 
     def first_call(self, model: Any, observation: Any) -> Any:
         """As `call`; lazy modules get their parameters. Weights of 64 bits are named if the call fails."""
+        if _device_of(model).type == "meta":
+            raise ModelError(
+                "its weights are on PyTorch's device 'meta', which has no numbers: make it without "
+                "torch.device('meta'), or call .to_empty(device='cpu') and load a state_dict"
+            )
         try:
             return self.call(model, observation)
         except RuntimeError as error:
@@ -164,6 +170,14 @@ class Torch:
             return copy.deepcopy(model)
         except Exception as error:
             raise _not_copied(model, error) from error
+
+    def placed(self, model: Any, device: Any) -> Any:
+        """The module itself, moved to the device; an optimizer that has its parameters keeps them."""
+        return model.to(torch_device(device))
+
+    def beside(self, model: Any, other: Any) -> Any:
+        """The module, moved to the device of another one."""
+        return model.to(_device_of(other))
 
     def pickled(self, model: Any) -> bytes:
         """The module as a pickle with its tensors on the CPU."""
