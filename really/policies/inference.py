@@ -1,4 +1,4 @@
-"""A model's forward pass in a runner: through LiteRT or ONNX Runtime, a TensorFlow graph, or the model itself.
+"""A model's forward pass in a runner: LiteRT, ONNX Runtime, NumPy, a TensorFlow graph, or the model itself.
 
 The adapters of `agents/frameworks/` make an `Exported`; `load` turns it into a `Forward` in the runner's process. With
 LiteRT the outputs for a state are the same to the bit for any number of other states in the batch.
@@ -19,6 +19,7 @@ from really._utils.quiet import without_start_lines
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError
+from really.policies.array_program import Evaluator, Program
 from really.policies.model_inputs import check_weights
 from really.policies.outputs import OutputForms
 from really.policies.recurrent import RecurrentLayout
@@ -52,8 +53,8 @@ class Exported:
 
     Attributes:
         kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
-            'tf.function', 'onnx' (weights are inputs), or 'eager', 'torch' and 'jax' (the runner builds the model and
-            calls it as Python).
+            'tf.function', 'onnx' (weights are inputs), 'numpy' (a program), or 'eager', 'torch' and 'jax' (the runner
+            builds the model and calls it as Python).
         payload: the flatbuffer, the serialised GraphDef, or the graph of ONNX; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the outputs that are computed, in the order of `fetches`.
@@ -63,6 +64,7 @@ class Exported:
         build: for 'eager', builds the model in the runner; picklable.
         observation_space: for 'eager', the structure of the observations that the model takes.
         forms: for 'eager', how these outputs become arrays with a batch axis; None for outputs as the model gives them.
+        program: for 'numpy', the operations.
         report: for each kind, how long a call takes, or why the kind was rejected.
     """
 
@@ -76,6 +78,7 @@ class Exported:
     build: Build | None = None
     observation_space: Any = None
     forms: OutputForms | None = None
+    program: Program | None = None
     report: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -266,6 +269,26 @@ def _place(name: str, array: NDArray[Any]) -> tuple[str, str, int, Any, tuple[in
     return name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
 
 
+class _Program(Forward):
+    """A program of array operations, which NumPy computes."""
+
+    kind = "numpy"
+
+    def __init__(self, exported: Exported, batch_size: int) -> None:
+        if exported.program is None:
+            raise ModelError("inference: expected an Exported with `program` for kind 'numpy', got one without")
+        self._evaluator, self._shapes = Evaluator(exported.program, batch_size), exported.weight_shapes
+        self._names, self._dtypes = exported.output_names, [leaf.dtype for leaf in exported.leaves.values()]
+
+    def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
+        leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
+        return dict(zip(self._names, self._evaluator(leaves), strict=True))
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        check_weights(self._shapes, weights)
+        self._evaluator.set_weights(weights)
+
+
 class _Graph(Forward):
     """A GraphDef with the weights as arguments, called through `tf.function`; XLA compiles it for kind 'xla'."""
 
@@ -358,6 +381,7 @@ _LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
     "xla": _Graph,
     "tf.function": _Graph,
     "onnx": _Onnx,
+    "numpy": _Program,
     "eager": _Eager,
     "torch": _Eager,
     "jax": _Eager,

@@ -120,7 +120,7 @@ class OtherWhenCompiled:
 def test_a_function_that_gives_others_when_compiled_is_refused(function):
     options = {**OPTIONS, "action_sampling_type": "discrete_policy"}
     with SampleManager((function, parameters()), "CartPole-v1", 3, 60, **options) as manager:
-        assert manager.info()["inference"] == "jax"
+        assert manager.info()["inference"] in ("jax", "numpy")
     with pytest.raises(ModelError, match="agrees with the model, but output 'policy' differs from the model's by"):
         SampleManager((OtherWhenCompiled(function), parameters()), "CartPole-v1", 3, 60, **options)
 

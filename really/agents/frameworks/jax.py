@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from really._utils.devices import jax_device
 from really.agents.frameworks.eager import EagerNetwork, as_arrays
-from really.agents.frameworks.exporting import Trial, export_as_python
+from really.agents.frameworks.exporting import Candidate, Trial, export_as_python
+from really.agents.frameworks.jax_program import as_program
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
@@ -111,7 +112,6 @@ class Jax:
             return JaxModel(model.apply, model.parameters)
         return cloudpickle.loads(self.pickled(model))
 
-    def pickled(self, model: Any) -> bytes:
     def placed(self, model: Any, device: Any) -> Any:
         """The model with its parameters on the device; a module of flax itself, whose arrays are replaced."""
         model.parameters = jax.device_put(model.parameters, jax_device(device))
@@ -123,6 +123,7 @@ class Jax:
         put = next((leaf for leaf in leaves if getattr(leaf, "committed", False)), None)
         return model if put is None else self.placed(model, put.sharding)
 
+    def pickled(self, model: Any) -> bytes:
         """The model as a pickle."""
         try:
             return bytes(cloudpickle.dumps(model))
@@ -137,13 +138,20 @@ class Jax:
         return EagerNetwork(model, interface, self._library)
 
     def export(self, model: Any, request: ExportRequest) -> Exported:
-        """The function, which every runner compiles for the CPU.
+        """The function, which every runner compiles for the CPU, or a program that NumPy computes if that is faster.
+
+        Both may differ in the last bit, so that runs with a seed, which are to repeat, have the compiled function.
 
         Raises:
             ModelError: it cannot be compiled, or gives other outputs then.
         """
         infer = functools.partial(self._library.infer, request.called(model))
-        return export_as_python(self.trial, model, request, infer)
+        others = {} if request.repeatable else self.candidates(model, request)
+        return export_as_python(self.trial, model, request, infer, others)
+
+    def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
+        """Other forms of the model, by the kind of an `Exported`."""
+        return {"numpy": functools.partial(as_program, model, request)}
 
 
 FRAMEWORK: Framework = Jax()

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from really.agents.frameworks.eager import EagerNetwork, as_arrays
-from really.agents.frameworks.exporting import Trial
+from really.agents.frameworks.exporting import Candidate, Trial
 from really.agents.frameworks.jax import Jax, JaxLibrary
 from really.agents.frameworks.keras_copies import copy_model, pickled_model
 from really.agents.frameworks.keras_models import KERAS_CHOOSES, Bound, ChangesStateError, Evaluated
@@ -91,6 +91,10 @@ class KerasJax(Jax):
     def pickled(self, model: Any) -> bytes:
         """The model as a pickle."""
         return pickled_model(model)
+
+    def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
+        """None: its weights are variables of Keras."""
+        return {}
 
     def network(self, model: Any, interface: Interface) -> EagerNetwork:
         """What an agent computes from the model."""
