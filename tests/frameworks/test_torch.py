@@ -83,7 +83,8 @@ def test_a_class_acts_in_runners_as_the_module_itself():
         np.testing.assert_array_equal(data["action"], q_values.argmax(1))
         np.testing.assert_array_equal(agent.act(data["state"]), data["action"])
         info = manager.info()
-        assert (info["framework"], info["inference"]) == ("torch", "torch")
+        assert info["framework"] == "torch"
+        assert info["inference"] in ("torch", "onnx")
         assert "on one thread" in info["inference_report"]["torch"]
         assert not info["runners"][0]["tensorflow"] or "tensorflow" in sys.modules
 
