@@ -119,6 +119,10 @@ class Collector:
                 worker.planned.clear()
         return self._deliver(demand)
 
+    def deliver_arrived(self) -> list[Part]:
+        """Delivers the whole results that have arrived; pending ones come with later calls."""
+        return self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
+
     def arrived_episodes(self) -> EpisodeFigures:
         """Figures of the episodes in the rows that have arrived and are not delivered yet."""
         return EpisodeFigures.of([part.episodes for part in self._ready.values()])
@@ -156,7 +160,7 @@ class Collector:
             for worker in ready:
                 if fetched := self._fleet.fetch(worker):
                     self._receive(*fetched)
-            yield from self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
+            yield from self.deliver_arrived()
             if ready:
                 since = time.monotonic()
 

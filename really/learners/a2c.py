@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from really._utils.checks import checked_number
+from really._utils.names import OF_POLICY_LEARNERS, tells_names
 from really.data.masks import KEY
 from really.learners import inputs, sources
 
@@ -25,6 +26,7 @@ class A2CUpdate(NamedTuple):
     entropy: np.float32
 
 
+@tells_names(OF_POLICY_LEARNERS)
 class A2CLearner:
     """Advantage actor-critic: the synchronous form of Mnih et al. 2016, algorithm S3.
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
+from really._utils.names import OF_LEARNERS, tells_names
 from really.data.masks import KEY_NEW
 from really.data.schema import Spec
 from really.errors import InvalidValueError
@@ -32,6 +33,7 @@ class DQNUpdate(NamedTuple):
     q_value: NDArray[np.float32]
 
 
+@tells_names(OF_LEARNERS)
 class DQNLearner:
     """Deep Q-learning (Mnih et al. 2015, algorithm 1) on batches of transitions; trains the agent's own model.
 

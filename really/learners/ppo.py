@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
+from really._utils.names import OF_POLICY_LEARNERS, tells_names
 from really.data.masks import KEY
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
@@ -36,6 +37,7 @@ class PPOUpdate(NamedTuple):
     clip_fraction: NDArray[np.float32]
 
 
+@tells_names(OF_POLICY_LEARNERS)
 class PPOLearner:
     """Proximal policy optimisation (Schulman et al. 2017, algorithm 1) on whole results of `get_data()`.
 

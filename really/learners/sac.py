@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_bool, checked_integer, checked_number, checked_positive
+from really._utils.names import OF_LEARNERS, tells_names
 from really.data.schema import ColumnSpec, Spec
 from really.learners import inputs, sources
 
@@ -79,6 +80,7 @@ class SACNetworks(keras.Model):  # type: ignore[misc]
         self.log_temperature = self.add_weight(shape=(), initializer=initial, name="log_temperature")
 
 
+@tells_names(OF_LEARNERS)
 class SACLearner:
     """Soft actor-critic (Haarnoja et al. 2018, "Algorithms and Applications"); trains the agent's own model.
 

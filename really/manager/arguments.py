@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from really._utils.checks import checked_integer, checked_mapping, checked_number
+from really._utils.names import OF_MANAGERS, check_names
 from really._utils.published import model_call
 from really.data.transitions import ON_POLICY, check_returns
 from really.envs.make import VECTOR_CHOICES
-from really.errors import InvalidTypeError, InvalidValueError, did_you_mean, one_of
+from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.policies.policy import canonical_sampling_type
 
 # Default bound to which normalised observations and rewards are clipped, as in Stable-Baselines3.
@@ -26,7 +27,7 @@ BUILTIN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a SampleManager with checked values and defaults; two spellings become one."""
     given = dict(arguments)
-    _check_names(given.pop("others", {}), given)
+    check_names("SampleManager", given.pop("others", {}), given, OF_MANAGERS)
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
     given["env_config"] = checked_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
@@ -58,43 +59,6 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
     return given
-
-
-# Names of other packages, Stable-Baselines3 above all, and what is here in their place.
-ELSEWHERE = {
-    "n_envs": "num_parallel",
-    "env": "environment",
-    "env_id": "environment",
-    "env_kwargs": "env_config",
-    "policy": "model",
-    "policy_kwargs": "model_kwargs",
-    "n_steps": "num_steps",
-    "total_timesteps": "total_steps",
-    "exploration_initial_eps": "epsilon",
-    "exploration_rate": "epsilon",
-    "norm_obs": "normalize_observations",
-    "norm_reward": "normalize_rewards",
-    "clip_obs": "observation_clip",
-    "clip_reward": "reward_clip",
-    "buffer_size": "manager.initialize_buffer(buffer_size)",
-    "batch_size": "manager.sample(batch_size)",
-    "learning_rate": "the optimizer's learning rate",
-    "lr": "the optimizer's learning rate",
-    "max_grad_norm": "the optimizer's global_clipnorm",
-    "ent_coef": "PPOLearner or A2CLearner",
-    "clip_range": "PPOLearner",
-    "target_update_interval": "DQNLearner(target_every=), which counts updates and not steps",
-    "train_freq": "the loop, which is yours: rows of a call and updates after it",
-    "verbose": "get_data(do_print=True)",
-    "tensorboard_log": "manager.initialize_aggregator(path, tensorboard=True)",
-}
-
-
-def _check_names(unknown: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raises InvalidTypeError for the first argument that there is not; the message names one that there is."""
-    for name in unknown:
-        hint = f" Here it is {ELSEWHERE[name]}." if name in ELSEWHERE else did_you_mean(name, known)
-        raise InvalidTypeError(f"SampleManager: expected arguments that it has, got {name!r}.{hint}")
 
 
 def _check_flags(given: Mapping[str, Any], *names: str) -> None:

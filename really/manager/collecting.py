@@ -12,6 +12,7 @@ import numpy as np
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
+from really._utils.names import OF_MANAGERS, tells_names
 from really._utils.progress import NoBar, advance, progress_bar
 from really.collectors.background import BackgroundCollection
 from really.collectors.demand import Part
@@ -28,6 +29,7 @@ from really.replay.arguments import checked_size
 PIECE_ROWS = 1 << 18
 
 
+@tells_names(OF_MANAGERS, "get_data", "collect", "collect_in_background")
 class Collecting(Lifetime):
     """What `SampleManager` inherits: it collects rows with the current weights and settings."""
 
@@ -78,7 +80,7 @@ class Collecting(Lifetime):
         """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number.
 
         With `do_print` it prints that number, and of the episodes that ended in the rows the number and the means of
-        returns and lengths. Rows are put piece by piece, so an interrupt keeps those that came before.
+        returns and lengths. Rows are put piece by piece, and an interrupt (Ctrl-C) puts those that have arrived.
         """
         buffer = self._buffer()
         total, settings = self._begin(steps)
@@ -86,7 +88,13 @@ class Collecting(Lifetime):
         with self._bar(total, progress) as show:
             while rows < total:
                 wanted = min(total - rows, PIECE_ROWS)
-                for part in self._collector.collect(wanted, settings, functools.partial(show, rows)):
+                try:
+                    parts = self._collector.collect(wanted, settings, functools.partial(show, rows))
+                except KeyboardInterrupt:
+                    for part in self._collector.deliver_arrived():
+                        buffer.put(part.batch_for(rows_stay))
+                    raise
+                for part in parts:
                     buffer.put(part.batch_for(rows_stay))
                     rows += part.rows
                     ended.append(part.episodes)

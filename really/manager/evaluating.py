@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from really._utils.checks import checked_file_name, checked_integer, checked_path
+from really._utils.names import OF_EVALUATION, tells_names
 from really._utils.notebook import ShownFile, show
 from really.checkpoints import saved_models
 from really.errors import InvalidValueError, one_of
@@ -39,6 +40,7 @@ class Best(NamedTuple):
     lengths: list[int]
 
 
+@tells_names(OF_EVALUATION, "test", "evaluate_best")
 class Evaluating(Lifetime):
     """What `SampleManager` inherits: it plays greedy episodes. `film` is the path of the last film, or None."""
 

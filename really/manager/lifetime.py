@@ -119,13 +119,13 @@ class Lifetime(PublishedManager, Shown):
         return self._current.apply_settings()
 
     def _tell_chosen_type(self) -> None:
-        """Logs which sampling type was taken by default, if others fit the model's outputs as well."""
+        """Warns which sampling type was taken by default, if others fit the model's outputs as well."""
         fitting = fitting_sampling_types(self._current.agent.output_names)
         if self.kwargs["action_sampling_type"] is None and len(fitting) > 1:
-            log.info(
-                "action_sampling_type: %r is taken, as none was given, and the model's outputs fit %s",
+            log.warning(
+                "action_sampling_type: expected one of %s, as the model's outputs fit them, got none; %r is taken",
+                ", ".join(map(repr, fitting)),
                 self._current.exported.sampling_type,
-                " and ".join(map(repr, fitting)),
             )
 
     def _warn_of_ignored_settings(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from really._utils.names import tells_names
 from really.collectors.episodes import EpisodeLog
 from really.errors import ReallyError
 from really.metrics.aggregator import Aggregator
@@ -16,6 +17,7 @@ from really.metrics.aggregator import Aggregator
 EPISODE_KEYS = {"episode_return": "return", "episode_length": "length"}
 
 
+@tells_names({}, "initialize_aggregator")
 class Tracking:
     """What `SampleManager` inherits: its aggregator. `aggregator` is None before `initialize_aggregator`."""
 

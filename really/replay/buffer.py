@@ -14,6 +14,7 @@ from typing import Any, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.names import OF_BUFFERS, tells_names
 from really._utils.notebook import Shown
 from really._utils.published import PublishedBuffer
 from really.data import frames
@@ -37,6 +38,7 @@ from really.replay.twins import TWINS
 from really.replay.units import Batch, SampleUnit
 
 
+@tells_names(OF_BUFFERS)
 class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 

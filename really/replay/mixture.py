@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.names import OF_BUFFERS, tells_names
 from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 from really.replay import arguments, tf_datasets
@@ -22,6 +23,7 @@ from really.replay.units import Batch
 log = logging.getLogger("really")
 
 
+@tells_names(OF_BUFFERS)
 class Mixture:
     """Draws batches of which each buffer gives a share, by its own sampler and as its own sample unit.
 

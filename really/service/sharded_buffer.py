@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_number, checked_path
+from really._utils.names import OF_BUFFERS, tells_names
 from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
@@ -42,6 +43,7 @@ UNCHECKED = 1 << 27
 """Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
 
 
+@tells_names(OF_BUFFERS)
 class ShardedBuffer(ChangedShards):
     """The newest `capacity` rows in several shards. Any number of threads may put and sample.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 
 from really import SampleManager
+from really.collectors import demand
 from really.errors import InvalidTypeError
 from really.manager import collecting
 from tests.environments import Counter
@@ -39,11 +39,10 @@ def test_a_temperature_without_thompson_warns(caplog: pytest.LogCaptureFixture) 
 
 
 def test_the_sampling_type_that_is_taken_of_several_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "really"):
-        manager_of(action_sampling_type=None).close()
+    manager_of(action_sampling_type=None).close()
     assert [record.getMessage() for record in caplog.records] == [
-        "action_sampling_type: 'thompson' is taken, as none was given, and the model's outputs fit 'epsilon_greedy' "
-        "and 'thompson'"
+        "action_sampling_type: expected one of 'epsilon_greedy', 'thompson', as the model's outputs fit them, got "
+        "none; 'thompson' is taken"
     ]
 
 
@@ -60,6 +59,35 @@ def test_the_sampling_type_that_is_taken_of_several_is_told(caplog: pytest.LogCa
 def test_an_unknown_argument_names_the_one_it_may_be(name: str, hint: str) -> None:
     with pytest.raises(InvalidTypeError, match=rf"^SampleManager: .*, got '{name}'\. ?{hint}$"):
         manager_of(**{name: 3})
+
+
+class Interrupted(Counter):
+    """All instances together count their steps; Ctrl-C comes in one of them."""
+
+    taken, last = 0, 100
+
+    def step(self, action: int) -> Any:
+        type(self).taken += 1
+        if self.taken == self.last:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+def test_an_interrupt_of_a_long_collect_puts_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand, "MESSAGE_ROWS", 20)
+    Interrupted.taken = 0
+    how = {"use_ray": False, "num_steps": 5, "action_sampling_type": "epsilon_greedy", "returns": ["agent"]}
+    with SampleManager(QNet, Interrupted, 2, 20, **how) as manager:
+        manager.initialize_buffer(1000, ["state", "state_new", "agent", "not_done"])
+        with pytest.raises(KeyboardInterrupt):
+            manager.collect(5_000_000)
+        assert 60 <= len(manager.buffer) == manager.steps < 100
+        manager.collect(100)
+        rows = manager.buffer.take(range(len(manager.buffer)))
+        for agent in range(2):
+            state, new, goes_on = (rows[key][rows["agent"] == agent] for key in ("state", "state_new", "not_done"))
+            follows = goes_on[:-1] == 1
+            assert (state[1:][follows] == new[:-1][follows]).all()
 
 
 def test_an_interrupt_of_collect_keeps_what_came(monkeypatch: pytest.MonkeyPatch) -> None:

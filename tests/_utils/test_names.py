@@ -1,0 +1,95 @@
+"""Unknown arguments: the error has the name that is here, that of another package's argument included."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from really import Mixture, ReplayBuffer, SampleManager
+from really._utils import names
+from really.errors import InvalidTypeError
+from really.learners import A2CLearner, DQNLearner, PPOLearner, SACLearner
+from tests.environments import Counter
+from tests.models import QNet
+
+# Arguments of the constructors DQN, PPO, SAC, A2C, TD3 and make_vec_env of Stable-Baselines3 2.9.
+OF_SB3 = """
+policy env learning_rate buffer_size learning_starts batch_size tau gamma train_freq gradient_steps replay_buffer_class
+replay_buffer_kwargs optimize_memory_usage n_steps target_update_interval exploration_fraction exploration_initial_eps
+exploration_final_eps max_grad_norm stats_window_size tensorboard_log policy_kwargs verbose seed device n_epochs
+gae_lambda clip_range clip_range_vf normalize_advantage ent_coef vf_coef use_sde sde_sample_freq target_kl action_noise
+target_entropy use_sde_at_warmup rms_prop_eps use_rms_prop policy_delay target_policy_noise target_noise_clip env_id
+n_envs monitor_dir wrapper_class env_kwargs vec_env_cls
+"""
+
+
+def manager_of() -> SampleManager:
+    return SampleManager(QNet, Counter, 2, 20, use_ray=False, num_steps=5, action_sampling_type="epsilon_greedy")
+
+
+@pytest.mark.parametrize("name", OF_SB3.split())
+def test_each_name_of_stable_baselines3_has_its_place(name: str) -> None:
+    if name not in inspect.signature(SampleManager.__init__).parameters:
+        with pytest.raises(InvalidTypeError, match=rf"^SampleManager: expected .*, got '{name}'\. Here it is .*\.$"):
+            SampleManager(QNet, Counter, 2, 20, **{name: 3})
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: ReplayBuffer(buffer_size=3), r"ReplayBuffer: .* got 'buffer_size'\. Here it is capacity\."),
+        (lambda: ReplayBuffer(3, n_stpes=3), r"ReplayBuffer: .* got 'n_stpes'\. Did you mean 'n_step'.*"),
+        (lambda: ReplayBuffer(3, zzz=3), r"ReplayBuffer: expected arguments that it has, got 'zzz'\."),
+        (lambda: Mixture([], seeed=3), r"Mixture: .* got 'seeed'\. Did you mean 'seed'\?"),
+        (lambda: DQNLearner(None, None, tau=0.1), r"DQNLearner: .* got 'tau'\. Here it is target_rate\."),
+        (lambda: SACLearner(None, None, ent_coef=0.1), r"SACLearner: .* got 'ent_coef'\. Here it is temperature\."),
+        (lambda: PPOLearner(None, None, n_epochs=3), r"PPOLearner: .* got 'n_epochs'\. Here it is epochs\."),
+        (lambda: A2CLearner(None, None, max_grad_norm=1), r"A2CLearner: .* Here it is max_gradient_norm\."),
+    ],
+)
+def test_constructors_name_the_argument_that_is_meant(call: Callable[[], Any], told: str) -> None:
+    with pytest.raises(InvalidTypeError, match=f"^{told}$"):
+        call()
+
+
+def test_verbs_of_a_manager_name_the_argument_that_is_meant() -> None:
+    with manager_of() as manager:
+        for verb, given, told in [
+            (manager.get_data, {"total_step": 3}, r"get_data: .* got 'total_step'\. Did you mean 'total_steps'\?"),
+            (manager.collect, {"stpes": 3}, r"collect: .* got 'stpes'\. Did you mean 'steps'\?"),
+            (manager.test, {"n_eval_episodes": 3}, r"test: .* got 'n_eval_episodes'\. Here it is test_episodes\."),
+            (manager.initialize_buffer, {"alhpa": 3}, r"ReplayBuffer: .* got 'alhpa'\. Did you mean 'alpha'\?"),
+            (
+                manager.initialize_aggregator,
+                {"saving_afer": 3},
+                r"initialize_aggregator: .* Did you mean 'sav.*",
+            ),
+        ]:
+            with pytest.raises(InvalidTypeError, match=f"^{told}$"):
+                verb(5, **given)
+
+
+def test_errors_of_the_call_itself_and_of_its_body_stay_as_they_are() -> None:
+    with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'capacity'"):
+        ReplayBuffer()
+    with pytest.raises(InvalidTypeError, match=r"^capacity: expected an integer"):
+        ReplayBuffer("many")
+
+
+def test_the_signature_is_that_of_the_constructor() -> None:
+    assert "capacity" in inspect.signature(ReplayBuffer).parameters
+    assert "total_steps" in inspect.signature(SampleManager.get_data).parameters
+
+
+def test_what_is_named_is_there() -> None:
+    for cls, named in [
+        (ReplayBuffer, names.OF_BUFFERS),
+        (DQNLearner, names.OF_LEARNERS),
+        (SACLearner, names.OF_LEARNERS),
+        (PPOLearner, names.OF_POLICY_LEARNERS),
+        (SampleManager, names.OF_MANAGERS),
+    ]:
+        assert not set(named) & set(inspect.signature(cls).parameters) - {"env_kwargs"}, cls
