@@ -56,17 +56,20 @@ class Found:
         return np.array(self.variable.numpy(), dtype, copy=copy)
 
 
+METHODS = ("get_weights", "set_weights")
+
+
 class ModelState:
     """The state of a model at the moment.
 
     Attributes:
         weights: the variables of `model.weights`; empty for a model that is none of Keras.
-        others: the other variables of a Keras model, or all variables of a model without `get_weights`.
+        others: the other variables of a Keras model, or all variables of a model without these methods.
         layers: names and layers, the model itself included.
     """
 
     def __init__(self, model: Any) -> None:
-        self._model, self._has_weights = model, hasattr(model, "get_weights")
+        self._model, self._has_weights = model, all(hasattr(model, name) for name in METHODS)
         self.is_keras = is_layer(model)
         self.weights: list[Any] = list(model.weights) if self.is_keras else []
         weights = {id(variable): variable for variable in self.weights}
@@ -74,7 +77,7 @@ class ModelState:
         walk = _Walk({key for key, variable in weights.items() if hasattr(variable, "path")})
         walk.into(model, "")
         self.layers = walk.layers
-        # An object with `get_weights` of its own says itself what its weights are.
+        # An object with both methods of its own says itself what its weights are.
         found = walk.found.values() if self.is_keras or not self._has_weights else ()
         others = (each for each in found if id(each.variable) not in weights)
         self.others: list[Found] = sorted(others, key=lambda each: each.path)
@@ -89,7 +92,7 @@ class ModelState:
     @staticmethod
     def is_model(model: Any) -> bool:
         """Whether this object can be saved and set: it has `get_weights` and `set_weights`, or variables."""
-        if hasattr(model, "get_weights") and hasattr(model, "set_weights"):
+        if all(hasattr(model, name) for name in METHODS):
             return not isinstance(model, type)
         return bool(ModelState(model).others)
 
@@ -156,12 +159,14 @@ class ModelState:
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
         if not wanted and len(arrays):
-            raise ModelError(
-                f"weights: expected none, as {type(self._model).__name__} is a callable without get_weights and "
-                f"set_weights, got {len(arrays)} arrays"
-            )
+            raise ModelError(f"weights: expected none, as {self._what_it_has()}, got {len(arrays)} arrays")
         names = list(map(name_of, wanted))
         check_weights([tuple(each.shape) for each in wanted], arrays, names)
+
+    def _what_it_has(self) -> str:
+        """Which methods an object that is no model of a framework lacks, for messages."""
+        lacks = [name for name in METHODS if not hasattr(self._model, name)]
+        return f"{type(self._model).__name__} is a callable without {' and '.join(lacks)}"
 
     def flat(self) -> list[Any]:
         """The variables, or the arrays of an object with `get_weights` of its own, to be saved."""

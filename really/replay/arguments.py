@@ -51,8 +51,9 @@ def checked_indices(indices: Any) -> NDArray[np.int64]:
             f"take: expected indices [n] or [k, n] of integers, got ragged ones: {error}"
         ) from error
     if (ages.size and ages.dtype.kind not in "iu") or ages.ndim not in (1, 2):
+        hint = "; numpy.flatnonzero makes indices of a mask" if ages.dtype == np.bool_ else ""
         raise InvalidTypeError(
-            f"take: expected indices [n] or [k, n] of integers, got {ages.dtype} of shape {list(ages.shape)}"
+            f"take: expected indices [n] or [k, n] of integers, got {ages.dtype} of shape {list(ages.shape)}{hint}"
         )
     if ages.ndim == 2 and ages.size == 0:
         raise InvalidValueError(f"take: expected indices [n] or [k, n], got none of shape {list(ages.shape)}")

@@ -45,9 +45,10 @@ def chunks(data: Any) -> list[Mapping[str, Any]]:
         from really.data import arrow_columns
 
         return arrow_columns.chunks(arrow_columns.table_of(data))
+    hint = "; collect() makes a frame of it" if type(data).__name__ == "LazyFrame" else ""
     raise InvalidTypeError(
         f"put: expected a mapping from key to rows, an Arrow RecordBatch or Table, a frame of pandas or Polars, or a "
-        f"buffer, got {type(data).__name__}"
+        f"buffer, got {type(data).__name__}{hint}"
     )
 
 

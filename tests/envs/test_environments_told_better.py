@@ -96,6 +96,33 @@ class OfNoWeights:
         return q_values(state)
 
 
+class OfSetWeights(OfNoWeights):
+    def set_weights(self, weights: Any) -> None: ...
+
+
+class OfGetWeights(OfNoWeights):
+    def get_weights(self) -> Any:
+        return [np.zeros(3)]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (OfSetWeights(), r"^weights: expected none, as OfSetWeights is a callable without get_weights, got 1 arrays$"),
+        (
+            OfGetWeights(),
+            r"^weights: expected none, as OfGetWeights is a callable without set_weights, got 1 arrays$",
+        ),
+    ],
+)
+def test_a_callable_with_one_of_both_methods_is_told_of_the_other(model: Any, told: str) -> None:
+    with manager_of(OfReward(1.0), model) as manager:
+        assert len(manager.get_data()["reward"]) == 10
+        with pytest.raises(ModelError, match=told):
+            manager.set_agent([np.zeros(3)])
+        assert len(manager.get_data()["reward"]) == 10
+
+
 def test_a_callable_without_get_weights_takes_no_weights() -> None:
     with manager_of(OfReward(1.0), OfNoWeights()) as manager:
         assert manager.get_agent().get_weights() == []

@@ -140,6 +140,28 @@ def test_a_negative_index_is_told() -> None:
         buffer.take([0, -1])
 
 
+@pytest.mark.parametrize(
+    ("indices", "told"),
+    [
+        (slice(-2, None), r"got slice\(-2, None, None\); numpy.arange makes indices of a range$"),
+        ([True, False, True], r"got bool of shape \[3\]; numpy.flatnonzero makes indices of a mask$"),
+        ([1.5], r"got float64 of shape \[1\]$"),
+        (1, r"got int64 of shape \[\]$"),
+    ],
+)
+def test_what_is_no_list_of_indices_is_told(indices: Any, told: str) -> None:
+    buffer = ReplayBuffer(4)
+    buffer.put(rows(3))
+    with pytest.raises(InvalidTypeError, match=r"^take: expected indices \[n\] or \[k, n\] of integers, " + told):
+        buffer.take(indices)
+
+
+def test_a_frame_that_is_not_computed_yet_is_told() -> None:
+    polars = pytest.importorskip("polars")
+    with pytest.raises(InvalidTypeError, match=r"^put: .*, got LazyFrame; collect\(\) makes a frame of it$"):
+        ReplayBuffer(4).put(polars.LazyFrame({"reward": [1.0]}))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_forked_processes_that_draw_the_same_rows_are_told() -> None:
     buffer = ReplayBuffer(100, seed=1)

@@ -19,6 +19,7 @@ from really.agents.frameworks.eager import EagerNetwork, Library
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, refuse_device
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
+from really.policies.model_state import METHODS
 from really.policies.states import state_of
 
 
@@ -123,7 +124,7 @@ def _outputs(model: Any, observation: Any) -> Any:
 
 
 def _has_no_weights(model: Any) -> bool:
-    return not hasattr(model, "get_weights") and not state_of(model).variables
+    return not all(hasattr(model, name) for name in METHODS) and not state_of(model).variables
 
 
 FRAMEWORK: Framework = PythonCallable()

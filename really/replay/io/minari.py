@@ -255,7 +255,7 @@ def _new_folder(dataset_id: str) -> Path:
         is_short = isinstance(dataset_id, str) and dataset_id.find("/") == 1
         hint = "; the name of a folder has two letters or more" if is_short else ""
         raise InvalidValueError(
-            f"dataset_id: expected 'name-v0' or 'folder/name-v0', got {dataset_id!r}: {error}{hint}"
+            f"dataset_id: expected 'name-v0' or 'folder/name-v0', got {dataset_id!r}{hint}"
         ) from error
     folder = Path(get_dataset_path(dataset_id))
     if folder.exists():
