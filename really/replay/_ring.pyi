@@ -151,11 +151,12 @@ class Ring:
     ) -> tuple[dict[str, NDArray[Any]], list[NDArray[Any]]] | None: ...
     def read_keys(self, first: int, num: int, out: dict[str, NDArray[Any]]) -> bool: ...
 
+@final
 class MixedRings:
     """Batches of which several rings give a part each."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         names: list[str],
         dtypes: list[np.dtype[Any]],
         shapes: list[tuple[int, ...]],
@@ -163,7 +164,7 @@ class MixedRings:
         index: str | None = None,
         weight: str | None = None,
         source: str | None = None,
-    ) -> None: ...
+    ) -> MixedRings: ...
     def sample(
         self,
         num: int,
