@@ -2,9 +2,10 @@
 
 `python examples/fetch_reach.py [--seed N] [--no-hindsight] [--out FOLDER]` trains for 3,000 steps, prints in how many
 of 100 greedy episodes the hand is at its goal for more than half of the time, and writes it to FOLDER/result.json, by
-default in runs/. It needs `pip install gymnasium-robotics 'mujoco<3.6'`. The task is that of Plappert et al. (2018,
-Multi-goal reinforcement learning, arXiv:1802.09464); the reward is -1 more than 5 cm from the goal, and 0 there.
-Learning rate, discount factor, batch size and share of new goals are those of the RL Zoo of Stable-Baselines3.
+default in runs/. It needs gymnasium-robotics, and MuJoCo below 3.6; `make reach` installs both. The task is that of
+Plappert et al. (2018, Multi-goal reinforcement learning, arXiv:1802.09464); the reward is -1 more than 5 cm from the
+goal, and 0 there. Learning rate, discount factor, batch size and share of new goals are those of the RL Zoo of
+Stable-Baselines3.
 """
 
 import argparse

@@ -214,7 +214,8 @@ def test_an_episode_that_does_not_end_is_named_once(caplog: pytest.LogCaptureFix
             self.length = 3000 if self.episodes == 3 else 5
             return super().reset(**options)
 
-    with make(LongSecond, num_parallel=1, total_steps=2, num_episodes=1) as manager:
+    how = {"num_episodes": 1, "action_sampling_type": "epsilon_greedy"}
+    with make(LongSecond, num_parallel=1, total_steps=2, **how) as manager:
         manager.get_data()
         assert caplog.text == ""
         for _ in range(2):

@@ -49,6 +49,7 @@ def test_orders_that_run_are_interrupted_and_their_environments_closed(
     folder = tmp_path / "left"
     folder.mkdir()
     given = {"num_parallel": 2, "num_workers": 2, "num_steps": 5_000, "total_steps": 1, "remote_min_returns": 1}
+    given["action_sampling_type"] = "epsilon_greedy"
     with make(folder, env_config={"token": str(token), "seconds": 0.1}, **given) as manager:
         manager.get_data(total_steps=10_000)
         token.touch()

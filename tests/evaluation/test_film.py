@@ -315,7 +315,8 @@ def test_names_become_file_names() -> None:
 def test_a_window_shows_the_episodes(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     import pygame
 
-    with SampleManager(QNet, "CartPole-v1", 2, 20, num_steps=10, use_ray=False) as manager:
+    how = {"num_steps": 10, "action_sampling_type": "epsilon_greedy", "use_ray": False}
+    with SampleManager(QNet, "CartPole-v1", 2, 20, **how) as manager:
         shown = pygame.display.get_surface
         assert manager.test(5, test_episodes=2, render=True) == [5, 5]
         viewer = viewer_of(True, "x")
