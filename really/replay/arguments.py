@@ -23,6 +23,8 @@ MAX_BYTES = 1 << 62
 INDEX_NBYTES = 8
 QUICK_NBYTES = 1 << 20
 """A batch of fewer bytes is made without a check of the memory that is left."""
+UNCHECKED_NBYTES = 1 << 27
+"""Of the rows of a batch that is made without a look at the memory that is left, as in the ring."""
 Size = SupportsIndex | tuple[SupportsIndex, SupportsIndex]
 """Rows of a batch, or (batches, rows of each batch)."""
 Seed = SupportsIndex | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
@@ -140,6 +142,11 @@ def _checked_column(key: str, column: Any) -> ColumnSpec:
         raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, got {list(axes)}")
     check_axes("spec", key, axes)
     return ColumnSpec(found.base, axes)
+
+
+def unchecked_rows(spec: Spec) -> int:
+    """How many rows of this schema are at most `UNCHECKED_NBYTES`."""
+    return UNCHECKED_NBYTES // max(1, row_nbytes(spec))
 
 
 def refuse_big_batch(what: str, num_rows: int, spec: Spec | None = None) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.schema import Spec, row_nbytes
+from really.data.schema import Spec
 from really.errors import EmptyBufferError
 from really.replay._ring import MixedRings, Ring
+from really.replay.arguments import unchecked_rows
 from really.replay.buffer import ReplayBuffer
 from really.replay.compact import fitting
 from really.replay.drawn import DrawnRows
@@ -19,8 +20,6 @@ from really.replay.units import Batch
 
 NO_ROW = -1
 """The number of a row that has no priority."""
-UNCHECKED = 1 << 27
-"""Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
 Numbers = tuple[NDArray[np.int64], NDArray[np.float32] | None]
 
 
@@ -46,7 +45,7 @@ class MixedParts:
         dtypes, shapes = [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         index, weight = (INDEX, WEIGHT) if has_priorities else (None, None)
         self._mixed = MixedRings(list(spec), dtypes, shapes, self._rings, index, weight, source)
-        self.max_unchecked_rows = UNCHECKED // max(row_nbytes(spec), 1)
+        self.max_unchecked_rows = unchecked_rows(spec)
 
     def sample(self, num: int, num_batches: int, counts: list[int], replace: bool, beta: float | None) -> Batch:
         """A batch [num, ...] or [num_batches, num, ...]; `counts` has the rows of each part, batch after batch.

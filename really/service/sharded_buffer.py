@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_number, checked_path
 from really._utils.names import OF_BUFFERS, tells_names
-from really.data.schema import Spec, row_nbytes
+from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring
@@ -38,9 +38,6 @@ from really.service.making import TIME_OUT, make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
-
-UNCHECKED = 1 << 27
-"""Bytes of a batch that is drawn without a look at the memory that is left, as in the ring."""
 
 
 @tells_names(OF_BUFFERS)
@@ -331,7 +328,7 @@ class ShardedBuffer(ChangedShards):
             return self._start(stored)
         self._spec = spec
         if spec is not None:
-            self._unchecked_rows = UNCHECKED // max(1, row_nbytes(spec))
+            self._unchecked_rows = arguments.unchecked_rows(spec)
             self._ring = self._make_ring(spec)
         self._rows.resume(found)
         return None
