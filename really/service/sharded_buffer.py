@@ -24,10 +24,10 @@ from really.replay._ring import Ring
 from really.replay.disk.schema import FolderOptions
 from really.replay.draws import TRIES, Draws, held
 from really.replay.options import BufferOptions
-from really.replay.samplers import PrioritizedSampler, Sampler, checked_shape
+from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
 from really.replay.units import Batch
 from really.service.arguments import check_name, checked_options, looks_at_columns
-from really.service.assembly import asked, assembled
+from really.service.assembly import Part, asked, assembled
 from really.service.changes import ChangedShards
 from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
@@ -193,10 +193,7 @@ class ShardedBuffer(ChangedShards):
         self._check_batch("a batch", shape, spec)
         outputs = self._outputs(out, shape)
         for _ in range(TRIES):
-            with self._lock:
-                self._rows.settle(self._history)
-                numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
-                parts = asked(self._shards, *self._rows.ledger.find(numbers))
+            parts, added = self._ask(shape, replace, beta)
             batch = assembled(parts, shape, outputs)
             if batch is not None:
                 return batch | added if added else batch
@@ -217,10 +214,7 @@ class ShardedBuffer(ChangedShards):
         self.sampler.check(replace, beta)
         shape = checked_shape(n)
         self._check_batch("a batch", shape, self._held_spec("sample"))
-        with self._lock:
-            self._rows.settle(self._history)
-            numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
-            parts = asked(self._shards, *self._rows.ledger.find(numbers))
+        parts, added = self._ask(shape, replace, beta)
 
         def answer() -> Batch:
             batch = assembled(parts, shape, None)
@@ -230,6 +224,13 @@ class ShardedBuffer(ChangedShards):
             return batch | added
 
         return answer
+
+    def _ask(self, shape: Shape, replace: bool, beta: float | None) -> tuple[list[Part], dict[str, Any]]:
+        """Draws a batch and asks shards for its rows; gives also the columns that the sampler adds."""
+        with self._lock:
+            self._rows.settle(self._history)
+            numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
+            return asked(self._shards, *self._rows.ledger.find(numbers)), added
 
     def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
