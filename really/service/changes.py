@@ -13,6 +13,7 @@ from really.replay.changes import RowChanges
 from really.replay.epochs import Epochs
 from really.replay.rows import Rows
 from really.service.contents import ToldShards
+from really.service.distribution import silent_in
 from really.service.learner_rows import LearnerRows
 
 Numbers = NDArray[np.int64]
@@ -55,11 +56,11 @@ class ChangedShards(ToldShards, RowChanges):
                 return places[at], {key: column[chosen[at]] for key, column in columns.items()}
 
             try:
-                silent, found = self._rows.each_part("update_at", owners, part)
+                answers = self._rows.ask_owners("update_at", owners, part)
             finally:
                 cast(LearnerRows, ring).note_update(columns)
-            self._refuse_silent("update", silent)
-            return sum(found)
+            self._refuse_silent("update", silent_in(answers))
+            return sum(one.value for one in answers)
 
     def _refuse_silent(self, what: str, silent: list[int]) -> None:
         if silent:

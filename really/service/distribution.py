@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,19 @@ from really.service.shard import num_rows_of, piece_of
 from really.service.shards import Event, Found, Shards, ask_one
 
 log = logging.getLogger("really")
+
+
+class OwnerAnswer(NamedTuple):
+    """What a shard gives for its rows: the positions of these among all, and its value; None if it does not answer."""
+
+    shard: int
+    positions: NDArray[np.int64]
+    value: Any
+
+
+def silent_in(parts: Sequence[OwnerAnswer]) -> list[int]:
+    """The shards that do not answer."""
+    return [part.shard for part in parts if part.value is None]
 
 
 class Distribution:
@@ -162,24 +175,24 @@ class Distribution:
         """
         left = np.unique(numbers[self.ledger.can_be_had(numbers)])
         owners, places = self.ledger.locate(left)
-        silent, _ = self.each_part("remove_at", owners, lambda chosen: (places[chosen],))
+        parts = self.ask_owners("remove_at", owners, lambda chosen: (places[chosen],))
+        silent = silent_in(parts)
         done = left[~np.isin(owners, silent)]
         self.ledger.remove(done)
         self.numbering.ring.remove(done)
         return len(done), silent
 
-    def each_part(
+    def ask_owners(
         self, method: str, owners: NDArray[np.int64], arguments: Callable[[NDArray[np.int64]], tuple[Any, ...]]
-    ) -> tuple[list[int], list[int]]:
-        """Calls a method of each shard that owns rows, with the arguments for their positions.
-
-        Returns the shards that do not answer, and what the others give.
-        """
+    ) -> list[OwnerAnswer]:
+        """Calls a method of each shard that owns rows, with the arguments for their positions."""
         positions = [np.flatnonzero(owners == shard) for shard in range(len(self.shards.names))]
-        given = [arguments(chosen) if len(chosen) else None for chosen in positions]
-        answers = self.shards.each(method, given)
-        silent = [shard for shard, one in enumerate(answers) if one is None and given[shard] is not None]
-        return silent, [int(one) for one in answers if one is not None]
+        answers = self.shards.each(method, [arguments(chosen) if len(chosen) else None for chosen in positions])
+        return [
+            OwnerAnswer(shard, chosen, answer)
+            for shard, (chosen, answer) in enumerate(zip(positions, answers, strict=True))
+            if len(chosen)
+        ]
 
     def clear(self) -> None:
         """Drops all rows."""

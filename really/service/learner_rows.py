@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from really.data.frames import Sharing
 from really.data.schema import Spec
 from really.replay.units import Batch
 from really.service.assembly import asked, assembled
-from really.service.distribution import Distribution
+from really.service.distribution import Distribution, silent_in
 from really.service.history import History
 from really.service.ledger import NOWHERE
 from really.service.lock import BufferLock
@@ -179,14 +178,14 @@ class LearnerRows:
             if first < self._numbering.held()[0]:
                 return False
             owners, places = self._reachable(numbers)
-            found = self._asked("columns_at", owners, lambda chosen: (places[chosen], list(out)))
-        if found is None:
+            parts = self._rows.ask_owners("columns_at", owners, lambda chosen: (places[chosen], list(out)))
+        if silent_in(parts):
             return False
         for key, column in out.items():
             if (owners == NOWHERE).any():
                 column[...] = np.zeros((), column.dtype)
-            for chosen, part in found:
-                column[chosen] = part[key]
+            for part in parts:
+                column[part.positions] = part.value[key]
         return True
 
     def continues(self, before: Numbers, numbers: Numbers, pairs: list[tuple[int, int]]) -> NDArray[np.bool_] | None:
@@ -198,21 +197,23 @@ class LearnerRows:
             self._rows.settle(self._history)
             if numbers.size and int(numbers.min()) < self._numbering.held()[0]:
                 return None
-            owners, places = self._reachable(numbers)
-            owners_before, places_before = self._reachable(before)
             if not pairs:
                 return self._are_whole(before, numbers)
+            owners, places = self._reachable(numbers)
+            owners_before, places_before = self._reachable(before)
             are_there = (owners != NOWHERE) & (owners_before != NOWHERE)
             together = np.where(are_there & (owners == owners_before), owners, NOWHERE)
-            parts = self._asked("continues_at", together, lambda chosen: (places_before[chosen], places[chosen], pairs))
+            parts = self._rows.ask_owners(
+                "continues_at", together, lambda chosen: (places_before[chosen], places[chosen], pairs)
+            )
         apart = np.flatnonzero(are_there & (owners != owners_before))
-        flags = None if parts is None else self._continue_apart(before[apart], numbers[apart], pairs)
-        if parts is None or flags is None:
+        flags = None if silent_in(parts) else self._continue_apart(before[apart], numbers[apart], pairs)
+        if flags is None:
             return None
         found = np.zeros(numbers.shape, np.bool_)
         found[apart] = flags
-        for chosen, part in parts:
-            found[chosen] = part
+        for part in parts:
+            found[part.positions] = part.value
         return found
 
     def _reachable(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
@@ -224,20 +225,6 @@ class LearnerRows:
             is_away = (owners != NOWHERE) & away[owners]
             owners, places = np.where(is_away, NOWHERE, owners), np.where(is_away, NOWHERE, places)
         return owners, places
-
-    def _asked(self, method: str, owners: Numbers, arguments: Any) -> list[tuple[Numbers, Any]] | None:
-        """What a method of each shard gives for its rows, with their positions; None if one does not answer."""
-        shards = self._rows.shards
-        chosen = [np.flatnonzero(owners == shard) for shard in range(len(shards.names))]
-        given = [arguments(positions) if len(positions) else None for positions in chosen]
-        answers = shards.each(method, given)
-        found = list[tuple[Numbers, Any]]()
-        for positions, answer in zip(chosen, answers, strict=True):
-            if len(positions):
-                if answer is None:
-                    return None
-                found.append((positions, answer))
-        return found
 
     def _continue_apart(
         self, before: Numbers, numbers: Numbers, pairs: list[tuple[int, int]]
@@ -257,9 +244,10 @@ class LearnerRows:
 
     def _are_whole(self, before: Numbers, numbers: Numbers) -> NDArray[np.bool_]:
         """Whether no row is lost from the row `before` to each of these."""
-        oldest, newest = self._numbering.held()
-        owners, _ = self._reachable(np.arange(oldest, newest))
-        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(owners == NOWHERE)])
-        found: NDArray[np.bool_] = before >= oldest
-        found[found] = sums[numbers[found] + 1 - oldest] == sums[before[found] - oldest]
+        found: NDArray[np.bool_] = before >= self._numbering.held()[0]
+        if found.any():
+            first = int(before[found].min())
+            owners, _ = self._reachable(np.arange(first, int(numbers[found].max()) + 1))
+            sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(owners == NOWHERE)])
+            found[found] = sums[numbers[found] + 1 - first] == sums[before[found] - first]
         return found
