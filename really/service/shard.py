@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.atomic_files import file_errors
+from really._utils.atomic_files import file_errors, replacing
+from really._utils.input_files import read_small
 from really.data.frames import FrameColumn
 from really.errors import InvalidValueError
 from really.replay import engine
@@ -26,6 +27,8 @@ from really.service.wire import SentRows, sent_rows
 
 LEDGER = "ledger"
 """The file that says which sharded buffer a shard's folder is of."""
+LONGEST_LEDGER = 64
+"""Bytes that its content has at most."""
 
 
 class Shard(ReplayBuffer):
@@ -65,15 +68,13 @@ class Shard(ReplayBuffer):
         if file is None or not file.exists():
             return None
         with file_errors(file, "the buffer of a shard"):
-            return file.read_bytes().decode("ascii", "replace")
+            return read_small(file, LONGEST_LEDGER).decode("ascii", "replace")
 
     def belong_to(self, ledger: str) -> bool:
         """Writes into the folder, if there is one, which sharded buffer it is of; returns True."""
         if self._home is not None:
-            with file_errors(self._home / LEDGER, "the buffer of a shard"):
-                replacement = self._home / f"{LEDGER}.new"
-                replacement.write_text(ledger)
-                replacement.replace(self._home / LEDGER)
+            with replacing(self._home / LEDGER, b"", "the buffer of a shard") as file:
+                file.write(ledger.encode("ascii"))
         return True
 
     @property
