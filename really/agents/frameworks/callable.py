@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.agents.frameworks.eager import EagerNetwork, Library
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, refuse_device
+from really.agents.frameworks.protocol import ChoosesDevice, ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
 from really.policies.model_state import METHODS
@@ -55,10 +55,12 @@ class NumPy:
         return outputs
 
 
-class PythonCallable:
+class PythonCallable(ChoosesDevice):
     """The adapter of plain Python callables."""
 
     name = "callable"
+    models = "a Python callable"
+    chooses = "it takes arrays of NumPy, and has its weights where it likes"
 
     def __init__(self) -> None:
         self._library: Library = NumPy()
@@ -85,14 +87,6 @@ class PythonCallable:
     def copy(self, model: Any) -> Any:
         """A copy through a pickle; a callable without weights is itself its copy."""
         return model if _has_no_weights(model) else cloudpickle.loads(self.pickled(model))
-
-    def placed(self, model: Any, device: Any) -> Any:
-        """Raises InvalidValueError: a callable has its arrays where it likes."""
-        refuse_device(device, "a Python callable", "it takes arrays of NumPy, and has its weights where it likes")
-
-    def beside(self, model: Any, other: Any) -> Any:
-        """The callable."""
-        return model
 
     def pickled(self, model: Any) -> bytes:
         """The callable as a pickle."""

@@ -11,8 +11,8 @@ from really.agents.frameworks.eager import EagerNetwork, as_arrays
 from really.agents.frameworks.exporting import Candidate, Trial
 from really.agents.frameworks.jax import Jax, JaxLibrary
 from really.agents.frameworks.keras_copies import copy_model, pickled_model
-from really.agents.frameworks.keras_models import KERAS_CHOOSES, Bound, ChangesStateError, Evaluated
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, refuse_device
+from really.agents.frameworks.keras_models import Bound, ChangesStateError, Evaluated, KerasChoosesDevice
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.agents.recurrent import RecurrentCall
 from really.policies.keras_state import KerasState
 
@@ -63,7 +63,7 @@ class Acting:
         return (self._model.around(bound) if isinstance(self._model, RecurrentCall) else bound)(observation)
 
 
-class KerasJax(Jax):
+class KerasJax(KerasChoosesDevice, Jax):
     """The adapter of Keras 3 on JAX."""
 
     name = "keras_jax"
@@ -79,14 +79,6 @@ class KerasJax(Jax):
     def copy(self, model: Any) -> Any:
         """A copy of the model with variables of its own."""
         return copy_model(model)
-
-    def placed(self, model: Any, device: Any) -> Any:
-        """Raises InvalidValueError: Keras chooses."""
-        refuse_device(device, "a model of Keras", KERAS_CHOOSES)
-
-    def beside(self, model: Any, other: Any) -> Any:
-        """The model where Keras has put it."""
-        return model
 
     def pickled(self, model: Any) -> bytes:
         """The model as a pickle."""

@@ -7,9 +7,15 @@ from typing import Any
 
 import keras
 
+from really.agents.frameworks.protocol import ChoosesDevice
 from really.policies.keras_state import KerasState
 
-KERAS_CHOOSES = "Keras places its weights when it makes them, as with keras.device('gpu:0')"
+
+class KerasChoosesDevice(ChoosesDevice):
+    """What the frameworks of Keras models inherit."""
+
+    models = "a model of Keras"
+    chooses = "Keras places its weights when it makes them, as with keras.device('gpu:0')"
 
 
 class ChangesStateError(Exception):

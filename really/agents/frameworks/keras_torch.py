@@ -11,8 +11,8 @@ import torch
 from really.agents.frameworks.eager import EagerNetwork, Library
 from really.agents.frameworks.exporting import Candidate, Trial
 from really.agents.frameworks.keras_copies import KerasPickler, copy_model, pickled_model
-from really.agents.frameworks.keras_models import KERAS_CHOOSES, Bound, Evaluated
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, refuse_device
+from really.agents.frameworks.keras_models import Bound, Evaluated, KerasChoosesDevice
+from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.agents.frameworks.torch import Acting, Torch, TorchLibrary
 
 
@@ -32,7 +32,7 @@ class KerasTorchLibrary(TorchLibrary):
         return super().infer(Evaluated.of(model), observation)
 
 
-class KerasTorch(Torch):
+class KerasTorch(KerasChoosesDevice, Torch):
     """The adapter of Keras 3 on PyTorch."""
 
     name = "keras_torch"
@@ -48,14 +48,6 @@ class KerasTorch(Torch):
     def copy(self, model: Any) -> Any:
         """A copy of the model with variables of its own."""
         return copy_model(model)
-
-    def placed(self, model: Any, device: Any) -> Any:
-        """Raises InvalidValueError: Keras chooses."""
-        refuse_device(device, "a model of Keras", KERAS_CHOOSES)
-
-    def beside(self, model: Any, other: Any) -> Any:
-        """The model where Keras has put it."""
-        return model
 
     def pickled(self, model: Any) -> bytes:
         """The model as a pickle with its tensors on the CPU."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -132,9 +132,24 @@ class Interface:
             raise InvalidValueError(f"action_mask: expected {['n', width]} with n = {rows} states, got {tuple(shape)}")
 
 
-def refuse_device(device: Any, title: str, instead: str) -> NoReturn:
-    """Raises InvalidValueError for a device that this package does not choose."""
-    raise InvalidValueError(f"device: expected none for {title}: {instead}, got {device!r}")
+class ChoosesDevice:
+    """What a framework inherits that places the weights of a model itself.
+
+    Attributes:
+        models: its models, in messages.
+        chooses: how it chooses a device, in messages.
+    """
+
+    models: str
+    chooses: str
+
+    def placed(self, model: Any, device: Any) -> Any:
+        """Raises InvalidValueError: the framework has chosen."""
+        raise InvalidValueError(f"device: expected none for {self.models}: {self.chooses}, got {device!r}")
+
+    def beside(self, model: Any, other: Any) -> Any:
+        """The model where the framework has put it."""
+        return model
 
 
 class Network(Protocol):

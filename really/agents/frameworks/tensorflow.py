@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from really.agents.frameworks.protocol import ExportRequest, Framework, Interface, Network, refuse_device
+from really.agents.frameworks.protocol import ChoosesDevice, ExportRequest, Framework, Interface, Network
 from really.agents.recurrent import FromStart
 from really.agents.tensorflow.copying import copy_model, pickled
 from really.agents.tensorflow.export import export
@@ -18,20 +18,13 @@ from really.policies.inference import Exported
 from really.policies.model_state import ModelState
 
 
-class TensorFlow:
+class TensorFlow(ChoosesDevice):
     """The adapter of TensorFlow."""
 
     name = "tensorflow"
+    models, chooses = "a model of TensorFlow", "it makes variables on a GPU if it sees one, or in tf.device"
     copy = staticmethod(copy_model)
     pickled = staticmethod(pickled)
-
-    def placed(self, model: Any, device: Any) -> Any:
-        """Raises InvalidValueError: TensorFlow chooses."""
-        refuse_device(device, "a model of TensorFlow", "it makes variables on a GPU if it sees one, or in tf.device")
-
-    def beside(self, model: Any, other: Any) -> Any:
-        """The model where TensorFlow has put it."""
-        return model
 
     def building(self) -> AbstractContextManager[None]:
         """A decorated `call` that is traced while the weights are created would keep their first values for ever."""
