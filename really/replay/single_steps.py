@@ -47,7 +47,6 @@ class Transitions(SampleUnit):
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The batch of these row numbers, [n] or [k, n]; None if a row is no longer held."""
         if self._frames is None:
-            num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
-            return ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
+            return super().take(ring, numbers)
         batch = self._frames.take(np.ascontiguousarray(numbers).reshape(-1))
         return None if batch is None else self._frames.reshaped(batch, numbers.shape, ())

@@ -47,6 +47,6 @@ class SampleUnit:
         return spec
 
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
-        """The batch of these row numbers, [n] or [k, n]; None if a row is no longer held."""
+        """The batch of these row numbers, [n] or [k, n], to which the caller may add columns; None if a row is gone."""
         num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
         return ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
