@@ -148,8 +148,8 @@ bench-atari: .venv/.bench
 bench-disk: .venv/.bench
 	$(BIN)/python -m bench.disk $(PUBLISH)
 
-# Compares the cells of this package in two commits, some 40 minutes on a quiet machine, and shows those that differ by
-# more than 3 %: make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'
+# Compares the cells of this package in two commits, on a quiet machine, and shows those that differ by more than 3 %:
+# make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'
 BASE ?= HEAD~1
 HEAD ?= HEAD
 CELLS ?= (putting|sampling|priorities|frames|disk|collection|mixtures|Lent)\.
@@ -158,6 +158,9 @@ SAME := Floor|'(numpy|numpy, fresh|indices|list|cpprb|rlox|torchrl|flashbax)'|He
 bench-compare: .venv/.bench
 	cd bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv continuous --interleave-rounds \
 		--factor 1.03 --bench "^(?!.*($(SAME))).*$(CELLS)" $(BASE) $(HEAD)
+
+.venv/.bench: $(BUILT)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco]' && touch $@
 
 build: setup
 	$(BIN)/python -m build

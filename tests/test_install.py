@@ -210,3 +210,10 @@ def test_workflows_and_contributors_get_targets_that_exist() -> None:
     matrix = re.search(r"target: \[(.+)\]", (ROOT / ".github/workflows/test.yml").read_text())[1]
     assert named | {*matrix.split(", ")} <= targets
     assert {"lint", "test", "wheels", "test-lowest"} <= named | {*matrix.split(", ")}
+
+
+def test_each_target_of_make_has_the_rules_that_it_needs() -> None:
+    targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for target in targets:
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
