@@ -58,8 +58,7 @@ def timed(call: Callable[[], Any], repeats: int) -> float:
 def filled(name: str, seed: int = 0, more: Callable[[int], dict[str, Any]] = lambda num: {}, **options: Any) -> Any:
     """A full buffer of this layout, whose episodes end."""
     workload, num = LAYOUTS[name], HELD[name]
-    rows = {"terminal": ends(num, workload.episode)} | workload.rows(num, seed) | more(num)
-    rows["terminal"] = ends(num, workload.episode)
+    rows = workload.rows(num, seed) | {"terminal": ends(num, workload.episode)} | more(num)
     spec = {key: (column.dtype, column.shape[1:]) for key, column in rows.items()}
     buffer = ReplayBuffer(num, spec=spec, seed=seed, **options)
     buffer.put(rows)
