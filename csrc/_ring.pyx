@@ -68,6 +68,7 @@ from ring_state cimport (
     begin_update,
     draw_ages,
     draw_rows,
+    draw_rows_of,
     end_update,
     find_ages,
     first_intact,
@@ -1088,6 +1089,31 @@ cdef class Ring:
             total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
         )
         if not self.draw_into(block, total, num, distinct):
+            return None
+        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+
+    def sample_of(
+        self, Ring drawing not None, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None
+    ):
+        """`sample` of the rows that `drawing.sample` would draw, with its generator; for a ring in this process.
+
+        Returns None, with nothing drawn, if the two rings have not as many rows, or too few.
+        """
+        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
+        cdef Block block = self.new_batch(
+            total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
+        )
+        cdef bint drawn
+        acquire(drawing.lock)
+        acquire(self.lock)
+        if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
+            drawn = draw_rows_of(&self.state, &drawing.state, &block.batch, total, num, distinct)
+        else:
+            with nogil:
+                drawn = draw_rows_of(&self.state, &drawing.state, &block.batch, total, num, distinct)
+        release(self.lock)
+        release(drawing.lock)
+        if not drawn:
             return None
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 

@@ -187,9 +187,21 @@ cdef inline bint draw_rows(
     for i in range(TRIES):
         if not refresh_cursor(ring) or num_choices(ring) < (num if distinct else 1):
             return False
-        if copy_drawn(ring, batch, total, num, distinct):
+        if copy_drawn(ring, ring, batch, total, num, distinct):
             return True
     return False
+
+
+cdef inline bint draw_rows_of(
+    RingState* ring, RingState* drawing, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+) noexcept nogil:
+    """`draw_rows` with the draws of another ring of this process, which has as many rows. Returns False, with nothing
+    drawn, if it has more or fewer, or too few."""
+    if not refresh_cursor(ring) or not refresh_cursor(drawing) or num_choices(drawing) < (num if distinct else 1):
+        return False
+    if num_held(&ring.rows) != num_held(&drawing.rows) or num_left(ring) != num_left(drawing):
+        return False
+    return copy_drawn(ring, drawing, batch, total, num, distinct)
 
 
 cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
@@ -215,15 +227,15 @@ cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint
 
 
 cdef inline bint copy_drawn(
-    RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+    RingState* ring, RingState* drawing, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
-    """`copy_rows` for sampled rows. Draws and copies block by block unless all row numbers are needed first
+    """`copy_rows` for rows that `drawing` draws. Draws and copies block by block unless all row numbers are needed first
     (without replacement, to prefetch from disk, if new rows are preferred, or if most rows are removed)."""
-    if distinct or ring.prefetches_from_disk or ring.recency.kind != ALL_ROWS or are_most_removed(ring):
-        draw_ages(ring, batch, total, num, distinct)
+    if distinct or ring.prefetches_from_disk or drawing.recency.kind != ALL_ROWS or are_most_removed(drawing):
+        draw_ages(drawing, batch, total, num, distinct)
         return copy_rows(ring, batch, total)
-    gather_rows(ring, batch, total, ring.source)
-    keep_state(ring)
+    gather_rows(ring, batch, total, drawing.source)
+    keep_state(drawing)
     return are_intact(ring, batch, total)
 
 

@@ -122,6 +122,14 @@ class Ring:
     def sample(
         self, num: int, num_batches: int = 0, distinct: bool = False, out: dict[str, NDArray[Any]] | None = None
     ) -> dict[str, NDArray[Any]] | None: ...
+    def sample_of(
+        self,
+        drawing: Ring,
+        num: int,
+        num_batches: int = 0,
+        distinct: bool = False,
+        out: dict[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]] | None: ...
     def fits(self, out: object, num: int, num_batches: int = 0) -> bool: ...
     def sample_ages(
         self, num: int, num_batches: int = 0, distinct: bool = False, by_number: bool = False

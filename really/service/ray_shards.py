@@ -89,6 +89,11 @@ class RayShards:
         """As of `Shards`."""
         return self._rooms * [remote is None or remote.can_take_rows for remote in self._remotes]
 
+    @property
+    def sole(self) -> Shard | None:
+        """As of `Shards`."""
+        return self._own if len(self._remotes) == 1 else None
+
     def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""
         made, found = self._made, list[Found]()

@@ -15,11 +15,12 @@ from really._utils.input_files import read_small
 from really.data.frames import FrameColumn
 from really.errors import InvalidValueError
 from really.replay import engine
-from really.replay._ring import RingError
+from really.replay._ring import Ring, RingError
 from really.replay.buffer import ReplayBuffer
 from really.replay.disk import schema
 from really.replay.moments import Moment
 from really.replay.removed_rows import from_text, removed_rows, to_text
+from really.replay.samplers import Shape
 from really.replay.units import Batch
 from really.service.ledger import NOWHERE
 from really.service.places import NO_ROW, Places
@@ -115,6 +116,16 @@ class Shard(ReplayBuffer):
     def has(self, place: int) -> bool:
         """Whether a row was put at this place: it is none that was refused, and none to come."""
         return self._places.has(place, self._num_put)
+
+    def sample_of(self, drawing: Ring, shape: Shape, distinct: bool) -> Batch | None:
+        """The batch of the rows that another ring draws, if both have as many rows; None otherwise."""
+        ring = self._ring
+        if ring is None:
+            return None
+        try:
+            return ring.sample_of(drawing, shape[-1], shape[0] if len(shape) == 2 else 0, distinct)
+        except RingError as error:
+            raise engine.translated(ring, error) from None
 
     def take_at(self, places: NDArray[np.int64]) -> Batch | None:
         """The batch of the rows at these places, [n] or [k, n]; None if one is no longer held."""

@@ -189,7 +189,12 @@ class ShardedBuffer(ChangedShards):
             return self._draws.sample(self._ring, n, replace, out, beta)
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
-        shape, spec = checked_shape(n), self._held_spec("sample")
+        shape = checked_shape(n)
+        if out is None and math.prod(shape) <= self._unchecked_rows and self.sampler.in_ring:
+            batch = self._sampled_in_one(shape, not replace)
+            if batch is not None:
+                return batch
+        spec = self._held_spec("sample")
         self._check_batch("a batch", shape, spec)
         outputs = self._outputs(out, shape)
         for _ in range(TRIES):
@@ -224,6 +229,13 @@ class ShardedBuffer(ChangedShards):
             return batch | added
 
         return answer
+
+    def _sampled_in_one(self, shape: Shape, distinct: bool) -> Batch | None:
+        """A batch, drawn and copied in one call, if one shard in this process has all rows; None otherwise."""
+        with self._lock:
+            self._rows.settle(self._history)
+            shard = self._shards.sole
+            return None if shard is None else shard.sample_of(self._rows.numbering.ring, shape, distinct)
 
     def _ask(self, shape: Shape, replace: bool, beta: float | None) -> tuple[list[Part], dict[str, Any]]:
         """Draws a batch and asks shards for its rows; gives also the columns that the sampler adds."""

@@ -99,6 +99,10 @@ class Shards(Protocol):
     def rooms(self) -> NDArray[np.int64]:
         """For how many rows each shard has room, [shard]; 0 for one that is away or gone."""
 
+    @property
+    def sole(self) -> Shard | None:
+        """The only shard, if there is no other and it is in this process; None before `start`."""
+
     def start(self, spec: Spec | None) -> list[Found]:
         """Makes the shards ready for rows of this schema, or opens what their folders have; says what that is.
 
@@ -162,6 +166,11 @@ class LocalShards:
     def rooms(self) -> NDArray[np.int64]:
         """As of `Shards`."""
         return self._rooms
+
+    @property
+    def sole(self) -> Shard | None:
+        """As of `Shards`."""
+        return self._shards[0] if len(self._shards) == 1 else None
 
     def start(self, spec: Spec | None) -> list[Found]:
         """As of `Shards`."""

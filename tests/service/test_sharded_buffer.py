@@ -106,6 +106,24 @@ def test_batches_are_those_of_one_buffer(kind: str, shards: int) -> None:
     assert sharded.state_dict().keys() == one.state_dict().keys()
 
 
+@pytest.mark.parametrize("sampler", [None, ("newest", {"num_rows": 20})])
+def test_one_shard_in_this_process_draws_and_copies_in_one_call(sampler: Any) -> None:
+    one, sharded = pair(1, sampler=sampler)
+    for buffer in (one, sharded):
+        buffer.put(rows(0, 55))
+        buffer.remove([30, 31, 50])
+    for _ in range(3):
+        assert_same(one.sample((3, 4)), sharded.sample((3, 4)))
+    shard, drawing = sharded._shards.sole, sharded._rows.numbering.ring
+    batch = shard.sample_of(drawing, (2, 5), False)
+    assert batch is not None
+    assert_same(one.sample((2, 5)), batch)
+    sharded._rows.numbering.advance(1)  # a row that the shard does not have
+    before = sharded.state_dict()
+    assert shard.sample_of(drawing, (5,), False) is None
+    assert str(sharded.state_dict()) == str(before)
+
+
 def test_batches_stay_the_same_after_clear_and_a_return_of_the_generator() -> None:
     one, sharded = pair(3, alpha=0.5)
     for buffer in (one, sharded):
