@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,15 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_runtime() -> Iterator[None]:
+def ray_runtime(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ray on this machine. It is shut down at the end, and its files in /dev/shm must then be gone."""
     import ray
 
+    # Otherwise each process of pytest-xdist has a Ray runtime, and the two share two CPUs.
+    grouped = request.config.getoption("loadgroup", False)
+    assert not grouped or all("@" in item.nodeid for item in request.session.items), (
+        f"pytest-xdist {version('pytest-xdist')} cannot group the tests of pytest {version('pytest')}"
+    )
     before = shared_files()
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
     yield
