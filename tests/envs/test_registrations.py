@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import pickle
 import subprocess
 import sys
@@ -68,6 +70,9 @@ def corridor_class() -> type[gymnasium.Env]:
 @pytest.fixture
 def registries() -> Iterator[type[gymnasium.Env]]:
     """Both registries, restored at the end; returns a class to register."""
+    # ale_py registers its games when it is imported, and only then: they belong to what is restored.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("ale_py")
     registered = [gymnasium.registry, gym.envs.registration.registry]
     before = [dict(registry) for registry in registered]
     yield corridor_class()
