@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).parent / "uv"
 PYTHON = ROOT / ".venv" / "bin" / "python"
-EXTRAS = ("tensorflow", "ray", "plots", "atari", "minari", "video", "test")
+EXTRAS = ("tensorflow", "ray", "plots", "gym", "atari", "minari", "video", "test")
 # Each environment: its extras, further packages, and its tests.
 CORE = ("lowest-core", (), ("pytest", "pytest-timeout", "hypothesis", "scipy==1.15.*"))
 ALL = ("lowest", EXTRAS, ())

@@ -282,9 +282,17 @@ def test_real_gym_gives_the_transitions_of_gymnasium(environment):
         assert a["terminated"] == b["terminated"]
 
 
-def test_an_id_that_only_gym_knows():
-    assert "Taxi-v3" not in gymnasium.registry
-    spec = EnvironmentSpec("Taxi-v3")
+@pytest.fixture
+def taxi_of_gym():
+    """An id in the registry of gym alone; which of gym's own ids gymnasium lacks depends on gymnasium's version."""
+    gym.register("TaxiOfGym-v0", entry_point="gym.envs.toy_text:TaxiEnv", max_episode_steps=200)
+    yield "TaxiOfGym-v0"
+    del gym.envs.registry["TaxiOfGym-v0"]
+
+
+def test_an_id_that_only_gym_knows(taxi_of_gym):
+    assert taxi_of_gym not in gymnasium.registry
+    spec = EnvironmentSpec(taxi_of_gym)
     probe = spec.probe()
     assert probe.action_space == spaces.Discrete(6)
     assert probe.max_episode_steps == 200

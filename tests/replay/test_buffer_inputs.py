@@ -221,7 +221,13 @@ def test_tensorflow_tensors():
 def test_anything_with_dlpack_or_array():
     class Dlpack:
         def __init__(self, array):
-            self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
 
     class Array:
         def __array__(self, dtype=None, copy=None):
