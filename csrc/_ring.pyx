@@ -84,6 +84,7 @@ from ring_state cimport (
     refresh_cursor,
     roll_back,
     take_rows,
+    take_windows,
     to_held_ages,
 )
 from scatter cimport append
@@ -103,6 +104,7 @@ from shared_rows cimport (
     return_to_frame,
     stop_writing,
 )
+from window_batch cimport TrajectoryParts, WindowBatch, lay_out_windows, window_batch_nbytes
 from values cimport (
     MAX_DIMS,
     ONE_ROW,
@@ -291,6 +293,7 @@ cdef class Ring:
     cdef readonly list shapes
     cdef readonly list shared
     cdef public int64_t max_bytes
+    cdef int64_t num_column_changes  # how often `update` has written columns
     cdef dict column_changes  # how often `update` has written a column, by its name
     cdef readonly int64_t num_changes  # how often rows that were held have changed, other than by puts
     cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
@@ -633,6 +636,7 @@ cdef class Ring:
                     )
                 num_written += 1
             end_update(&self.state)
+        self.num_column_changes += num_written > 0
         release(self.lock)
         for name in columns if num_written else ():
             self.column_changes[name] = self.column_changes.get(name, 0) + 1
@@ -1242,6 +1246,59 @@ cdef class Ring:
         if not taken:
             self.refuse_if_rolled_back()
         return taken
+
+    def windows(
+        self, index, starts, Py_ssize_t num, Py_ssize_t length, Py_ssize_t burn_in, int64_t changes=NO_ROW
+    ):
+        """`num` windows of `length` steps [num, length, ...], with the columns `mask`, `is_first` and `number`.
+
+        `index` is a `TrajectoryIndex` whose lock the caller holds. `starts`, int64 [num], are the rows with which
+        windows begin; None draws them uniformly. Returns None if the index has no start, or if a row is not held; with
+        `changes`, the `change_count` at which the index had all rows, also if the ring holds others by now.
+        """
+        cdef TrajectoryParts* parts = <TrajectoryParts*>PyCapsule_GetPointer(index.parts, "really.trajectories")
+        cdef Block block = self.new_batch(num * length, None, n_step=False, table=window_batch_nbytes(num, length))
+        cdef WindowBatch windows
+        cdef bint taken
+        lay_out_windows(&windows, num, length, <char*>block.batch.table)
+        if starts is not None:
+            memcpy(windows.starts, cnp.PyArray_DATA(<cnp.ndarray?>starts), num * sizeof(int64_t))
+        self.read_removals()
+        acquire(self.lock)
+        taken = changes == NO_ROW or self.has_same_rows(parts, changes)
+        if taken and num * length * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
+            taken = take_windows(&self.state, &block.batch, parts, &windows, burn_in, starts is None)
+        elif taken:
+            with nogil:
+                taken = take_windows(&self.state, &block.batch, parts, &windows, burn_in, starts is None)
+        release(self.lock)
+        if not taken:
+            self.refuse_if_rolled_back()
+            return None
+        return self.window_arrays(block, &windows)
+
+    cdef bint has_same_rows(self, const TrajectoryParts* parts, int64_t changes) noexcept:
+        """Whether the rows held are those of an index that had all of them at this `change_count`; hold the lock."""
+        return (
+            self.state.writes and changes == self.num_changes + self.num_column_changes
+            and parts.rows.newest == self.state.rows.cursor.num_put
+            and parts.rows.oldest == oldest_row(&self.state.rows)
+        )
+
+    cdef dict window_arrays(self, Block block, const WindowBatch* windows):
+        """The columns of a batch of windows as arrays over its block."""
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef dict batch = self.arrays(block, windows.length, windows.num)
+        dims[0], dims[1] = windows.num, windows.length
+        batch["mask"] = new_array(block, <char*>windows.mask, FLOAT32, dims, 2)
+        batch["is_first"] = new_array(block, <char*>windows.is_first, FLOAT32, dims, 2)
+        batch["number"] = new_array(block, <char*>windows.numbers, INT64, dims, 2)
+        return batch
+
+    @property
+    def change_count(self):
+        """A number that grows whenever rows that are held change here, other than by puts."""
+        return self.num_changes + self.num_column_changes
 
     def take_windows(self, const int64_t[::1] rows, Py_ssize_t length, list num_places, is_padding=None):
         """The rows of these numbers, [n * length], as n windows: each frame that a window needs comes once.

@@ -7,11 +7,12 @@ them a Python class. It has no lock: its user has one.
 
 cimport cython
 cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport INT64_MIN, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from row_set cimport allocate_row_set, free_row_set, has_row, row_set_nbytes, slot_of_rank
+from row_set cimport allocate_row_set, free_row_set, has_row, row_set_nbytes
 from segments cimport (
     ENDED,
     NO_ROWS,
@@ -31,7 +32,8 @@ from segments cimport (
     segment_at,
     segment_of_row,
 )
-from starts cimport EPISODES, STEPS, WINDOWS, Starts, evict_before, mark_after_append
+from starts cimport EPISODES, STEPS, WINDOWS, Starts, evict_before, mark_after_append, to_starts
+from window_batch cimport TrajectoryParts
 from windows cimport Window, fill_window, step_on
 
 cnp.import_array()
@@ -56,8 +58,12 @@ cdef class TrajectoryIndex:
 
     cdef Trajectories rows
     cdef Starts starts
+    cdef TrajectoryParts addresses
+    cdef readonly object parts  # a capsule of `addresses`, with which a ring makes windows itself
 
     def __cinit__(self, int64_t capacity, int rule, int64_t least, int64_t least_from_first, bint joins):
+        self.addresses.rows, self.addresses.starts = &self.rows, &self.starts
+        self.parts = PyCapsule_New(&self.addresses, "really.trajectories", NULL)
         self.starts.rule, self.starts.joins, self.starts.log_from = rule, joins, INT64_MIN
         self.starts.least, self.starts.least_from_first = least, least_from_first
         if not allocate_trajectories(&self.rows, capacity) or not allocate_row_set(&self.starts.rows, capacity):
@@ -146,12 +152,7 @@ cdef class TrajectoryIndex:
 
     def starts_of_ranks(self, cnp.ndarray ranks not None):
         """Numbers of the starts of these ranks, in place: int64 from 0 to before `num_starts`, C-contiguous."""
-        cdef int64_t* at = <int64_t*>cnp.PyArray_DATA(ranks)
-        cdef int64_t slot, oldest = self.rows.oldest % self.rows.capacity
-        cdef Py_ssize_t i
-        for i in range(cnp.PyArray_SIZE(ranks)):
-            slot = slot_of_rank(&self.starts.rows, at[i])
-            at[i] = self.rows.oldest + slot - oldest + (self.rows.capacity if slot < oldest else 0)
+        to_starts(&self.starts, &self.rows, <int64_t*>cnp.PyArray_DATA(ranks), cnp.PyArray_SIZE(ranks))
         return ranks
 
     def are_starts(self, const int64_t[::1] numbers):

@@ -22,8 +22,11 @@ from n_step cimport Steps, free_steps, gather_steps
 from recency cimport ALL_ROWS, Recency, draw_recent, num_drawable
 from record cimport STAGE, Cursor, Field, Records, Seam, all_held, none_below, num_held, oldest_row, subtract
 from removed cimport Removed, draw_left, follow_rows, free_removed, to_ages
+from runs cimport clear_padding, copy_runs, may_copy_runs, set_ages
 from shared_rows cimport follow_writers, prefetch_frames_from_disk, reconstruct_all
+from starts cimport to_starts
 from values cimport Key
+from window_batch cimport TrajectoryParts, WindowBatch, fill_windows
 
 cdef enum:
     TRIES = 100  # to copy a batch before another process overwrites one of its rows
@@ -226,6 +229,28 @@ cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint
     return False
 
 
+cdef inline bint take_windows(
+    RingState* ring, Batch* batch, const TrajectoryParts* index, WindowBatch* windows, Py_ssize_t burn_in, bint draws
+) noexcept nogil:
+    """Copies windows of an index of the ring's rows, whose starts are given or drawn. Returns False if there is no
+    start, if a row is not held, or if another process overwrites one of them."""
+    cdef Py_ssize_t i
+    if not refresh_cursor(ring):
+        return False
+    if draws:
+        if index.starts.rows.num == 0:
+            return False
+        draw(ring.source, index.starts.rows.num, windows.starts, windows.num)
+        keep_state(ring)
+        to_starts(index.starts, index.rows, windows.starts, windows.num)
+    if index.rows.newest > ring.rows.cursor.num_put or not fill_windows(index, windows, burn_in):
+        return False
+    for i in range(windows.num):  # the rows of a window are ascending
+        if windows.starts[i] < oldest_row(&ring.rows):
+            return False
+    return copy_windows(ring, batch, windows)
+
+
 cdef inline bint copy_drawn(
     RingState* ring, RingState* drawing, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
@@ -255,6 +280,11 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
     )
     if batch.discounts != NULL:
         gather_steps(&ring.rows, &ring.steps, &ring.removed, batch, total)
+    reconstruct_rows(ring, batch, total)
+
+
+cdef inline void reconstruct_rows(RingState* ring, Batch* batch, Py_ssize_t total) noexcept nogil:
+    """Reconstructs the rows of shared frames, whose numbers are gathered."""
     if ring.num_sharings > 0:
         if not are_intact(ring, batch, total):
             return  # an overwritten frame number may have no frame; the caller tests again
@@ -266,6 +296,26 @@ cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bi
             batch.misses_frames = not reconstruct_all(
                 ring.sharings, ring.num_sharings, batch.fields, total, batch.columns
             )
+
+
+cdef inline bint copy_windows(RingState* ring, Batch* batch, const WindowBatch* windows) noexcept nogil:
+    """Copies the rows of the windows, which are held, and makes their padding zeros. Returns False if another process
+    has started to overwrite one of them."""
+    cdef Py_ssize_t total = windows.num * windows.length
+    cdef bint are_runs = may_copy_runs(&ring.rows, windows) and (ring.num_sharings == 0 or windows.num_padded == 0)
+    batch.misses_frames = False
+    if not are_runs or not ring.writes or ring.prefetches_from_disk:
+        set_ages(batch.ages, windows, oldest_row(&ring.rows))
+    if ring.prefetches_from_disk:
+        prefetch_rows_from_disk(&ring.rows, batch.ages, total)
+    if are_runs:
+        copy_runs(&ring.rows, windows, batch.fields)
+    else:
+        gather(&ring.rows, batch.ages, total, batch.fields, NULL, NULL)
+    reconstruct_rows(ring, batch, total)
+    if windows.num_padded > 0:
+        clear_padding(windows, ring.keys, ring.num_keys, batch.columns)
+    return are_intact(ring, batch, total)
 
 
 cdef inline void draw_ages(

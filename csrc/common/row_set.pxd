@@ -4,9 +4,9 @@ from libc.stdint cimport int64_t, uint64_t
 
 from memory cimport really_pages_release, really_pages_reserve
 
-cdef extern from *:
-    int __builtin_popcountll(unsigned long long) noexcept nogil
-    int __builtin_ctzll(unsigned long long) noexcept nogil
+cdef extern from "bits.h" nogil:
+    int really_count_bits(uint64_t word) noexcept
+    int really_select_bit(uint64_t word, int rank) noexcept
 
 cdef enum:
     WORD = 64  # slots of a word
@@ -88,9 +88,9 @@ cdef inline int64_t rank_of_slot(const RowSet* rows, int64_t slot) noexcept nogi
     """How many slots of the set are before this one."""
     cdef int64_t group = slot // WORD, i, rank
     cdef int level
-    rank = __builtin_popcountll(rows.words[group] & ((<uint64_t>1 << <uint64_t>(slot % WORD)) - 1))
+    rank = really_count_bits(rows.words[group] & ((<uint64_t>1 << <uint64_t>(slot % WORD)) - 1))
     for i in range(group - group % FAN, group):
-        rank += __builtin_popcountll(rows.words[i])
+        rank += really_count_bits(rows.words[i])
     for level in range(rows.num_levels):
         group >>= FAN_BITS
         for i in range(group - group % FAN, group):
@@ -102,20 +102,15 @@ cdef inline int64_t slot_of_rank(const RowSet* rows, int64_t rank) noexcept nogi
     """The slot with `rank` slots of the set before it, 0 <= rank < num."""
     cdef int level
     cdef int64_t at = 0, count
-    cdef uint64_t bits
     for level in range(rows.num_levels - 1, -1, -1):
         at *= FAN
         while rank >= rows.counts[level][at]:
             rank -= rows.counts[level][at]
             at += 1
     at *= FAN
-    count = __builtin_popcountll(rows.words[at])
+    count = really_count_bits(rows.words[at])
     while rank >= count:
         rank -= count
         at += 1
-        count = __builtin_popcountll(rows.words[at])
-    bits = rows.words[at]
-    while rank > 0:
-        bits &= bits - 1
-        rank -= 1
-    return at * WORD + __builtin_ctzll(bits)
+        count = really_count_bits(rows.words[at])
+    return at * WORD + really_select_bit(rows.words[at], <int>rank)

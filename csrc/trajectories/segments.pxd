@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from memory cimport really_pages_release, really_pages_reserve
+from memory cimport really_pages_release, really_pages_reserve, really_prefetch_l2
 
 cdef enum Flags:  # of a segment
     STARTS = 1  # its first row begins an episode: the row before it is held and ends one
@@ -78,6 +78,13 @@ cdef inline Segment* segment_at(const Trajectories* rows, int64_t segment) noexc
 cdef inline Segment* segment_of_row(const Trajectories* rows, int64_t number) noexcept nogil:
     cdef uint32_t after = rows.segment_of[number % rows.capacity] - <uint32_t>rows.first_segment
     return segment_at(rows, rows.first_segment + after)
+
+
+cdef inline void prefetch_row(const Trajectories* rows, int64_t number) noexcept nogil:
+    """Prefetches what `segment_of_row` and `place_of_row` read of the row, held or not."""
+    if is_row(rows, number):
+        really_prefetch_l2(<const char*>&rows.segment_of[number % rows.capacity])
+        really_prefetch_l2(<const char*>&rows.step_of[number % rows.capacity])
 
 
 cdef inline int64_t place_of_row(const Trajectories* rows, int64_t number) noexcept nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from row_set cimport RowSet, add_row, discard_row, row_set_nbytes
+from row_set cimport RowSet, add_row, discard_row, row_set_nbytes, slot_of_rank
 from segments cimport (
     ENDED,
     ORIGIN,
@@ -144,3 +144,12 @@ cdef inline void lose_origins(Starts* starts, Trajectories* rows) noexcept nogil
             segment = segment_of_row(rows, number_at(&rows.streams[i], rows.streams[i].first))
             if segment.flags & ORIGIN:
                 lose_start(starts, rows, segment)
+
+
+cdef inline void to_starts(const Starts* starts, const Trajectories* rows, int64_t* ranks, Py_ssize_t num) noexcept nogil:
+    """Replaces ranks, from 0 to before `starts.rows.num`, by the numbers of the starts that have them."""
+    cdef int64_t slot, oldest = rows.oldest % rows.capacity
+    cdef Py_ssize_t i
+    for i in range(num):
+        slot = slot_of_rank(&starts.rows, ranks[i])
+        ranks[i] = rows.oldest + slot - oldest + (rows.capacity if slot < oldest else 0)

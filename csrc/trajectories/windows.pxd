@@ -1,6 +1,7 @@
 """Windows: consecutive steps of one agent from a start on, shorter ones padded and masked."""
 
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from segments cimport (
     Segment,
@@ -31,29 +32,43 @@ cdef inline Py_ssize_t fill_window(
     cdef const Segment* segment
     cdef const Stream* stream
     cdef int64_t first
-    cdef bint begins, is_known = False
-    cdef Py_ssize_t i = 0, j, stop, num
+    cdef bint begins
+    cdef Py_ssize_t i = 0, j, stop, num, known_from = burn_in
     if not is_row(rows, start):
         return 0
     segment, first = segment_of_row(rows, start), place_of_row(rows, start)
     stream = &rows.streams[segment.stream]
     num = min(end_of_run(rows, segment, joins, first + length) - first, length)
+    memset(window.is_first, 0, length * sizeof(float))
+    copy_numbers(stream, first, start, num, window.numbers)
     while i < num:
         stop = min(segment.end - first, num)
         begins = first + i == segment.begin and begins_episode(rows, segment)
-        is_known = is_known or begins
-        for j in range(i, stop):
-            window.numbers[j] = number_at(stream, first + j)
-        for j in range(i, stop):
-            window.mask[j] = 1 if is_known or j >= burn_in else 0
-            window.is_first[j] = 0
+        known_from = min(known_from, i) if begins else known_from
         window.is_first[i] = begins
         i = stop
         if i < num:
-            segment = segment_of_row(rows, number_at(stream, first + i))
-    for i in range(num, length):
-        window.numbers[i], window.mask[i], window.is_first[i] = -1, 0, 0
+            segment = segment_of_row(rows, window.numbers[i])
+    for j in range(min(known_from, num)):
+        window.mask[j] = 0
+    for j in range(min(known_from, num), num):
+        window.mask[j] = 1
+    for j in range(num, length):
+        window.numbers[j], window.mask[j] = -1, 0
     return num
+
+
+cdef inline void copy_numbers(
+    const Stream* stream, int64_t first, int64_t number, Py_ssize_t num, int64_t* numbers
+) noexcept nogil:
+    """The numbers of the rows at `num` places of the stream, which are ascending; `number` is the first one."""
+    cdef Py_ssize_t j
+    if number_at(stream, first + num - 1) - number == num - 1:
+        for j in range(num):
+            numbers[j] = number + j
+        return
+    for j in range(num):
+        numbers[j] = number_at(stream, first + j)
 
 
 cdef inline int64_t step_on(const Trajectories* rows, int64_t number, int64_t by) noexcept nogil:

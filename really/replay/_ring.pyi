@@ -150,6 +150,17 @@ class Ring:
         steps: bool = False,
     ) -> dict[str, NDArray[Any]] | None: ...
     def read(self, first: int, num: int) -> dict[str, Any] | None: ...
+    def windows(
+        self,
+        index: Any,
+        starts: NDArray[np.int64] | None,
+        num: int,
+        length: int,
+        burn_in: int,
+        changes: int = ...,
+    ) -> dict[str, NDArray[Any]] | None: ...
+    @property
+    def change_count(self) -> int: ...
     def take_windows(
         self,
         rows: NDArray[np.int64],

@@ -15,7 +15,7 @@ from really.replay import arguments, engine
 from really.replay._ring import Ring, RingError
 from really.replay.columns import spec_of
 from really.replay.priorities import QUICK
-from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
+from really.replay.samplers import PrioritizedSampler, Sampler, Shape, UniformSampler, checked_shape
 from really.replay.units import Batch, SampleUnit
 
 TRIES = 100
@@ -38,6 +38,7 @@ class Draws:
     def __init__(self, sampler: Sampler, unit: SampleUnit) -> None:
         self.sampler, self.unit = sampler, unit
         self.in_ring = sampler.in_ring and unit.in_ring
+        self._draws_uniformly = type(sampler) is UniformSampler
 
     def check_spec(self, spec: Spec) -> None:
         """Raises InvalidValueError if sampler or unit cannot work with these columns."""
@@ -66,6 +67,10 @@ class Draws:
             raise _refused(out)
         shape = (n,) if type(n) is int and 0 < n <= QUICK else checked_shape(n)
         filled = held("sample", ring)
+        if self._draws_uniformly and replace and self.unit.starts is not None:
+            batch = self.unit.sample(filled, shape)
+            if batch is not None:
+                return batch
         for _ in range(TRIES):
             numbers, added = self._drawn(filled, shape, beta, replace)
             batch = self.unit.take(filled, numbers)

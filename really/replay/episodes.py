@@ -102,7 +102,10 @@ class Episodes(SampleUnit):
         length = self.length or longest
         if numbers.size * length > ring.max_unchecked_rows:
             refuse_big_batch("a batch of episodes", numbers.size * length, spec_of(ring))
-        found = self.starts.windows(self.starts.step_on(numbers, -before), length)
+        first = self.starts.step_on(numbers, -before)
+        if isinstance(ring, Ring):
+            return self.starts.batch(first, length)
+        found = self.starts.windows(first, length)
         return None if found is None else filled_windows(ring, found, numbers.shape)
 
 

@@ -117,11 +117,25 @@ class Sequences(SampleUnit):
 
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The windows from these rows on, padded where the steps that are held end; None if a row is not held."""
-        if numbers.size * self.num_steps > ring.max_unchecked_rows:
-            refuse_big_batch("a batch of sequences", numbers.size, self.batch_spec(spec_of(ring)))
-        assert self.starts is not None, "a ring is prepared before it is sampled"
-        found = self.starts.windows(numbers, self.num_steps, self.burn_in)
+        starts = self._starts(ring, numbers.size)
+        if self._frames is None and isinstance(ring, Ring):
+            return starts.batch(numbers, self.num_steps, self.burn_in)
+        found = starts.windows(numbers, self.num_steps, self.burn_in)
         return None if found is None else filled_windows(ring, found, numbers.shape, self._frames)
+
+    def sample(self, ring: Ring, shape: tuple[int, ...]) -> Batch | None:
+        """Windows from starts that are equally likely; None if `take` needs their numbers."""
+        starts = self._starts(ring, math.prod(shape))
+        if self._frames is not None or not isinstance(ring, Ring):
+            return None
+        return starts.draw_batch(shape, self.num_steps, self.burn_in)
+
+    def _starts(self, ring: Ring, num: int) -> Trajectories:
+        """The index; raises NotEnoughMemoryError if so many windows do not fit in the memory that is left."""
+        if num * self.num_steps > ring.max_unchecked_rows:
+            refuse_big_batch("a batch of sequences", num, self.batch_spec(spec_of(ring)))
+        assert self.starts is not None, "a ring is prepared before it is sampled"
+        return self.starts
 
 
 def filled_windows(

@@ -15,6 +15,7 @@ between them are lost.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ PIECE = 1 << 16
 TRIES = 100
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Batch = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Trajectories:
         self._streams: dict[Any, int] = {}
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
         self._version = ring.version_of(self._read)
-        self._known_to = -1
+        self._known_to = self._change_count = -1
         self._lock = threading.Lock()
         _live.add(self)
 
@@ -178,6 +180,28 @@ class Trajectories:
         """`TrajectoryIndex.windows` of these rows [n]; None if one is no longer held."""
         with self._caught_up() as index:
             return index.windows(_flat(starts), length, burn_in)
+
+    def draw_batch(self, shape: tuple[int, ...], length: int, burn_in: int = 0) -> Batch:
+        """Windows from starts that are equally likely, [*shape, length, ...]: the starts are those of `draw`.
+
+        Raises EmptyBufferError if there is no start, or if puts drop rows all the time.
+        """
+        num = math.prod(shape)
+        with self._lock:  # while no row is put, the index need not ask the ring for its rows
+            batch = self._ring.windows(self._index, None, num, length, burn_in, self._change_count)
+        for _ in range(TRIES):
+            if batch is not None:
+                return _shaped(batch, shape)
+            with self._caught_up() as index:
+                self._refuse_none()
+                batch = self._ring.windows(index, None, num, length, burn_in)
+        raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
+
+    def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> Batch | None:
+        """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
+        with self._caught_up() as index:
+            batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
+        return None if batch is None else _shaped(batch, starts.shape)
 
     def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """How many steps of the same episode are held before and after each row, of the shape of `numbers`.
@@ -232,7 +256,7 @@ class Trajectories:
         """Replaces the lock, which a thread of the parent may have held in the middle of a change: starts again."""
         held, self._lock = self._lock.locked(), threading.Lock()
         if held:
-            self._version = -1
+            self._version = self._change_count = -1
 
     def _caught_up(self) -> _CaughtUp:
         return _CaughtUp(self._lock, self)
@@ -241,6 +265,7 @@ class Trajectories:
         """With the lock held: appends the rows that were put since, and forgets those that were evicted."""
         index, ring = self._index, self._ring
         oldest, newest = ring.held_rows()
+        self._change_count = ring.change_count if isinstance(ring, Ring) else -1
         version = ring.version_of(self._read)
         if version != self._version or newest < index.newest:
             self._version, self._known_to = version, -1
@@ -340,6 +365,13 @@ def _state_pairs(spec: Spec) -> Iterator[tuple[str, str]]:
         for after in (f"{name}_new{dot}{leaf}", f"next_{key}"):
             if after in spec and spec[after] == spec[key]:
                 yield key, after
+
+
+def _shaped(batch: Batch, shape: tuple[int, ...]) -> Batch:
+    """Columns [prod(shape), length, ...] as [*shape, length, ...]."""
+    if len(shape) == 1:
+        return batch
+    return {key: column.reshape(shape + column.shape[1:]) for key, column in batch.items()}
 
 
 def _segments(index: TrajectoryIndex) -> Segment:

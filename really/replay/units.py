@@ -50,3 +50,7 @@ class SampleUnit:
         """The batch of these row numbers, [n] or [k, n], to which the caller may add columns; None if a row is gone."""
         num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0
         return ring.take(numbers.reshape(-1), num, num_batches, by_number=True, steps=True)
+
+    def sample(self, ring: Ring, shape: tuple[int, ...]) -> Batch | None:
+        """`take` of rows that are drawn uniformly, [n] or [k, n], if the unit draws them itself; else None."""
+        return None

@@ -148,6 +148,60 @@ def test_few_starts_among_many_rows_are_drawn_evenly():
     assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], list(range(9_000, 9_006)), 2_000)
 
 
+@pytest.mark.parametrize("ends", [(), (97, 118, 131, 160, 171, 199)], ids=["one episode", "episodes"])
+@pytest.mark.parametrize(("length", "burn_in", "pad"), [(20, 0, False), (12, 9, True), (1, 0, False)])
+def test_long_windows_are_copied_as_they_were_put(ends, length, burn_in, pad):
+    """Windows of consecutive rows, also over the last slot of the ring, in columns of all lengths."""
+    rng, num = np.random.default_rng(0), 230
+    rows = {f"of {size}": rng.integers(0, 255, (num, size), np.uint8) for size in (1, 2, 3, 4, 8, 12, 16, 24, 32, 70)}
+    rows["terminal"] = np.isin(np.arange(num), ends).astype(np.float32)
+    buffer = ReplayBuffer(150, unit=Sequences(length, burn_in, pad=pad), seed=1)
+    buffer.put({key: column[:100] for key, column in rows.items()})
+    buffer.put({key: column[100:] for key, column in rows.items()})
+    steps, drawn = length + burn_in, buffer.sample((2, 300))
+    taken = buffer.take(np.arange(150))
+    assert {key: column.shape[:-1] for key, column in drawn.items() if "of" in key} == {
+        key: (2, 300, steps) for key in drawn if "of" in key
+    }
+    for batch in (drawn, taken):
+        numbers = batch["number"].reshape(-1, steps)
+        flat = {key: column.reshape(len(numbers), steps, -1) for key, column in batch.items()}
+        for at, window in enumerate(numbers.tolist()):
+            until = next(end for end in (*ends, num - 1) if end >= window[0]) + 1
+            expected = list(range(window[0], min(window[0] + steps, until)))
+            assert window == expected + [-1] * (steps - len(expected))
+            first = 0 if window[0] - 1 in ends else burn_in
+            assert flat["mask"][at, :, 0].tolist() == [float(first <= i < len(expected)) for i in range(steps)]
+            for key, column in rows.items():
+                assert flat[key][at, : len(expected)].reshape(len(expected), -1).tobytes() == column[expected].tobytes()
+                assert not flat[key][at, len(expected) :].any()
+    assert len(set(drawn["number"][..., 0].reshape(-1).tolist())) > 30
+
+
+def test_a_draw_knows_what_changed_since_the_one_before():
+    rows = {"x": np.arange(60, dtype=np.float32), "terminal": np.zeros(60, np.float32)}
+    buffer = ReplayBuffer(50, unit=Sequences(10), seed=0)
+
+    def starts():
+        return set(buffer.sample(1_000)["number"][:, 0].tolist())
+
+    buffer.put({key: column[:30] for key, column in rows.items()})
+    assert starts() == set(range(21))
+    buffer.put({key: column[30:] for key, column in rows.items()})
+    assert starts() == set(range(10, 51))
+    buffer.update([25], {"terminal": [1.0]})
+    assert starts() == {*range(10, 17), *range(26, 51)}
+    buffer.update([40], {"x": [-1.0]})
+    assert -1 in buffer.sample(1_000)["x"]
+    buffer.remove([50])
+    assert starts() == {*range(10, 17), *range(26, 41)}
+    copy = pickle.loads(pickle.dumps(buffer))
+    assert copy.sample(7)["number"].tolist() == buffer.sample(7)["number"].tolist()
+    buffer.clear()
+    with pytest.raises(EmptyBufferError):
+        starts()
+
+
 def test_no_start_twice_within_a_batch():
     buffer, _, reference = filled()
     starts = reference.starts(5)
