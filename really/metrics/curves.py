@@ -123,6 +123,9 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
             raise _damaged(path, number, f"an epoch after {before} and {len(header) - 1} values", ",".join(row))
         if not all(NUMBER.fullmatch(cell) for cell in row[1:]) or not all(row[: len(start)]):
             raise _damaged(path, number, "numbers", ",".join(row))
+        points = zip(row[len(start) :: 2], row[len(start) + 1 :: 2], strict=True)
+        if any(bool(mean) != bool(std) for mean, std in points):
+            raise _damaged(path, number, "a mean and a deviation, or neither", ",".join(row))
         rows.append(dict(zip(header, row, strict=True)))
     return header, rows, bool(last)
 

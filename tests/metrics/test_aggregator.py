@@ -365,6 +365,7 @@ DAMAGED_LINES = {
         "line 2: expected .* and 2 values, got '1,2.0'",
     ),
     "a value too many": ("epoch,loss.mean,loss.std\n1,2.0,0.0,1.0\n", "line 2: expected .* and 2 values"),
+    "no deviation": ("epoch,loss.mean,loss.std\n1,2.0,\n", "line 2: expected a mean and a deviation, or neither, got"),
     "no number": ("epoch,loss.mean,loss.std\n1,2.0,0_0\n", "line 2: expected numbers, got '1,2.0,0_0'"),
     "an empty line": ("epoch,loss.mean,loss.std\n\n1,2.0,0.0\n", "line 2: expected an epoch"),
     "an open quote": ('epoch,loss.mean,loss.std\n1,"2.0,0.0\n', "expected the values of an aggregator"),
