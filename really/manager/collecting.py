@@ -80,7 +80,8 @@ class Collecting(Lifetime):
         """Collects at least `steps` rows directly into the buffer, without arrays in between; returns their number.
 
         With `do_print` it prints that number, and of the episodes that ended in the rows the number and the means of
-        returns and lengths. Rows are put piece by piece, and an interrupt (Ctrl-C) puts those that have arrived.
+        returns and lengths. Rows are put piece by piece, and an interrupt (Ctrl-C) puts those that have arrived. If it
+        comes while rows are put, the rows of one chunk are all in or all left out.
         """
         buffer = self._buffer()
         total, settings = self._begin(steps)
@@ -91,13 +92,11 @@ class Collecting(Lifetime):
                 try:
                     parts = self._collector.collect(wanted, settings, functools.partial(show, rows))
                 except KeyboardInterrupt:
-                    for part in self._collector.deliver_arrived():
-                        buffer.put(part.batch_for(rows_stay))
+                    _put_all(buffer, self._collector.deliver_arrived(), rows_stay)
                     raise
-                for part in parts:
-                    buffer.put(part.batch_for(rows_stay))
-                    rows += part.rows
-                    ended.append(part.episodes)
+                _put_all(buffer, parts, rows_stay)
+                rows += sum(part.rows for part in parts)
+                ended += [part.episodes for part in parts]
         if do_print:
             print(f"collected {rows} steps; {EpisodeFigures.of(ended)}")
         return rows
@@ -191,6 +190,18 @@ class Collecting(Lifetime):
         if self.buffer is None:
             raise ReallyError("the buffer: expected initialize_buffer() to be called first")
         return self.buffer
+
+
+def _put_all(buffer: Buffer, parts: Sequence[Part], rows_stay: bool) -> None:
+    """Puts the rows of all parts. An interrupt that comes meanwhile is raised at the end."""
+    interrupt: KeyboardInterrupt | None = None
+    for part in parts:
+        try:
+            buffer.put(part.batch_for(rows_stay))
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _figures(parts: Sequence[Part]) -> EpisodeFigures:

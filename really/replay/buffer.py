@@ -191,6 +191,10 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
     def put(self, data: Any) -> None:
         """Appends rows. The oldest drop out; of more rows than fit, the newest are kept. All or nothing.
 
+        An interrupt (Ctrl-C) leaves all rows of a call in the buffer, or none of them. It leaves whole pieces of
+        another buffer, of an Arrow table of several chunks, and of rows on disk that share frames and are more than
+        `spare`.
+
         Args:
             data: mapping from key to rows [n, ...] (lists, arrays, tensors), an Arrow RecordBatch or Table, a frame of
                 pandas or Polars, another buffer (whose rows go in piece by piece, oldest first), or one transition:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from really import Mixture, ReplayBuffer
@@ -145,6 +149,58 @@ def interrupt(names: list[str], times: int, folder: str) -> None:
             print(name, "left", left, flush=True)
             os._exit(1)
     os._exit(0)
+
+
+def columns(kind: str, num: int) -> Any:
+    numbers = np.arange(num)
+    if kind == "frames":
+        pictures = np.random.default_rng(0).integers(0, 255, (num + 3, 40, 40), np.uint8)
+        return {"x": np.stack([pictures[at : at + 4] for at in range(num)]), "y": numbers}
+    found = {"x": numbers.astype(np.float32), "y": numbers}
+    if kind == "lists":
+        return {key: values.tolist() for key, values in found.items()}
+    return pa.RecordBatch.from_pydict(found) if kind == "Arrow" else found
+
+
+@contextlib.contextmanager
+def interrupted_at(place: int) -> Iterator[None]:
+    """Raises KeyboardInterrupt at a line or call of the package, counted in this block."""
+    left = place
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if "/really/" not in frame.f_code.co_filename:
+            return None
+        left -= event in ("line", "call")
+        if left == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "lists", "Arrow", "frames"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_interrupt_of_a_put_leaves_all_of_its_rows_or_none(kind, on_disk, tmp_path, record_property):
+    buffer = ReplayBuffer(900, seed=0, path=tmp_path / "rows" if on_disk else None)
+    buffer.put(columns(kind, 30))
+    for place in itertools.count(1):
+        rows, before = columns(kind, 30), len(buffer)
+        try:
+            with interrupted_at(place):
+                buffer.put(rows)
+            break
+        except KeyboardInterrupt:
+            assert len(buffer) - before in (0, 30)
+        if len(buffer) > 800:
+            buffer.clear()
+    assert place > 2
+    record_property("attacks", ("interrupts", place - 1, place - 1))
+    buffer.close()
 
 
 @pytest.mark.parametrize("times", [15, pytest.param(200, marks=pytest.mark.slow)])
