@@ -6,6 +6,7 @@ used, as far as the parts of the run, to which it is compared later, do not show
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -178,13 +179,25 @@ def _any_moment(moment: Any) -> None:
 
 def _moment(moment: Any) -> None:
     if isinstance(moment, dict):
-        moment = {"removed": "", **moment}
-    _fields(identity=_text, first=_count, num_put=_count, frames=_frames, generator=check_generator, removed=_text)(
-        moment
-    )
+        moment = {"removed": "", "branches": [], **moment}
+    _fields(
+        identity=_text,
+        first=_count,
+        num_put=_count,
+        frames=_frames,
+        generator=check_generator,
+        removed=_text,
+        branches=_branches,
+    )(moment)
     if moment["first"] > moment["num_put"]:
         raise InvalidValueError(f"expected rows, got those from {moment['first']} to before {moment['num_put']}")
     from_text(moment["removed"], moment["num_put"] - moment["first"])
+
+
+def _branches(value: Any) -> None:
+    _each(_each(_count))(value)
+    if any(len(branch) != 2 for branch in value) or any(a[0] >= b[0] for a, b in itertools.pairwise(value)):
+        raise InvalidValueError("expected first rows, which rise, with a key each, got others")
 
 
 def _moment_of_shards(moment: Any) -> None:

@@ -318,7 +318,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
             path: folder of all checkpoints, or of one.
             target, optimizer: the objects to load into, in the same form as when they were saved.
             buffer_path: the folder of a buffer on disk, if it was moved after the checkpoint.
-            missing: what happens if rows of a buffer on disk are gone because later ones took their place: "error"
+            missing: what happens if rows of a buffer on disk are gone because others took their place: "error"
                 raises InvalidValueError, "accept" goes on with the rows that are left.
         """
         self._refuse_background("load_checkpoint()")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from really.errors import InvalidValueError, one_of
 from really.replay._ring import Ring
+from really.replay.disk import branches
 from really.replay.disk.cursor_page import NO_ROW, generator_bytes
 from really.replay.disk.folder import Folder
 from really.replay.disk.rollback import Target
@@ -23,7 +24,7 @@ from really.replay.samplers import PrioritizedSampler
 log = logging.getLogger("really")
 
 MISSING = ("error", "accept")
-SAVED = ("identity", "first", "num_put", "frames", "generator", "removed")
+SAVED = ("identity", "first", "num_put", "frames", "generator", "removed", "branches")
 """What the description of a checkpoint has of a moment."""
 
 
@@ -39,6 +40,7 @@ class Moment:
         generator: `ReplayBuffer.state_dict`.
         priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
         removed: places, from `first` on, of the rows that are removed (`removed_rows.to_text`).
+        branches: those of the rows (`disk.branches`); empty in checkpoints of earlier versions.
     """
 
     identity: str
@@ -48,6 +50,7 @@ class Moment:
     generator: dict[str, Any]
     priorities: dict[str, Any] | None = None
     removed: str = ""
+    branches: list[list[int]] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:
@@ -65,7 +68,7 @@ class RolledBack:
 
     Attributes:
         rows_dropped: rows that were put after the checkpoint.
-        rows_missing: rows of the checkpoint that later puts had overwritten.
+        rows_missing: rows of the checkpoint that are gone.
     """
 
     rows_dropped: int = 0
@@ -121,7 +124,8 @@ class Moments:
             removed = to_text(removed_rows(ring) - first)
         if durable:
             folder.flush()
-        return Moment(folder.identity, first, num_put, frames, dict(generator), priorities, removed)
+        of_rows = branches.of_rows(folder.page, first, num_put)
+        return Moment(folder.identity, first, num_put, frames, dict(generator), priorities, removed, of_rows)
 
     def keep(self, moment: Moment) -> None:
         """Keeps the rows of this moment as long as `spare` lasts, and no longer those of moments before it."""
@@ -149,15 +153,12 @@ class Moments:
         if ring is None:
             return RolledBack(0, moment.num_rows)
         first, end = self.left(moment)
-        done = RolledBack(
-            max(0, ring.num_put - max(moment.num_put, ring.oldest_row)), moment.num_rows - max(0, end - first)
-        )
+        done = RolledBack(max(0, ring.num_put - max(end, ring.oldest_row)), moment.num_rows - max(0, end - first))
         if done.rows_missing and missing == "error":
             raise InvalidValueError(
                 f"{folder.path}: expected the {moment.num_rows:,} rows that the buffer held at the checkpoint, got "
                 f"{moment.num_rows - done.rows_missing:,}: {done.rows_missing:,} of them are gone, because "
-                f"{ring.num_put - moment.num_put:,} rows were put since, for which spare={folder.spare:,} has no room; "
-                f"missing='accept' goes on with the rows that are left"
+                f"{self._why_gone(ring, moment, end)}; missing='accept' goes on with the rows that are left"
             )
         return done
 
@@ -189,7 +190,14 @@ class Moments:
         ring = self._ring
         if ring is None:
             return moment.first, moment.first
-        return max(moment.first, ring.oldest_complete), min(moment.num_put, ring.num_put)
+        end = branches.common_end(moment.branches, branches.read(self._folder.page), moment.first, moment.num_put)
+        return max(moment.first, ring.oldest_complete), min(end, ring.num_put)
+
+    def _why_gone(self, ring: Ring, moment: Moment, end: int) -> str:
+        """Why rows of a moment are gone of which those before `end` may be left."""
+        if end == moment.num_put:
+            return f"{ring.num_put - end:,} rows were put since, for which spare={self._folder.spare:,} has no room"
+        return "the buffer has returned to an earlier checkpoint since, or its folder is a copy from before this one"
 
     def _target(self, ring: Ring, moment: Moment) -> Target:
         first, end = self.left(moment)
@@ -203,7 +211,7 @@ class Moments:
     def _tell(self, done: RolledBack) -> None:
         for number, what in (
             (done.rows_dropped, "that were put after the checkpoint are dropped"),
-            (done.rows_missing, "of the checkpoint are gone, because later rows took their place"),
+            (done.rows_missing, "of the checkpoint are gone"),
         ):
             if number:
                 log.warning("%s: %s rows %s", self._folder.path, f"{number:,}", what)

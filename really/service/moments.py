@@ -188,7 +188,7 @@ class ShardedMoments:
             elif before:
                 ledger.lose(old)
             if num := before - int(ledger.counts[old]):
-                reason = "later rows took their place" if old in new_of else "it is not there"
+                reason = "other rows took their place" if old in new_of else "it is not there"
                 gone[name] = (num, reason)
         for number, old, place, length in ledger.runs.tolist():
             runs.append([number, new_of[old], place, length])

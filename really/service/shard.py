@@ -225,7 +225,7 @@ class Shard(ReplayBuffer):
         assert self.moments is not None
         self.moments.roll_back(moment, "accept", tells=False)
         # The rows go first: a kill in between leaves places of no rows, not rows without places.
-        self._places.cut(moment.num_put)
+        self._places.cut(min(moment.num_put, self._num_put))
         if self.next_place != place:
             self._places.add(self._num_put, place, number)
         return True

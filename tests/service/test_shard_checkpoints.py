@@ -147,13 +147,31 @@ def test_rows_that_later_ones_displaced_are_missing(tmp_path: Path) -> None:
         fill(manager.buffer, rows, 60, (30,))
         manager.load_checkpoint(tmp_path / "checkpoints")
         fill(manager.buffer, rows, 60, (60,) * 4)
-        with pytest.raises(InvalidValueError, match="later rows took their place"):
+        with pytest.raises(InvalidValueError, match="other rows took their place"):
             manager.load_checkpoint(tmp_path / "checkpoints")
         assert manager.buffer.take(np.arange(60))["id"].tolist() == list(range(240, 300))
         manager.load_checkpoint(tmp_path / "checkpoints", missing="accept")
         assert len(manager.buffer) + manager.rolled_back.rows_missing == 60
         fill(manager.buffer, rows, 60, (60,))
         assert manager.buffer.take(np.arange(60))["id"].tolist() == list(range(60, 120))
+        manager.buffer.close()
+
+
+def test_rows_that_came_after_a_return_are_not_those_of_a_later_checkpoint(tmp_path: Path) -> None:
+    with manager_of(sharded(tmp_path / "rows")) as manager:
+        fill(manager.buffer, rows, 0, (20,))
+        manager.save_checkpoint(tmp_path / "earlier")
+        fill(manager.buffer, rows, 20, (20,))
+        manager.save_checkpoint(tmp_path / "later")
+        manager.load_checkpoint(tmp_path / "earlier")
+        fill(manager.buffer, rows, 500, (30,))
+        with pytest.raises(InvalidValueError, match=r"expected the 40 rows .* got 20\. .*other rows took their place"):
+            manager.load_checkpoint(tmp_path / "later")
+        manager.load_checkpoint(tmp_path / "later", missing="accept")
+        assert manager.rolled_back.rows_missing == 20
+        assert manager.buffer.take(np.arange(20))["id"].tolist() == list(range(20))
+        fill(manager.buffer, rows, 20, (40,))
+        assert manager.buffer.take(np.arange(40))["id"].tolist() == list(range(20, 60))
         manager.buffer.close()
 
 

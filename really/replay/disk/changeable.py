@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from really._utils.mapped_files import MappedFile
 from really.errors import InvalidFileError, InvalidValueError, LockedError, ReallyError
 from really.replay._ring import Ring
-from really.replay.disk import priority_files, removed_file, rollback, update_file
+from really.replay.disk import branches, priority_files, removed_file, rollback, update_file
 from really.replay.disk.access import FolderAccess
 from really.replay.disk.cursor_page import NO_ROW, CursorPage
 from really.replay.disk.folder_checksums import FolderChecksums
@@ -161,6 +161,7 @@ class ChangeableFolder(FolderAccess):
         with self._checksums.cut(ring, target):
             if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
                 raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
+        branches.begin(self._page.data, target.num_put)
         rollback.place_files(self.path)
         removed_file.resume(self.path, self.identity, ring, writable=True)
         if self._priorities is not None:

@@ -10,6 +10,7 @@ csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but
     bytes 112 to 120   int64: 2 for each update of rows that are held; odd while one is written
     bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
     192 and 256        two places for a state of the generator, 40 bytes each
+    bytes 512 to 1552  which rows are of one history (branches.py)
 """
 
 from __future__ import annotations

@@ -57,7 +57,16 @@ from really.errors import (
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
-from really.replay.disk import checksum_file, frame_files, priority_files, removed_file, rollback, schema, update_file
+from really.replay.disk import (
+    branches,
+    checksum_file,
+    frame_files,
+    priority_files,
+    removed_file,
+    rollback,
+    schema,
+    update_file,
+)
 from really.replay.disk.changeable import ChangeableFolder
 from really.replay.disk.cursor_page import CURSOR, CursorPage, check_generator
 from really.replay.disk.folder_checksums import FolderChecksums
@@ -151,6 +160,7 @@ class Folder(ChangeableFolder):
             _refuse_if_too_big(self.path, new)
         self._map(new, new=True)
         self._page.write_head(new)
+        branches.begin(self.page, 0)
         ring = self._new_ring(new, bit_generator, new=True)
         assert self._checksums is not None
         self._checksums.start()
@@ -174,6 +184,7 @@ class Folder(ChangeableFolder):
         self._checksums.check(ring)
         if self.writable:
             self._checksums.start()
+            branches.begin(self.page, ring.num_put)
             removed_file.resume(self.path, self.identity, ring, writable=True)
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)

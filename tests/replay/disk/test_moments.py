@@ -12,7 +12,7 @@ import pytest
 
 from really import ReplayBuffer
 from really.errors import InvalidValueError, LockedError, OvertakenError, ReadOnlyError
-from really.replay.disk import rollback
+from really.replay.disk import branches, rollback
 from really.replay.moments import RolledBack
 
 CAPACITY, SPARE = 60, 90
@@ -177,6 +177,69 @@ def test_another_buffer_a_copy_from_before_and_one_that_only_reads_are_refused(t
     with pytest.raises(InvalidValueError, match="missing: expected one of 'accept', 'error', got 'maybe'"):
         make(tmp_path / "b").moments.roll_back(moment, missing="maybe")
     assert ReplayBuffer(5).moments is None
+
+
+@pytest.mark.parametrize("reopens", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "prioritized frames"])
+def test_rows_that_came_after_a_return_are_not_those_of_a_later_moment(tmp_path, kind, reopens):
+    buffer = filled(tmp_path / "b", kind, 20)
+    earlier = moment_of(buffer)
+    put(buffer, kind, 20, 10)
+    moment = moment_of(buffer)
+    buffer.moments.roll_back(earlier)
+    put(buffer, kind, 500, 15)
+    if reopens:
+        buffer.close()
+        buffer = make(tmp_path / "b", kind)
+    with pytest.raises(InvalidValueError, match="got 20: 10 of them are gone, because the buffer has returned"):
+        buffer.moments.roll_back(moment)
+    assert len(buffer) == 35
+    latest = moment_of(buffer)
+    put(buffer, kind, 600, 5)
+    assert buffer.moments.roll_back(latest) == RolledBack(5, 0)
+    assert buffer.moments.roll_back(moment, missing="accept") == RolledBack(15, 10)
+    assert all_rows(buffer)["reward"].tolist() == list(range(20))
+    put(buffer, kind, 700, 10)
+    assert buffer.moments.roll_back(earlier) == RolledBack(10, 0)
+    buffer.close()
+
+
+def test_rows_of_a_copy_of_the_folder_are_not_those_of_a_moment_of_the_original(tmp_path):
+    filled(tmp_path / "b", "uniform", 20).close()
+    shutil.copytree(tmp_path / "b", tmp_path / "copy")
+    with make(tmp_path / "b") as buffer:
+        put(buffer, "uniform", 20, 10)
+        moment = moment_of(buffer)
+    for lap in range(3):
+        with make(tmp_path / "copy") as copy:
+            put(copy, "uniform", 900 + 5 * lap, 5)
+    with make(tmp_path / "copy") as copy:
+        with pytest.raises(InvalidValueError, match=r"got 20: 10 of them are gone, .* a copy from before this one"):
+            copy.moments.roll_back(moment)
+        assert copy.moments.roll_back(moment, missing="accept") == RolledBack(15, 10)
+        assert all_rows(copy)["reward"].tolist() == list(range(20))
+    with make(tmp_path / "b") as buffer:
+        assert buffer.moments.roll_back(moment) == RolledBack(0, 0)
+
+
+def test_branches_of_many_processes_tell_the_rows_of_the_last_ones(tmp_path):
+    path = tmp_path / "b"
+    for first in range(2 * branches.PLACES):
+        with make(path) as buffer:
+            put(buffer, "uniform", first, 1)
+    with make(path) as buffer:
+        known = branches.read(np.fromfile(path / "cursor", np.uint8))
+        last = 2 * branches.PLACES
+        assert [first for first, _ in known] == list(range(last - len(known) + 1, last + 1))
+        assert len({key for _, key in known}) == len(known) == branches.PLACES - 1
+        moment = moment_of(buffer)
+        assert moment.branches == [one for one in known if moment.first <= one[0] < moment.num_put]
+        put(buffer, "uniform", 900, 5)
+        assert buffer.moments.roll_back(moment) == RolledBack(5, 0)
+    page = np.zeros(4096, np.uint8)
+    assert branches.read(page) == []
+    page[branches.COUNT].view(np.int64)[0] = -1
+    assert branches.read(page) == []
 
 
 @pytest.mark.parametrize("later", [0, 5, 4 * CAPACITY])
