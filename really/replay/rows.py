@@ -20,6 +20,13 @@ class Appended(Protocol):
         """Appends rows."""
 
 
+class Filled(Appended, Protocol):
+    """What files and data sets are read into: a buffer of any kind, made with a capacity and its own options."""
+
+    def __init__(self, capacity: int, **options: Any) -> None:
+        """Makes an empty buffer."""
+
+
 class Sampled(Protocol):
     """What batches and data sets are drawn from: a buffer, or a mixture of several."""
 

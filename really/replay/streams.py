@@ -119,3 +119,10 @@ class Streamed(Protocol):
 
     def open_reader(self, *, keeps: bool = False) -> RowReader:
         """Reads the rows that are held now; with `keeps`, puts wait for it."""
+
+
+class Counted(Streamed, Protocol):
+    """A stream whose number of rows is known."""
+
+    def __len__(self) -> int:
+        """How many rows can be read."""

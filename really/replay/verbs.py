@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from really.replay.drawn import DrawnRows
 from really.replay.epochs import Epochs
 from really.replay.io import interchange, minari, pickling, saving
-from really.replay.rows import Rows
+from really.replay.rows import Appended, Rows
 from really.replay.streams import Saved, Streamed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class RowsOut(DrawnRows, Streamed, Saved):
-    """What `ReplayBuffer` and `ShardedBuffer` inherit: saved buffers, Arrow, Parquet."""
+class RowsOut(DrawnRows, Streamed, Saved, Appended):
+    """What `ReplayBuffer` and `ShardedBuffer` inherit: saved buffers, Arrow, Parquet, Minari."""
+
+    def __init__(self, capacity: Any, **options: Any) -> None:
+        raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str], *, compression: str = "zstd") -> None:
         """Writes rows, order, generator and arguments to one file, while others may put and sample (`saving.save`)."""
@@ -42,26 +45,6 @@ class RowsOut(DrawnRows, Streamed, Saved):
         """Writes the rows to one Parquet file (`interchange.to_parquet`)."""
         interchange.to_parquet(self, path, keys, float16=float16, compression=compression)
 
-
-class RowsInAndOut(RowsOut, Rows):
-    """What `ReplayBuffer` inherits besides: epochs, buffers of files, Minari, pickles."""
-
-    def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
-        """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
-
-        Options: `as_`, `drop_last`, and `seed`.
-        """
-        return Epochs(self, batch_size, epochs, **options)
-
-    def loaded(self, path: str | os.PathLike[str]) -> Self:
-        """A new buffer of this class in memory, of what `save` wrote."""
-        return type(self).load(path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The buffer that `save` wrote (`saving.load`)."""
-        return saving.load(cls.restore, path)
-
     @classmethod
     def from_arrow(cls, source: Any, capacity: int | None = None, **options: Any) -> Self:
         """A buffer with the rows of an Arrow table, stream or what gives one (`interchange.from_arrow`)."""
@@ -80,6 +63,26 @@ class RowsInAndOut(RowsOut, Rows):
     def from_minari(cls, dataset: Any, capacity: int | None = None, **options: Any) -> Self:
         """A buffer with the steps of a Minari data set (`minari.from_minari`)."""
         return minari.from_minari(cls, dataset, capacity, **options)
+
+
+class RowsInAndOut(RowsOut, Rows):
+    """What `ReplayBuffer` inherits besides: epochs, saved buffers read, pickles."""
+
+    def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
+        """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
+
+        Options: `as_`, `drop_last`, and `seed`.
+        """
+        return Epochs(self, batch_size, epochs, **options)
+
+    def loaded(self, path: str | os.PathLike[str]) -> Self:
+        """A new buffer of this class in memory, of what `save` wrote."""
+        return type(self).load(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The buffer that `save` wrote (`saving.load`)."""
+        return saving.load(cls.restore, path)
 
     @classmethod
     def _unpickle(cls, about: tuple[Any, ...], layout: Any, rows: Iterable[Any]) -> Self:

@@ -16,7 +16,8 @@ def checked_options(options: BufferOptions) -> BufferOptions:
     """The options, if shards can be drawn from with them; raises InvalidValueError, naming the one that they lack."""
     if getattr(options.make_unit(), "compact", False):
         raise InvalidValueError(
-            f"unit: expected compact=False for a ShardedBuffer, whose frames are in several shards, got {options.unit}"
+            f"unit: expected compact=False for a ShardedBuffer, whose frames are in several shards, got "
+            f"{options.unit}; frames of other nodes travel once to this process without it"
         )
     return options
 

@@ -11,9 +11,6 @@ from really.service.arguments import checked_shards
 from really.service.ray_shards import RayShards
 from really.service.shards import LocalShards, Shards
 
-TIME_OUT = 10.0
-"""Seconds after which a shard that does not answer is away."""
-
 
 def make_shards(
     shards: Any, options: BufferOptions, time_out: float, path: Path | None, given: FolderOptions

@@ -182,6 +182,16 @@ class Shard(ReplayBuffer):
         """Writes columns [n, ...] of the rows at these places [n]; returns how many of them are written."""
         return self.update(self._places.rings(places), columns)
 
+    def verify_at(self) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+        """`verify` with numbers in the whole buffer: rows that may be damaged, rows without a checksum, and files."""
+        found = self.verify()
+        if self._ring is None or found.num_rows == 0:
+            return found.damaged, found.unchecked, found.files
+        runs, oldest = self.runs, self._ring.held_rows()[0]
+        numbers = np.concatenate([np.arange(number, number + length) for number, _, length in runs.tolist()])
+        damaged, unchecked = (numbers[self.numbers(ages) - oldest] for ages in (found.damaged, found.unchecked))
+        return damaged, unchecked, found.files
+
     def make_durable(self) -> bool:
         """`flush`, and the places too; returns True."""
         self.flush()

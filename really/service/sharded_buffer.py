@@ -34,10 +34,11 @@ from really.service.distribution import Distribution
 from really.service.history import History
 from really.service.learner_rows import LearnerRows
 from really.service.lock import BufferLock
-from really.service.making import TIME_OUT, make_shards
+from really.service.making import make_shards
 from really.service.numbering import Numbering
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
+from really.service.shards import TIME_OUT
 
 
 @tells_names(OF_BUFFERS)

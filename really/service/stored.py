@@ -7,13 +7,13 @@ import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from really._ray.nodes import own_node
 from really.data.schema import Spec
-from really.errors import ClosedError, RunnerError
+from really.errors import ClosedError, InvalidValueError, RunnerError
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.io import saving
@@ -28,7 +28,7 @@ from really.service.lock import BufferLock
 from really.service.moments import ShardedMoments
 from really.service.publishing import Edition, Publisher
 from really.service.shard import piece_of
-from really.service.shards import PATIENCE, Shards, ask_one
+from really.service.shards import PATIENCE, TIME_OUT, Shards, ask_one
 from really.service.snapshot import Piece, ShardedSnapshot, WholeReader, missing_in, pieces_of
 from really.service.verbs import ShardedVerbs
 
@@ -121,10 +121,31 @@ class StoredShards(ShardedVerbs):
         """A new buffer in memory, in shards as this one's are, of what `save` wrote."""
         return saving.load(self.restore, path)
 
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, shards: int | str | Sequence[str], time_out: float = TIME_OUT
+    ) -> Self:
+        """A buffer in memory, in these shards, of what `save` of a buffer of any kind wrote (`saving.load`)."""
+        arguments = {"shards": shards, "time_out": time_out}
+        return saving.load(lambda description, parts: cls._restored(description, parts, arguments), path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *arguments: Any, **options: Any) -> NoReturn:
+        """Raises InvalidValueError, which says how the folders of shards are opened: they are on several nodes."""
+        raise InvalidValueError(
+            f"open: expected the folder of a ReplayBuffer, got that of shards on nodes, {os.fspath(path)!r}; "
+            f"ShardedBuffer(capacity, shards=..., path=...) continues the rows there, and ShardedBuffer.connect(name) "
+            f"reads them while another process writes"
+        )
+
     def restore(self, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
         """A new buffer in memory that a snapshot describes, with the rows of `parts`, in shards as this one's are."""
+        return self._restored(description, parts, self._arguments)
+
+    @classmethod
+    def _restored(cls, description: Description, parts: Iterable[dict[str, Any]], arguments: Mapping[str, Any]) -> Self:
         options = description.options.to_dict() | {"keys": description.options.keys}
-        buffer = type(self)(**options, spec=description.spec, **self._arguments)
+        buffer = cls(**options, spec=description.spec, **arguments)
         try:
             if description.spec is not None:
                 buffer._fill(description, parts)

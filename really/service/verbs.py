@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import NoReturn, SupportsIndex
 
+from really._utils.published import PublishedBuffer
 from really.data.schema import Spec
 from really.errors import InvalidTypeError
 from really.replay.verbs import RowsOut
 
 
-class ShardedVerbs(RowsOut):
+class ShardedVerbs(RowsOut, PublishedBuffer):
     """What `ShardedBuffer` inherits besides `RowsOut`."""
 
     @property

@@ -29,7 +29,7 @@ from really.errors import (
     one_of,
 )
 from really.replay.io.checksums import CHECK, Checksum
-from really.replay.rows import Rows
+from really.replay.rows import Filled
 from really.replay.streams import Streamed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CHUNK = 16 << 20
 """Bytes of rows in a record batch or row group."""
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
-Buffer = TypeVar("Buffer", bound=Rows)
+Buffer = TypeVar("Buffer", bound=Filled)
 
 
 def to_arrow(
@@ -106,7 +106,7 @@ def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = No
     """A buffer with the rows of `source`, put batch by batch.
 
     Args:
-        buffer_type: ReplayBuffer or a subclass.
+        buffer_type: ReplayBuffer, ShardedBuffer or a subclass.
         source: an Arrow RecordBatch, Table or RecordBatchReader, or an object with `__arrow_c_stream__`: a Polars
             frame, a DuckDB relation, a buffer.
         capacity: how many rows the buffer keeps; None keeps all, if the source knows its length.
@@ -180,7 +180,7 @@ def _parquet_files(path: Any) -> list[Path]:
     return files
 
 
-def _fill_from_parquet(buffer: Rows, path: Path) -> None:
+def _fill_from_parquet(buffer: Filled, path: Path) -> None:
     """Puts the rows of a file. Each error names it."""
     import pyarrow.parquet as pq
 

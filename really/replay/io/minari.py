@@ -26,15 +26,15 @@ from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.data.transitions import Columns
 from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
-from really.replay.rows import Rows
+from really.replay.rows import Filled
+from really.replay.streams import Counted, RowReader, Streamed
 
 if TYPE_CHECKING:
     from gymnasium import Env, Space
     from gymnasium.envs.registration import EnvSpec
 
-    from really.replay.readers import Reader
 
-Buffer = TypeVar("Buffer", bound=Rows)
+Buffer = TypeVar("Buffer", bound=Filled)
 CHUNK = 16 << 20
 FLAGS = ("terminal", "not_done", "truncated", "episode_end")
 OURS = ("dataset_id", "minari_version")
@@ -51,7 +51,7 @@ class Spaces(NamedTuple):
 
 
 def to_minari(
-    buffer: Rows,
+    buffer: Counted,
     dataset_id: str,
     *,
     env: str | Env[Any, Any] | EnvSpec | None = None,
@@ -111,7 +111,7 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
     follow episodes, there is `episode_end`, too: 1 for the last step of each episode.
 
     Args:
-        buffer_type: ReplayBuffer or a subclass.
+        buffer_type: ReplayBuffer, ShardedBuffer or a subclass.
         dataset: a minari.MinariDataset, or the id of a local one.
         capacity: how many rows the buffer keeps; None keeps all.
         **options: of the buffer.
@@ -220,7 +220,7 @@ def _new(key: str) -> str:
 class _Chunks:
     """The rows in chunks; it records which integers occurred as actions."""
 
-    def __init__(self, reader: Reader, keys: Sequence[str]) -> None:
+    def __init__(self, reader: RowReader, keys: Sequence[str]) -> None:
         self._reader = reader
         self._keys = keys
         self._low, self._high = 0, 0
@@ -268,7 +268,7 @@ def _new_folder(dataset_id: str) -> Path:
     return folder
 
 
-def _write(buffer: Rows, folder: Path, spaces: Spaces, about: Mapping[str, Any]) -> None:
+def _write(buffer: Streamed, folder: Path, spaces: Spaces, about: Mapping[str, Any]) -> None:
     from minari.dataset.minari_storage import MinariStorage
 
     spec = cast(Spec, buffer.spec)
