@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.array_pool import ArrayPool
 from really.data.frames import FrameColumn
 from really.replay.units import Batch
+from really.service.lock import BufferLock
 from really.service.shards import Answer, SilentShardError
 
 NO_POSITIONS = np.empty(0, np.int64)
@@ -54,7 +56,20 @@ def asked(shards: Asked, owners: NDArray[np.int64] | int, places: NDArray[np.int
     return parts
 
 
-def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> Batch | None:
+class BatchMemory:
+    """Memory of batches, which is used again once nothing refers to a batch. Any number of threads may ask."""
+
+    def __init__(self) -> None:
+        self._pool, self._lock = ArrayPool(), BufferLock()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array with arbitrary contents, aligned to `LINE` bytes."""
+        with self._lock:
+            block = self._pool.empty((math.prod(shape) * dtype.itemsize + LINE,), np.uint8)
+        return np.ndarray(shape, dtype, block, -block.ctypes.data % LINE)
+
+
+def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None, memory: BatchMemory) -> Batch | None:
     """The batch of all parts, key -> [*shape, ...]; None if a shard no longer holds one of the rows."""
     batch, total = out or {}, math.prod(shape)
     for part in parts:
@@ -67,9 +82,11 @@ def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None) -> B
         for key, column in rows.items():
             if key not in batch:
                 lead = 1 if isinstance(column, FrameColumn) else axes
-                batch[key] = _aligned((*shape, *column.shape[lead:]), column.dtype)
+                batch[key] = memory.empty((*shape, *column.shape[lead:]), column.dtype)
             flat = batch[key].reshape(total, *batch[key].shape[len(shape) :])
-            if len(parts) > 1:
+            if len(parts) > 1 and isinstance(column, FrameColumn):
+                column.write_at(flat, part.positions)
+            elif len(parts) > 1:
                 flat[part.positions] = column
             elif isinstance(column, FrameColumn):
                 column.write_to(flat)
@@ -88,8 +105,3 @@ def _answered(part: Part) -> Batch | None:
         return part.answer()
     except SilentShardError:
         return None
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    block = np.empty(math.prod(shape) * dtype.itemsize + LINE, np.uint8)
-    return np.ndarray(shape, dtype, block, -block.ctypes.data % LINE)

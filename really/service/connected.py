@@ -22,7 +22,7 @@ from really.replay.draws import TRIES, held
 from really.replay.options import BufferOptions
 from really.replay.samplers import Sampler, Shape, checked_shape
 from really.replay.units import Batch, SampleUnit
-from really.service.assembly import asked, assembled
+from really.service.assembly import BatchMemory, asked, assembled
 from really.service.ledger import Ledger
 from really.service.mapped_shard import MappedShard
 from really.service.numbering import Numbering
@@ -104,7 +104,7 @@ class ConnectedBuffer(DrawnRows):
         self._name, self._seed = name, seed
         self._board = board_of(name)
         self._shards = OpenShards(time_out)
-        self._lock = threading.Lock()
+        self._lock, self._memory = threading.Lock(), BatchMemory()
         self._known, self._next_look = 0, 0.0
         self._edition: Edition | None = None
         self._numbering: Numbering | None = None
@@ -225,7 +225,7 @@ class ConnectedBuffer(DrawnRows):
                 if self._look(at_once=attempt > 0).spec is None:
                     raise EmptyBufferError(f"{what}: expected a buffer whose owner has put rows, got one without")
                 parts = asked(self._shards, *self._ledger.find(choose()))
-            batch = assembled(parts, shape, None)
+            batch = assembled(parts, shape, None, self._memory)
             if batch is not None:
                 return batch
             with self._lock:

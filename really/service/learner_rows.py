@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from really.data.frames import Sharing
 from really.data.schema import Spec
 from really.replay.units import Batch
-from really.service.assembly import asked, assembled
+from really.service.assembly import BatchMemory, asked, assembled
 from really.service.distribution import Distribution, silent_in
 from really.service.history import History
 from really.service.ledger import NOWHERE
@@ -47,7 +47,7 @@ class LearnerRows:
         self.shared = [tuple(sharing) for sharing in sharings]
         self.max_unchecked_rows = max_unchecked_rows
         self._rows, self._history, self._lock = rows, history, lock
-        self._numbering = rows.numbering
+        self._numbering, self._memory = rows.numbering, BatchMemory()
         self._updates: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ class LearnerRows:
             if (owners == NOWHERE).any():
                 return None
             parts = asked(self._rows.shards, owners.reshape(shape), places.reshape(shape))
-        return assembled(parts, shape, out)
+        return assembled(parts, shape, out, self._memory)
 
     def read_keys(self, first: int, num: int, out: Batch) -> bool:
         """Writes columns [num, ...] of the rows from number `first` on; those of rows that are lost become 0.

@@ -27,7 +27,7 @@ from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
 from really.replay.units import Batch
 from really.service.arguments import check_name, checked_options, looks_at_columns
-from really.service.assembly import Part, asked, assembled
+from really.service.assembly import BatchMemory, Part, asked, assembled
 from really.service.changes import ChangedShards
 from really.service.connected import ConnectedBuffer
 from really.service.distribution import Distribution
@@ -99,7 +99,7 @@ class ShardedBuffer(ChangedShards):
         self._folder = folder = None if path is None else checked_path("path", path)
         self._arguments = {"shards": shards, "time_out": limit}
         self._shards = make_shards(shards, self._options, limit, folder, given)
-        self._lock = BufferLock()
+        self._lock, self._memory_of_batches = BufferLock(), BatchMemory()
         self._unit = self._options.make_unit()
         self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
         self._draws = Draws(self.sampler, self._unit)
@@ -200,7 +200,7 @@ class ShardedBuffer(ChangedShards):
         outputs = self._outputs(out, shape)
         for _ in range(TRIES):
             parts, added = self._ask(shape, replace, beta)
-            batch = assembled(parts, shape, outputs)
+            batch = assembled(parts, shape, outputs, self._memory_of_batches)
             if batch is not None:
                 return batch | added if added else batch
             self._history.note_redraw()
@@ -223,7 +223,7 @@ class ShardedBuffer(ChangedShards):
         parts, added = self._ask(shape, replace, beta)
 
         def answer() -> Batch:
-            batch = assembled(parts, shape, None)
+            batch = assembled(parts, shape, None, self._memory_of_batches)
             if batch is None:
                 self._history.note_redraw()
                 return self.sample(n, replace=replace, beta=beta)
@@ -277,7 +277,7 @@ class ShardedBuffer(ChangedShards):
                 if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
                     break
                 parts = asked(self._shards, *self._rows.ledger.find(self._rows.ledger.numbers_at(ages)))
-            batch = assembled(parts, ages.shape, outputs)
+            batch = assembled(parts, ages.shape, outputs, self._memory_of_batches)
             if batch is not None:
                 return batch
         raise InvalidValueError(
