@@ -8,7 +8,8 @@ Prints ratios of one run, and no more, since rows a second depend on the machine
   shared frames, sequences, by the values of a column; uneven puts that wrap around;
 - with `--nodes`, on a Ray cluster of three nodes on this machine, so that the wire is this machine's memory:
   - how long a learner that works 20 ms waits for a batch of 256 Atari rows of other nodes, of noise and of Pong;
-  - batches of (8, 256) of such rows, two ahead, against whole rows, and bytes a second against a plain TCP connection;
+  - batches of (8, 256) of such rows, two ahead, against whole rows, and against an actor with RLlib's buffer if RLlib
+    is installed; bytes a second against a plain TCP connection, and against Ray alone with objects of as many bytes;
   - rows a second of `collect` into shards against `collect` into one buffer, and the bytes of a row's description that
     go to the learner;
   - seconds from the loss of a shard to the next batch.
@@ -17,6 +18,7 @@ Prints ratios of one run, and no more, since rows a second depend on the machine
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import socket
 import statistics
@@ -225,6 +227,71 @@ def tcp_bytes_per_second(nbytes: int = 1 << 28) -> float:
     return nbytes / (time.perf_counter() - began)
 
 
+def ray_bytes_per_second(nodes: list[str], nbytes: int, turns: int = 12) -> float:
+    """Bytes a second that Ray alone moves to this node, in objects of so many bytes, two ahead, one from each node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0)
+    class Source:
+        def __init__(self) -> None:
+            self.content = np.ones(nbytes, np.uint8)
+
+        def give(self) -> np.ndarray:
+            return self.content
+
+    near = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    sources = [Source.options(scheduling_strategy=strategy).remote() for strategy in near]
+    asked = collections.deque(source.give.remote() for source in sources)
+    ray.get(asked[0])
+    began = time.perf_counter()
+    for turn in range(turns):
+        asked.append(sources[turn % len(sources)].give.remote())
+        ray.get(asked.popleft())
+    seconds = time.perf_counter() - began
+    for source in sources:
+        ray.kill(source)
+    return turns * nbytes / seconds
+
+
+def rllib_rate(node: str) -> float | None:
+    """Rows a second in 8 batches of 256 of an actor with RLlib's buffer on a node, two calls ahead; None without RLlib.
+
+    An actor of RLlib gives a batch a call; that all eight come with one is its best form here.
+    """
+    try:
+        import ray
+        from ray.rllib.policy.sample_batch import SampleBatch
+        from ray.rllib.utils.replay_buffers import ReplayBuffer as RLlibBuffer
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    except ImportError:
+        return None
+
+    @ray.remote(num_cpus=0)
+    class Replay:
+        def __init__(self) -> None:
+            self.buffer = RLlibBuffer(capacity=CAPACITY["atari"] // 3, storage_unit="timesteps")
+
+        def add(self, part: dict[str, np.ndarray]) -> None:
+            self.buffer.add(SampleBatch({key: column.copy() for key, column in part.items()}))
+
+        def sample(self, num_batches: int, num: int) -> list[dict[str, np.ndarray]]:
+            return [dict(self.buffer.sample(num)) for _ in range(num_batches)]
+
+    actor = Replay.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+    for first in range(0, CAPACITY["atari"] // 3, 500):
+        ray.get(actor.add.remote(rows("atari", first, 500)))
+    asked = collections.deque(actor.sample.remote(*SHAPE) for _ in range(2))
+    ray.get(asked[0])
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        asked.append(actor.sample.remote(*SHAPE))
+        ray.get(asked.popleft())
+    seconds = time.perf_counter() - began
+    ray.kill(actor)
+    return CALLS * SHAPE[0] * SHAPE[1] / seconds
+
+
 def q_values(state: Any) -> dict[str, np.ndarray]:
     """A model that costs nothing."""
     return {"q_values": np.zeros((len(state), 2), np.float32)}
@@ -259,6 +326,18 @@ def seconds_after_a_loss(buffer: ShardedBuffer) -> float:
     return time.perf_counter() - began
 
 
+def print_wire(nodes: list[str], rate: float) -> None:
+    """What limits rows of noise, of which so many come a second: the wire, Ray, or this package."""
+    nbytes = int(SHAPE[0] * SHAPE[1] * frame_bytes())
+    sent, tcp = rate * frame_bytes(), tcp_bytes_per_second()
+    by_ray = ray_bytes_per_second(nodes, nbytes // len(nodes))
+    print(f"  the same in bytes of frames a second / TCP: {sent / tcp:.2f}")
+    print(f"  Ray alone, objects of as many bytes / TCP: {by_ray / tcp:.2f}; ours / Ray alone: {sent / by_ray:.2f}")
+    rllib = rllib_rate(nodes[0])
+    against = "not installed" if rllib is None else f"{rate / rllib:.2f}"
+    print(f"  against an actor with RLlib's buffer: {against}")
+
+
 def print_nodes() -> None:
     """What needs a Ray cluster."""
     with cluster() as nodes:
@@ -270,8 +349,7 @@ def print_nodes() -> None:
                 ratio, rate = statistics.median(one / other for one, other in pairs), max(one for one, _ in pairs)
                 print(f"(8, 256) of {name}, each frame once / whole rows: {ratio:.2f}")
                 if not of_pong:
-                    sent = rate * frame_bytes() / tcp_bytes_per_second()
-                    print(f"  the same in bytes of frames a second / TCP: {sent:.2f}")
+                    print_wire(nodes, rate)
                 print(f"Seconds from the loss of a shard to the next batch: {seconds_after_a_loss(buffer):.2f}")
             sys.stdout.flush()
         print(f"Collecting into shards / into one buffer, rows a second: {collecting():.2f}")
