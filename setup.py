@@ -28,7 +28,8 @@ FLAGS = {
 }
 TRACE = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
-FOLDERS = ["csrc", *(f"csrc/{name}" for name in ("common", "rows", "frames", "priorities", "trajectories", "steps"))]
+PARTS = ("common", "rows", "frames", "priorities", "trajectories", "steps", "layers")
+FOLDERS = ["csrc", *(f"csrc/{name}" for name in PARTS)]
 
 SETTINGS = {
     "include_dirs": [*FOLDERS, np.get_include()],
@@ -46,8 +47,9 @@ SETTINGS = {
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 
-PACKAGES = {"_step": "really._utils"}
-NAMES = [f"{PACKAGES.get(name, 'really.replay')}.{name}" for name in ("_ring", "_sum_tree", "_trajectories", "_step")]
+PACKAGES = {"_step": "really._utils", "_layers": "really.policies"}
+MODULES = ("_ring", "_sum_tree", "_trajectories", "_step", "_layers")
+NAMES = [f"{PACKAGES.get(name, 'really.replay')}.{name}" for name in MODULES]
 extensions = [Extension(name, [f"csrc/{name.rpartition('.')[2]}.pyx"], **SETTINGS) for name in NAMES]
 
 directives = {

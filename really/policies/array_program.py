@@ -6,6 +6,7 @@ each step. A size in the settings of a step is negative if it grows with the num
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really.policies._layers import Dense, padded
+
 Function = Callable[..., Any]
+# Operations that tell nothing of overflow and NaN.
+SILENT = {"dense", "padded", "reshape", "transpose", "broadcast", "copy", "concatenate", "slice"}
+NOTHING = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,21 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the results for a state have the same bits for any number of other states.
+
+        Products of NumPy have not: its library chooses a kernel by the sizes.
+        """
+        moving = set(range(self.num_leaves))
+        first = self.num_leaves + self.num_weights + len(self.constants)
+        for at, step in enumerate(self.steps, first):
+            if not moving.isdisjoint(step.inputs):
+                if step.operation in PRODUCTS:
+                    return False
+                moving.add(at)
+        return True
+
 
 class Evaluator:
     """A program for batches of one size. What depends on the weights alone is computed once for new weights."""
@@ -65,6 +86,7 @@ class Evaluator:
             else:
                 moving.add(at)
                 self._each.append(made)
+        self._warns = any(step.operation not in SILENT for step in program.steps)
         self._values: list[Any] = [None] * (first + len(program.steps))
         self._values[first - len(program.constants) : first] = program.constants
 
@@ -83,7 +105,7 @@ class Evaluator:
 
     def _run(self, steps: Sequence[tuple[Function, tuple[int, ...], int]]) -> None:
         values = self._values
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore") if self._warns else NOTHING:
             for function, inputs, at in steps:
                 values[at] = function(*[values[number] for number in inputs])
 
@@ -103,8 +125,8 @@ def _reduced(function: Any) -> Callable[[tuple[int, ...]], Function]:
     return lambda axes: functools.partial(function, axis=axes)
 
 
-def _product(axes: tuple[int, ...], other_axes: tuple[int, ...], is_matrix: bool) -> Function:
-    return np.matmul if is_matrix else lambda a, b: np.tensordot(a, b, (axes, other_axes))
+def _product(axes: tuple[int, ...], other_axes: tuple[int, ...]) -> Function:
+    return lambda a, b: np.tensordot(a, b, (axes, other_axes))
 
 
 def _broadcast(shape: tuple[int, ...], places: tuple[int, ...]) -> Function:
@@ -139,6 +161,8 @@ def _argument(function: Any) -> Callable[..., Function]:
     return lambda axis, dtype: lambda value: function(value, axis).astype(dtype)
 
 
+PRODUCTS = ("product", "matrix_product")
+
 OPERATIONS: Mapping[str, Callable[..., Function]] = {
     **{name: _plain(getattr(np, name)) for name in ("tanh", "exp", "log", "log1p", "expm1", "sqrt", "sin", "cos")},
     **{name: _plain(getattr(np, name)) for name in ("sign", "floor", "ceil", "square", "isfinite")},
@@ -162,6 +186,8 @@ OPERATIONS: Mapping[str, Callable[..., Function]] = {
     "not": _plain(np.invert),
     **{name: _plain(lambda value: value) for name in ("copy", "stop_gradient")},
     "rem": _plain(np.fmod),
+    "mod": _plain(np.mod),
+    "round": _plain(np.rint),
     "logistic": _plain(lambda value: 1 / (1 + np.exp(-value))),
     "rsqrt": _plain(lambda value: 1 / np.sqrt(value)),
     "clamp": _plain(lambda low, value, high: np.minimum(np.maximum(value, low), high)),
@@ -169,6 +195,9 @@ OPERATIONS: Mapping[str, Callable[..., Function]] = {
     "integer_pow": lambda exponent, negative: lambda value: value ** (-exponent if negative else exponent),
     "convert": lambda dtype: lambda value: value.astype(dtype),
     "product": _product,
+    "matrix_product": _plain(np.matmul),
+    "dense": Dense,
+    "padded": _plain(padded),
     "iota": _counted,
     "broadcast": _broadcast,
     "reshape": _reshaped,
@@ -176,6 +205,7 @@ OPERATIONS: Mapping[str, Callable[..., Function]] = {
     "concatenate": lambda axis: lambda *values: np.concatenate(values, axis),
     "slice": _sliced,
     "sum": _reduced(np.sum),
+    "mean": _reduced(np.mean),
     "reduce_max": _reduced(np.max),
     "reduce_min": _reduced(np.min),
     "argmax": _argument(np.argmax),

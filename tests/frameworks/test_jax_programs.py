@@ -109,14 +109,28 @@ def mlp(parameters, x):
     return {"q_values": jax.nn.relu(x @ parameters["first"] + parameters["bias"]) @ parameters["last"]}
 
 
-def test_runners_take_it_without_a_seed_and_act_as_the_agent():
+def test_runners_take_it_and_act_as_the_agent():
     options = {"num_steps": 10, "use_ray": False, "epsilon": 0.0, "action_sampling_type": "epsilon_greedy"}
     with SampleManager((mlp, WEIGHTS), "CartPole-v1", 2, 40, **options) as manager:
         data, agent, info = manager.get_data(), manager.get_agent(), manager.info()
         np.testing.assert_array_equal(agent.act(data["state"]), data["action"])
         assert {"jax", "numpy"} <= info["inference_report"].keys()
     with SampleManager((mlp, WEIGHTS), "CartPole-v1", 2, 40, seed=0, **options) as manager:
-        assert manager.info()["inference"] == "jax"
+        assert manager.info()["inference"] == "numpy"
+
+
+def test_a_seed_takes_no_product_whose_last_bit_depends_on_the_number_of_states():
+    def apply(parameters, x):
+        return {"q_values": jnp.einsum("bi,bj->bij", x, x[:, :2] @ parameters["square"]).sum(1)}
+
+    def outer(parameters, x):
+        return {"q_values": (parameters["square"] @ x[:, :2].T).T}
+
+    weights, options = {"square": np.eye(2, dtype=np.float32)}, {"num_steps": 10, "use_ray": False, "seed": 0}
+    for function in (apply, outer):
+        with SampleManager((function, weights), "CartPole-v1", 2, 40, **options, epsilon=0.0) as manager:
+            assert manager.info()["inference"] == "jax"
+            assert "rejected" in manager.info()["inference_report"]["numpy"]
 
 
 SCRIPT = """

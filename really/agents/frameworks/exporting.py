@@ -81,6 +81,9 @@ def export_as_python(
     report = {trial.kind: told + ", draws random numbers of its own" * draws}
     found = {exported: seconds}
     for kind, make in (others or {}).items():
+        if request.repeatable and len(found) > 1:
+            report[kind] = f"not tried: {[*found][1].kind} agrees, and a seed takes the first that does"
+            continue
         try:
             if draws:
                 raise ModelError("it draws random numbers of its own")

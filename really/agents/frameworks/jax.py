@@ -140,14 +140,13 @@ class Jax:
     def export(self, model: Any, request: ExportRequest) -> Exported:
         """The function, which every runner compiles for the CPU, or a program that NumPy computes if that is faster.
 
-        Both may differ in the last bit, so that runs with a seed, which are to repeat, have the compiled function.
+        Both may differ in the last bit. So runs with a seed, which are to repeat, have the program if there is one.
 
         Raises:
             ModelError: it cannot be compiled, or gives other outputs then.
         """
         infer = functools.partial(self._library.infer, request.called(model))
-        others = {} if request.repeatable else self.candidates(model, request)
-        return export_as_python(self.trial, model, request, infer, others)
+        return export_as_python(self.trial, model, request, infer, self.candidates(model, request))
 
     def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
         """Other forms of the model, by the kind of an `Exported`."""

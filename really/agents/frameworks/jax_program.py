@@ -12,16 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from really.agents.frameworks.programs import TRACED, ProgramWriter, Value, exported, merged
 from really.agents.frameworks.protocol import ExportRequest
 from really.data.spaces import nest
 from really.errors import ModelError
-from really.policies.array_program import OPERATIONS, Program, Step
+from really.policies.array_program import OPERATIONS, Program
 from really.policies.inference import Exported
 from really.policies.jax_state import JaxModel, JaxState, is_key
 from really.policies.model_inputs import model_leaves
 
-# The function is traced for two numbers of states: sizes that differ as these do grow with the number.
-TRACED = (7, 11)
 # Operations that call a function once, and the parameters that may have it.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 CALLS |= {"checkpoint", "remat2"}
@@ -59,98 +58,75 @@ def as_program(model: JaxModel, request: ExportRequest) -> Exported:
         )
         for rows in TRACED
     ]
-    program = _Reader(len(specs), len(weights)).program(*traced)
-    shapes = tuple(leaf.shape for leaf in state.variables)
-    return Exported("numpy", b"", specs, names, shapes, forms=forms, program=program)
+    program = _Reader(ProgramWriter(list(specs.values()), weights)).program(*traced)
+    return exported(request, specs, weights, program)
 
 
 class _Reader:
     """Reads two traces of one function side by side."""
 
-    def __init__(self, num_leaves: int, num_weights: int) -> None:
-        self._counts = num_leaves, num_weights
-        self._constants: list[Any] = []
-        self._steps: list[tuple[str, list[Any], tuple[Any, ...], Any]] = []
+    def __init__(self, writer: ProgramWriter) -> None:
+        self._writer = writer
 
     def program(self, one: Any, other: Any) -> Program:
         """The program of two closed traces."""
-        numbers: dict[Any, Any] = {}
-        num_inputs = sum(self._counts)
-        outputs = self._read(one, other, list(range(num_inputs)))
-        first = num_inputs + len(self._constants)
-        for at, each in enumerate(self._constants):
-            numbers[id(each)] = num_inputs + at
-        for at, each in enumerate(self._steps):
-            numbers[id(each[3])] = first + at
+        return self._writer.program(self._read(one, other, self._writer.inputs))
 
-        def number(value: Any) -> int:
-            return value if isinstance(value, int) else int(numbers[id(value)])
-
-        steps = tuple(Step(name, tuple(map(number, inputs)), settings) for name, inputs, settings, _ in self._steps)
-        constants = tuple(np.asarray(each.value) for each in self._constants)
-        return Program(*self._counts, constants, steps, tuple(map(number, outputs)))
-
-    def _read(self, one: Any, other: Any, inputs: Sequence[Any]) -> list[Any]:
+    def _read(self, one: Any, other: Any, inputs: Sequence[Value]) -> list[Value]:
         """Adds the steps of a trace, closed or not; returns its results."""
-        constants = [self._constant(each) for each in getattr(one, "consts", ())]
+        pairs = zip(getattr(one, "consts", ()), getattr(other, "consts", ()), strict=True)
+        constants = [self._constant(*pair) for pair in pairs]
         jaxpr, twin = getattr(one, "jaxpr", one), getattr(other, "jaxpr", other)
-        known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
+        known: dict[Any, Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
 
-        def value_of(variable: Any) -> Any:
-            return self._constant(variable.val, variable.aval.dtype) if hasattr(variable, "val") else known[variable]
+        def value_of(variable: Any, again: Any) -> Value:
+            if hasattr(variable, "val"):
+                return self._constant(variable.val, again.val, variable.aval.dtype)
+            return known[variable]
 
         for equation, again in zip(jaxpr.eqns, twin.eqns, strict=True):
-            given = [value_of(variable) for variable in equation.invars]
+            given = list(map(value_of, equation.invars, again.invars))
             called = next((key for key in CALLED if key in equation.params), None)
             if called is not None and equation.primitive.name in CALLS:
                 results = self._read(equation.params[called], again.params[called], given)
             else:
                 results = [self._step(equation, again, given)]
             known.update(zip(equation.outvars, results, strict=True))
-        return [value_of(variable) for variable in jaxpr.outvars]
+        return list(map(value_of, jaxpr.outvars, twin.outvars))
 
-    def _constant(self, value: Any, dtype: Any = None) -> Any:
-        self._constants.append(_Value(np.asarray(value, dtype)))
-        return self._constants[-1]
+    def _constant(self, value: Any, again: Any, dtype: Any = None) -> Value:
+        """A constant; raises ModelError if it depends on the number of states."""
+        if not np.array_equal(np.asarray(value), np.asarray(again), equal_nan=np.asarray(value).dtype.kind == "f"):
+            raise ModelError("it has a constant that depends on the number of states")
+        return self._writer.constant(value, dtype)
 
-    def _step(self, equation: Any, again: Any, given: list[Any]) -> Any:
-        name, made = equation.primitive.name, _Value(None)
+    def _step(self, equation: Any, again: Any, given: list[Value]) -> Value:
+        name = equation.primitive.name
+        if name == "dot_general" and _is_matrix_product(equation):
+            return self._writer.product(*given)
         if name in _WITH_SETTINGS:
             operation, read = _WITH_SETTINGS[name]
-            settings = _merged(read(equation), read(again))
+            settings = merged(read(equation), read(again))
         elif name in OPERATIONS:
             operation, settings = name, ()
         else:
             raise ModelError(f"it has the operation {name}")
-        self._steps.append((operation, given, settings, made))
-        return made
-
-
-class _Value:
-    """A constant, or the result of a step."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _merged(one: Any, other: Any) -> Any:
-    """Settings for any number of states, from those for both numbers of `TRACED`."""
-    if isinstance(one, tuple):
-        return tuple(map(_merged, one, other))
-    if one == other:
-        return one
-    times, rest = divmod(one, TRACED[0])
-    if rest or times * TRACED[1] != other:
-        raise ModelError(f"it has a size that is {one} for {TRACED[0]} states and {other} for {TRACED[1]}")
-    return -times
+        made, twin = equation.outvars[0].aval, again.outvars[0].aval
+        return self._writer.step(operation, given, settings, merged(made.shape, twin.shape), made.dtype)
 
 
 def _product(equation: Any) -> tuple[Any, ...]:
     (own, others), (batch, _) = equation.params["dimension_numbers"]
     if batch:
         raise ModelError("it has a product of batches of matrices")
+    return tuple(own), tuple(others)
+
+
+def _is_matrix_product(equation: Any) -> bool:
+    """Whether this is a product `[m, k]` x `[k, n]`."""
+    (own, others), _ = equation.params["dimension_numbers"]
     sizes = [variable.aval.ndim for variable in equation.invars]
-    return tuple(own), tuple(others), sizes == [2, 2] and tuple(own) == (1,) and tuple(others) == (0,)
+    return sizes == [2, 2] and tuple(own) == (1,) and tuple(others) == (0,)
 
 
 def _slice(equation: Any) -> tuple[Any, ...]:
