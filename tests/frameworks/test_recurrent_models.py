@@ -43,7 +43,7 @@ def torch_memory(kind, layers=2):
 def test_modules_of_pytorch_act_with_their_states(kind):
     torch = pytest.importorskip("torch")
     with SampleManager(torch_memory(kind), "CartPole-v1", 3, 36, **OPTIONS) as manager:
-        assert manager.info()["inference"] in ("torch", "onnx")
+        assert manager.info()["inference"] in ("torch", "onnx", "numpy")
         assert "states" in manager.info()["inference_report"]["torch"]
         for _ in range(3):
             data = manager.get_data()
@@ -98,7 +98,7 @@ def test_a_function_of_jax_acts_with_its_state():
     parameters = {"in": rng.normal(size=(4, 8)), "back": rng.normal(size=(8, 8)), "out": rng.normal(size=(8, 2))}
     parameters = {name: np.float32(value) for name, value in parameters.items()}
     with SampleManager((apply, parameters), "CartPole-v1", 3, 36, **OPTIONS) as manager:
-        assert manager.info()["inference"] == "jax"
+        assert manager.info()["inference"] in ("jax", "numpy")
         data, agent = manager.get_data(), manager.get_agent()
     new = apply(parameters, data["state"], agent.recurrent_state(data))["recurrent_state"]["h"]
     follows = follows_of(data)

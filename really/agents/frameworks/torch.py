@@ -23,6 +23,7 @@ from really.agents.frameworks.eager import EagerNetwork, Library, as_arrays
 from really.agents.frameworks.exporting import Candidate, Trial, export_as_python
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.agents.frameworks.torch_onnx import as_onnx
+from really.agents.frameworks.torch_program import as_program
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
 from really.policies.states import state_of
@@ -193,7 +194,9 @@ class Torch:
         return EagerNetwork(model, interface, library)
 
     def export(self, model: Any, request: ExportRequest) -> Exported:
-        """The module itself, of which every runner has a copy on the CPU with one thread, or its graph of ONNX.
+        """The module itself, of which every runner has a copy on the CPU with one thread, or another form of it.
+
+        A program that NumPy computes and a graph of ONNX need no PyTorch in the runners.
 
         Raises:
             ModelError: runners cannot have a copy, or one on the CPU gives other outputs.
@@ -204,11 +207,11 @@ class Torch:
     def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
         """Other forms of the module, by the kind of an `Exported`."""
 
-        def make() -> Exported:
+        def made(candidate: Callable[[Any, ExportRequest], Exported]) -> Exported:
             with evaluating(model):
-                return as_onnx(model, request)
+                return candidate(model, request)
 
-        return {"onnx": make}
+        return {"numpy": functools.partial(made, as_program), "onnx": functools.partial(made, as_onnx)}
 
 
 def _not_copied(model: Any, error: Exception) -> ModelError:

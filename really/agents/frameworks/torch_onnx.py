@@ -9,14 +9,14 @@ import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from really.agents.frameworks.protocol import ExportRequest
-from really.data.spaces import nest
+from really.agents.frameworks.torch_function import NOT_SINGLE, TorchFunction
 from really.errors import ModelError
 from really.policies.inference import MIN_ROWS, Exported
 from really.policies.model_inputs import model_leaves
@@ -38,7 +38,7 @@ def as_onnx(module: Any, request: ExportRequest) -> Exported:
     forms, state = request.forms, TorchState(module)
     if forms is None or forms.one_by_one:
         raise ModelError("it takes one state at a time")
-    if odd := sorted({str(each.tensor.dtype) for each in state.variables if each.tensor.dtype in _NOT_SINGLE}):
+    if odd := sorted({str(each.tensor.dtype) for each in state.variables if each.tensor.dtype in NOT_SINGLE}):
         raise ModelError(f"it has weights of {', '.join(odd)}")
     leaves = model_leaves(request.observation_space)
     names = tuple(sorted(request.names))
@@ -47,7 +47,7 @@ def as_onnx(module: Any, request: ExportRequest) -> Exported:
     rows = torch.export.Dim("rows", min=MIN_ROWS, max=MOST_ROWS)
     with _quiet():
         program = torch.onnx.export(
-            _Function(module, request, state.names, names).eval(),
+            TorchFunction(module, request, state.names, names).eval(),
             (states, weights),
             dynamo=True,
             verbose=False,
@@ -57,31 +57,6 @@ def as_onnx(module: Any, request: ExportRequest) -> Exported:
         )
     payload = program.model_proto.SerializeToString()
     return Exported("onnx", payload, leaves, names, tuple(each.shape for each in state.variables), forms=forms)
-
-
-_NOT_SINGLE = (torch.float64, torch.float16, torch.bfloat16)
-
-
-class _Function(torch.nn.Module):  # type: ignore[misc]
-    """A module as a function of leaves of observations and of weights, with outputs `[n, *shape]` in order."""
-
-    def __init__(self, module: Any, request: ExportRequest, keys: Sequence[str], names: Sequence[str]) -> None:
-        super().__init__()
-        self._held = (module,)  # in a tuple, so that its parameters are none of this module
-        self._request, self._keys, self._names = request, keys, names
-
-    def forward(self, leaves: Sequence[Any], weights: Sequence[Any]) -> tuple[Any, ...]:
-        """The outputs of the module with these weights."""
-        (module,), forms = self._held, self._request.forms
-        given, rows = dict(zip(self._keys, weights, strict=True)), leaves[0].shape[0]
-
-        def call(observation: Any, **recurrent: Any) -> Any:
-            return torch.func.functional_call(module, given, (observation,), recurrent)
-
-        outputs = self._request.called(call)(nest(self._request.observation_space, leaves))
-        if forms is None:
-            return tuple(outputs[name] for name in self._names)
-        return tuple(outputs[name].reshape((forms.leading(name, rows), *forms.shapes[name])) for name in self._names)
 
 
 @contextlib.contextmanager

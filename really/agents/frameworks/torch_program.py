@@ -1,0 +1,111 @@
+"""A module of PyTorch as a program of array operations, which runners compute with NumPy, without PyTorch.
+
+A call of a module takes PyTorch tens of microseconds, whatever is in it: several times what a small network needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from really.agents.frameworks.programs import TRACED, ProgramWriter, exported
+from really.agents.frameworks.protocol import ExportRequest
+from really.agents.frameworks.torch_calls import Call
+from really.agents.frameworks.torch_function import NOT_SINGLE, TorchFunction
+from really.agents.frameworks.torch_operations import SIMPLE, SPECIAL
+from really.errors import ModelError
+from really.policies.array_program import Program
+from really.policies.inference import Exported
+from really.policies.model_inputs import model_leaves
+from really.policies.torch_state import TorchState
+
+
+def as_program(module: Any, request: ExportRequest) -> Exported:
+    """The module, which is in evaluation mode, as a program for any number of states.
+
+    Raises:
+        ModelError: it has an operation that is none of a program, or weights that do not travel as they are.
+    """
+    forms, state = request.forms, TorchState(module)
+    if forms is None or forms.one_by_one:
+        raise ModelError("it takes one state at a time")
+    if odd := sorted({str(each.tensor.dtype) for each in state.variables if each.tensor.dtype in NOT_SINGLE}):
+        raise ModelError(f"it has weights of {', '.join(odd)}")
+    leaves = model_leaves(request.observation_space)
+    weights = [each.tensor.detach().cpu() for each in state.variables]
+    function = TorchFunction(module, request, state.names, tuple(sorted(request.names)))
+    graphs = []
+    for rows in TRACED:
+        states = [torch.from_numpy(np.zeros((rows, *leaf.shape), leaf.dtype)) for leaf in leaves.values()]
+        graphs.append(_traced(function, states, weights))
+    program = _Reader(ProgramWriter(list(leaves.values()), state.variables)).program(*graphs)
+    return exported(request, leaves, state.variables, program)
+
+
+def _traced(function: Any, states: Sequence[Any], weights: Sequence[Any]) -> Any:
+    """The graph of operations, with numbers that nobody can read, as what depends on them is no graph."""
+    from torch._decomp import core_aten_decompositions
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    trace = make_fx(torch.func.functionalize(function), core_aten_decompositions(), tracing_mode="fake")
+    with _quiet(), torch.no_grad():
+        return trace(list(states), list(weights)).graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps warnings of the tracer back, and the random state of PyTorch as it is."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Reader:
+    """Reads two graphs of one function side by side.
+
+    Attributes:
+        writer: takes the steps.
+    """
+
+    def __init__(self, writer: ProgramWriter) -> None:
+        self.writer, self._known = writer, dict[Any, Any]()
+
+    def program(self, one: Any, other: Any) -> Program:
+        """The program of two graphs."""
+        inputs = iter(self.writer.inputs)
+        if len(one.nodes) != len(other.nodes):
+            raise ModelError("it has other operations for another number of states")
+        for node, again in zip(one.nodes, other.nodes, strict=True):
+            if node.op == "placeholder":
+                self._known[node] = next(inputs)
+            elif node.op == "output":
+                return self.writer.program([self._known[each] for each in node.args[0]])
+            elif node.op != "call_function" or node.target is not again.target:
+                raise ModelError(f"it has the operation {node.op} {node.target}")
+            else:
+                self._known[node] = self._result(Call(self, node, again))
+        raise ModelError("it has no outputs")
+
+    def value(self, given: Any, again: Any, dtype: np.dtype[Any] | None) -> Any:
+        """The value of an argument: that of a node, or a number, which is a constant."""
+        if isinstance(given, torch.fx.Node):
+            return self._known[given]
+        if given != again:
+            raise ModelError("it has a constant that depends on the number of states")
+        return self.writer.constant(given, dtype)
+
+    def _result(self, call: Call) -> Any:
+        """The value of a node; a tuple where it has several."""
+        if call.name == "getitem":
+            values = self.value(call.args[0], call.args[0], None)
+            return values[call.args[1]] if call.args[1] < len(values) else None
+        if call.name in SIMPLE:
+            return call.step(SIMPLE[call.name], *call.tensors())
+        if call.name not in SPECIAL:
+            raise ModelError(f"it has the operation {call.name}")
+        return SPECIAL[call.name](call)
