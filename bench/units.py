@@ -1,11 +1,13 @@
-"""Mixtures, sequences and samplers against plain batches: `python -m bench.units [mixtures] [sequences] [samplers]`.
+"""Mixtures, sequences and samplers against plain batches, and against other packages: `python -m bench.units`, or
+`python -m bench.units mixtures sequences samplers peers` for some of these tables.
 
 Prints ratios of one run, and no more, since rows a second depend on the machine. Each is the median of CPU times of
 this thread, call by call in turns:
 
 - a mixture of two buffers against a batch of half the size of each of the two;
-- 64 sequences of 80 steps against a batch of 5,120 rows of the same buffer;
-- batches after a tenth of the rows is removed, and those of each sampler, against uniform ones.
+- 64 sequences of 80 steps against a batch of 5,120 rows of the same buffer, with `compact=True` too for frames;
+- batches after a tenth of the rows is removed, and those of each sampler, against uniform ones;
+- sequences and hindsight of other packages that are installed (unit_peers.py) against ours.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from really import Mixture, ReplayBuffer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.workloads import LAYOUTS
+from unit_peers import peers
 
 ROUNDS, SECONDS = 40, 0.004
 HELD = {"cartpole": 200_000, "wide": 20_000, "atari": 4_000}
@@ -98,12 +101,13 @@ def sequences() -> None:
         "burn-in 40": {"length": LENGTH // 2, "burn_in": LENGTH // 2},
         "across episodes": {"across_episodes": True},
     }
-    print(f"| {WINDOWS} sequences of {LENGTH} / {WINDOWS * LENGTH} rows | {' | '.join(ways)} | 8 agents |")
-    print("| --- |" + " --- |" * (len(ways) + 1))
+    print(f"| {WINDOWS} sequences of {LENGTH} / {WINDOWS * LENGTH} rows | {' | '.join(ways)} | compact | 8 agents |")
+    print("| --- |" + " --- |" * (len(ways) + 2))
     for name in LAYOUTS:
         plain = filled(name)
         calls = {"plain": partial(plain.sample, WINDOWS * LENGTH)}
-        for way, options in ways.items():
+        compact = {"compact": {"compact": True}} if name == "atari" else {}
+        for way, options in (ways | compact).items():
             buffer = filled(name, unit=("sequences", {"length": LENGTH, **options}))
             calls[way] = partial(buffer.sample, WINDOWS)
         of_agents = filled(
@@ -111,7 +115,8 @@ def sequences() -> None:
         )
         calls["agents"] = partial(of_agents.sample, WINDOWS)
         found = cpu_seconds(calls, ROUNDS // 2)
-        ratios = [f"{found['plain'] / found[key]:.2f}" for key in [*ways, "agents"]]
+        found = {key: f"{found['plain'] / seconds:.2f}" for key, seconds in found.items()}
+        ratios = [found.get(key, "") for key in [*ways, "compact", "agents"]]
         print(f"| {name} | {' | '.join(ratios)} |")
 
 
@@ -144,7 +149,14 @@ def samplers() -> None:
         print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in each)} |")
 
 
-KINDS = {"mixtures": mixtures, "sequences": sequences, "samplers": samplers}
+def others() -> None:
+    """Prints the speed of sequences and hindsight in other packages."""
+    workload, num = LAYOUTS["cartpole"], HELD["cartpole"]
+    ours = filled("cartpole", unit=("sequences", {"length": LENGTH}))
+    peers(partial(ours.sample, WINDOWS), workload.rows(num, 0) | {"terminal": ends(num, workload.episode)})
+
+
+KINDS = {"mixtures": mixtures, "sequences": sequences, "samplers": samplers, "peers": others}
 
 
 def main() -> None:
