@@ -28,12 +28,14 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-# Mutated, crafted and flipped files, full disks, interrupts, kills, forks; a table at the end says what held and fell.
+# Mutated, crafted and flipped files, full disks and memory, interrupts, kills, forks, faults of runners and of Ray; a
+# table at the end says what held and fell.
 DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,forks.py input_files.py) \
-	tests/checkpoints/test_crafted_models.py \
+	$(addprefix tests/checkpoints/test_,crafted_models.py resuming.py checkpoint_disk_full.py) \
+	$(addprefix tests/collectors/test_,faults.py killed_runtime.py runner_memory.py) \
 	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
 	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
-	leaks.py cut_files.py)
+	leaks.py cut_files.py moments.py removal_kills.py updates.py)
 test-damage: setup
 	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
 

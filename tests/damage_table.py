@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 KINDS = {
+    "test_checkpoint_disk_full": "full disks, no inodes",
     "test_checksums": "flipped bits of folders",
     "test_crafted_files": "crafted saved buffers",
     "test_crafted_folders": "crafted folders",
@@ -21,10 +22,17 @@ KINDS = {
     "test_disk_kills": "kills of a writer",
     "test_cut_files": "files cut short while open",
     "test_damage": "what finds mutants",
+    "test_faults": "faults of runners",
     "test_forks": "forks of threads",
     "test_full_disks": "full disks, no inodes",
     "test_input_files": "errors of parsers",
+    "test_killed_runtime": "Ray killed, its memory full",
     "test_leaks": "handles and mappings left",
+    "test_moments": "returns to a checkpoint",
+    "test_removal_kills": "kills of a writer",
+    "test_resuming": "returns to a checkpoint",
+    "test_runner_memory": "runners out of memory",
+    "test_updates": "updates of rows on disk",
 }
 
 _attacks: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
