@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from really._utils.interrupts import HeldInterrupts
 from really.checkpoints import saved_models
 from really.checkpoints.training_state import ManagerState, Restored
 from really.collectors.fleet import Fleet
@@ -168,6 +169,7 @@ class CurrentAgent:
         """
         state = restored.state
         with (
+            HeldInterrupts() as interrupts,
             self._fleet.replacing_all(state.entropy, state.restarts + 1),
             self._undone_on_error(),
             self._statistics.undone_on_error(),
@@ -182,6 +184,7 @@ class CurrentAgent:
             # After `publish`: these statistics take effect with the next policy version, as they did in the saved run.
             self._statistics.add(0, restored.pending)
             self.apply_settings()
+            interrupts.hold_back()  # the block returns a buffer on disk, which cannot be undone
             yield aggregator
         self.lender.refresh()
 

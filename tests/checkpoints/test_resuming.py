@@ -1,6 +1,8 @@
 """A run with its buffer on disk resumes with the losses of the uninterrupted run, or says why it cannot."""
 
+import os
 import shutil
+import signal
 import threading
 
 import gymnasium
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from really.errors import EnvironmentFailedError, FileError, InvalidValueError, ReallyError
+from really.replay.disk import rollback
 from tests.checkpoints.test_training_state import CAPACITY, KEYS, all_rows, assert_refused, learner, make, rows, same
 
 keras = pytest.importorskip("keras")
@@ -300,6 +303,37 @@ def test_a_load_that_fails_changes_nothing(tmp_path, reason, monkeypatch):
     assert manager.aggregator.curves["loss"].means == [1.0]
     for each in (manager, twin):
         each.buffer.close()
+
+
+@pytest.mark.parametrize("step", ["before", "during", "after"])
+def test_an_interrupt_of_a_load_leaves_the_old_or_the_saved_state(tmp_path, step, monkeypatch):
+    manager, dqn = run(tmp_path / "ring")
+    manager.initialize_aggregator(tmp_path / "progress")
+    manager.store_in_buffer(rows(20))
+    manager.save_checkpoint(tmp_path / "checkpoints", **parts(dqn))
+    saved = state_of(manager, dqn)["rows"]
+    manager.set_epsilon(0.125)
+    manager.store_in_buffer(rows(5, 1000))
+    before = state_of(manager, dqn)
+    place, name = {
+        "before": (rollback, "write"),
+        "during": (rollback, "place_files"),
+        "after": (type(manager), "_start_collector"),
+    }[step]
+    call = getattr(place, name)
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return call(*arguments)
+
+    monkeypatch.setattr(place, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager.load_checkpoint(tmp_path / "checkpoints", **parts(dqn))
+    monkeypatch.undo()
+    after = state_of(manager, dqn)
+    assert after == before or (manager.kwargs["epsilon"], after["rows"]) == (0.5, saved)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    manager.buffer.close()
 
 
 def test_a_failed_load_leaves_episodes_and_random_streams_as_they_are(tmp_path):

@@ -1,0 +1,37 @@
+"""An interrupt (Ctrl-C) that waits for the end of a step that must not be cut short."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class HeldInterrupts:
+    """From `hold_back()` to the end of the `with`, an interrupt of the main thread waits; a second one does not."""
+
+    def __init__(self) -> None:
+        self._before: Any = None
+        self._has_come = False
+
+    def hold_back(self) -> None:
+        """Holds interrupts back from now on. Does nothing in other threads, which are not interrupted."""
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            self._before = before
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._has_come:
+            self._before(number, frame)
+        self._has_come = True
+
+    def __enter__(self) -> HeldInterrupts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._has_come:
+                signal.raise_signal(signal.SIGINT)
