@@ -129,7 +129,7 @@ class Hindsight(SampleUnit):
         batch = super().take(ring, flat)
         if batch is None:
             return None
-        parts = (ring.draw_below(1 << PART_BITS, 2 * flat.size) * 2.0**-PART_BITS).astype(np.float64)
+        parts = np.multiply(ring.draw_below(1 << PART_BITS, 2 * flat.size), 2.0**-PART_BITS, dtype=np.float64)
         changed = np.flatnonzero(parts[: flat.size] * (self.k + 1) < self.k)
         if changed.size:
             later = self._steps_of_goals(flat[changed], parts[flat.size :][changed])
@@ -139,6 +139,8 @@ class Hindsight(SampleUnit):
             self._relabel(batch, changed, found[_after(self.achieved)])
         batch[RELABELLED] = np.zeros(flat.size, np.bool_)
         batch[RELABELLED][changed] = True
+        if numbers.ndim == 1:
+            return batch
         return {key: column.reshape(numbers.shape + column.shape[1:]) for key, column in batch.items()}
 
     def _steps_of_goals(self, rows: NDArray[np.int64], parts: NDArray[np.float64]) -> NDArray[np.int64] | None:
@@ -147,8 +149,12 @@ class Hindsight(SampleUnit):
         before, after = self._index.steps_around(rows)
         if (after < 0).any():
             return None
-        first = -before if self.strategy == "episode" else np.zeros_like(after)
-        by = after if self.strategy == "final" else first + ((after - first + 1) * parts).astype(np.int64)
+        if self.strategy == "final":
+            by = after
+        elif self.strategy == "future":
+            by = ((after + 1) * parts).astype(np.int64)
+        else:
+            by = ((before + after + 1) * parts).astype(np.int64) - before
         later = self._index.step_on(rows, by)
         return None if (later < 0).any() else later
 

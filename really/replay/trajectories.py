@@ -214,8 +214,9 @@ class Trajectories:
 
     def step_on(self, numbers: Numbers, by: Numbers) -> Numbers:
         """Numbers of the rows `by` steps on in the same episode (back, if negative); -1 where none is held."""
+        steps = by if by.shape == numbers.shape else np.broadcast_to(by, numbers.shape)
         with self._caught_up() as index:
-            return index.step_on(_flat(numbers), _flat(np.broadcast_to(by, numbers.shape))).reshape(numbers.shape)
+            return index.step_on(_flat(numbers), _flat(steps)).reshape(numbers.shape)
 
     def segments(self) -> Segment:
         """All episodes that have rows, in the order in which they began; removed rows are in none."""
