@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
+from really._utils.names import OF_MANAGERS, tells_names
 from really._utils.progress import steps_of
 from really.checkpoints import training_state
 from really.collectors.seeds import BUFFER_STREAM
@@ -36,6 +37,7 @@ MASK_OF = {"state": "action_mask", "state_new": "action_mask_new"}
 DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
+@tells_names(OF_MANAGERS)
 class SampleManager(Collecting, Evaluating, Tracking):
     """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
 
@@ -154,7 +156,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self.kwargs = Settings(checked(arguments))
-        place = sys._getframe(1)
+        place = sys._getframe(2)  # past the frame of `tells_names`
         cell = cells.cell_of(place.f_code.co_filename, place.f_lineno)
         cells.close_earlier(cell)
         self.buffer = None

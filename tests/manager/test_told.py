@@ -61,6 +61,13 @@ def test_an_unknown_argument_names_the_one_it_may_be(name: str, hint: str) -> No
         manager_of(**{name: 3})
 
 
+def test_an_unknown_argument_is_told_where_another_one_is_missing() -> None:
+    with pytest.raises(InvalidTypeError, match=r"got 'n_envs'\. Here it is num_parallel\.$"):
+        SampleManager(QNet, "CartPole-v1", n_envs=4, total_steps=10)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'num_parallel'"):
+        SampleManager(QNet, "CartPole-v1", total_steps=10)  # type: ignore[call-arg]
+
+
 class Interrupted(Counter):
     """All instances together count their steps; Ctrl-C comes in one of them."""
 
