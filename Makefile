@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-all bench-compare build debug report results ablations reach comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach comparison clean
 
 setup: $(BUILT)
 
@@ -149,6 +149,14 @@ bench-atari: .venv/.bench
 # Needs some 5 GB of disk, and root for the part that limits memory.
 bench-disk: .venv/.bench
 	$(BIN)/python -m bench.disk $(PUBLISH)
+
+# Models of each framework side by side, in an environment that has all of them.
+bench-frameworks: .venv-bench-frameworks/.installed
+	.venv-bench-frameworks/bin/python -m bench.frameworks $(PUBLISH)
+
+.venv-bench-frameworks/.installed: pyproject.toml
+	test -x .venv-bench-frameworks/bin/python || $(PYTHON) -m venv .venv-bench-frameworks
+	.venv-bench-frameworks/bin/pip install --quiet --disable-pip-version-check -e '.[all,bench]' && touch $@
 
 # Compares the cells of this package in two commits, on a quiet machine, and shows those that differ by more than 3 %:
 # make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'
