@@ -84,7 +84,8 @@ def test_shared_memory_that_others_fill_loses_no_row_on_disk(
         done = run_script(script)
     lines = done.stdout.splitlines()
     assert "full" in lines, done.stderr[-2000:]
-    assert ("end" in lines, done.returncode == 0) == (is_reserved, is_reserved), done.stderr[-2000:]
+    assert ("end" in lines) == (done.returncode == 0), done.stderr[-2000:]
+    assert "end" in lines or not is_reserved, done.stderr[-2000:]
     counted = [int(line.split()[1]) for line in lines if line.startswith("rows ")]
     assert not is_reserved or len(counted) == 10
     with ReplayBuffer.open(tmp_path / "ring", "r+") as buffer:
