@@ -11,13 +11,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.scripts import PRELUDE
+
 RAY = str(Path(sys.executable).with_name("ray"))
+START = """
+    ray.init(address="10.77.0.1:6379", log_to_driver=False, _node_ip_address="10.77.0.1")
+    def say(*words):
+        print(*words, flush=True)
+"""
 MOUNTS = "mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; mount -t tmpfs tmpfs /dev/shm"
 
 
@@ -59,8 +67,8 @@ class Hosts:
         )
         what = "--head --port=6379 --include-dashboard=false" if number == 0 else f"--address={self.address}"
         binds = "".join(f"; mount --bind {other} {folder}" for folder, other in (replaced or {}).items())
-        start = f"{RAY} start {what} --node-ip-address={ip} --num-cpus={cpus} --object-store-memory=200000000"
-        script = f"{MOUNTS}{binds}; {start} --disable-usage-stats || exit 1; echo started; exec sleep 100000"
+        start = self._start_command(number, what, cpus)
+        script = f"{MOUNTS}{binds}; {start} || exit 1; echo started; exec sleep 100000"
         command = [
             "ip",
             "netns",
@@ -85,10 +93,33 @@ class Hosts:
                 return number
         raise RuntimeError("".join(lines))
 
+    def kill_raylet(self, number: int) -> None:
+        """Kills Ray's raylet of a host, as the system does if memory is short."""
+        subprocess.run([*self._entering(number), "sh", "-c", "kill -9 $(pidof raylet)"], check=True)
+
+    def restart_ray(self, number: int, cpus: int = 1) -> None:
+        """Starts Ray again on a host whose raylet was killed."""
+        start = self._start_command(number, f"--address={self.address}", cpus)
+        done = subprocess.run(
+            [*self._entering(number), "sh", "-c", f"{RAY} stop --force; {start}"],
+            env=self._env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+
+    @staticmethod
+    def _start_command(number: int, what: str, cpus: int) -> str:
+        given = f"--node-ip-address=10.77.0.{number + 1} --num-cpus={cpus} --object-store-memory=200000000"
+        return f"{RAY} start {what} {given} --disable-usage-stats"
+
+    def _entering(self, number: int) -> list[str]:
+        """The start of a command that runs on a host."""
+        (pid,) = Path(f"/proc/{self._inits[number].pid}/task/{self._inits[number].pid}/children").read_text().split()
+        return ["nsenter", "-t", pid, "-m", "-n", "-p"]
+
     def popen(self, number: int, script: str, **options: Any) -> subprocess.Popen[str]:
         """Runs a Python script on a host."""
-        (pid,) = Path(f"/proc/{self._inits[number].pid}/task/{self._inits[number].pid}/children").read_text().split()
-        command = ["nsenter", "-t", pid, "-m", "-n", "-p", sys.executable, "-c", script]
+        command = [*self._entering(number), sys.executable, "-c", script]
         given = {"env": self._env, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         return subprocess.Popen(command, **given)
 
@@ -105,11 +136,11 @@ class Hosts:
         self.cut_off(number)
         self._end(number)
 
-    def slow_down(self, number: int, rate: str, delay: str) -> None:
-        """Limits what a host sends and receives, in the words of `tc`, as in "20mbit" and "5ms"."""
+    def slow_down(self, number: int, rate: str) -> None:
+        """Limits what a host sends and receives to a rate in the words of `tc`, as in "20mbit"."""
         name = f"{self._name}h{number}"
-        self._run(f"tc qdisc add dev {name} root netem rate {rate} delay {delay}")
-        self._run(f"ip netns exec {name} tc qdisc add dev eth0 root netem rate {rate} delay {delay}")
+        limit = f"root tbf rate {rate} burst 256kb latency 400ms"
+        self._run(f"tc qdisc add dev {name} {limit} && ip netns exec {name} tc qdisc add dev eth0 {limit}")
 
     def _end(self, number: int) -> None:
         self._inits[number].send_signal(signal.SIGKILL)
@@ -140,3 +171,31 @@ class Hosts:
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise RuntimeError(f"{command}: {done.stderr}")
+
+
+class Driver:
+    """A script on host 0, in parts, whose lines are read as they come."""
+
+    def __init__(self, hosts: Hosts, *parts: str) -> None:
+        text = "".join(textwrap.dedent(part) for part in (PRELUDE, START, *parts))
+        self._process = hosts.popen(0, text, stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._seen: list[str] = []
+
+    def said(self, word: str) -> list[str]:
+        """The words behind `word` in the next line that starts with it."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._seen.append(line)
+            if line.startswith(word):
+                return line.split()[1:]
+        raise AssertionError("".join(self._seen))
+
+    def answer(self) -> None:
+        """Lets the script go on, which waits for a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        with self._process:
+            assert self._process.wait(60) == 0, "".join(self._seen)

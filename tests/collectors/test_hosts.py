@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 import really
-from tests.hosts import Hosts, are_possible
-from tests.scripts import PRELUDE
+from tests.hosts import Driver, Hosts, are_possible
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,10 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not are_possible(), reason="needs root, iproute2 and unshare"),
 ]
 
-DRIVER = """
-    ray.init(address="10.77.0.1:6379", log_to_driver=False, _node_ip_address="10.77.0.1")
-    def say(*words):
-        print(*words, flush=True)
+FLEET = """
     def hosts_of(manager):
         addresses = {node["NodeID"][:8]: node["NodeManagerAddress"] for node in ray.nodes()}
         return sorted(addresses[runner["node"]] for runner in manager.info()["runners"] if "node" in runner)
@@ -40,39 +35,12 @@ DRIVER = """
 """
 
 
-class Driver:
-    """A script on host 0, whose lines are read as they come."""
-
-    def __init__(self, hosts: Hosts, script: str) -> None:
-        text = textwrap.dedent(PRELUDE) + textwrap.dedent(DRIVER) + textwrap.dedent(script)
-        self._process = hosts.popen(0, text, stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self._seen: list[str] = []
-
-    def said(self, word: str) -> list[str]:
-        """The words behind `word` in the next line that starts with it."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._seen.append(line)
-            if line.startswith(word):
-                return line.split()[1:]
-        raise AssertionError("".join(self._seen))
-
-    def answer(self) -> None:
-        """Lets the script go on, which waits for a line."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        with self._process:
-            assert self._process.wait(60) == 0, "".join(self._seen)
-
-
 def test_a_host_that_is_lost_stalls_no_call_and_one_that_joins_is_used() -> None:
     """It answers no more, and no connection ends, as without power. Ray notices a minute later."""
     with Hosts(0, 2, 2) as hosts:
         driver = Driver(
             hosts,
+            FLEET,
             """
             manager = SampleManager(QNet, Counter, 8, 4000, **given)
             manager.get_data()
@@ -98,6 +66,7 @@ def test_the_end_of_background_collection_is_bounded_while_a_host_is_cut_off() -
     with Hosts(0, 1, 1) as hosts:
         driver = Driver(
             hosts,
+            FLEET,
             """
             manager = SampleManager(QNet, Counter, 4, 400, **given)
             manager.initialize_buffer(10_000, ["state"])
@@ -138,6 +107,7 @@ def test_a_host_without_the_package_is_named_and_can_have_it_sent(tmp_path: Path
         hosts.add(1, {str(folder): str(older) for folder in packages})
         driver = Driver(
             hosts,
+            FLEET,
             """
             import really
             try:
