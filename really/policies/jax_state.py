@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from really._utils.keras_versions import is_layer
 from really.errors import ModelError
+from really.policies.given_weights import check_framework
 from really.policies.model_inputs import check_weights
 
 
@@ -181,6 +182,7 @@ class JaxState:
             return arrays
         found, structure = jax.tree_util.tree_flatten_with_path(arrays)
         if structure != self._structure:
+            check_framework("jax", arrays)
             names, own = ({jax.tree_util.keystr(path) for path, _ in found}, {leaf.name for leaf in self.variables})
             raise ModelError(
                 f"weights: expected a pytree of the structure of the model's parameters, got another one: missing: "
@@ -205,7 +207,7 @@ class JaxState:
     def check(self, arrays: Any) -> None:
         """Raises ModelError unless the arrays have the shapes of the leaves."""
         names = [leaf.name for leaf in self.variables]
-        check_weights([leaf.shape for leaf in self.variables], self.in_order(arrays), names)
+        check_weights([leaf.shape for leaf in self.variables], self.in_order(arrays), names, "jax")
 
     def check_layers(self) -> None:
         """All of the state is in the pytree."""

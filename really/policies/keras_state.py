@@ -29,7 +29,8 @@ class KerasState(ModelState):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.tensors = self._unknown_tensors() if framework_of_keras(model) == "keras_torch" else []
+        self._framework = framework_of_keras(model)
+        self.tensors = self._unknown_tensors() if self._framework == "keras_torch" else []
 
     @property
     def variables(self) -> list[Any]:
@@ -60,7 +61,11 @@ class KerasState(ModelState):
 
     def in_order(self, arrays: Any) -> Any:
         """The arrays of tensors or variables of any library."""
-        if isinstance(arrays, Mapping) or not isinstance(arrays, Sequence | np.ndarray):
+        if (
+            isinstance(arrays, Mapping)
+            or not isinstance(arrays, Sequence | np.ndarray)
+            or callable(next(iter(arrays), 0))
+        ):
             return arrays
         return [array_of(array) for array in arrays]
 
@@ -83,7 +88,7 @@ class KerasState(ModelState):
         wanted = [*self.weights, *self.others, *self.tensors]
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
-        check_weights([tuple(each.shape) for each in wanted], arrays, list(map(name_of, wanted)))
+        check_weights([tuple(each.shape) for each in wanted], arrays, list(map(name_of, wanted)), self._framework)
 
     def flat(self) -> list[Any]:
         """The variables, to be saved."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.errors import ModelError
+from really.policies.given_weights import check_framework
 
 
 def model_leaves(space: Any) -> Spec:
@@ -23,21 +24,49 @@ def model_leaves(space: Any) -> Spec:
 
 
 def check_weights(
-    shapes: Sequence[tuple[int, ...]], weights: Sequence[NDArray[Any]], names: Sequence[str] | None = None
+    shapes: Sequence[tuple[int, ...]],
+    weights: Sequence[NDArray[Any]],
+    names: Sequence[str] | None = None,
+    framework: str = "",
 ) -> None:
     """Raises ModelError, naming the expected and the given shapes, unless `weights` have exactly `shapes`.
 
-    `names` are the names of the weights for the message.
+    `names` are the names of the weights for the message. With the model's `framework`, the message says if the weights
+    are of another one.
     """
-    if not isinstance(weights, Sequence | np.ndarray):
+    got = _shapes(weights)
+    if got != [tuple(shape) for shape in shapes]:
+        check_framework(framework, weights)
+    if got is None:
         raise ModelError(f"weights: expected a list of arrays as get_weights() gives, got {type(weights).__name__}")
-    got = [tuple(np.shape(weight)) for weight in weights]
     if len(got) != len(shapes):
         raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, got {len(got)} of {got}")
     for at, (expected, shape) in enumerate(zip(shapes, got, strict=True)):
         if tuple(expected) != shape:
             name = f" ({names[at]})" if names else ""
             raise ModelError(
-                f"weights[{at}]{name}: expected shape {list(expected)}, got {list(shape)}; are these the "
-                f"weights of another model?"
+                f"weights[{at}]{name}: expected shape {list(expected)}, got {list(shape)}; "
+                f"{_likely_cause(expected, shape)}"
             )
+
+
+def _shapes(weights: Any) -> list[tuple[int, ...]] | None:
+    """The shapes of a list of arrays; an item that is none has the shape `()`. Returns None if it is no list."""
+    if not isinstance(weights, Sequence | np.ndarray):
+        return None
+    return list(map(_shape, weights))
+
+
+def _shape(weight: Any) -> tuple[int, ...]:
+    try:
+        return tuple(np.shape(weight))
+    except ValueError:  # arrays of different shapes
+        return ()
+
+
+def _likely_cause(expected: Sequence[int], shape: Sequence[int]) -> str:
+    if len(shape) == 2 and list(shape) == list(expected)[::-1]:
+        return (
+            "kernels are [outputs, inputs] in PyTorch, [inputs, outputs] in Keras and JAX: transpose those of another"
+        )
+    return "are these the weights of another model?"

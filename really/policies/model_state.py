@@ -161,7 +161,7 @@ class ModelState:
         if not wanted and len(arrays):
             raise ModelError(f"weights: expected none, as {self._what_it_has()}, got {len(arrays)} arrays")
         names = list(map(name_of, wanted))
-        check_weights([tuple(each.shape) for each in wanted], arrays, names)
+        check_weights([tuple(each.shape) for each in wanted], arrays, names, "tensorflow")
 
     def _what_it_has(self) -> str:
         """Which methods an object that is no model of a framework lacks, for messages."""

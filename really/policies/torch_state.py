@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import ModelError
+from really.policies.given_weights import check_framework
 from really.policies.model_inputs import check_weights
 
 
@@ -115,6 +116,7 @@ class TorchState:
         missing = [name for name in self.names if name not in arrays]
         unexpected = [str(name) for name in arrays if name not in self._entries]
         if missing or unexpected:
+            check_framework("torch", arrays)
             told = [f"{what}: {', '.join(map(repr, keys))}" for what, keys in _told(missing, unexpected)]
             raise ModelError(
                 f"weights: expected the state_dict of this {type(self._module).__name__} with {len(self.names)} keys, "
@@ -135,7 +137,7 @@ class TorchState:
 
     def check(self, arrays: Any) -> None:
         """Raises ModelError unless the arrays have the shapes of the tensors."""
-        check_weights([each.shape for each in self.variables], self.in_order(arrays), self.names)
+        check_weights([each.shape for each in self.variables], self.in_order(arrays), self.names, "torch")
 
     def check_layers(self) -> None:
         """Raises ModelError if a module has a state that is no tensor, which does not travel."""
