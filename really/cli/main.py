@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from really import __version__
 from really.cli import bench, check, compare, export, film, head, info, plot, sql
-from really.errors import ReallyError
+from really.errors import ReallyError, one_of
 
 COMMANDS: tuple[ModuleType, ...] = (info, head, sql, export, film, plot, compare, check, bench)
 FAILED, INTERRUPTED = 2, 130
@@ -53,7 +53,13 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns the exit code: 0, 2 after an error, 130 after an interrupt."""
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    top = parser()
+    command = next((word for word in words if not word.startswith("-")), None)  # no option of `top` takes a value
+    names = [_name(module) for module in COMMANDS]
+    if command is not None and command not in names:
+        top.error(one_of("COMMAND", command, names).rstrip("."))
+    given = top.parse_args(words)
     try:
         given.run(given)
         sys.stdout.flush()

@@ -216,7 +216,7 @@ def test_completion_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["info"], "really info: the following arguments are required: PATH; really info --help shows examples"),
-        (["inf", "x"], "really: argument COMMAND: invalid choice: 'inf'"),
+        (["inf", "x"], "really: COMMAND: expected one of 'bench', 'check', 'compare', 'export', 'film', 'head', 'info', "),
         (["info", "nowhere"], "really info: nowhere: expected a buffer's folder, a saved buffer, a checkpoint"),
         (["head", "README.md"], "really head: "),
         (["info", "docs"], "really info: docs: expected a buffer's folder"),
@@ -228,6 +228,10 @@ def test_an_error_is_one_line(
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert failed(capsys, *arguments).startswith(message)
+
+
+def test_an_unknown_command_names_the_one_that_resembles_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, "inf").strip().endswith("got 'inf'. Did you mean 'info'?; really --help shows examples")
 
 
 def test_help_imports_little() -> None:
