@@ -24,7 +24,7 @@ from really.agents.frameworks.jax_program import as_program
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
-from really.policies.jax_state import JaxModel
+from really.policies.jax_state import JaxModel, as_jax_model
 
 
 class JaxLibrary:
@@ -129,8 +129,9 @@ class Jax:
             return bytes(cloudpickle.dumps(model))
         except Exception as error:
             raise ModelError(
-                f"model: expected a function and parameters that can be sent to another process, got {summary(error)}; "
-                f"give a function without arguments that makes them, with its arguments as model_kwargs"
+                f"model: expected a function and parameters that can be sent to another process, got {_name(model)}: "
+                f"{summary(error)}; give a function without arguments that makes them, with its arguments as "
+                f"model_kwargs: every process then makes its own"
             ) from error
 
     def network(self, model: Any, interface: Interface) -> EagerNetwork:
@@ -151,6 +152,13 @@ class Jax:
     def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
         """Other forms of the model, by the kind of an `Exported`."""
         return {"numpy": functools.partial(as_program, model, request)}
+
+
+def _name(model: Any) -> str:
+    """The name of the user's function, or of the class of a module of flax."""
+    made = as_jax_model(model)
+    given = made.apply if type(made) is JaxModel else type(getattr(made, "module", made))
+    return getattr(given, "__qualname__", type(given).__name__)
 
 
 FRAMEWORK: Framework = Jax()
