@@ -73,7 +73,8 @@ class ProgramWriter:
         """The result of an operation; a bias or a ReLU after a layer is taken into the layer."""
         if operation in ("add", "max"):
             taken = self._with_bias if operation == "add" else _rectified
-            if (layer := taken(*inputs) or taken(*reversed(inputs))) is not None:
+            layer = taken(*inputs) or taken(*reversed(inputs))
+            if layer is not None and (layer.shape, layer.dtype) == (shape, np.dtype(dtype)):
                 return layer
         moves = any(value.moves for value in inputs)
         return Value(shape, np.dtype(dtype), moves, operation=operation, inputs=tuple(inputs), settings=settings)
