@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from really._utils.input_files import reading
 from really._utils.packages import needed
+from really._utils.quiet import without_start_lines
 from really.agents.frameworks.choice import framework_of
 from really.agents.models import build_model
 from really.checkpoints import saved_models
@@ -127,10 +128,11 @@ def _keras_model(folder: Path, about: Mapping[str, Any]) -> Any:
             f"Agent.load: expected model=, the class or function that made the model, as {str(folder)!r} has no file "
             f"of Keras ({about['keras']}), got none"
         )
-    with needed("Agent.load", "TensorFlow for a model of Keras", "tensorflow"):
+    with needed("Agent.load", "TensorFlow for a model of Keras", "tensorflow"), without_start_lines():
         import tensorflow as tf
     try:
-        return tf.keras.models.load_model(file, compile=False, safe_mode=True)
+        with without_start_lines():
+            return tf.keras.models.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many classes
         raise ModelError(
             f"Agent.load: expected model=, the class or function that made the model, as Keras cannot make it from "

@@ -6,11 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from really._utils import quiet
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NOISE = b"""WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1795880288.861482   30579 port.cc:153] oneDNN custom operations are on.
@@ -45,8 +48,34 @@ with SampleManager(mlp, "CartPole-v1", 2, 20, model_kwargs={"observation": 4, "o
 """
 
 
-@pytest.mark.slow
-def test_collecting_with_tensorflow_writes_nothing() -> None:
+SAVING = """
+from really import SampleManager
+from really.models import mlp
+how = {"num_steps": 10, "use_ray": False, "action_sampling_type": "epsilon_greedy"}
+with SampleManager(mlp, "CartPole-v1", 2, 20, model_kwargs={"observation": 4, "outputs": 2}, **how) as manager:
+    manager.save_model("models", epoch=0)
+"""
+
+LOADING = """
+from really import Agent
+Agent.load("models").act([0.0, 0.0, 0.0, 0.0])
+"""
+
+
+def written(script: str, folder: Path) -> tuple[int, str, str]:
+    """Code, stdout and stderr of a script in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != quiet.VARIABLE}
-    done = subprocess.run([sys.executable, "-c", QUICK_START], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_collecting_with_tensorflow_writes_nothing(tmp_path: Path) -> None:
+    assert written(QUICK_START, tmp_path) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_loading_an_agent_writes_nothing(tmp_path: Path) -> None:
+    assert written(SAVING, tmp_path) == (0, "", "")
+    assert written(LOADING, tmp_path) == (0, "", "")
