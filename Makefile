@@ -208,4 +208,4 @@ comparison: setup
 	$(BIN)/python examples/compare_n_step.py --figure docs/comparison.png
 
 clean:
-	rm -rf build dist *.egg-info really/replay/*.so really/_utils/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*
+	rm -rf build dist *.egg-info really/*/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .venv/.built*
