@@ -43,7 +43,11 @@ def test_runners_spread_over_nodes_and_survive_the_loss_of_one() -> None:
         np.testing.assert_array_equal(data["state_new"], data["state"] + 1)
         follows = data["episode_end"][:-1] == 0
         np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
-        print("agents", len(np.unique(data["agent"])))
+        # The others may deliver all rows before the agents of the lost node have a runner again.
+        agents = set(data["agent"])
+        while len(agents) < 6:
+            agents |= set(manager.get_data()["agent"])
+        print("agents", len(agents))
         info = manager.info()
         print("restarts", sum(runner["restarts"] for runner in info["runners"]))
         print("nodes left", len({runner["node"] for runner in info["runners"]}))

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-# memory.pxd has declarations only, cpu.pxd names levels, lock.pxd releases the GIL, the others read Python objects.
-OTHERS = ("memory", "cpu", "lock", "generator", "scalars", "values")
+# memory.pxd and dense.pxd have declarations only, cpu.pxd names levels, lock.pxd releases the GIL; the others read
+# Python objects.
+OTHERS = ("memory", "dense", "cpu", "lock", "generator", "scalars", "values")
 KERNELS = {path.stem: path for path in sorted(CSRC.rglob("*.pxd")) if path.stem not in OTHERS}
 LINE = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>(.*?)</pre>', re.DOTALL)
 
