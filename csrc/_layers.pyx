@@ -47,7 +47,8 @@ cdef inline bint is_plain(cnp.ndarray values, int num_dims) noexcept:
 cdef class Dense:
     """A dense layer of `outputs` numbers for `rows` states; with `rectified`, negative ones become 0.
 
-    The result of a state has the same bits for any number of other states. It is a view that the next call overwrites.
+    The result of a state has the same bits for any number of other states. It is a view that the next call overwrites,
+    so it cannot be the states of this layer.
     """
 
     cdef cnp.ndarray made
