@@ -13,7 +13,7 @@ from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay._ring import Ring
 from really.replay.columns import spec_of
-from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns
+from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns, shaped
 from really.replay.units import Batch, SampleUnit
 
 GoalFunction = Callable[[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]], Any]
@@ -139,9 +139,7 @@ class Hindsight(SampleUnit):
             self._relabel(batch, changed, found[_after(self.achieved)])
         batch[RELABELLED] = np.zeros(flat.size, np.bool_)
         batch[RELABELLED][changed] = True
-        if numbers.ndim == 1:
-            return batch
-        return {key: column.reshape(numbers.shape + column.shape[1:]) for key, column in batch.items()}
+        return shaped(batch, numbers.shape)
 
     def _steps_of_goals(self, rows: NDArray[np.int64], parts: NDArray[np.float64]) -> NDArray[np.int64] | None:
         """Numbers of the rows after which the goals are achieved; None if a row is no longer held."""

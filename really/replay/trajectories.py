@@ -41,7 +41,6 @@ PIECE = 1 << 16
 TRIES = 100
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-Batch = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class Trajectories:
         with self._caught_up() as index:
             return index.windows(_flat(starts), length, burn_in)
 
-    def draw_batch(self, shape: tuple[int, ...], length: int, burn_in: int = 0) -> Batch:
+    def draw_batch(self, shape: tuple[int, ...], length: int, burn_in: int = 0) -> dict[str, NDArray[Any]]:
         """Windows from starts that are equally likely, [*shape, length, ...]: the starts are those of `draw`.
 
         Raises EmptyBufferError if there is no start, or if puts drop rows all the time.
@@ -191,17 +190,17 @@ class Trajectories:
             batch = self._ring.windows(self._index, None, num, length, burn_in, self._change_count)
         for _ in range(TRIES):
             if batch is not None:
-                return _shaped(batch, shape)
+                return shaped(batch, shape)
             with self._caught_up() as index:
                 self._refuse_none()
                 batch = self._ring.windows(index, None, num, length, burn_in)
         raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
 
-    def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> Batch | None:
+    def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> dict[str, NDArray[Any]] | None:
         """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
         with self._caught_up() as index:
             batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
-        return None if batch is None else _shaped(batch, starts.shape)
+        return None if batch is None else shaped(batch, starts.shape)
 
     def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """How many steps of the same episode are held before and after each row, of the shape of `numbers`.
@@ -368,8 +367,8 @@ def _state_pairs(spec: Spec) -> Iterator[tuple[str, str]]:
                 yield key, after
 
 
-def _shaped(batch: Batch, shape: tuple[int, ...]) -> Batch:
-    """Columns [prod(shape), length, ...] as [*shape, length, ...]."""
+def shaped(batch: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """Columns [prod(shape), ...] as [*shape, ...]."""
     if len(shape) == 1:
         return batch
     return {key: column.reshape(shape + column.shape[1:]) for key, column in batch.items()}
