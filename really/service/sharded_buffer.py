@@ -191,7 +191,8 @@ class ShardedBuffer(ChangedShards):
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
         shape = checked_shape(n)
-        if out is None and math.prod(shape) <= self._unchecked_rows and self.sampler.in_ring:
+        few = math.prod(shape) <= self._unchecked_rows
+        if self._shards.sole is not None and out is None and few and self.sampler.in_ring:
             batch = self._sampled_in_one(shape, not replace)
             if batch is not None:
                 return batch
