@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -14,6 +11,7 @@ from really.agents.agent import Agent
 from really.agents.models import ModelBuilder, build_model
 from really.errors import ModelError
 from really.policies.inference import load
+from tests.frameworks.programs import check_that_it_runs_without
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -133,23 +131,5 @@ def test_a_seed_takes_no_product_whose_last_bit_depends_on_the_number_of_states(
             assert "rejected" in manager.info()["inference_report"]["numpy"]
 
 
-SCRIPT = """
-import pickle, sys
-import numpy as np
-from really.policies.inference import load
-exported, weights = pickle.loads(sys.stdin.buffer.read())
-forward = load(exported, 3)
-forward.set_weights(weights)
-assert forward([np.ones((3, 4), np.float32)])["q_values"].shape == (3, 2)
-assert "jax" not in sys.modules
-"""
-
-
 def test_it_runs_where_jax_is_not_imported():
-    import dataclasses
-    import pickle
-
-    agent, exported = program_of(mlp)
-    given = pickle.dumps((dataclasses.replace(exported, build=None), agent.get_weights()))
-    done = subprocess.run([sys.executable, "-c", SCRIPT], input=given, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
+    check_that_it_runs_without("jax", *program_of(mlp))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pickle
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -16,6 +11,7 @@ from really.agents.agent import Agent
 from really.agents.models import ModelBuilder, build_model
 from really.errors import ModelError
 from really.policies.inference import load
+from tests.frameworks.programs import check_that_it_runs_without
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
@@ -161,20 +157,5 @@ def test_runners_act_with_it_with_a_seed_and_get_new_weights():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-SCRIPT = """
-import pickle, sys
-import numpy as np
-from really.policies.inference import load
-exported, weights = pickle.loads(sys.stdin.buffer.read())
-forward = load(exported, 3)
-forward.set_weights(weights)
-assert forward([np.ones((3, 4), np.float32)])["q_values"].shape == (3, 2)
-assert "torch" not in sys.modules
-"""
-
-
 def test_it_runs_where_pytorch_is_not_imported():
-    agent, exported = program_of(QNet(nn.ReLU()))
-    given = pickle.dumps((dataclasses.replace(exported, build=None), agent.get_weights()))
-    done = subprocess.run([sys.executable, "-c", SCRIPT], input=given, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
+    check_that_it_runs_without("torch", *program_of(QNet(nn.ReLU())))

@@ -8,19 +8,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from really.agents.frameworks.protocol import ExportRequest
-from really.agents.frameworks.torch_function import NOT_SINGLE, TorchFunction
+from really.agents.frameworks.torch_function import TorchFunction, quiet, state_to_trace, states_to_trace
 from really.errors import ModelError
 from really.policies.inference import MIN_ROWS, Exported
 from really.policies.model_inputs import model_leaves
-from really.policies.torch_state import TorchState
 
 NEEDED = ("onnxscript", "onnxruntime")
 EXTRA = "pip install 'really-rl[onnx]'"
@@ -35,17 +32,13 @@ def as_onnx(module: Any, request: ExportRequest) -> Exported:
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ModelError(f"it needs {' and '.join(missing)}: {EXTRA}")
-    forms, state = request.forms, TorchState(module)
-    if forms is None or forms.one_by_one:
-        raise ModelError("it takes one state at a time")
-    if odd := sorted({str(each.tensor.dtype) for each in state.variables if each.tensor.dtype in NOT_SINGLE}):
-        raise ModelError(f"it has weights of {', '.join(odd)}")
+    state = state_to_trace(module, request)
     leaves = model_leaves(request.observation_space)
     names = tuple(sorted(request.names))
-    states = [torch.from_numpy(np.zeros((MIN_ROWS, *leaf.shape), leaf.dtype)) for leaf in leaves.values()]
+    states = states_to_trace(leaves, MIN_ROWS)
     weights = [each.tensor.detach().cpu().clone() for each in state.variables]
     rows = torch.export.Dim("rows", min=MIN_ROWS, max=MOST_ROWS)
-    with _quiet():
+    with _silent():
         program = torch.onnx.export(
             TorchFunction(module, request, state.names, names).eval(),
             (states, weights),
@@ -56,19 +49,18 @@ def as_onnx(module: Any, request: ExportRequest) -> Exported:
             dynamic_shapes=([{0: rows} for _ in states], [None for _ in weights]),
         )
     payload = program.model_proto.SerializeToString()
-    return Exported("onnx", payload, leaves, names, tuple(each.shape for each in state.variables), forms=forms)
+    return Exported("onnx", payload, leaves, names, tuple(each.shape for each in state.variables), forms=request.forms)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps lines and warnings of the converter back, and the random state of PyTorch as it is."""
+def _silent() -> Iterator[None]:
+    """`quiet`, and keeps lines of the converter back."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -5,9 +5,7 @@ A call of a module takes PyTorch tens of microseconds, whatever is in it: severa
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,12 @@ import torch
 from really.agents.frameworks.programs import TRACED, ProgramWriter, exported
 from really.agents.frameworks.protocol import ExportRequest
 from really.agents.frameworks.torch_calls import Call
-from really.agents.frameworks.torch_function import NOT_SINGLE, TorchFunction
+from really.agents.frameworks.torch_function import TorchFunction, quiet, state_to_trace, states_to_trace
 from really.agents.frameworks.torch_operations import SIMPLE, SPECIAL
 from really.errors import ModelError
 from really.policies.array_program import Program
 from really.policies.inference import Exported
 from really.policies.model_inputs import model_leaves
-from really.policies.torch_state import TorchState
 
 
 def as_program(module: Any, request: ExportRequest) -> Exported:
@@ -31,18 +28,11 @@ def as_program(module: Any, request: ExportRequest) -> Exported:
     Raises:
         ModelError: it has an operation that is none of a program, or weights that do not travel as they are.
     """
-    forms, state = request.forms, TorchState(module)
-    if forms is None or forms.one_by_one:
-        raise ModelError("it takes one state at a time")
-    if odd := sorted({str(each.tensor.dtype) for each in state.variables if each.tensor.dtype in NOT_SINGLE}):
-        raise ModelError(f"it has weights of {', '.join(odd)}")
+    state = state_to_trace(module, request)
     leaves = model_leaves(request.observation_space)
     weights = [each.tensor.detach().cpu() for each in state.variables]
     function = TorchFunction(module, request, state.names, tuple(sorted(request.names)))
-    graphs = []
-    for rows in TRACED:
-        states = [torch.from_numpy(np.zeros((rows, *leaf.shape), leaf.dtype)) for leaf in leaves.values()]
-        graphs.append(_traced(function, states, weights))
+    graphs = [_traced(function, states_to_trace(leaves, rows), weights) for rows in TRACED]
     program = _Reader(ProgramWriter(list(leaves.values()), state.variables)).program(*graphs)
     return exported(request, leaves, state.variables, program)
 
@@ -53,16 +43,8 @@ def _traced(function: Any, states: Sequence[Any], weights: Sequence[Any]) -> Any
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace = make_fx(torch.func.functionalize(function), core_aten_decompositions(), tracing_mode="fake")
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return trace(list(states), list(weights)).graph
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps warnings of the tracer back, and the random state of PyTorch as it is."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        yield
 
 
 class _Reader:
