@@ -76,11 +76,13 @@ class Left(NamedTuple):
         ledger: the rows, by the shards that are there now.
         matches: shard -> the shard of the moment that it is; shards that had no part in the moment are not in it.
         gone: name of a shard, and how many of its rows are missing and why.
+        ends: shard -> the place after the last row that it has from the moment, of those in `matches`.
     """
 
     ledger: Ledger
     matches: dict[int, int]
     gone: dict[str, tuple[int, str]]
+    ends: dict[int, int]
 
 
 class ShardedMoments:
@@ -195,7 +197,8 @@ class ShardedMoments:
         present = Ledger.of(len(self._shards.names), np.array(runs, np.int64).reshape(-1, 4))
         for shard in np.flatnonzero(self._rows.ledger.away).tolist():
             present.set_away(shard, True)
-        return Left(present, {shard: old for old, shard in new_of.items()}, gone)
+        ends = {shard: found[shard][1] for shard in new_of.values()}
+        return Left(present, {shard: old for old, shard in new_of.items()}, gone, ends)
 
     @staticmethod
     def _part(moment: ShardedMoment, old: int | None) -> tuple[Any, ...] | None:
@@ -214,8 +217,22 @@ class ShardedMoments:
                 f"{self._path}: expected the {num_rows:,} rows that the shards held at the checkpoint, got "
                 f"{num_left:,}. Missing are {told}; missing='accept' goes on with the rows that are left"
             )
-        oldest, newest = self._rows.numbering.held()
-        return RolledBack(max(0, newest - max(moment.num_put, oldest)), num_rows - num_left)
+        return RolledBack(self._num_later(moment, left), num_rows - num_left)
+
+    def _num_later(self, moment: ShardedMoment, left: Left) -> int:
+        """How many rows are held that were put after a moment.
+
+        Numbers alone do not tell: they start lower where a shard of the moment is missing, and again after a return.
+        """
+        ledger, num = self._rows.ledger, 0
+        away = ledger.away
+        for number, shard, place, length in ledger.all_runs.tolist():
+            if shard in left.ends:
+                first_later = max(0, left.ends[shard] - place)
+            else:
+                first_later = max(0, moment.num_put - number) if away[shard] else 0
+            num += max(0, length - first_later)
+        return num
 
     def _with_removed(self, ledger: Ledger, moment: ShardedMoment) -> Ledger:
         """The ledger, and the rows of shards that were removed before the moment, as removed ones."""

@@ -140,6 +140,22 @@ def test_a_missing_shard_is_named_with_what_can_still_be_had(tmp_path: Path) -> 
         assert buffer.take(np.arange(60))["id"].tolist() == list(range(60, 120))
 
 
+def test_rows_that_were_put_while_the_shard_of_the_newest_was_missing_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    with manager_of(sharded(path)) as manager:
+        fill(manager.buffer, rows, 0, (10, 10, 10))
+        manager.save_checkpoint(tmp_path / "checkpoints")
+        newest = manager.buffer._rows.ledger.last_shard
+        manager.buffer.close()
+    (path / f"shard-{newest:03d}").rename(tmp_path / "gone")
+    with manager_of(sharded(path)) as manager:
+        fill(manager.buffer, rows, 100, (9, 9, 9, 9))
+        manager.load_checkpoint(tmp_path / "checkpoints", missing="accept")
+        assert (manager.rolled_back.rows_missing, manager.rolled_back.rows_dropped) == (10, 36)
+        assert set(manager.buffer.take(np.arange(20))["id"]) < set(range(30))
+        manager.buffer.close()
+
+
 def test_rows_that_later_ones_displaced_are_missing(tmp_path: Path) -> None:
     with manager_of(sharded(tmp_path / "rows", spare=30)) as manager:
         fill(manager.buffer, rows, 0, (60,))
@@ -168,7 +184,7 @@ def test_rows_that_came_after_a_return_are_not_those_of_a_later_checkpoint(tmp_p
         with pytest.raises(InvalidValueError, match=r"expected the 40 rows .* got 20\. .*other rows took their place"):
             manager.load_checkpoint(tmp_path / "later")
         manager.load_checkpoint(tmp_path / "later", missing="accept")
-        assert manager.rolled_back.rows_missing == 20
+        assert (manager.rolled_back.rows_missing, manager.rolled_back.rows_dropped) == (20, 30)
         assert manager.buffer.take(np.arange(20))["id"].tolist() == list(range(20))
         fill(manager.buffer, rows, 20, (40,))
         assert manager.buffer.take(np.arange(40))["id"].tolist() == list(range(20, 60))
