@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import pickle
 import re
 import tempfile
@@ -275,13 +276,19 @@ def frames_a_row(buffer):
     return len(rows["state"].frames) / len(buffer)
 
 
+def more_than_small_pages(num_blocks):
+    """By how many bytes blocks of frames, which have whole pages, exceed those of pages of 4 kB at most."""
+    return num_blocks * (mmap.PAGESIZE - 4096)
+
+
 def test_a_trajectory_costs_one_frame_a_row():
     buffer = ReplayBuffer(4000)
     for rows in long_run(num_games=8, chunk=50, num_chunks=10):
         buffer.put(rows)
     # An episode of 50 steps on average begins with one frame more.
     assert frames_a_row(buffer) < 1.04
-    assert buffer.memory()["ratio"] > 5
+    memory = buffer.memory()
+    assert memory["held"] < memory["naive"] / 5 + more_than_small_pages(10)
 
 
 @pytest.mark.parametrize("num_games", [1, 2, 7, 64])
@@ -461,7 +468,7 @@ def test_views_of_one_array_share_and_are_not_followed(axis):
         buffer.put({"state": rows[:100], "state_new": rows[1:]})
         (rows if rows.flags.writeable else frames)[...] += 1
         assert_equal_rows(all_rows(buffer), expected)
-        assert buffer.memory()["held"] < 1.2 * 100 * 84 * 84
+        assert buffer.memory()["held"] < 1.2 * 100 * 84 * 84 + more_than_small_pages(8)
 
 
 @pytest.mark.parametrize("axis", [0, -1])
@@ -495,7 +502,7 @@ def test_memory_is_constant_once_full():
             held.append(buffer.memory()["held"])
     assert max(held) - min(held) <= 2 * buffer._ring.frames_nbytes / 8
     # A game's next chunk continues 400 rows further back; blocks of an eighth of the rows are freed at a time.
-    assert max(held) < 1.5 * buffer.nbytes
+    assert max(held) < 1.5 * buffer.nbytes + more_than_small_pages(12)
 
 
 def test_dedup_false_stores_rows_whole():
