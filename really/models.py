@@ -11,7 +11,7 @@ from typing import Any
 
 from really._utils.checks import checked_integer
 from really._utils.packages import needed
-from really._utils.quiet import without_start_lines
+from really._utils.quiet import tensorflow
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 __all__ = ["mlp", "nature_cnn"]
@@ -135,9 +135,7 @@ def _observed(observation: Any, units: Sequence[int]) -> tuple[tuple[int, ...], 
 
 
 def _tensorflow(where: str) -> Any:
-    with needed(where, "TensorFlow for its layers", "tensorflow", "framework='torch'"), without_start_lines():
-        import tensorflow as tf
-    return tf
+    return tensorflow(where, "TensorFlow for its layers", "framework='torch'")
 
 
 def _keras_heads(layers: Any, x: Any, heads: Mapping[str, int]) -> dict[str, Any]:

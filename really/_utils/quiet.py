@@ -8,6 +8,9 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
+
+from really._utils.packages import needed
 
 VARIABLE, QUIET = "TF_CPP_MIN_LOG_LEVEL", "3"
 LINE = re.compile(
@@ -19,6 +22,14 @@ LINE = re.compile(
 def be_quiet() -> None:
     """Sets the level of TensorFlow's C++ lines for this process and those that it starts, unless the user has."""
     os.environ.setdefault(VARIABLE, QUIET)
+
+
+def tensorflow(where: str, what: str = "TensorFlow", otherwise: str = "") -> Any:
+    """The module `tensorflow`. Its first import leaves out its lines; MissingPackageError says what `needed` says."""
+    quiet = contextlib.nullcontext() if "tensorflow" in sys.modules else without_start_lines()
+    with needed(where, what, "tensorflow", otherwise), quiet:
+        import tensorflow as tf
+    return tf
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from really._utils.input_files import reading
-from really._utils.packages import needed
-from really._utils.quiet import without_start_lines
+from really._utils.quiet import tensorflow, without_start_lines
 from really.agents.frameworks.choice import framework_of
 from really.agents.models import build_model
 from really.checkpoints import saved_models
@@ -128,8 +127,7 @@ def _keras_model(folder: Path, about: Mapping[str, Any]) -> Any:
             f"Agent.load: expected model=, the class or function that made the model, as {str(folder)!r} has no file "
             f"of Keras ({about['keras']}), got none"
         )
-    with needed("Agent.load", "TensorFlow for a model of Keras", "tensorflow"), without_start_lines():
-        import tensorflow as tf
+    tf = tensorflow("Agent.load", "TensorFlow for a model of Keras")
     try:
         with without_start_lines():
             return tf.keras.models.load_model(file, compile=False, safe_mode=True)

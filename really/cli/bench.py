@@ -68,12 +68,10 @@ def _sampling() -> Callable[[], int]:
 
 
 def _collecting() -> Callable[[], int]:
-    from really._utils.packages import needed
-    from really._utils.quiet import without_start_lines
+    from really._utils.quiet import tensorflow, without_start_lines
     from really.manager.sample_manager import SampleManager
 
-    with needed("really bench", "TensorFlow for the model", "tensorflow"), without_start_lines():
-        import tensorflow as tf
+    tf = tensorflow("really bench", "TensorFlow for the model")
 
     def network() -> Any:
         state = tf.keras.Input((4,))

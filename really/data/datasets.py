@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from really._utils.packages import needed
+from really._utils.quiet import tensorflow
 from really.errors import InvalidTypeError, InvalidValueError
 
 
@@ -22,18 +22,14 @@ def dict_to_dataset(data_dict: Mapping[str, Any], batch_size: int | None = None)
         InvalidTypeError, InvalidValueError: the columns are no dict or differ in length, or the batch size is
             invalid.
     """
-    with needed("dict_to_dataset", "TensorFlow", "tensorflow"):
-        import tensorflow as tf
-
+    tf = tensorflow("dict_to_dataset")
     _check(data_dict, batch_size)
     return _batched(tf.data.Dataset.from_tensor_slices(tuple(data_dict.values())), batch_size), data_dict.keys()
 
 
 def dict_to_dict_of_datasets(data_dict: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
     """Returns a `tf.data.Dataset` for each key, to zip. Arguments and errors as in `dict_to_dataset`."""
-    with needed("dict_to_dict_of_datasets", "TensorFlow", "tensorflow"):
-        import tensorflow as tf
-
+    tf = tensorflow("dict_to_dict_of_datasets")
     _check(data_dict, batch_size)
     return {key: _batched(tf.data.Dataset.from_tensor_slices(column), batch_size) for key, column in data_dict.items()}
 

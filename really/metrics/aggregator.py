@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from really._utils.atomic_files import file_errors, writable_folder
 from really._utils.checks import checked_integer, checked_number
 from really._utils.notebook import ShownFile
-from really._utils.packages import needed
 from really._utils.published import PublishedAggregator
+from really._utils.quiet import tensorflow
 from really.errors import InvalidTypeError, InvalidValueError, MissingPackageError, one_of
 from really.metrics.curves import CSV_NAME, STEP, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
@@ -257,9 +257,7 @@ class _EventFiles:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        with needed("tensorboard", "TensorFlow for event files", "tensorflow"):
-            import tensorflow as tf
-
+        tf = tensorflow("tensorboard", "TensorFlow for event files")
         self._summary, self._float = tf.summary, tf.constant
         self._writer = tf.summary.create_file_writer(str(folder))
         # Written here: `tf.summary.scalar` would need the tensorboard package for it.

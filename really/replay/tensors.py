@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.packages import needed
+from really._utils.quiet import tensorflow
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
@@ -54,9 +55,7 @@ def _numpy() -> Converter:
 
 
 def _tensorflow() -> Converter:
-    with needed("as_='tf'", "TensorFlow", "tensorflow"):
-        import tensorflow as tf
-
+    tf = tensorflow("as_='tf'")
     return lambda key, column: tf.experimental.dlpack.from_dlpack(column.__dlpack__())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer
-from really._utils.packages import needed
+from really._utils.quiet import tensorflow
 from really.data.schema import Spec, row_nbytes
 from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
 from really.replay.arguments import MOST_ROWS, checked_size
@@ -57,9 +57,7 @@ def sampled_dataset(
         EmptyBufferError: the buffer has no schema yet.
         InvalidValueError, InvalidTypeError: an argument cannot be used, or a column cannot be a tensor.
     """
-    with needed("dataset", "TensorFlow", "tensorflow"):
-        import tensorflow as tf
-
+    tf = tensorflow("dataset")
     num, num_batches = checked_size(n)
     spec, lead = _known_spec(buffer), (num_batches, num) if num_batches else (num,)
     calls = _Calls(buffer, spec, lead, replace, batches_per_call, before, beta)

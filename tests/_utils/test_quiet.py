@@ -79,3 +79,28 @@ def test_collecting_with_tensorflow_writes_nothing(tmp_path: Path) -> None:
 def test_loading_an_agent_writes_nothing(tmp_path: Path) -> None:
     assert written(SAVING, tmp_path) == (0, "", "")
     assert written(LOADING, tmp_path) == (0, "", "")
+
+
+FIRST_IMPORTS = {
+    "event files": """
+from really.metrics.aggregator import Aggregator
+aggregator = Aggregator("run", 1, ["loss"], tensorboard=True)
+aggregator.update(loss=1.0)
+""",
+    "tensors": """
+from really import ReplayBuffer
+buffer = ReplayBuffer(4)
+buffer.put({"reward": [1.0]})
+next(iter(buffer.batches(2, as_="tf")))
+""",
+    "datasets": """
+from really.utils import dict_to_dataset
+dict_to_dataset({"reward": [1.0]})
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", FIRST_IMPORTS.values(), ids=FIRST_IMPORTS)
+def test_a_call_that_imports_tensorflow_first_writes_nothing(tmp_path: Path, script: str) -> None:
+    assert written(script, tmp_path) == (0, "", "")
