@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> None:
     """Prints where the curves end."""
     from really.cli.output import show
-    from really.metrics.comparison import compare
+    from really.metrics.comparison import compare, figure_stem
 
     named = dict(run.partition("=")[::2] for run in given.runs)
     if any(named.values()) and not all(named.values()):
@@ -33,6 +33,8 @@ def run(given: argparse.Namespace) -> None:
     found = compare(runs, given.key, x=given.x, statistic=given.statistic, path=given.out)
     if not given.json:
         print(found)
+        if given.out is not None:
+            print(f"{figure_stem(given.out)}.png")
         return
     ends = {
         name: {"end": curve.mean[-1], "low": curve.low[-1], "high": curve.high[-1], "seeds": len(curve.seeds)}

@@ -12,7 +12,9 @@ really plot runs/dqn/progress -o curves.png --smooth 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="an aggregator's folder, or its progress.csv")
+    parser.add_argument(
+        "path", metavar="PATH", type=Path, help="the folder of an aggregator or a run, or its .csv file"
+    )
     parser.add_argument("-o", "--out", metavar="FIGURE", help="where to, .png and .svg (default: beside the values)")
     parser.add_argument("--smooth", type=int, default=5, metavar="N", help="updates to average over (default: 5)")
 
@@ -20,15 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> None:
     """Draws the figure and prints its path."""
     from really._utils.checks import checked_integer
-    from really.errors import InvalidValueError
-    from really.metrics.comparison import figure_stem
-    from really.metrics.curves import CSV_NAME, read_curves
+    from really.metrics.comparison import csv_in, figure_stem
+    from really.metrics.curves import read_curves
     from really.metrics.plots import draw_progress
 
     window = checked_integer("--smooth", given.smooth)
-    file = given.path / CSV_NAME if given.path.is_dir() else given.path
-    if not file.is_file():
-        raise InvalidValueError(f"PATH: expected an aggregator's folder, with {CSV_NAME}, got {str(given.path)!r}")
+    file = given.path if given.path.is_file() else csv_in("PATH", given.path)
     stem = figure_stem(given.out or file.with_suffix(""))
     draw_progress(read_curves(file, window), stem)
     print(f"{stem}.png")

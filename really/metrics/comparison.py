@@ -190,7 +190,7 @@ def _curve(
 
 def _read(folder: Path, key: str, x: str, max_size: int) -> tuple[Array, Array]:
     """The x-axis and the smoothed values of one seed, `[point]` each."""
-    file = _csv_in(folder)
+    file = csv_in("runs", folder)
     header, rows, _ = read_csv(file)
     keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
     own = {"epoch", STEP} & {*header} - {*keys}
@@ -224,13 +224,14 @@ def smoothed(values: Array, window: int) -> Array:
     return np.concatenate([first, np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=-1)])
 
 
-def _csv_in(folder: Path) -> Path:
+def csv_in(name: str, folder: Path) -> Path:
+    """The file of an aggregator's folder, or of a run's with one in `progress`; `name` is the argument's in errors."""
     tried = [folder / CSV_NAME, folder / "progress" / CSV_NAME]
     for file in tried:
         if file.is_file():
             return file
     state = "a folder without" if folder.is_dir() else "no folder"
-    raise InvalidValueError(f"runs: expected a folder with an aggregator's {CSV_NAME}, got {str(folder)!r}: {state}")
+    raise InvalidValueError(f"{name}: expected a folder with an aggregator's {CSV_NAME}, got {str(folder)!r}: {state}")
 
 
 def _named_folders(runs: Any) -> dict[str, list[Path]]:

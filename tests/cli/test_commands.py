@@ -160,6 +160,16 @@ def test_plot_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(ran(capsys, "compare", f"one={tmp_path / 'a'},{tmp_path / 'b'}", *how))
     assert found["curves"]["one"]["seeds"] == 2
     assert "expected NAME=DIR for all or for none" in failed(capsys, "compare", f"one={tmp_path / 'a'}", "other")
+    drawn = ran(capsys, "compare", tmp_path / "a", "--key", "loss", "-o", tmp_path / "figure.png")
+    assert drawn.endswith(f"\n{tmp_path / 'figure'}.png\n")
+
+
+def test_plot_and_compare_take_the_folder_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    aggregator = Aggregator(tmp_path / "run" / "progress")
+    aggregator.update(loss=1.0)
+    assert ran(capsys, "plot", tmp_path / "run") == f"{tmp_path / 'run' / 'progress' / 'progress'}.png\n"
+    assert "(1 seed" in ran(capsys, "compare", tmp_path / "run", "--key", "loss")
+    assert "PATH: expected a folder with an aggregator's" in failed(capsys, "plot", tmp_path)
 
 
 def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> None:
