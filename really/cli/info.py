@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
-from really.cli.sources import inner, kind_of, opened
+from really.cli.sources import SAVED, inner, kind_of, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +37,22 @@ def run(given: argparse.Namespace) -> None:
     show({"path": str(path), "kind": kind, **about.get(kind, _buffer)(path)}, given.json)
 
 
+def _format(path: Path) -> str:
+    """The format of a buffer's folder or file."""
+    from really.replay.disk import schema
+    from really.replay.io import saving
+
+    if path.is_dir():
+        return f"{schema.FORMAT} {schema.VERSION}"
+    return "Parquet" if path.suffix == ".parquet" else str(saving.describe(path)["format"])
+
+
 def _buffer(path: Path) -> dict[str, Any]:
     with opened(path) as buffer:
         memory = buffer.memory()
         options = {name: value for name, value in vars(buffer.options).items() if value is not None}
         return {
+            "format": _format(path),
             "rows": len(buffer),
             "capacity": buffer.capacity,
             "held_bytes": memory["held"],
@@ -112,14 +123,22 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from really.checkpoints import description
 
     about = description.read(path)
-    buffer = about["buffer"]
     return {
+        "format": description.FORMAT,
         "file_bytes": _bytes_of(path),
         "counters": about.get("counters") or {},
         "task": about["task"],
         "files": sorted(entry.name for entry in path.iterdir()),
-        "buffer": "none" if buffer is None else "in it" if (path / "buffer.arrow").exists() else "in its own folder",
+        "buffer": _checkpoint_buffer(path, about["buffer"]),
     }
+
+
+def _checkpoint_buffer(path: Path, about: Any) -> dict[str, Any]:
+    if about is None:
+        return {"place": "none"}
+    if not (path / SAVED).exists():
+        return {"place": "in its own folder"}
+    return {"place": "in it", **_buffer(path / SAVED)}
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -127,8 +146,13 @@ def _model(path: Path) -> dict[str, Any]:
 
     about = saved_models.describe(path)
     weights = {weight["name"]: f"{weight['dtype']}{list(weight['shape'])}" for weight in about["weights"]}
-    normalised = [part["name"] for part in about["statistics"]]
-    return {"file_bytes": _bytes_of(path), "epoch": about["epoch"], "normalised": normalised, "weights": weights}
+    return {
+        "format": saved_models.FORMAT,
+        "file_bytes": _bytes_of(path),
+        "epoch": about["epoch"],
+        "normalised": [part["name"] for part in about["statistics"]] or "nothing",
+        "weights": weights,
+    }
 
 
 def _progress(path: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_info_of_a_buffer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(ran(capsys, "info", folder, "--json"))
     assert (about["kind"], about["rows"], about["capacity"]) == ("buffer", 20, 100)
+    assert re.fullmatch(r"really-buffer-folder \d", about["format"])
     assert about["columns"]["state"] == "uint8[8, 8]"
     assert about["episodes"] == {"ended": 4, "whole": 4, "mean_return": 47.5, "mean_length": 5.0}
     assert about["file_bytes"] > 0
@@ -78,7 +79,7 @@ def test_info_of_a_saved_buffer_and_an_aggregator(
 ) -> None:
     assert "20 rows" in ran(capsys, "export", folder, tmp_path / "saved.arrow")
     about = json.loads(ran(capsys, "info", tmp_path / "saved.arrow", "--json"))
-    assert (about["kind"], about["rows"]) == ("saved buffer", 20)
+    assert (about["kind"], about["rows"], about["format"]) == ("saved buffer", 20, "really-buffer-2")
     Aggregator(tmp_path / "progress").update(loss=2.0)
     about = json.loads(ran(capsys, "info", tmp_path / "progress", "--json"))
     assert (about["kind"], about["updates"], about["last"]) == ("progress", 1, {"loss": 2.0})
@@ -95,14 +96,15 @@ def test_info_of_a_model_and_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
         manager.save_model(tmp_path / "models", epoch=7)
         manager.save_checkpoint(tmp_path / "runs", counters={"steps": 10})
     model = json.loads(ran(capsys, "info", tmp_path / "models", "--json"))
-    assert (model["kind"], model["epoch"]) == ("model", 7)
+    assert (model["kind"], model["epoch"], model["normalised"]) == ("model", 7, "nothing")
+    assert model["format"] == "really-checkpoint-2"
     assert model["weights"]
     checkpoint = json.loads(ran(capsys, "info", tmp_path / "runs", "--json"))
-    assert (checkpoint["kind"], checkpoint["counters"], checkpoint["buffer"]) == (
-        "checkpoint",
-        {"steps": 10},
-        "in it",
-    )
+    assert (checkpoint["kind"], checkpoint["counters"]) == ("checkpoint", {"steps": 10})
+    assert checkpoint["format"] == "really-training-2"
+    buffer = checkpoint["buffer"]
+    assert (buffer["place"], buffer["rows"], buffer["capacity"]) == ("in it", 10, 20)
+    assert buffer["columns"].keys() >= {"state", "reward"}
     assert len(json.loads(ran(capsys, "head", tmp_path / "runs", "--json"))) == 10
 
 
