@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
 
@@ -96,6 +97,31 @@ def checked_file_name(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value or not value.isprintable() or set(value) & {"/", "\\"}:
         raise InvalidValueError(f"{name}: expected a name that can be printed, without path separators, got {value!r}")
     return value
+
+
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """A value as an array, without a copy if it is one. Tells what keeps NumPy from taking a tensor.
+
+    Raises:
+        InvalidTypeError: a tensor of PyTorch that requires a gradient, or of bfloat16.
+    """
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError) as error:
+        if (told := why_no_array(value)) is not None:
+            raise InvalidTypeError(f"{name}: {told}") from error
+        raise
+
+
+def why_no_array(value: Any) -> str | None:
+    """Why NumPy takes no array from a tensor of PyTorch, or from a list of them; None if that is not known."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    if getattr(value, "requires_grad", False):
+        return "expected a tensor without a gradient, got one that requires it; give tensor.detach()"
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        return "expected a tensor of a dtype that NumPy has, got torch.bfloat16; give tensor.float()"
+    return None
 
 
 def _float(name: str, value: Any, allowed: str) -> float:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really._utils._step import convert, is_finite
+from really._utils.checks import as_array
 from really.data.spaces import NUMBERS, action_bounds, dtype_of, flatten, leaf_spaces, observation_leaves
 
 # Up to this number of integers, lists are faster to compare than arrays.
@@ -121,7 +122,7 @@ def as_numbers(name: str, part: Any) -> NDArray[Any]:
     """
     if isinstance(part, np.ma.MaskedArray) and np.ma.getmaskarray(part).any():
         raise ValueError(f"observation{name}: expected numbers, got masked values in {part!r}")
-    array = np.asarray(part)
+    array = as_array(f"observation{name}", part)
     if array.dtype.kind == "O":
         array = np.asarray(array.tolist())
     if array.dtype.kind not in NUMBERS:

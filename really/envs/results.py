@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.checks import as_array
 from really.data.spaces import shape_of
 
 StepResult = tuple[Any, Any, Any, Any, Any]
@@ -114,7 +115,7 @@ def fits(space: spaces.Space[Any], observation: Any) -> bool:
 
 def _as_array(reward: Any) -> NDArray[Any]:
     """A reward as an array. Integers beyond 64 bits, of which NumPy makes objects, are float64."""
-    array = np.asarray(reward)
+    array = as_array("reward", reward)
     if array.dtype.kind == "O" and all(isinstance(part, int) for part in array.flat):
         return array.astype(np.float64)
     return array
@@ -136,7 +137,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     if isinstance(value, np.ndarray):
         return tuple(value.shape)
     try:
-        array = np.asarray(value)
+        array = as_array("observation", value)
     except ValueError:
         return None
     return None if array.dtype.kind == "O" else array.shape

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.checks import why_no_array
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
 from really.data.schema import ColumnSpec, Spec, canonical, check_axes, is_extension, normal_dtype
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
@@ -151,13 +152,8 @@ def _as_array(value: Any) -> NDArray[Any]:
 
 
 def _told(value: Any, error: Exception) -> str:
-    """What is wrong with a value that makes no array. NumPy takes no tensor of PyTorch with a gradient, or bfloat16."""
-    leaf = _leaf(value)
-    if getattr(leaf, "requires_grad", False):
-        return "expected a tensor without a gradient, got one that requires it; give tensor.detach()"
-    if str(getattr(leaf, "dtype", "")) == "torch.bfloat16":
-        return "expected a tensor of a dtype that NumPy has, got torch.bfloat16; give tensor.float()"
-    return f"expected rows of one shape, got {type(value).__name__}: {error}"
+    """What is wrong with a value that makes no array."""
+    return why_no_array(value) or f"expected rows of one shape, got {type(value).__name__}: {error}"
 
 
 def _is_plain(value: Any) -> bool:
