@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach comparison clean
 
 setup: $(BUILT)
 
@@ -95,6 +95,11 @@ test-lowest: setup .venv-wheels/.installed
 # sdist and wheels for the Pythons of this machine, tested outside of the checkout: make wheels PYTHONS=3.12
 wheels: .venv-wheels/.installed
 	.venv-wheels/bin/python packaging/wheels.py $(PYTHONS)
+
+# A wheel for aarch64, built on x86-64; its buffer tests run in an emulator with pages of 16 and 64 kB. Debian alone: it
+# says which of its packages are missing.
+wheel-aarch64: .venv-wheels/.installed
+	.venv-wheels/bin/python packaging/aarch64.py
 
 .venv-wheels/.installed:
 	test -x .venv-wheels/bin/python || $(PYTHON) -m venv .venv-wheels

@@ -164,6 +164,7 @@ def test_the_sdist_holds_sources_only(distributions: tuple[Path, Path]) -> None:
     others = {
         "bench/compare.py",
         "docs/reference.md",
+        "packaging/aarch64.py",
         "packaging/wheels.py",
         ".github/workflows/test.yml",
         "CONTRIBUTING.md",
