@@ -163,16 +163,14 @@ bench-frameworks: .venv-bench-frameworks/.installed
 	test -x .venv-bench-frameworks/bin/python || $(PYTHON) -m venv .venv-bench-frameworks
 	.venv-bench-frameworks/bin/pip install --quiet --disable-pip-version-check -e '.[all,bench]' && touch $@
 
-# Compares the cells of this package in two commits, on a quiet machine, and shows those that differ by more than 3 %:
-# make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'
+# Compares the cells of this package in two commits, which take turns, and shows those that differ by more than 3 %:
+# make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'. WALL=--wall measures by the clock, for cells with Ray.
 BASE ?= HEAD~1
 HEAD ?= HEAD
-CELLS ?= (putting|sampling|priorities|frames|disk|collection|mixtures|Lent)\.
-# Rows of peers and of plain C are the same for each commit; so many rows only take long to be put.
-SAME := Floor|'(numpy|numpy, fresh|indices|list|cpprb|rlox|torchrl|flashbax)'|Held.*0000000
+CELLS ?= ^((putting|sampling|priorities|frames|disk|mixtures)\.|agent.Lent|collection.*(False|Normalise))
+WALL ?=
 bench-compare: .venv/.bench
-	cd bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv continuous --interleave-rounds \
-		--factor 1.03 --bench "^(?!.*($(SAME))).*$(CELLS)" $(BASE) $(HEAD)
+	$(BIN)/python -m bench.turns $(BASE) $(HEAD) --cells "$(CELLS)" $(WALL)
 
 .venv/.bench: $(BUILT)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco]' && touch $@

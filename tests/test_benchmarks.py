@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,14 @@ def test_every_benchmark_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "bench"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_commits_take_turns() -> None:
+    """A commit against itself: the cell runs in three processes, and a benchmark that fails says why."""
+    command = [sys.executable, "-m", "bench.turns", "HEAD", "HEAD", "--turns", "3", "--cells"]
+    done = subprocess.run([*command, r"sampling\.Several|Lent"], cwd=ROOT, capture_output=True, text=True, check=True)
+    measured = re.findall(r"^ +\d\.\d{3} \(control \d\.\d{3}\) +[\d.]+ us  sampling\.", done.stdout, re.MULTILINE)
+    assert len(measured) >= 6
+    assert re.search(r"^\d+ cells differ by more than 3 % and the control:$", done.stdout, re.MULTILINE)
