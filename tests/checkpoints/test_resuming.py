@@ -327,12 +327,16 @@ def test_an_interrupt_of_a_load_leaves_the_old_or_the_saved_state(tmp_path, step
         return call(*arguments)
 
     monkeypatch.setattr(place, name, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        manager.load_checkpoint(tmp_path / "checkpoints", **parts(dqn))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            manager.load_checkpoint(tmp_path / "checkpoints", **parts(dqn))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
     monkeypatch.undo()
     after = state_of(manager, dqn)
     assert after == before or (manager.kwargs["epsilon"], after["rows"]) == (0.5, saved)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     manager.buffer.close()
 
 
