@@ -97,7 +97,7 @@ def _number(value: Any) -> None:
 
 
 def _counter(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         raise InvalidValueError(f"expected a number, got {_kind(value)}")
     float(value)
 

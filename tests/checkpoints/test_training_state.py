@@ -70,8 +70,9 @@ def test_a_buffer_of_any_fill_is_restored(number, tmp_path):
         saved.store_in_buffer(rows(min(number, CAPACITY)))
     if number > CAPACITY:
         saved.store_in_buffer(rows(number - CAPACITY, CAPACITY))
-    folder = saved.save_checkpoint(tmp_path, counters={"steps": number, "best": float("inf")})
-    assert fresh.load_checkpoint(tmp_path) == {"steps": number, "best": float("inf")}
+    counters = {"steps": number, "best": float("inf"), "won": False, "part": np.float32(0.5)}
+    folder = saved.save_checkpoint(tmp_path, counters=counters)
+    assert fresh.load_checkpoint(tmp_path) == counters
     assert Path(folder).parent == tmp_path
     assert len(fresh.buffer) == len(saved.buffer) == min(number, CAPACITY)
     assert all_rows(fresh.buffer) == all_rows(saved.buffer)
