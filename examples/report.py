@@ -2,7 +2,8 @@
 
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
-make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`. A second table says after how many steps
+make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, and `runs/dqn_atari_recipe_fast_0` one
+with `--recipe fast`. A second table says after how many steps
 each seed reached the goal first, for runs that played greedy episodes all the time. `--figure` takes the name of a .png
 or .svg.
 """
@@ -41,8 +42,9 @@ GOALS = {
     "bit flipping, 15 bits": 0.95,
     "T-maze of length 20": 0.95,
     "FetchReach-v4": 0.95,
+    "pong, pixels": 18.0,
 }
-WITHOUT = "_no_"  # in the name of a folder: the option that the run was made with
+WITHOUT, RECIPE = "_no_", "_recipe_"  # in the name of a folder: the option that the run was made with
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
 
@@ -71,7 +73,8 @@ def row(example: str, runs: list[dict[str, Any]]) -> str:
 def command(example: str) -> str:
     """The script of an example, with the option that the folder's name tells."""
     script, without, what = example.partition(WITHOUT)
-    option = f" --no-{what.replace('_', '-')}" if without else ""
+    script, named, recipe = script.partition(RECIPE)
+    option = f" --no-{what.replace('_', '-')}" if without else f" --recipe {recipe}" if named else ""
     return f"examples/{script}.py{option}"
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from really import ReplayBuffer
@@ -52,11 +53,12 @@ def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
 
 @pytest.mark.learning
 @pytest.mark.timeout(1300)
-def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(tmp_path: Path) -> None:
-    first = run_atari(tmp_path, 1024)
-    assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, 128, 1024)
-    second = run_atari(tmp_path, 1536, "--resume")
-    assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 256, 1536)
+@pytest.mark.parametrize(("recipe", "updates"), [("fast", 256), ("published", 128)])
+def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(recipe: str, updates: int, tmp_path: Path) -> None:
+    first = run_atari(tmp_path, 1024, "--recipe", recipe)
+    assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, updates, 1024)
+    second = run_atari(tmp_path, 1536, "--recipe", recipe, "--resume")
+    assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 2 * updates, 1536)
     assert second["wall_seconds"] > first["wall_seconds"]
     assert (tmp_path / "out" / "progress" / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "out" / "progress" / "events").glob("events.out.tfevents.*"))) == 2
@@ -119,6 +121,34 @@ def test_value_iteration_finds_the_best_path_through_the_gridworld(monkeypatch: 
     assert cheapest(1.0) == 14
 
 
+def test_the_first_layer_for_pixels_is_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients are those of Keras' layer for 8 x 8 pixels at every fourth one."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import tensorflow as tf
+    from dqn_atari import PixelConvolution
+
+    tf.keras.utils.set_random_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), dtype=np.uint8)
+    layer, keras = PixelConvolution(16), tf.keras.layers.Conv2D(16, 8, 4, activation="relu")
+    layer(pixels)
+    keras.build((None, 84, 84, 4))
+    tiled = np.asarray(layer.kernel).reshape(2, 2, 4, 4, 4, 16)  # row, column, stack, y, x, filter
+    keras.kernel.assign(tiled.transpose(0, 3, 1, 4, 2, 5).reshape(8, 8, 4, 16))
+
+    def values_and_gradient(call: Any, kernel: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            values = call()
+            loss = tf.reduce_sum(tf.sin(values))
+        return values, tape.gradient(loss, kernel.value)
+
+    values, gradient = values_and_gradient(lambda: layer(pixels), layer.kernel)
+    scaled = tf.transpose(tf.cast(pixels, tf.float32) / 255.0, [0, 2, 3, 1])
+    expected, by_kernel = values_and_gradient(lambda: keras(scaled), keras.kernel)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    by_tile = np.asarray(by_kernel).reshape(2, 4, 2, 4, 4, 16).transpose(0, 2, 4, 1, 3, 5).reshape(gradient.shape)
+    np.testing.assert_allclose(gradient, by_tile, rtol=1e-4, atol=1e-3)
+
+
 def write_run(folder: Path, seed: int, returns: list[str]) -> None:
     result = {"task": "CartPole-v1", "seed": seed, "env_steps": 400, "updates": 40, "wall_seconds": 2.0}
     (folder / "progress").mkdir(parents=True)
@@ -137,6 +167,13 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     row = "| `examples/dqn_cartpole.py` | CartPole-v1 | 0, 1 | 480.0 ± 1.5, 481.0 ± 1.5 | 400 | 40 | 2 |"
     assert done.stdout.splitlines()[-1] == row
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_names_the_recipe_of_a_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "dqn_atari_recipe_fast_0", 0, ["", "20.0"])
+    command = [sys.executable, str(ROOT / "examples" / "report.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1].startswith("| `examples/dqn_atari.py --recipe fast` | CartPole-v1 | 0 |")
 
 
 def write_tests(folder: Path, seed: int, successes: list[float]) -> None:
