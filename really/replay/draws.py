@@ -39,6 +39,7 @@ class Draws:
         self.sampler, self.unit = sampler, unit
         self.in_ring = sampler.in_ring and unit.in_ring
         self._draws_uniformly = type(sampler) is UniformSampler
+        self._has_rows_columns = False  # whether a batch has the columns of the rows, and no others
 
     def check_spec(self, spec: Spec) -> None:
         """Raises InvalidValueError if sampler or unit cannot work with these columns."""
@@ -47,6 +48,8 @@ class Draws:
 
     def prepare(self, ring: Ring) -> None:
         """Sets up a ring before its first batch."""
+        spec = spec_of(ring)
+        self._has_rows_columns = self.unit.in_ring and self.unit.batch_spec(spec) == spec
         self.unit.prepare(ring)
         self.sampler.prepare(ring)
         self.sampler.restrict(self.unit.starts)
@@ -155,12 +158,11 @@ class Draws:
     def _outputs(self, ring: Ring, num: int, num_batches: int, out: Batch | None) -> Batch | None:
         if out is None:
             return None
-        spec = spec_of(ring)
-        if not self.unit.in_ring or self.unit.batch_spec(spec) != spec:
+        if not self._has_rows_columns:
             raise _refused(out)
         if ring.fits(out, num, num_batches):
             return out
-        return arguments.checked_out(out, spec, (num_batches, num) if num_batches else (num,))
+        return arguments.checked_out(out, spec_of(ring), (num_batches, num) if num_batches else (num,))
 
 
 def held(what: str, ring: Ring | None, num_rows: int = 1) -> Ring:
