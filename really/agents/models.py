@@ -117,9 +117,11 @@ class ModelBuilder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = self.model_kwargs, self.input_shape, self.observation_space, None, self.framework, self.recurrent
+        framework = framework_named(self.framework)
+        settings = _Settings(self.framework, framework.settings())
         if is_instance(self.model, self.model_kwargs):
-            return _with_instance, (framework_named(self.framework).pickled(self.model), *fields)
-        return ModelBuilder, (self.model, *fields)
+            return _with_instance, (settings, framework.pickled(self.model), *fields)
+        return _with_maker, (settings, self.model, *fields)
 
     def _build(self, framework: Framework) -> Any:
         model = _instance(self.model, dict(self.model_kwargs))
@@ -129,8 +131,29 @@ class ModelBuilder:
         return _built(framework, model, self.input_shape, self.observation_space)
 
 
-def _with_instance(model: bytes, *fields: Any) -> ModelBuilder:
+@dataclass(frozen=True)
+class _Settings:
+    """Settings of a framework. A process that unpickles them uses them; it then unpickles the model."""
+
+    framework: str
+    values: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _used, (self.framework, dict(self.values))
+
+
+def _used(framework: str, values: Mapping[str, Any]) -> _Settings:
+    if values:
+        framework_named(framework).use(values)
+    return _Settings(framework, values)
+
+
+def _with_instance(settings: _Settings, model: bytes, *fields: Any) -> ModelBuilder:
     return ModelBuilder(pickle.loads(model), *fields)
+
+
+def _with_maker(settings: _Settings, model: Any, *fields: Any) -> ModelBuilder:
+    return ModelBuilder(model, *fields)
 
 
 def recurrent_layout(framework: Framework, model: Any, space: spaces.Space[Any]) -> RecurrentLayout | None:

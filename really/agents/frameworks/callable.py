@@ -84,6 +84,13 @@ class PythonCallable(ChoosesDevice):
     def prepare_runner(self) -> None:
         """There is no framework to prepare."""
 
+    def settings(self) -> dict[str, Any]:
+        """There is no framework that has some."""
+        return {}
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """There are no settings."""
+
     def copy(self, model: Any) -> Any:
         """A copy through a pickle; a callable without weights is itself its copy."""
         return model if _has_no_weights(model) else cloudpickle.loads(self.pickled(model))

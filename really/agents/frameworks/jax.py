@@ -106,6 +106,15 @@ class Jax:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         jax.config.update("jax_platforms", "cpu")
 
+    def settings(self) -> dict[str, Any]:
+        """Whether arrays may have 64 bits."""
+        return {"jax_enable_x64": bool(jax.config.jax_enable_x64)}
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """Allows arrays of 64 bits, or not."""
+        for name, value in settings.items():
+            jax.config.update(name, value)
+
     def copy(self, model: Any) -> Any:
         """A copy of the model: arrays of JAX never change, so that functions share theirs."""
         if type(model) is JaxModel:

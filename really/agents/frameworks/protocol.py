@@ -257,6 +257,12 @@ class Framework(Protocol):
     def prepare_runner(self) -> None:
         """Makes the framework use one thread, in a process of a runner."""
 
+    def settings(self) -> dict[str, Any]:
+        """What this process has set that decides the dtypes of a model, to be sent with it."""
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """Makes settings of another process those of this one."""
+
     def copy(self, model: Any) -> Any:
         """A copy of a model with the same weights, which shares none of them; raises ModelError if there is none."""
 

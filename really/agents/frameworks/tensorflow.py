@@ -54,6 +54,13 @@ class TensorFlow(ChoosesDevice):
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
 
+    def settings(self) -> dict[str, Any]:
+        """A model of Keras brings its dtypes."""
+        return {}
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """There are no settings."""
+
     def network(self, model: Any, interface: Interface) -> Network:
         """What an agent computes from the model."""
         # This import starts TensorFlow, whose number of threads a runner sets first.

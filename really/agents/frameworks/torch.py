@@ -165,6 +165,14 @@ class Torch:
         with contextlib.suppress(RuntimeError):
             torch.set_num_interop_threads(1)
 
+    def settings(self) -> dict[str, Any]:
+        """The dtype of new parameters."""
+        return {"default_dtype": torch.get_default_dtype()}
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """Sets the dtype of new parameters."""
+        torch.set_default_dtype(settings["default_dtype"])
+
     def copy(self, model: Any) -> Any:
         """A copy of the module with tensors of its own."""
         try:
