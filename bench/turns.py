@@ -52,8 +52,9 @@ class Side:
     def __init__(self, folder: Path, clock: str) -> None:
         command = [sys.executable, __file__, "--serve", str(folder), "--clock", clock]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        paths = {"PYTHONPATH": os.pathsep.join(map(str, (folder, BENCH)))}  # for the runners, too
-        self._process = subprocess.Popen(command, env=os.environ | paths, text=True, **pipes)
+        # Runners look for packages in the working directory, and then there.
+        paths = {"PYTHONPATH": os.pathsep.join(map(str, (folder, BENCH)))}
+        self._process = subprocess.Popen(command, cwd=folder, env=os.environ | paths, text=True, **pipes)
 
     def ask(self, what: str, cell: Cell, repeats: int = 1) -> float:
         """Seconds of one call, for `what="run"`; `begin` and `end` are a cell's setup and teardown.
