@@ -11,6 +11,7 @@ Both commits run the benchmarks of this checkout. Their code is built below `bui
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import itertools
 import json
@@ -111,16 +112,10 @@ def cells(wanted: str) -> Iterator[Cell]:
         for group, cls in sorted(vars(module).items()):
             if isinstance(cls, type) and cls.__module__ == module.__name__:
                 for method in filter(lambda name: name.startswith("time_"), dir(cls)):
-                    for values in itertools.product(*parameters(cls)):
+                    for values in itertools.product(*getattr(cls, "params", ())):
                         cell = Cell(name, group, method, values)
                         if re.search(wanted, str(cell)) and not re.search(SAME, str(cell)):
                             yield cell
-
-
-def parameters(cls: type) -> list[list[Any]]:
-    """asv's `params`: one list, or a list for each parameter."""
-    given = list(getattr(cls, "params", ()))
-    return given if not given or isinstance(given[0], list | tuple) else [given]
 
 
 def built(commit: str) -> Path:
@@ -149,15 +144,13 @@ def least(sides: list[Side], cell: Cell, turns: int) -> list[float]:
 
 def compare(sides: list[Side], cell: Cell, turns: int) -> tuple[float, float, float]:
     """Seconds with BASE, and the ratios of HEAD and of the control to it."""
-    for side in sides:
-        side.ask("begin", cell)
-    try:
+    with contextlib.ExitStack() as ends:
+        for side in sides:
+            side.ask("begin", cell)
+            ends.callback(side.ask, "end", cell)
         base, head, again = least(sides, cell, turns)
         if abs(head / base - 1) > DIFFERS:
             base, head, again = least(sides, cell, 4 * turns)
-    finally:
-        for side in sides:
-            side.ask("end", cell)
     return base, head / base, again / base
 
 

@@ -40,7 +40,7 @@ def test_every_benchmark_runs() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_commits_take_turns() -> None:
-    """A commit against itself: the cell runs in three processes, and a benchmark that fails says why."""
+    """A commit against itself: each cell runs in three processes."""
     command = [sys.executable, "-m", "bench.turns", "HEAD", "HEAD", "--turns", "3", "--cells"]
     done = subprocess.run([*command, r"sampling\.Several|Lent"], cwd=ROOT, capture_output=True, text=True, check=True)
     measured = re.findall(r"^ +\d\.\d{3} \(control \d\.\d{3}\) +[\d.]+ us  sampling\.", done.stdout, re.MULTILINE)

@@ -71,7 +71,7 @@ class Methods:
 class Lent:
     """An agent that is got again each epoch costs about a call, beside a target too; a new name costs a copy, once."""
 
-    params = ("again", "again beside a target", "copy")
+    params = (["again", "again beside a target", "copy"],)
     param_names = ("agent",)
 
     def setup(self, agent):
