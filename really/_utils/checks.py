@@ -115,13 +115,19 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 def why_no_array(value: Any) -> str | None:
     """Why NumPy takes no array from a tensor of PyTorch, or from a list of them; None if that is not known."""
-    while isinstance(value, list | tuple) and value:
-        value = value[0]
-    if getattr(value, "requires_grad", False):
+    leaf = first_leaf(value)
+    if getattr(leaf, "requires_grad", False):
         return "expected a tensor without a gradient, got one that requires it; give tensor.detach()"
-    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+    if str(getattr(leaf, "dtype", "")) == "torch.bfloat16":
         return "expected a tensor of a dtype that NumPy has, got torch.bfloat16; give tensor.float()"
     return None
+
+
+def first_leaf(value: Any) -> Any:
+    """The first element of nested lists or tuples that is none itself, or an empty one."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return value
 
 
 def _float(name: str, value: Any, allowed: str) -> float:

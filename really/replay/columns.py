@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.checks import why_no_array
+from really._utils.checks import first_leaf, why_no_array
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
 from really.data.schema import ColumnSpec, Spec, canonical, check_axes, is_extension, normal_dtype
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
@@ -157,18 +157,12 @@ def _told(value: Any, error: Exception) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    leaf = _leaf(value)
+    leaf = first_leaf(value)
     return type(leaf) in _PYTHON_NUMBERS or (isinstance(leaf, list | tuple) and value is leaf)
 
 
-def _leaf(value: Any) -> Any:
-    while isinstance(value, list | tuple) and value:
-        value = value[0]
-    return value
-
-
 def _leaf_names(value: Any, array: NDArray[Any]) -> str:
-    leaf = _leaf(value)
+    leaf = first_leaf(value)
     if isinstance(leaf, np.ndarray):
         return f"dtype {leaf.dtype}"
     return " and ".join(sorted({type(element).__name__ for element in array.flat}))
