@@ -3,9 +3,8 @@
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
 make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, and `runs/dqn_atari_recipe_fast_0` one
-with `--recipe fast`. A second table says after how many steps
-each seed reached the goal first, for runs that played greedy episodes all the time. `--figure` takes the name of a .png
-or .svg.
+with `--recipe fast`. A second table says after how many steps each seed reached the goal first, for runs that played
+greedy episodes all the time. `--figure` takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
