@@ -1,4 +1,4 @@
-"""info: tells what a path holds: a buffer, a saved buffer, a checkpoint, a model, an aggregator's values."""
+"""info: tells what a path holds: a buffer, a checkpoint, a model, an aggregator's values, or a folder of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
+from really.cli.parts import last_values, listed
 from really.cli.sources import SAVED, inner, kind_of, opened
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """really info runs/buffer
 really info replay.arrow --json
 really info runs/checkpoints         the newest checkpoint in it
+really info runs/dqn_0               each part of the folder of a run, in one line
 """
 # Rows that are read at a time.
 PIECE = 65_536
@@ -33,7 +35,7 @@ def run(given: argparse.Namespace) -> None:
     """Prints what the path holds."""
     path = inner(given.path)
     kind = kind_of(path)
-    about = {"checkpoint": _checkpoint, "model": _model, "progress": _progress}
+    about = {"checkpoint": _checkpoint, "model": _model, "progress": _progress, "folder": _folder}
     show({"path": str(path), "kind": kind, **about.get(kind, _buffer)(path)}, given.json)
 
 
@@ -156,12 +158,12 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _progress(path: Path) -> dict[str, Any]:
-    from really.metrics.curves import CSV_NAME, read_csv
+    updates, last = last_values(path)
+    return {"updates": updates, "last": last}
 
-    header, rows, _ = read_csv(path / CSV_NAME)
-    keys = [name.removesuffix(".mean") for name in header if name.endswith(".mean")]
-    last = {key: next((float(row[f"{key}.mean"]) for row in reversed(rows) if row[f"{key}.mean"]), "") for key in keys}
-    return {"updates": len(rows), "last": last}
+
+def _folder(path: Path) -> dict[str, Any]:
+    return {"parts": listed(path)}
 
 
 def _bytes_of(path: Path) -> int:

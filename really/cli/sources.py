@@ -13,17 +13,24 @@ if TYPE_CHECKING:
     from really.replay.buffer import ReplayBuffer
 
 META, SAVED = "meta.json", "buffer.arrow"
+MARKS = {"schema.json": "buffer", "progress.csv": "progress"}
 WHAT = "a buffer's folder, a saved buffer, a checkpoint, a saved model, an aggregator's folder or a Parquet file"
+# Levels of folders that are searched: the folder of a run, and a folder of several runs.
+LEVELS = 2
 
 
 def kind_of(path: Path) -> str:
-    """`buffer`, `saved buffer`, `checkpoint`, `model`, `progress` or `parquet`. Raises InvalidValueError otherwise."""
+    """`buffer`, `saved buffer`, `checkpoint`, `model`, `progress` or `parquet`; `folder` if entries of it are of these.
+
+    Raises InvalidValueError otherwise.
+    """
     if path.is_dir():
-        marks = {"schema.json": "buffer", "progress.csv": "progress"}
         if (path / META).exists():
             return "checkpoint" if path.name.startswith("checkpoint_") else "model"
-        if found := next((kind for file, kind in marks.items() if (path / file).exists()), None):
+        if found := next((kind for file, kind in MARKS.items() if (path / file).exists()), None):
             return found
+        if parts(path):
+            return "folder"
         names = sorted(entry.name for entry in path.iterdir())[:5]
         raise InvalidValueError(f"{path}: expected {WHAT}, got a folder with {', '.join(names) or 'nothing in it'}")
     if not path.exists():
@@ -39,6 +46,27 @@ def inner(path: Path) -> Path:
     return max(entries, key=lambda entry: (entry / META).stat().st_mtime_ns, default=path)
 
 
+def parts(path: Path, levels: int = LEVELS) -> list[Path]:
+    """The entries of a folder that hold something of this package, by name."""
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and _is_part(entry, levels))
+
+
+def _is_part(entry: Path, levels: int) -> bool:
+    from really._utils.atomic_files import starts_with
+    from really._utils.file_formats import ARROW_MAGIC, PARQUET_MAGIC
+
+    try:
+        if not entry.is_dir():
+            magic = PARQUET_MAGIC if entry.suffix == ".parquet" else ARROW_MAGIC
+            return entry.is_file() and starts_with(entry, magic)
+        place = inner(entry)
+        if any((place / mark).exists() for mark in (META, *MARKS)):
+            return True
+        return levels > 1 and bool(parts(entry, levels - 1))
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[ReplayBuffer]:
     """The buffer at a path, to read. Raises InvalidValueError if there is none."""
@@ -49,6 +77,9 @@ def opened(path: Path) -> Iterator[ReplayBuffer]:
     if kind == "checkpoint" and (place / SAVED).exists():
         kind, place = "saved buffer", place / SAVED
     makers = {"buffer": ReplayBuffer.open, "saved buffer": ReplayBuffer.load, "parquet": ReplayBuffer.from_parquet}
+    if kind == "folder":
+        found = ", ".join(part.name for part in parts(place))
+        raise InvalidValueError(f"{path}: expected a buffer, got a folder with {found}; give the path of one of them")
     if kind not in makers:
         raise InvalidValueError(f"{path}: expected a buffer, got a {kind} without rows")
     buffer = makers[kind](place)

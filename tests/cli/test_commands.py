@@ -108,6 +108,66 @@ def test_info_of_a_model_and_a_checkpoint(tmp_path: Path, capsys: pytest.Capture
     assert len(json.loads(ran(capsys, "head", tmp_path / "runs", "--json"))) == 10
 
 
+def test_info_of_a_folder_tells_each_part_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from really import SampleManager
+    from tests.environments import Counter
+    from tests.models import QNet
+
+    run = tmp_path / "runs" / "dqn_0"
+    with SampleManager(QNet, Counter, 1, 10, use_ray=False) as manager:
+        manager.initialize_buffer(20, path=run / "replay")
+        manager.collect()
+        manager.save_model(run / "models", epoch=7)
+        saved = Path(manager.save_checkpoint(run / "checkpoints", counters={"steps": 10}))
+    Aggregator(run / "progress").update(loss=0.25)
+    for file in ("rows.parquet", "rows.arrow"):
+        ran(capsys, "export", folder, run / file)
+    (run / "notes").mkdir()
+    (run / "result.json").write_text('{"task": "secret", "mean_return": 499.5}')
+    (run / ".hidden").write_text("1")
+
+    about = json.loads(ran(capsys, "info", run, "--json"))
+    assert about["kind"] == "folder"
+    columns = "state, reward, not_done, agent, action"
+    assert [(part["name"], part["kind"], part["holds"]) for part in about["parts"] if part["name"] != "models"] == [
+        ("checkpoints", "checkpoint", f"buffer in its own folder, counters: steps 10; newest {saved.name}"),
+        ("progress", "progress", "1 updates, last: loss 0.25"),
+        ("replay", "buffer", "10 rows of 20: state, action, reward, state_new, terminal"),
+        ("rows.arrow", "saved buffer", f"20 rows of 100: {columns}"),
+        ("rows.parquet", "parquet", f"20 rows: {columns}"),
+        ("notes", "folder", "0 entries"),
+        ("result.json", "file", "40 bytes: mean_return 499.5"),
+    ]
+    (models,) = (part for part in about["parts"] if part["name"] == "models")
+    assert re.fullmatch(r"epoch 7, \d+ weights; newest model_7_\S+", models["holds"])
+    parts = "checkpoints, models, progress, replay, rows.arrow, rows.parquet"
+    assert json.loads(ran(capsys, "info", run.parent, "--json"))["parts"] == [
+        {"name": "dqn_0", "kind": "folder", "holds": parts}
+    ]
+    assert failed(capsys, "head", run) == (
+        f"really head: {run}: expected a buffer, got a folder with {parts}; give the path of one of them"
+    )
+
+
+def test_info_of_a_folder_names_a_part_that_is_damaged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(capsys, "export", folder, tmp_path / "good.arrow")
+    for name in ("bad.arrow", "bad.parquet"):
+        (tmp_path / name).write_bytes((b"ARROW1" if name == "bad.arrow" else b"PAR1") + bytes(100))
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema" / "schema.json").write_text("{}")
+    holds = {part["name"]: part["holds"] for part in json.loads(ran(capsys, "info", tmp_path, "--json"))["parts"]}
+    assert holds.pop("good.arrow").startswith("20 rows of 100: ")
+    assert [name for name, text in holds.items() if text.startswith("cannot be read: ")] == [
+        "bad.arrow",
+        "bad.parquet",
+        "schema",
+    ]
+
+
 def test_head_and_tail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = json.loads(ran(capsys, "head", folder, "-n", 2, "--keys", "reward", "--json"))
     assert first == [{"row": 0, "reward": 0.0}, {"row": 1, "reward": 1.0}]
