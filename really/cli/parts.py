@@ -66,14 +66,9 @@ def _saved(path: Path) -> str:
 
 
 def _parquet(path: Path) -> str:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from really.replay.io import interchange
 
-    try:
-        with pq.ParquetFile(path) as file:
-            return _rows(file.metadata.num_rows, file.schema_arrow.names)
-    except pa.ArrowException as error:
-        return f"cannot be read: {' '.join(str(error).split())}"
+    return _rows(*interchange.describe_parquet(path))
 
 
 def _rows(number: int, columns: Any, capacity: int | None = None) -> str:

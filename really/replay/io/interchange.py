@@ -146,19 +146,22 @@ def from_parquet(
             `to_parquet` also has those of whole columns and of its schema.
         InvalidValueError, InvalidTypeError: an argument, or a column, cannot be used; there is no file.
     """
-    import pyarrow.parquet as pq
-
     files = _parquet_files(path)
     if capacity is None:
-        num_rows = 0
-        for file in files:
-            with reading(file, "a whole Parquet file"):
-                num_rows += pq.read_metadata(file).num_rows
-        capacity = max(1, num_rows)
+        capacity = max(1, sum(describe_parquet(file)[0] for file in files))
     buffer = buffer_type(capacity, **options)
     for file in files:
         _fill_from_parquet(buffer, file)
     return buffer
+
+
+def describe_parquet(path: Path) -> tuple[int, list[str]]:
+    """How many rows a Parquet file has, and its columns. Raises InvalidFileError if its end is damaged."""
+    import pyarrow.parquet as pq
+
+    with reading(path, "a whole Parquet file"):
+        about = pq.read_metadata(path)
+        return about.num_rows, about.schema.to_arrow_schema().names
 
 
 def _parquet_files(path: Any) -> list[Path]:
