@@ -74,9 +74,9 @@ RECIPES = {
         epsilon_part=0.1,
     ),
     # Mnih et al. 2013: the network, which takes a third of the operations. Wang et al. 2016: two streams, which share
-    # its 256 hidden units. Hessel et al. 2018, table 1: double, three steps, priorities (exponents 0.5, and 0.4 to 1), Adam's epsilon. Chosen here, and not
-    # tuned: learning rate (Hessel et al.: 6.25e-5), steps per update (4), target network (every 8,000 updates), warm-up
-    # (20,000 steps).
+    # its 256 hidden units. Hessel et al. 2018, table 1: double, three steps, priorities (exponents 0.5, and 0.4 to 1),
+    # Adam's epsilon. Chosen here, and not tuned: learning rate (Hessel et al.: 6.25e-5), steps per update (4), target
+    # network (every 8,000 updates), warm-up (20,000 steps).
     "fast": Recipe(
         first_filters=16,
         convolutions=((32, 4, 2),),
