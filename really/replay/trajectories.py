@@ -325,6 +325,11 @@ class Trajectories:
             raise EmptyBufferError(
                 f"sample: expected a whole episode, got none among {len(length):,} parts of some{apart}"
             )
+        if self._columns.states and max(length, default=0) == 1 < len(length):
+            apart += (
+                "; an episode goes on only where a row's 'state' is the 'state_new' of the row before, unless "
+                "checks_states=False trusts the order of the rows"
+            )
         raise EmptyBufferError(
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "
             f"{max(length, default=0):,}{apart}"

@@ -340,7 +340,7 @@ def test_rows_whose_states_do_not_follow_each_other_are_in_order_if_they_are_to_
     rows = {"state": np.zeros(6), "state_new": np.ones(6), "terminal": np.zeros(6, np.float32)}
     buffer = ReplayBuffer(6, unit=Sequences(2), seed=0)
     buffer.put(rows)
-    with pytest.raises(EmptyBufferError, match="rows of several agents need a column that tells them apart"):
+    with pytest.raises(EmptyBufferError, match="a column that tells them apart; an episode goes on only"):
         buffer.sample(1)
     buffer = ReplayBuffer(6, unit=Sequences(6, checks_states=False), seed=0)
     buffer.put(rows)
