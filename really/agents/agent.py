@@ -20,7 +20,7 @@ from really.agents.recurrent import called, input_space, output_names
 from really.agents.recurrent_agent import RecurrentAgent
 from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
-from really.data.spaces import flatten, nest, observation_leaves
+from really.data.spaces import flatten, nest, no_observation, observation_leaves
 from really.errors import InvalidValueError
 from really.policies.outputs import OutputForms
 from really.policies.policy import check_finite, infer_sampling_type, make_policy
@@ -209,13 +209,13 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         """
         if self.normalization is None:
             return state
-        given = zip(
-            flatten(self.observation_space, state), observation_leaves(self.observation_space).values(), strict=True
-        )
-        return nest(
-            self.observation_space,
-            self.normalization.observations([np.asarray(value, leaf.dtype) for value, leaf in given]),
-        )
+        space = self.observation_space
+        try:
+            given = zip(flatten(space, state), observation_leaves(space).values(), strict=True)
+            leaves = [np.asarray(value, leaf.dtype) for value, leaf in given]
+        except Exception as error:
+            raise no_observation(space, state) from error
+        return nest(space, self.normalization.observations(leaves))
 
     def max_q(self, state: Any, action_mask: Any = None, recurrent_state: Any = None) -> Any:
         """The largest q-value of each state, among the allowed actions, [n] float32."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.checks import why_no_array
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError
 
@@ -49,6 +50,18 @@ def flatten(space: spaces.Space[Any], observation: Any) -> list[Any]:
     if isinstance(space, spaces.Tuple):
         return [leaf for at, part in enumerate(space) for leaf in flatten(part, observation[at])]
     return [observation]
+
+
+def no_observation(space: spaces.Space[Any], given: Any) -> InvalidTypeError:
+    """The error for what a library takes for no observation, such as the whole of what `step` returns, text or None."""
+    if (told := why_no_array(given)) is not None:
+        return InvalidTypeError(f"state: {told}")
+    got, hint = f"{given!r:.80} ({type(given).__name__})", ""
+    if isinstance(given, tuple | list):
+        got = f"a {type(given).__name__} of {', '.join(type(part).__name__ for part in given[:6])}"
+        if given and isinstance(given[-1], Mapping) and not isinstance(space, spaces.Tuple):
+            hint = "; the observation is the first part of what reset() and step() return"
+    return InvalidTypeError(f"state: expected an observation of {space}, or a batch of them, got {got}{hint}")
 
 
 def nest(space: spaces.Space[Any], leaves: Sequence[Any]) -> Any:

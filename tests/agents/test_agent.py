@@ -11,7 +11,7 @@ from scipy import stats
 
 from really.agents.agent import Agent
 from really.agents.models import build_model
-from really.errors import InvalidValueError, ModelError
+from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.policies.policy import make_policy
 from tests import models
 
@@ -37,6 +37,42 @@ def agent_of(maker, action_space=TWO, kind=None, space=BOX, seed=0, **kwargs):
     make = lambda: build_model(maker, kwargs, None, space)  # noqa: E731
     rng = np.random.default_rng(seed)
     return Agent(make(), space, action_space, kind, epsilon=0.3, temperature=0.5, rng=rng, make_model=make)
+
+
+def plain(state):
+    """A model of plain Python."""
+    return {"q_values": state[:, :2]}
+
+
+NO_OBSERVATIONS = [
+    ((np.zeros(4), {}), "got a tuple of ndarray, dict; the observation is the first part of what reset"),
+    ((np.zeros(4), 1.0, False, False, {}), "got a tuple of ndarray, float, bool, bool, dict; the observation is"),
+    ("abcd", "got 'abcd' \\(str\\)$"),
+    ([[0.0, 1.0], [2.0]], "got a list of list, list$"),
+    ({"x": 1.0}, "got {'x': 1.0} \\(dict\\)$"),
+]
+
+
+@pytest.mark.parametrize("model", [models.functional, lambda: plain], ids=["tensorflow", "callable"])
+@pytest.mark.parametrize(("state", "told"), NO_OBSERVATIONS)
+def test_what_is_no_observation_is_named(model, state, told):
+    agent = agent_of(model)
+    for call in (agent.act, agent.max_q):
+        with pytest.raises(InvalidTypeError, match=rf"state: expected an observation of Box\(.*or a batch.*{told}"):
+            call(state)
+
+
+def test_none_is_no_observation():
+    for model, error in ((models.functional, InvalidTypeError), (lambda: plain, InvalidValueError)):
+        with pytest.raises(error, match=r"^state: expected .*, got (None|\(\))"):
+            agent_of(model).act(None)
+
+
+def test_a_dict_without_a_part_is_no_observation():
+    agent = agent_of(lambda state: {"q_values": state["a"][:, :2]}, space=spaces.Dict(a=BOX))
+    for given in ({"b": np.zeros(4)}, ({"a": np.zeros(4)}, {})):
+        with pytest.raises(InvalidTypeError, match="state: expected an observation of Dict"):
+            agent.act(given)
 
 
 @pytest.mark.parametrize(

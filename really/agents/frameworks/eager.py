@@ -78,8 +78,7 @@ class EagerNetwork:
 
     def acting(self, state: Any, mask: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None, int, bool]:
         """The outputs that the policy reads, NumPy; allowed actions; number of states; whether it was one state."""
-        given = flatten(self._interface.observation_space, state)
-        leaves, single = self._batch([self._library.numpy(value) for value in given], np.asarray)
+        leaves, single = self._batch(state, lambda value, dtype: np.asarray(self._library.numpy(value), dtype))
         rows, allowed_actions = len(leaves[0]), None
         found = self._mask_of(np, leaves, self._checked_mask(mask, rows))
         if found is not None:
@@ -167,11 +166,15 @@ class EagerNetwork:
 
     def _leaves(self, state: Any) -> tuple[list[Any], bool]:
         """The leaves `[n, ...]` in the model's dtypes, and whether `state` was one observation."""
-        return self._batch(flatten(self._interface.observation_space, state), self._array)
+        return self._batch(state, self._array)
 
-    def _batch(self, given: Sequence[Any], array: Any) -> tuple[list[Any], bool]:
+    def _batch(self, state: Any, array: Any) -> tuple[list[Any], bool]:
         specs = self._interface.leaves
-        leaves = [_shaped(array(value, leaf.dtype), leaf) for value, leaf in zip(given, specs.values(), strict=True)]
+        try:
+            given = zip(flatten(self._interface.observation_space, state), specs.values(), strict=True)
+            leaves = [_shaped(array(value, leaf.dtype), leaf) for value, leaf in given]
+        except Exception as error:  # each library has errors of its own
+            raise self._interface.no_state(state) from error
         single = leaves[0].ndim == len(next(iter(specs.values())).shape)
         leaves = [leaf[None] for leaf in leaves] if single else leaves
         for leaf, (name, spec) in zip(leaves, specs.items(), strict=True):

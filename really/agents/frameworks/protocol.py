@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from really.agents.recurrent import called
 from really.data.masks import ActionMasks
 from really.data.schema import Spec
-from really.data.spaces import action_bounds
-from really.errors import InvalidValueError, ModelError
+from really.data.spaces import action_bounds, no_observation
+from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.policies.inference import Build, Exported
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import OutputForms
@@ -60,6 +60,12 @@ class Interface:
     def title(self, leaf: str) -> str:
         """How an error calls a leaf."""
         return leaf if leaf.startswith(RECURRENT_STATE) else f"state{leaf}"
+
+    def no_state(self, state: Any) -> InvalidTypeError:
+        """The error for a state that a library does not take; of a recurrent model's pair it is the observation."""
+        if self.forms.recurrent is None:
+            return no_observation(self.observation_space, state)
+        return no_observation(self.observation_space[0], state[0])
 
     @property
     def acting_outputs(self) -> tuple[str, ...]:

@@ -220,13 +220,15 @@ class TensorFlowNetwork:
 
     def _batch(self, state: Any) -> tuple[list[tf.Tensor], bool]:
         """Returns the leaves [n, ...] in the model's dtypes, and whether `state` was one observation."""
-        given = flatten(self._interface.observation_space, state)
-        tensors = [
-            typed_tensor(value, leaf) for value, leaf in zip(given, self._interface.leaves.values(), strict=True)
-        ]
-        single = tensors[0].shape.rank == len(next(iter(self._interface.leaves.values())).shape)
+        leaves = self._interface.leaves
+        try:
+            given = zip(flatten(self._interface.observation_space, state), leaves.values(), strict=True)
+            tensors = [typed_tensor(value, leaf) for value, leaf in given]
+        except Exception as error:  # TensorFlow has errors of several kinds for it
+            raise self._interface.no_state(state) from error
+        single = tensors[0].shape.rank == len(next(iter(leaves.values())).shape)
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
-        for tensor, (name, leaf) in zip(tensors, self._interface.leaves.items(), strict=True):
+        for tensor, (name, leaf) in zip(tensors, leaves.items(), strict=True):
             if not tensor.shape[1:].is_compatible_with(leaf.shape):
                 shape, title = list(leaf.shape), self._interface.title(name)
                 raise InvalidValueError(
