@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from really.errors import InvalidTypeError
 from really.replay.arguments import Seed
 from really.replay.buffer import ReplayBuffer
 from really.service.sharded_buffer import ShardedBuffer
@@ -22,6 +23,10 @@ def made_buffer(
     options: Mapping[str, Any],
 ) -> Buffer:
     """A buffer of these options; with `shards` its rows are in shards."""
+    if "seed" in options:
+        raise InvalidTypeError(
+            f"initialize_buffer: expected no seed, got {options['seed']!r}; the buffer's follows from the manager's"
+        )
     if shards is None:
         return ReplayBuffer(size, keys, seed=seed, path=path, **options)
     return ShardedBuffer(size, keys, shards=shards, seed=seed, path=path, **options)

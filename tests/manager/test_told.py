@@ -80,6 +80,11 @@ class Interrupted(Counter):
         return super().step(action)
 
 
+def test_a_buffer_takes_no_seed_of_its_own() -> None:
+    with manager_of() as manager, pytest.raises(InvalidTypeError, match=r"expected no seed, got 3; .* the manager's"):
+        manager.initialize_buffer(100, seed=3)
+
+
 def test_an_interrupt_of_a_long_collect_puts_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demand, "MESSAGE_ROWS", 20)
     Interrupted.taken = 0
