@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 import os
@@ -77,16 +78,25 @@ def checked_path(name: str, value: Any) -> Path:
 
     A relative path means the current folder of this call, so that it still holds after `os.chdir`.
 
-    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte or the current folder is gone.
+    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte, no system can have its letters or
+    its length, or the current folder is gone.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InvalidTypeError(f"{name}: expected a path, got {value!r} ({type(value).__name__})")
     if "\0" in os.fspath(value):
         raise InvalidValueError(f"{name}: expected a path, got {os.fspath(value)!r}, which has a zero in it")
     try:
-        return Path(value).absolute()
+        path = Path(value).absolute()
     except FileNotFoundError as error:
         raise InvalidValueError(f"{name}: expected a path, got {value!r} in a folder that is gone: {error}") from error
+    try:
+        os.lstat(path)
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"{name}: expected a path, got {os.fspath(value)!r}, which no file can have") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidValueError(f"{name}: expected a path, got {value!r}: {error.strerror}") from error
+    return path
 
 
 def checked_file_name(name: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from os import PathLike
 from typing import Any
@@ -19,6 +20,11 @@ MAX_DEPTH = 64
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[*b"[{"]], _STEPS[[*b"]}"]] = 1, -1
+
+
+def arrow_path(path: str | PathLike[str]) -> bytes:
+    """The path for pyarrow, which takes text for UTF-8: a name on this system may be any bytes."""
+    return os.fsencode(path)
 
 
 def array_to_json(value: Any) -> Any:

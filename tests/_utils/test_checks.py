@@ -72,9 +72,15 @@ def test_a_path_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mon
         checked_path("path", "a")
 
 
-def test_a_path_is_text_without_a_zero() -> None:
+def test_a_path_is_text_that_the_system_can_have() -> None:
     assert checked_path("path", "a/b") == Path.cwd() / "a" / "b"
     with pytest.raises(InvalidTypeError, match="path: expected a path, got b'a'"):
         checked_path("path", b"a")
     with pytest.raises(InvalidValueError, match=r"path: expected a path, got .*, which has a zero in it"):
         checked_path("path", "a\0b")
+    with pytest.raises(InvalidValueError, match=r"path: expected a path, got 'a.ud800', which no file can have"):
+        checked_path("path", "a\ud800")
+    with pytest.raises(InvalidValueError, match=r"path: expected a path, got .a.*.: File name too long"):
+        checked_path("path", "a" * 300)
+    with pytest.raises(InvalidValueError, match=r"path: expected a path, got .a.*.: File name too long"):
+        checked_path("path", "a/" * 3000)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from really._utils.atomic_files import described, leftovers_of, replacing, starts_with
 from really._utils.checks import checked_integer, checked_number
-from really._utils.file_formats import ARROW_MAGIC, array_to_json, json_object
+from really._utils.file_formats import ARROW_MAGIC, array_to_json, arrow_path, json_object
 from really._utils.input_files import reading
 from really.errors import InvalidFileError, InvalidValueError
 from really.replay.priorities import NO_END
@@ -100,7 +100,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise InvalidFileError(f"{path}: expected {WHAT}, got {described(path)}")
     with (
         reading(path, f"{WHAT} that are whole"),
-        pa.memory_map(str(path)) as source,
+        pa.memory_map(arrow_path(path)) as source,
         pa.ipc.open_file(source) as file,
     ):
         metadata, batch = file.schema.metadata or {}, file.get_batch(0)

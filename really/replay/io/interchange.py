@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_path
-from really._utils.file_formats import PARQUET_MAGIC
+from really._utils.file_formats import PARQUET_MAGIC, arrow_path
 from really._utils.input_files import reading
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
@@ -157,10 +157,11 @@ def from_parquet(
 
 def describe_parquet(path: Path) -> tuple[int, list[str]]:
     """How many rows a Parquet file has, and its columns. Raises InvalidFileError if its end is damaged."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with reading(path, "a whole Parquet file"):
-        about = pq.read_metadata(path)
+    with reading(path, "a whole Parquet file"), pa.OSFile(arrow_path(path)) as source:
+        about = pq.read_metadata(source)
         return about.num_rows, about.schema.to_arrow_schema().names
 
 
@@ -185,6 +186,7 @@ def _parquet_files(path: Any) -> list[Path]:
 
 def _fill_from_parquet(buffer: Filled, path: Path) -> None:
     """Puts the rows of a file. Each error names it."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from really.data.arrow_columns import empty_batch
@@ -192,7 +194,8 @@ def _fill_from_parquet(buffer: Filled, path: Path) -> None:
 
     with (
         reading(path, "a whole Parquet file", passing=ReallyError),
-        pq.ParquetFile(path, page_checksum_verification=True) as file,
+        pa.OSFile(arrow_path(path)) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as file,
     ):
         with reading(path, "a whole Parquet file"):
             check_metadata(file.schema_arrow)

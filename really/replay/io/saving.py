@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from really._utils.atomic_files import described, replacing, starts_with
 from really._utils.checks import checked_integer, checked_path
-from really._utils.file_formats import ARROW_MAGIC, array_to_json, json_object
+from really._utils.file_formats import ARROW_MAGIC, array_to_json, arrow_path, json_object
 from really._utils.input_files import DAMAGE, reading
 from really._utils.progress import advance, progress_bar
 from really.data.schema import spec_of_columns
@@ -87,7 +87,7 @@ def load(restore: Restore[Buffer], path: str | PathLike[str]) -> Buffer:
     from really.data import arrow_columns
 
     _check_start(path)
-    with reading(path, WHAT_READ), pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+    with reading(path, WHAT_READ), pa.OSFile(arrow_path(path)) as source, pa.ipc.open_file(source) as file:
         about, spec = _about(path, file.schema), None
         if len(file.schema):
             no_rows = _columns(arrow_columns.empty_batch(file.schema), about["columns"])
@@ -115,7 +115,7 @@ def describe(path: str | PathLike[str]) -> dict[str, Any]:
     import pyarrow as pa
 
     _check_start(path)
-    with reading(path, WHAT_READ), pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+    with reading(path, WHAT_READ), pa.OSFile(arrow_path(path)) as source, pa.ipc.open_file(source) as file:
         return _about(path, file.schema)
 
 

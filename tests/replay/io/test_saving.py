@@ -480,3 +480,15 @@ def test_a_closed_buffer_is_no_empty_one(tmp_path):
     with pytest.raises(ReallyError, match=r"save: .*expected an open buffer, got one that has been closed"):
         buffer.save(tmp_path / "saved")
     assert len(ReplayBuffer.load(tmp_path / "saved")) == 20
+
+
+def test_a_name_may_be_any_bytes_of_the_system(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9"))
+    folder.mkdir()
+    with ReplayBuffer(CAPACITY, path=folder / "ring", alpha=0.6) as buffer:
+        buffer.put(rows(0, 5))
+        buffer.save(folder / "saved")
+        buffer.to_parquet(folder / "rows.parquet")
+    buffer = ReplayBuffer.load(folder / "saved")
+    assert_same_rows(buffer, ReplayBuffer.open(folder / "ring"))
+    assert len(ReplayBuffer.from_parquet(folder)) == len(buffer) == describe(folder / "saved")["num_rows"] == 5
