@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -16,6 +18,7 @@ from tests.frameworks.programs import check_that_it_runs_without
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
 
+from really.agents.frameworks import exporting  # noqa: E402
 from really.agents.frameworks.protocol import ExportRequest  # noqa: E402
 from really.agents.frameworks.torch_program import as_program  # noqa: E402
 
@@ -155,6 +158,15 @@ def test_runners_act_with_it_with_a_seed_and_get_new_weights():
             np.testing.assert_array_equal(manager.get_agent().act(data["state"]), data["action"])
         assert agent.model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_graph_is_made_where_a_program_is_fast_enough(monkeypatch):
+    monkeypatch.setattr(exporting, "FAST_ENOUGH", (1.0, 0.0))
+    options = {"num_steps": 10, "use_ray": False, "epsilon": 0.0, "action_sampling_type": "epsilon_greedy"}
+    with SampleManager(lambda: QNet(nn.ReLU()), "CartPole-v1", 2, 40, **options) as manager:
+        report = manager.info()["inference_report"]
+    assert re.fullmatch(r"not tried: numpy takes [0-9.]+ µs", report["onnx"])
+    assert report["numpy"].endswith("a call with 2 states")
 
 
 def test_it_runs_where_pytorch_is_not_imported():

@@ -24,6 +24,9 @@ log = logging.getLogger("really")
 
 # Bytes of weights from which a form whose weights are inputs is slower than one that packs them.
 LARGE_MODEL = 1 << 20
+# Seconds of a call with one state, and of each further state, under which no other form is looked for: a graph of ONNX
+# takes seconds to make, as long as a hundred thousand such calls.
+FAST_ENOUGH = 40e-6, 1e-6
 
 Candidate = Callable[[], Exported]
 """Makes another form of a model; raises any error if there is none."""
@@ -54,7 +57,8 @@ def export_as_python(
     """The model as every runner builds it, after a look whether one gives the outputs of the model.
 
     A model that draws random numbers of its own is named in a warning, and is not compared. One of the `others` is
-    taken if it agrees and is faster; with `request.repeatable`, the first that agrees, unless the model is large.
+    taken if it agrees and is faster; with `request.repeatable`, the first that agrees, unless the model is large. None
+    is tried after another that is fast enough.
 
     Raises:
         ModelError: runners cannot have it, or what they have gives other outputs.
@@ -83,6 +87,9 @@ def export_as_python(
     for kind, make in (others or {}).items():
         if request.repeatable and len(found) > 1:
             report[kind] = f"not tried: {[*found][1].kind} agrees, and a seed takes the first that does"
+            continue
+        if fast := [each for each in [*found][1:] if found[each] < FAST_ENOUGH[0] + FAST_ENOUGH[1] * rows]:
+            report[kind] = f"not tried: {fast[0].kind} takes {found[fast[0]] * 1e6:.1f} µs"
             continue
         try:
             if draws:
