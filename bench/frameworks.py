@@ -215,33 +215,47 @@ def _our_dqn(steps: int) -> None:
     import really
 
     q_network = torch_module(4, DQN["hidden"], DQN["hidden"], 2)
+    weights = _one_vector(q_network)
     target = copy.deepcopy(q_network)
-    optimizer = torch.optim.Adam(q_network.parameters(), lr=DQN["rate"], fused=True)
-    parameters = list(q_network.parameters())
+    optimizer = torch.optim.Adam([weights], lr=DQN["rate"], fused=True)
     options = {"num_steps": DQN["rows"], "action_sampling_type": "epsilon_greedy", "use_ray": False}
     with really.SampleManager(q_network, "CartPole-v1", 1, DQN["rows"], **options) as manager:
         manager.initialize_buffer(steps)
-        batches = manager.batches(DQN["batch"], 0, as_="torch")
-        step = updates = 0
+        batches = manager.batches((DQN["updates"], DQN["batch"]), 0, as_="torch")
+        step = 0
         while step < steps:
             manager.set_epsilon(np.interp(step, [0, DQN["exploration"] * steps], [1.0, DQN["epsilon"]]))
             step += manager.collect()
             if step < DQN["first"]:
                 continue
-            for _ in range(DQN["updates"]):
-                data = next(batches)
-                with torch.no_grad():
-                    value = target(data["state_new"])["q_values"].amax(1)
-                    wanted = data["reward"] + DQN["gamma"] * (1 - data["terminal"]) * value
-                found = q_network(data["state"])["q_values"].gather(1, data["action"][:, None]).squeeze(1)
-                loss = nn.functional.smooth_l1_loss(found, wanted)
-                optimizer.zero_grad()
+            data = next(batches)  # of all updates up to the next rows; the target stays as it is during them
+            with torch.no_grad():
+                value = target(data["state_new"])["q_values"].amax(-1)
+                wanted = data["reward"] + DQN["gamma"] * (1 - data["terminal"]) * value
+            for state, action, td_target in zip(data["state"], data["action"][..., None], wanted, strict=True):
+                found = q_network(state)["q_values"].gather(1, action).squeeze(1)
+                loss = nn.functional.smooth_l1_loss(found, td_target)
+                weights.grad.zero_()
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, DQN["norm"])
+                weights.grad *= (DQN["norm"] / (weights.grad.norm() + 1e-6)).clamp(max=1.0)
                 optimizer.step()
-            updates += DQN["updates"]
             target.load_state_dict(q_network.state_dict())
             manager.set_agent(q_network.state_dict())
+
+
+def _one_vector(module: Any) -> Any:
+    """The parameters as one vector, of which they are views, as gradients are: few calls of PyTorch then train all."""
+    import torch
+    from torch import nn
+
+    parameters = list(module.parameters())
+    vector = nn.utils.parameters_to_vector(parameters).detach()
+    nn.utils.vector_to_parameters(vector, parameters)
+    vector.grad = torch.zeros_like(vector)
+    gradients = vector.grad.split([each.numel() for each in parameters])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return vector
 
 
 def _sb3_dqn(steps: int) -> None:
