@@ -140,6 +140,25 @@ def wrong(state):
     return {"q_values": state[:, 7]}
 
 
+def of_torch(state):
+    torch = pytest.importorskip("torch")
+    kernel = torch.eye(4, 2, dtype=torch.bfloat16, requires_grad=True)
+    return {"q_values": torch.from_numpy(np.asarray(state, np.float32)).bfloat16() @ kernel}
+
+
+def of_jax(state):
+    numpy = pytest.importorskip("jax.numpy")
+    return {"q_values": numpy.asarray(state, numpy.bfloat16) @ numpy.eye(4, 2, dtype=numpy.bfloat16)}
+
+
+@pytest.mark.parametrize("model", [of_torch, of_jax])
+def test_outputs_of_bfloat16_keep_their_values(model):
+    with SampleManager(model, "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        data, agent = manager.get_data(), manager.get_agent()
+        np.testing.assert_allclose(agent.max_q(data["state"]), data["state"][:, :2].max(1), rtol=1 / 128)
+        np.testing.assert_array_equal(data["action"], agent.act(data["state"]))
+
+
 class Locked:
     """It holds a lock, which no pickle takes."""
 

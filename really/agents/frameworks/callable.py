@@ -34,7 +34,7 @@ class NumPy:
 
     def numpy(self, value: Any) -> NDArray[Any]:
         """Any array or tensor in NumPy, without its gradient."""
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        return np.asarray(_without_gradient(value))
 
     def is_concrete(self, value: Any) -> bool:
         """True: NumPy traces nothing."""
@@ -121,7 +121,15 @@ def _outputs(model: Any, observation: Any) -> Any:
     outputs = model(observation)
     if not isinstance(outputs, Mapping):
         return outputs
-    return {name: value.detach().cpu() if hasattr(value, "detach") else value for name, value in outputs.items()}
+    return {name: _without_gradient(value) for name, value in outputs.items()}
+
+
+def _without_gradient(value: Any) -> Any:
+    """A tensor of PyTorch on the CPU, in a dtype that NumPy has; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return value.float() if str(value.dtype) == "torch.bfloat16" else value
 
 
 def _has_no_weights(model: Any) -> bool:
