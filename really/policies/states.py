@@ -12,7 +12,7 @@ from really.policies.jax_state import JaxModel, JaxState, NnxModel, is_nnx, is_p
 from really.policies.keras_state import KerasState, is_keras_elsewhere
 from really.policies.model_state import ModelState, holds_variables, same_arrays
 from really.policies.model_state import shared_variables as shared_by_keras
-from really.policies.torch_state import TorchState, array_of, is_torch
+from really.policies.torch_state import TorchState, array_of, is_torch, share_tensors
 
 
 class State(Protocol):
@@ -119,7 +119,7 @@ def is_model(model: Any) -> bool:
 def shared_variables(one: Any, other: Any) -> bool:
     """Whether two models are one, or have a variable in common."""
     if is_torch(one) and is_torch(other) and not is_layer(one):
-        return one is other or TorchState(one).shares_with(TorchState(other))
+        return one is other or share_tensors(one, other)
     if isinstance(one, NnxModel) and isinstance(other, NnxModel):
         return one.module is other.module
     if isinstance(one, JaxModel) and isinstance(other, JaxModel):

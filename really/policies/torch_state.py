@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.errors import ModelError
+from really.errors import ModelError, summary
 from really.policies.given_weights import check_framework
 from really.policies.model_inputs import check_weights
 
@@ -93,10 +93,6 @@ class TorchState:
         """Whether both have tensors of the same shapes, so that the weights of one fit the other."""
         return [each.shape for each in self.variables] == [tuple(each.shape) for each in other.variables]
 
-    def shares_with(self, other: TorchState) -> bool:
-        """Whether both modules have a tensor in common."""
-        return bool({id(each.tensor) for each in self.variables} & {id(each.tensor) for each in other.variables})
-
     def get(self) -> list[NDArray[Any]]:
         """Copies of the arrays, in the order of `state_dict()`."""
         return [np.asarray(each) for each in self.variables]
@@ -117,12 +113,11 @@ class TorchState:
         unexpected = [str(name) for name in arrays if name not in self._entries]
         if missing or unexpected:
             check_framework("torch", arrays)
-            told = [f"{what}: {', '.join(map(repr, keys))}" for what, keys in _told(missing, unexpected)]
             raise ModelError(
                 f"weights: expected the state_dict of this {type(self._module).__name__} with {len(self.names)} keys, "
-                f"got one with {'; '.join(told)}"
+                f"got one with {_listed(missing, unexpected)}"
             )
-        return [array_of(arrays[name]) for name in self.names]
+        return [_given(f"weights[{at}] ({name})", arrays[name]) for at, name in enumerate(self.names)]
 
     def set(self, arrays: Any) -> None:
         """Sets the state, from a list as `get` gives it or from a `state_dict`.
@@ -156,8 +151,41 @@ class TorchState:
         self.set(list(arrays))
 
 
-def _told(missing: Sequence[str], unexpected: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
-    return [(what, keys) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+def share_tensors(one: Any, other: Any) -> bool:
+    """Whether two modules have a parameter or buffer in common, also while those of a lazy module have no shape."""
+    first, second = ({id(each) for each in module.state_dict(keep_vars=True).values()} for module in (one, other))
+    return bool(first & second)
+
+
+def check_names(module: Any, parameters: Any) -> None:
+    """Raises ModelError unless these are named parameters of a module, and buffers of it at most beside them."""
+    if not isinstance(parameters, Mapping):
+        check_framework("torch", parameters)
+        raise ModelError(
+            f"agent.with_parameters: expected parameters by their names, as dict(module.named_parameters()) or "
+            f"agent.parameters() gives them, got {type(parameters).__name__}"
+        )
+    known = {name for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers())}
+    missing = [name for name, _ in module.named_parameters() if name not in parameters]
+    unexpected = [str(name) for name in parameters if name not in known]
+    if missing or unexpected:
+        raise ModelError(
+            f"agent.with_parameters: expected the parameters of this {type(module).__name__} by their names, got "
+            f"{_listed(missing, unexpected)}"
+        )
+
+
+def _listed(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    told = (("missing", missing), ("unexpected", unexpected))
+    return "; ".join(f"{what}: {', '.join(map(repr, keys))}" for what, keys in told if keys)
+
+
+def _given(title: str, value: Any) -> NDArray[Any]:
+    """The array of a given tensor. Raises ModelError, with its title, for one that has no numbers or no plain form."""
+    try:
+        return array_of(value)
+    except Exception as error:
+        raise ModelError(f"{title}: expected a tensor of numbers, got {summary(error)}") from error
 
 
 def array_of(value: Any) -> NDArray[Any]:

@@ -173,6 +173,44 @@ def test_values_are_those_of_the_module_and_pass_gradients():
     assert agent.model.net[0].weight.grad.abs().max() > 0
 
 
+class Keeps(QNet):
+    """Leaves what it computed in its attributes, as many modules do for a look at it."""
+
+    def forward(self, x):
+        self.seen = self.net[0](x)
+        self.shown = {"relu": [self.net[1](self.seen)]}
+        return {"q_values": self.net[2](self.shown["relu"][0])}
+
+
+@pytest.mark.parametrize("model", [Keeps, Keeps()])
+def test_a_module_may_keep_what_it_computed(model):
+    with SampleManager(model, "CartPole-v1", 2, 40, **OPTIONS) as manager:
+        data, agent = manager.get_data(), manager.get_agent()
+        agent.q_val(data["state"], data["action"]).sum().backward()
+        assert type(agent.model.seen) is type(agent.model.shown["relu"][0]) is torch.Tensor
+        assert agent.model.seen.requires_grad
+        other = agent.copy()
+        assert torch.equal(other.max_q(data["state"]), agent.max_q(data["state"]))
+        manager.set_agent(agent.get_weights())
+        assert len(manager.get_data()["action"]) == 40
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.LazyLinear(2)
+
+    def forward(self, x):
+        return {"q_values": self.head(x)}
+
+
+@pytest.mark.parametrize("model", [Lazy, lambda: Lazy()])
+def test_runners_act_with_a_lazy_module(model):
+    with SampleManager(model, "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        data = manager.get_data()
+        np.testing.assert_array_equal(manager.get_agent().act(data["state"]), data["action"])
+
+
 def test_a_copy_shares_nothing():
     agent = agent_of(QNet)
     target = agent.copy()
@@ -253,6 +291,14 @@ class NamesDevice(QNet):
         (
             lambda found: {"net.0.weight": found[0], "other": found[1]},
             "state_dict of this QNet with 4 keys, got one with missing: 'net.0.bias', .*; unexpected: 'other'",
+        ),
+        (
+            lambda found: QNet().state_dict() | {"net.0.bias": torch.zeros(16, device="meta")},
+            r"weights\[1\] \(net.0.bias\): expected a tensor of numbers, got NotImplementedError: .*meta tensor",
+        ),
+        (
+            lambda found: QNet().state_dict() | {"net.0.bias": torch.zeros(16).to_sparse()},
+            r"weights\[1\] \(net.0.bias\): expected a tensor of numbers, got TypeError: .*to_dense",
         ),
     ],
 )
@@ -434,3 +480,16 @@ def test_methods_are_functions_of_given_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad)
     with pytest.raises(ModelError, match=r"agent.with_parameters: expected a model of JAX or PyTorch"):
         agent_of(lambda state: {"q_values": state[:, :2]}).with_parameters({})
+
+
+def test_given_parameters_are_those_of_the_module():
+    agent = agent_of(Trained, kind="epsilon_greedy")
+    given = dict(agent.model.named_parameters())
+    assert torch.equal(agent.with_parameters(given).max_q(STATES), agent.max_q(STATES))
+    assert torch.equal(agent.with_parameters(agent.parameters()).max_q(STATES), agent.max_q(STATES))
+    renamed = {f"module.{name}" if name == "net.0.bias" else name: value for name, value in given.items()}
+    message = r"parameters of this Trained by their names, got missing: 'net.0.bias'; unexpected: 'module.net.0.bias'$"
+    with pytest.raises(ModelError, match=message):
+        agent.with_parameters(renamed)
+    with pytest.raises(ModelError, match=r"as dict\(module.named_parameters\(\)\) .* gives them, got list$"):
+        agent.with_parameters(list(given.values()))

@@ -27,6 +27,7 @@ from really.agents.frameworks.torch_program import as_program
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
 from really.policies.states import state_of
+from really.policies.torch_state import check_names
 
 
 @contextlib.contextmanager
@@ -71,7 +72,9 @@ class TorchLibrary:
 
     def bound(self, model: Any, parameters: Any) -> Any:
         """The module with other parameters."""
-        return _Bound(model, parameters)
+        module = model.bound if isinstance(model, _Bound) else model
+        check_names(module, parameters)
+        return _Bound(module, parameters)
 
     def infer(self, model: Any, observation: Any) -> Mapping[str, Any]:
         """The module's outputs, NumPy, without gradients."""
@@ -83,14 +86,18 @@ class TorchLibrary:
 
 
 class _Bound(torch.nn.Module):  # type: ignore[misc]
-    """A module with other parameters, for `torch.func`."""
+    """A module with other parameters, for `torch.func`.
+
+    Attributes:
+        bound: the module.
+    """
 
     def __init__(self, module: Any, parameters: Any) -> None:
         super().__init__()
-        self._module, self._given = module, parameters
+        self.bound, self._given = module, parameters
 
     def forward(self, observation: Any, **recurrent: Any) -> Any:
-        return torch.func.functional_call(self._module, self._given, (observation,), recurrent)
+        return torch.func.functional_call(self.bound, self._given, (observation,), recurrent)
 
 
 class Acting:
@@ -176,7 +183,7 @@ class Torch:
     def copy(self, model: Any) -> Any:
         """A copy of the module with tensors of its own."""
         try:
-            return copy.deepcopy(model)
+            return _copied(model)
         except Exception as error:
             raise _not_copied(model, error) from error
 
@@ -192,7 +199,7 @@ class Torch:
         """The module as a pickle with its tensors on the CPU."""
         try:
             on_cpu = all(each.tensor.device.type == "cpu" for each in state_of(model).variables)
-            return bytes(cloudpickle.dumps(model if on_cpu else copy.deepcopy(model).cpu()))
+            return bytes(cloudpickle.dumps(model if on_cpu else _copied(model).cpu()))
         except Exception as error:
             raise _not_copied(model, error) from error
 
@@ -216,10 +223,27 @@ class Torch:
         """Other forms of the module, by the kind of an `Exported`."""
 
         def made(candidate: Callable[[Any, ExportRequest], Exported]) -> Exported:
-            with evaluating(model):
-                return candidate(model, request)
+            traced = model
+            with contextlib.suppress(ModelError):  # a module that keeps what it computed would keep a tracer's tensors
+                traced = self.copy(model)
+            with evaluating(traced):
+                return candidate(traced, request)
 
         return {"numpy": functools.partial(made, as_program), "onnx": functools.partial(made, as_onnx)}
+
+
+def _copied(module: Any) -> Any:
+    """A copy with tensors of its own. Tensors that a call has left in attributes are copied without their gradients."""
+    left = [each for part in module.modules() for each in _tensors(vars(part)) if not each.is_leaf]
+    return copy.deepcopy(module, {id(each): each.detach().clone() for each in left})
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
 
 
 def _not_copied(model: Any, error: Exception) -> ModelError:
