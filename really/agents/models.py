@@ -217,11 +217,20 @@ def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     """The model itself, or the one that a class or function returns."""
     if not is_instance(model, kwargs):
         if not callable(model):
-            raise InvalidValueError(f"model: expected a model, its class or a function, got {model!r}")
+            raise InvalidValueError(f"model: expected a model, its class or a function, got {_told(model)}")
         return as_jax_model(_call_factory(model, kwargs))
     if kwargs:
         raise InvalidValueError(f"model_kwargs: expected none with a model instance, got {sorted(kwargs)}")
     return as_jax_model(model)
+
+
+def _told(given: Any) -> str:
+    """What was given as a model and is none; a sequence by its parts, with the form that a pair of JAX has."""
+    if not isinstance(given, tuple | list):
+        return repr(given)
+    parts = ", ".join("a function" if callable(each) else type(each).__name__ for each in given)
+    hint = "; with JAX, give the pair (apply, parameters)" if any(map(callable, given)) else ""
+    return f"a {type(given).__name__} of {parts or 'nothing'}{hint}"
 
 
 def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

@@ -25,6 +25,7 @@ from really.envs.spec import EnvironmentSpec
 from really.errors import ModelError
 from really.evaluation.viewer import Notices
 from really.manager.arguments import Settings
+from really.policies.jax_state import kept
 from really.policies.policy import VALUE_OUTPUTS
 from really.policies.recurrent import RECURRENT_STATE
 from really.replay.hindsight import Hindsight
@@ -55,7 +56,7 @@ class Builder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings, self._model = settings, kept(settings["model"])
         self.entropy: Any = np.random.SeedSequence(settings["seed"]).entropy
         shape = asked_shape(settings["input_shape"])
         names = ("environment", "env_config", "action_masks", "reward_shape")
@@ -126,7 +127,7 @@ class Builder:
 
         given, spaces = self._settings, (self.probe.observation_space, self.probe.action_space)
         make_model = functools.partial(
-            build_model, given["model"], given["model_kwargs"], given["input_shape"], spaces[0], device=given["device"]
+            build_model, self._model, given["model_kwargs"], given["input_shape"], spaces[0], device=given["device"]
         )
         with seeded_initialisers(self.seed(MODEL_STREAM) if given["seed"] is not None else None):
             model = make_model(weights=given["weights"])
@@ -154,7 +155,7 @@ class Builder:
         value = self._value_output(agent)
         state = agent.recurrent.names if agent.recurrent else ()
         names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else []), *state))
-        made, kwargs = (given["model"], given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
+        made, kwargs = (self._model, given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
         name, layout = agent.framework.name, agent.recurrent
         build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, name, layout)
         repeatable = given["seed"] is not None

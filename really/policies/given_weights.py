@@ -50,6 +50,8 @@ def _model(given: Any) -> str:
     library, name = _library(given), type(given).__name__
     if hasattr(given, "get_weights"):
         return f"{name}, a model{f' of {library}' if library else ' or an agent'}: give its get_weights()"
+    if library == "JAX" and any(base.__module__ == "flax.nnx.module" for base in type(given).__mro__):
+        return f"{name}, a module of flax: give nnx.state(module)"
     if library == "PyTorch" and hasattr(given, "state_dict"):
         return f"{name}, a module of PyTorch: give its state_dict()"
     return ""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.keras_versions import is_layer
-from really.errors import ModelError
+from really.errors import ModelError, summary
 from really.policies.given_weights import check_framework
 from really.policies.model_inputs import check_weights
 
@@ -27,6 +27,10 @@ class JaxModel:
 
     def __init__(self, apply: Callable[..., Any], parameters: Any) -> None:
         self.apply, self.parameters = apply, parameters
+
+    def without_streams(self, arrays: Any) -> Any:
+        """Given parameters without what is no parameter of the model."""
+        return arrays
 
     def __call__(self, observation: Any, **recurrent: Any) -> Any:
         """The outputs under the model's parameters; a recurrent model gets its state, too."""
@@ -63,6 +67,12 @@ class NnxModel(JaxModel):
         module.eval()
         return module(observation, **recurrent)
 
+    def without_streams(self, arrays: Any) -> Any:
+        """A given state of flax without its random streams, which the model keeps."""
+        from flax import nnx
+
+        return nnx.filter_state(arrays, nnx.Not(nnx.RngState)) if isinstance(arrays, nnx.State) else arrays
+
     def _split(self) -> Any:
         from flax import nnx
 
@@ -81,10 +91,51 @@ def is_pair(model: Any) -> bool:
     return isinstance(model, tuple) and len(model) == 2 and callable(model[0]) and not callable(model[1])
 
 
+def own_arrays(parameters: Any) -> Any:
+    """A pytree with copies of the arrays: whoever has the others may donate them to a function, or write into them.
+
+    Raises:
+        ModelError: a leaf is no array of numbers.
+    """
+    import jax
+
+    check_leaves("model", parameters)
+    copied = (jax.Array, np.ndarray)
+    return jax.tree_util.tree_map(lambda leaf: leaf.copy() if isinstance(leaf, copied) else leaf, parameters)
+
+
+def kept(model: Any) -> Any:
+    """A pair `(apply, parameters)` with arrays of its own; any other model as it is."""
+    return (model[0], own_arrays(model[1])) if is_pair(model) else model
+
+
+def check_leaves(title: str, parameters: Any) -> None:
+    """Raises ModelError, with the path of the leaf, unless all leaves of a pytree are numbers or arrays of them."""
+    import jax
+
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
+        if got := _no_numbers(leaf):
+            where = jax.tree_util.keystr(path)
+            raise ModelError(f"{title}: expected a pytree of arrays of numbers, got {got} at {where or 'its root'}")
+
+
+def _no_numbers(leaf: Any) -> str:
+    """What a leaf is, if it is no number and no array of numbers; else nothing."""
+    if is_key(leaf):
+        return "a key of jax.random (jax.random.key_data(key) gives its numbers)"
+    if getattr(leaf, "is_deleted", bool)():
+        return "an array that was donated to a function (donate_argnums): take what that function has returned"
+    try:
+        kind = np.dtype(leaf.dtype if hasattr(leaf, "aval") else np.asarray(leaf).dtype).kind
+    except Exception as error:
+        return f"{type(leaf).__name__}: {summary(error)}"
+    return "" if kind in "biufcV" else f"{type(leaf).__name__} {leaf!r:.40}"
+
+
 def as_jax_model(model: Any) -> Any:
     """A pair `(apply, parameters)` or a module of flax as a JaxModel; anything else as it is."""
     if is_pair(model):
-        return JaxModel(*model)
+        return JaxModel(*kept(model))
     return NnxModel(model) if is_nnx(model) else model
 
 
@@ -167,8 +218,8 @@ class JaxState:
         return [np.asarray(leaf) for leaf in self.variables]
 
     def parameters(self) -> Any:
-        """The pytree."""
-        return self._model.parameters
+        """The pytree, with arrays of its own, which may be donated."""
+        return own_arrays(self._model.parameters)
 
     def in_order(self, arrays: Any) -> Any:
         """The arrays of a pytree in the order of `get`; a list of arrays as it is.
@@ -180,14 +231,12 @@ class JaxState:
 
         if isinstance(arrays, list) and self._structure != jax.tree_util.tree_structure(arrays):
             return arrays
+        arrays = self._model.without_streams(arrays)
         found, structure = jax.tree_util.tree_flatten_with_path(arrays)
         if structure != self._structure:
             check_framework("jax", arrays)
-            names, own = ({jax.tree_util.keystr(path) for path, _ in found}, {leaf.name for leaf in self.variables})
-            raise ModelError(
-                f"weights: expected a pytree of the structure of the model's parameters, got another one: missing: "
-                f"{_listed(own - names)}; unexpected: {_listed(names - own)}"
-            )
+            raise _of_another_structure("weights", {leaf.name for leaf in self.variables}, _names(arrays))
+        check_leaves("weights", arrays)
         return [np.asarray(Leaf("", array)) for _, array in found]
 
     def set(self, arrays: Any) -> None:
@@ -219,6 +268,25 @@ class JaxState:
     def set_flat(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Sets the state from arrays in the order of `flat`."""
         self.set(list(arrays))
+
+
+def check_names(own: Any, given: Any) -> None:
+    """Raises ModelError unless a given pytree of parameters has the leaves of the model's own."""
+    if _names(own) != _names(given):
+        raise _of_another_structure("agent.with_parameters", _names(own), _names(given))
+
+
+def _names(pytree: Any) -> set[str]:
+    import jax
+
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(pytree)[0]}
+
+
+def _of_another_structure(title: str, own: set[str], given: set[str]) -> ModelError:
+    return ModelError(
+        f"{title}: expected a pytree of the structure of the model's parameters, got another one: missing: "
+        f"{_listed(own - given)}; unexpected: {_listed(given - own)}"
+    )
 
 
 def _listed(names: set[str]) -> str:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
-from really.errors import ModelError
+from really.errors import InvalidValueError, ModelError
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -156,6 +156,59 @@ def test_a_pytree_of_another_structure_changes_nothing():
     assert equal(agent.parameters(), before)
 
 
+def test_given_parameters_are_those_of_the_model():
+    agent = agent_of(make)
+    given = agent.parameters()
+    assert equal(agent.with_parameters(given).max_q(STATES), agent.max_q(STATES))
+    message = r"agent.with_parameters: .* another one: missing: \['q'\]\['bias'\], .*; unexpected: \['p'\]\['bias'\], "
+    with pytest.raises(ModelError, match=message):
+        agent.with_parameters({"hidden": given["hidden"], "p": given["q"]})
+
+
+def test_parameters_may_be_donated():
+    shrunk = jax.jit(lambda tree: jax.tree.map(lambda array: array * 0.5, tree), donate_argnums=0)
+    mine = parameters()
+    with SampleManager((apply, mine), "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        data, before = manager.get_data(), manager.get_agent().get_weights()
+        for given in (mine, manager.get_agent().parameters(), manager.get_agent().copy().parameters()):
+            shrunk(given)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+        assert equal(manager.get_agent().get_weights(), before)
+        manager.get_agent().act(data["state"])
+        assert len(manager.test(5, 1)) == 1
+        with pytest.raises(ModelError, match=r"weights: .* got an array that was donated .* at \['hidden'\]\['bias'\]"):
+            manager.set_agent(mine)
+        new = shrunk(parameters())
+        manager.set_agent(new)
+        shrunk(new)
+        assert equal(manager.get_agent().parameters(), jax.tree.map(lambda array: array * 0.5, parameters()))
+        assert len(manager.get_data()["action"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        ("relu", r"got str 'relu' at \['name'\]"),
+        (jax.random.key(0), r"got a key of jax.random \(jax.random.key_data\(key\) gives its numbers\) at \['name'\]"),
+    ],
+)
+def test_parameters_that_are_no_numbers_are_named(leaf, message):
+    with pytest.raises(ModelError, match="^model: expected a pytree of arrays of numbers, " + message):
+        agent_of((lambda parameters, state: apply(parameters["net"], state), {"net": parameters(), "name": leaf}))
+    agent = agent_of(make)
+    with pytest.raises(ModelError, match=r"^weights: .* at \['q'\]\['bias'\]"):
+        agent.set_weights({**agent.parameters(), "q": {**agent.parameters()["q"], "bias": leaf}})
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [((parameters(), apply), "a tuple of dict, a function"), ([apply, parameters()], "a list of a function, dict")],
+)
+def test_what_is_no_pair_is_told_in_a_line(model, told):
+    with pytest.raises(InvalidValueError, match=rf"got {told}; with JAX, give the pair \(apply, parameters\)$"):
+        agent_of(model)
+
+
 def test_weights_in_half_precision_keep_their_values():
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), parameters())
     agent = agent_of((apply, half))
@@ -188,6 +241,10 @@ def test_a_module_of_flax_acts_in_evaluation_mode_and_is_trained_in_place():
         manager.set_agent(agent.parameters())
         assert manager.get_data()["action"].all()
         assert agent.copy().model.module is not module
+        manager.set_agent(nnx.state(Net(1)))  # with its random streams, which are no weights
+        assert equal(agent_of(Net(1)).get_weights(), manager.get_agent().get_weights())
+        with pytest.raises(ModelError, match=r"got Net, a module of flax: give nnx.state\(module\)$"):
+            manager.set_agent(Net(1))
 
 
 def test_a_module_of_flax_linen_comes_with_its_parameters():

@@ -24,7 +24,7 @@ from really.agents.frameworks.jax_program import as_program
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
-from really.policies.jax_state import JaxModel, as_jax_model
+from really.policies.jax_state import JaxModel, as_jax_model, check_names, own_arrays
 
 
 class JaxLibrary:
@@ -55,6 +55,8 @@ class JaxLibrary:
 
     def bound(self, model: Any, parameters: Any) -> Any:
         """The function with other parameters."""
+        if type(model) is JaxModel:
+            check_names(model.parameters, parameters)
         return JaxModel(model.apply, parameters)
 
     def infer(self, model: Any, observation: Any) -> Any:
@@ -116,9 +118,9 @@ class Jax:
             jax.config.update(name, value)
 
     def copy(self, model: Any) -> Any:
-        """A copy of the model: arrays of JAX never change, so that functions share theirs."""
+        """A copy of the model with arrays of its own."""
         if type(model) is JaxModel:
-            return JaxModel(model.apply, model.parameters)
+            return JaxModel(model.apply, own_arrays(model.parameters))
         return cloudpickle.loads(self.pickled(model))
 
     def placed(self, model: Any, device: Any) -> Any:
