@@ -64,16 +64,17 @@ def tried(
 
 
 def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:
-    """Seconds of a call, the best of three rounds.
+    """Seconds of a call, the best of short rounds: other processes interrupt long ones.
 
     Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one.
     """
     forward(leaves)
     started = time.perf_counter()
     forward(leaves)
-    calls = int(np.clip(0.005 / (time.perf_counter() - started), 2, 500))
+    once = time.perf_counter() - started
+    calls = int(np.clip(0.0005 / once, 2, 500))
     rounds = []
-    for _ in range(3):
+    for _ in range(int(np.clip(0.015 / (calls * once), 3, 30))):
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             forward(leaves)
