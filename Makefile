@@ -30,7 +30,7 @@ test-slow: setup
 
 # Mutated, crafted and flipped files, full disks and memory, interrupts, kills, forks, faults of runners and of Ray; a
 # table at the end says what held and fell.
-DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,forks.py input_files.py) \
+DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,atomic_folders.py forks.py input_files.py) \
 	$(addprefix tests/checkpoints/test_,crafted_models.py resuming.py checkpoint_disk_full.py) \
 	$(addprefix tests/collectors/test_,faults.py killed_runtime.py runner_memory.py) \
 	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \

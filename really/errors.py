@@ -64,7 +64,10 @@ class DiskFullError(FileError):
 
 
 class LockedError(ReallyError, RuntimeError):
-    """Another process, or another buffer of this process, has the folder open for writing."""
+    """Another process, or another buffer of this process, has the folder open for writing.
+
+    Or a signal's handler writes what the call that it interrupts is just writing.
+    """
 
 
 class ReadOnlyError(ReallyError, RuntimeError):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 KINDS = {
+    "test_atomic_folders": "handlers amid a save",
     "test_checkpoint_disk_full": "full disks, no inodes",
     "test_checksums": "flipped bits of folders",
     "test_crafted_files": "crafted saved buffers",

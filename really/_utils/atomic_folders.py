@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from really._utils import system
 from really._utils.atomic_files import described, sync_folder, unwritable
 from really._utils.file_formats import read_json
-from really.errors import FileError, InvalidValueError
+from really.errors import FileError, InvalidValueError, LockedError
 
 log = logging.getLogger("really")
 
@@ -31,6 +32,9 @@ PARTIAL = ".partial"
 META, ARRAYS = "meta.json", ".h5"
 MOST_BYTES = 1 << 30
 """Of `meta.json`: statistics of large observations are in it."""
+_Writer = tuple[int, int, int, int]
+_writers: set[_Writer] = set()
+"""Process, thread, and the folder's device and inode, of each write that goes on."""
 LEFT_BEHIND = re.compile(rf"\..+_{TIME}(\.\d+)?{re.escape(PARTIAL)}")
 
 
@@ -54,6 +58,7 @@ def write(
     Raises:
         InvalidValueError: `parent` is no folder that can be written.
         FileError: the system cannot write a file; the new folder is removed.
+        LockedError: a handler of a signal writes into `parent` while the call that it interrupts does.
     """
     with _locked(_opened(parent)) as locked:
         if locked:
@@ -183,17 +188,34 @@ def _locked(handle: int | None) -> Iterator[bool]:
     if handle is None:
         yield False
         return
+    locked, writer = False, _writer(handle)
     try:
-        system.lock(handle, wait=True)
-        locked = True
-    except OSError:
-        locked = False
-    try:
+        _writers.add(writer)
+        with contextlib.suppress(OSError):
+            system.lock(handle, wait=True)
+            locked = True
         yield locked
     finally:
         if locked:
             system.unlock(handle)
+        _writers.discard(writer)
         os.close(handle)
+
+
+def _writer(handle: int) -> _Writer:
+    """This thread as the one that writes into the folder; closes the handle if it does so already.
+
+    To wait for the lock would then be to wait for itself.
+    """
+    about = os.fstat(handle)
+    writer = os.getpid(), threading.get_ident(), about.st_dev, about.st_ino
+    if writer in _writers:
+        os.close(handle)
+        raise LockedError(
+            "path: expected one save at a time, got one in the middle of another of this thread, as a signal's handler "
+            "makes it; let the handler note that a save is due, and save when the other has ended"
+        )
+    return writer
 
 
 def _sync(file: Path) -> None:

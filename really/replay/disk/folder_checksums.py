@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from really._utils.input_files import as_file_error, read_small, reading
 from really._utils.mapped_files import FULL
-from really.errors import FileError, InvalidFileError
+from really.errors import FileError, InvalidFileError, LockedError
 from really.replay._ring import Ring
 from really.replay.disk import checksum_file, frame_files, priority_files, runs
 from really.replay.disk.checksum_file import Saved, Seal
@@ -49,7 +49,7 @@ class FolderChecksums:
         self._folder, self._schema, self._page, self._tables = folder, schema, page, tables
         self._saved: Saved | None = None
         self._writes = False
-        self._changing = threading.Lock()
+        self._changing, self._is_changing = threading.RLock(), False
 
     def check(self, ring: Ring) -> None:
         """Compares cursor, tables and priorities with what they were when the buffer was closed, or made durable.
@@ -82,7 +82,7 @@ class FolderChecksums:
 
         Raises FileError if the files cannot be read or written; the file of checksums is then as before.
         """
-        with self._changing:
+        with self._one_change():
             if not self._writes or (self._saved is not None and self._is_complete(self._saved, ring)):
                 return
             saved = self._updated(ring)
@@ -94,7 +94,7 @@ class FolderChecksums:
 
         Raises FileError if the file of checksums cannot be written.
         """
-        with self._changing:
+        with self._one_change():
             if self._writes and self._saved is not None:
                 seal = {name: self._crc32(name) for name in self._sealed_names}
                 self._is_written(replace(self._saved, seal=seal))
@@ -105,7 +105,7 @@ class FolderChecksums:
 
         Raises FileError, before the block, if the file of checksums cannot be written.
         """
-        with self._changing:
+        with self._one_change():
             if self._saved is not None:
                 rows = runs.without(self._saved.runs[0], numbers)
                 if len(rows) < len(self._saved.runs[0]):
@@ -117,7 +117,7 @@ class FolderChecksums:
     @contextlib.contextmanager
     def cut(self, ring: Ring, target: Target) -> Iterator[None]:
         """Forgets the rows and frames after a checkpoint; the block drops them. Raises FileError as `update` does."""
-        with self._changing:
+        with self._one_change():
             if self._saved is not None:
                 with self._items(ring) as items:
                     ends = (target.num_put, *target.frames)
@@ -132,10 +132,25 @@ class FolderChecksums:
         """Reads all rows that are held and compares them with their checksums."""
         while True:
             num_updates = ring.num_updates
-            with self._changing, self._items(ring) as items:
+            with self._one_change(), self._items(ring) as items:
                 found = verified(ring, items, self._read(ring))
             if self._writes or ring.num_updates == num_updates:
                 return found  # else another process has changed rows meanwhile
+
+    @contextlib.contextmanager
+    def _one_change(self) -> Iterator[None]:
+        """Runs the block alone. Raises LockedError in a handler of a signal that interrupts such a block."""
+        with self._changing:
+            if self._is_changing:
+                raise LockedError(
+                    f"{self._folder}: expected one flush, verify or return to a checkpoint at a time, got one in the "
+                    "middle of another of this thread, as a signal's handler makes it; let the handler note what is due"
+                )
+            self._is_changing = True
+            try:
+                yield
+            finally:
+                self._is_changing = False
 
     def _is_complete(self, saved: Saved, ring: Ring) -> bool:
         """Whether all rows held have checksums."""

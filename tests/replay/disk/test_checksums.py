@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.errors import ClosedError, InvalidFileError, InvalidTypeError, InvalidValueError
+from really.errors import ClosedError, InvalidFileError, InvalidTypeError, InvalidValueError, LockedError
 from really.replay.disk import runs
 from tests.rows import wide
 
@@ -252,3 +252,30 @@ def test_a_forked_child_verifies_and_leaves_the_checksums_alone(folder):
             buffer.close()
             os._exit(0 if whole and (folder / "checksums").read_bytes() == before else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_handler_that_flushes_amid_a_flush_is_told_and_never_waits_for_itself(tmp_path):
+    rng, ends = np.random.default_rng(0), {"flushed": 0, "told": 0}
+    with ReplayBuffer(NUM, path=tmp_path / "b", spare=10) as buffer:
+
+        def flush(number, frame):
+            try:
+                buffer.flush()
+                ends["flushed"] += 1
+            except LockedError:
+                ends["told"] += 1
+
+        before = signal.signal(signal.SIGALRM, flush)
+        try:
+            for _ in range(2000):
+                buffer.put(wide(0, 5))
+                signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-5, 2e-3)))
+                buffer.flush()
+                if min(ends.values()) > 0:
+                    break
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert min(ends.values()) > 0
+        buffer.flush()
+        assert buffer.verify().is_whole
