@@ -1,8 +1,5 @@
 """`pytest bench/` runs every asv benchmark once, shortly, and prints the results; pytest and asv share the files."""
 
-import importlib
-import inspect
-import itertools
 import resource
 import subprocess
 import sys
@@ -13,6 +10,8 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+from benchmarks import cells_of  # noqa: E402 - once the folder is on the path
+
 KINDS = ("time_", "timeraw_", "peakmem_", "track_")
 measured = []
 
@@ -28,13 +27,9 @@ class BenchmarkFile(pytest.File):
     """The benchmarks of one module."""
 
     def collect(self):
-        module = importlib.import_module(f"benchmarks.{self.path.stem}")
-        for name, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__:
-                for method in filter(lambda method: method.startswith(KINDS), dir(cls)):
-                    for values in itertools.product(*getattr(cls, "params", ())):
-                        label = f"{name}.{method}[{', '.join(map(str, values))}]"
-                        yield Benchmark.from_parent(self, name=label, group=cls, method=method, values=values)
+        for group, method, values in cells_of(self.path.stem, KINDS):
+            label = f"{group.__name__}.{method}[{', '.join(map(str, values))}]"
+            yield Benchmark.from_parent(self, name=label, group=group, method=method, values=values)
 
 
 class Benchmark(pytest.Item):

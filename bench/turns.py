@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import itertools
 import json
 import os
 import re
@@ -107,15 +106,13 @@ def serve(folder: str, clock: str) -> None:
 def cells(wanted: str) -> Iterator[Cell]:
     """The cells that are timed by calls and that the regular expression finds."""
     sys.path.insert(0, str(BENCH))
+    from benchmarks import cells_of
+
     for name in MODULES:
-        module = importlib.import_module(f"benchmarks.{name}")
-        for group, cls in sorted(vars(module).items()):
-            if isinstance(cls, type) and cls.__module__ == module.__name__:
-                for method in filter(lambda name: name.startswith("time_"), dir(cls)):
-                    for values in itertools.product(*getattr(cls, "params", ())):
-                        cell = Cell(name, group, method, values)
-                        if re.search(wanted, str(cell)) and not re.search(SAME, str(cell)):
-                            yield cell
+        for group, method, values in cells_of(name, "time_"):
+            cell = Cell(name, group.__name__, method, values)
+            if re.search(wanted, str(cell)) and not re.search(SAME, str(cell)):
+                yield cell
 
 
 def built(commit: str) -> Path:
