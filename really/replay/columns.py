@@ -100,9 +100,12 @@ def _unshared(value: Value, stack: Stack | None) -> Value:
 
 
 def _find(data: Mapping[str, Any], key: str) -> Value:
-    for name in (key, *(other for other in data if canonical(other) == canonical(key))):
-        if name in data:
-            return _as_value(name, data[name])
+    if key in data:
+        return _as_value(key, data[key])
+    name = canonical(key)
+    for other in data:
+        if canonical(other) == name:
+            return _as_value(other, data[other])
     opposite = _OPPOSITES.get(key, "")
     if opposite in data:
         return _opposite(key, opposite, _as_value(opposite, data[opposite]))

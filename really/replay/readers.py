@@ -225,15 +225,16 @@ class Reader:
 class Readers:
     """The readers of one buffer that keep their rows; puts that the ring refuses because of them wait here.
 
-    `lock` guards the list, and `changed` is notified when a reader has advanced. A reader that is dropped unclosed, as
-    by an interrupt between its creation and a `with`, keeps nothing.
+    `lock` guards `keepers`, references to the readers. `changed` is notified when one has advanced; it is made once a
+    put waits. A reader that is dropped unclosed, as by an interrupt between its creation and a `with`, keeps nothing.
     """
 
+    changed: threading.Condition | None = None
+
     def __init__(self) -> None:
-        self.keepers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self.keepers: set[weakref.ref[Reader]] = set()
         # Take the lock, not the condition: an interrupt in the condition's own Python code would leave it locked.
         self.lock = threading.RLock()  # may be taken again: a generator may be closed in the middle of a put
-        self.changed = threading.Condition(self.lock)
         _all_readers.add(self)
 
     def open(self, ring: Ring, keeps: bool = False, with_removed: bool = False) -> Reader:
@@ -247,7 +248,7 @@ class Readers:
             ring.pin_held()  # from here on no put drops what the reader is about to find
             try:
                 reader = Reader(self, ring, keeps=True, with_removed=with_removed)
-                self.keepers.add(reader)
+                self.keepers.add(weakref.ref(reader, self.keepers.discard))
             finally:
                 self._tell(ring)
         return reader
@@ -261,7 +262,7 @@ class Readers:
     def remove(self, reader: Reader) -> None:
         """Removes a reader; harmless when repeated."""
         with self.lock:
-            self.keepers.discard(reader)
+            self.keepers.discard(weakref.ref(reader))
             self._tell(reader.ring)
 
     def put(self, ring: Ring, parts: list[dict[str, NDArray[Any]]]) -> None:
@@ -270,18 +271,18 @@ class Readers:
         Raises InvalidValueError, with nothing put, if the thread would wait for a reader of its own. If the frames of
         a part have no room, raises the error of `ring.put`; the parts before it are in, and counted in its arguments.
         """
-        total, num_in = sum(_num_rows(part) for part in parts), 0
+        nums, num_in = [_num_rows(part) for part in parts], 0
         with self.lock:
-            self._blocked(ring, total)
+            self._blocked(ring, sum(nums))
             if ring.storage is not None and len(parts) > 1:
-                ring.storage.make_room(ring, total)
-            for part in parts:
+                ring.storage.make_room(ring, sum(nums))
+            for part, num in zip(parts, nums, strict=True):
                 try:
-                    self._pass(partial(ring.put, part), ring, _num_rows(part))
+                    self._pass(partial(ring.put, part), ring, num)
                 except (TooManyFramesError, FrameFileError) as error:
                     error.args = (*error.args[:-1], error.args[-1] + num_in)
                     raise
-                num_in += _num_rows(part)
+                num_in += num
 
     def clear(self, ring: Ring) -> None:
         """`ring.clear`, as soon as no reader needs the rows."""
@@ -302,28 +303,35 @@ class Readers:
         """
         with self.lock:
             while self._blocked(ring, num_rows):
-                self.changed.wait()
+                self._wait()
             yield
 
     def reset_after_fork(self) -> None:
         """In a forked process: the readers were threads of the parent."""
         self.keepers.clear()
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.lock, self.changed = threading.RLock(), None
 
     def _reading(self) -> list[Reader]:
-        return [reader for reader in list(self.keepers) if reader.num_left > 0]
+        readers = (keeper() for keeper in list(self.keepers))
+        return [reader for reader in readers if reader is not None and reader.num_left > 0]
 
     def _tell(self, ring: Ring) -> None:
         # Keep this under the lock in which readers advance: a put that the ring refuses must then find the reader that
         # blocks it.
         ring.pin_from(min((reader.next_row for reader in self._reading()), default=NO_ROW))
-        self.changed.notify_all()
+        if self.changed is not None:
+            self.changed.notify_all()
+
+    def _wait(self) -> None:
+        """Waits until a reader has advanced; the caller has the lock."""
+        if self.changed is None:
+            self.changed = threading.Condition(self.lock)
+        self.changed.wait()
 
     def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:
         while not action():
             if self._blocked(ring, num_rows):
-                self.changed.wait()
+                self._wait()
                 continue
             self._tell(ring)  # a reader may have been dropped unclosed
             if action():
@@ -335,6 +343,8 @@ class Readers:
 
         Raises InvalidValueError if the reader belongs to this thread, which would wait for itself.
         """
+        if not self.keepers:
+            return False
         first_left = ring.num_put - max(0, ring.capacity - num_rows)
         blocking = [reader for reader in self._reading() if reader.next_row < first_left]
         for reader in blocking:
