@@ -153,8 +153,10 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     Raises:
         InvalidValueError, InvalidTypeError: no column has such a stack.
     """
+    large = [key for key, column in spec.items() if column.nbytes >= SMALLEST_ROW]
+    if not large and stack is None:
+        return []
     keys = list(spec)
-    large = [key for key in keys if spec[key].nbytes >= SMALLEST_ROW]
     stacks = {key: _stack_of(key, spec[key], _given(stack, key)) for key in large}
     _refuse_unused(stack, stacks)
     found, used = [], set[str]()
@@ -193,6 +195,8 @@ def is_after(key: str, other: str) -> bool:
 
 def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
     """Estimated bytes of the new frames of one row."""
+    if not sharings:
+        return 0.0
     columns = list(spec.values())
     return sum(FRAMES_PER_ROW * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
 
@@ -202,7 +206,7 @@ def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
 
     The field of a column that shares frames has frame numbers. At the end, each `Sharing` has one for its oldest frame.
     """
-    nbytes = [column.nbytes for column in spec.values()]
+    nbytes = [dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()]
     for sharing in sharings:
         for at in sharing.columns:
             nbytes[at] = FRAME_NUMBER_NBYTES * sharing.stack

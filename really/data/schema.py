@@ -61,6 +61,8 @@ def normal_dtype(key: str, dtype: Any) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
         raise InvalidTypeError(f"key {key!r}: expected a NumPy dtype, got {dtype!r}") from error
+    if found.kind in "biuf" and found.isbuiltin == 1 and found.isnative:
+        return found  # as nearly all are
     if found.hasobject or found.itemsize == 0:
         raise InvalidTypeError(f"key {key!r}: expected a dtype of fixed width, got {found}")
     if (is_extension(found.base) and not _is_named(found.base)) or any(map(is_extension, _fields(found))):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, SupportsIndex, cast
 
 import numpy as np
+from numpy.random.bit_generator import ISpawnableSeedSequence
 from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer
@@ -113,12 +115,14 @@ def checked_spec(spec: Mapping[str, Any], keys: tuple[str, ...] | None) -> Spec:
     return {key: _checked_column(key, spec[key]) for key in keys or names}
 
 
-def _without_spaces(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _without_spaces(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same with (dtype, shape) in place of spaces; gymnasium is not imported for that."""
     gymnasium = sys.modules.get("gymnasium.spaces")
+    if gymnasium is None:
+        return spec
     found: dict[str, Any] = {}
     for key, column in spec.items():
-        if gymnasium is not None and isinstance(column, gymnasium.Space):
+        if isinstance(column, gymnasium.Space):
             from really.data.spaces import observation_leaves
 
             found |= {f"{key}{name}": tuple(leaf) for name, leaf in observation_leaves(column).items()}
@@ -129,16 +133,17 @@ def _without_spaces(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked_column(key: str, column: Any) -> ColumnSpec:
     dtype, shape = column if isinstance(column, tuple) and len(column) == 2 else (column, ())
-    shape = (shape,) if isinstance(shape, int | np.integer) else shape
+    if type(shape) is not tuple and isinstance(shape, int | np.integer):
+        shape = (shape,)
     try:
-        axes = tuple(operator.index(axis) for axis in shape)
+        axes = tuple(map(operator.index, shape))
     except TypeError as error:
         raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), got {column!r}") from error
     if dtype is None:
         raise InvalidTypeError(f"spec: key {key!r}: expected (dtype, shape), got {column!r}")
     found = normal_dtype(key, dtype)
     axes += found.shape
-    if any(not 0 <= axis < MAX_BYTES for axis in axes):
+    if axes and not 0 <= min(axes) <= max(axes) < MAX_BYTES:
         raise InvalidValueError(f"spec: key {key!r}: expected axes from 0 to {MAX_BYTES - 1}, got {list(axes)}")
     check_axes("spec", key, axes)
     return ColumnSpec(found.base, axes)
@@ -172,8 +177,25 @@ def checked_out(out: dict[str, NDArray[Any]], spec: Spec, lead: tuple[int, ...])
     return out
 
 
+class SystemSeed(ISpawnableSeedSequence):
+    """What a generator without a seed starts from: random words of the system, which need no mixing as a seed does."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        """Random words, other ones at each call."""
+        return np.frombuffer(os.urandom(n_words * np.dtype(dtype).itemsize), dtype)
+
+    def spawn(self, n_children: int) -> list[Any]:
+        """Random seeds, other ones at each call."""
+        return np.random.SeedSequence().spawn(n_children)
+
+
+_SYSTEM_SEED: Any = SystemSeed()
+
+
 def bit_generator(seed: Seed) -> np.random.BitGenerator:
     """A new generator for the buffer; a generator given as seed is not used, a child of its seed is."""
+    if seed is None:
+        return np.random.SFC64(_SYSTEM_SEED)
     if isinstance(seed, np.random.Generator):
         seed = seed.bit_generator
     if isinstance(seed, np.random.BitGenerator):
@@ -184,6 +206,6 @@ def bit_generator(seed: Seed) -> np.random.BitGenerator:
     if isinstance(seed, bool):
         raise InvalidTypeError(f"seed: expected {SEEDS}, got {seed!r}")
     try:
-        return np.random.SFC64(cast(int | np.random.SeedSequence | None, seed))
+        return np.random.SFC64(cast("int | np.random.SeedSequence", seed))
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"seed: expected {SEEDS}, got {seed!r}") from error

@@ -133,7 +133,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         except BaseException:
             self._storage.abandon()
             raise
-        self._draws.when_twin = weakref.WeakMethod(self._draw_slowly)
+        this = weakref.ref(self)
+        self._draws.when_twin = lambda: None if (buffer := this()) is None else buffer._draw_slowly()
         TWINS.add(self._draws)
 
     @property
@@ -394,7 +395,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         """The storage's ring, as this buffer uses it."""
         self._draws.check_spec(spec)
         ring = self._storage.ring(spec, self._generator.bit_generator)
-        self._draws.prepare(ring)
+        self._draws.prepare(ring, spec)
         if self.options.max_bytes is not None:
             ring.max_bytes = self.options.max_bytes
         engine.track(ring)

@@ -29,11 +29,11 @@ class Draws:
         sampler, unit: of the buffer.
         in_ring: whether `Ring.sample` does both in one call.
         has_twin: whether another process draws the same rows; the next draw warns.
-        when_twin: a reference to what is called as soon as there is one.
+        when_twin: what is called as soon as there is one.
     """
 
     has_twin = False
-    when_twin: Callable[[], Callable[[], None] | None] | None = None
+    when_twin: Callable[[], object] | None = None
 
     def __init__(self, sampler: Sampler, unit: SampleUnit) -> None:
         self.sampler, self.unit = sampler, unit
@@ -46,9 +46,8 @@ class Draws:
         self.unit.check_spec(spec)
         self.sampler.check_spec(spec)
 
-    def prepare(self, ring: Ring) -> None:
-        """Sets up a ring before its first batch."""
-        spec = spec_of(ring)
+    def prepare(self, ring: Ring, spec: Spec) -> None:
+        """Sets up a ring of this schema before its first batch."""
         self._has_rows_columns = self.unit.in_ring and self.unit.batch_spec(spec) == spec
         self.unit.prepare(ring)
         self.sampler.prepare(ring)
@@ -125,9 +124,8 @@ class Draws:
     def tell_of_twin(self) -> None:
         """In a forked process: the next draw warns, as another forked process draws the same rows."""
         self.has_twin = True
-        told = None if self.when_twin is None else self.when_twin()
-        if told is not None:
-            told()
+        if self.when_twin is not None:
+            self.when_twin()
 
     def _warn_of_twin(self) -> None:
         self.has_twin = False

@@ -53,7 +53,7 @@ def make_ring(
     Raises MemoryError if the system has no address space for it.
     """
     # Interned, as the literals of a program are, so that `put` finds its keys by address.
-    names = [sys.intern(str(name)) for name in spec]
+    names = list(map(sys.intern, map(str, spec)))
     dtypes, shapes = [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
     return Ring(capacity, names, dtypes, shapes, bit_generator, list(shared), max_bytes, files, FrameColumn)
 
@@ -84,10 +84,12 @@ def memory(ring: Ring | None) -> dict[str, float]:
 
 def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> int:
     """Bytes that a ring of this schema would need; raises NotEnoughMemoryError if they exceed the address space."""
-    stride = MAX_BYTES if row_nbytes(spec) > MAX_ROWS else row_stride(field_nbytes(spec, shared))
+    fields = field_nbytes(spec, shared)
+    whole = row_nbytes(spec) if shared else sum(fields)
+    stride = MAX_BYTES if whole > MAX_ROWS else row_stride(fields)
     total = int(num_rows * (stride + frame_nbytes(spec, shared)))
     if total >= MAX_BYTES:
-        raise NotEnoughMemoryError(f"{what}: rows of {row_nbytes(spec):,} bytes are more than an address can tell")
+        raise NotEnoughMemoryError(f"{what}: rows of {whole:,} bytes are more than an address can tell")
     return total
 
 

@@ -54,21 +54,29 @@ class BufferOptions:
         *,
         overcommit: bool = False,
         dedup: bool = True,
+        stack: frames.Stack | Mapping[str, frames.Stack] | None = None,
         max_bytes: SupportsIndex | None = None,
+        alpha: float | None = None,
+        eps: float | None = None,
+        n_step: SupportsIndex = 1,
+        gamma: float | None = None,
         sampler: Any = None,
         unit: Any = None,
-        **others: Any,
     ) -> Self:
         """The options that a caller gives; raises InvalidValueError or InvalidTypeError, naming the argument."""
+        rows, names = checked_integer("capacity", capacity, 1, arguments.MOST_ROWS), None
+        if keys is not None:
+            names = arguments.checked_keys(keys)
+        if max_bytes is not None:
+            max_bytes = checked_integer("max_bytes", max_bytes, 1, arguments.MAX_BYTES)
+        drawn = _checked_sampler(alpha, eps, sampler)
+        made_of = _checked_unit(n_step, gamma, unit)
         options = cls(
-            checked_integer("capacity", capacity, 1, arguments.MOST_ROWS),
-            None if keys is None else arguments.checked_keys(keys),
-            bool(overcommit),
-            bool(dedup),
-            max_bytes=None if max_bytes is None else checked_integer("max_bytes", max_bytes, 1, arguments.MAX_BYTES),
-            **others,
+            rows, names, bool(overcommit), bool(dedup), stack, max_bytes, *drawn[1:], *made_of[1:], drawn[0], made_of[0]
         )
-        return options._with_sampler(sampler)._with_unit(unit)
+        if options.keys is not None:
+            options.make_unit().check_keys(options.keys)
+        return options
 
     def make_sampler(self) -> Sampler:
         """A sampler of these options."""
@@ -104,38 +112,42 @@ class BufferOptions:
             found["stack"] = tuple(stack)
         return cls(**found)
 
-    def _with_sampler(self, given: Any) -> Self:
-        kind = None if given is None else kind_of("sampler", given, SAMPLERS)
-        if kind is not None and self.alpha is not None:
-            raise InvalidValueError(f"sampler: expected none with alpha={self.alpha!r}, which makes one, got {given!r}")
-        if kind is not None and kind[0] == "prioritized":
-            return replace(self, **_merged("sampler", given, kind, {"alpha": None, "eps": self.eps}, PRIORITIZED))
-        if self.alpha is None and self.eps is not None:
-            raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {self.eps!r}")
-        if self.alpha is not None:
-            return replace(self, eps=checked_number("eps", EPS if self.eps is None else self.eps, 0, math.inf))
-        if kind is None or kind == ("uniform", {}):
-            return replace(self, sampler=None)
-        return replace(self, sampler=(kind[0], made("sampler", kind, SAMPLERS).options()))
-
-    def _with_unit(self, given: Any) -> Self:
-        kind = None if given is None else kind_of("unit", given, UNITS)
-        steps: dict[str, Any] = {"n_step": self.n_step, "gamma": self.gamma}
-        if kind is not None and kind[0] == "n_step":
-            own = {"n_step": None if self.n_step == 1 else self.n_step, "gamma": self.gamma}
-            steps, kind = _merged("unit", given, kind, own, steps), None
-        num, gamma = n_step.checked(**steps)
-        if kind is not None and num > 1:
-            raise InvalidValueError(f"unit: expected none with n_step={num}, which makes one, got {given!r}")
-        if kind is not None:
-            kind = None if kind == ("transition", {}) else (kind[0], made("unit", kind, UNITS).options())
-        options = replace(self, n_step=num, gamma=gamma, unit=kind)
-        if self.keys is not None:
-            options.make_unit().check_keys(self.keys)
-        return options
-
 
 PRIORITIZED: dict[str, Any] = {"alpha": 0.6, "eps": EPS}
+
+
+def _checked_sampler(alpha: Any, eps: Any, given: Any) -> tuple[Kind | None, float | None, float | None]:
+    """`sampler`, `alpha` and `eps` of the options for those that a caller gives."""
+    if given is None and alpha is None and eps is None:
+        return None, None, None
+    kind = None if given is None else kind_of("sampler", given, SAMPLERS)
+    if kind is not None and alpha is not None:
+        raise InvalidValueError(f"sampler: expected none with alpha={alpha!r}, which makes one, got {given!r}")
+    if kind is not None and kind[0] == "prioritized":
+        merged = _merged("sampler", given, kind, {"alpha": None, "eps": eps}, PRIORITIZED)
+        return None, merged["alpha"], merged["eps"]
+    if alpha is not None:
+        return None, alpha, checked_number("eps", EPS if eps is None else eps, 0, math.inf)
+    if eps is not None:
+        raise InvalidValueError(f"eps: expected none without alpha, which alone would use it, got {eps!r}")
+    if kind is None or kind == ("uniform", {}):
+        return None, None, None
+    return (kind[0], made("sampler", kind, SAMPLERS).options()), None, None
+
+
+def _checked_unit(num_steps: Any, gamma: Any, given: Any) -> tuple[Kind | None, int, float | None]:
+    """`unit`, `n_step` and `gamma` of the options for those that a caller gives."""
+    kind = None if given is None else kind_of("unit", given, UNITS)
+    if kind is not None and kind[0] == "n_step":
+        own = {"n_step": None if num_steps == 1 else num_steps, "gamma": gamma}
+        merged = _merged("unit", given, kind, own, {"n_step": num_steps, "gamma": gamma})
+        return None, *n_step.checked(**merged)
+    num, discount = n_step.checked(num_steps, gamma)
+    if kind is not None and num > 1:
+        raise InvalidValueError(f"unit: expected none with n_step={num}, which makes one, got {given!r}")
+    if kind is None or kind == ("transition", {}):
+        return None, num, discount
+    return (kind[0], made("unit", kind, UNITS).options()), num, discount
 
 
 def _merged(

@@ -5,6 +5,7 @@ import pytest
 
 from really import ReplayBuffer
 from really.errors import EmptyBufferError, InvalidValueError
+from really.replay.arguments import bit_generator
 
 
 def transitions(first, num):
@@ -104,6 +105,14 @@ def test_same_seed_same_batches_and_state():
     assert np.array_equal(first, other.sample(9)["action"])
     one.load_state_dict(state)
     assert np.array_equal(first, one.sample(9)["action"])
+
+
+def test_buffers_without_a_seed_start_from_different_numbers():
+    states = [ReplayBuffer(50, alpha=0.6).state_dict() for _ in range(3)]
+    states += [state.pop("priorities") for state in states]
+    assert len({str(state) for state in states}) == 6
+    given = [ReplayBuffer(50, seed=np.random.Generator(bit_generator(None))).state_dict() for _ in range(2)]
+    assert str(given[0]) != str(given[1])
 
 
 @pytest.mark.parametrize("change", [{"bit_generator": "PCG64"}, {"priorities": {}}, {"priorities": "x"}])
