@@ -73,9 +73,13 @@ class Draws:
             batch = self.unit.sample(filled, shape)
             if batch is not None:
                 return batch
+        unit, num_batches = self.unit, 0 if len(shape) == 1 else shape[0]
         for _ in range(TRIES):
             numbers, added = self._drawn(filled, shape, beta, replace)
-            batch = self.unit.take(filled, numbers)
+            if unit.in_ring:  # without a call of Python for each batch
+                batch = filled.take(numbers.reshape(-1), shape[-1], num_batches, by_number=True, steps=True)
+            else:
+                batch = unit.take(filled, numbers)
             if batch is not None:
                 batch.update(added)
                 return batch
