@@ -9,7 +9,7 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.memory_limits import available_bytes, refuse_if_too_big
+from really._utils.memory_limits import refuse_if_too_big
 from really.data.frames import stacks_of
 from really.data.schema import Spec
 from really.errors import NotEnoughMemoryError
@@ -93,9 +93,9 @@ class MemoryStorage:
         options, shared = self.options, self.options.plan(spec)
         what = f"a buffer of {options.capacity:,} rows"
         needed = engine.needed(what, options.capacity, spec, shared) + self._sampler.nbytes
-        available = None if options.overcommit else available_bytes()
+        available = None
         if not options.overcommit:
-            refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
+            available = refuse_if_too_big(what, needed, engine.promised(), " (overcommit=True goes on)")
         most = engine.NO_LIMIT if available is None else int(FRAMES_SHARE * available)
         try:
             return engine.make_ring(options.capacity, spec, bit_generator, shared, most)

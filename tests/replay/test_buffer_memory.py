@@ -147,7 +147,7 @@ def test_a_containers_limit_counts(tmp_path):
     (tmp_path / "a" / "memory.current").write_text("400\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/a/b\n")
-    assert list(memory_limits._cgroup_left(tmp_path, own)) == [600]
+    assert list(memory_limits._cgroup_left(str(tmp_path), str(own))) == [600]
 
 
 def test_the_older_kind_of_containers_limit_counts(tmp_path):
@@ -157,7 +157,7 @@ def test_the_older_kind_of_containers_limit_counts(tmp_path):
     (group / "memory.usage_in_bytes").write_text("100\n")
     own = tmp_path / "cgroup"
     own.write_text("5:cpu:/x\n4:memory,hugetlb:/a\n")
-    assert list(memory_limits._cgroup_left(tmp_path, own)) == [800]
+    assert list(memory_limits._cgroup_left(str(tmp_path), str(own))) == [800]
 
 
 def test_a_process_limit_counts():
