@@ -22,12 +22,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import fnmatch
 import logging
 import os
 import sys
 import threading
 import weakref
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,11 @@ OWN_FILES = (
     *(*frame_files.NAMES, *rollback.NAMES, *removed_file.NAMES, *update_file.NAMES),
     *(checksum_file.NAME, checksum_file.PARTIAL),
 )
+LEFT = (
+    *(leftovers_of(IDENTITY), priority_files.PARTIAL, checksum_file.PARTIAL),
+    *(removed_file.NAMES[1], update_file.NAMES[1]),
+)
+"""What a kill may leave of files that were being written, apart from that of `rollback`."""
 MODES = ("r", "r+")
 
 
@@ -431,18 +436,18 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, got {described(path)}")
     if not (path / SCHEMA).exists() and any(
-        not any(fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
+        not any(fnmatch.fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
     ):
         raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, got {_contents(path)}")
 
 
 def _remove_left(path: Path, has_buffer: bool) -> None:
     """Removes what a kill has left of files that were being written."""
-    priority_files.remove_left(path, all_of_it=not has_buffer)
-    rollback.remove_left(path)
-    for name in (leftovers_of(IDENTITY), checksum_file.PARTIAL, removed_file.NAMES[1], update_file.NAMES[1]):
-        for left in path.glob(name):
-            left.unlink(missing_ok=True)
+    names = os.listdir(path)
+    whole = () if has_buffer else (priority_files.NAME,)
+    for pattern in (*LEFT, *rollback.names_left(path), *whole):
+        for name in fnmatch.filter(names, pattern):
+            (path / name).unlink(missing_ok=True)
 
 
 def _contents(path: Path) -> str:

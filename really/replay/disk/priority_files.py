@@ -75,13 +75,6 @@ def resume(
             got.load_state_dict(kept)
 
 
-def remove_left(folder: Path, all_of_it: bool) -> None:
-    """Removes files that a kill left half-written; with `all_of_it` a whole one, too."""
-    for name in (PARTIAL, NAME) if all_of_it else (PARTIAL,):
-        for path in folder.glob(name):
-            path.unlink(missing_ok=True)
-
-
 def read(folder: Path, expected: bool) -> dict[str, Any] | None:
     """What `keep` wrote, as `Priorities.load_state_dict` takes it; None if there is no file and none is expected."""
     path = folder / NAME

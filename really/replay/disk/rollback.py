@@ -106,8 +106,6 @@ def end(folder: Path) -> None:
         sync_folder(folder)
 
 
-def remove_left(folder: Path) -> None:
-    """Removes what a kill before the rename has left."""
-    for name in NAMES if not is_pending(folder) else NAMES[len(FILES) :]:
-        for path in folder.glob(name):
-            path.unlink(missing_ok=True)
+def names_left(folder: Path) -> tuple[str, ...]:
+    """Patterns of the names of what a kill before the rename has left."""
+    return NAMES if not is_pending(folder) else NAMES[len(FILES) :]
