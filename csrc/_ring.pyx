@@ -68,7 +68,6 @@ from ring_state cimport (
     begin_update,
     draw_ages,
     draw_rows,
-    draw_rows_of,
     end_update,
     find_ages,
     first_intact,
@@ -1088,13 +1087,7 @@ cdef class Ring:
         name, which the caller has checked. Returns None if there are too few rows, or if another process overwrites
         them faster than they are copied.
         """
-        cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        cdef Block block = self.new_batch(
-            total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
-        )
-        if not self.draw_into(block, total, num, distinct):
-            return None
-        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+        return self.drawn(self, num, num_batches, distinct, out)
 
     def sample_of(
         self, Ring drawing not None, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None
@@ -1103,35 +1096,35 @@ cdef class Ring:
 
         Returns None, with nothing drawn, if the two rings have not as many rows, or too few.
         """
+        return self.drawn(drawing, num, num_batches, distinct, out)
+
+    cdef dict drawn(self, Ring drawing, Py_ssize_t num, Py_ssize_t num_batches, bint distinct, dict out):
+        """A batch of rows that `drawing` draws: this ring or another. Returns None as `sample` does."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(
             total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
         )
-        cdef bint drawn
-        acquire(drawing.lock)
-        acquire(self.lock)
-        if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
-            drawn = draw_rows_of(&self.state, &drawing.state, &block.batch, total, num, distinct)
-        else:
-            with nogil:
-                drawn = draw_rows_of(&self.state, &drawing.state, &block.batch, total, num, distinct)
-        release(self.lock)
-        release(drawing.lock)
-        if not drawn:
+        if not self.draw_into(block, drawing, total, num, distinct):
             return None
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
-    cdef bint draw_into(self, Block block, Py_ssize_t total, Py_ssize_t num, bint distinct) except -1:
-        """Draws and copies the rows of a batch. Returns False if there are too few, or none that is intact."""
+    cdef bint draw_into(
+        self, Block block, Ring drawing, Py_ssize_t total, Py_ssize_t num, bint distinct
+    ) except -1:
+        """Copies the rows of a batch that `drawing` draws. Returns False if there are too few, or none is intact."""
         cdef bint drawn
         self.read_removals()
+        if drawing is not self:
+            acquire(drawing.lock)
         acquire(self.lock)
         if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
-            drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
+            drawn = draw_rows(&self.state, &drawing.state, &block.batch, total, num, distinct)
         else:
             with nogil:
-                drawn = draw_rows(&self.state, &block.batch, total, num, distinct)
+                drawn = draw_rows(&self.state, &drawing.state, &block.batch, total, num, distinct)
         release(self.lock)
+        if drawing is not self:
+            release(drawing.lock)
         if not drawn:
             self.refuse_if_rolled_back()
         return drawn
@@ -1641,7 +1634,7 @@ cdef class MixedRings:
             if places[i] >= 0:
                 ring.set_column(&block.batch, i, columns[places[i]] + first * ring.state.keys[i].nbytes)
         if drawn is None:
-            filled = ring.draw_into(block, num, num, distinct)
+            filled = ring.draw_into(block, ring, num, num, distinct)
         else:
             filled = ring.take_into(block, <const int64_t*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[0]), num, True)
         if filled and block.batch.misses_frames:

@@ -182,29 +182,30 @@ cdef inline bint may_evict(RingState* ring, int64_t num_rows) noexcept nogil:
 
 
 cdef inline bint draw_rows(
-    RingState* ring, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
+    RingState* ring, RingState* drawing, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
 ) noexcept nogil:
-    """Draws and copies a batch. Returns False if there are too few rows, or after TRIES copies of which none is
-    intact."""
+    """Copies a batch of the rows that `drawing` draws: the ring itself, or another one of this process.
+
+    Returns False if there are too few rows, if the other ring has not as many, or after TRIES copies of which none is
+    intact.
+    """
     cdef int i
     for i in range(TRIES):
-        if not refresh_cursor(ring) or num_choices(ring) < (num if distinct else 1):
+        if not refresh_cursor(ring) or (drawing != ring and not has_as_many_rows(ring, drawing)):
             return False
-        if copy_drawn(ring, ring, batch, total, num, distinct):
+        if num_choices(drawing) < (num if distinct else 1):
+            return False
+        if copy_drawn(ring, drawing, batch, total, num, distinct):
             return True
     return False
 
 
-cdef inline bint draw_rows_of(
-    RingState* ring, RingState* drawing, Batch* batch, Py_ssize_t total, Py_ssize_t num, bint distinct
-) noexcept nogil:
-    """`draw_rows` with the draws of another ring of this process, which has as many rows. Returns False, with nothing
-    drawn, if it has more or fewer, or too few."""
-    if not refresh_cursor(ring) or not refresh_cursor(drawing) or num_choices(drawing) < (num if distinct else 1):
-        return False
-    if num_held(&ring.rows) != num_held(&drawing.rows) or num_left(ring) != num_left(drawing):
-        return False
-    return copy_drawn(ring, drawing, batch, total, num, distinct)
+cdef inline bint has_as_many_rows(RingState* ring, RingState* drawing) noexcept nogil:
+    """Whether both rings hold as many rows, of which as many are left."""
+    return (
+        refresh_cursor(drawing) and num_held(&ring.rows) == num_held(&drawing.rows)
+        and num_left(ring) == num_left(drawing)
+    )
 
 
 cdef inline bint take_rows(RingState* ring, Batch* batch, Py_ssize_t total, bint by_number) noexcept nogil:
