@@ -26,8 +26,14 @@ use_level(len(CPU_LEVELS) - 1)
 
 
 def padded(values):
-    """Weights `[inputs, outputs]` or a bias `[outputs]` as `Dense` takes them: zeros fill the last axis."""
+    """Weights `[inputs, outputs]` or a bias `[outputs]` as `Dense` takes them: zeros fill the last axis.
+
+    Raises:
+        ValueError: it is one number, which has no axis.
+    """
     array = np.asarray(values, np.float32)
+    if array.ndim == 0:
+        raise ValueError(f"padded: expected weights [inputs, outputs] or a bias [outputs], got the number {array}")
     cdef Py_ssize_t width = array.shape[array.ndim - 1]
     cdef Py_ssize_t columns = (width + REALLY_DENSE_WIDTH - 1) // REALLY_DENSE_WIDTH * REALLY_DENSE_WIDTH
     found = np.zeros((*array.shape[: array.ndim - 1], columns), np.float32)

@@ -43,6 +43,8 @@ def test_nan_stays_and_other_layouts_are_taken():
 
 
 def test_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"padded: expected weights .* or a bias .*, got the number 1\.0"):
+        padded(1)
     layer = Dense(2, 3, False)
     weights, bias = padded(np.ones((4, 3))), padded(np.ones(3))
     with pytest.raises(ValueError, match=r"dense: expected states \[2, 4\] for weights \[4, 16\]"):
