@@ -141,7 +141,7 @@ buffer, held, done = numbered(100, 100), threading.Event(), threading.Event()
 reader = buffer.open_reader(keeps=True)
 reader.read(5)
 def hold():
-    with buffer._readers.changed:
+    with buffer._readers.lock:
         held.set()
         done.wait()
 thread = threading.Thread(target=hold)
