@@ -50,6 +50,8 @@ def mlp(
     heads = _checked_outputs(outputs)
     if activation not in ("relu", "tanh", "elu"):
         raise InvalidValueError(one_of("activation", activation, ("relu", "tanh", "elu")))
+    if isinstance(hidden, int):
+        raise InvalidTypeError(f"hidden: expected the units of each hidden layer, got {hidden}; write ({hidden},)")
     units = [checked_integer("hidden", size) for size in hidden]
     shape, num_tokens = _observed(observation, units)
     if _checked_framework(framework) == "torch":

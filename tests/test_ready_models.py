@@ -84,6 +84,7 @@ def test_the_nature_network_has_the_published_number_of_weights(framework: str) 
         (lambda: mlp(4, {}), InvalidValueError, "outputs: expected one output or more, got none"),
         (lambda: mlp(4, {"q_value": 2}), InvalidValueError, "outputs: expected one of .* Did you mean 'q_values'"),
         (lambda: mlp(4, {"v_estimate": 2}), InvalidValueError, r"outputs\['v_estimate'\]: expected 1, as a state has"),
+        (lambda: mlp(4, 2, hidden=64), InvalidTypeError, r"hidden: expected the units .* got 64; write \(64,\)"),
         (lambda: mlp(4, 2, (0,)), InvalidValueError, "hidden: expected an integer >= 1, got 0"),
         (lambda: mlp(4, 2, activation="swish"), InvalidValueError, "activation: expected one of"),
         (lambda: mlp(4, 2, framework="jax"), InvalidValueError, "framework: expected one of"),

@@ -6,6 +6,7 @@ import errno
 import math
 import operator
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.errors import InvalidTypeError, InvalidValueError
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def checked_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -76,17 +79,20 @@ def checked_mapping(name: str, value: Any) -> dict[str, Any]:
 def checked_path(name: str, value: Any) -> Path:
     """`value` as an absolute path that the system can have, whether or not a file is there.
 
-    A relative path means the current folder of this call, so that it still holds after `os.chdir`.
+    A relative path means the current folder of this call, so that it still holds after `os.chdir`. `~` at the beginning
+    is the user's folder.
 
-    Raises InvalidTypeError if it is no path, InvalidValueError if it has a zero byte, no system can have its letters or
-    its length, or the current folder is gone.
+    Raises InvalidTypeError if it is no path, InvalidValueError if it is a URL, has a zero byte, no system can have its
+    letters or its length, or the current folder is gone.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InvalidTypeError(f"{name}: expected a path, got {value!r} ({type(value).__name__})")
     if "\0" in os.fspath(value):
         raise InvalidValueError(f"{name}: expected a path, got {os.fspath(value)!r}, which has a zero in it")
+    if URL.match(os.fspath(value)):
+        raise InvalidValueError(f"{name}: expected a path on this machine, got the URL {os.fspath(value)!r}")
     try:
-        path = Path(value).absolute()
+        path = Path(os.path.expanduser(value)).absolute()
     except FileNotFoundError as error:
         raise InvalidValueError(f"{name}: expected a path, got {value!r} in a folder that is gone: {error}") from error
     try:

@@ -38,7 +38,8 @@ def chunks(data: Any) -> list[Any]:
     if isinstance(data, pa.Table):
         batches = data.to_batches() or [empty_batch(data.schema)]
         return [chunk for batch in batches for chunk in chunks(batch)]
-    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, got {type(data).__name__}")
+    hint = "; read_all() makes a table of it" if isinstance(data, pa.RecordBatchReader) else ""
+    raise InvalidTypeError(f"put: expected an Arrow RecordBatch or Table, got {type(data).__name__}{hint}")
 
 
 def table_of(frame: Any) -> Any:
@@ -105,7 +106,9 @@ def as_rows(key: str, array: Any, row_length: int = 1) -> NDArray[Any]:
         return np.asarray(array.to_numpy(zero_copy_only=False))
     if pa.types.is_primitive(array.type) and not pa.types.is_time(array.type) and not pa.types.is_interval(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=True))
-    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got Arrow type {array.type}")
+    hints = {pa.types.is_decimal: "cast it to a float", pa.types.is_dictionary: "give its indices"}
+    hint = next((f"; {cure}" for is_of, cure in hints.items() if is_of(array.type)), "")
+    raise InvalidTypeError(f"put: key {key!r}: expected numbers of fixed width, got Arrow type {array.type}{hint}")
 
 
 def is_list(kind: Any) -> bool:

@@ -52,7 +52,7 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, least in (("num_workers", 1), ("seed", 0)):
         if given[name] is not None:
             given[name] = checked_integer(name, given[name], least)
-    _check_flags(given, "normalize_observations", "normalize_rewards", "action_masks")
+    _check_flags(given, "use_ray", "normalize_observations", "normalize_rewards", "action_masks")
     given["reward_shape"] = _reward_shape(given)
     given |= _resources(given)
     given |= _normalisation(given)

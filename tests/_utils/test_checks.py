@@ -84,3 +84,15 @@ def test_a_path_is_text_that_the_system_can_have() -> None:
         checked_path("path", "a" * 300)
     with pytest.raises(InvalidValueError, match=r"path: expected a path, got .a.*.: File name too long"):
         checked_path("path", "a/" * 3000)
+    for url in ("s3://bucket/rows", "https://a.b/rows.parquet", "file:///rows"):
+        with pytest.raises(InvalidValueError, match=f"^path: expected a path on this machine, got the URL '{url}'$"):
+            checked_path("path", url)
+    assert checked_path("path", "a:/b") == Path.cwd() / "a:" / "b"
+
+
+def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checked_path("path", "~/a") == tmp_path / "a"
+    assert checked_path("path", Path("~")) == tmp_path
+    assert checked_path("path", "a/~") == Path.cwd() / "a" / "~"
+    assert checked_path("path", "~nobody-of-this-name/a") == Path.cwd() / "~nobody-of-this-name" / "a"

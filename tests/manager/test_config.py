@@ -100,6 +100,7 @@ def test_env_config_has_two_names(name: str) -> None:
         ({"vector": "nativ"}, ValueError, "vector: .* Did you mean 'native'"),
         ({"returns": "log_prob"}, TypeError, r"returns: expected a list of names, got 'log_prob' \(str\)"),
         ({"normalize_observations": "yes"}, TypeError, "normalize_observations: expected True or False, got 'yes'"),
+        ({"use_ray": "no"}, TypeError, "use_ray: expected True or False, got 'no'"),
         ({"normalize_rewards": None}, TypeError, "normalize_rewards: expected True or False, got None"),
         ({"observation_clip": 5.0}, ValueError, "observation_clip: .*normalize_observations=True with it, got 5.0"),
         (

@@ -162,6 +162,13 @@ def test_a_frame_that_is_not_computed_yet_is_told() -> None:
         ReplayBuffer(4).put(polars.LazyFrame({"reward": [1.0]}))
 
 
+def test_a_stream_of_arrow_is_told() -> None:
+    buffer = ReplayBuffer(4)
+    buffer.put(rows(3))
+    with pytest.raises(InvalidTypeError, match=r"got RecordBatchReader; read_all\(\) makes a table of it$"):
+        buffer.put(buffer.to_arrow())
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_forked_processes_that_draw_the_same_rows_are_told() -> None:
     buffer = ReplayBuffer(100, seed=1)

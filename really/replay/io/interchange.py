@@ -28,6 +28,7 @@ from really.errors import (
     ReallyError,
     one_of,
 )
+from really.replay.arguments import checked_keys
 from really.replay.io.checksums import CHECK, Checksum
 from really.replay.rows import Filled
 from really.replay.streams import Streamed
@@ -243,7 +244,7 @@ def _chosen(buffer: Streamed, keys: Sequence[str] | None) -> Spec:
         raise EmptyBufferError("expected a buffer whose schema is known, got one without; put some rows first")
     if keys is None:
         return spec
-    for key in keys:
+    for key in checked_keys(keys):
         if key not in spec:
             raise InvalidValueError(one_of("keys", key, spec))
     return {key: spec[key] for key in keys}

@@ -231,6 +231,11 @@ def test_aliases_casts_and_columns_of_others():
         (pa.table({"a": ["x"]}), "key 'a': expected numbers of fixed width, got Arrow type string"),
         (pa.table({"a": [1, None]}), "key 'a': expected no missing values, got 1 nulls"),
         ([1, 2], "got list"),
+        (
+            pa.table({"a": pa.array([1], pa.decimal128(5, 2))}),
+            r"got Arrow type decimal128\(5, 2\); cast it to a float$",
+        ),
+        (pa.table({"a": pa.array(["x"]).dictionary_encode()}), r"got Arrow type dictionary<.*>; give its indices$"),
     ],
 )
 def test_what_a_buffer_cannot_hold_is_refused(source, message):
@@ -242,6 +247,8 @@ def test_refusals_name_what_came(tmp_path):
     buffer = filled(3)
     with pytest.raises(InvalidValueError, match=r"keys: expected one of .* got 'rewrad'. Did you mean 'reward'"):
         buffer.to_arrow(["rewrad"])
+    with pytest.raises(InvalidTypeError, match=r"keys: expected several names, got the one name 'reward'; write \["):
+        buffer.to_arrow("reward")
     with pytest.raises(InvalidValueError, match="float16: expected one of 'float16', 'float32', got 'half'"):
         buffer.to_arrow(float16="half")
     with pytest.raises(InvalidValueError, match=r"compression: expected one of .* got 'zip'"):
