@@ -90,12 +90,12 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         self.rng = np.random.default_rng() if rng is None else rng
         self.recurrent = recurrent_layout(self.framework, model, observation_space)
         self.input_space = input_space(observation_space, self.recurrent)
-        one, two = example_outputs(self.framework, called(model, self.recurrent), self.input_space, self.recurrent)
-        self.output_names = output_names(one, self.recurrent)
+        examples = example_outputs(self.framework, called(model, self.recurrent), self.input_space, self.recurrent)
+        self.output_names = output_names(examples[0], self.recurrent)
         sampling_type = sampling_type or infer_sampling_type(self.output_names)
         self.policy = make_policy(sampling_type, action_space, epsilon, temperature, masks is not None)
-        self.forms = OutputForms.of(self.policy, one, two).with_recurrent(self.recurrent)
-        self.policy.check_values(self.forms.arrays(one, 1, self.policy.required_outputs))
+        self.forms = OutputForms.of(self.policy, *examples).with_recurrent(self.recurrent)
+        self.policy.check_values(self.forms.arrays(examples[0], 1, self.policy.required_outputs))
         interface = Interface(self.input_space, action_space, self.policy, self.output_names, self.forms, masks)
         self._interface = interface
         self.network = self.framework.network(model, interface)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import operator
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -165,29 +166,40 @@ def recurrent_layout(framework: Framework, model: Any, space: spaces.Space[Any])
     if not takes_state(model):
         return None
     begins = FromStart(model)
-    return layout_of(begins, *example_outputs(framework, begins, space))
+    return layout_of(begins, *example_outputs(framework, begins, space, rows=2)[:2])
 
 
 def example_outputs(
-    framework: Framework, model: Any, space: Any, layout: RecurrentLayout | None = None
-) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """The model's outputs for one example observation, and for two; None if it raises for two.
+    framework: Framework, model: Any, space: Any, layout: RecurrentLayout | None = None, rows: int | None = None
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None, int]:
+    """The model's outputs for one example observation, and for several, None if it raises for them; and how many.
 
+    Unless `rows` says how many, they are not as many as an output has numbers: shapes tell the batch axis then.
     With a layout the model gets pairs of an observation and the leaves of a recurrent state.
 
     Raises:
         ModelError: the outputs are not a dict, or the recurrent state is not as before.
     """
     one = _example(space, None) if layout is None else (_example(space[0], None), tuple(layout.begin(1)))
-    two = nest(space, [np.concatenate([leaf, leaf]) for leaf in flatten(space, one)])
     with framework.building():
         outputs = _as_outputs(framework.call(model, one))
         if layout is not None:
             layout.check({name: as_numbers(name, outputs[name]) for name in layout.names}, 1)
+        if rows is None:
+            sizes = {np.size(value) for value in map(_numbers_or_none, outputs.items())}
+            rows = next(number for number in itertools.count(2) if number not in sizes)
+        several = nest(space, [np.concatenate([leaf] * rows) for leaf in flatten(space, one)])
         try:
-            return outputs, _as_outputs(framework.call(model, two))
+            return outputs, _as_outputs(framework.call(model, several)), rows
         except Exception:
-            return outputs, None
+            return outputs, None, rows
+
+
+def _numbers_or_none(output: tuple[str, Any]) -> Any:
+    try:
+        return as_numbers(*output)
+    except ModelError:
+        return None
 
 
 def is_instance(model: Any, kwargs: Mapping[str, Any]) -> bool:

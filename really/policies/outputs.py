@@ -22,12 +22,12 @@ class OutputForms:
     """How the outputs of one model become arrays `[n, *shape]` for n states.
 
     A model may drop axes of size one: with `tf.squeeze` at the end of its call, `mu` is [n] for actions of one number,
-    and [] for one state. The sizes for one state and for two tell what an output is.
+    and [] for one state. The shapes for one state and for several tell what an output is.
 
     Attributes:
         shapes: name of each output that can be used -> its shape for one state.
         shared: those of them that are the same for all states, as a `sigma` without batch axis is: `[1, *shape]`.
-        one_by_one: whether the model takes one state at a time. For two states it raises, or gives the output of one.
+        one_by_one: whether the model takes one state at a time. For several it raises, or gives the output of one.
         refused: name of each output that the policy does not need and that cannot be used -> why.
         recurrent: the layout of the recurrent state, whose leaves are outputs too; None for most models.
     """
@@ -39,8 +39,10 @@ class OutputForms:
     recurrent: RecurrentLayout | None = None
 
     @classmethod
-    def of(cls, policy: Policy, one: Mapping[str, Any], two: Mapping[str, Any] | None) -> OutputForms:
-        """The forms of a model with outputs `one` for one state, and `two` for two; None if it raised for two.
+    def of(
+        cls, policy: Policy, one: Mapping[str, Any], several: Mapping[str, Any] | None, rows: int = 2
+    ) -> OutputForms:
+        """The forms of a model with outputs `one` for one state, and `several` for `rows`; None if it raised for them.
 
         Raises:
             ModelError: an output that the policy needs is missing, is no array of numbers, or has a wrong shape.
@@ -51,13 +53,13 @@ class OutputForms:
                 f"model output: expected {listed(needed)} for {policy.sampling_type!r}, got {listed(map(str, one))}"
             )
         batched = needed.keys() - policy.shared_outputs
-        one_by_one = two is None or all(_size(name, two) == _size(name, one) for name in batched)
+        one_by_one = several is None or all(_size(name, several) == _size(name, one) for name in batched)
         shapes: dict[str, Shape] = {}
         shared, refused = set(), {}
         for name, shape in {**policy.optional_outputs, **needed}.items():
             if name not in one:
                 continue
-            example = _Example(name, one, None if one_by_one else two)
+            example = _Example(name, one, None if one_by_one else several, rows)
             try:
                 found, is_shared = example.form(shape, name in policy.shared_outputs)
             except ModelError as error:
@@ -134,10 +136,10 @@ def as_numbers(name: str, values: Any) -> NDArray[Any]:
 
 
 class _Example:
-    """One output of a model for one state, and for two; the latter is None for a model that takes one at a time."""
+    """One output of a model for one state, and for `rows`; the latter is None for a model that takes one at a time."""
 
-    def __init__(self, name: str, one: Mapping[str, Any], two: Mapping[str, Any] | None) -> None:
-        self._name, self._one, self._two = name, one, two
+    def __init__(self, name: str, one: Mapping[str, Any], several: Mapping[str, Any] | None, rows: int) -> None:
+        self._name, self._one, self._several, self._rows = name, one, several, rows
 
     def form(self, shape: Shape | None, may_be_shared: bool) -> tuple[Shape, bool]:
         """The shape for one state, and whether the output is shared; None as `shape` takes any with a batch axis."""
@@ -147,12 +149,12 @@ class _Example:
         elif may_be_shared and first.size == 1:
             shape = (1,)
         self._expect(first, 1, shape)
-        if self._two is None:
+        if self._several is None:
             return shape, False
-        second = as_numbers(self._name, self._two.get(self._name))
-        if may_be_shared and second.size == first.size:
+        batch = as_numbers(self._name, self._several.get(self._name))
+        if may_be_shared and batch.size == first.size:
             return shape, True
-        self._expect(second, 2, shape)
+        self._expect(batch, self._rows, shape)
         return shape, False
 
     def _expect(self, values: NDArray[Any], rows: int, shape: Shape) -> None:

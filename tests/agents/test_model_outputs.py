@@ -338,3 +338,12 @@ def test_an_output_that_is_needed_and_no_array_is_named(odd):
 
     with pytest.raises(ModelError, match="model output 'q_values': expected an array of real numbers, got"):
         SampleManager(Odd, "CartPole-v1", 1, 3, num_steps=3, use_ray=False)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_the_batch_axis_comes_first_also_where_a_batch_has_as_many_states_as_there_are_outputs(width):
+    kernel = np.random.default_rng(0).standard_normal((3, width)).astype(np.float32)
+    with pytest.raises(ModelError, match=rf"'q_values': expected shape \[\d, {width}\], got \[{width}, \d\]"):
+        Agent(lambda state: {"q_values": (state @ kernel).T}, BOX, spaces.Discrete(width), "epsilon_greedy")
+    agent = Agent(lambda state: {"q_values": state @ kernel}, BOX, spaces.Discrete(width), "epsilon_greedy")
+    np.testing.assert_array_equal(agent.max_q(STATES), (STATES @ kernel).max(1))
