@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from really.cli.output import show
@@ -27,6 +28,8 @@ def run(given: argparse.Namespace) -> None:
 
     with needed("really sql", "DuckDB", "sql"):
         import duckdb
+    if os.path.exists(given.query) and not os.path.exists(given.path):  # of a long query Path raises an error
+        raise InvalidValueError(f"expected the query before PATH, got the path {given.query!r} in its place")
     with opened(given.path) as buffer, duckdb.connect() as connection:
         if buffer.spec is None:
             raise InvalidValueError(f"{given.path}: expected a buffer with rows, got an empty one")

@@ -183,6 +183,8 @@ def test_sql(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         {"agent": 0, "total": 45.0},
         {"agent": 1, "total": 145.0},
     ]
+    swapped = f"really sql: expected the query before PATH, got the path {str(folder)!r} in its place"
+    assert failed(capsys, "sql", folder, query) == swapped
     assert failed(capsys, "sql", "select nothing", folder).startswith("really sql: query: expected SQL of the table")
 
 
