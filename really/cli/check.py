@@ -1,38 +1,52 @@
-"""check: tries an environment and tells what `really` will do with it."""
+"""check: tries an environment and tells what `really` will do with it, or compares rows with their checksums."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from really.errors import EnvironmentFailedError, InvalidValueError
+from really.errors import EnvironmentFailedError, InvalidFileError, InvalidValueError
 
 if TYPE_CHECKING:
     from really.envs.spec import EnvironmentSpec
 
 EXAMPLES = """really check CartPole-v1
 really check my_package.my_module:MyEnv --steps 2000
+really check runs/replay
 """
 AGENTS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("env", metavar="ENV", help="an id, or module:Class for a class or function of yours")
+    parser.add_argument(
+        "env", metavar="ENV", help="an id, module:Class for a class or function of yours, or the path of rows"
+    )
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="random steps to try (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(given: argparse.Namespace) -> None:
-    """Prints what was found. Raises EnvironmentFailedError if the environment does not keep its contract."""
+    """Prints what was found.
+
+    Raises:
+        EnvironmentFailedError: the environment does not keep its contract.
+        InvalidFileError: rows are not as they were written.
+    """
     from really._utils.checks import checked_integer
     from really.cli.output import show
     from really.envs.spec import EnvironmentSpec
 
     steps = checked_integer("--steps", given.steps)
+    # A run may be in a folder with the name of its environment.
+    if not re.search(r"-v\d+$", given.env) and (path := Path(given.env)).exists():
+        show(_compared(path), given.json)
+        return
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         spec = EnvironmentSpec(_environment(given.env))
@@ -46,6 +60,19 @@ def run(given: argparse.Namespace) -> None:
         }
     found["warnings"] = list(dict.fromkeys(" ".join(str(warning.message).split()) for warning in told)) or "none"
     show(found, given.json)
+
+
+def _compared(path: Path) -> dict[str, Any]:
+    """Reads all rows at a path: of a buffer, a saved one, that of a checkpoint, a Parquet file."""
+    from really.cli import sources
+
+    with sources.opened(path) as buffer:
+        found, kind = buffer.verify(), sources.kind_of(sources.inner(path))
+        if not found.is_whole:
+            raise InvalidFileError(f"{path}: expected rows as they were put, got {found}")
+        # Other files are read whole as they are opened, and each part is compared.
+        unchecked = len(found.unchecked) if kind == "buffer" else 0
+        return {"kind": kind, "rows": found.num_rows, "damaged": 0, "without a checksum": unchecked}
 
 
 def _environment(name: str) -> Any:

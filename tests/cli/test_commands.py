@@ -236,6 +236,21 @@ def test_plot_and_compare_take_the_folder_of_a_run(tmp_path: Path, capsys: pytes
     assert "PATH: expected a folder with an aggregator's" in failed(capsys, "plot", tmp_path)
 
 
+def test_check_compares_rows_with_their_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ReplayBuffer(10, path=tmp_path / "b") as buffer:
+        buffer.put({"x": np.arange(10)})
+        buffer.save(tmp_path / "saved", compression="none")
+    for name, kind in (("b", "buffer"), ("saved", "saved buffer")):
+        about = json.loads(ran(capsys, "check", tmp_path / name, "--json"))
+        assert about == {"kind": kind, "rows": 10, "damaged": 0, "without a checksum": 0}
+    for name in ("b/records", "saved"):
+        content = bytearray((tmp_path / name).read_bytes())
+        place = content.index(np.arange(10).tobytes()) if name == "saved" else 8
+        content[place] ^= 1
+        (tmp_path / name).write_bytes(content)
+        assert "damaged" in failed(capsys, "check", tmp_path / name.removesuffix("/records"))
+
+
 def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(ran(capsys, "check", "CartPole-v1", "--steps", 400, "--json"))
     assert about["batch"] == "native, 8 environments"
