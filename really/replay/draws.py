@@ -39,6 +39,7 @@ class Draws:
         self.sampler, self.unit = sampler, unit
         self.in_ring = sampler.in_ring and unit.in_ring
         self._draws_uniformly = type(sampler) is UniformSampler
+        self._takes_beta = type(sampler).check is PrioritizedSampler.check
         self._has_rows_columns = False  # whether a batch has the columns of the rows, and no others
 
     def check_spec(self, spec: Spec) -> None:
@@ -59,7 +60,7 @@ class Draws:
 
     def sample(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
         """A batch; arguments and errors are those of `ReplayBuffer.sample`."""
-        if replace is not True or beta is not None:
+        if replace is not True or (beta is not None and not self._takes_beta):
             self.sampler.check(replace, beta)
         if self.has_twin:
             self._warn_of_twin()
