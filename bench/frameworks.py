@@ -215,7 +215,7 @@ def _our_dqn(steps: int) -> None:
     import really
 
     q_network = torch_module(4, DQN["hidden"], DQN["hidden"], 2)
-    weights = _one_vector(q_network)
+    weights = one_vector(q_network)
     target = copy.deepcopy(q_network)
     optimizer = torch.optim.Adam([weights], lr=DQN["rate"], fused=True)
     options = {"num_steps": DQN["rows"], "action_sampling_type": "epsilon_greedy", "use_ray": False}
@@ -243,7 +243,7 @@ def _our_dqn(steps: int) -> None:
             manager.set_agent(q_network.state_dict())
 
 
-def _one_vector(module: Any) -> Any:
+def one_vector(module: Any) -> Any:
     """The parameters as one vector, of which they are views, as gradients are: few calls of PyTorch then train all."""
     import torch
     from torch import nn
@@ -382,7 +382,7 @@ def main() -> None:
     (arguments.out / "frameworks.json").write_text(json.dumps(results, indent=1))
     print(*tables(results).values(), sep="\n")
     if arguments.publish:
-        note = f"{arguments.rounds} rounds of fresh processes"
+        note = f"{arguments.rounds} rounds of fresh processes, medians, at a load of {os.getloadavg()[2]:.0f}"
         publish("frameworks", "make bench-frameworks", tables(results), note)
 
 
