@@ -66,13 +66,13 @@ def resume(
     for name in ("alpha", "eps"):
         if (given := getattr(got, name, None)) != state[name]:
             raise InvalidValueError(f"{name}: expected {state[name]}, as the buffer at {folder} has, got {given}")
-    if got is not None:
+    if sampler is not None and got is not None:
         num_lost = max(0, state["newest"] - num_put)  # rows lost with the power
         values = state["values"][: max(0, len(state["values"]) - num_lost)]
         generator = state["generator"] if with_generator else got.generator_state()
         kept = state | {"newest": state["newest"] - num_lost, "values": values, "generator": generator}
         with reading(folder / NAME, f"{WHAT} that are whole"):
-            got.load_state_dict(kept)
+            sampler.load_priorities(kept)
 
 
 def read(folder: Path, expected: bool) -> dict[str, Any] | None:
