@@ -121,48 +121,62 @@ def test_value_iteration_finds_the_best_path_through_the_gridworld(monkeypatch: 
     assert cheapest(1.0) == 14
 
 
-def test_the_layers_of_tiles_are_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and gradients of dqn_atari.py's layers are those of Keras' layer for 8 x 8 pixels, and for 4 x 4."""
+def values_and_gradients(layer: Any, seen: Any) -> tuple[Any, Any, Any]:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        if seen.dtype != tf.uint8:
+            tape.watch(seen)
+        values = layer(seen)
+        loss = tf.reduce_sum(tf.sin(values))
+    return values, *tape.gradient(loss, [layer.kernel.value, seen])
+
+
+def of_tiles(kernel: Any, edge: int) -> Any:
+    """A kernel `[2 edge, 2 edge, channel, filter]` as `[row, column, y, x, channel, filter]`, by tiles."""
+    channels, filters = kernel.shape[2:]
+    return np.asarray(kernel).reshape(2, edge, 2, edge, channels, filters).transpose(0, 2, 1, 3, 4, 5)
+
+
+@pytest.mark.parametrize(("edge", "size"), [(4, 84), (2, 42)])
+def test_the_layer_of_pixels_is_a_convolution(edge: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradient of dqn_atari.py's first layer are those of Keras' layer."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import tensorflow as tf
-    from dqn_atari import HalvingConvolution, PixelConvolution
-
-    def values_and_gradients(layer: Any, seen: Any) -> tuple[Any, Any, Any]:
-        with tf.GradientTape() as tape:
-            if seen.dtype != tf.uint8:
-                tape.watch(seen)
-            values = layer(seen)
-            loss = tf.reduce_sum(tf.sin(values))
-        return values, *tape.gradient(loss, [layer.kernel.value, seen])
+    from dqn_atari import PixelConvolution
 
     tf.keras.utils.set_random_seed(0)
-    generator = np.random.default_rng(0)
-    pixels = tf.constant(generator.integers(0, 256, (3, 4, 84, 84), dtype=np.uint8))
+    pixels = tf.constant(np.random.default_rng(0).integers(0, 256, (3, 4, size, size), dtype=np.uint8))
     scaled = tf.transpose(tf.cast(pixels, tf.float32) / 255.0, [0, 2, 3, 1])
-    seen = tf.constant(generator.normal(size=(3, 20, 20, 16)).astype(np.float32))
-
-    layer, keras = PixelConvolution(16), tf.keras.layers.Conv2D(16, 8, 4, activation="relu")
+    layer, keras = PixelConvolution(16, edge), tf.keras.layers.Conv2D(16, 2 * edge, edge, activation="relu")
     layer(pixels)
     keras.build(scaled.shape)
-    tiled = np.asarray(layer.kernel).reshape(2, 2, 4, 4, 4, 16)  # row, column, stack, y, x, filter
-    keras.kernel.assign(tiled.transpose(0, 3, 1, 4, 2, 5).reshape(8, 8, 4, 16))
+    by_stack = np.moveaxis(of_tiles(keras.kernel, edge), 4, 2)  # row, column, stack, y, x, filter
+    layer.kernel.assign(by_stack.reshape(layer.kernel.shape))
     values, gradient, _ = values_and_gradients(layer, pixels)
     expected, by_kernel, _ = values_and_gradients(keras, scaled)
     np.testing.assert_allclose(values, expected, atol=1e-5)
-    by_tile = np.asarray(by_kernel).reshape(2, 4, 2, 4, 4, 16).transpose(0, 2, 4, 1, 3, 5).reshape(gradient.shape)
+    by_tile = np.moveaxis(of_tiles(by_kernel, edge), 4, 2).reshape(gradient.shape)
     np.testing.assert_allclose(gradient, by_tile, rtol=1e-4, atol=1e-3)
 
+
+def test_the_layer_that_halves_is_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients of dqn_atari.py's second layer are those of Keras' layer for 4 x 4."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import tensorflow as tf
+    from dqn_atari import HalvingConvolution
+
+    tf.keras.utils.set_random_seed(0)
+    seen = tf.constant(np.random.default_rng(0).normal(size=(3, 20, 20, 16)).astype(np.float32))
     layer, keras = HalvingConvolution(32), tf.keras.layers.Conv2D(32, 4, 2, activation="relu")
     layer(seen)
     keras.build(seen.shape)
-    tiled = np.asarray(layer.kernel).reshape(2, 2, 2, 2, 16, 32)  # row, column, y, x, channel, filter
-    keras.kernel.assign(tiled.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, 16, 32))
+    layer.kernel.assign(of_tiles(keras.kernel, 2).reshape(layer.kernel.shape))
     values, gradient, by_input = values_and_gradients(layer, seen)
     expected, by_kernel, by_input_expected = values_and_gradients(keras, seen)
     np.testing.assert_allclose(values, expected, atol=1e-5)
     np.testing.assert_allclose(by_input, by_input_expected, atol=1e-4)
-    by_tile = np.asarray(by_kernel).reshape(2, 2, 2, 2, 16, 32).transpose(0, 2, 1, 3, 4, 5).reshape(gradient.shape)
-    np.testing.assert_allclose(gradient, by_tile, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(gradient, of_tiles(by_kernel, 2).reshape(gradient.shape), rtol=1e-4, atol=1e-3)
 
 
 def write_run(folder: Path, seed: int, returns: list[str]) -> None:
