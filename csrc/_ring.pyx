@@ -1373,6 +1373,7 @@ cdef class Ring:
         cdef Batch* batch = &block.batch
         cdef Py_ssize_t i
         cdef dict rows
+        cdef list shared = []
         self.refuse_if_rolled_back()
         acquire(self.lock)
         try:
@@ -1383,10 +1384,16 @@ cdef class Ring:
             if not are_intact(&self.state, batch, num):
                 return None  # an overwritten frame number may have no frame
             for i in range(self.state.num_sharings):
-                self.read_frames(&self.state.sharings[i], batch, num, rows)
-            return rows if are_intact(&self.state, batch, num) else None
+                shared.append(self.read_frames(&self.state.sharings[i], batch, num))
+            if not are_intact(&self.state, batch, num):
+                return None
         finally:
             release(self.lock)
+        # A class of Python, so without the lock: the handler of a signal may use this ring.
+        for frames, indices, axis in shared:
+            for key in indices:
+                rows[self.names[key]] = self.frame_column(frames, indices[key], axis)
+        return rows
 
     def read_keys(self, int64_t first, Py_ssize_t num, dict out):
         """Copies rows `first` to `first + num` by number to the arrays in `out`, for names that share no frames.
@@ -1436,8 +1443,9 @@ cdef class Ring:
                 return False
         return True
 
-    cdef int read_frames(self, Sharing* sharing, Batch* batch, Py_ssize_t num, dict rows) except -1:
-        """Adds the columns that share these frames to `rows`; frames are in the order in which rows need them."""
+    cdef tuple read_frames(self, Sharing* sharing, Batch* batch, Py_ssize_t num):
+        """The frames of columns that share them, in the order in which rows need them, {column: indices}, and the axis
+        of a frame in a row."""
         cdef Py_ssize_t key, count
         cdef int i, num_dims
         cdef Py_ssize_t first = sharing.keys[0], last = sharing.keys[sharing.num_columns - 1]
@@ -1462,9 +1470,7 @@ cdef class Ring:
             copy_frames(sharing, order, count, <char*>cnp.PyArray_DATA(<cnp.ndarray>frames))
         finally:
             PyMem_Free(order)
-        for key in indices:
-            rows[self.names[key]] = self.frame_column(frames, indices[key], axis)
-        return 0
+        return frames, indices, axis
 
     cdef Block new_batch(
         self, Py_ssize_t num_rows, dict out, bint n_step=False, Py_ssize_t table=0, bint reconstructs=True

@@ -7,6 +7,7 @@ import mmap
 import pickle
 import re
 import tempfile
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -221,6 +222,26 @@ def test_a_stream_of_some_keys_of_a_buffer_that_shares_frames(keys):
     assert len(some) == 150
     for key in keys:
         assert some[key].combine_chunks().equals(whole[key].combine_chunks())
+
+
+def test_another_thread_draws_while_a_column_of_frames_is_made(monkeypatch, tmp_path):
+    """So may the handler of a signal in the same thread, which runs amid Python code alone."""
+    check, ended = FrameColumn.__post_init__, []
+
+    def drawn_meanwhile(column):
+        check(column)
+        thread = threading.Thread(target=buffer.sample, args=(2,), daemon=True)
+        thread.start()
+        thread.join(10)
+        ended.append(not thread.is_alive())
+
+    buffer = ReplayBuffer(50, seed=0)
+    for rows in long_run(2, 20, 2):
+        buffer.put(rows)
+    monkeypatch.setattr(FrameColumn, "__post_init__", drawn_meanwhile)
+    buffer.save(tmp_path / "saved.arrow")
+    assert ended
+    assert all(ended)
 
 
 def test_files_do_not_grow_once_the_buffer_is_full(tmp_path):
