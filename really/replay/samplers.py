@@ -239,9 +239,7 @@ class PrioritizedSampler(Sampler):
 
     def update(self, ring: Ring, index: ArrayLike, priorities: ArrayLike) -> int:
         """Sets the priorities of rows; returns how many of the rows are still held."""
-        oldest, newest = ring.held_rows()
-        if newest != self._caught_up or ring.num_changes != self._num_changes or self.starts is not None:
-            oldest, newest = self._catch_up(ring)
+        oldest, newest = self._catch_up(ring)
         may_be_drawn = None if self.starts is None else self.starts.are_starts
         if may_be_drawn is None and ring.num_removed:
             may_be_drawn = partial(are_left, ring)
