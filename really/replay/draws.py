@@ -39,7 +39,6 @@ class Draws:
         self.sampler, self.unit = sampler, unit
         self.in_ring = sampler.in_ring and unit.in_ring
         self._draws_uniformly = type(sampler) is UniformSampler
-        self._takes_beta = type(sampler).check is PrioritizedSampler.check
         self._has_rows_columns = False  # whether a batch has the columns of the rows, and no others
 
     def check_spec(self, spec: Spec) -> None:
@@ -60,7 +59,7 @@ class Draws:
 
     def sample(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None, beta: float | None) -> Batch:
         """A batch; arguments and errors are those of `ReplayBuffer.sample`."""
-        if replace is not True or (beta is not None and not self._takes_beta):
+        if replace is not True or (beta is not None and not self.sampler.takes_beta):
             self.sampler.check(replace, beta)
         if self.has_twin:
             self._warn_of_twin()
@@ -77,7 +76,7 @@ class Draws:
         unit, num_batches = self.unit, 0 if len(shape) == 1 else shape[0]
         for _ in range(TRIES):
             numbers, added = self._drawn(filled, shape, beta, replace)
-            if unit.in_ring:  # without a call of Python for each batch
+            if unit.in_ring:  # as `SampleUnit.take` does, without its call for each batch
                 batch = filled.take(numbers.reshape(-1), shape[-1], num_batches, by_number=True, steps=True)
             else:
                 batch = unit.take(filled, numbers)

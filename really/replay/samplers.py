@@ -44,6 +44,8 @@ class Sampler:
 
     in_ring = False
     """Whether `Ring.sample` draws the rows. False sends each batch through `draw`."""
+    takes_beta = False
+    """Whether draws have importance weights, whose exponent is beta; `check` then need not look at beta."""
     nbytes = 0
     """Memory that the sampler takes for a full buffer, in bytes."""
 
@@ -173,6 +175,8 @@ class PrioritizedSampler(Sampler):
         alpha: exponent of priorities.
         eps: added to every priority.
     """
+
+    takes_beta = True
 
     def __init__(self, alpha: float = 0.6, eps: float = EPS) -> None:
         self.alpha, self.eps = alpha, eps
