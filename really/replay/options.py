@@ -64,15 +64,14 @@ class BufferOptions:
         unit: Any = None,
     ) -> Self:
         """The options that a caller gives; raises InvalidValueError or InvalidTypeError, naming the argument."""
-        rows, names = checked_integer("capacity", capacity, 1, arguments.MOST_ROWS), None
-        if keys is not None:
-            names = arguments.checked_keys(keys)
+        rows = checked_integer("capacity", capacity, 1, arguments.MOST_ROWS)
+        names = None if keys is None else arguments.checked_keys(keys)
         if max_bytes is not None:
             max_bytes = checked_integer("max_bytes", max_bytes, 1, arguments.MAX_BYTES)
-        drawn = _checked_sampler(alpha, eps, sampler)
-        made_of = _checked_unit(n_step, gamma, unit)
+        sampler, alpha, eps = _checked_sampler(alpha, eps, sampler)
+        unit, n_step, gamma = _checked_unit(n_step, gamma, unit)
         options = cls(
-            rows, names, bool(overcommit), bool(dedup), stack, max_bytes, *drawn[1:], *made_of[1:], drawn[0], made_of[0]
+            rows, names, bool(overcommit), bool(dedup), stack, max_bytes, alpha, eps, n_step, gamma, sampler, unit
         )
         if options.keys is not None:
             options.make_unit().check_keys(options.keys)
