@@ -195,8 +195,6 @@ def is_after(key: str, other: str) -> bool:
 
 def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
     """Estimated bytes of the new frames of one row."""
-    if not sharings:
-        return 0.0
     columns = list(spec.values())
     return sum(FRAMES_PER_ROW * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
 
@@ -206,7 +204,7 @@ def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
 
     The field of a column that shares frames has frame numbers. At the end, each `Sharing` has one for its oldest frame.
     """
-    nbytes = [dtype.itemsize * math.prod(shape) for dtype, shape in spec.values()]
+    nbytes = [column.nbytes for column in spec.values()]
     for sharing in sharings:
         for at in sharing.columns:
             nbytes[at] = FRAME_NUMBER_NBYTES * sharing.stack

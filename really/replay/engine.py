@@ -84,9 +84,8 @@ def memory(ring: Ring | None) -> dict[str, float]:
 
 def needed(what: str, num_rows: int, spec: Spec, shared: Sequence[Sharing]) -> int:
     """Bytes that a ring of this schema would need; raises NotEnoughMemoryError if they exceed the address space."""
-    fields = field_nbytes(spec, shared)
-    whole = row_nbytes(spec) if shared else sum(fields)
-    stride = MAX_BYTES if whole > MAX_ROWS else row_stride(fields)
+    whole = row_nbytes(spec)
+    stride = MAX_BYTES if whole > MAX_ROWS else row_stride(field_nbytes(spec, shared))
     total = int(num_rows * (stride + frame_nbytes(spec, shared)))
     if total >= MAX_BYTES:
         raise NotEnoughMemoryError(f"{what}: rows of {whole:,} bytes are more than an address can tell")
