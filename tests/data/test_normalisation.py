@@ -181,7 +181,8 @@ def test_rows_are_normalised_by_the_statistics_of_earlier_versions(environment: 
 
 def test_the_learner_sees_what_the_policy_saw() -> None:
     options = {"model": Policy, "action_sampling_type": "discrete_policy", "returns": [*RETURNS, "log_prob"]}
-    with make(gamma=0.9, **BOTH, **options) as manager:
+    mean, deviation, seen = 0.0, 1.0, []
+    with make(gamma=0.9, seed=3, **BOTH, **options) as manager:
         for _ in range(3):
             data = manager.get_data()
             agent = manager.get_agent()
@@ -194,9 +195,12 @@ def test_the_learner_sees_what_the_policy_saw() -> None:
                     gain = 0.0 if data["terminal"][at] else after[at]
                 gain = data["reward"][at] + 0.9 * gain
                 assert data["monte_carlo"][at] == pytest.approx(gain, rel=1e-4, abs=1e-5)
+            seen.extend(data["state"] * deviation + mean)
             new_weights(manager)
-        assert abs(data["state"].mean()) < 0.5
-        assert 0.3 < data["state"].std() < 3
+            statistics = manager.info()["normalization"]["state"]
+            mean, deviation = np.array(statistics["mean"]), np.sqrt(np.array(statistics["variance"]) + 1e-8)
+            np.testing.assert_allclose(mean, np.mean(seen, axis=0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(deviation, np.std(seen, axis=0), rtol=1e-4)
 
 
 def test_new_statistics_take_effect_when_the_same_weights_are_set_again() -> None:
