@@ -1,9 +1,10 @@
-"""An interrupt (Ctrl-C) that waits for the end of a step that must not be cut short."""
+"""Interrupts (Ctrl-C) that wait for the end of a step that must not be cut short, and exits by a signal."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from types import FrameType
 from typing import Any
 
@@ -35,3 +36,14 @@ class HeldInterrupts:
             signal.signal(signal.SIGINT, self._before)
             if self._has_come:
                 signal.raise_signal(signal.SIGINT)
+
+
+def is_of_handler(error: BaseException) -> bool:
+    """Whether a signal's handler written in Python raised an error: Python gives it the frame that it interrupts."""
+    frames: list[FrameType] = []
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        given = [each for value in frame.f_locals.values() for each in (value if type(value) is tuple else (value,))]
+        if any(each is before for each in given if isinstance(each, FrameType) for before in frames):
+            return True
+        frames.append(frame)
+    return False

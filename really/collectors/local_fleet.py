@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from really._utils.interrupts import is_of_handler
 from really.collectors.fleet import Fleet
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.orders import Worker
@@ -46,7 +48,16 @@ class LocalFleet(Fleet):
         return handles[:1]
 
     def _get(self, handle: _LocalCall) -> Chunk:
-        return handle.runner.collect(handle.order, handle.weights, handle.policy)
+        """The chunk. An exit that an environment raises is its error; that of a signal's handler is the program's.
+
+        A KeyboardInterrupt stays one, since Ctrl-C raises it at any place of this process.
+        """
+        try:
+            return handle.runner.collect(handle.order, handle.weights, handle.policy)
+        except (CancelledError, GeneratorExit, SystemExit) as error:
+            if is_of_handler(error):
+                raise
+            raise handle.runner.failure(error) from None
 
     def _info(self, runner: Runner) -> dict[str, Any]:
         return runner.info()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -76,11 +77,32 @@ def test_an_interrupt_in_a_step_leaves_no_gap_in_the_rows(error: type[BaseExcept
             check_rows(manager.get_data())
             for number in range(2, 40, every):
                 Once.taken, Once.steps = 0, frozenset([number])
-                with pytest.raises(error):
+                with pytest.raises(error if error is KeyboardInterrupt else EnvironmentFailedError):
                     manager.get_data()
                 data = manager.get_data()
                 check_whole_episodes(data, 7) if "num_episodes" in options else check_rows(data)
                 np.testing.assert_array_equal(data["state"][0], 0)
+
+
+@pytest.mark.parametrize("use_more", [False, True])
+def test_an_exit_by_a_handler_of_a_signal_stays_an_exit(use_more: bool) -> None:
+    """The handler may take its arguments as it likes, and may be replaced by the time that it raises."""
+
+    class Terminated(InterruptedIn):
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+            signal.raise_signal(signal.SIGTERM)
+            return super().step(action)
+
+    def ends(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(3)
+
+    before = signal.signal(signal.SIGTERM, (lambda *_: sys.exit(3)) if use_more else ends)
+    try:
+        with make(Terminated, num_steps=5) as manager, pytest.raises(SystemExit, match="3"):
+            manager.get_data()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class InterruptedWait(AsyncVectorEnv):
