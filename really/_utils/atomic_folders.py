@@ -32,6 +32,7 @@ PARTIAL = ".partial"
 META, ARRAYS = "meta.json", ".h5"
 MOST_BYTES = 1 << 30
 """Of `meta.json`: statistics of large observations are in it."""
+LAST_NUMBER = (1 << 60) - 1
 _Writer = tuple[int, int, int, int]
 _writers: set[_Writer] = set()
 """Process, thread, and the folder's device and inode, of each write that goes on."""
@@ -74,22 +75,26 @@ def names_of(stem: str) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(stem)}_(?P<time>{TIME})")
 
 
-def found(parent: Path, names: re.Pattern[str]) -> list[Path]:
+def found(parent: Path, names: re.Pattern[str], *, tells: bool = False) -> list[Path]:
     """The complete folders in `parent` with these names, in the order in which they were saved.
 
     The names have a group `time`. Folders that hold neither `meta.json` nor arrays are others', and ignored. A folder
-    whose number cannot be read is taken for as old as its time says.
+    whose number cannot be read is taken for as old as its time says; if no save has such a time, either, the folder is
+    another's, too, and a warning says so if it `tells`.
     """
     times = {entry: match["time"] for entry in parent.iterdir() if (match := names.fullmatch(entry.name))}
     numbers = {entry: _number_of(entry) for entry in times if entry.is_dir() and _is_filled(entry)}
     known = sorted((times[entry], number) for entry, number in numbers.items() if number is not None)
+    others = {entry for entry, number in numbers.items() if number is None and _time_in(times[entry]) is None}
+    for entry in others if tells else ():
+        log.warning("%s is ignored: expected a number and a time of a save, but neither can be read", entry)
 
-    def order(entry: Path) -> tuple[int, str]:
-        number = numbers[entry]
-        before = [other for time, other in known if time < times[entry]]
-        return (max(before, default=-1) if number is None else number), times[entry]
+    def order(entry: Path) -> tuple[int, bool, str]:
+        number, time = numbers[entry], times[entry]
+        before = [other for earlier, other in known if earlier < time]
+        return (max(before, default=-1) if number is None else number), _time_in(time) is not None, time
 
-    return sorted(numbers, key=order)
+    return sorted(numbers.keys() - others, key=order)
 
 
 def _is_filled(folder: Path) -> bool:
@@ -102,7 +107,7 @@ def _number_of(folder: Path) -> int | None:
         number = meta.get("about", meta).get("number")
     except (OSError, ValueError, AttributeError):
         return None
-    return number if type(number) is int and 0 <= number < 1 << 60 else None
+    return number if type(number) is int and 0 <= number <= LAST_NUMBER else None
 
 
 def newest(path: Path, stem: str) -> Path:
@@ -116,7 +121,7 @@ def newest(path: Path, stem: str) -> Path:
         )
     if names_of(stem).fullmatch(path.resolve().name):
         return path
-    if folders := found(path, names_of(stem)):
+    if folders := found(path, names_of(stem), tells=True):
         return folders[-1]
     names = sorted(entry.name for entry in path.iterdir())
     there = f"it holds {', '.join(map(repr, names[:10]))}{' ...' * (len(names) > 10)}" if names else "it is empty"
@@ -128,7 +133,8 @@ def _filled(parent: Path, stem: str, fill: Callable[[Path, int], None], family: 
     try:
         partial.mkdir()
         earlier = found(parent, family)
-        fill(partial, 1 + max((_number_of(folder) or 0 for folder in earlier), default=0))
+        last = max((_number_of(folder) or 0 for folder in earlier), default=0)
+        fill(partial, min(1 + last, LAST_NUMBER))
         for file in partial.iterdir():
             _sync(file)
         sync_folder(partial)
@@ -150,12 +156,18 @@ def _time_after(folders: list[Path], names: re.Pattern[str]) -> datetime:
     """The time now; just after the latest folder if the clock went back. So names sort in the order of saving."""
     latest = datetime.now(UTC)
     for folder in folders:
-        match = names.fullmatch(folder.name)
-        # A name that somebody else chose may be no time, or the last one.
-        with contextlib.suppress(ValueError, OverflowError):
-            time = datetime.strptime(match["time"] if match else "", TIME_FORMAT).replace(tzinfo=UTC)
+        if (match := names.fullmatch(folder.name)) and (time := _time_in(match["time"])) is not None:
             latest = max(latest, time + timedelta(microseconds=1))
     return latest
+
+
+def _time_in(text: str) -> datetime | None:
+    """The time that is in a name. None for a name that somebody else chose: it is no time, or nearly the last one."""
+    try:
+        time = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+        return time if time + timedelta(days=1) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _remove(folders: list[Path]) -> None:

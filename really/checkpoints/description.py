@@ -49,9 +49,7 @@ def read(folder: Path) -> Description:
     except (OSError, KeyError) as error:
         raise _damaged(folder, META, f"the description of a checkpoint, but {error!r}") from error
     if form != FORMAT:
-        raise InvalidFileError(
-            f"{folder / META}: expected format {FORMAT!r}, got {form!r}; another version of really wrote it"
-        )
+        raise _damaged(folder, META, f"format {FORMAT!r}, got {form!r}; another version of really wrote it")
     text = json.dumps(about, sort_keys=True)
     if zlib.crc32(text.encode()) != check:
         raise _damaged(folder, META, "a description as it was saved, got one that was changed since")

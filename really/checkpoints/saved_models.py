@@ -171,7 +171,7 @@ def newest_checkpoint(path: str | os.PathLike[str], model_name: str | None = Non
         raise InvalidValueError(f"path: expected a folder that save_model() wrote into, got {str(path)!r}: no folder")
     if FOLDER_NAME.fullmatch(parent.resolve().name) and (parent / META).exists():
         return parent
-    folders = atomic_folders.found(parent, FOLDER_NAME)
+    folders = atomic_folders.found(parent, FOLDER_NAME, tells=True)
     if model_name is not None:
         folders = [folder for folder in folders if model_name in (_model_name(folder), folder.name)]
     if not folders:
