@@ -1,4 +1,4 @@
-"""Names of arguments: the error for an unknown one says what it is called here, or which one it may be."""
+"""Names of arguments and verbs: the error for an unknown one says what it is called here, or which one it may be."""
 
 from __future__ import annotations
 
@@ -109,6 +109,22 @@ OF_POLICY_LEARNERS = OF_LEARNERS | {
     "gamma": "SampleManager(gamma=)",
 }
 
+# Verbs of other packages, and what is here in their place.
+LOOP = "a loop of yours: manager.collect(rows), learner.update(manager.sample(n)), manager.set_agent(weights)"
+VERBS_OF_MANAGERS = {
+    **dict.fromkeys(("learn", "train", "fit"), LOOP),
+    "predict": "manager.get_agent().act(states)",
+    "evaluate": "manager.test(max_steps)",
+    "save": "manager.save_checkpoint(path), or save_model(path, epoch) for the model alone",
+    "load": "manager.load_checkpoint(path), or load_model(path) for the model alone",
+}
+PUT = "put(rows), with a mapping from keys to rows or to the values of one row"
+VERBS_OF_BUFFERS = {
+    **dict.fromkeys(("add", "push", "append", "extend", "insert", "store"), PUT),
+    "get_all_transitions": "take(range(len(buffer)))",
+    "get_stored_size": "len(buffer)",
+}
+
 
 def check_names(where: str, given: Iterable[str], known: Iterable[str], elsewhere: Mapping[str, str]) -> None:
     """Raises InvalidTypeError for the first name that is not known.
@@ -153,3 +169,39 @@ def _telling(where: str, function: Callable[..., Any], elsewhere: Mapping[str, s
             raise
 
     return called
+
+
+class Elsewhere:
+    """A verb that only other packages have: its look-up is an AttributeError that says what is here in its place.
+
+    A `__getattr__` would do the same, but with one Python caches no look-up of an attribute, and a draw of 32 rows
+    takes a fifth longer.
+    """
+
+    def __init__(self, name: str, here: str) -> None:
+        self._name, self._here = name, here
+
+    def __get__(self, instance: object, owner: type) -> Elsewhere:
+        if instance is None:
+            return self
+        raise AttributeError(f"{owner.__name__} has no attribute {self._name!r}. Here it is {self._here}.")
+
+
+def tells_verbs(elsewhere: Mapping[str, str]) -> Callable[[Class], Class]:
+    """Decorates a class: a verb of other packages that it lacks is an AttributeError with what is here in its place.
+
+    `hasattr` and `dir` of its instances do not see these names.
+    """
+
+    def decorate(cls: Class) -> Class:
+        for name in elsewhere.keys() - set(dir(cls)):
+            setattr(cls, name, Elsewhere(name, elsewhere[name]))
+        setattr(cls, "__dir__", _own_names)  # noqa: B010  (mypy takes no assignment to a method)
+        return cls
+
+    return decorate
+
+
+def _own_names(self: object) -> list[str]:
+    names = object.__dir__(self)
+    return [name for name in names if not isinstance(inspect.getattr_static(self, name, None), Elsewhere)]

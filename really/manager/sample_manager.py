@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
 from really._utils.checks import checked_integer
-from really._utils.names import OF_MANAGERS, tells_names
+from really._utils.names import OF_MANAGERS, VERBS_OF_MANAGERS, tells_names, tells_verbs
 from really._utils.progress import steps_of
 from really.checkpoints import training_state
 from really.collectors.seeds import BUFFER_STREAM
@@ -38,6 +38,7 @@ DEFAULT_KEYS = ("state", "action", "reward", "state_new", "terminal")
 
 
 @tells_names(OF_MANAGERS)
+@tells_verbs(VERBS_OF_MANAGERS)
 class SampleManager(Collecting, Evaluating, Tracking):
     """Collects experience with parallel runners, stores it, samples it, and keeps the current agent.
 

@@ -14,7 +14,7 @@ from typing import Any, Self, SupportsIndex, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.names import OF_BUFFERS, tells_names
+from really._utils.names import OF_BUFFERS, VERBS_OF_BUFFERS, tells_names, tells_verbs
 from really._utils.notebook import Shown
 from really._utils.published import PublishedBuffer
 from really.data import frames
@@ -39,6 +39,7 @@ from really.replay.units import Batch, SampleUnit
 
 
 @tells_names(OF_BUFFERS)
+@tells_verbs(VERBS_OF_BUFFERS)
 class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
     """Rows first in, first out, in one block of memory. Any number of threads may put and sample.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_number, checked_path
-from really._utils.names import OF_BUFFERS, tells_names
+from really._utils.names import OF_BUFFERS, VERBS_OF_BUFFERS, tells_names, tells_verbs
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
@@ -42,6 +42,7 @@ from really.service.shards import TIME_OUT
 
 
 @tells_names(OF_BUFFERS)
+@tells_verbs(VERBS_OF_BUFFERS)
 class ShardedBuffer(ChangedShards):
     """The newest `capacity` rows in several shards. Any number of threads may put and sample.
 

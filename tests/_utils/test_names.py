@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -93,3 +95,38 @@ def test_what_is_named_is_there() -> None:
         (SampleManager, names.OF_MANAGERS),
     ]:
         assert not set(named) & set(inspect.signature(cls).parameters) - {"env_kwargs"}, cls
+
+
+@pytest.mark.parametrize("verb", names.VERBS_OF_BUFFERS)
+def test_a_verb_of_another_package_is_told_in_a_buffer(verb: str) -> None:
+    buffer = ReplayBuffer(3, spec={"a": "f4"})
+    for of in (buffer, copy.copy(buffer), pickle.loads(pickle.dumps(buffer))):
+        with pytest.raises(AttributeError, match=rf"^ReplayBuffer has no attribute '{verb}'\. Here it is .*\.$"):
+            getattr(of, verb)
+        assert not hasattr(of, verb)
+    assert verb not in dir(buffer)
+    assert "put" in dir(buffer)
+
+
+def test_a_verb_of_another_package_is_told_in_a_manager() -> None:
+    with manager_of() as manager:
+        for verb, here in names.VERBS_OF_MANAGERS.items():
+            with pytest.raises(AttributeError) as raised:
+                getattr(manager, verb)
+            assert str(raised.value) == f"SampleManager has no attribute {verb!r}. Here it is {here}."
+            assert verb not in dir(manager)
+        manager.train = "mine"
+        assert manager.train == "mine"
+        with pytest.raises(AttributeError, match=r"^'SampleManager' object has no attribute 'colect'$"):
+            manager.colect()
+
+
+def test_a_verb_of_another_package_may_be_that_of_a_subclass() -> None:
+    class Own(ReplayBuffer):
+        def add(self, rows: Any) -> None:
+            self.put(rows)
+
+    buffer = Own(3)
+    buffer.add({"a": [1.0]})
+    assert len(buffer) == 1
+    assert "add" in dir(buffer)
