@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from really._utils.checks import checked_bool
 from really._utils.notebook import shell
 from really._utils.packages import needed
 
@@ -45,6 +46,8 @@ def progress_bar(what: str, total: int | None, unit: str, wanted: bool | None = 
 
     `wanted` True shows it at once, False never, None on a terminal after two seconds.
     """
+    if wanted is not None:
+        wanted = checked_bool("progress", wanted)
     if wanted is False or (wanted is None and not _is_watched()):
         return NoBar()
     # Imported at use: tqdm takes a tenth of the time of `import really`.

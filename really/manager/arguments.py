@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from really._utils.checks import checked_integer, checked_mapping, checked_number
+from really._utils.checks import checked_bool, checked_integer, checked_mapping, checked_number
 from really._utils.names import OF_MANAGERS, check_names
 from really._utils.published import model_call
 from really.data.transitions import ON_POLICY, check_returns
@@ -31,6 +31,8 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     sampling_type = _first_given(given, "action_sampling_type", "actin_sampling_type")
     given["action_sampling_type"] = sampling_type and canonical_sampling_type(sampling_type)
     given["env_config"] = checked_mapping("env_config", _first_given(given, "env_config", "env_kwargs"))
+    for name in ("is_tf", "use_ray", "normalize_observations", "normalize_rewards", "action_masks"):
+        given[name] = checked_bool(name, given[name])
     given["input_shape"] = model_call(given["is_tf"], given["input_shape"])
     given["num_parallel"] = checked_integer("num_parallel", given["num_parallel"])
     given["returns"] = list(check_returns(given["returns"]))
@@ -52,19 +54,12 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, least in (("num_workers", 1), ("seed", 0)):
         if given[name] is not None:
             given[name] = checked_integer(name, given[name], least)
-    _check_flags(given, "use_ray", "normalize_observations", "normalize_rewards", "action_masks")
     given["reward_shape"] = _reward_shape(given)
     given |= _resources(given)
     given |= _normalisation(given)
     if given["vector"] not in VECTOR_CHOICES:
         raise InvalidValueError(one_of("vector", given["vector"], VECTOR_CHOICES))
     return given
-
-
-def _check_flags(given: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        if not isinstance(given[name], bool):
-            raise InvalidTypeError(f"{name}: expected True or False, got {given[name]!r}")
 
 
 def same(one: Any, other: Any) -> bool:

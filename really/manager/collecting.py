@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from really._utils.array_pool import ArrayPool
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_bool, checked_integer
 from really._utils.names import OF_MANAGERS, tells_names
 from really._utils.progress import NoBar, advance, progress_bar
 from really.collectors.background import BackgroundCollection
@@ -83,7 +83,7 @@ class Collecting(Lifetime):
         returns and lengths. Rows are put piece by piece, and an interrupt (Ctrl-C) puts those that have arrived. If it
         comes while rows are put, the rows of one chunk are all in or all left out.
         """
-        buffer = self._buffer()
+        buffer, do_print = self._buffer(), checked_bool("do_print", do_print)
         total, settings = self._begin(steps)
         rows, ended, rows_stay = 0, list[Records](), self._let_rows_stay(takes_remote_rows(buffer))
         with self._bar(total, progress) as show:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from really._utils.checks import checked_file_name, checked_integer, checked_path
+from really._utils.checks import checked_bool, checked_file_name, checked_integer, checked_path
 from really._utils.names import OF_EVALUATION, tells_names
 from really._utils.notebook import ShownFile, show
 from really.checkpoints import saved_models
@@ -79,6 +79,7 @@ class Evaluating(Lifetime):
             raise InvalidValueError(one_of("evaluation_measure", evaluation_measure, MEASURES))
         max_steps = checked_integer("max_steps", max_steps)
         test_episodes = checked_integer("test_episodes", test_episodes)
+        checked_bool("do_print", do_print)
         environment = self._builder.environment
         viewer = viewer_of(render, environment.name, self._builder.notices, environment)
         self._sync()
@@ -120,6 +121,7 @@ class Evaluating(Lifetime):
         """
         folder, episodes = checked_path("path", path), checked_integer("test_episodes", test_episodes)
         checked_file_name("model_name", model_name)
+        checked_bool("do_print", do_print)
         epoch = self._fleet.version if epoch is None else checked_integer("epoch", epoch, 0)
         before, score = saved_models.best_so_far(folder, model_name)
         self._sync()

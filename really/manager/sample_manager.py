@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_bool, checked_integer
 from really._utils.names import OF_MANAGERS, VERBS_OF_MANAGERS, tells_names, tells_verbs
 from really._utils.progress import steps_of
 from really.checkpoints import training_state
@@ -203,7 +203,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
 
     def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
         """Samples `sample_size` rows from the buffer (`ReplayBuffer.sample`), or collects new ones with the agent."""
-        if from_buffer:
+        if checked_bool("from_buffer", from_buffer):
             self._before_sample(sample_size)
             return self._buffer().sample(sample_size, beta=beta)
         if beta is not None:
@@ -238,7 +238,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
         """
         self._sync()
         place = sys._getframe(1)
-        return self._current.agent.greedy_copy() if test else self._current.lender.lend((place.f_code, place.f_lineno))
+        lender, is_copy = self._current.lender, checked_bool("test", test)
+        return self._current.agent.greedy_copy() if is_copy else lender.lend((place.f_code, place.f_lineno))
 
     @property
     def agent(self) -> Agent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from really._utils.checks import checked_bool
 from really.replay._ring import Ring
 from really.replay.columns import spec_of
 from really.replay.episodes import episode_table, refuse_empty
@@ -48,6 +49,7 @@ class EpisodeRows:
         if ring is None:
             raise refuse_empty("episodes")
         named = (agent,) if isinstance(agent, str) else agent
+        checked_bool("checks_states", checks_states)
         columns = TrajectoryColumns.of(spec_of(ring), what="episodes", agent=named, checks_states=checks_states)
         if self._known_episodes is None or self._known_episodes[0] != columns:
             self._known_episodes = columns, Trajectories(ring, columns)

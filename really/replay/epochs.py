@@ -9,7 +9,7 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.checks import checked_integer
+from really._utils.checks import checked_bool, checked_integer
 from really._utils.memory_limits import refuse_if_too_big
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError, OvertakenError
 from really.replay import arguments, tensors
@@ -60,7 +60,7 @@ class Epochs:
         tensors.check_dtypes(as_, buffer.spec or {})
         self._batch_size = checked_integer("batch_size", batch_size, 1, arguments.MOST_ROWS)
         self._epochs = None if epochs is None else checked_integer("epochs", epochs, 1)
-        self._drop_last = bool(drop_last)
+        self._drop_last = checked_bool("drop_last", drop_last)
         wanted = None if seed is None else checked_integer("seed", seed, 0)
         reader = buffer.open_reader()
         self._first, self._end, self._left = reader.next_row, reader.end_row, reader.left

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, SupportsIndex
 
-from really._utils.checks import checked_integer, checked_number
+from really._utils.checks import checked_bool, checked_integer, checked_number
 from really.data import frames
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError
@@ -70,9 +70,8 @@ class BufferOptions:
             max_bytes = checked_integer("max_bytes", max_bytes, 1, arguments.MAX_BYTES)
         sampler, alpha, eps = _checked_sampler(alpha, eps, sampler)
         unit, n_step, gamma = _checked_unit(n_step, gamma, unit)
-        options = cls(
-            rows, names, bool(overcommit), bool(dedup), stack, max_bytes, alpha, eps, n_step, gamma, sampler, unit
-        )
+        overcommit, dedup = checked_bool("overcommit", overcommit), checked_bool("dedup", dedup)
+        options = cls(rows, names, overcommit, dedup, stack, max_bytes, alpha, eps, n_step, gamma, sampler, unit)
         if options.keys is not None:
             options.make_unit().check_keys(options.keys)
         return options

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.checks import checked_bool
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec, row_nbytes
 from really.errors import InvalidValueError, OvertakenError
@@ -242,7 +243,7 @@ class Readers:
 
         It leaves out rows that are removed, unless `with_removed`.
         """
-        if not keeps:
+        if not checked_bool("keeps", keeps):
             return Reader(self, ring, keeps=False, with_removed=with_removed)
         with self.lock:
             ring.pin_held()  # from here on no put drops what the reader is about to find

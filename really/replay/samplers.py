@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from really._utils.checks import checked_number
+from really._utils.checks import checked_bool, checked_number
 from really._utils.forks import ForkGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
 from really.data.schema import ColumnSpec, Spec
@@ -71,7 +71,7 @@ class Sampler:
 
     def check(self, replace: bool, beta: Any) -> None:
         """Raises InvalidValueError for an argument of `sample` that this sampler does not use."""
-        if replace is not True:
+        if not checked_bool("replace", replace):
             raise InvalidValueError(f"replace: expected True with {type(self).__name__}, got {replace!r}")
         if beta is not None:
             refuse_beta(beta)
@@ -149,6 +149,7 @@ class UniformSampler(Sampler):
 
     def check(self, replace: bool, beta: Any) -> None:
         """Refuses beta, which only a sampler with importance weights uses."""
+        checked_bool("replace", replace)
         if beta is not None:
             refuse_beta(beta)
 
@@ -215,7 +216,7 @@ class PrioritizedSampler(Sampler):
 
     def check(self, replace: bool, beta: Any) -> None:
         """Refuses draws without replacement."""
-        if replace is not True:
+        if not checked_bool("replace", replace):
             raise InvalidValueError("replace: expected True with alpha, which draws by priority, got False")
 
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ray.remote_rows import RemoteRows
-from really._utils.checks import checked_number, checked_path
+from really._utils.checks import checked_bool, checked_number, checked_path
 from really._utils.names import OF_BUFFERS, VERBS_OF_BUFFERS, tells_names, tells_verbs
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
@@ -308,7 +308,7 @@ class ShardedBuffer(ChangedShards):
         """Reads the rows that are held, oldest first; with `keeps`, a put that would drop one not yet read waits."""
         self.check_open("open_reader")
         self._known_spec("open_reader")
-        return ShardedReader(self, self._rows.numbering.keep() if keeps else None)
+        return ShardedReader(self, self._rows.numbering.keep() if checked_bool("keeps", keeps) else None)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generators, as of `ReplayBuffer.state_dict`."""
