@@ -62,6 +62,7 @@ from record cimport (
 )
 from removed cimport forget_removed, is_removed, remove_rows, start_removing, to_ranks
 from ring_state cimport (
+    TRIES,
     RingState,
     allocate_tables,
     are_intact,
@@ -85,6 +86,7 @@ from ring_state cimport (
     take_rows,
     take_windows,
     to_held_ages,
+    was_updated,
 )
 from scatter cimport append
 from shared_rows cimport (
@@ -1112,19 +1114,23 @@ cdef class Ring:
         self, Block block, Ring drawing, Py_ssize_t total, Py_ssize_t num, bint distinct
     ) except -1:
         """Copies the rows of a batch that `drawing` draws. Returns False if there are too few, or none is intact."""
-        cdef bint drawn
-        self.read_removals()
-        if drawing is not self:
-            acquire(drawing.lock)
-        acquire(self.lock)
-        if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
-            drawn = draw_rows(&self.state, &drawing.state, &block.batch, total, num, distinct)
-        else:
-            with nogil:
+        cdef bint drawn = False
+        cdef int i
+        for i in range(TRIES):
+            self.read_removals()
+            if drawing is not self:
+                acquire(drawing.lock)
+            acquire(self.lock)
+            if total * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
                 drawn = draw_rows(&self.state, &drawing.state, &block.batch, total, num, distinct)
-        release(self.lock)
-        if drawing is not self:
-            release(drawing.lock)
+            else:
+                with nogil:
+                    drawn = draw_rows(&self.state, &drawing.state, &block.batch, total, num, distinct)
+            release(self.lock)
+            if drawing is not self:
+                release(drawing.lock)
+            if drawn or not was_updated(&self.state):
+                break
         if not drawn:
             self.refuse_if_rolled_back()
         return drawn
@@ -1228,14 +1234,18 @@ cdef class Ring:
 
     cdef bint take_into(self, Block block, const int64_t* rows, Py_ssize_t total, bint by_number) except -1:
         """Copies the rows of these ages, or numbers. Returns False if one of them is not held."""
-        cdef bint taken
-        if total > 0:
-            memcpy(block.batch.ages, rows, total * sizeof(int64_t))
-        self.read_removals()
-        acquire(self.lock)
-        with nogil:
-            taken = take_rows(&self.state, &block.batch, total, by_number)
-        release(self.lock)
+        cdef bint taken = False
+        cdef int i
+        for i in range(TRIES):
+            if total > 0:
+                memcpy(block.batch.ages, rows, total * sizeof(int64_t))
+            self.read_removals()
+            acquire(self.lock)
+            with nogil:
+                taken = take_rows(&self.state, &block.batch, total, by_number)
+            release(self.lock)
+            if taken or not was_updated(&self.state):
+                break
         if not taken:
             self.refuse_if_rolled_back()
         return taken
@@ -1306,7 +1316,7 @@ cdef class Ring:
         cdef Block block = self.new_batch(total, None, n_step=False, table=0, reconstructs=False)
         cdef Windows* windows = <Windows*>PyMem_Calloc(num_sharings + 1, sizeof(Windows))
         cdef Compact compact
-        cdef bint taken, fits = False
+        cdef bint fits = False
         cdef list held
         if windows == NULL:
             raise MemoryError("the windows of a batch: the system gave no memory")
@@ -1316,14 +1326,7 @@ cdef class Ring:
         try:
             while not fits:
                 held = [self.new_windows(s, &compact, num_places[s]) for s in range(num_sharings)]
-                memcpy(block.batch.ages, &rows[0], total * sizeof(int64_t))
-                self.read_removals()
-                acquire(self.lock)
-                with nogil:
-                    taken = take_rows(&self.state, &block.batch, total, True)
-                release(self.lock)
-                if not taken:
-                    self.refuse_if_rolled_back()
+                if not self.take_into(block, &rows[0], total, True):
                     return None
                 columns = self.arrays(block, total, 0)
                 fits = True

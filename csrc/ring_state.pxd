@@ -29,7 +29,7 @@ from values cimport Key
 from window_batch cimport TrajectoryParts, WindowBatch, fill_windows
 
 cdef enum:
-    TRIES = 100  # to copy a batch before another process overwrites one of its rows
+    TRIES = 100  # to copy a batch before another process overwrites one of its rows; and to await that process' updates
 
 cdef struct RingState:
     Records rows
@@ -151,6 +151,12 @@ cdef inline bint is_updating(RingState* ring) noexcept nogil:
 cdef inline bint is_updated(RingState* ring) noexcept nogil:
     """Whether the process that writes has updated rows while this one copied some; call it after `first_intact`."""
     return ring.num_updates % 2 == 1 or really_load_acquire(&ring.page.num_updates) != ring.num_updates
+
+
+cdef inline bint was_updated(RingState* ring) noexcept nogil:
+    """Whether another process has updated rows since `refresh_cursor`: then a batch that was not intact may be, once
+    that update has ended."""
+    return not ring.writes and is_updated(ring)
 
 
 cdef inline void begin_update(RingState* ring) noexcept nogil:

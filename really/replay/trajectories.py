@@ -198,8 +198,12 @@ class Trajectories:
 
     def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> dict[str, NDArray[Any]] | None:
         """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
-        with self._caught_up() as index:
-            batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
+        for _ in range(TRIES):
+            num_updates = self._ring.num_updates
+            with self._caught_up() as index:
+                batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
+            if self._ring.num_updates == num_updates:
+                break  # else another process may have moved the ends of episodes, or changed rows as they were copied
         return None if batch is None else shaped(batch, starts.shape)
 
     def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:

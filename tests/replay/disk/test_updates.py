@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -163,6 +164,33 @@ def test_readers_see_each_call_whole_or_not_at_all(buffer, folder):
             assert (by_group == by_group[:, :1]).all()
             num_seen += 1
         thread.join()
+
+
+@pytest.mark.parametrize("unit", ["transition", ("sequences", {"length": 50})], ids=["transitions", "sequences"])
+def test_a_reader_tries_again_after_an_update_that_began_amid_its_copy(folder, unit):
+    """100 copies, of some milliseconds each, end before that update does."""
+    num = 10_000
+    with ReplayBuffer(num, path=folder, unit=unit, seed=0) as buffer:
+        wide = np.arange(num, dtype=np.float32)[:, None].repeat(512, axis=1)
+        buffer.put({"wide": wide, "terminal": np.zeros(num, np.float32)})
+        counter = buffer._storage._folder.page[112:120].view(np.int64)
+        taken = np.arange(num) if unit == "transition" else np.arange(0, num, 50)
+        with ReplayBuffer.open(folder) as reader:
+            for read in (lambda: reader.take(taken), lambda: reader.sample(len(taken))):
+                begins = threading.Event()
+
+                def update(begins=begins):
+                    begins.wait()
+                    time.sleep(0.002)
+                    counter[0] += 1
+                    time.sleep(1)
+                    counter[0] += 1
+
+                thread = threading.Thread(target=update)
+                thread.start()
+                begins.set()
+                assert read()["wide"].size == num * 512
+                thread.join()
 
 
 def test_an_index_of_a_reader_follows_updates(folder):
