@@ -41,7 +41,7 @@ from cursor_page cimport STATE, Page
 from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
 from generator cimport copied_state
-from lock cimport Lock, acquire, free_lock, new_lock, release
+from lock cimport Lock, acquire, acquire_without_gc, free_lock, new_lock, release, release_with_gc
 from matching cimport Sharing, StackColumn, init_sharing
 from memory cimport really_load_acquire, really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
@@ -506,14 +506,14 @@ cdef class Ring:
         cdef FrameStore* store
         cdef list found = []
         cdef Py_ssize_t s
-        acquire(self.lock)
+        cdef bint collects = acquire_without_gc(self.lock)
         refresh_cursor(&self.state)
         try:
             for s in range(self.state.num_sharings):
                 store = &self.state.sharings[s].store
                 found.append((store.stride, 1 << store.shift, store.oldest_block << store.shift, store.next))
         finally:
-            release(self.lock)
+            release_with_gc(self.lock, collects)
         return found
 
     def records(self):
@@ -846,12 +846,12 @@ cdef class Ring:
     def moment(self):
         """Numbers of the oldest row held and of the next row, and of the next frame of each store of shared frames."""
         cdef Py_ssize_t s
-        acquire(self.lock)
+        cdef bint collects = acquire_without_gc(self.lock)
         try:
             frames = [self.state.sharings[s].store.next for s in range(self.state.num_sharings)]
             return oldest_row(&self.state.rows), self.state.rows.cursor.num_put, frames
         finally:
-            release(self.lock)
+            release_with_gc(self.lock, collects)
 
     @property
     def oldest_complete(self):
@@ -916,12 +916,12 @@ cdef class Ring:
 
     def set_generator_state(self, dict state):
         """Sets the state of the generator while no thread draws, on disk, too."""
-        acquire(self.lock)
+        cdef bint collects = acquire_without_gc(self.lock)
         try:
             self.bit_generator.state = state
             keep_state(&self.state)
         finally:
-            release(self.lock)
+            release_with_gc(self.lock, collects)
 
     def generator_bytes(self):
         """The bytes of the generator's state. Be the only thread that draws."""

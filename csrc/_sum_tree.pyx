@@ -13,7 +13,7 @@ from numpy.random cimport bitgen_t
 
 from bounded_random cimport draw
 from generator cimport copied_state
-from lock cimport Lock, acquire, free_lock, new_lock, release
+from lock cimport Lock, acquire, acquire_without_gc, free_lock, new_lock, release, release_with_gc
 from memory cimport really_pages_release, really_pages_reserve
 from proportional cimport Exponents, draw_targets, is_valid_priority, scaled_priority, weigh
 from sums cimport Sums, find, least_positive, lay_out_sums, place_sums, set_values, total
@@ -124,11 +124,11 @@ cdef class SumTree:
 
     def set_generator_state(self, dict state):
         """Sets the state of the generator while no thread draws."""
-        acquire(self.lock)
+        cdef bint collects = acquire_without_gc(self.lock)
         try:
             self.bit_generator.state = state
         finally:
-            release(self.lock)
+            release_with_gc(self.lock, collects)
 
     # In -----------------------------------------------------------------------------------------------------------
 
@@ -297,11 +297,11 @@ cdef class SumTree:
     def state(self):
         """All at one moment: number of the next row, values [n] float64 of the rows held, oldest first, the highest
         value, and the state of the generator."""
-        acquire(self.lock)
+        cdef bint collects = acquire_without_gc(self.lock)
         try:
             return self.window.newest, self.values(), self.highest, dict(self.bit_generator.state)
         finally:
-            release(self.lock)
+            release_with_gc(self.lock, collects)
 
     cdef cnp.ndarray values(self):
         """The values of the rows held. Hold the lock."""

@@ -1,12 +1,12 @@
 """The state of the generator from which a ring or a sum tree draws."""
 
-from lock cimport Lock, acquire, release
+from lock cimport Lock, acquire_without_gc, release_with_gc
 
 
 cdef inline dict copied_state(Lock* lock, bit_generator):
     """The state of a generator, while no thread draws. No interrupt comes between taking and releasing the lock."""
-    acquire(lock)
+    cdef bint collects = acquire_without_gc(lock)
     try:
         return dict(bit_generator.state)
     finally:
-        release(lock)
+        release_with_gc(lock, collects)

@@ -14,6 +14,10 @@ cdef extern from *:
     enum:
         REALLY_LOCKS
 
+cdef extern from "Python.h":
+    bint PyGC_Disable() noexcept  # whether it was enabled
+    bint PyGC_Enable() noexcept
+
 cdef extern from "lock.h" nogil:
     ctypedef struct Lock "ReallyLock":
         pass
@@ -34,3 +38,19 @@ cdef inline void acquire(Lock* lock) noexcept:
 cdef inline void release(Lock* lock) noexcept:
     if REALLY_LOCKS:
         really_lock_release(lock)
+
+
+cdef inline bint acquire_without_gc(Lock* lock) noexcept:
+    """`acquire` for lines that make Python objects; returns what `release_with_gc` takes.
+
+    Python 3.11 collects garbage as it makes objects. A finalizer that uses the ring would wait for its own thread.
+    """
+    acquire(lock)
+    return PyGC_Disable()
+
+
+cdef inline void release_with_gc(Lock* lock, bint was_enabled) noexcept:
+    """`release`, after which Python collects garbage again if it did before."""
+    release(lock)
+    if was_enabled:
+        PyGC_Enable()
