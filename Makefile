@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior comparison clean
 
 setup: $(BUILT)
 
@@ -202,6 +202,12 @@ reach: .venv-ecosystem/.installed
 	for seed in $(SEEDS); do for option in "" --no-hindsight; do \
 		.venv-ecosystem/bin/python examples/fetch_reach.py --seed $$seed $$option || exit 1; done; done
 	.venv-ecosystem/bin/python examples/report.py --figure docs/reach.png runs/fetch_reach*
+
+# SAC with prior data, and without them for three times the steps: rows and figure as for ablations.
+prior: setup
+	for seed in $(SEEDS); do for option in "" --no-prior; do \
+		$(BIN)/python examples/rlpd_pendulum.py --seed $$seed $$option || exit 1; done; done
+	$(BIN)/python examples/report.py --figure docs/prior.png runs/rlpd_pendulum*
 
 report: setup
 	$(BIN)/python examples/report.py runs
