@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior pong comparison clean
 
 setup: $(BUILT)
 
@@ -208,6 +208,11 @@ prior: setup
 	for seed in $(SEEDS); do for option in "" --no-prior; do \
 		$(BIN)/python examples/rlpd_pendulum.py --seed $$seed $$option || exit 1; done; done
 	$(BIN)/python examples/report.py --figure docs/prior.png runs/rlpd_pendulum*
+
+# Pong from pixels with the recipe `fast`, three seeds: row and figure. A run ends when it has won, or after 1M steps.
+pong: setup
+	for seed in 0 1 2; do $(BIN)/python examples/dqn_atari.py --seed $$seed || exit 1; done
+	$(BIN)/python examples/report.py --figure docs/pong.png runs/dqn_atari_recipe_fast_*
 
 report: setup
 	$(BIN)/python examples/report.py runs

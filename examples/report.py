@@ -158,10 +158,11 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
             panel.legend(frameon=False, fontsize=9, labelcolor=INK)
         runs = variants[0][1]
         tested = f", {runs[0]['tested']}" if "tested" in runs[0] else ""
-        panel.set_title(f"{runs[0]['task']} ({script}.py){tested}", fontsize=11, color=INK)
+        made_by = command(script).removeprefix("examples/")
+        panel.set_title(f"{runs[0]['task']} ({made_by}){tested}", fontsize=11, color=INK)
     for panel in panels[len(panels_of) :]:
         panel.set_axis_off()
-    explores = not all(tests_all_the_time(run) for runs in found.values() for run in runs)
+    explores = not all("tested" in run or tests_all_the_time(run) for runs in found.values() for run in runs)
     handles = legend(f"exploring (mean of {SMOOTHED} calls)" if explores else "greedy episodes in between")
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     figure.savefig(path)

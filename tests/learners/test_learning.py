@@ -200,10 +200,16 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
 
 
 def test_the_report_names_the_recipe_of_a_run(tmp_path: Path) -> None:
-    write_run(tmp_path / "dqn_atari_recipe_fast_0", 0, ["", "20.0"])
-    command = [sys.executable, str(ROOT / "examples" / "report.py"), str(tmp_path)]
+    run, figure = tmp_path / "dqn_atari_recipe_fast_0", tmp_path / "learning.svg"
+    write_run(run, 0, ["", "20.0"])
+    (run / "result.json").write_text(json.dumps({**json.loads((run / "result.json").read_text()), "tested": "3 games"}))
+    command = [sys.executable, str(ROOT / "examples" / "report.py"), "--figure", str(figure), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1].startswith("| `examples/dqn_atari.py --recipe fast` | CartPole-v1 | 0 |")
+    drawn = figure.read_text()
+    assert "<!-- CartPole-v1 (dqn_atari.py - -recipe fast), 3 games -->" in drawn
+    assert "greedy episodes in between" in drawn
+    assert "exploring" not in drawn
 
 
 def write_tests(folder: Path, seed: int, successes: list[float]) -> None:
