@@ -24,22 +24,15 @@ cdef inline void gather(
     `source`, unless NULL, draws the ages, those of rows that are not `removed`, which may be NULL.
     """
     cdef bint streams = is_past_the_cache(batch_nbytes(records, num_rows))
+    if source != NULL and removed != NULL:  # at once: block by block, all other draws would be slower
+        draw_left(source, removed, ages, num_rows)
+        source = NULL
     if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
-        gather_narrow(records, ages, num_rows, columns, source, removed)
+        gather_narrow(records, ages, num_rows, columns, source)
         return
     if source != NULL:
-        draw_uniform(source, records, removed, ages, num_rows)
+        draw(source, num_held(records), ages, num_rows)
     gather_wide(records, ages, num_rows, columns, streams)
-
-
-cdef inline void draw_uniform(
-    bitgen_t* source, const Records* records, const Removed* removed, int64_t* ages, Py_ssize_t num
-) noexcept nogil:
-    """Ages of rows that are left, each equally likely."""
-    if removed == NULL:
-        draw(source, num_held(records), ages, num)
-    else:
-        draw_left(source, removed, ages, num)
 
 
 cdef inline Py_ssize_t batch_nbytes(const Records* records, Py_ssize_t num_rows) noexcept nogil:
@@ -60,17 +53,16 @@ cdef inline void prefetch_rows_from_disk(
 
 
 cdef inline void gather_narrow(
-    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source,
-    const Removed* removed,
+    const Records* records, int64_t* ages, Py_ssize_t num_rows, char** columns, bitgen_t* source
 ) noexcept nogil:
     # Prefetches one block of rows while the block before it is copied.
     cdef const char* rows[2][BLOCK]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source, removed)
+    cdef Py_ssize_t first = 0, num = next_block(records, oldest, ages, num_rows, rows[0], source)
     cdef Py_ssize_t i, num_ahead, half = 0
     while num > 0:
         num_ahead = next_block(
-            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source, removed
+            records, oldest, ages + first + num, num_rows - first - num, rows[1 - half], source
         )
         for i in range(records.num_fields):
             copy_field(records.fields[i], rows[half], num, columns[i] + first * records.fields[i].nbytes)
@@ -80,13 +72,12 @@ cdef inline void gather_narrow(
 
 
 cdef inline Py_ssize_t next_block(
-    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source,
-    const Removed* removed,
+    const Records* records, int64_t oldest, int64_t* ages, Py_ssize_t num_left, const char** rows, bitgen_t* source
 ) noexcept nogil:
     """Draws the ages of the next block unless `source` is NULL, and locates its rows; returns their number."""
     cdef Py_ssize_t num = min(num_left, <Py_ssize_t>BLOCK)
     if source != NULL:
-        draw_uniform(source, records, removed, ages, num)
+        draw(source, num_held(records), ages, num)
     return locate_rows(records, oldest, ages, num, rows, records.stride)
 
 
