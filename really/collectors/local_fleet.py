@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +53,9 @@ class LocalFleet(Fleet):
         """
         try:
             return handle.runner.collect(handle.order, handle.weights, handle.policy)
-        except (CancelledError, GeneratorExit, SystemExit) as error:
+        except (KeyboardInterrupt, Exception):
+            raise
+        except BaseException as error:
             if is_of_handler(error):
                 raise
             raise handle.runner.failure(error) from None
