@@ -86,7 +86,6 @@ from ring_state cimport (
     take_rows,
     take_windows,
     to_held_ages,
-    was_updated,
 )
 from scatter cimport append
 from shared_rows cimport (
@@ -1129,7 +1128,7 @@ cdef class Ring:
             release(self.lock)
             if drawing is not self:
                 release(drawing.lock)
-            if drawn or not was_updated(&self.state):
+            if drawn or not is_updated(&self.state):
                 break
         if not drawn:
             self.refuse_if_rolled_back()
@@ -1244,7 +1243,7 @@ cdef class Ring:
             with nogil:
                 taken = take_rows(&self.state, &block.batch, total, by_number)
             release(self.lock)
-            if taken or not was_updated(&self.state):
+            if taken or not is_updated(&self.state):
                 break
         if not taken:
             self.refuse_if_rolled_back()

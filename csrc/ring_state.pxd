@@ -149,14 +149,13 @@ cdef inline bint is_updating(RingState* ring) noexcept nogil:
 
 
 cdef inline bint is_updated(RingState* ring) noexcept nogil:
-    """Whether the process that writes has updated rows while this one copied some; call it after `first_intact`."""
-    return ring.num_updates % 2 == 1 or really_load_acquire(&ring.page.num_updates) != ring.num_updates
+    """Whether another process has updated rows since `refresh_cursor`; call it after `first_intact`.
 
-
-cdef inline bint was_updated(RingState* ring) noexcept nogil:
-    """Whether another process has updated rows since `refresh_cursor`: then a batch that was not intact may be, once
-    that update has ended."""
-    return not ring.writes and is_updated(ring)
+    A batch that was not intact for that reason may be intact after that update.
+    """
+    return not ring.writes and (
+        ring.num_updates % 2 == 1 or really_load_acquire(&ring.page.num_updates) != ring.num_updates
+    )
 
 
 cdef inline void begin_update(RingState* ring) noexcept nogil:

@@ -24,7 +24,7 @@ cdef inline void gather(
     `source`, unless NULL, draws the ages, those of rows that are not `removed`, which may be NULL.
     """
     cdef bint streams = is_past_the_cache(batch_nbytes(records, num_rows))
-    if source != NULL and removed != NULL:  # at once: block by block, all other draws would be slower
+    if source != NULL and removed != NULL:  # before the copy: a second draw in its loop slows the first
         draw_left(source, removed, ages, num_rows)
         source = NULL
     if records.stride <= NARROW and not (streams and records.stride > BIG_FIELD):
