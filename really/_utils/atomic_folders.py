@@ -33,6 +33,8 @@ META, ARRAYS = "meta.json", ".h5"
 MOST_BYTES = 1 << 30
 """Of `meta.json`: statistics of large observations are in it."""
 LAST_NUMBER = (1 << 60) - 1
+LAST_TIME = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+"""Later times are no time of a save, as no name of a later save could follow."""
 _Writer = tuple[int, int, int, int]
 _writers: set[_Writer] = set()
 """Process, thread, and the folder's device and inode, of each write that goes on."""
@@ -165,9 +167,9 @@ def _time_in(text: str) -> datetime | None:
     """The time that is in a name. None for a name that somebody else chose: it is no time, or nearly the last one."""
     try:
         time = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
-        return time if time + timedelta(days=1) else None
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    return time if time <= LAST_TIME else None
 
 
 def _remove(folders: list[Path]) -> None:
