@@ -43,7 +43,7 @@ def is_of_handler(error: BaseException) -> bool:
     frames: list[FrameType] = []
     for frame, _ in traceback.walk_tb(error.__traceback__):
         given = [each for value in frame.f_locals.values() for each in (value if type(value) is tuple else (value,))]
-        if any(each is before for each in given if isinstance(each, FrameType) for before in frames):
+        if any(isinstance(each, FrameType) and each in frames for each in given):
             return True
         frames.append(frame)
     return False

@@ -203,7 +203,7 @@ class Trajectories:
             with self._caught_up() as index:
                 batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
             if self._ring.num_updates == num_updates:
-                break  # else another process may have moved the ends of episodes, or changed rows as they were copied
+                break  # meanwhile no other process has moved the end of an episode, or changed a row
         return None if batch is None else shaped(batch, starts.shape)
 
     def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
