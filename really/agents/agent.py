@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
@@ -21,7 +21,7 @@ from really.agents.recurrent_agent import RecurrentAgent
 from really.data.masks import ActionMasks
 from really.data.normalisation import Normalisation
 from really.data.spaces import flatten, nest, no_observation, observation_leaves
-from really.errors import InvalidValueError
+from really.errors import InvalidTypeError, InvalidValueError
 from really.policies.outputs import OutputForms
 from really.policies.policy import check_finite, infer_sampling_type, make_policy
 from really.policies.states import State, shared_variables, state_of
@@ -304,8 +304,18 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
         agent.architecture, agent.compiled = self.architecture, agent.compiled and self.compiled
         return agent
 
+    def __copy__(self) -> Agent:
+        return self.copy()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         return self.copy()
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError(
+            f"{type(self).__name__}: expected weights, as agent.get_weights() gives them, or a folder of "
+            f"manager.save_model(path, epoch), which Agent.load(path) reads in any process, got an agent, which has no "
+            f"pickle; agent.copy() is a second one in this process"
+        )
 
     def get_weights(self) -> Any:
         """Copies of the model's weights: the list that `model.get_weights()` gives.
@@ -326,7 +336,9 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
     def parameters(self) -> Any:
         """The weights in the framework's own form: variables of TensorFlow, a `state_dict` of PyTorch, a pytree of JAX.
 
-        `set_weights` and `manager.set_agent` take a `state_dict` or a pytree too.
+        `set_weights` and `manager.set_agent` take a `state_dict` or a pytree too. An optimizer of PyTorch is made with
+        `agent.model.parameters()`. One of Keras is made without weights, and gets `agent.trainable_variables` with
+        their gradients.
         """
         return self.state.parameters()
 

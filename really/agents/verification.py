@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.data.spaces import flatten
+from really.data.spaces import flatten, nest
 from really.errors import ModelError, summary
 from really.policies.inference import Exported, Forward, load
+from really.policies.model_inputs import model_leaves
+from really.policies.outputs import OutputForms
 from really.policies.states import State
 
 # Roundings in half precision by which an output may differ from the model's own.
 ROUNDINGS = 4
+# Share of an output's largest number by which a state's may differ that is alone. Half precision and scales that are
+# computed for a batch stay below it.
+MIXED = 0.05
 
 
 def random_leaves(space: spaces.Space[Any], rows: int, rng: np.random.Generator) -> Sequence[NDArray[Any]]:
@@ -43,6 +48,40 @@ def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any], precision
         return None
     difference = float(np.abs(np.subtract(got, expected, dtype=np.float64)).max())
     return f"output {name!r} differs from the model's by {difference:.3g}"
+
+
+def mixed_output(
+    call: Callable[[Any], Mapping[str, Any]], space: spaces.Space[Any], forms: OutputForms, names: Sequence[str]
+) -> str | None:
+    """The first output that is another one for a state alone than for the same state among others; None if none is.
+
+    A model that also differs from call to call draws random numbers, and tells nothing. Two calls are enough for a
+    model whose rows are independent.
+    """
+    if forms.one_by_one:
+        return None
+    given = random_leaves(space, 3, np.random.default_rng(0))
+    leaves = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(given, model_leaves(space).values(), strict=True)]
+
+    def outputs(first: int, end: int) -> dict[str, NDArray[Any]]:
+        return forms.arrays(call(nest(space, [leaf[first:end] for leaf in leaves])), end - first, names)
+
+    together, first = outputs(0, 3), outputs(0, 1)
+    for name in names:
+        if name in forms.shared or not _is_other(first[name][0], together[name][0], together[name]):
+            continue
+        rows = [outputs(at, at + 1)[name][0] for at in (1, 2)]
+        again, alone = outputs(0, 3)[name], outputs(0, 1)[name]
+        repeats = np.array_equal(again, together[name]) and np.array_equal(alone, first[name])
+        if repeats and all(_is_other(row, again[at], again) for at, row in enumerate(rows, 1)):
+            return name
+    return None
+
+
+def _is_other(row: NDArray[Any], among: NDArray[Any], rows: NDArray[Any]) -> bool:
+    if row.dtype.kind != "f" or not all(np.isfinite(each).all() for each in (row, rows)):
+        return False
+    return bool(np.abs(row - among).max(initial=0.0) > MIXED * np.abs(rows).max(initial=0.0))
 
 
 def tried(

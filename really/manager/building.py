@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,7 @@ class Builder:
         from really.agents.frameworks.protocol import ExportRequest
         from really.agents.models import ModelBuilder
 
+        self._notice_mixing(agent)
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
         state = agent.recurrent.names if agent.recurrent else ()
@@ -165,6 +167,25 @@ class Builder:
             build.check()
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
+
+    def _notice_mixing(self, agent: Agent) -> None:
+        """Warns once of a model whose outputs for a state depend on the other states of its batch."""
+        from really.agents.recurrent import called
+        from really.agents.verification import mixed_output
+
+        framework, model = agent.framework, called(agent.model, agent.recurrent)
+        # What the model does not take, export and runners tell.
+        with contextlib.suppress(Exception), framework.building():
+            name = mixed_output(
+                functools.partial(framework.call, model), agent.input_space, agent.forms, agent.policy.required_outputs
+            )
+            if name is not None:
+                self.notices.warn(
+                    "mixing",
+                    f"model output {name!r}: expected the same numbers for a state alone and among others, got others: "
+                    "the model mixes the states of a batch, as a softmax or a mean over axis 0 does, or batch "
+                    "normalisation in training mode. So actions depend on how many environments a runner has.",
+                )
 
     def _value_output(self, agent: Agent) -> str | None:
         """The output that runners take values from. Returns None if there is none, or nobody asks for a bad one."""

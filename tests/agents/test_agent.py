@@ -1,7 +1,9 @@
 """The agent: values and log-probabilities against slow references, gradients, shapes, and refused arguments."""
 
 import math
+import pickle
 
+import cloudpickle
 import keras
 import numpy as np
 import pytest
@@ -60,6 +62,13 @@ def test_what_is_no_observation_is_named(model, state, told):
     for call in (agent.act, agent.max_q):
         with pytest.raises(InvalidTypeError, match=rf"state: expected an observation of Box\(.*or a batch.*{told}"):
             call(state)
+
+
+def test_there_is_no_pickle_of_an_agent_and_the_error_says_what_travels():
+    told = r"^Agent: expected weights, .*get_weights\(\).*save_model.* which Agent\.load\(path\) reads.*agent\.copy\(\)"
+    for dump in (pickle.dumps, cloudpickle.dumps):
+        with pytest.raises(InvalidTypeError, match=told):
+            dump(agent_of(lambda: plain))
 
 
 def test_none_is_no_observation():

@@ -216,16 +216,17 @@ def test_methods_that_outlive_their_agents_name_keep_the_model():
     assert float(act(STATE[:, :1])[0]) == 0.0
 
 
-def test_weights_are_read_without_a_model_and_a_deep_copy_is_independent():
+def test_weights_are_read_without_a_model_and_a_copy_is_independent():
     lender = lender_of()
     used = lender.lend()
     used.max_q(STATE[:, :1])
     reader = lender.lend()
     assert values(reader) == [0.0, 0.0]
     assert reader.loan.body is None
-    twin = copy.deepcopy(used)
-    train(twin)
-    assert values(used) == [0.0, 0.0]
+    for duplicate in (copy.deepcopy, copy.copy):
+        twin = duplicate(used)
+        train(twin)
+        assert values(used) == [0.0, 0.0]
 
 
 def test_attributes_that_are_set_before_the_first_use_stay():

@@ -1,10 +1,87 @@
-"""How the forms of a model are timed."""
+"""How the forms of a model are timed, and which models mix the states of a batch."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
+import keras
+import numpy as np
+import pytest
+
+from really import SampleManager
 from really.agents.verification import seconds_per_call
+
+
+def manager_of(model: Any, **options: Any) -> SampleManager:
+    given = {"action_sampling_type": "epsilon_greedy", "use_ray": False, "num_steps": 5} | options
+    return SampleManager(model, "CartPole-v1", 2, 10, **given)
+
+
+def network(layer: Callable[[Any], Any]) -> Callable[[], Any]:
+    """A function that makes a network with this layer in it."""
+
+    def make() -> Any:
+        state = keras.Input((4,))
+        hidden = layer(keras.layers.Dense(8)(state))
+        return keras.Model(state, {"q_values": keras.layers.Dense(2)(hidden)})
+
+    return make
+
+
+def in_training(state: Any) -> Any:
+    return keras.layers.BatchNormalization()(state, training=True)
+
+
+def less_the_mean(state: np.ndarray) -> dict[str, np.ndarray]:
+    return {"q_values": (state - state.mean(0))[:, :2]}
+
+
+def drawn(state: np.ndarray) -> dict[str, np.ndarray]:
+    return {"q_values": np.random.default_rng().normal(size=(len(state), 2))}
+
+
+class Remembering(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.q = keras.layers.GRU(4, return_state=True), keras.layers.Dense(2)
+
+    def call(self, observation: Any, recurrent_state: Any = None) -> dict[str, Any]:
+        hidden, new = self.core(observation[:, None], initial_state=recurrent_state)
+        return {"q_values": self.q(hidden), "recurrent_state": new}
+
+
+def told(records: list[Any]) -> list[str]:
+    return [record.getMessage() for record in records if "mixes the states" in record.getMessage()]
+
+
+MIXING = [lambda: less_the_mean, network(in_training), network(lambda hidden: hidden - keras.ops.mean(hidden, axis=0))]
+INDEPENDENT = [
+    lambda: drawn,
+    network(keras.layers.BatchNormalization()),
+    network(keras.layers.LayerNormalization()),
+    network(lambda hidden: keras.layers.Dropout(0.5)(hidden, training=True)),
+    network(keras.layers.Dense(64, dtype="bfloat16")),
+    Remembering,
+]
+
+
+@pytest.mark.parametrize("model", MIXING)
+def test_a_model_that_mixes_states_is_told_once(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with manager_of(model) as manager:
+        manager.get_data()
+        manager.set_agent(manager.get_agent().get_weights())
+        manager.get_data()
+    (text,) = told(caplog.records)
+    assert text.startswith("model output 'q_values': expected the same numbers for a state alone and among others")
+
+
+@pytest.mark.parametrize("model", INDEPENDENT)
+def test_other_models_are_not_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with manager_of(model) as manager:
+        manager.get_data()
+    assert not told(caplog.records)
 
 
 def test_interruptions_by_other_processes_do_not_count():
