@@ -64,7 +64,7 @@ class Collecting(Lifetime):
             the end of an episode, terminated or truncated), `terminal` (1 only if the episode terminated), and the
             columns in `returns`. The results of an agent are adjacent rows, in time order.
         """
-        if do_print not in (True, False):
+        if not isinstance(do_print, bool | np.bool_):
             raise InvalidTypeError(
                 f"get_data: expected do_print=True or False, got {do_print!r}; the number of rows is total_steps="
             )

@@ -25,6 +25,7 @@ from really.manager.collecting import Collecting
 from really.manager.evaluating import Evaluating
 from really.manager.tracking import Tracking
 from really.replay import n_step
+from really.replay.arguments import refuse_library
 from really.replay.batches import Batches
 from really.replay.moments import RolledBack
 from really.replay.tf_datasets import sampled_dataset
@@ -201,8 +202,12 @@ class SampleManager(Collecting, Evaluating, Tracking):
         """Stores rows: a dict of lists, arrays or tensors `[row, ...]`, or an Arrow record batch or table."""
         self._buffer().put(data)
 
-    def sample(self, sample_size: int, from_buffer: bool = True, beta: float | None = None) -> Columns:
+    def sample(
+        self, sample_size: int, from_buffer: bool = True, beta: float | None = None, as_: None = None
+    ) -> Columns:
         """Samples `sample_size` rows from the buffer (`ReplayBuffer.sample`), or collects new ones with the agent."""
+        if as_ is not None:
+            refuse_library(as_)
         if checked_bool("from_buffer", from_buffer):
             self._before_sample(sample_size)
             return self._buffer().sample(sample_size, beta=beta)

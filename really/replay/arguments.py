@@ -76,6 +76,13 @@ def outsiders(ages: NDArray[np.int64], num_held: int) -> str:
     return f"{wrong[0]}, one of {wrong.size}{hint}"
 
 
+def refuse_library(as_: Any) -> NoReturn:
+    """Raises InvalidTypeError: `sample` gives arrays, and names what gives tensors."""
+    raise InvalidTypeError(
+        f"sample: expected no as_, as it gives arrays of NumPy, got {as_!r}; batches(n, as_={as_!r}) gives tensors"
+    )
+
+
 def refuse_few(what: str, num: int, num_held: int, replace: bool) -> NoReturn:
     """Raises the error for an empty draw: more rows asked for than are held, or another thread dropped them."""
     if replace or num <= num_held:

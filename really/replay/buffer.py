@@ -225,7 +225,13 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self._put_converted(data)
 
     def sample(
-        self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
+        self,
+        n: arguments.Size,
+        *,
+        replace: bool = True,
+        out: Batch | None = None,
+        beta: float | None = None,
+        as_: None = None,
     ) -> Batch:
         """A batch of rows, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
 
@@ -238,6 +244,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             replace: False draws no row twice within a batch.
             out: C-contiguous arrays of the right shape and dtype for every key to write to; returned.
             beta: importance-sampling exponent of the weights, 0 to 1; by default 0.4. Only with `alpha`.
+            as_: None; tensors are what `batches(n, as_=...)` gives.
 
         Raises:
             EmptyBufferError: no rows are held.
@@ -248,11 +255,13 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         try:
             if (
                 type(n) is int and ring is not None and 0 < n <= ring.max_unchecked_rows and replace is True
-                and out is None and beta is None and self._draws_in_ring
+                and out is None and beta is None and as_ is None and self._draws_in_ring
             ):  # fmt: skip
                 batch = ring.sample(n)
                 if batch is not None:
                     return batch
+            if as_ is not None:
+                arguments.refuse_library(as_)
             if ring is None:
                 self.check_open("sample")
             return self._draws.sample(ring, n, replace, out, beta)

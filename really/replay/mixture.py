@@ -117,19 +117,22 @@ class Mixture:
         """
         return self._shares.of(number)
 
-    def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Batch:
+    def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None, as_: None = None) -> Batch:
         """A batch, key -> [n, ...], or [k, n, ...] for `n` = (k, n): 64-byte-aligned arrays, the caller's to keep.
 
         Args:
             n: how many rows, or (k, n) for k batches, each with its own number and shares.
             replace: False draws no row twice within a batch.
             beta: importance-sampling exponent of the buffers that are prioritized.
+            as_: None; tensors are what `batches(n, as_=...)` gives.
 
         Raises:
             EmptyBufferError: a buffer that gives rows has none.
             InvalidValueError, InvalidTypeError: an argument cannot be used.
             NotEnoughMemoryError: the batch would not fit in the memory that is left.
         """
+        if as_ is not None:
+            arguments.refuse_library(as_)
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
         parts = self._parts or self._known_parts()

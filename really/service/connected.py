@@ -154,8 +154,10 @@ class ConnectedBuffer(DrawnRows):
             f"update_priorities: expected the owner of {self._name!r}, got a buffer that is open for reading"
         )
 
-    def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Batch:
+    def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None, as_: None = None) -> Batch:
         """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
+        if as_ is not None:
+            arguments.refuse_library(as_)
         shape = checked_shape(n)
         return self._taken("sample", shape, lambda: self._drawn(shape, replace, beta))
 

@@ -21,6 +21,7 @@ from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring
+from really.replay.arguments import Size
 from really.replay.disk.schema import FolderOptions
 from really.replay.draws import TRIES, Draws, held
 from really.replay.options import BufferOptions
@@ -183,9 +184,11 @@ class ShardedBuffer(ChangedShards):
         return None
 
     def sample(
-        self, n: arguments.Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None
+        self, n: Size, *, replace: bool = True, out: Batch | None = None, beta: float | None = None, as_: None = None
     ) -> Batch:
         """A batch of rows, key -> [n, ...] or [k, n, ...]; arguments and errors are those of `ReplayBuffer.sample`."""
+        if as_ is not None:
+            arguments.refuse_library(as_)
         self.check_open("sample")
         if self._looks:
             return self._draws.sample(self._ring, n, replace, out, beta)
@@ -210,7 +213,7 @@ class ShardedBuffer(ChangedShards):
             "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
         )
 
-    def ask_sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None) -> Callable[[], Batch]:
+    def ask_sample(self, n: Size, *, replace: bool = True, beta: float | None = None) -> Callable[[], Batch]:
         """Draws what `sample` would, and returns what waits for its rows: several batches can be on their way.
 
         Rows that shards are asked for before they are lost are drawn again.
@@ -247,7 +250,7 @@ class ShardedBuffer(ChangedShards):
             numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
             return asked(self._shards, *self._rows.ledger.find(numbers)), added
 
-    def sample_indices(self, n: arguments.Size, *, replace: bool = True) -> NDArray[np.int64]:
+    def sample_indices(self, n: Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""
         self.check_open("sample_indices")
         if self._looks:

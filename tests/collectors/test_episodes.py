@@ -117,8 +117,10 @@ def test_episodes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_number_of_rows_in_the_place_of_do_print_is_refused() -> None:
     with manager_of(num_steps=4) as manager:
-        with pytest.raises(InvalidTypeError, match=r"expected do_print=True or False, got 4000; .* is total_steps="):
-            manager.get_data(4000)  # type: ignore[arg-type]
+        for number in (4000, 1, 0):
+            told = rf"expected do_print=True or False, got {number}; .* is total_steps="
+            with pytest.raises(InvalidTypeError, match=told):
+                manager.get_data(number)  # type: ignore[arg-type]
         assert len(manager.get_data(False, 12)["reward"]) == 12
 
 

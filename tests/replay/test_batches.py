@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReallyError, ReplayBuffer, SampleManager
+from really import (
+    EmptyBufferError,
+    InvalidTypeError,
+    InvalidValueError,
+    Mixture,
+    ReallyError,
+    ReplayBuffer,
+    SampleManager,
+    ShardedBuffer,
+)
 from really.replay import tensors
 from really.replay.batches import Batches
 from tests.environments import Counter, Raising
@@ -413,6 +422,19 @@ def test_a_library_that_is_not_installed_is_said_at_once(monkeypatch: pytest.Mon
         make().batches(4, as_="torch")
 
 
+TOLD = r"^sample: expected no as_, as it gives arrays of NumPy, got 'torch'; batches\(n, as_='torch'\) gives tensors$"
+
+
+@pytest.mark.parametrize("kind", ["buffer", "mixture", "shards"])
+def test_sample_names_what_gives_tensors(kind: str) -> None:
+    buffer: Any = ShardedBuffer(10, shards=1) if kind == "shards" else ReplayBuffer(10)
+    buffer.put({"x": np.arange(4.0)})
+    buffer = Mixture([(buffer, 1)]) if kind == "mixture" else buffer
+    assert buffer.sample(2, as_=None)["x"].shape == (2,)
+    with pytest.raises(InvalidTypeError, match=TOLD):
+        buffer.sample(2, as_="torch")
+
+
 # With a manager
 
 
@@ -437,6 +459,8 @@ def test_a_manager_without_buffer_or_rows_says_so() -> None:
     manager = SampleManager(QNet, Counter, 1, 10, action_sampling_type="epsilon_greedy", use_ray=False)
     with manager, pytest.raises(ReallyError, match=r"the buffer: expected initialize_buffer\(\) to be called first"):
         manager.batches(4)
+    with manager_of() as manager, pytest.raises(InvalidTypeError, match=TOLD):
+        manager.sample(4, as_="torch")  # type: ignore[arg-type]
     with manager_of() as manager, pytest.raises(EmptyBufferError):
         next(manager.batches(4))
 
