@@ -4,7 +4,7 @@
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
 make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, and `runs/dqn_atari_recipe_fast_0` one
 with `--recipe fast`. A second table says after how many steps each seed reached the goal first, for runs that played
-greedy episodes all the time. `--figure` takes the name of a .png or .svg.
+greedy episodes all the time and whose task has a goal. `--figure` takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
@@ -224,7 +224,8 @@ def main() -> None:
         where = ", ".join(arguments.folders)
         sys.exit(f"report: expected result.json files below {where}, found none; run an example first")
     print("\n".join([*HEADER, *(row(example, runs) for example, runs in found.items())]))
-    tested = {example: runs for example, runs in found.items() if all(map(tests_all_the_time, runs))}
+    with_goal = {example: runs for example, runs in found.items() if runs[0]["task"] in GOALS}
+    tested = {example: runs for example, runs in with_goal.items() if all(map(tests_all_the_time, runs))}
     if tested:
         print("\n".join(["", *REACHED, *(reached(example, runs) for example, runs in tested.items())]))
     if arguments.figure is not None:

@@ -212,8 +212,8 @@ def test_the_report_names_the_recipe_of_a_run(tmp_path: Path) -> None:
     assert "exploring" not in drawn
 
 
-def write_tests(folder: Path, seed: int, successes: list[float]) -> None:
-    result = {"task": "T-maze of length 20", "seed": seed, "env_steps": 300, "updates": 40, "wall_seconds": 2.0}
+def write_tests(folder: Path, seed: int, successes: list[float], task: str = "T-maze of length 20") -> None:
+    result = {"task": task, "seed": seed, "env_steps": 300, "updates": 40, "wall_seconds": 2.0}
     (folder / "progress").mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({**result, "success": successes[-1]}))
     rows = "".join(f"{epoch},{100 * epoch},{part},0.0\n" for epoch, part in enumerate(successes, 1))
@@ -234,6 +234,16 @@ def test_the_report_says_when_tests_reached_the_goal_and_draws_variants_in_one_p
     assert "| `examples/t_maze.py --no-memory` | 95 % | never, never |" in lines
     titles = re.findall(r"<!-- (.*t_maze.*) -->", figure.read_text())
     assert sorted(titles) == ["T-maze of length 20 (t_maze.py)", "t_maze.py"]
+
+
+def test_a_task_without_a_goal_has_a_row_and_a_curve_alone(tmp_path: Path) -> None:
+    write_tests(tmp_path / "t_maze_0", 0, [0.5, 0.96], "T-maze of length 7")
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "report.py"), "--figure"]
+    figure = tmp_path / "curve.svg"
+    done = subprocess.run([*command, str(figure), str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("| `examples/t_maze.py` | T-maze of length 7 | 0 | 96.0 % |")
+    assert "<!-- T-maze of length 7 (t_maze.py) -->" in figure.read_text()
 
 
 def test_a_run_without_an_episode_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
