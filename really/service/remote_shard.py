@@ -64,6 +64,7 @@ class RemoteShard:
         self._start: tuple[Any, ...] | None = None
         self._started: Any = None
         self._probe: Any = None
+        self._num_misses = 0  # how often it turned out to be dead or away
         self._end = 0  # the place after the last put
         self._actor = self._new_actor()
 
@@ -98,14 +99,15 @@ class RemoteShard:
 
     def ask(self, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
         """Asks for rows by places; frames travel once."""
+        asked_at = self._num_misses
         if not self._shares_frames or places.size == 0:
             whole = self._actor.take_at.remote(places).future()  # rows come from now on, and not once they are wanted
-            return lambda: self._arrived(whole)
+            return lambda: self._arrived(whole, asked_at)
         order = np.argsort(places, axis=None, kind="stable")
         once = self._actor.do.remote("send_at", places.reshape(-1)[order]).future()
 
         def received() -> Batch | None:
-            sent = self._arrived(once)
+            sent = self._arrived(once, asked_at)
             return None if sent is None else sent.received(order)
 
         return received
@@ -161,19 +163,21 @@ class RemoteShard:
         """The value of an answer; raises SilentShardError if it does not come, and the error that it is."""
         import ray
 
-        return self._checked(lambda: ray.get(answer, timeout=self._time_out if limit is None else limit))
+        seconds = self._time_out if limit is None else limit
+        return self._checked(lambda: ray.get(answer, timeout=seconds), self._num_misses)
 
-    def _arrived(self, answer: Future[Any]) -> Any:
-        """`_result` of an answer that is on its way."""
-        return self._checked(lambda: answer.result(self._time_out))
+    def _arrived(self, answer: Future[Any], asked_at: int) -> Any:
+        """`_result` of an answer that is on its way since there were so many misses."""
+        return self._checked(lambda: answer.result(self._time_out), asked_at)
 
-    def _checked(self, wait: Callable[[], Any]) -> Any:
+    def _checked(self, wait: Callable[[], Any], asked_at: int) -> Any:
         import ray
 
         try:
             value = wait()
         except (ray.exceptions.RayError, TimeoutError) as error:
-            self._miss(error)
+            if asked_at == self._num_misses:  # else it was asked before the last one, and says nothing new
+                self._miss(error)
             raise SilentShardError from error
         if isinstance(value, ReallyError):
             raise value
@@ -191,6 +195,7 @@ class RemoteShard:
 
     def _miss(self, error: Exception) -> None:
         """Notes that an answer did not come: the actor is dead, or it is away."""
+        self._num_misses += 1
         if _is_death(error):
             self._replace()
         elif self.can_take_rows:

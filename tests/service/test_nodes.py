@@ -316,6 +316,35 @@ def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
 
 
 @pytest.mark.slow
+def test_batches_that_were_asked_for_before_a_loss_cost_nothing_after_it() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        buffer = ShardedBuffer(6000, shards="nodes", seed=5, time_out=5.0)
+        put(buffer, 0, 6000)
+        killed = pid(buffer, 1)
+        os.kill(killed, signal.SIGSTOP)
+        asked = [buffer.ask_sample(256) for _ in range(3)]
+        os.kill(killed, signal.SIGKILL)
+        asked[0]()
+        while buffer.info()["shards"][1]["away"]:
+            buffer.sample(1)
+        put(buffer, 6000, 12_000)
+        lost, held = buffer.info()["lost"], buffer.info()["shards"][1]["rows"]
+        for answer in asked[1:]:
+            assert len(answer()["id"]) == 256
+        assert ids(buffer).tolist() == list(range(6000, 12_000))
+        print("rows stay", held > 1000, buffer.info()["shards"][1]["rows"] == held, buffer.info()["lost"] == lost)
+        buffer.close()
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows stay True True True" in done.stdout
+    assert done.stdout.count("was lost, and ") == 1
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_takes_its_share_from_then_on() -> None:
     done = run_script(
         CLUSTER
