@@ -29,6 +29,8 @@ MOST_PUTS = 4
 """Puts on their way to a shard, at most; the next one waits."""
 END_SECONDS = 5.0
 """How long the end of a buffer waits for a shard to close."""
+PADDING = np.zeros(1 << 18, np.uint8)
+"""What makes a question so long that Ray moves it as it moves rows of a put, from store to store."""
 
 
 class SentPut(NamedTuple):
@@ -63,7 +65,7 @@ class RemoteShard:
         self._shares_frames = False
         self._start: tuple[Any, ...] | None = None
         self._started: Any = None
-        self._probe: Any = None
+        self._probe: Future[Any] | None = None
         self._num_misses = 0  # how often it turned out to be dead or away
         self._end = 0  # the place after the last put
         self._actor = self._new_actor()
@@ -204,16 +206,20 @@ class RemoteShard:
             self._events.append(Event(self.number, "away"))
 
     def _ask_if_back(self) -> None:
-        """Asks which of the puts on their way are in; the answer comes after those puts."""
-        self._probe = self._actor.have.remote([put.start for put in self._puts])
+        """Asks which of the puts on their way are in; the answer comes after those puts.
+
+        After a partition, each connection to a host recovers by itself. So the question goes as rows of puts do, and
+        the answer comes as rows of batches do.
+        """
+        self._probe = self._actor.have.remote([put.start for put in self._puts], PADDING).future()
 
     def _look_if_back(self) -> None:
         import ray
 
-        if not ray.wait([self._probe], timeout=0)[0]:
+        if self._probe is None or not self._probe.done():
             return
         try:
-            are_in = ray.get(self._probe)
+            are_in, _ = self._probe.result()
         except ray.exceptions.RayError as error:
             if _is_death(error):
                 self._replace()

@@ -52,9 +52,9 @@ class ShardActor:
         except ReallyError as error:
             return error
 
-    def have(self, places: list[int]) -> list[bool]:
-        """Whether there is a row at each of these places, or was one."""
-        return [self._shard is not None and self._shard.has(place) for place in places]
+    def have(self, places: list[int], padding: NDArray[np.uint8]) -> tuple[list[bool], NDArray[np.uint8]]:
+        """Whether there is a row at each of these places, or was one; the padding returns as it came."""
+        return [self._shard is not None and self._shard.has(place) for place in places], padding
 
     def do(self, method: str, *arguments: Any) -> Any:
         """What this method of the shard gives, or the error that it raises; None if there is no shard yet."""
