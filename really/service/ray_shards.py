@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ray import hosts, runtime
+from really._ray.direct import answers_directly
 from really._ray.nodes import own_node
 from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows, fetched
@@ -162,7 +163,7 @@ class RayShards:
 
         if self._door is None:
             options = {"num_cpus": 0, "scheduling_strategy": affinity(own_node()), "max_restarts": -1}
-            self._door = ray.remote(ShardDoor).options(**options).remote(str(folder))
+            self._door = ray.remote(ShardDoor).options(**options, **answers_directly()).remote(str(folder))
         return self._door
 
     def close(self) -> None:

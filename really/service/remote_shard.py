@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray.direct import answers_directly
 from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows
 from really.data.frames import FrameColumn, keys_by_frames
@@ -159,7 +160,7 @@ class RemoteShard:
         import ray
 
         options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": affinity(self._node)}
-        return ray.remote(ShardActor).options(**options).remote()
+        return ray.remote(ShardActor).options(**options, **answers_directly()).remote()
 
     def _result(self, answer: Any, limit: float | None = None) -> Any:
         """The value of an answer; raises SilentShardError if it does not come, and the error that it is."""

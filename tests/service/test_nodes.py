@@ -316,6 +316,35 @@ def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
 
 
 @pytest.mark.slow
+def test_batches_come_directly_and_not_through_stores() -> None:
+    done = run_script(
+        CLUSTER
+        + """
+        noise = np.random.default_rng(0).integers(0, 255, (604, 84, 84), np.uint8)
+        windows = np.lib.stride_tricks.sliding_window_view(noise, 4, axis=0).transpose(0, 3, 1, 2)
+        rows = {"id": np.arange(600), "state": windows[:-1].copy(), "state_new": windows[1:].copy()}
+        for dedup in (True, False):
+            one = ReplayBuffer(500, seed=5, dedup=dedup)
+            sharded = ShardedBuffer(500, shards=[node.node_id for node in nodes], seed=5, dedup=dedup)
+            for buffer in (one, sharded):
+                for first in range(0, 600, 60):
+                    buffer.put({key: column[first : first + 60] for key, column in rows.items()})
+            for n in (256, (2, 256), 3):
+                assert_same(one.sample(n), sharded.sample(n))
+            shards, places = sharded._shards, np.arange(200, 250)
+            asked = [shards._remotes[at].send("take_at", places) for at in range(2)]
+            ray.wait(asked, num_returns=2)
+            found = ray.experimental.get_object_locations(asked)
+            print("stores", sum(len(found[one]["node_ids"]) for one in asked))
+            sharded.close()
+        """
+        + END
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("stores 0\n") == 2, done.stdout
+
+
+@pytest.mark.slow
 def test_batches_that_were_asked_for_before_a_loss_cost_nothing_after_it() -> None:
     done = run_script(
         CLUSTER
