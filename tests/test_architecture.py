@@ -36,7 +36,7 @@ STEPS = (
 )
 STEP_OF = {wing: step for step, wings in enumerate(STEPS) for wing in wings}
 # The folders of the compiled modules, which are in the wing `replay` unless they are named here.
-EXTENSION_FOLDERS = {"_step": "really/_utils", "_layers": "really/policies"}
+EXTENSION_FOLDERS = {"_step": "really/_utils", "_locks": "really/_utils", "_layers": "really/policies"}
 RAY = ("really/_ray/", "really/collectors/ray_fleet.py", "really/service/")
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "torch", "jax", "jaxlib", "flax"}
 FRAMEWORK_WINGS = ("really/agents/", "really/learners/")

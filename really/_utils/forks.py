@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import gc
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
+
+from really._utils import _locks
 
 
 class Order(enum.IntEnum):
@@ -145,12 +147,9 @@ def _insist(action: Callable[[], None]) -> None:
 
 
 class _Thread(threading.local):
-    """What this thread does: whether it is between the first and the last step of a fork.
+    """What this thread does: whether it is between the first and the last step of a fork."""
 
-    `has_stopped` is whether it has stopped Python's garbage collection for the fork, and `collects` whether that ran.
-    """
-
-    is_forking, has_stopped, collects = False, False, False
+    is_forking = False
 
 
 _this_thread = _Thread()
@@ -160,18 +159,13 @@ def _acquire_all() -> None:
     _this_thread.is_forking = True
     _forking.acquire()
     # Collection can come at any line, and the end of a buffer needs locks that this thread then holds for the fork.
-    if not _this_thread.has_stopped:
-        _this_thread.collects, _this_thread.has_stopped = gc.isenabled(), True
-    gc.disable()
+    _locks.pause_for_fork()
     _call_each(group.before for group in reversed(_in_order()))
 
 
-def _release() -> None:
+def _release(is_child: bool) -> None:
     """Lets Python collect garbage again, and releases this thread's hold on `_forking`, however often it took it."""
-    if _this_thread.has_stopped:
-        if _this_thread.collects:
-            gc.enable()
-        _this_thread.has_stopped = False
+    _locks.resume_after_fork(is_child)
     with contextlib.suppress(RuntimeError):
         while True:
             _forking.release()
@@ -184,12 +178,12 @@ def _before() -> None:
 
 def _after_in_parent() -> None:
     if _this_thread.is_forking:
-        _insist(lambda: _call_each([*(group.after_in_parent for group in _in_order()), _release]))
+        _insist(lambda: _call_each([*(group.after_in_parent for group in _in_order()), partial(_release, False)]))
 
 
 def _after_in_child() -> None:
     if _this_thread.is_forking:
-        _insist(lambda: _call_each([*(group.after_in_child for group in _in_order()), _release]))
+        _insist(lambda: _call_each([*(group.after_in_child for group in _in_order()), partial(_release, True)]))
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import mmap
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils import system
+from really._utils._locks import Lock
 from really._utils.input_files import open_regular
 from really.errors import DiskFullError, FileError, InvalidFileError
 
@@ -50,7 +50,7 @@ class MappedFile:
 
     def __init__(self, path: Path, nbytes: int, *, writable: bool, new: bool = False) -> None:
         self.path, self.nbytes, self.allocated = path, nbytes, 0
-        self._growing = threading.Lock()
+        self._growing = Lock()
         self._handle = -1
         try:
             flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT | os.O_TRUNC if new else 0)

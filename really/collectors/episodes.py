@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._locks import Lock
 from really.collectors.rollout import Rollout
 
 # An episode in a chunk: the row at which it ends, its agent, its undiscounted sum of raw rewards, and its steps. If
@@ -105,7 +105,7 @@ class EpisodeLog:
         self._kept, self.steps, self.count = kept, 0, 0
         self._parts: deque[Records] = deque()
         # A thread of its own adds rows while the learner reads.
-        self._changing = threading.Lock()
+        self._changing = Lock()
 
     def add(self, ended: Records, rows: int) -> None:
         """Adds `rows` delivered rows, in which these episodes ended; `row` counts from the first of them."""

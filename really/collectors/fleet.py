@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._ray.remote_rows import fetched
+from really._utils._locks import Lock
 from really.collectors import runner_memory
 from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights
 from really.collectors.orders import PendingOrder, RunnerLost, Worker
@@ -63,7 +63,7 @@ class Fleet:
         # What runners receive with an order, as it is shared with all of them: "policy", "weights".
         self._shared: dict[str, Any] = {}
         # A thread that collects in the background sends orders while the learner sets weights.
-        self._changing = threading.Lock()
+        self._changing = Lock()
         shares = np.array_split(np.arange(num_parallel), min(num_workers, num_parallel))
         self.workers = [
             Worker(number, agents, self._start(number, agents, 0))

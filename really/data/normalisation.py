@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -24,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._locks import Lock
 from really.data.masks import KEY as MASK
 from really.data.moments import Floats, Moments, Statistics
 from really.data.returns import running_returns
@@ -201,7 +201,7 @@ class RunningStatistics:
         self._measured: list[tuple[int, Statistics]] = []
         self._replaced = False
         # A thread of its own receives chunks while the learner sets weights.
-        self._changing = threading.Lock()
+        self._changing = Lock()
 
     @property
     def changed(self) -> bool:

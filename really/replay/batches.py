@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from really._utils._locks import Lock
 from really._utils.checks import checked_integer
 from really._utils.forks import ForkGroup, Order
 from really.replay import devices, tensors
@@ -73,7 +74,7 @@ class BatchSource:
         self.asks_ahead = isinstance(buffer, AskedAhead)
         # Of the batches that are drawn and not taken yet, oldest first: the generator's states before and after each.
         self.ahead: collections.deque[tuple[State, State]] = collections.deque()
-        self.drawing = threading.Lock()
+        self.drawing = Lock()
         self.start_at(0)
         self._check_dtypes()
 
@@ -265,7 +266,7 @@ class Batches:
         self._position: State = {}  # the generator's state after the last batch taken
         self._num_drawn = 0  # batches taken
         self._worker: PrefetchThread | None = None
-        self._starting = threading.Lock()
+        self._starting = Lock()
         _iterators.add(self)
 
     def __iter__(self) -> Self:
@@ -335,8 +336,8 @@ class Batches:
 
     def _reset_after_fork(self) -> None:
         """In a forked process, which has no thread: the batches that the parent has drawn ahead are drawn again."""
-        worker, self._worker, self._starting = self._worker, None, threading.Lock()
-        self._source.drawing = threading.Lock()
+        worker, self._worker, self._starting = self._worker, None, Lock()
+        self._source.drawing = Lock()
         self._source.ahead.clear()
         if worker is not None:
             self._rewind(worker.take_back(), [])

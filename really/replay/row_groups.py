@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._locks import Lock
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
@@ -40,7 +39,7 @@ class RowGroups:
 
     def reset_after_fork(self) -> None:
         """Replaces the lock, which another thread may have held, and forgets what it may have left half-done."""
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.forget()
         _live.add(self)
 

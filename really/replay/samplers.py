@@ -6,7 +6,6 @@ prioritized one gives new rows the largest priority so far when it next draws or
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from really._utils._locks import Lock
 from really._utils.checks import checked_bool, checked_number
 from really._utils.forks import ForkGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
@@ -197,7 +197,7 @@ class PrioritizedSampler(Sampler):
         if not overcommit:
             what = f"priorities of {capacity:,} rows"
             refuse_if_too_big(what, self.nbytes, advice=" (overcommit=True goes on)")
-        self._catching_up = threading.Lock()
+        self._catching_up = Lock()
         _live.add(self)
 
     def restrict(self, starts: Trajectories | None) -> None:
@@ -273,7 +273,7 @@ class PrioritizedSampler(Sampler):
 
     def reset_after_fork(self) -> None:
         """Replaces the lock: the thread that held it runs in the parent process. The tree is as before or after."""
-        self._catching_up = threading.Lock()
+        self._catching_up = Lock()
 
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
         """Gives each new row its priority; returns the numbers of the oldest row held and of the row to come."""

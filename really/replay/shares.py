@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._locks import Lock
 from really._utils.checks import checked_number
 from really._utils.forks import ForkGroup, Order
 from really.errors import InvalidValueError, one_of
@@ -78,7 +78,7 @@ class Shares:
 
     def reset_after_fork(self) -> None:
         """Replaces the lock, which another thread may have held."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         _live.add(self)
 
     def __getstate__(self) -> dict[str, Any]:

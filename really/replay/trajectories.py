@@ -16,7 +16,6 @@ between them are lost.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils._locks import Lock
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
@@ -145,7 +145,7 @@ class Trajectories:
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
         self._version = ring.version_of(self._read)
         self._known_to = self._change_count = -1
-        self._lock = threading.Lock()
+        self._lock = Lock()
         _live.add(self)
 
     @property
@@ -155,7 +155,8 @@ class Trajectories:
 
     def count(self) -> int:
         """How many rows are starts."""
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             return index.num_starts
 
     def draw(self, shape: tuple[int, ...], *, distinct: bool = False) -> Numbers:
@@ -163,7 +164,8 @@ class Trajectories:
 
         Raises EmptyBufferError if there is none, InvalidValueError if there are too few for `distinct`.
         """
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             self._refuse_none()
             num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
             if distinct and num > index.num_starts:
@@ -172,12 +174,14 @@ class Trajectories:
 
     def are_starts(self, numbers: Numbers) -> Flags:
         """Whether each of these rows is held and a start, of the shape of `numbers`."""
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             return index.are_starts(_flat(numbers)).reshape(numbers.shape)
 
     def windows(self, starts: Numbers, length: int, burn_in: int = 0) -> tuple[Any, ...] | None:
         """`TrajectoryIndex.windows` of these rows [n]; None if one is no longer held."""
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             return index.windows(_flat(starts), length, burn_in)
 
     def draw_batch(self, shape: tuple[int, ...], length: int, burn_in: int = 0) -> dict[str, NDArray[Any]]:
@@ -191,7 +195,8 @@ class Trajectories:
         for _ in range(TRIES):
             if batch is not None:
                 return shaped(batch, shape)
-            with self._caught_up() as index:
+            with self._lock:
+                index = self._caught_up()
                 self._refuse_none()
                 batch = self._ring.windows(index, None, num, length, burn_in)
         raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
@@ -200,7 +205,8 @@ class Trajectories:
         """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
         for _ in range(TRIES):
             num_updates = self._ring.num_updates
-            with self._caught_up() as index:
+            with self._lock:
+                index = self._caught_up()
                 batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
             if self._ring.num_updates == num_updates:
                 break  # meanwhile no other process has moved the end of an episode, or changed a row
@@ -211,25 +217,29 @@ class Trajectories:
 
         Both are -1 for rows that are not held.
         """
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             before, after = index.steps_around(_flat(numbers)).reshape(2, *numbers.shape)
             return before, after
 
     def step_on(self, numbers: Numbers, by: Numbers) -> Numbers:
         """Numbers of the rows `by` steps on in the same episode (back, if negative); -1 where none is held."""
         steps = by if by.shape == numbers.shape else np.broadcast_to(by, numbers.shape)
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             return index.step_on(_flat(numbers), _flat(steps)).reshape(numbers.shape)
 
     def segments(self) -> Segment:
         """All episodes that have rows, in the order in which they began; removed rows are in none."""
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             return _segments(index)
 
     def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64]]:
         """`segments`, and for each the sum of this column, a number a row, over the rows held; without a key, of 0."""
         for _ in range(TRIES):
-            with self._caught_up() as index:
+            with self._lock:
+                index = self._caught_up()
                 num = index.newest - index.oldest
                 values = np.zeros(num, np.float64 if key is None else self._ring.dtypes[self._ring.names.index(key)])
                 if key is None or num == 0 or self._ring.read_keys(index.oldest, num, {key: values}):
@@ -242,7 +252,8 @@ class Trajectories:
         These are the rows from `first` to before `newest`, which the caller has not asked about, and those that have
         changed since the last call, whose `newest` is this call's `first`. Else they are all rows held.
         """
-        with self._caught_up() as index:
+        with self._lock:
+            index = self._caught_up()
             changed = index.take_log(newest)
             if changed is None or self._known_to != first:
                 first, changed = index.oldest, np.zeros(0, np.int64)
@@ -253,20 +264,18 @@ class Trajectories:
 
     def refuse_none(self) -> None:
         """Raises EmptyBufferError if no row is a start."""
-        with self._caught_up():
+        with self._lock:
+            self._caught_up()
             self._refuse_none()
 
     def reset_after_fork(self) -> None:
         """Replaces the lock, which a thread of the parent may have held in the middle of a change: starts again."""
-        held, self._lock = self._lock.locked(), threading.Lock()
+        held, self._lock = self._lock.locked(), Lock()
         if held:
             self._version = self._change_count = -1
 
-    def _caught_up(self) -> _CaughtUp:
-        return _CaughtUp(self._lock, self)
-
-    def _read_new(self) -> None:
-        """With the lock held: appends the rows that were put since, and forgets those that were evicted."""
+    def _caught_up(self) -> TrajectoryIndex:
+        """With the lock held: the index, with the rows that were put since, and without those that were evicted."""
         index, ring = self._index, self._ring
         oldest, newest = ring.held_rows()
         self._change_count = ring.change_count if isinstance(ring, Ring) else -1
@@ -279,7 +288,7 @@ class Trajectories:
             while index.newest < newest and self._append(min(newest, index.newest + PIECE)):
                 pass
             if index.newest >= newest:
-                return
+                return index
             oldest, newest = ring.held_rows()
             index.evict_before(oldest)
         raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
@@ -338,25 +347,6 @@ class Trajectories:
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "
             f"{max(length, default=0):,}{apart}"
         )
-
-
-class _CaughtUp:
-    """The index with the lock held, once it has caught up with the ring."""
-
-    def __init__(self, lock: threading.Lock, trajectories: Trajectories) -> None:
-        self._lock, self._trajectories = lock, trajectories
-
-    def __enter__(self) -> TrajectoryIndex:
-        self._lock.acquire()
-        try:
-            self._trajectories._read_new()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self._trajectories._index
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
 
 _live = ForkGroup(Order.SAMPLERS, in_child=Trajectories.reset_after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from really._ray import runtime
 from really._ray.nodes import own_node
+from really._utils._locks import Lock
 from really._utils.packages import needed
 from really.data.schema import Spec
 from really.errors import ClosedError, EmptyBufferError, InvalidValueError, ReadOnlyError, ReallyError, RunnerError
@@ -104,7 +104,7 @@ class ConnectedBuffer(DrawnRows):
         self._name, self._seed = name, seed
         self._board = board_of(name)
         self._shards = OpenShards(time_out)
-        self._lock, self._memory = threading.Lock(), BatchMemory()
+        self._lock, self._memory = Lock(), BatchMemory()
         self._known, self._next_look = 0, 0.0
         self._edition: Edition | None = None
         self._numbering: Numbering | None = None
