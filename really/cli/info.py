@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
 from really.cli.parts import last_values, listed
-from really.cli.sources import SAVED, inner, kind_of, opened
+from really.cli.sources import SAVED, inner, kind_of, opened, own_folder, shards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ def run(given: argparse.Namespace) -> None:
     """Prints what the path holds."""
     path = inner(given.path)
     kind = kind_of(path)
-    about = {"checkpoint": _checkpoint, "model": _model, "progress": _progress, "folder": _folder}
+    about = {"checkpoint": _checkpoint, "model": _model, "progress": _progress, "shards": _shards, "folder": _folder}
     show({"path": str(path), "kind": kind, **about.get(kind, _buffer)(path)}, given.json)
 
 
@@ -62,8 +62,12 @@ def _buffer(path: Path) -> dict[str, Any]:
             "file_bytes": _bytes_of(path),
             "columns": {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()},
             "episodes": episodes(buffer),
-            "options": {name: str(value) for name, value in options.items() if name not in ("keys", "capacity")},
+            "options": {name: _plain(value) for name, value in options.items() if name not in ("keys", "capacity")},
         }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def episodes(buffer: ReplayBuffer) -> dict[str, Any]:
@@ -138,8 +142,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _checkpoint_buffer(path: Path, about: Any) -> dict[str, Any]:
     if about is None:
         return {"place": "none"}
-    if not (path / SAVED).exists():
-        return {"place": "in its own folder"}
+    if own := own_folder(path):
+        counts = {"capacity": about["capacity"], "rows_put": about["moment"]["num_put"]}
+        return {"place": "in its own folder", "folder": own, **counts, "columns": about["columns"]}
     return {"place": "in it", **_buffer(path / SAVED)}
 
 
@@ -160,6 +165,18 @@ def _model(path: Path) -> dict[str, Any]:
 def _progress(path: Path) -> dict[str, Any]:
     updates, last = last_values(path)
     return {"updates": updates, "last": last}
+
+
+def _shards(path: Path) -> dict[str, Any]:
+    from really.replay.buffer import ReplayBuffer
+
+    found, columns, total = [], {}, 0
+    for rows in shards(path):
+        with ReplayBuffer.open(rows) as buffer:
+            found.append({"name": rows.parent.name, "rows": len(buffer), "room": buffer.capacity})
+            total += len(buffer)
+            columns = {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()}
+    return {"rows": total, "file_bytes": _bytes_of(path), "columns": columns, "shards": found}
 
 
 def _folder(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from really.cli.sources import SAVED, inner, kind_of, parts
+from really.cli.sources import SAVED, inner, kind_of, parts, shards
 from really.errors import ReallyError
 
 # Values of a line.
@@ -56,6 +56,16 @@ def _buffer(path: Path) -> str:
 
     with ReplayBuffer.open(path) as buffer:
         return _rows(len(buffer), buffer.spec or {}, buffer.capacity)
+
+
+def _shards(path: Path) -> str:
+    from really.replay.buffer import ReplayBuffer
+
+    number, spec, found = 0, {}, shards(path)
+    for rows in found:
+        with ReplayBuffer.open(rows) as buffer:
+            number, spec = number + len(buffer), dict(buffer.spec or {})
+    return f"{_rows(number, spec)}; in {len(found)} shards"
 
 
 def _saved(path: Path) -> str:
@@ -108,6 +118,7 @@ def _folder(path: Path) -> str:
 
 HOLDS: dict[str, Callable[[Path], str]] = {
     "buffer": _buffer,
+    "shards": _shards,
     "saved buffer": _saved,
     "parquet": _parquet,
     "checkpoint": _checkpoint,

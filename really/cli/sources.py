@@ -20,7 +20,7 @@ LEVELS = 2
 
 
 def kind_of(path: Path) -> str:
-    """`buffer`, `saved buffer`, `checkpoint`, `model`, `progress` or `parquet`; `folder` if entries of it are of these.
+    """`buffer`, `shards`, `saved buffer`, `checkpoint`, `model`, `progress`, `parquet`; `folder` of any of these.
 
     Raises InvalidValueError otherwise.
     """
@@ -29,6 +29,8 @@ def kind_of(path: Path) -> str:
             return "checkpoint" if path.name.startswith("checkpoint_") else "model"
         if found := next((kind for file, kind in MARKS.items() if (path / file).exists()), None):
             return found
+        if shards(path):
+            return "shards"
         if parts(path):
             return "folder"
         names = sorted(entry.name for entry in path.iterdir())[:5]
@@ -44,6 +46,11 @@ def inner(path: Path) -> Path:
         return path
     entries = [entry for entry in path.iterdir() if (entry / META).is_file() and not entry.name.startswith(".")]
     return max(entries, key=lambda entry: (entry / META).stat().st_mtime_ns, default=path)
+
+
+def shards(path: Path) -> list[Path]:
+    """The buffers of the shards in the folder of a buffer in shards, by name; none in another folder."""
+    return sorted(mark.parent for mark in path.glob("shard-*/rows/schema.json"))
 
 
 def parts(path: Path, levels: int = LEVELS) -> list[Path]:
@@ -62,9 +69,19 @@ def _is_part(entry: Path, levels: int) -> bool:
         place = inner(entry)
         if any((place / mark).exists() for mark in (META, *MARKS)):
             return True
-        return levels > 1 and bool(parts(entry, levels - 1))
+        return bool(shards(entry)) or (levels > 1 and bool(parts(entry, levels - 1)))
     except OSError:
         return False
+
+
+def own_folder(checkpoint: Path) -> str | None:
+    """Where the rows of a checkpoint's buffer are, if they are in a folder of their own; None for other checkpoints."""
+    from really.checkpoints import description
+
+    about = description.read(checkpoint)["buffer"]
+    if about is None or (checkpoint / SAVED).exists():
+        return None
+    return str(about.get("path") or "of each shard")
 
 
 @contextlib.contextmanager
@@ -80,6 +97,13 @@ def opened(path: Path) -> Iterator[ReplayBuffer]:
     if kind == "folder":
         found = ", ".join(part.name for part in parts(place))
         raise InvalidValueError(f"{path}: expected a buffer, got a folder with {found}; give the path of one of them")
+    if kind == "shards":
+        raise InvalidValueError(
+            f"{path}: expected a buffer, got one in shards, which ShardedBuffer(capacity, path=...) continues; "
+            f"{shards(place)[0]} has the rows of one shard"
+        )
+    if kind == "checkpoint" and (own := own_folder(place)):
+        raise InvalidValueError(f"{path}: expected a buffer, got a checkpoint whose rows are in the folder {own}")
     if kind not in makers:
         raise InvalidValueError(f"{path}: expected a buffer, got a {kind} without rows")
     buffer = makers[kind](place)

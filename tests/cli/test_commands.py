@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from really import ReplayBuffer
+from really import ReplayBuffer, ShardedBuffer
 from really.cli.main import COMMANDS, main
 from really.metrics.aggregator import Aggregator
 from really.replay.engine import CPU_LEVELS
@@ -59,6 +59,7 @@ def test_info_of_a_buffer(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (about["kind"], about["rows"], about["capacity"]) == ("buffer", 20, 100)
     assert re.fullmatch(r"really-buffer-folder \d", about["format"])
     assert about["columns"]["state"] == "uint8[8, 8]"
+    assert about["options"] == {"overcommit": False, "dedup": False, "n_step": 1}
     assert about["episodes"] == {"ended": 4, "whole": 4, "mean_return": 47.5, "mean_length": 5.0}
     assert about["file_bytes"] > 0
     assert re.search(r"^rows +20$", ran(capsys, "info", folder), re.MULTILINE)
@@ -131,10 +132,11 @@ def test_info_of_a_folder_tells_each_part_in_one_line(
     about = json.loads(ran(capsys, "info", run, "--json"))
     assert about["kind"] == "folder"
     columns = "state, reward, not_done, agent, action"
+    columns_of_runs = ["state", "action", "reward", "state_new", "terminal"]
     assert [(part["name"], part["kind"], part["holds"]) for part in about["parts"] if part["name"] != "models"] == [
         ("checkpoints", "checkpoint", f"buffer in its own folder, counters: steps 10; newest {saved.name}"),
         ("progress", "progress", "1 updates, last: loss 0.25"),
-        ("replay", "buffer", "10 rows of 20: state, action, reward, state_new, terminal"),
+        ("replay", "buffer", f"10 rows of 20: {', '.join(columns_of_runs)}"),
         ("rows.arrow", "saved buffer", f"20 rows of 100: {columns}"),
         ("rows.parquet", "parquet", f"20 rows: {columns}"),
         ("notes", "folder", "0 entries"),
@@ -146,8 +148,32 @@ def test_info_of_a_folder_tells_each_part_in_one_line(
     assert json.loads(ran(capsys, "info", run.parent, "--json"))["parts"] == [
         {"name": "dqn_0", "kind": "folder", "holds": parts}
     ]
+    own = {"place": "in its own folder", "folder": str(run / "replay"), "capacity": 20, "rows_put": 10}
+    checkpoint = json.loads(ran(capsys, "info", run / "checkpoints", "--json"))["buffer"]
+    assert (checkpoint.pop("columns").keys(), checkpoint) == (set(columns_of_runs), own)
+    assert failed(capsys, "head", run / "checkpoints") == (
+        f"really head: {run / 'checkpoints'}: expected a buffer, got a checkpoint whose rows are in the folder "
+        f"{run / 'replay'}"
+    )
     assert failed(capsys, "head", run) == (
         f"really head: {run}: expected a buffer, got a folder with {parts}; give the path of one of them"
+    )
+
+
+def test_info_of_a_buffer_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "replay"
+    with ShardedBuffer(100, shards=2, path=path) as buffer:
+        for _ in range(3):
+            buffer.put({"reward": np.ones(10, np.float32)})
+    about = json.loads(ran(capsys, "info", path, "--json"))
+    assert (about["kind"], about["rows"], about["columns"]) == ("shards", 30, {"reward": "float32[]"})
+    assert [shard["name"] for shard in about["shards"]] == ["shard-000", "shard-001"]
+    assert sum(shard["rows"] for shard in about["shards"]) == 30
+    (part,) = json.loads(ran(capsys, "info", tmp_path, "--json"))["parts"]
+    assert part == {"name": "replay", "kind": "shards", "holds": "30 rows: reward; in 2 shards"}
+    assert failed(capsys, "head", path) == (
+        f"really head: {path}: expected a buffer, got one in shards, which ShardedBuffer(capacity, path=...) "
+        f"continues; {path}/shard-000/rows has the rows of one shard"
     )
 
 
