@@ -111,6 +111,8 @@ def test_manager_agent_and_buffer_are_tables(tmp_path: Path) -> None:
     assert "10 of 100" in buffer
     assert "&lt;" in ReplayBuffer(1, spec={"<b>": "float32"})._repr_html_()
     assert "0 of 3" in ReplayBuffer(3)._repr_html_()
+    assert "<b>Agent</b>" in agent
+    assert "times less" not in buffer
 
 
 def test_the_aggregator_is_its_figure(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ class ShownFile(type(Path())):  # type: ignore[misc]
 class Shown:
     """Base of objects that a notebook shows as a table of what `_shown` says."""
 
+    def _title(self) -> str:
+        """What stands above the table."""
+        return type(self).__name__
+
     def _shown(self) -> Mapping[str, Any]:
         """What the table says: name and value of each line."""
         raise NotImplementedError
@@ -59,4 +63,4 @@ class Shown:
             f'<td style="text-align:left">{html.escape(str(value))}</td></tr>'
             for name, value in self._shown().items()
         )
-        return f"<table><caption><b>{html.escape(type(self).__name__)}</b></caption><tbody>{lines}</tbody></table>"
+        return f"<table><caption><b>{html.escape(self._title())}</b></caption><tbody>{lines}</tbody></table>"

@@ -154,6 +154,9 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
     def compiled(self, value: bool) -> None:
         self.network.compiled = value
 
+    def _title(self) -> str:
+        return "Agent"  # also of one that a manager lends
+
     def _shown(self) -> Mapping[str, Any]:
         return {
             "framework": self.framework.name,
@@ -312,9 +315,9 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
 
     def __reduce__(self) -> NoReturn:
         raise InvalidTypeError(
-            f"{type(self).__name__}: expected weights, as agent.get_weights() gives them, or a folder of "
-            f"manager.save_model(path, epoch), which Agent.load(path) reads in any process, got an agent, which has no "
-            f"pickle; agent.copy() is a second one in this process"
+            "Agent: expected weights, as agent.get_weights() gives them, or a folder of "
+            "manager.save_model(path, epoch), which Agent.load(path) reads in any process, got an agent, which has no "
+            "pickle; agent.copy() is a second one in this process"
         )
 
     def get_weights(self) -> Any:

@@ -186,7 +186,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
     def _shown(self) -> Mapping[str, Any]:
         columns = {key: f"{dtype} {list(shape)}" for key, (dtype, shape) in (self.spec or {}).items()}
         memory = self.memory()
-        held = f"{memory['held']:,} bytes, {memory['ratio']:.1f} times less than whole rows"
+        held, ratio = f"{memory['held']:,} bytes", memory["ratio"]
+        held += f", {ratio:.1f} times less than whole rows" if ratio > 1 else ""
         where = {} if self.path is None else {"path": self.path}
         return {"rows": f"{len(self):,} of {self.capacity:,}", "memory": held, **where, **columns}
 
