@@ -64,6 +64,7 @@ class FactorySource:
             extra["render_mode"] = render_mode
         env = self._factory(**config, **extra)
         _refuse_vector_of_sb3(env)
+        _refuse_made_vector(env)
         if not (hasattr(env, "reset") and hasattr(env, "step")):
             raise InvalidTypeError(
                 f"environment: expected {self._factory!r} to return an object with reset and step, got {type(env)}"
@@ -199,6 +200,18 @@ def _refuse_vector_of_sb3(environment: Any) -> None:
             f"environment: expected the id, class or factory of a single environment, got {kind.__name__}, a "
             f"vectorised environment of Stable-Baselines3; give the function that makes one of its environments, with "
             f"num_parallel={parallel}"
+        )
+
+
+def _refuse_made_vector(environment: Any) -> None:
+    """Raises InvalidTypeError for a vector environment of gymnasium whose factory gives it a number of its own."""
+    from gymnasium.vector import VectorEnv
+
+    if isinstance(environment, VectorEnv):
+        raise InvalidTypeError(
+            f"environment: expected one environment, or a factory that takes num_envs, since a vector environment of "
+            f"the right size is made for each runner, got {type(environment).__name__} of {environment.num_envs}; give "
+            f"the function that makes one of its environments, with num_parallel={environment.num_envs}"
         )
 
 

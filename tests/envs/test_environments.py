@@ -403,6 +403,7 @@ class Without:
         (Without, {"action_space": spaces.Discrete(2), "observation": "left"}, r"expected an array of numbers"),
         (lambda: object(), {}, r"to return an object with reset and step, got <class 'object'>"),
         (gymnasium.vector.SyncVectorEnv([Counter]), {}, r"class or factory that takes num_envs"),
+        (lambda: gymnasium.vector.SyncVectorEnv([Counter] * 3), {}, r"got SyncVectorEnv of 3; .* with num_parallel=3$"),
         (lambda num_envs: Counter(), {}, r"to return a gymnasium VectorEnv with num_envs=1, got <.*Counter"),
     ],
 )
