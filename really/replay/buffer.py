@@ -289,6 +289,10 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self.check_open("sample_indices")
         return self._draws.indices(self._ring, n, replace)
 
+    def warn_of_twin(self, what: str) -> None:
+        """Warns once in a forked process that draws the same rows as another one; `what` draws them."""
+        self._draws.warn_of_twin(what)
+
     def take(self, indices: Any, *, out: Batch | None = None) -> Batch:
         """The rows of these indices by age, [n] or [k, n] integers: 0 is the oldest, `len(buffer) - 1` the newest.
 

@@ -62,7 +62,7 @@ class Draws:
         if replace is not True or (beta is not None and not self.sampler.takes_beta):
             self.sampler.check(replace, beta)
         if self.has_twin:
-            self._warn_of_twin()
+            self.warn_of_twin("sample")
         if self.in_ring:
             return self._sample_in_ring(ring, n, replace, out)
         if out is not None:
@@ -90,6 +90,7 @@ class Draws:
     def indices(self, ring: Ring | None, n: Any, replace: bool) -> NDArray[np.int64]:
         """Indices by age; arguments and errors are those of `ReplayBuffer.sample_indices`."""
         num, num_batches = arguments.checked_size(n)
+        self.warn_of_twin("sample_indices")
         if not self.sampler.in_ring:
             how = "alpha=" if isinstance(self.sampler, PrioritizedSampler) else f"sampler={self.sampler!r}"
             raise InvalidValueError(
@@ -131,10 +132,13 @@ class Draws:
         if self.when_twin is not None:
             self.when_twin()
 
-    def _warn_of_twin(self) -> None:
+    def warn_of_twin(self, what: str) -> None:
+        """Warns once, if this is a forked process that draws the same rows as another one; `what` draws them."""
+        if not self.has_twin:
+            return
         self.has_twin = False
         warnings.warn(
-            "sample: expected one process that draws, or generators of their own, got a process that was forked with "
+            f"{what}: expected one process that draws, or generators of their own, got a process that was forked with "
             "a copy of the generator of an earlier fork, so both draw the same rows; draw in one process (`batches` "
             "draws ahead), or make the buffer of each process with a seed of its own",
             stacklevel=4,

@@ -68,11 +68,17 @@ class RowsOut(DrawnRows, Streamed, Saved, Appended):
 class RowsInAndOut(RowsOut, Rows):
     """What `ReplayBuffer` inherits besides: epochs, saved buffers read, pickles."""
 
+    def warn_of_twin(self, what: str) -> None:
+        """Warns once in a forked process that draws the same rows as another one."""
+        raise NotImplementedError
+
     def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
         """Batches in which each row that is held now comes exactly once an epoch, shuffled (`epochs.Epochs`).
 
         Options: `as_`, `drop_last`, and `seed`.
         """
+        if options.get("seed") is None:
+            self.warn_of_twin("epochs")
         return Epochs(self, batch_size, epochs, **options)
 
     def loaded(self, path: str | os.PathLike[str]) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,16 @@ def test_a_stream_of_arrow_is_told() -> None:
         buffer.put(buffer.to_arrow())
 
 
+DRAWS: dict[str, Callable[[ReplayBuffer], Any]] = {
+    "sample": lambda buffer: buffer.sample(4),
+    "sample_indices": lambda buffer: buffer.sample_indices(4),
+    "epochs": lambda buffer: buffer.epochs(4),
+}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_forked_processes_that_draw_the_same_rows_are_told() -> None:
+@pytest.mark.parametrize("what", DRAWS)
+def test_two_forked_processes_that_draw_the_same_rows_are_told(what: str) -> None:
     buffer = ReplayBuffer(100, seed=1)
     buffer.put({"reward": np.arange(100.0)})
 
@@ -182,8 +191,9 @@ def test_two_forked_processes_that_draw_the_same_rows_are_told() -> None:
         if child == 0:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                buffer.sample(4)
-                buffer.sample(4)
+                buffer.epochs(4, seed=1)  # a seed of its own: the same rows are meant
+                DRAWS[what](buffer)
+                DRAWS[what](buffer)
             os.write(writing, "\n".join(str(each.message) for each in caught).encode())
             os._exit(0)
         os.close(writing)
@@ -194,5 +204,5 @@ def test_two_forked_processes_that_draw_the_same_rows_are_told() -> None:
     assert told_in_child() == []  # one process may go on for another
     (told,) = told_in_child()
     assert told.startswith(
-        "sample: expected one process that draws, or generators of their own, got a process that was f"
+        f"{what}: expected one process that draws, or generators of their own, got a process that was f"
     )
