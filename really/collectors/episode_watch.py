@@ -22,7 +22,7 @@ ENDLESS_STEPS = 100_000
 MOST_STEPS = 256
 CURE = (
     "an environment without a time limit may never end one: give num_steps= instead of num_episodes=, or wrap it in "
-    "gymnasium.wrappers.TimeLimit; remote_time_out= ends a call that waits"
+    "gymnasium.wrappers.TimeLimit; remote_time_out= ends a call that waits for runners of Ray"
 )
 
 
