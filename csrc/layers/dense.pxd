@@ -2,7 +2,10 @@
 
 cdef extern from "dense.h" nogil:
     enum: REALLY_DENSE_WIDTH
+    ctypedef struct really_dense_layer:
+        const float* weights
+        const float* bias
+        ptrdiff_t inputs, columns, outputs
     void really_dense(
-        float* to, const float* rows, ptrdiff_t num, const float* weights, const float* bias, ptrdiff_t inputs,
-        ptrdiff_t columns, ptrdiff_t outputs, bint rectified
+        const really_dense_layer* layer, float* to, const float* rows, ptrdiff_t num, bint rectified
     ) noexcept

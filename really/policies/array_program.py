@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.policies._layers import Dense, padded
+from really.policies._layers import Dense, Layers, padded
 
 Function = Callable[..., Any]
+Made = tuple[Function, tuple[int, ...], int]
+"""A step for batches of one size: its function, the numbers of its inputs, the number of its result."""
 # Operations that tell nothing of overflow and NaN.
 SILENT = {"dense", "padded", "reshape", "transpose", "broadcast", "copy", "concatenate", "slice"}
 NOTHING = contextlib.nullcontext()
@@ -77,7 +80,9 @@ class Evaluator:
     def __init__(self, program: Program, rows: int) -> None:
         self._program = program
         first = program.num_leaves + program.num_weights + len(program.constants)
-        moving, self._once, self._each = set(range(program.num_leaves)), [], []
+        moving = set(range(program.num_leaves))
+        self._once: list[Made] = []
+        each: list[Made] = []
         for at, step in enumerate(program.steps, first):
             settings = tuple(_for_rows(value, rows) for value in step.settings)
             made = OPERATIONS[step.operation](*settings), step.inputs, at
@@ -85,16 +90,19 @@ class Evaluator:
                 self._once.append(made)
             else:
                 moving.add(at)
-                self._each.append(made)
+                each.append(made)
+        self._each, self._layers = _with_layers_joined(each, program.outputs)
         self._warns = any(step.operation not in SILENT for step in program.steps)
         self._values: list[Any] = [None] * (first + len(program.steps))
         self._values[first - len(program.constants) : first] = program.constants
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
         """Uses copies of these weights."""
-        first = self._program.num_leaves
-        self._values[first : first + len(weights)] = [np.array(weight) for weight in weights]
+        first, values = self._program.num_leaves, self._values
+        values[first : first + len(weights)] = [np.array(weight) for weight in weights]
         self._run(self._once)
+        for layers, numbers in self._layers:
+            layers.use(*[values[number] for number in numbers])
 
     def __call__(self, leaves: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """The results for these leaves. Overflow and NaN are results, as in the frameworks, and no warnings."""
@@ -103,11 +111,32 @@ class Evaluator:
         self._run(self._each)
         return [values[at] for at in self._program.outputs]
 
-    def _run(self, steps: Sequence[tuple[Function, tuple[int, ...], int]]) -> None:
+    def _run(self, steps: Sequence[Made]) -> None:
         values = self._values
         with np.errstate(all="ignore") if self._warns else NOTHING:
             for function, inputs, at in steps:
                 values[at] = function(*[values[number] for number in inputs])
+
+
+def _with_layers_joined(
+    steps: Sequence[Made], outputs: Sequence[int]
+) -> tuple[list[Made], list[tuple[Layers, tuple[int, ...]]]]:
+    """The steps, where layers that follow each other are one step of one input; and these with their weights."""
+    uses = Counter([*outputs, *(number for _, inputs, _ in steps for number in inputs)])
+    chains: dict[int, tuple[int, tuple[Dense, ...], tuple[int, ...]]] = {}
+    for function, (given, *weights), at in steps:
+        if isinstance(function, Dense):
+            before = chains.pop(given, None) if uses[given] == 1 else None
+            start, layers, numbers = before or (given, (), ())
+            chains[at] = start, (*layers, function), (*numbers, *weights)
+    joined = {at: Layers(*layers) for at, (_, layers, _) in chains.items()}
+    found: list[Made] = []
+    for function, inputs, at in steps:
+        if at in chains:
+            found.append((joined[at], (chains[at][0],), at))
+        elif not isinstance(function, Dense):
+            found.append((function, inputs, at))
+    return found, [(joined[at], numbers) for at, (_, _, numbers) in chains.items()]
 
 
 def _for_rows(value: Any, rows: int) -> Any:

@@ -281,7 +281,7 @@ class _Program(Forward):
         self._names, self._dtypes = exported.output_names, [leaf.dtype for leaf in exported.leaves.values()]
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
-        if any(leaf.dtype != dtype for leaf, dtype in zip(leaves, self._dtypes, strict=True)):
+        if [leaf.dtype for leaf in leaves] != self._dtypes:
             leaves = [np.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._dtypes, strict=True)]
         return dict(zip(self._names, self._evaluator(leaves), strict=True))
 

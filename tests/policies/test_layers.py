@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from really.policies import _layers
-from really.policies._layers import CPU_LEVELS, Dense, padded
+from really.policies._layers import CPU_LEVELS, Dense, Layers, padded
 
-SIZES = [(1, 1), (4, 64), (64, 2), (7, 17), (33, 80), (256, 16)]
+SIZES = [(1, 1), (4, 64), (64, 2), (7, 17), (33, 80), (9, 120), (256, 16)]
 
 
 @pytest.fixture
@@ -22,17 +22,40 @@ def levels():
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 def test_a_layer_has_the_same_bits_for_any_number_of_rows_and_any_instructions(inputs, outputs, rectified, levels):
     rng = np.random.default_rng(0)
-    states, bias = rng.normal(size=(11, inputs)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
+    states, bias = rng.normal(size=(14, inputs)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
     weights = rng.normal(size=(inputs, outputs)).astype(np.float32)
     expected = states.astype(np.float64) @ weights + bias
     expected = np.maximum(expected, 0) if rectified else expected
-    first = Dense(11, outputs, rectified)(states, padded(weights), padded(bias)).copy()
+    first = Dense(14, outputs, rectified)(states, padded(weights), padded(bias)).copy()
     np.testing.assert_allclose(first, expected, rtol=1e-4, atol=1e-4)
     for level in levels:
         _layers.use_level(level)
-        for rows in (1, 3, 4, 11):
+        for rows in (1, 3, 4, 8, 13, 14):
             layer = Dense(rows, outputs, rectified)
             np.testing.assert_array_equal(layer(states[:rows], padded(weights), padded(bias)), first[:rows])
+
+
+def test_layers_in_one_call_have_the_results_of_one_call_each():
+    rng = np.random.default_rng(0)
+    layers = [Dense(9, outputs, outputs > 3) for outputs in (20, 64, 3)]
+    sizes = [(4, 20), (20, 64), (64, 3)]
+    weights = [padded(rng.normal(size=shape)) for size in sizes for shape in (size, size[1:])]
+    states = found = rng.normal(size=(9, 4)).astype(np.float32)
+    for at, layer in enumerate(layers):
+        found = layer(found, *weights[2 * at : 2 * at + 2])
+    joined, expected = Layers(*layers), found.copy()
+    with pytest.raises(ValueError, match="dense: expected weights and a bias before the first states"):
+        Layers(Dense(9, 20, True))(states)
+    joined.use(*weights)
+    np.testing.assert_array_equal(joined(states), expected)
+    with pytest.raises(ValueError, match=r"dense: expected states \[9, 4\] for weights \[4, 32\], got \[8, 4\]"):
+        joined(states[:8])
+    with pytest.raises(ValueError, match="expected weights and a bias for each of 3, got 5"):
+        joined.use(*weights[:5])
+    with pytest.raises(ValueError, match="dense: expected weights of two axes and a bias of one"):
+        joined.use(*weights[:5], None)
+    with pytest.raises(TypeError, match="expected each to be a Dense, got None"):
+        Layers(layers[0], None)
 
 
 def test_nan_stays_and_other_layouts_are_taken():

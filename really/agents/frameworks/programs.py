@@ -24,6 +24,8 @@ TRACED = (7, 11)
 # Weights of a layer up to which it is computed in its own step; a larger one is a product of NumPy.
 LARGEST_LAYER = 1 << 16
 SINGLE = np.dtype(np.float32)
+# Operations that give what they take.
+UNCHANGED = ("copy", "stop_gradient")
 
 
 @dataclass(eq=False)
@@ -70,7 +72,13 @@ class ProgramWriter:
     def step(
         self, operation: str, inputs: Sequence[Value], settings: tuple[Any, ...], shape: tuple[int, ...], dtype: Any
     ) -> Value:
-        """The result of an operation; a bias or a ReLU after a layer is taken into the layer."""
+        """The result of an operation; a bias or a ReLU after a layer is taken into the layer.
+
+        What changes nothing is no step: copies, and a layer's result in its own shape.
+        """
+        is_same = operation in UNCHANGED or (operation == "reshape" and inputs[0].operation == "dense")
+        if is_same and (inputs[0].shape, inputs[0].dtype) == (shape, np.dtype(dtype)):
+            return inputs[0]
         if operation in ("add", "max"):
             taken = self._with_bias if operation == "add" else _rectified
             layer = taken(*inputs) or taken(*reversed(inputs))

@@ -5,6 +5,7 @@ A call of a module takes PyTorch tens of microseconds, whatever is in it: severa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,12 +40,19 @@ def as_program(module: Any, request: ExportRequest) -> Exported:
 
 def _traced(function: Any, states: Sequence[Any], weights: Sequence[Any]) -> Any:
     """The graph of operations, with numbers that nobody can read, as what depends on them is no graph."""
-    from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    trace = make_fx(torch.func.functionalize(function), core_aten_decompositions(), tracing_mode="fake")
+    trace = make_fx(torch.func.functionalize(function), _decompositions(), tracing_mode="fake")
     with quiet(), torch.no_grad():
         return trace(list(states), list(weights)).graph
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Any]:
+    """What operations consist of. To collect it takes longer than to trace a small network."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions())
 
 
 class _Reader:
