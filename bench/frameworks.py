@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,22 @@ def torch_pong() -> Any:
     return Pong()
 
 
+def mlp_weights() -> list[Any]:
+    """Weights and biases of a 64-64 MLP for CartPole.
+
+    All frameworks act with them, as how long episodes are depends on the weights, and a reset takes as long as a step
+    of several environments. With these an episode has about 118 rows.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(4)
+    kernels = [rng.normal(size=size).astype(np.float32) / 8 for size in itertools.pairwise((4, 64, 64, 2))]
+    return [each for kernel in kernels for each in (kernel, np.zeros(kernel.shape[1], np.float32))]
+
+
 def jax_mlp() -> Any:
     """A 64-64 MLP in JAX."""
     import jax
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    sizes = (4, 64, 64, 2)
-    pairs = itertools.pairwise(sizes)
-    weights = [(rng.normal(size=pair).astype(np.float32) / 8, np.zeros(pair[1], np.float32)) for pair in pairs]
 
     def apply(parameters: Any, x: Any) -> dict[str, Any]:
         for kernel, bias in parameters[:-1]:
@@ -104,19 +111,19 @@ def jax_mlp() -> Any:
         kernel, bias = parameters[-1]
         return {"q_values": x @ kernel + bias}
 
-    return apply, weights
+    weights = mlp_weights()
+    return apply, list(zip(weights[::2], weights[1::2], strict=True))
 
 
 def numpy_mlp() -> Any:
     """A 64-64 MLP in NumPy."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    first, second, last = (rng.normal(size=size).astype(np.float32) / 8 for size in ((4, 64), (64, 64), (64, 2)))
+    first, first_bias, second, second_bias, last, last_bias = mlp_weights()
 
     def forward(x: Any) -> dict[str, Any]:
-        hidden = np.maximum(x @ first, 0)
-        return {"q_values": np.maximum(hidden @ second, 0) @ last}
+        hidden = np.maximum(x @ first + first_bias, 0)
+        return {"q_values": np.maximum(hidden @ second + second_bias, 0) @ last + last_bias}
 
     return forward
 
@@ -149,7 +156,10 @@ def _one_thread(framework: str) -> None:
 
 def collecting(framework: str, number: int) -> dict[str, Any]:
     """Rows a second of CPU time of `get_data()` on CartPole after a first call, and how the model was called."""
-    return _rate(model_of(framework), "CartPole-v1", number, NUMBERS[number])
+    weights = [] if framework == "callable" else mlp_weights()
+    if framework in ("torch", "onnx"):
+        weights = [each.T for each in weights]
+    return _rate(model_of(framework), "CartPole-v1", number, NUMBERS[number], weights)
 
 
 def pong(framework: str, number: int) -> dict[str, Any]:
@@ -164,11 +174,13 @@ def pong(framework: str, number: int) -> dict[str, Any]:
     return _rate(model, really.atari("pong"), number, PONG_STEPS)
 
 
-def _rate(model: Any, environment: Any, number: int, steps: int) -> dict[str, Any]:
+def _rate(model: Any, environment: Any, number: int, steps: int, weights: Sequence[Any] = ()) -> dict[str, Any]:
     import really
 
     options = {"num_steps": 128, "action_sampling_type": "epsilon_greedy", "epsilon": 0.1, "use_ray": False}
     with really.SampleManager(model, environment, number, steps, **options) as manager:
+        if weights:
+            manager.set_agent(list(weights))
         manager.get_data()
         rates = []
         for _ in range(CALLS):
