@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -227,9 +228,7 @@ def _our_dqn(steps: int) -> None:
     import really
 
     q_network = torch_module(4, DQN["hidden"], DQN["hidden"], 2)
-    weights = one_vector(q_network)
-    target = copy.deepcopy(q_network)
-    optimizer = torch.optim.Adam([weights], lr=DQN["rate"], fused=True)
+    weights, target = OneVector(q_network), copy.deepcopy(q_network)
     options = {"num_steps": DQN["rows"], "action_sampling_type": "epsilon_greedy", "use_ray": False}
     with really.SampleManager(q_network, "CartPole-v1", 1, DQN["rows"], **options) as manager:
         manager.initialize_buffer(steps)
@@ -243,31 +242,47 @@ def _our_dqn(steps: int) -> None:
             data = next(batches)  # of all updates up to the next rows; the target stays as it is during them
             with torch.no_grad():
                 value = target(data["state_new"])["q_values"].amax(-1)
-                wanted = data["reward"] + DQN["gamma"] * (1 - data["terminal"]) * value
+                wanted = (data["reward"] + DQN["gamma"] * (1 - data["terminal"]) * value)[..., None]
             for state, action, td_target in zip(data["state"], data["action"][..., None], wanted, strict=True):
-                found = q_network(state)["q_values"].gather(1, action).squeeze(1)
-                loss = nn.functional.smooth_l1_loss(found, td_target)
-                weights.grad.zero_()
-                loss.backward()
-                weights.grad *= (DQN["norm"] / (weights.grad.norm() + 1e-6)).clamp(max=1.0)
-                optimizer.step()
+                found = q_network(state)["q_values"].gather(1, action)
+                weights.train(nn.functional.smooth_l1_loss(found, td_target), DQN["rate"], DQN["norm"])
             target.load_state_dict(q_network.state_dict())
             manager.set_agent(q_network.state_dict())
 
 
-def one_vector(module: Any) -> Any:
-    """The parameters as one vector, of which they are views, as gradients are: few calls of PyTorch then train all."""
-    import torch
-    from torch import nn
+class OneVector:
+    """The parameters of a module as one vector, of which they are views, as gradients are.
 
-    parameters = list(module.parameters())
-    vector = nn.utils.parameters_to_vector(parameters).detach()
-    nn.utils.vector_to_parameters(vector, parameters)
-    vector.grad = torch.zeros_like(vector)
-    gradients = vector.grad.split([each.numel() for each in parameters])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    return vector
+    Few calls of PyTorch clip and train all of them. The result is that of `clip_grad_norm_` and `torch.optim.Adam`, but
+    for rounding.
+    """
+
+    def __init__(self, module: Any) -> None:
+        import torch
+        from torch import nn
+
+        parameters = list(module.parameters())
+        self._values = nn.utils.parameters_to_vector(parameters).detach()
+        nn.utils.vector_to_parameters(self._values, parameters)
+        self._gradient, self._mean, self._square, self._root = (torch.zeros_like(self._values) for _ in range(4))
+        gradients = self._gradient.split([each.numel() for each in parameters])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        self._row, self._count = self._gradient[None], 0
+
+    def train(self, loss: Any, rate: float, norm: float) -> None:
+        """A step of Adam on the gradient of the loss, whose norm is at most `norm`."""
+        import torch
+
+        self._gradient.zero_()
+        loss.backward()
+        self._row.renorm_(2, 0, norm)
+        self._count += 1
+        bias, root_bias = 1 - 0.9**self._count, math.sqrt(1 - 0.999**self._count)
+        self._mean.lerp_(self._gradient, 0.1)
+        self._square.mul_(0.999).addcmul_(self._gradient, self._gradient, value=0.001)
+        below = torch.sqrt(self._square, out=self._root).add_(1e-8 * root_bias)
+        self._values.addcdiv_(self._mean, below, value=-rate * root_bias / bias)
 
 
 def _sb3_dqn(steps: int) -> None:
