@@ -375,6 +375,59 @@ static inline void really_stream_append(really_stream *stream, const char *from,
     memcpy(stream->line, from + at + lines, stream->filled);
 }
 
+#if defined(REALLY_DISPATCH)
+REALLY_TARGET("avx2") static int really_stream_compared_256(
+    char *to, const char *from, const char *other, size_t nbytes, size_t ahead
+) {
+    __m256i differs = _mm256_setzero_si256();
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        really_prefetch_l1(from + at + ahead);
+        really_prefetch_l1(other + at + ahead);
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(from + at));
+        const __m256i b = _mm256_loadu_si256((const __m256i *)(from + at + 32));
+        const __m256i c = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(other + at)));
+        const __m256i d = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(other + at + 32)));
+        differs = _mm256_or_si256(differs, _mm256_or_si256(c, d));
+        _mm256_stream_si256((__m256i *)(to + at), a);
+        _mm256_stream_si256((__m256i *)(to + at + 32), b);
+    }
+    return _mm256_testz_si256(differs, differs);
+}
+#endif
+
+/* `really_stream_lines`, which also says whether `other` has the same bytes. Both are read from memory at once. */
+static inline int really_stream_lines_compared(
+    char *to, const char *from, const char *other, size_t nbytes, size_t ahead
+) {
+#if defined(REALLY_DISPATCH)
+    if (really_cpu_level >= REALLY_CPU_AVX2) return really_stream_compared_256(to, from, other, nbytes, ahead);
+#endif
+    int same = 1;
+    for (size_t at = 0; at < nbytes; at += REALLY_CACHE_LINE) {
+        really_prefetch_l1(from + at + ahead);
+        really_prefetch_l1(other + at + ahead);
+        same = same && memcmp(from + at, other + at, REALLY_CACHE_LINE) == 0;
+        if (really_cpu_level > REALLY_CPU_PLAIN) really_stream_line(to + at, from + at);
+        else memcpy(to + at, from + at, REALLY_CACHE_LINE);
+    }
+    return same;
+}
+
+/* `really_stream_append`, which also says whether `other` has the same bytes. */
+static inline int really_stream_append_compared(
+    really_stream *stream, const char *from, const char *other, size_t nbytes, size_t ahead
+) {
+    const size_t missing = (REALLY_CACHE_LINE - stream->filled) % REALLY_CACHE_LINE;
+    const size_t head = missing < nbytes ? missing : nbytes;
+    const size_t lines = (nbytes - head) / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
+    const size_t rest = nbytes - head - lines;
+    if (head != 0) really_stream_append(stream, from, head, 0);
+    int same = really_stream_lines_compared(stream->to, from + head, other + head, lines, ahead);
+    stream->to += lines;
+    if (rest != 0) really_stream_append(stream, from + head + lines, rest, 0);
+    return same && memcmp(from, other, head) == 0 && memcmp(from + head + lines, other + head + lines, rest) == 0;
+}
+
 /* Writes the last line, of which the bytes behind the last piece stay as they are. Does nothing to a stream of zeros. */
 static inline void really_stream_end(really_stream *stream) {
     if (stream->filled != 0) memcpy(stream->to, stream->line, stream->filled);

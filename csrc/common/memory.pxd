@@ -30,6 +30,9 @@ cdef extern from "memory.h" nogil:
         pass
     void really_stream_begin(really_stream* stream, char* to) noexcept
     void really_stream_append(really_stream* stream, const char* source, size_t nbytes, size_t ahead) noexcept
+    bint really_stream_append_compared(
+        really_stream* stream, const char* source, const char* other, size_t nbytes, size_t ahead
+    ) noexcept
     void really_stream_end(really_stream* stream) noexcept
     void really_stream_fence() noexcept
     void really_store_release(int64_t* to, int64_t value) noexcept

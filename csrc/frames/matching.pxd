@@ -51,11 +51,13 @@ from memory cimport (
     really_prefetch_l1,
     really_stack_continues,
     really_stream_append,
+    really_stream_append_compared,
     really_stream_fence,
 )
 
 cdef enum:
     MAX_STACK = 16  # frames in a stack
+    RUN_AHEAD = 1024  # bytes by which the rows of a run are prefetched ahead of their copy
     NUM_RECENT = 256  # greatest distance between two rows of a trajectory if trajectories are interleaved
     NUM_LAGS = 2  # one within a put, one to the previous put
     NUM_OPEN = 512  # open trajectories whose last row is further back
@@ -167,6 +169,11 @@ cdef inline bint store_rows(
         elif not store_searched(sharing, columns, first + i, numbers, i, oldest):
             return False
         i += num
+        if whole and follows_lone_frame(sharing):
+            num = store_run(sharing, columns, first + i, num_rows - i, numbers, i, oldest)
+            if num < 0:
+                return False
+            i += num
     end_stream(&sharing.store)
     really_stream_fence()
     return True
@@ -185,6 +192,57 @@ cdef inline bint store_searched(
         return False
     oldest[i] = write_numbers(sharing, found, out)
     return True
+
+
+cdef inline bint follows_lone_frame(const Sharing* sharing) noexcept nogil:
+    """Whether the last row is of this put and has a state and a next state of one frame each, as rows of a run do."""
+    cdef const TrajectoryTail* tail
+    if sharing.stack != 1 or sharing.num_columns != 2 or sharing.outer != 1 or sharing.lags[0] != 1:
+        return False
+    tail = tail_at_lag(sharing, 1)
+    return (
+        sharing.rate.effort == SEARCH_ALL and tail != NULL and tail.put == sharing.put and is_reachable(sharing, tail)
+    )
+
+
+cdef inline int64_t store_run(
+    Sharing* sharing, const StackColumn* columns, int64_t row, int64_t num, uint32_t** numbers, int64_t i,
+    uint32_t* oldest,
+) noexcept nogil:
+    """Stores rows from `row` on, at most `num`, while each continues the one before it and ends with a new frame.
+
+    The next state is compared with the state after it while it is copied, so that either is read from memory once.
+    Returns the number of rows, or -1 if there is no memory.
+    """
+    cdef FrameStore* store = &sharing.store
+    cdef TrajectoryTail* tail = tail_at_lag(sharing, 1)
+    cdef Py_ssize_t nbytes = store.nbytes
+    cdef const char* state = columns[0].data + row * columns[0].stride
+    cdef const char* after = columns[1].data + row * columns[1].stride
+    cdef int64_t k = 0, before = tail.numbers[0]
+    cdef bint continues = num > 0 and is_same(sharing, state, tail.data)
+    while continues and k < num and sharing.rate.effort == SEARCH_ALL and memcmp(state, after, nbytes) != 0:
+        tail.is_open = False
+        if not begin_frame(store):
+            return -1
+        state += columns[0].stride
+        if k + 1 < num and state != after:
+            continues = really_stream_append_compared(&store.stream, after, state, nbytes, RUN_AHEAD)
+        else:
+            really_stream_append(&store.stream, after, nbytes, RUN_AHEAD)
+        numbers[0][i + k], numbers[1][i + k], oldest[i + k] = <uint32_t>before, <uint32_t>store.next, <uint32_t>before
+        before = store.next
+        store.next += 1
+        tail = next_tail(sharing)
+        tail.row = sharing.row
+        sharing.row += 1
+        count_searched(&sharing.rate, True, True)
+        after += columns[1].stride
+        k += 1
+    if k > 0:
+        tail.put, tail.is_open, tail.in_place, tail.data = sharing.put, True, True, after - columns[1].stride
+        tail.numbers[0], tail.stack.frames[0] = before, tail.data
+    return k
 
 
 cdef inline bint store_unsearched(

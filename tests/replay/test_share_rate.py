@@ -161,3 +161,23 @@ def test_rows_that_share_frames_with_themselves_alone_are_exact(size: int) -> No
     assert_equal_rows(buffer.take(np.arange(2100)), rows)
     # Of seven rows: 4, 6, 4, 8, 4 and 1 new frames, and 5 for the last one.
     assert frames_a_row(buffer) < 1.001 * (4 + 6 + 4 + 8 + 4 + 1 + 5) / 7
+
+
+@pytest.mark.parametrize("nbytes", [1024, 1187, 1200, 3008])  # of an observation: whole cache lines, and parts
+@pytest.mark.parametrize("views", [False, True])
+def test_a_trajectory_of_lone_frames_that_breaks_off_and_stands_still(nbytes: int, views: bool) -> None:
+    """Rows that do not continue the one before by their first, last or middle byte, and rows that stand still."""
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 256, (2001, nbytes), np.uint8)
+    shown[np.arange(70, 2001, 90)] = shown[np.arange(69, 2001, 90)]
+    state, after = (shown[:-1], shown[1:]) if views else (shown[:-1].copy(), shown[1:].copy())
+    breaks = np.arange(0 if views else 20)
+    for number in breaks:
+        state[100 * number + 50, (0, -1, nbytes // 2)[number % 3]] ^= 1
+    rows = {"row": np.arange(2000), "state": state, "state_new": after}
+    buffer = ReplayBuffer(2000)
+    for piece in pieces(rows, [1, 2, 500, 3, 64]):
+        buffer.put(piece)
+    assert_equal_rows(buffer.take(np.arange(2000)), rows)
+    num_still = len(range(70, 2001, 90))
+    assert frames_a_row(buffer) * len(buffer) == 1 + 2000 - num_still + len(breaks)
