@@ -71,7 +71,7 @@ cdef inline Py_ssize_t locate_frames(
                 # The hardware prefetcher follows contiguous frames, unless they are read in turn.
                 if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
                     continue
-                if sharing.outer != 1 or j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
+                if sharing.outer != 1 or c + j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
                     prefetch_lines(row[j], reach)
             row += sharing.stack
     return num
