@@ -1,8 +1,9 @@
 """Default buffers against `dedup=False`, for rows that share frames and rows that do not: `python -m bench.unshared`.
 
 A buffer looks for frames that it has already. This prints what the search costs: puts into a full buffer, puts until
-it is full, and batches, each in turns with a buffer of whole rows; then the bytes held. `unrelated` rows are random
-bytes, `shuffled` ones are the rows of one trajectory in random order, `trajectory` the same in order.
+it is full, and batches, each in turns with a buffer of whole rows and by processor time, so that other work on the
+machine shows less; then the bytes held. `unrelated` rows are random bytes, `shuffled` ones are the rows of one
+trajectory in random order, `trajectory` the same in order.
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ def puts(kind: str, order: str) -> Iterator[dict[str, np.ndarray]]:
 
 
 def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> float:
-    """Seconds of `whole` divided by those of `default`: lower quartiles, in turns whose order alternates."""
+    """Processor time of `whole` divided by that of `default`: lower quartiles, in turns whose order alternates."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds):
         for name in sorted(calls, reverse=bool(turn % 2)):
-            began = time.perf_counter()
+            began = time.process_time()
             calls[name]()
-            found[name].append(time.perf_counter() - began)
+            found[name].append(time.process_time() - began)
     return float(np.quantile(found["whole"], 0.25) / np.quantile(found["default"], 0.25))
 
 
