@@ -109,6 +109,27 @@ class RaisingInterrupts(Counter):
         return super().step(action)
 
 
+class Exits(Counter):
+    """Raises `error` in its constructor, in `reset` or in a `step`, in every process but that of `but`."""
+
+    def __init__(self, error: BaseException, where: str = "step", but: int = 0) -> None:
+        super().__init__(length=7)
+        self.error, self.where, self.is_armed = error, where, os.getpid() != but
+        self._raise_in("constructor")
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict]:
+        self._raise_in("reset")
+        return super().reset(**options)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._raise_in("step")
+        return super().step(action)
+
+    def _raise_in(self, where: str) -> None:
+        if self.is_armed and self.where == where:
+            raise self.error
+
+
 class AwkwardErrors(Counter):
     """Its first three steps raise: text that is no valid Unicode, text of 30 MB, and an error without text."""
 

@@ -94,11 +94,6 @@ def shutdown_as_error(session: Session) -> Iterator[None]:
         raise
 
 
-def is_exit_of_ray(error: BaseException) -> bool:
-    """Whether Ray raised this SystemExit to end a process of its own, as it does after SIGTERM."""
-    return isinstance(error, SystemExit) and hasattr(error, "ray_terminate_msg")
-
-
 def _shut_down() -> RunnerError:
     return RunnerError(
         "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "

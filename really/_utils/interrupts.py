@@ -38,6 +38,22 @@ class HeldInterrupts:
                 signal.raise_signal(signal.SIGINT)
 
 
+def ends_program(error: BaseException) -> bool:
+    """Whether an exit or an interrupt is the program's own, and not that of the code that was called.
+
+    Ctrl-C raises a KeyboardInterrupt at any place, so each one is the program's. So is an exit of a signal's handler,
+    and one of Ray, which it raises to end the process of an actor.
+    """
+    return not isinstance(error, Exception) and (
+        isinstance(error, KeyboardInterrupt) or is_of_handler(error) or is_exit_of_ray(error)
+    )
+
+
+def is_exit_of_ray(error: BaseException) -> bool:
+    """Whether Ray raised this SystemExit to end a process of its own, as it does after SIGTERM."""
+    return isinstance(error, SystemExit) and hasattr(error, "ray_terminate_msg")
+
+
 def is_of_handler(error: BaseException) -> bool:
     """Whether a signal's handler written in Python raised an error: Python gives it the frame that it interrupts."""
     frames: list[FrameType] = []

@@ -219,7 +219,7 @@ class Fleet:
         try:
             self._info(runner)
         except RunnerLost as lost:
-            raise RunnerError(f"{worker} could not start:\n{lost}") from lost
+            raise lost.of_start(worker) from lost
 
     @staticmethod
     def _forget_orders(worker: Worker) -> None:
@@ -252,7 +252,7 @@ class Fleet:
         if lost.hopeless:
             worker.failures = 0
             self.restart(worker)
-            raise RunnerError(f"{worker} could not start:\n{lost}") from lost
+            raise lost.of_start(worker) from lost
         if worker.failures > MAX_RESTARTS:
             failures, worker.failures = worker.failures, 0
             self.restart(worker)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from really.collectors.messages import Order
+from really.errors import EnvironmentFailedError, RunnerError
 
 # Orders per runner: one that it works on, and one queued behind it, so that it never waits for the driver.
 QUEUED_ORDERS = 2
@@ -21,6 +22,11 @@ class RunnerLost(Exception):  # noqa: N818 - an event that the fleet handles, no
     def __init__(self, cause: str, hopeless: bool = False, with_host: bool = False) -> None:
         super().__init__(cause)
         self.hopeless, self.with_host = hopeless, with_host
+
+    def of_start(self, who: object) -> RunnerError:
+        """The error of a runner that could not start. Ray gives the error of its constructor as text alone."""
+        by_environment = self.hopeless and EnvironmentFailedError.__name__ in str(self)
+        return (EnvironmentFailedError if by_environment else RunnerError)(f"{who} could not start:\n{self}")
 
 
 @dataclass(eq=False)

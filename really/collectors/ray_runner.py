@@ -21,13 +21,14 @@ import numpy as np
 
 from really._ray.nodes import own_node
 from really._ray.remote_rows import RemoteRows
-from really._ray.runtime import is_exit_of_ray
+from really._utils.interrupts import is_exit_of_ray
 from really._utils.memory_limits import own_bytes
 from really.collectors.messages import Chunk, ExportedPolicy, Order, Weights
 from really.collectors.runner import Runner
 from really.collectors.seeds import PROCESS_STREAM, ProcessGenerators, agent_seed
 from really.collectors.side_channel import SideChannel
 from really.data.record_batches import to_record_batch
+from really.envs.environment import failure
 from really.errors import ReallyError, RunnerError
 
 
@@ -72,7 +73,12 @@ class RayRunner:
         # What a preparation raised, until the order that follows raises it.
         self._failure: BaseException | None = None
         # No base class, since Ray wraps each method of an actor's class, and steps would take longer.
-        self._runner = _QuietRunner(spec, agents, restart)
+        try:
+            self._runner = _QuietRunner(spec, agents, restart)
+        except ReallyError as error:
+            raise error from None  # Ray sends the text of every cause
+        except KeyboardInterrupt as error:  # nobody interrupts a process that starts
+            raise failure(f"environment {spec.environment.name!r} could not be made", error) from None
         self._enter("waiting")
 
     def info(self) -> dict[str, Any]:
@@ -137,9 +143,9 @@ class RayRunner:
     def _carry_out(self, order: Order, weights: Weights | None) -> Chunk:
         self._enter("collecting")
         try:
-            if (failure := self._failure) is not None:
+            if (failed := self._failure) is not None:
                 self._failure = None
-                raise failure
+                raise failed
             return self._runner.collect(order, weights)
         finally:
             self._enter("waiting")

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really._utils._step import PlainLoop, convert
+from really._utils.interrupts import ends_program
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.envs.environment import failure
@@ -182,7 +183,9 @@ class PlainBatch(EnvironmentBatch):
             self._clear_flags()
         try:
             ended = self._loop.run(actions, active)
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             raise self._failed("step", self._loop.at, error) from error
         if self._received.converts or not self._steps_are_final:
             self._convert_and_update()
@@ -244,7 +247,9 @@ class PlainBatch(EnvironmentBatch):
             self._loop.elapsed[i] = 0
             try:
                 self._received.write(i, self._environments[i].reset(seed))
-            except Exception as error:
+            except BaseException as error:
+                if ends_program(error):
+                    raise
                 raise self._failed("reset", i, error) from error
         if self._received.converts:
             self._convert("reset")
@@ -255,7 +260,7 @@ class PlainBatch(EnvironmentBatch):
         except LostValueError as error:
             raise self._failed(verb, error.env, error) from error
 
-    def _failed(self, verb: str, i: int, error: Exception) -> Exception:
+    def _failed(self, verb: str, i: int, error: BaseException) -> Exception:
         where = (
             f"environment {self.name!r}, number {i} of the batch, step {self._loop.elapsed[i]} of its episode: {verb}"
         )

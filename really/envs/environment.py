@@ -190,7 +190,7 @@ def failure(where: str, error: BaseException) -> EnvironmentFailedError:
         message = f"{type(error).__name__}, whose text raised {type(unprintable).__name__}"
         trace = "".join(traceback.format_tb(error.__traceback__))
     message = _shortened(message, LONGEST_MESSAGE) + advice(error)
-    text = f"{where}: {message}\n\nOriginal traceback:\n{_shortened(trace, LONGEST_TRACE)}"
+    text = f"{_shortened(where, LONGEST_MESSAGE)}: {message}\n\nOriginal traceback:\n{_shortened(trace, LONGEST_TRACE)}"
     return EnvironmentFailedError(text.encode("utf-8", "backslashreplace").decode())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils._step import convert
+from really._utils.interrupts import ends_program
 from really.data.spaces import flatten, leaf_spaces
 from really.envs.batch import EnvironmentBatch, seed_of
 from really.envs.environment import closing_errors_as_warnings, failure, logged_warnings
@@ -294,7 +295,7 @@ class VectorBatch(EnvironmentBatch):
             return getattr(self._vector, verb)(*args, **options)
         except BaseException as error:
             self._is_broken = _has_workers(self._vector)
-            if not isinstance(error, Exception):
+            if ends_program(error):
                 raise
             raise failure(self._where(verb), error) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from really._utils.interrupts import ends_program
 from really.data.masks import ActionMasks
 from really.data.spaces import native_space, to_gymnasium
 from really.envs.environment import NO_LIMIT, Environment, failure
@@ -115,7 +116,9 @@ class EnvironmentSpec:
             return environment
         except ReallyError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             where = f"environment {self.name!r} could not be made with env_config {dict(self.env_config)}"
             raise failure(where, error) from error
 
@@ -124,7 +127,9 @@ def _inspect(name: str, environment: Environment, shape: tuple[int, ...] | None)
     action_space = _action_space(name, environment.env)
     try:
         observation = environment.reset(0)
-    except Exception as error:
+    except BaseException as error:
+        if ends_program(error):
+            raise
         raise failure(f"environment {name!r}: reset raised", error) from error
     if environment.odd_info is not None:
         warnings.warn(

@@ -18,7 +18,7 @@ import pytest
 from really import EnvironmentFailedError, RunnerError, SampleManager
 from really._ray.runtime import warn_of_small_shared_memory
 from really.errors import ReallyError, RunnerTimeoutError
-from tests.environments import AwkwardErrors, Counter, Exiting, Fragile, RaisingInterrupts, RaisingOnce
+from tests.environments import AwkwardErrors, Counter, Exiting, Exits, Fragile, RaisingInterrupts, RaisingOnce
 from tests.models import QNet
 from tests.scripts import LongDay
 
@@ -131,18 +131,33 @@ def test_an_interrupt_that_an_environment_raises_itself_is_its_error(use_ray: bo
         if not use_ray:
             with pytest.raises(KeyboardInterrupt):
                 manager.get_data()
-        for expected in (
-            "KeyboardInterrupt: x",
-            r"GeneratorExit: \\udcff",
-            "CancelledError: late",
-            "SystemExit: no licence",
+        step = "number 0 of the batch, step 0 of its episode: step"
+        for place, expected in (
+            ("step 0 of the rollout", "KeyboardInterrupt: x"),
+            (step, r"GeneratorExit: \\udcff"),
+            (step, "CancelledError: late"),
+            (step, "SystemExit: no licence"),
         )[not use_ray :]:
-            place = rf"(?s)environment 'RaisingInterrupts', step 0 of the rollout: {expected}.*traceback.*, in step\n"
+            place = rf"(?s)environment 'RaisingInterrupts', {place}: {expected}.*traceback.*, in step\n"
             with pytest.raises(EnvironmentFailedError, match=place) as raised:
                 manager.get_data()
             assert len(str(raised.value)) < 12_000
         check_rows(manager.get_data())
         assert manager.info()["runners"][0]["restarts"] == 0
+
+
+@pytest.mark.parametrize("where", ["constructor", "reset"])
+@pytest.mark.usefixtures("ray_runtime")
+def test_an_exit_of_an_environment_as_its_runner_starts_is_its_error(where: str) -> None:
+    for error in (SystemExit("no licence"), GeneratorExit("\udcff"), KeyboardInterrupt("x" * 30_000_000)):
+        given = {"error": error, "where": where, "but": os.getpid()}
+        expected = rf"(?s){type(error).__name__}.*in {'__init__' if where == 'constructor' else where}\b"
+        with (
+            pytest.raises(EnvironmentFailedError, match=expected) as raised,
+            make(Exits, env_config=given, num_parallel=1) as manager,
+        ):
+            manager.get_data()
+        assert len(str(raised.value)) < 20_000
 
 
 @pytest.mark.usefixtures("ray_runtime")

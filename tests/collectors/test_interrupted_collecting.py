@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import re
 import resource
 import signal
 import sys
@@ -23,7 +24,7 @@ from really import ReallyError, SampleManager, atari
 from really.envs.make import make_batch
 from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, NotEnoughMemoryError
-from tests.environments import Counter, Wide
+from tests.environments import Counter, Exits, Wide
 from tests.models import QNet
 
 
@@ -82,6 +83,26 @@ def test_an_interrupt_in_a_step_leaves_no_gap_in_the_rows(error: type[BaseExcept
                 data = manager.get_data()
                 check_whole_episodes(data, 7) if "num_episodes" in options else check_rows(data)
                 np.testing.assert_array_equal(data["state"][0], 0)
+
+
+EXITS = [SystemExit("no licence"), GeneratorExit("\udcff"), asyncio.CancelledError("x" * 30_000_000)]
+
+
+FUNCTIONS = {"constructor": "__init__"}
+
+
+@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+def test_an_exit_of_an_environment_at_the_start_or_in_a_test_is_its_error(where: str) -> None:
+    """A KeyboardInterrupt may be Ctrl-C, and stays one."""
+    for error in [*EXITS, KeyboardInterrupt("its own")]:
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        expected = KeyboardInterrupt if is_interrupt else EnvironmentFailedError
+        with pytest.raises(expected) as raised, make(Exits, env_config={"error": error, "where": where}) as manager:
+            manager.test(20, test_episodes=2)
+        if not is_interrupt:
+            named = rf"(?s)Exits.*{type(error).__name__}.*Original traceback.*in {FUNCTIONS.get(where, where)}\n"
+            assert re.search(named, text := str(raised.value)), text
+            assert len(text.encode()) < 12_000
 
 
 @pytest.mark.parametrize("use_more", [False, True])
