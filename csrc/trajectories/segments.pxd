@@ -92,8 +92,12 @@ cdef inline int64_t place_of_row(const Trajectories* rows, int64_t number) noexc
     return segment_of_row(rows, number).begin + rows.step_of[number % rows.capacity]
 
 
+cdef inline const int64_t* number_place(const Stream* stream, int64_t place) noexcept nogil:
+    return &stream.numbers[place & (stream.room - 1)]
+
+
 cdef inline int64_t number_at(const Stream* stream, int64_t place) noexcept nogil:
-    return stream.numbers[place & (stream.room - 1)]
+    return number_place(stream, place)[0]
 
 
 cdef inline bint begins_episode(const Trajectories* rows, const Segment* segment) noexcept nogil:

@@ -3,9 +3,10 @@
 from libc.stdint cimport int64_t
 
 from batch_layout cimport lines, take_part
-from segments cimport Trajectories, prefetch_row
+from memory cimport really_prefetch_l2
+from segments cimport Trajectories, is_row, prefetch_row
 from starts cimport Starts
-from windows cimport Window, fill_window
+from windows cimport Window, fill_window, last_number_of
 
 cdef struct TrajectoryParts:  # of an index, for a ring that makes the windows itself
     const Trajectories* rows
@@ -50,6 +51,9 @@ cdef inline bint fill_windows(
     cdef Window window  # of which the index's entries are prefetched, since starts are anywhere
     for i in range(windows.num):
         prefetch_row(index.rows, windows.starts[i])
+    for i in range(windows.num):  # GCC drops a call of a function that only prefetches
+        if is_row(index.rows, windows.starts[i]):
+            really_prefetch_l2(<const char*>last_number_of(index.rows, windows.starts[i], windows.length))
     for i in range(windows.num):
         at = i * windows.length
         window.numbers, window.mask = windows.numbers + at, windows.mask + at

@@ -11,6 +11,7 @@ from segments cimport (
     end_of_run,
     is_row,
     number_at,
+    number_place,
     place_of_row,
     segment_of_row,
 )
@@ -56,6 +57,14 @@ cdef inline Py_ssize_t fill_window(
     for j in range(num, length):
         window.numbers[j], window.mask[j] = -1, 0
     return num
+
+
+cdef inline const int64_t* last_number_of(
+    const Trajectories* rows, int64_t start, Py_ssize_t length
+) noexcept nogil:
+    """Where the index has the number of the window's last row in the segment of its first one, which is held."""
+    cdef const Segment* segment = segment_of_row(rows, start)
+    return number_place(&rows.streams[segment.stream], min(place_of_row(rows, start) + length, segment.end) - 1)
 
 
 cdef inline void copy_numbers(
