@@ -196,6 +196,14 @@ def past_the_cache() -> Hash:
     return found
 
 
+def half_life() -> Hash:
+    found, buffer = Hash(), ReplayBuffer(150, sampler=("half_life", {"half_life": 20}), seed=20)
+    for start in range(0, 300, 60):
+        buffer.put(narrow(start, 60))
+        found.add([buffer.sample(n) for n in (1, 64, (3, 50))])
+    return found
+
+
 def on_disk() -> Hash:
     found = Hash()
     for name, put, options in (
@@ -421,7 +429,7 @@ EXACT: dict[str, Callable[[], Hash]] = {
     run.__name__: run
     for run in (
         *(uniform, many_dtypes, without_replacement, single_rows, indices, into_arrays, several_steps),
-        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache, interchanged),
+        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache, half_life, interchanged),
     )
 }
 ROUNDED: dict[str, Callable[[], Hash]] = {

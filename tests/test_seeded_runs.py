@@ -17,6 +17,7 @@ HASHES = {
     "frames_of_the_last_axis": "b5276ba75d880d1f",
     "shuffled_frames": "cb9f1c1afa76efb4",
     "past_the_cache": "68c173cfbaa6cc05",
+    "half_life": "3042d73957d0a117",
     "interchanged": "e73006986bbe14c3",
 }
 

@@ -496,15 +496,4 @@ static inline uint64_t really_multiply_128(uint64_t a, uint64_t b, uint64_t *low
 #endif
 }
 
-/* Position of the lowest bit that is set; `bits` must not be 0. */
-static inline int really_lowest_bit(uint64_t bits) {
-#if defined(_MSC_VER) && defined(_M_X64)
-    unsigned long at;
-    _BitScanForward64(&at, bits);
-    return (int)at;
-#else
-    return __builtin_ctzll(bits);
-#endif
-}
-
 #endif

@@ -40,4 +40,3 @@ cdef extern from "memory.h" nogil:
     void really_acquire_fence() noexcept
     void really_advise_willneed(const void* start, size_t nbytes) noexcept
     uint64_t really_multiply_128(uint64_t a, uint64_t b, uint64_t* low) noexcept
-    int really_lowest_bit(uint64_t bits) noexcept

@@ -9,8 +9,9 @@ import pytest
 from really.replay.engine import CPU_LEVEL, CPU_LEVELS
 from tests.test_seeded_runs import HASHES
 
-# Runs that reach every kernel: narrow and long rows, frames along both axes, shared or not, and batches past the cache.
-RUNS = ("many_dtypes", "stacked_frames", "frames_of_the_last_axis", "shuffled_frames", "past_the_cache")
+# Runs that reach every kernel: narrow and long rows, frames along both axes, shared or not, batches past the cache, and
+# draws by half-life.
+RUNS = ("many_dtypes", "stacked_frames", "frames_of_the_last_axis", "shuffled_frames", "past_the_cache", "half_life")
 ALL = ("plain", "sse2", "avx2", "avx512", "neon")
 
 

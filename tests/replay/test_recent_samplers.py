@@ -74,7 +74,7 @@ def test_a_half_life_halves_the_probability(num, half):
 
 
 @pytest.mark.parametrize("half", [700, 2500])
-def test_a_half_life_of_many_rows_in_bins(half):
+def test_a_half_life_of_many_rows(half):
     buffer = buffer_of(HalfLifeSampler(half), 9000, capacity=6000)
     later = np.concatenate([8999 - buffer.sample(60_000)["id"] for _ in range(10)])
     assert_drawn(later, half_life(half)(6000))
@@ -91,6 +91,15 @@ def test_a_half_life_follows_a_buffer_that_fills_and_is_cleared():
             if held:
                 later = held - 1 - np.concatenate([buffer.sample(20_000)["id"] for _ in range(3)])
                 assert_drawn(later * 20 // held, np.bincount(np.arange(held) * 20 // held, half_life(2000)(held), 20))
+
+
+def test_a_half_life_draws_by_the_generator_alone_whatever_was_drawn_before():
+    early, late = (buffer_of(HalfLifeSampler(2000), 100, capacity=5000) for _ in range(2))
+    early.sample(1)
+    for buffer in (early, late):
+        buffer.put(checks.rows(100, 50))
+    late.load_state_dict(early.state_dict())
+    assert np.array_equal(early.sample(1000)["id"], late.sample(1000)["id"])
 
 
 @pytest.mark.parametrize("num", [3, 60, 90, 200])
