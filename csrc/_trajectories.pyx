@@ -1,8 +1,8 @@
 """`TrajectoryIndex`: which row follows which row of one agent, and which rows a draw may start from.
 
 `really.replay.trajectories` is its only user. Reading order: segments.pxd (streams of agents and their segments),
-row_set.pxd and starts.pxd (which rows a draw may choose), windows.pxd (steps from a row on), then this file, which makes
-them a Python class. It has no lock: its user has one.
+row_set.pxd and starts.pxd (which rows a draw may choose), windows.pxd (steps from a row on), goals.pxd (steps of the
+episode of a row), then this file, which makes them a Python class. It has no lock: its user has one.
 """
 
 cimport cython
@@ -12,6 +12,7 @@ from libc.stdint cimport INT64_MIN, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from goals cimport EPISODE, FINAL, FUTURE, goal_row
 from row_set cimport allocate_row_set, free_row_set, has_row, row_set_nbytes
 from segments cimport (
     ENDED,
@@ -40,6 +41,8 @@ cnp.import_array()
 
 RULES = {"windows": WINDOWS, "episodes": EPISODES, "steps": STEPS}
 """Name -> which rows are starts (starts.pxd)."""
+STRATEGIES = {"future": FUTURE, "final": FINAL, "episode": EPISODE}
+"""Name -> which steps of an episode give goals (goals.pxd)."""
 
 
 @cython.final
@@ -220,6 +223,28 @@ cdef class TrajectoryIndex:
                 )
                 steps[num + i] = segment.end - 1 - place_of_row(&self.rows, numbers[i])
         return found
+
+    def goal_rows(self, const int64_t[::1] numbers, const int64_t[::1] drawn, double k, int strategy):
+        """Chooses k in k + 1 of the rows [n], and a step of the episode of each, by 2 n random numbers below 2^53.
+
+        Returns int64 [m] each: places of the chosen rows, and numbers of the rows of the steps; None if a chosen row is
+        not held.
+        """
+        cdef cnp.npy_intp[1] dims
+        cdef Py_ssize_t i, num = numbers.shape[0], num_chosen = 0
+        dims[0] = num
+        cdef cnp.ndarray places = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        cdef int64_t* chosen = <int64_t*>cnp.PyArray_DATA(places)
+        cdef int64_t* steps = <int64_t*>cnp.PyArray_DATA(found)
+        for i in range(num):  # without a branch, which would be mispredicted
+            chosen[num_chosen] = i
+            num_chosen += drawn[i] * 2.0**-53 * (k + 1) < k
+        for i in range(num_chosen):
+            steps[i] = goal_row(&self.rows, numbers[chosen[i]], strategy, drawn[num + chosen[i]] * 2.0**-53)
+            if steps[i] < 0:
+                return None
+        return places[:num_chosen], found[:num_chosen]
 
     def sum_segments(self, const double[::1] values):
         """The sum of each segment of `segments`, float64 [n]; `values` are of the rows `oldest` to before `newest`."""

@@ -12,6 +12,7 @@ from really._utils.checks import checked_number
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay._ring import Ring
+from really.replay._trajectories import STRATEGIES
 from really.replay.columns import spec_of
 from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns, shaped
 from really.replay.units import Batch, SampleUnit
@@ -21,10 +22,10 @@ GoalFunction = Callable[[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]], A
 GOAL_FUNCTIONS: dict[str, GoalFunction] = {}
 """Name -> function that gives rewards or terminations. Processes that open a buffer register the same names."""
 
-STRATEGIES = ("future", "final", "episode")
 REWARD, TERMINAL, NOT_DONE, RELABELLED = "reward", "terminal", "not_done", "relabelled"
 MOST_GOALS = 1e6
 PART_BITS = 53
+"""Of the random numbers of `TrajectoryIndex.goal_rows`."""
 
 
 class Hindsight(SampleUnit):
@@ -129,11 +130,14 @@ class Hindsight(SampleUnit):
         batch = super().take(ring, flat)
         if batch is None:
             return None
-        parts = np.multiply(ring.draw_below(1 << PART_BITS, 2 * flat.size), 2.0**-PART_BITS, dtype=np.float64)
-        changed = np.flatnonzero(parts[: flat.size] * (self.k + 1) < self.k)
+        assert self._index is not None, "a ring is prepared before it is sampled"
+        drawn = ring.draw_below(1 << PART_BITS, 2 * flat.size)
+        chosen = self._index.goal_rows(flat, drawn, self.k, STRATEGIES[self.strategy])
+        if chosen is None:
+            return None
+        changed, later = chosen
         if changed.size:
-            later = self._steps_of_goals(flat[changed], parts[flat.size :][changed])
-            found = None if later is None else ring.take(later, later.size, by_number=True)
+            found = ring.take(later, later.size, by_number=True)
             if found is None:
                 return None
             self._relabel(batch, changed, found[_after(self.achieved)])
@@ -141,24 +145,9 @@ class Hindsight(SampleUnit):
         batch[RELABELLED][changed] = True
         return shaped(batch, numbers.shape)
 
-    def _steps_of_goals(self, rows: NDArray[np.int64], parts: NDArray[np.float64]) -> NDArray[np.int64] | None:
-        """Numbers of the rows after which the goals are achieved; None if a row is no longer held."""
-        assert self._index is not None, "a ring is prepared before it is sampled"
-        before, after = self._index.steps_around(rows)
-        if (after < 0).any():
-            return None
-        if self.strategy == "final":
-            by = after
-        elif self.strategy == "future":
-            by = ((after + 1) * parts).astype(np.int64)
-        else:
-            by = ((before + after + 1) * parts).astype(np.int64) - before
-        later = self._index.step_on(rows, by)
-        return None if (later < 0).any() else later
-
     def _relabel(self, batch: Batch, rows: NDArray[np.int64], goals: NDArray[Any]) -> None:
-        info = {key: batch[key][rows] for key in self.info}
-        achieved = batch[_after(self.achieved)][rows]
+        info = {key: batch[key].take(rows, axis=0) for key in self.info}
+        achieved = batch[_after(self.achieved)].take(rows, axis=0)
         batch[REWARD][rows] = self._values("reward", achieved, goals, info)
         batch[self.desired][rows] = batch[_after(self.desired)][rows] = goals
         if self.terminated is not None:
