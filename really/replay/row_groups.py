@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +14,7 @@ from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay._ring import Ring
 
+Made = TypeVar("Made")
 PIECE = 1 << 16
 """Rows whose values are read at a time."""
 LEAST = 16
@@ -64,13 +68,17 @@ class RowGroups:
         self._rows, self._used = np.zeros(0, np.int64), 0
         self._group_of = np.zeros(0, np.int32)  # by row number modulo capacity
         self._oldest = self._newest = self._version = 0
+        self._made: tuple[Any] | None = None
 
     def follow(self, ring: Ring) -> None:
         """Adds rows that were put, and drops those that are no longer held. Raises EmptyBufferError without rows."""
         oldest, newest = ring.held_rows()
         while newest > oldest:
-            version = ring.version_of([self.column])
-            if newest < self._newest or len(self._group_of) != ring.capacity or version != self._version:
+            version, is_same_ring = ring.version_of([self.column]), len(self._group_of) == ring.capacity
+            if (oldest, newest, version) == (self._oldest, self._newest, self._version) and is_same_ring:
+                return
+            self._made = None
+            if newest < self._newest or not is_same_ring or version != self._version:
                 self.forget()
                 self._version = version
                 self._group_of = np.zeros(ring.capacity, np.int32)
@@ -79,6 +87,13 @@ class RowGroups:
                 return
             oldest, newest = ring.held_rows()
         raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
+
+    def made_once(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives for the groups, which it makes anew only after rows have come or gone."""
+        if self._made is None:
+            self._made = (make(),)
+        made: Made = self._made[0]
+        return made
 
     def rows(self, groups: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the rows at these places of these groups; place 0 is a group's oldest row."""

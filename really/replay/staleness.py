@@ -55,23 +55,22 @@ class StalenessSampler(Sampler):
         numbers = ring.draw_below(1 << DOUBLE_BITS, int(np.prod(shape))) * 2.0**-DOUBLE_BITS
         with self._groups.lock:
             self._groups.follow(ring)
-            weights = self._weights()
-            ends = np.cumsum(weights * self._groups.counts)
+            weights, ends = self._groups.made_once(self._weights)
             wanted = np.minimum(numbers * ends[-1], np.nextafter(ends[-1], 0.0))
             groups = np.searchsorted(ends, wanted, side="right")
             counts, each = self._groups.counts[groups], weights[groups]
             places = (counts - (ends[groups] - wanted) / each).astype(np.int64)
             return self._groups.rows(groups, np.clip(places, 0, counts - 1)).reshape(shape), {}
 
-    def _weights(self) -> NDArray[np.float64]:
-        """The weight of a row of each version."""
+    def _weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The weight of a row of each version, and the sum of the weights of all rows up to each version's last one."""
         held = self._groups.counts > 0
         stale = (self._groups.values[held].max() - self._groups.values).astype(np.float64)
         weights = np.ones(len(stale)) if self.half_life is None else np.exp2(-stale / self.half_life)
         weights[(stale < 0) | ~held] = 0.0
         if self.most is not None:
             weights[stale > self.most] = 0.0
-        return weights
+        return weights, np.cumsum(weights * self._groups.counts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The rows may be others now: they are read again."""

@@ -52,15 +52,14 @@ class StratifiedSampler(Sampler):
         starts, numbers = numbers[:num_batches, None], numbers[num_batches:]
         with self._groups.lock:
             self._groups.follow(ring)
-            strata = self._strata()
-            ends = np.cumsum(self._shares(strata))
-            picked = np.searchsorted(ends[:-1] / ends[-1], ((np.arange(num) + starts) / num).ravel(), side="right")
+            strata, ends = self._groups.made_once(self._strata)
+            picked = np.searchsorted(ends, ((np.arange(num) + starts) / num).ravel(), side="right")
             groups = strata[picked]
             places = (numbers * self._groups.counts[groups]).astype(np.int64)
             return self._groups.rows(groups, places).reshape(shape), {}
 
-    def _strata(self) -> NDArray[np.int64]:
-        """The groups that can be drawn, in the order of their values."""
+    def _strata(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The groups that can be drawn, in the order of their values, and where the share of each but the last ends."""
         held = np.flatnonzero(self._groups.counts)
         values = self._groups.values[held]
         strata = held[np.argsort(values)]
@@ -71,7 +70,8 @@ class StratifiedSampler(Sampler):
                 f"sample: expected rows whose {self.column!r} is one of {list(self.weights or ())}, got rows of "
                 f"{sorted(values.tolist())}"
             )
-        return strata
+        ends = np.cumsum(self._shares(strata))
+        return strata, ends[:-1] / ends[-1]
 
     def _shares(self, strata: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.weights is None:
