@@ -70,7 +70,12 @@ def measure(workload, arguments):
     for missing in (name for name in wanted if not is_installed(name)):
         print(f"{workload.name}: {missing} is not installed", flush=True)
     floors = FLOORS if workload is LAYOUTS[workload.layout] else ()
-    workers = {name: Worker(name, workload, arguments.turn) for name in [*filter(is_installed, wanted), *floors]}
+    workers = {}
+    for name in [*filter(is_installed, wanted), *floors]:
+        try:
+            workers[name] = Worker(name, workload, arguments.turn)
+        except (EOFError, ConnectionError):
+            print(f"{workload.name}: {name} does not work here: its process ended with the error above", flush=True)
     cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.layout]] + [("put one", 1)]
     for verb, num in cells:
         unable = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}[verb]
@@ -102,12 +107,13 @@ class Worker:
         self.process = context.Process(target=work, args=(name, workload.name, turn, theirs), daemon=True)
         os.environ.update({} if name in PEERS and PEERS[name].fresh else KEPT)
         self.process.start()
+        theirs.close()  # else nobody would be told that the process has ended
         for key in KEPT:
             os.environ.pop(key, None)
         self.ask(("hello",))
 
     def ask(self, what):
-        """Sends a request and waits for its answer."""
+        """Sends a request and waits for its answer; raises EOFError or ConnectionError if the process has ended."""
         self.pipe.send(what)
         return self.pipe.recv()
 

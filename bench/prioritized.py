@@ -71,6 +71,9 @@ def in_turns(claim, more, num, names):
             made.setup(*values)
         except NotImplementedError:
             continue
+        except ImportError as error:
+            print(f"{name} does not work here: {error}", file=sys.stderr)
+            continue
         ready[name], taken[name] = made, []
     for _ in range(CALLS):
         for name in ready:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -35,6 +37,25 @@ def test_every_benchmark_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "bench"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_peers_that_are_not_there_or_do_not_work_are_told_and_the_rest_runs(tmp_path: Path) -> None:
+    """rlox is installed without what it imports; cpprb need not be installed."""
+    (tmp_path / "rlox").mkdir()
+    (tmp_path / "rlox" / "__init__.py").write_text("import what_rlox_needs\n")
+    command = [sys.executable, "-m", "bench.compare", "--workload", "cartpole 100k"]
+    command += ["--only", "really", "cpprb", "rlox"]
+    command += ["--rounds", "1", "--turn", "0.001", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cartpole 100k: rlox does not work here: its process ended with the error above\n" in done.stdout
+    assert "No module named 'what_rlox_needs'" in done.stderr
+    if importlib.util.find_spec("cpprb") is None:
+        assert "cartpole 100k: cpprb is not installed\n" in done.stdout
+    for cell in ("sample 32", "put 1000", "put one"):
+        assert re.search(rf"^cartpole 100k: {cell}: really: [\d.]+[kM]", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow
