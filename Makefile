@@ -33,7 +33,7 @@ test-slow: setup
 DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,atomic_folders.py forks.py input_files.py) \
 	$(addprefix tests/checkpoints/test_,crafted_models.py resuming.py checkpoint_disk_full.py) \
 	$(addprefix tests/collectors/test_,faults.py killed_runtime.py runner_memory.py) \
-	tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
+	tests/replay/test_finalizers.py tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
 	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
 	leaks.py cut_files.py moments.py removal_kills.py updates.py)
 test-damage: setup

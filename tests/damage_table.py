@@ -24,6 +24,7 @@ KINDS = {
     "test_cut_files": "files cut short while open",
     "test_damage": "what finds mutants",
     "test_faults": "faults of runners",
+    "test_finalizers": "finalizers amid a call",
     "test_forks": "forks of threads",
     "test_full_disks": "full disks, no inodes",
     "test_input_files": "errors of parsers",
