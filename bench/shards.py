@@ -153,7 +153,7 @@ def cluster() -> Iterator[list[str]]:
 
     store = {"object_store_memory": 1_500_000_000}  # room for whole rows, too
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store})
-    nodes = [made.add_node(num_cpus=1, **store).node_id for _ in range(2)]
+    nodes = [made.add_node(num_cpus=2, **store).node_id for _ in range(2)]  # for the runners of two managers
     ray.init(address=made.address, log_to_driver=False)
     try:
         yield nodes
