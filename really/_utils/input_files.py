@@ -87,7 +87,10 @@ def read_small(path: str | PathLike[str], most: int = SMALL_FILE) -> bytes:
         OSError: the system does not read it.
     """
     with open(open_regular(path), "rb") as file:
-        content = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)  # Python allocates all that is asked for
+        if len(content) > size:  # the file has grown, or its system tells no size
+            content += file.read(max(0, most + 1 - len(content)))
     if len(content) > most:
         raise InvalidFileError(f"{path}: expected at most {most:,} bytes, got {os.stat(path).st_size:,}")
     return content

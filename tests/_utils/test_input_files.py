@@ -1,8 +1,11 @@
 """Files that are read: every failure of a parser is an error of this package that names the file."""
 
+import tracemalloc
+from pathlib import Path
+
 import pytest
 
-from really._utils.input_files import reading
+from really._utils.input_files import read_small, reading
 from really.errors import FileError, InvalidFileError, NotEnoughMemoryError
 
 
@@ -27,3 +30,25 @@ def test_an_error_that_names_its_file_stays():
     with pytest.raises(FileError) as raised, reading("folder/file", "a form"):
         raise error
     assert raised.value is error
+
+
+def test_a_small_file_takes_no_more_memory_than_its_content(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    tracemalloc.start()
+    try:
+        assert read_small(tmp_path / "file") == b"x" * 100
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_may_have_as_many_bytes_as_are_allowed_and_no_more(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    assert len(read_small(tmp_path / "file", 100)) == 100
+    with pytest.raises(InvalidFileError, match="file: expected at most 99 bytes, got 100"):
+        read_small(tmp_path / "file", 99)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system that tells the size of every file")
+def test_a_file_whose_system_tells_no_size_is_read_whole():
+    assert read_small("/proc/self/status").endswith(Path("/proc/self/status").read_bytes()[-20:])
