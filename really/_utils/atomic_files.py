@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
@@ -70,7 +71,11 @@ def replacing(path: str | PathLike[str], magic: bytes, what: str) -> Iterator[IO
 
 def check_replaceable(path: Path, magic: bytes, what: str, argument: str = "") -> None:
     """Raises InvalidValueError, naming `argument`, if something other than such a file is at `path`."""
-    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or starts_with(path, magic))):
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return  # nothing is there, or the path is none: writing says so
+    if not (stat.S_ISREG(found.st_mode) and (found.st_size == 0 or starts_with(path, magic))):
         where = f"{argument}: {path}" if argument else f"{path}"
         raise InvalidValueError(f"{where}: expected {what} to replace, or nothing, got {described(path)}")
 

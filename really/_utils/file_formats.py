@@ -52,13 +52,18 @@ def json_object(text: bytes, *, arrays: bool = False) -> dict[str, Any]:
 
     Raises ValueError if the text is no JSON object, or has more than MAX_DEPTH levels.
     """
-    depth = np.cumsum(_STEPS[np.frombuffer(_STRING.sub(b"", text), np.uint8)], dtype=np.int64)
-    if len(depth) and int(depth.max()) > MAX_DEPTH:
-        raise InvalidValueError(f"expected JSON of at most {MAX_DEPTH} levels, got {int(depth.max())}")
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and (depth := _depth(text)) > MAX_DEPTH:
+        raise InvalidValueError(f"expected JSON of at most {MAX_DEPTH} levels, got {depth}")
     found = json.loads(text, object_hook=array_from_json if arrays else None)
     if not isinstance(found, dict):
         raise InvalidValueError(f"expected a JSON object, got {type(found).__name__}")
     return found
+
+
+def _depth(text: bytes) -> int:
+    """Most lists and objects within each other."""
+    levels = np.cumsum(_STEPS[np.frombuffer(_STRING.sub(b"", text), np.uint8)], dtype=np.int64)
+    return int(levels.max(initial=0))
 
 
 def read_json(path: str | PathLike[str], what: str, most: int = SMALL_FILE) -> dict[str, Any]:
