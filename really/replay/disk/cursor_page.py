@@ -89,7 +89,7 @@ class CursorPage:
 
 def check_generator(ring: Ring, bit_generator: np.random.BitGenerator) -> None:
     """Raises ReallyError if NumPy keeps the state of an SFC64 otherwise than the page does."""
-    if ring.generator_bytes() != generator_bytes(bit_generator.state):
+    if ring.generator_bytes() != _packed(bit_generator.state):
         raise ReallyError(f"{GENERATOR}: expected its state in memory as NumPy 2 has it, got another layout")
 
 
@@ -101,11 +101,14 @@ def generator_bytes(state: Mapping[str, Any]) -> bytes:
     try:
         generator: Any = np.random.SFC64()
         generator.state = dict(state)
-        words = np.asarray(state["state"]["state"]).astype(np.uint64)
-        halves = np.array([state["has_uint32"], state["uinteger"]], np.uint32)
+        return _packed(state)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise InvalidValueError(f"generator: expected the state of an {GENERATOR}, got {state!r}") from error
-    return words.tobytes() + halves.tobytes()
+
+
+def _packed(state: Mapping[str, Any]) -> bytes:
+    words = np.asarray(state["state"]["state"]).astype(np.uint64)
+    return words.tobytes() + np.array([state["has_uint32"], state["uinteger"]], np.uint32).tobytes()
 
 
 def _head(schema: FolderSchema) -> bytes:

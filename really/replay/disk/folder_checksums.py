@@ -180,8 +180,8 @@ class FolderChecksums:
         saved = checksum_file.read(self._folder, self._schema.identity)
         if saved is not None:
             path = self._folder / checksum_file.NAME
-            with reading(path, checksum_file.WHAT), self._items(ring) as items:
-                for of, at in zip(saved.runs, items, strict=True):
+            with reading(path, checksum_file.WHAT):
+                for of, at in zip(saved.runs, runs.closed(self._folder, self._schema, ring, self._tables), strict=True):
                     runs.check(of, at.per_run)
         return saved
 
@@ -212,6 +212,8 @@ class FolderChecksums:
         return [CURSOR, *tables, *([priority_files.NAME] if self._schema.prioritized else [])]
 
     def _crc32(self, name: str) -> int:
+        if name == CURSOR:
+            return zlib.crc32(self._page.data.tobytes())
         try:
             return zlib.crc32(read_small(self._folder / name))
         except OSError as error:

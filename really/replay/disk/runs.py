@@ -51,13 +51,14 @@ class Items(Protocol):
 
 
 class OpenFile:
-    """A file that is open for reading until the block ends."""
+    """A file that is open for reading in a `with` block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.handle = open_regular(path)
+        self.handle = -1
 
     def __enter__(self) -> Self:
+        self.handle = open_regular(self.path)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -105,9 +106,17 @@ class Frames(OpenFile):
 def opened(folder: Path, schema: FolderSchema, ring: Ring, tables: list[NDArray[np.uint8]]) -> Iterator[list[Items]]:
     """The rows of a buffer, then the frames of each file of frames, to be read by number."""
     with contextlib.ExitStack() as files:
-        found: list[Items] = [files.enter_context(Rows(folder, schema))]
-        found += [files.enter_context(Frames(folder, at, ring, table)) for at, table in enumerate(tables)]
-        yield found
+        found = closed(folder, schema, ring, tables)
+        for items in found:
+            files.enter_context(items)
+        yield list(found)
+
+
+def closed(
+    folder: Path, schema: FolderSchema, ring: Ring, tables: list[NDArray[np.uint8]]
+) -> tuple[Rows | Frames, ...]:
+    """The same before their files are open: what their numbers are."""
+    return Rows(folder, schema), *(Frames(folder, at, ring, table) for at, table in enumerate(tables))
 
 
 def none() -> Runs:
