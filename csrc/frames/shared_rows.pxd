@@ -1,6 +1,6 @@
 """Rows that share frames, in and out of a ring: matching.pxd stores the frames, records keep the frames' numbers."""
 
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -200,20 +200,35 @@ cdef inline int64_t first_damaged(const Records* records, const Sharing* sharing
 cdef inline bint has_sound_numbers(const Records* records, const Sharing* sharing, const char* record) noexcept nogil:
     """Whether all frames of a record are stored, and its oldest frame is the oldest of them."""
     cdef const FrameStore* store = &sharing.store
-    cdef const uint32_t* numbers
-    cdef uint32_t oldest, stored
-    cdef int64_t number, least = store.next
+    cdef uint32_t oldest, back, least_back = UINT32_MAX, most_back = 0  # from a frame to the next one
+    cdef int64_t first, last
     cdef int c, j
-    memcpy(&oldest, record + records.fields[sharing.oldest_field].offset, sizeof(uint32_t))
     for c in range(sharing.num_columns):
-        numbers = <const uint32_t*>(record + records.fields[sharing.keys[c]].offset)
         for j in range(sharing.stack):
-            memcpy(&stored, numbers + j, sizeof(uint32_t))
-            number = full_number(store, stored)
-            if not is_stored(store, number):
+            back = <uint32_t>store.next - stored_number(records, sharing, record, c, j)
+            least_back, most_back = min(least_back, back), max(most_back, back)
+    memcpy(&oldest, record + records.fields[sharing.oldest_field].offset, sizeof(uint32_t))
+    first, last = store.next - most_back, store.next - least_back
+    if first != full_number(store, oldest) or not is_stored(store, first) or not is_stored(store, last):
+        return False
+    if first >> store.shift == last >> store.shift:
+        return True  # their block has all that are between them
+    for c in range(sharing.num_columns):
+        for j in range(sharing.stack):
+            if not is_stored(store, full_number(store, stored_number(records, sharing, record, c, j))):
                 return False
-            least = min(least, number)
-    return least == full_number(store, oldest)
+    return True
+
+
+cdef inline uint32_t stored_number(
+    const Records* records, const Sharing* sharing, const char* record, int column, int frame
+) noexcept nogil:
+    """A frame's number as a record has it."""
+    cdef uint32_t number
+    memcpy(
+        &number, record + records.fields[sharing.keys[column]].offset + frame * sizeof(uint32_t), sizeof(uint32_t)
+    )
+    return number
 
 
 cdef inline void recount_rows(const Records* records, Sharing* sharing) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -38,10 +39,13 @@ def overwritten(file, at, content):
         handle.write(content)
 
 
-def number_at(folder, row, value):
-    """Sets the number of the first frame of a row, by the layout that the folder has."""
+def number_at(folder, row, value, key="state", frame=0):
+    """Sets the number of a frame of a row, by the layout that the folder has."""
+    columns = {
+        column["key"]: column for column in json.loads((folder / "schema.json").read_text())["buffer"]["columns"]
+    }
     stride = (folder / "records").stat().st_size // (NUM + 10)
-    overwritten(folder / "records", row * stride, struct.pack("<I", value))
+    overwritten(folder / "records", row * stride + columns[key]["offset"] + 4 * frame, struct.pack("<I", value))
 
 
 DAMAGE = {
@@ -73,6 +77,21 @@ def test_wrong_numbers_of_frames_are_refused_by_a_writer(folder, value):
     number_at(folder, 20, value)
     with pytest.raises(InvalidFileError, match=r"records: expected numbers of frames .* in the row of index 20"):
         ReplayBuffer.open(folder, "r+")
+
+
+@pytest.mark.parametrize("key", ["state", "state_new"])
+@pytest.mark.parametrize("row", [8, 14, 30, NUM - 1])
+def test_a_writer_refuses_numbers_before_the_oldest_frame_of_a_row_and_behind_the_newest_of_all(folder, row, key):
+    own = row + (key == "state_new")
+    for frame in (1, 3):
+        for value in (row - 1, row, row + 1, row + 9, row + 33, NUM + 3, NUM + 4, NUM + 99):
+            number_at(folder, row, value, key, frame)
+            if row <= value < NUM + 4:
+                ReplayBuffer.open(folder, "r+").close()
+            else:
+                with pytest.raises(InvalidFileError, match=f"records: expected .* in the row of index {row}: damaged"):
+                    ReplayBuffer.open(folder, "r+")
+        number_at(folder, row, own + frame, key, frame)
 
 
 def test_wrong_numbers_of_frames_are_refused_by_a_reader_when_it_reads_them(folder):
