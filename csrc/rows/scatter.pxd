@@ -29,7 +29,7 @@ cdef extern from *:
         REALLY_COMMITS_EARLY
 
 cdef enum:
-    AHEAD = 1024  # bytes by which a big field is prefetched ahead of its copy
+    AHEAD = 512  # bytes by which a big field is prefetched ahead of its copy
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
