@@ -111,6 +111,7 @@ cdef inline void draw_left_block(
     cdef int64_t[DRAW_BLOCK] again
     cdef int[DRAW_BLOCK] others
     cdef int i, num_again, num_others = 0
+    again[0] = 0  # a compiler that does not see that `draw` writes what is read would warn
     draw(source, held, ages, num)
     for i in range(<int>num):  # without a branch, which would be mispredicted
         others[num_others] = i
