@@ -71,7 +71,7 @@ class Growth:
         self._next_look = time.monotonic() + LOOK_SECONDS
         self._next_number = len(workers)
 
-    def go_on(self) -> None:
+    def advance(self) -> None:
         """Takes the next steps that are possible without a wait."""
         for newcomer in list(self._newcomers):
             self._admit(newcomer)

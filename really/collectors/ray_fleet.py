@@ -167,7 +167,7 @@ class RayFleet(Fleet):
         if self._growth is not None:
             with runtime.shutdown_as_error(self._session):
                 self.check()
-                self._growth.go_on()
+                self._growth.advance()
 
     def _grower(self, num_workers: int | None, extra: Mapping[str, float]) -> Growth:
         """What adds runners on hosts that join: at most `num_workers`, or as many as there are CPUs and agents."""

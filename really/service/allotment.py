@@ -52,7 +52,7 @@ class Allotment:
         """The shard that took rows last."""
         return self._shard
 
-    def go_on_in(self, shard: int) -> None:
+    def resume_in(self, shard: int) -> None:
         """Says that this shard took the last rows."""
         self._shard, self._length = shard, 0
 

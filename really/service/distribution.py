@@ -60,7 +60,7 @@ class Distribution:
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
         self._identity = ""
-        self._goes_on, self.moved, self.num_changes = False, 0, 0
+        self._continues, self.moved, self.num_changes = False, 0, 0
 
     def resume(self, found: Sequence[Found]) -> None:
         """Takes the rows that the shards have, and warns if some of the newest are not there.
@@ -91,8 +91,8 @@ class Distribution:
             ledger.remove(removed)
             if len(removed):
                 self.numbering.ring.set_removed(removed)
-            self._allotment.go_on_in(last_shard)
-            self._goes_on = self._options.n_step > 1  # whether the last episode has ended is not known
+            self._allotment.resume_in(last_shard)
+            self._continues = self._options.n_step > 1  # whether the last episode has ended is not known
 
     @property
     def next_places(self) -> list[int]:
@@ -102,7 +102,7 @@ class Distribution:
     @property
     def unended(self) -> int | None:
         """The shard of an episode that goes on in the next put and has to stay in one shard; None without."""
-        return self._allotment.shard if self._goes_on else None
+        return self._allotment.shard if self._continues else None
 
     def return_to(self, ledger: Ledger, places: Sequence[int], unended: int | None) -> None:
         """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
@@ -110,9 +110,9 @@ class Distribution:
         self.num_changes += 1
         self.numbering.mark_missing(ledger)
         self._next[:] = places
-        self._goes_on = unended is not None
+        self._continues = unended is not None
         if unended is not None:
-            self._allotment.go_on_in(unended)
+            self._allotment.resume_in(unended)
 
     def settle(self, history: History) -> None:
         """Takes note of what happened to the shards since the last call."""
@@ -166,7 +166,7 @@ class Distribution:
         self.ledger.drop_before(oldest)
         if num and self._options.n_step > 1:
             # Rows of runners are whole results, of which the last one is an end.
-            self._goes_on = not isinstance(rows, RemoteRows) and not rows[END][-1]
+            self._continues = not isinstance(rows, RemoteRows) and not rows[END][-1]
 
     def remove(self, numbers: NDArray[np.int64]) -> tuple[int, list[int]]:
         """Removes those of these rows that can be had; returns how many, and the shards that do not answer.
@@ -211,11 +211,11 @@ class Distribution:
 
         It is that of an episode that has not ended, if batches have several steps, or that of the rows' node.
         """
-        if not self._goes_on and isinstance(rows, RemoteRows) and rows.node in self.shards.nodes:
+        if not self._continues and isinstance(rows, RemoteRows) and rows.node in self.shards.nodes:
             return self.shards.nodes.index(rows.node)
         if self._options.n_step == 1:
             return None
-        return self._allotment.shard if self._goes_on else self._allotment.next_shard(self.ledger.counts)
+        return self._allotment.shard if self._continues else self._allotment.next_shard(self.ledger.counts)
 
     def _rooms(self, oldest: int) -> NDArray[np.int64]:
         """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""

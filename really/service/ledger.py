@@ -298,12 +298,12 @@ def _joined(runs: Numbers) -> Numbers:
     if len(runs) < 2:
         return runs
     before, after = runs[:-1], runs[1:]
-    goes_on = (
+    continues = (
         (before[:, NUMBER] + before[:, LENGTH] == after[:, NUMBER])
         & (before[:, PLACE] + before[:, LENGTH] == after[:, PLACE])
         & (before[:, SHARD] == after[:, SHARD])
     )
-    heads = np.flatnonzero(np.append(True, ~goes_on))
+    heads = np.flatnonzero(np.append(True, ~continues))
     found: Numbers = runs[heads].copy()
     found[:, LENGTH] = np.add.reduceat(runs[:, LENGTH], heads)
     return found

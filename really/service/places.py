@@ -51,8 +51,8 @@ class Places:
 
     def add(self, ring: int, place: int, number: int) -> None:
         """Says that the ring's row `ring`, which comes next, has this place and this number."""
-        goes_on = ((ring, place, number) - self._table[-1] == ring - self._table[-1, RING]).all()
-        if goes_on and (self._file is None or self._has_file):
+        continues = ((ring, place, number) - self._table[-1] == ring - self._table[-1, RING]).all()
+        if continues and (self._file is None or self._has_file):
             return
         entry = np.array([[ring, place, number]], np.int64)
         if self._file is not None:

@@ -109,7 +109,7 @@ class ShardedReader:
                 f"reading a buffer: expected {self.num_rows:,} rows as they were when reading began, but at row "
                 f"{self._next - self._first:,} the next ones had been dropped for newer ones; read faster"
             )
-        self._go_on(end - self._next)
+        self._advance(end - self._next)
         chosen = [key for key in spec if keys is None or key in set(keys)]
         nothing = {key: np.empty((0, *spec[key][1]), spec[key][0]) for key in chosen}
         return {key: np.concatenate([nothing[key], *(part[key] for part in parts)]) for key in chosen}
@@ -126,7 +126,7 @@ class ShardedReader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _go_on(self, num: int) -> None:
+    def _advance(self, num: int) -> None:
         self._next += num
         if self._kept is not None:
             self._kept.thread = threading.get_ident()

@@ -81,7 +81,7 @@ class WholeReader(ShardedReader):
                 f"save: expected the rows that were held at its start, but those from number {self._next:,} on are "
                 f"lost, or away; no file is written"
             )
-        self._go_on(end - self._next)
+        self._advance(end - self._next)
         return rows
 
     def _nothing(self, num: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class JaxLibrary:
         return as_arrays(self, model(observation))
 
 
-class Acting:
+class RunnerModel:
     """A runner's own model as a compiled function of observations in NumPy."""
 
     def __init__(self, model: JaxModel, library: JaxLibrary) -> None:
@@ -100,7 +100,7 @@ class Jax:
 
     def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
         """The compiled function."""
-        return Acting(model, self._library)
+        return RunnerModel(model, self._library)
 
     def prepare_runner(self) -> None:
         """The CPU with one thread, unless JAX has run in this process."""

@@ -33,7 +33,7 @@ class KerasJaxLibrary(JaxLibrary):
         return super().infer(Evaluated.of(model), observation)
 
 
-class Acting:
+class RunnerModel:
     """A runner's own model as a compiled function of observations in NumPy.
 
     A model that changes a state in its call, as one that draws random numbers does, is called as Python.
@@ -74,7 +74,7 @@ class KerasJax(KerasChoosesDevice, Jax):
 
     def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
         """The compiled function."""
-        return Acting(model, self._library)
+        return RunnerModel(model, self._library)
 
     def copy(self, model: Any) -> Any:
         """A copy of the model with variables of its own."""

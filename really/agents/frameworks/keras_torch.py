@@ -13,7 +13,7 @@ from really.agents.frameworks.exporting import Candidate, Trial
 from really.agents.frameworks.keras_copies import KerasPickler, copy_model, pickled_model
 from really.agents.frameworks.keras_models import Bound, Evaluated, KerasChoosesDevice
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
-from really.agents.frameworks.torch import Acting, Torch, TorchLibrary
+from really.agents.frameworks.torch import RunnerModel, Torch, TorchLibrary
 
 
 class KerasTorchLibrary(TorchLibrary):
@@ -43,7 +43,7 @@ class KerasTorch(KerasChoosesDevice, Torch):
 
     def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
         """The model in evaluation mode, on the device of Keras: the CPU in a runner with a process of its own."""
-        return Acting(Evaluated(model), self._library)
+        return RunnerModel(Evaluated(model), self._library)
 
     def copy(self, model: Any) -> Any:
         """A copy of the model with variables of its own."""

@@ -100,7 +100,7 @@ class _Bound(torch.nn.Module):  # type: ignore[misc]
         return torch.func.functional_call(self.bound, self._given, (observation,), recurrent)
 
 
-class Acting:
+class RunnerModel:
     """A runner's own module, in evaluation mode on the CPU, as a function of observations in NumPy."""
 
     def __init__(self, module: Any, library: TorchLibrary) -> None:
@@ -164,7 +164,7 @@ class Torch:
     def acting(self, model: Any) -> Callable[[Any], Mapping[str, Any]]:
         """The module in evaluation mode on the CPU."""
         model.cpu()
-        return Acting(model, self._library)
+        return RunnerModel(model, self._library)
 
     def prepare_runner(self) -> None:
         """One thread: each runner has one CPU."""
