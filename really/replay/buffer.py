@@ -289,7 +289,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self.check_open("sample_indices")
         return self._draws.indices(self._ring, n, replace)
 
-    def warn_of_twin(self, what: str) -> None:
+    def _warn_of_twin(self, what: str) -> None:
         """Warns once in a forked process that draws the same rows as another one; `what` draws them."""
         self._draws.warn_of_twin(what)
 

@@ -68,7 +68,7 @@ class RowsOut(DrawnRows, Streamed, Saved, Appended):
 class RowsInAndOut(RowsOut, Rows):
     """What `ReplayBuffer` inherits besides: epochs, saved buffers read, pickles."""
 
-    def warn_of_twin(self, what: str) -> None:
+    def _warn_of_twin(self, what: str) -> None:
         """Warns once in a forked process that draws the same rows as another one."""
         raise NotImplementedError
 
@@ -78,7 +78,7 @@ class RowsInAndOut(RowsOut, Rows):
         Options: `as_`, `drop_last`, and `seed`.
         """
         if options.get("seed") is None:
-            self.warn_of_twin("epochs")
+            self._warn_of_twin("epochs")
         return Epochs(self, batch_size, epochs, **options)
 
     def loaded(self, path: str | os.PathLike[str]) -> Self:
