@@ -77,10 +77,11 @@ def test_the_rate_limiter_bounds_collection() -> None:
 def test_settings_apply_from_the_next_chunk() -> None:
     with make(epsilon=1.0) as manager:
         manager.initialize_buffer(2000, ["action", "state"])
-        with manager.collect_in_background(min_rows=1):
+        with manager.collect_in_background(min_rows=1) as background:
             manager.sample(1)
             manager.set_epsilon(0.0)
-            time.sleep(1.0)
+            replaced = background.rows + 2000 + 4 * 4096  # by rows after those of the chunks under way
+            wait_until(lambda: background.rows >= replaced)
             batch = manager.sample(1000)
         np.testing.assert_array_equal(batch["action"], manager.get_agent().act(batch["state"], greedy=True))
 
