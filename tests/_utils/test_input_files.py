@@ -49,6 +49,6 @@ def test_a_file_may_have_as_many_bytes_as_are_allowed_and_no_more(tmp_path):
         read_small(tmp_path / "file", 99)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system that tells the size of every file")
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="a system that tells the size of every file")
 def test_a_file_whose_system_tells_no_size_is_read_whole():
-    assert read_small("/proc/self/status").endswith(Path("/proc/self/status").read_bytes()[-20:])
+    assert read_small("/proc/version") == Path("/proc/version").read_bytes() != b""
