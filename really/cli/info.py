@@ -142,7 +142,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _checkpoint_buffer(path: Path, about: Any) -> dict[str, Any]:
     if about is None:
         return {"place": "none"}
-    if own := own_folder(path):
+    if own := own_folder(path, about):
         counts = {"capacity": about["capacity"], "rows_put": about["moment"]["num_put"]}
         return {"place": "in its own folder", "folder": own, **counts, "columns": about["columns"]}
     return {"place": "in it", **_buffer(path / SAVED)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from really.errors import InvalidValueError
 
@@ -74,11 +74,11 @@ def _is_part(entry: Path, levels: int) -> bool:
         return False
 
 
-def own_folder(checkpoint: Path) -> str | None:
-    """Where the rows of a checkpoint's buffer are, if they are in a folder of their own; None for other checkpoints."""
-    from really.checkpoints import description
+def own_folder(checkpoint: Path, about: Mapping[str, Any] | None) -> str | None:
+    """Where the rows of a checkpoint's buffer are, if they are in a folder of their own; None for other checkpoints.
 
-    about = description.read(checkpoint)["buffer"]
+    `about` is what the checkpoint's description says of the buffer.
+    """
     if about is None or (checkpoint / SAVED).exists():
         return None
     return str(about.get("path") or "of each shard")
@@ -102,8 +102,11 @@ def opened(path: Path) -> Iterator[ReplayBuffer]:
             f"{path}: expected a buffer, got one in shards, which ShardedBuffer(capacity, path=...) continues; "
             f"{shards(place)[0]} has the rows of one shard"
         )
-    if kind == "checkpoint" and (own := own_folder(place)):
-        raise InvalidValueError(f"{path}: expected a buffer, got a checkpoint whose rows are in the folder {own}")
+    if kind == "checkpoint":
+        from really.checkpoints import description
+
+        if own := own_folder(place, description.read(place)["buffer"]):
+            raise InvalidValueError(f"{path}: expected a buffer, got a checkpoint whose rows are in the folder {own}")
     if kind not in makers:
         raise InvalidValueError(f"{path}: expected a buffer, got a {kind} without rows")
     buffer = makers[kind](place)
