@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
 from really.cli.parts import last_values, listed
-from really.cli.sources import SAVED, inner, kind_of, opened, own_folder, shards
+from really.cli.sources import SAVED, inner, kind_of, opened, opened_shards, own_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,10 +60,14 @@ def _buffer(path: Path) -> dict[str, Any]:
             "held_bytes": memory["held"],
             "whole_rows_would_take_times": memory["ratio"],
             "file_bytes": _bytes_of(path),
-            "columns": {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()},
+            "columns": _columns(buffer),
             "episodes": episodes(buffer),
             "options": {name: _plain(value) for name, value in options.items() if name not in ("keys", "capacity")},
         }
+
+
+def _columns(buffer: ReplayBuffer) -> dict[str, str]:
+    return {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -168,14 +172,11 @@ def _progress(path: Path) -> dict[str, Any]:
 
 
 def _shards(path: Path) -> dict[str, Any]:
-    from really.replay.buffer import ReplayBuffer
-
     found, columns, total = [], {}, 0
-    for rows in shards(path):
-        with ReplayBuffer.open(rows) as buffer:
-            found.append({"name": rows.parent.name, "rows": len(buffer), "room": buffer.capacity})
-            total += len(buffer)
-            columns = {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()}
+    for name, buffer in opened_shards(path):
+        found.append({"name": name, "rows": len(buffer), "room": buffer.capacity})
+        total += len(buffer)
+        columns = _columns(buffer)
     return {"rows": total, "file_bytes": _bytes_of(path), "columns": columns, "shards": found}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from really.cli.sources import SAVED, inner, kind_of, parts, shards
+from really.cli.sources import SAVED, inner, kind_of, opened_shards, parts
 from really.errors import ReallyError
 
 # Values of a line.
@@ -59,13 +59,10 @@ def _buffer(path: Path) -> str:
 
 
 def _shards(path: Path) -> str:
-    from really.replay.buffer import ReplayBuffer
-
-    number, spec, found = 0, {}, shards(path)
-    for rows in found:
-        with ReplayBuffer.open(rows) as buffer:
-            number, spec = number + len(buffer), dict(buffer.spec or {})
-    return f"{_rows(number, spec)}; in {len(found)} shards"
+    number, spec, num_shards = 0, {}, 0
+    for _, buffer in opened_shards(path):
+        number, spec, num_shards = number + len(buffer), dict(buffer.spec or {}), num_shards + 1
+    return f"{_rows(number, spec)}; in {num_shards} shards"
 
 
 def _saved(path: Path) -> str:

@@ -74,6 +74,15 @@ def _is_part(entry: Path, levels: int) -> bool:
         return False
 
 
+def opened_shards(path: Path) -> Iterator[tuple[str, ReplayBuffer]]:
+    """Name and buffer of each shard, which is open until the next one is asked for."""
+    from really.replay.buffer import ReplayBuffer
+
+    for rows in shards(path):
+        with ReplayBuffer.open(rows) as buffer:
+            yield rows.parent.name, buffer
+
+
 def own_folder(checkpoint: Path, about: Mapping[str, Any] | None) -> str | None:
     """Where the rows of a checkpoint's buffer are, if they are in a folder of their own; None for other checkpoints.
 
