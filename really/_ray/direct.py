@@ -2,7 +2,6 @@
 
 Ray sends answers of up to 100 kB so. A longer one it copies into the store of the actor's node, and asks a directory
 where it is; then one raylet sends it to the other, in pieces, and that one copies it into its store.
-`python -m bench.shards --nodes` compares both.
 """
 
 from __future__ import annotations
