@@ -31,6 +31,7 @@ KINDS = {
     "test_killed_runtime": "Ray killed, its memory full",
     "test_leaks": "handles and mappings left",
     "test_moments": "returns to a checkpoint",
+    "test_moved_folders": "folders moved while open",
     "test_removal_kills": "kills of a writer",
     "test_resuming": "returns to a checkpoint",
     "test_runner_memory": "runners out of memory",

@@ -127,6 +127,15 @@ class MappedFile:
             system.map_zeros(self.data.ctypes.data + first, self.nbytes - first)
         return True
 
+    def is_elsewhere(self) -> bool:
+        """Whether the file is no longer at its path: nothing is there, or another file."""
+        if self._handle < 0:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
     def advise(self, advice: str) -> None:
         """Calls `madvise` for the mapping if the system knows this advice, whose name is given without MADV_."""
         number = getattr(mmap, f"MADV_{advice}", None)

@@ -224,7 +224,7 @@ class FolderStorage:
 
     def drop(self) -> None:
         """Writes the checksums while the ring is still there; the folder closes itself."""
-        self._folder.keep_checksums()
+        self._folder.drop()
 
     def close(self) -> bool:
         """Gives up mapping and lock, so that another process can open the folder."""

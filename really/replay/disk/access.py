@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import NoReturn
 
 from really._utils.mapped_files import free_bytes
-from really.errors import ClosedError, DiskFullError, OvertakenError, ReadOnlyError, ReallyError
+from really.errors import ClosedError, DiskFullError, FileError, OvertakenError, ReadOnlyError, ReallyError
 
 
 class FolderAccess:
@@ -33,6 +34,15 @@ class FolderAccess:
         """Raises ReadOnlyError or ClosedError if the files cannot be written."""
         if self._refusal is not None:
             raise type(self._refusal)(f"{what}: {self._refusal}")
+
+    def refuse_moved(self) -> FileError:
+        """The error of a process whose folder is no longer at its path."""
+        got = "another folder" if self.path.exists() else "nothing"
+        return FileError(
+            errno.ENOENT,
+            f"{self.path}: expected the folder of the buffer that is open, got {got}: it was moved or removed "
+            f"meanwhile; the rows are in its files, priorities and checksums are those of the last flush",
+        )
 
     def refuse_rolled_back(self) -> NoReturn:
         """Raises the error of a process that reads rows of before a return to a checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.mapped_files import MappedFile
-from really.errors import InvalidFileError, InvalidValueError, LockedError, ReallyError
+from really.errors import FileError, InvalidFileError, InvalidValueError, LockedError, ReallyError
 from really.replay._ring import Ring
 from really.replay.disk import branches, priority_files, removed_file, rollback, update_file
 from really.replay.disk.access import FolderAccess
@@ -47,10 +48,27 @@ class ChangeableFolder(FolderAccess):
         """Makes the ring call `make_room`, which warns, when little room is left to return to the last checkpoint."""
         raise NotImplementedError
 
+    def check_files(self) -> None:
+        """Raises FileError if the files are not as this process has left them: elsewhere, or cut short.
+
+        What would be written to the path of a folder that was moved might be another buffer's. From a file that was cut
+        short, this process reads zeros from then on.
+        """
+        if self._files and self._files[0].is_elsewhere():
+            raise self.refuse_moved()
+        cut = [file for file in (*self._files, *(frames.table for frames in self._frames)) if file.is_cut_short()]
+        if cut:
+            raise FileError(
+                errno.EIO,
+                f"{cut[0].path}: expected {cut[0].nbytes:,} bytes while the buffer is open, got fewer: another program "
+                f"has cut it short; nothing more is written",
+            )
+
     def remove(self, ring: Ring, numbers: NDArray[np.int64]) -> int:
         """Removes these rows, durably; returns how many of them were left. A kill leaves all of it or nothing."""
         with self._changing:
             self.check_writable("remove")
+            self.check_files()
             self._finish_rollback(ring)
             return removed_file.remove(self.path, self.identity, ring, numbers)
 
@@ -67,6 +85,7 @@ class ChangeableFolder(FolderAccess):
         """
         with self._changing:
             self.check_writable("update")
+            self.check_files()
             self._finish_rollback(ring)
             if ring.kept_from != NO_ROW:
                 raise InvalidValueError(
@@ -129,6 +148,7 @@ class ChangeableFolder(FolderAccess):
         Raises FileError, with nothing done, if the files cannot be written.
         """
         with self._changing:
+            self.check_files()
             ring.set_allocated_end(0)
             try:
                 if removed is not None:

@@ -28,6 +28,7 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class Folder(ChangeableFolder):
         self._priorities: PrioritizedSampler | None = None
         self._kept: dict[str, Any] | None = None
         self._unfinished: rollback.Target | None = None
-        self._changing = threading.RLock()
+        self._changing, self._is_told = threading.RLock(), False
         self._room_watch = RoomWatch(self.path)
         check_mapped_folders(str(self.path))
         _check_folder(self.path)
@@ -156,8 +157,10 @@ class Folder(ChangeableFolder):
 
         Raises:
             DiskFullError: the full buffer would not fit on the disk, unless `options.overcommit`.
-            FileError: no file can be that long.
+            FileError: no file can be that long, or the folder is no longer at its path.
         """
+        if self._lock is not None and not self._lock.is_at(self.path):
+            raise self.refuse_moved()
         new = FolderSchema.new(options, spec, given, schema.identity_without_schema(self.path, keeps=False))
         if new.nbytes >= MAX_BYTES:
             raise FileError(errno.EFBIG, f"{self.path}: needs {new.nbytes:,} bytes, more than a file can have")
@@ -226,6 +229,7 @@ class Folder(ChangeableFolder):
     def keep_priorities(self) -> None:
         """Writes the priorities if there are any, of a buffer, and the files are this process's to write."""
         if self._priorities is not None and self.schema and self.writable and not sys.is_finalizing():
+            self.check_files()
             priority_files.keep(self.path, self._priorities)
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
@@ -259,16 +263,6 @@ class Folder(ChangeableFolder):
         """Warns that the frames of a put took the room of frames that only a checkpoint needed."""
         self._room_watch.frames_given_up()
 
-    def _check_lengths(self) -> None:
-        """Raises FileError if another program has cut a file short; from then on this process reads zeros there."""
-        cut = [file for file in (*self._files, *(frames.table for frames in self._frames)) if file.is_cut_short()]
-        if cut:
-            raise FileError(
-                errno.EIO,
-                f"{cut[0].path}: expected {cut[0].nbytes:,} bytes while the buffer is open, got fewer: another program "
-                f"has cut it short; nothing more is written",
-            )
-
     def flush(self) -> None:
         """Returns when the rows put before, then the cursor, are on the disk, safe from a loss of power.
 
@@ -276,7 +270,7 @@ class Folder(ChangeableFolder):
         durable cursor without being durable: flush while nobody puts to be safe from a loss of power.
         """
         self.check_writable("flush")
-        self._check_lengths()
+        self.check_files()
         for frames in self._frames:
             frames.sync()
         for file in self._files:
@@ -289,23 +283,24 @@ class Folder(ChangeableFolder):
         """Writes the checksums of rows that lack them if the files are this process's to write."""
         ring = None if self._ring is None else self._ring()
         if ring is not None and self._checksums is not None and self.writable and not sys.is_finalizing():
-            self._check_lengths()
+            self.check_files()
             self._checksums.update(ring)
 
     def verify(self, ring: Ring) -> Verification:
         """Compares all rows that are held with their checksums."""
         assert self._checksums is not None
-        self._check_lengths()
+        self.check_files()
         return self._checksums.verify(ring)
 
     def close(self) -> None:
         """Ends writing and releases the lock; mappings are removed with the last array over them."""
         seals = False
         try:
-            self._check_lengths()
-            self.keep_priorities()
-            self.keep_checksums()
-            seals = self.writable
+            if self.schema is not None:
+                self.check_files()
+                self.keep_priorities()
+                self.keep_checksums()
+                seals = self.writable
         finally:
             reason = ClosedError(f"{self.path}: expected an open buffer, got one that has been closed")
             self._detach(reason, seals and not sys.is_finalizing())
@@ -328,14 +323,36 @@ class Folder(ChangeableFolder):
             reason = f"{self.path}: expected the process that opened it, got one forked from it; open it with mode='r'"
             self._detach(ReadOnlyError(reason))
 
+    def drop(self) -> None:
+        """Makes the checksums of a buffer that is used no longer. A warning tells what cannot be written."""
+        with self._errors_told():
+            self.keep_checksums()
+
+    def keep_at_exit(self) -> None:
+        """Writes what the end of a process leaves, if it can be written; else a warning tells it."""
+        for keep in (self.keep_priorities, self.keep_checksums):
+            with self._errors_told():
+                keep()
+
     def __del__(self) -> None:
-        self.close()
+        with self._errors_told():
+            self.close()
 
     def promised(self, device: int) -> int:
         """Bytes of that file system that the buffer has yet to take."""
         if not self._files or not self.writable or os.stat(self.path).st_dev != device:
             return 0
         return self._files[0].nbytes - self._files[0].allocated
+
+    @contextlib.contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        """Where no caller gets an error of the block, a warning tells the first one."""
+        try:
+            yield
+        except ReallyError as error:
+            if not self._is_told:
+                self._is_told = True
+                log.warning("%s", error)
 
     def _detach(self, reason: ReallyError, seals: bool = False) -> None:
         self._refusal, self.writable = reason, False
@@ -479,10 +496,8 @@ def _refuse_if_too_big(path: Path, about: FolderSchema) -> None:
 
 @atexit.register
 def _at_exit() -> None:
-    with contextlib.ExitStack() as all_of_them:
-        for folder in _folders:
-            all_of_them.callback(folder.keep_priorities)
-            all_of_them.callback(folder.keep_checksums)
+    for folder in _folders:
+        folder.keep_at_exit()
 
 
 _folders = ForkGroup(Order.FOLDERS, in_child=Folder.leave_to_parent)

@@ -34,6 +34,13 @@ class FolderLock:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, str(os.getpid()).encode(), 0)
 
+    def is_at(self, folder: Path) -> bool:
+        """Whether this is the lock of the folder that is at this path now."""
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(folder / LOCK))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def release(self) -> None:
         """Releases the lock; harmless when repeated."""
         handle, self._handle = self._handle, -1

@@ -1,4 +1,4 @@
-"""Files that another program cuts short while a buffer is open: flush, verify, close and exit raise, and never crash.
+"""Files that another program cuts short while a buffer is open: flush, verify and close raise, and nothing crashes.
 
 To read rows that are gone ends the process, as with any mapped file, so each buffer is in a process of its own.
 """
