@@ -4,7 +4,7 @@ Reading order: record.pxd (the layout of a row), values.pxd and scatter.pxd (in)
 bounded_random.pxd (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd, ring_state.pxd (all of
 this without Python), then this file, which makes it a Python class. Not every ring needs the rest: n_step.pxd (n-step
 returns), cursor_page.pxd (rings on disk), and for large rows that share frames frame_store.pxd, matching.pxd,
-interleave.pxd, reconstruct.pxd and shared_rows.pxd.
+interleave.pxd, reconstruct.pxd, placing.pxd and shared_rows.pxd.
 
 One lock guards rows and generator. A thread that holds it never waits, not even for the GIL, so it always releases it.
 """
@@ -42,9 +42,10 @@ from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_bloc
 from gather cimport gather
 from generator cimport copied_state
 from lock cimport Lock, acquire, acquire_without_gc, free_lock, new_lock, release, release_with_gc
-from matching cimport Sharing, StackColumn, init_sharing
+from matching cimport MAX_STACK, Sharing, StackColumn, init_sharing
 from memory cimport really_load_acquire, really_pages_release, really_pages_reserve, really_store_release
 from n_step cimport Steps, allocate_steps
+from placing cimport Placed, place_rows
 from pool cimport FreeBlocks, Memory, release_block, return_block, take_block
 from recency cimport RecencyKind
 from reconstruct cimport MISSING, copy_frames, renumber_frames
@@ -231,6 +232,46 @@ def rounded_counts(bit_generator, list ends, Py_ssize_t num):
         first = stop
     counts.append(num - first)
     return counts
+
+
+def place_frames(frames, Py_ssize_t outer, list indices, list columns, positions):
+    """Writes rows to their places, in one or two columns of the same frames.
+
+    frames: C-contiguous [frame, ...]; outer: elements of a frame before the axis of the stack; indices: C-contiguous
+    int32 [row, stack] of each column; columns: C-contiguous [place, ...] of the frames' dtype; positions: C-contiguous
+    int64 [row], the place of each row, or None if row i has place i.
+    """
+    cdef Placed placed
+    cdef Py_ssize_t at, written
+    placed.num_frames, placed.num_places = len(frames), len(columns[0])
+    placed.nbytes = frames.nbytes // max(placed.num_frames, 1)
+    placed.outer, placed.inner = outer, placed.nbytes // outer
+    placed.num, placed.stack = indices[0].shape
+    placed.num_columns = len(columns)
+    if placed.num_columns not in (1, 2) or placed.stack > MAX_STACK:
+        raise ValueError(f"columns: expected 1 or 2, of at most {MAX_STACK} frames a row, got {placed.num_columns}")
+    placed.frames = <char*>checked_data(frames, "frames", frames.dtype, frames.shape)
+    placed.positions = NULL
+    if positions is not None:
+        placed.positions = <int64_t*>checked_data(positions, "positions", np.int64, (placed.num,))
+    for at in range(placed.num_columns):
+        placed.indices[at] = <int*>checked_data(indices[at], "indices", np.int32, (placed.num, placed.stack))
+        placed.columns[at] = <char*>checked_data(columns[at], "rows", frames.dtype, columns[at].shape)
+        if columns[at].nbytes != placed.num_places * placed.stack * placed.nbytes:
+            raise ValueError(f"rows: expected {placed.num_places} stacks of {placed.stack} frames")
+    with nogil:
+        written = place_rows(&placed)
+    if written < placed.num:
+        raise IndexError(f"row {written} has no place among {placed.num_places}, or a frame that is not there")
+
+
+cdef void* checked_data(array, str name, dtype, shape) except NULL:
+    """The memory of an array; refuses one of another dtype or shape, or one that is not C-contiguous."""
+    if array.dtype != dtype or (shape is not None and array.shape != shape) or not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: expected C-contiguous {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}"
+        )
+    return cnp.PyArray_DATA(<cnp.ndarray?>array)
 
 
 def row_stride(list field_nbytes):

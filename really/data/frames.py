@@ -22,8 +22,6 @@ SMALLEST_ROW = 1024
 LARGEST_STACK = 16
 ONE_FRAME: Stack = (1, 0)
 """The stack of rows that are one frame, without an axis for a stack."""
-GROUP = 1 << 19
-"""Bytes of rows that are made at a time before they are copied to where they belong."""
 FRAME_NUMBER_NBYTES = 4
 """Bytes of a frame number in a record."""
 FRAMES_PER_ROW = 1.05
@@ -116,16 +114,6 @@ class FrameColumn:
             np.take(self.frames, self.indices, axis=0, out=rows, mode="clip")
         else:
             rows[...] = np.moveaxis(self.frames[self.indices], 1, self.axis + 1)
-
-    def write_at(self, rows: NDArray[Any], positions: NDArray[np.int64]) -> None:
-        """Writes row i to `rows[positions[i]]`, a group that fits in a cache at a time."""
-        num = max(1, GROUP // max(1, self.dtype.itemsize * math.prod(self.shape[1:])))
-        group = np.empty((num, *self.shape[1:]), self.dtype)
-        for first in range(0, len(self), num):
-            some = FrameColumn(self.frames, self.indices[first : first + num], self.axis)
-            written = group[: len(some)]
-            some.write_to(written)
-            rows[positions[first : first + num]] = written
 
 
 class Sharing(NamedTuple):

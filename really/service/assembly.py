@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.array_pool import ArrayPool
-from really.data.frames import FrameColumn
+from really.data.frames import FrameColumn, keys_by_frames
+from really.replay._ring import place_frames
 from really.replay.units import Batch
 from really.service.lock import BufferLock
 from really.service.shards import Answer, SilentShardError
@@ -71,7 +73,7 @@ class BatchMemory:
 
 def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None, memory: BatchMemory) -> Batch | None:
     """The batch of all parts, key -> [*shape, ...]; None if a shard no longer holds one of the rows."""
-    batch, total = out or {}, math.prod(shape)
+    batch = out or {}
     for part in parts:
         rows = _answered(part)
         if rows is None:
@@ -83,16 +85,27 @@ def assembled(parts: list[Part], shape: tuple[int, ...], out: Batch | None, memo
             if key not in batch:
                 lead = 1 if isinstance(column, FrameColumn) else axes
                 batch[key] = memory.empty((*shape, *column.shape[lead:]), column.dtype)
-            flat = batch[key].reshape(total, *batch[key].shape[len(shape) :])
-            if len(parts) > 1 and isinstance(column, FrameColumn):
-                column.write_at(flat, part.positions)
-            elif len(parts) > 1:
-                flat[part.positions] = column
-            elif isinstance(column, FrameColumn):
-                column.write_to(flat)
-            else:
-                flat[...] = column.reshape(flat.shape)
+        _write(batch, rows, len(shape), part.positions if len(parts) > 1 else None)
     return batch
+
+
+def _write(batch: Batch, rows: Mapping[str, Any], axes: int, positions: NDArray[np.int64] | None) -> None:
+    """Writes rows to their positions in the arrays of a batch, whose first `axes` are those of rows; or all of them."""
+    total = math.prod(next(iter(batch.values())).shape[:axes])
+    flat = {key: batch[key].reshape(total, *batch[key].shape[axes:]) for key in rows}
+    for keys in keys_by_frames(rows):
+        first: FrameColumn = rows[keys[0]]
+        before = math.prod(first.frames.shape[1 : 1 + first.axis])
+        for some in (keys[at : at + 2] for at in range(0, len(keys), 2)):
+            indices, columns = [rows[key].indices for key in some], [flat[key] for key in some]
+            place_frames(first.frames, before, indices, columns, positions)
+    for key, column in rows.items():
+        if isinstance(column, FrameColumn):
+            continue
+        if positions is None:
+            flat[key][...] = column.reshape(flat[key].shape)
+        else:
+            flat[key][positions] = column
 
 
 def _is_whole(column: Any, shape: tuple[int, ...]) -> bool:

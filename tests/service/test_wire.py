@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from really.data import frames
 from really.data.frames import FrameColumn
 from really.data.packed import Packed
+from really.replay._ring import place_frames
 from really.service.assembly import BatchMemory, Part, assembled
 from really.service.shard import Shard
 
@@ -71,17 +71,80 @@ def test_rows_that_dropped_out_are_told() -> None:
     assert filled(False).send_at(np.array([3, 350])) is None
 
 
-@pytest.mark.parametrize("axis", [0, 2])
-def test_frames_of_several_shards_are_written_to_their_places(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "GROUP", 3000)
+@pytest.mark.parametrize("num", [10, 900])
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "frame", "stack", "axis"),
+    [
+        ("u1", (16, 16), 4, 0),
+        ("u1", (16, 16), 4, 2),
+        ("u1", (16, 16), 3, 1),
+        ("f4", (7, 5), 4, 2),
+        ("u1", (63, 65), 16, 0),
+        ("f4", (300,), 1, 0),
+    ],
+)
+def test_frames_of_several_shards_are_written_to_their_places(
+    dtype: str, frame: tuple[int, ...], stack: int, axis: int, ordered: bool, num: int
+) -> None:
     rng = np.random.default_rng(0)
-    column = FrameColumn(rng.integers(0, 255, (9, 16, 16), np.uint8), rng.integers(0, 9, (10, 4), np.int32), axis)
-    positions = rng.permutation(20)[:10]
-    found = np.zeros((20, *column.shape[1:]), np.uint8)
-    column.write_at(found, positions)
-    expected = np.zeros_like(found)
-    expected[positions] = column
-    np.testing.assert_array_equal(found, expected)
+    frames = rng.integers(0, 255, (9, *frame)).astype(dtype)
+    columns = {
+        key: FrameColumn(frames, rng.integers(0, 9, (num, stack), np.int32), axis) for key in ("one", "two", "three")
+    }
+    rows = columns | {"number": np.arange(num)}
+    positions = np.arange(num) if ordered else rng.permutation(num)
+    cut = num if ordered else num // 3  # the parts of two shards, or all rows of one
+    parts = [Part(0, positions[:cut], lambda: {key: _part(column, slice(cut)) for key, column in rows.items()})]
+    if not ordered:
+        rest = slice(cut, None)
+        parts.append(Part(1, positions[cut:], lambda: {key: _part(column, rest) for key, column in rows.items()}))
+    found = assembled(parts, (num,), None, BatchMemory())
+    assert found is not None
+    for key, column in rows.items():
+        expected = np.empty(column.shape, column.dtype)
+        expected[positions] = column
+        np.testing.assert_array_equal(found[key], expected)
+
+
+def _part(column: Any, chosen: slice) -> Any:
+    if isinstance(column, FrameColumn):
+        return FrameColumn(column.frames, column.indices[chosen], column.axis)
+    return column[chosen]
+
+
+@pytest.mark.parametrize(
+    ("index", "position", "what"),
+    [(9, 0, "row 1 has no"), (-1, 0, "row 1 has no"), (0, 4, "row 1 has no"), (0, -1, "row 1 has no")],
+)
+def test_a_row_without_a_frame_or_a_place_is_refused(index: int, position: int, what: str) -> None:
+    frames, columns = np.ones((9, 64), np.uint8), [np.zeros((4, 2, 64), np.uint8)]
+    indices = np.array([[0, 1], [2, index]], np.int32)
+    with pytest.raises(IndexError, match=what):
+        place_frames(frames, 1, [indices], columns, np.array([3, position]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"indices": [np.zeros((2, 2), np.int64)]},
+        {"indices": [np.zeros((2, 4), np.int32)[:, ::2]]},
+        {"columns": [np.zeros((4, 2, 32), np.uint8)]},
+        {"columns": [np.zeros((4, 2, 64), np.int8)]},
+        {"positions": np.zeros(3, np.int64)},
+        {"frames": np.ones((9, 128), np.uint8)[:, ::2]},
+        {"indices": [np.zeros((2, 2), np.int32)] * 3, "columns": [np.zeros((4, 2, 64), np.uint8)] * 3},
+    ],
+)
+def test_arrays_of_another_layout_are_refused(given: dict[str, Any]) -> None:
+    arrays: dict[str, Any] = {"frames": np.ones((9, 64), np.uint8), "outer": 1} | {
+        "indices": [np.zeros((2, 2), np.int32)],
+        "columns": [np.zeros((4, 2, 64), np.uint8)],
+        "positions": np.array([1, 0]),
+    }
+    place_frames(**arrays)
+    with pytest.raises(ValueError, match="expected"):
+        place_frames(**(arrays | given))
 
 
 def test_memory_of_a_batch_is_used_again_once_nobody_has_it() -> None:
