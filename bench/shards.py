@@ -1,4 +1,4 @@
-"""A buffer in shards against one `ReplayBuffer`: `python -m bench.shards [--batches 10000] [--nodes]`.
+"""A buffer in shards against one `ReplayBuffer`: `python -m bench.shards [--batches 10000] [--nodes | --hosts]`.
 
 Prints ratios of one run, and no more, since rows a second depend on the machine:
 
@@ -6,10 +6,12 @@ Prints ratios of one run, and no more, since rows a second depend on the machine
   of the sampling thread, in turns;
 - how many of so many batches are those of one buffer, bit for bit: 1, 2 and 3 shards; uniform, prioritized, n steps,
   shared frames, sequences, by the values of a column; uneven puts that wrap around;
-- with `--nodes`, on a Ray cluster of three nodes on this machine, so that the wire is this machine's memory:
+- with `--nodes`, on a Ray cluster of three nodes on this machine, so that the wire is this machine's memory; with
+  `--hosts`, as root, on three hosts in network namespaces of this machine, with a virtual wire between them:
   - how long a learner that works 20 ms waits for a batch of 256 Atari rows of other nodes, of noise and of Pong;
   - batches of (8, 256) of such rows, two ahead, against whole rows, and against an actor with RLlib's buffer if RLlib
-    is installed; bytes a second against a plain TCP connection, and against Ray alone with objects of as many bytes;
+    is installed; bytes a second against a plain TCP connection between the same hosts, and against Ray alone with
+    objects of as many bytes;
   - rows a second of `collect` into shards against `collect` into one buffer, and the bytes of a row's description that
     go to the learner;
   - seconds from the loss of a shard to the next batch.
@@ -38,6 +40,8 @@ CAPACITY = {"narrow": 100_000, "wide": 20_000, "atari": 6_000}
 WRITTEN = {"narrow": 500, "wide": 200, "atari": 50}
 """Rows of each put of the live writer, every millisecond or as fast as it can."""
 WORK, WAITS = 0.020, 200
+STORE_BYTES = 1_500_000_000
+"""Of each node's object store: room for whole rows, too."""
 
 
 def rows(kind: str, first: int, num: int) -> dict[str, np.ndarray]:
@@ -151,7 +155,7 @@ def cluster() -> Iterator[list[str]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    store = {"object_store_memory": 1_500_000_000}  # room for whole rows, too
+    store = {"object_store_memory": STORE_BYTES}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store})
     nodes = [made.add_node(num_cpus=2, **store).node_id for _ in range(2)]  # for the runners of two managers
     ray.init(address=made.address, log_to_driver=False)
@@ -160,6 +164,28 @@ def cluster() -> Iterator[list[str]]:
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[list[str]]:
+    """The ids of the nodes with CPUs of a cluster that runs, of whose head this process is."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False, _node_ip_address=address.partition(":")[0])
+    try:
+        yield [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    finally:
+        ray.shutdown()
+
+
+def run_on_hosts(batches: int) -> int:
+    """Runs this benchmark on the first of three hosts; returns its exit status."""
+    from tests.hosts import Hosts
+
+    with Hosts(0, 2, 2, store_bytes=STORE_BYTES) as hosts:
+        arguments = ["bench.shards", "--batches", str(batches), "--address", hosts.address]
+        script = f"import runpy, sys; sys.argv = {arguments}; runpy.run_module('bench.shards', run_name='__main__')"
+        return hosts.popen(0, script, stdout=None, stderr=None).wait()
 
 
 def pong(first: int, num: int) -> dict[str, np.ndarray]:
@@ -213,24 +239,40 @@ def frame_bytes() -> float:
     return len(np.unique(drawn[:, None] + np.arange(5))) * 84 * 84 / len(drawn)
 
 
-def tcp_bytes_per_second(nbytes: int = 1 << 28) -> float:
-    """Bytes a second over a connection of this machine with itself."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as one:
-        other, sent = server.accept()[0], np.ones(1 << 22, np.uint8)
-        sender = threading.Thread(target=lambda: [other.sendall(sent) for _ in range(nbytes >> 22)])
-        began, left, into = time.perf_counter(), nbytes, bytearray(1 << 22)
-        sender.start()
+def tcp_bytes_per_second(node: str, nbytes: int = 1 << 29) -> float:
+    """Bytes a second over a plain connection from a process on this node to this one."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def send(host: str, port: int) -> None:
+        part = np.ones(1 << 22, np.uint8)
+        with socket.create_connection((host, port)) as connection:
+            for _ in range(nbytes // part.nbytes):
+                connection.sendall(part)
+
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        address = ray.util.get_node_ip_address(), server.getsockname()[1]
+        sent = send.options(scheduling_strategy=near(node)).remote(*address)
+        connection, left, into = server.accept()[0], nbytes, bytearray(1 << 22)
+        began = time.perf_counter()
         while left:
-            left -= one.recv_into(into, min(left, len(into)))
-        sender.join()
-        other.close()
-    return nbytes / (time.perf_counter() - began)
+            left -= connection.recv_into(into, min(left, len(into)))
+        seconds = time.perf_counter() - began
+        ray.get(sent)
+        connection.close()
+    return nbytes / seconds
+
+
+def near(node: str) -> Any:
+    """Places an actor or a task on this node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def ray_bytes_per_second(nodes: list[str], nbytes: int, turns: int = 12) -> float:
     """Bytes a second that Ray alone moves to this node, in objects of so many bytes, two ahead, one from each node."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0)
     class Source:
@@ -240,8 +282,7 @@ def ray_bytes_per_second(nodes: list[str], nbytes: int, turns: int = 12) -> floa
         def give(self) -> np.ndarray:
             return self.content
 
-    near = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    sources = [Source.options(scheduling_strategy=strategy).remote() for strategy in near]
+    sources = [Source.options(scheduling_strategy=near(node)).remote() for node in nodes]
     asked = collections.deque(source.give.remote() for source in sources)
     ray.get(asked[0])
     began = time.perf_counter()
@@ -263,7 +304,6 @@ def rllib_rate(node: str) -> float | None:
         import ray
         from ray.rllib.policy.sample_batch import SampleBatch
         from ray.rllib.utils.replay_buffers import ReplayBuffer as RLlibBuffer
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError:
         return None
 
@@ -278,7 +318,7 @@ def rllib_rate(node: str) -> float | None:
         def sample(self, num_batches: int, num: int) -> list[dict[str, np.ndarray]]:
             return [dict(self.buffer.sample(num)) for _ in range(num_batches)]
 
-    actor = Replay.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+    actor = Replay.options(scheduling_strategy=near(node)).remote()
     for first in range(0, CAPACITY["atari"] // 3, 500):
         ray.get(actor.add.remote(rows("atari", first, 500)))
     asked = collections.deque(actor.sample.remote(*SHAPE) for _ in range(2))
@@ -329,7 +369,7 @@ def seconds_after_a_loss(buffer: ShardedBuffer) -> float:
 def print_wire(nodes: list[str], rate: float) -> None:
     """What limits rows of noise, of which so many come a second: the wire, Ray, or this package."""
     nbytes = int(SHAPE[0] * SHAPE[1] * frame_bytes())
-    sent, tcp = rate * frame_bytes(), tcp_bytes_per_second()
+    sent, tcp = rate * frame_bytes(), tcp_bytes_per_second(nodes[0])
     by_ray = ray_bytes_per_second(nodes, nbytes // len(nodes))
     print(f"  the same in bytes of frames a second / TCP: {sent / tcp:.2f}")
     print(f"  Ray alone, objects of as many bytes / TCP: {by_ray / tcp:.2f}; ours / Ray alone: {sent / by_ray:.2f}")
@@ -338,9 +378,9 @@ def print_wire(nodes: list[str], rate: float) -> None:
     print(f"  against an actor with RLlib's buffer: {against}")
 
 
-def print_nodes() -> None:
-    """What needs a Ray cluster."""
-    with cluster() as nodes:
+def print_nodes(address: str | None) -> None:
+    """What needs a Ray cluster: the one at this address, or one of this machine."""
+    with cluster() if address is None else joined(address) as nodes:
         for name, of_pong in (("noise", False), ("Pong", True)):
             with remote(nodes, of_pong) as buffer:
                 found = waits(buffer)
@@ -368,7 +408,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=10_000, help="batches that are compared bit for bit")
     parser.add_argument("--nodes", action="store_true", help="also what needs a Ray cluster")
+    parser.add_argument("--hosts", action="store_true", help="the same on hosts with networks of their own, as root")
+    parser.add_argument("--address", help="the same on this cluster, of whose head this process is")
     given = parser.parse_args()
+    if given.hosts:
+        sys.exit(run_on_hosts(given.batches))
     print("| own node's share / local buffer, (8, 256), live writer | median | least | most |")
     print("| --- | --- | --- | --- |")
     for kind in CAPACITY:
@@ -378,8 +422,8 @@ def main() -> None:
     equal, total = equal_batches(given.batches)
     print(f"\n{equal:,} of {total:,} batches are those of one buffer, bit for bit.")
     print(f"{description_bytes():.2f} bytes a row of a chunk's description, of 1,000 rows.")
-    if given.nodes:
-        print_nodes()
+    if given.nodes or given.address:
+        print_nodes(given.address)
     if equal != total:
         sys.exit(1)
 

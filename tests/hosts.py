@@ -37,9 +37,10 @@ def are_possible() -> bool:
 
 
 class Hosts:
-    """Hosts `0`, `1`, ... on one bridge, with the given numbers of CPUs; host 0 has Ray's head."""
+    """Hosts `0`, `1`, ... on one bridge, with these numbers of CPUs and object stores; host 0 has Ray's head."""
 
-    def __init__(self, *cpus: int, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *cpus: int, env: Mapping[str, str] | None = None, store_bytes: int = 200_000_000) -> None:
+        self._store_bytes = store_bytes
         self._name = f"rl{secrets.token_hex(3)}"
         self._env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), **(env or {})}
         self._inits: list[subprocess.Popen[bytes]] = []
@@ -107,9 +108,8 @@ class Hosts:
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
 
-    @staticmethod
-    def _start_command(number: int, what: str, cpus: int) -> str:
-        given = f"--node-ip-address=10.77.0.{number + 1} --num-cpus={cpus} --object-store-memory=200000000"
+    def _start_command(self, number: int, what: str, cpus: int) -> str:
+        given = f"--node-ip-address=10.77.0.{number + 1} --num-cpus={cpus} --object-store-memory={self._store_bytes}"
         return f"{RAY} start {what} {given} --disable-usage-stats"
 
     def _entering(self, number: int) -> list[str]:
