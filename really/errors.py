@@ -66,7 +66,7 @@ class DiskFullError(FileError):
 class LockedError(ReallyError, RuntimeError):
     """Another process, or another buffer of this process, has the folder open for writing.
 
-    Or a signal's handler writes what the call that it interrupts is just writing.
+    It is also raised in the handler of a signal that would change a buffer amid a call that changes it.
     """
 
 

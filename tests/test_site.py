@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -87,16 +89,30 @@ def test_each_page_with_code_is_run() -> None:
     assert {page.stem for page in run} >= SHORTER.keys()
 
 
-def test_each_page_of_the_reference_names_objects_that_there_are() -> None:
-    import importlib
+REFERENCE = [name for page in (DOCS / "api").glob("*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
 
-    names = [
-        name
-        for page in (ROOT / "docs" / "api").glob("*.md")
-        for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)
-    ]
-    for name in names:
-        if name != "really.errors":
-            module, _, thing = name.rpartition(".")
-            assert hasattr(importlib.import_module(module), thing), name
-    assert len(names) > 10
+
+def documented(name: str) -> Any:
+    module, _, thing = name.rpartition(".")
+    return importlib.import_module(name) if name == "really.errors" else getattr(importlib.import_module(module), thing)
+
+
+def test_each_page_of_the_reference_names_objects_that_there_are() -> None:
+    assert len(REFERENCE) > 10
+    for name in REFERENCE:
+        assert inspect.getdoc(documented(name)), name
+
+
+def test_docstrings_of_the_reference_refer_to_what_the_reference_has() -> None:
+    """A reader of the site, or of `help`, does not see the module that another docstring is in."""
+    pages = {name.rpartition(".")[2] for name in REFERENCE} | set(vars(importlib.import_module("really.errors")))
+    found = []
+    for name in REFERENCE:
+        shown = documented(name)
+        members = inspect.getmembers(shown) if inspect.isclass(shown) else []
+        for member, thing in [(name, shown), *members]:
+            if not member.startswith("_"):
+                text = inspect.getdoc(thing) or ""
+                named = re.findall(r"\(`([a-z_]+\.\w+|\w+/[\w/.]+)`", text) + re.findall(r"\(`([A-Z]\w*[a-z]\w*)", text)
+                found += [f"{name}, {member}: {other}" for other in named if other not in pages]
+    assert not found

@@ -217,7 +217,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         return {name: rows[:size] for name, rows in self.get_data(total_steps=size).items()}
 
     def batches(self, n: Any, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over batches of `sample(n)`, drawn up to `prefetch` batches ahead (`batches.Batches`).
+        """An endless iterator over batches of `sample(n)`, drawn up to `prefetch` batches ahead (`Batches`).
 
         During background collection the rate limiter counts a batch when it is drawn. Options: `as_`, `replace`,
         `device` and `pin_memory`, and `beta` of prioritized replay.
@@ -225,7 +225,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         return Batches(self._buffer(), n, prefetch, before=self._before_sample, **options)
 
     def dataset(self, n: Any, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of batches of `sample(n)` (`tf_datasets.sampled_dataset`).
+        """An endless `tf.data.Dataset` of batches of `sample(n)` (`sampled_dataset`).
 
         The rate limiter counts its batches as those of `batches`. Options: `replace`, `batches_per_call`, and `beta` of
         prioritized replay.
@@ -237,9 +237,10 @@ class SampleManager(Collecting, Evaluating, Tracking):
     def get_agent(self, test: bool = False) -> Agent:
         """An agent of its own each time, with the weights that the manager's agent has in the moment of the call.
 
-        It chooses its model when it is first used: the one of the agent whose name it took over, else the manager's own
-        if no living agent has it, else a copy. So `agent = manager.get_agent()` in each epoch keeps its variables, and
-        agents of two names never share any. With `test` it is a copy that acts greedily.
+        An agent gets its model at its first use. If its variable held an agent before, as in a loop with
+        `agent = manager.get_agent()`, it takes over that one's model, so that the variables stay the same. Otherwise it
+        has the manager's own model, or a copy while another living agent has that. So agents in two variables share
+        nothing. With `test` it is a copy that acts greedily.
         """
         self._sync()
         place = sys._getframe(1)

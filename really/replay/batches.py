@@ -229,7 +229,7 @@ class Batches:
         buffer: the buffer that is sampled.
         n: rows of a batch, or (k, n) for k batches at once, [k, n, ...].
         prefetch: batches that may be drawn ahead, 0 or more.
-        as_: `numpy`, or `tf`, `torch` or `jax` for tensors (`tensors.converter`) that share the batch's memory.
+        as_: `numpy`, or `tf`, `torch` or `jax` for tensors that share the batch's memory.
         replace: False to draw no row twice within a batch.
         before: called before each draw; it may wait.
         device: with `torch` or `jax`, the device to which batches are copied, as "cuda:0"; the thread that draws copies

@@ -58,13 +58,13 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             one is the state of another, stacks of frames have frames in common), its record keeps numbers of frames
             in place of their bytes. Batches have exactly what was put. False stores every row whole.
         stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis, if it
-            is at most 16 long and others follow (`frames.plan`).
+            is at most 16 long and others follow.
         max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction, or with
             `path` what the disk has.
         alpha: makes the buffer prioritized (Schaul et al. 2016): rows are drawn in proportion to
             (priority + eps)^alpha, and batches have `index` and `weight` besides. None draws uniformly.
         eps: added to every priority, by default 1e-6.
-        n_step: makes each row of a batch up to so many steps (`n_step.NSteps`): `reward` is their discounted sum,
+        n_step: makes each row of a batch up to so many steps (`NSteps`): `reward` is their discounted sum,
             `state_new` and `terminal` are those of the last step, and `discount`, float32, is gamma^k (1 - terminal).
             It needs `episode_end`, and each agent's rows one after the other.
         gamma: the discount factor of `n_step`.
@@ -237,7 +237,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         """A batch of rows, key -> [n, ...]: 64-byte-aligned arrays, the caller's to keep.
 
         Rows are drawn uniformly from all that are held, or as the buffer's sampler draws. With `alpha` they are drawn
-        by priority (`Priorities.sample`), and the batch has two more columns: `index`, int64 numbers of the rows for
+        by priority, and the batch has two more columns: `index`, int64 numbers of the rows for
         `update_priorities`, and `weight`, float32 importance weights.
 
         Args:
@@ -270,7 +270,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             raise engine.translated(ring, error) from None
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
-        """Sets priorities, such as absolute TD errors, of the rows with these numbers (`Priorities.update`).
+        """Sets priorities, such as absolute TD errors, of the rows with these numbers.
 
         Returns how many of the rows are still held; priorities of others are ignored. A buffer that is open for reading
         takes them for itself alone.

@@ -67,14 +67,14 @@ class DrawnRows(Sampled):
         return isinstance(self.sampler, PrioritizedSampler)
 
     def batches(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Batches:
-        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`batches.Batches`).
+        """An endless iterator over what `sample(n)` gives, drawn up to `prefetch` batches ahead (`Batches`).
 
         Options: `as_`, `replace`, `device` and `pin_memory`, and `beta` of prioritized replay.
         """
         return Batches(self, n, prefetch, **options)
 
     def dataset(self, n: arguments.Size, prefetch: int = 2, **options: Any) -> Any:
-        """An endless `tf.data.Dataset` of what `sample(n)` gives (`tf_datasets.sampled_dataset`).
+        """An endless `tf.data.Dataset` of what `sample(n)` gives (`sampled_dataset`).
 
         Options: `replace`, `batches_per_call`, and `beta` of prioritized replay.
         """

@@ -38,7 +38,7 @@ class EpisodeRows:
 
         Args:
             agent: columns that tell agents apart; by default the column "agent", if there is one.
-            checks_states: False trusts the order of an agent's rows (`sequences.Sequences`).
+            checks_states: False trusts the order of an agent's rows (`Sequences`).
 
         Raises:
             EmptyBufferError: there is no schema yet.

@@ -20,7 +20,7 @@ AFTER = ("state_new", "action_mask_new", TERMINAL, "not_done", "truncated", END)
 
 
 class NSteps(SampleUnit):
-    """Each row of a batch is up to `n_step` steps of one agent (csrc/rows/n_step.pxd).
+    """Each row of a batch is up to `n_step` steps of one agent.
 
     `reward` is their discounted sum; `state_new`, `terminal` and the other columns of `AFTER` are those of the last
     step; `discount`, float32, is gamma^k (1 - terminal) after k steps.

@@ -39,7 +39,7 @@ class Sequences(SampleUnit):
     from the first step of an episode on, where the recurrent state is the initial one. `is_first`, float32, is 1 for
     the first step of an episode. `number`, int64, are the numbers of the rows; -1 is padding, whose values are 0.
 
-    Windows follow an agent's rows in whatever chunks they came (`trajectories.Trajectories`), and stop where an episode
+    Windows follow an agent's rows in whatever chunks they came, and stop where an episode
     ends. Rows stay stored once, however many windows they are in. All starts are equally likely: with `pad=False` the
     rows from which a whole window goes on; with `pad=True` those with at least one step to learn from.
 
@@ -52,8 +52,8 @@ class Sequences(SampleUnit):
         checks_states: False trusts the order of an agent's rows. True ends a window where a row's state is not, bit for
             bit, the next state of the row before it; observations that are normalised anew in each chunk are never.
         compact: True gives columns that share frames as frames [n, length + stack, ...] and indices
-            (`compact.stacked` makes them whole), each frame of a window once. A window that needs more frames makes
-            its batch longer; a number, how many frames there is room for, avoids that.
+            (`really.replay.stacked` makes them whole), each frame of a window once. A window that needs more frames
+            makes its batch longer; a number, how many frames there is room for, avoids that.
     """
 
     in_ring = False

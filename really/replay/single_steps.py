@@ -18,8 +18,8 @@ class Transitions(SampleUnit):
 
     Args:
         compact: True gives columns that share frames as frames [n, 1 + stack, ...] and indices
-            (`compact.stacked` makes them whole), each frame of a row once. A row that needs more frames makes its batch
-            longer; a number, how many frames there is room for, avoids that.
+            (`really.replay.stacked` makes them whole), each frame of a row once. A row that needs more frames makes its
+            batch longer; a number, how many frames there is room for, avoids that.
     """
 
     def __init__(self, compact: bool | int = False) -> None:

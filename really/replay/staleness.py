@@ -73,7 +73,7 @@ class StalenessSampler(Sampler):
         return weights, np.cumsum(weights * self._groups.counts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The rows may be others now: they are read again."""
+        """Reads all rows again, as they may be others."""
         with self._groups.lock:
             self._groups.forget()
 

@@ -79,7 +79,7 @@ class StratifiedSampler(Sampler):
         return np.array([self.weights[int(value)] for value in self._groups.values[strata]])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The rows may be others now: they are read again."""
+        """Reads all rows again, as they may be others."""
         with self._groups.lock:
             self._groups.forget()
 

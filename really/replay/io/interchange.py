@@ -45,19 +45,7 @@ Buffer = TypeVar("Buffer", bound=Filled)
 def to_arrow(
     buffer: Streamed, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
 ) -> pa.RecordBatchReader:
-    """The rows as a stream of record batches, oldest first; each batch is made when it is read.
-
-    Args:
-        buffer: whose rows; its schema must be known.
-        keys: which columns; None: all.
-        float16: "float32" to write halves as singles, for readers that have no halves (DuckDB).
-        chunk_bytes: bytes of a batch.
-
-    Raises:
-        InvalidValueError: there is no schema yet, or a key that the buffer does not have.
-        OvertakenError: puts dropped rows before they were read (DuckDB and others raise their own error with its
-            text).
-    """
+    """As of `ReplayBuffer`. A batch has `chunk_bytes` bytes."""
     import pyarrow as pa
 
     from really.data import arrow_types
@@ -76,15 +64,7 @@ def to_parquet(
     compression: str = "zstd",
     chunk_bytes: int = CHUNK,
 ) -> None:
-    """Writes the rows to one Parquet file, a row group for each chunk, under a temporary name until it is whole.
-
-    An existing Parquet file is replaced. Puts that would drop rows not yet written wait. Memory: a chunk and what
-    Parquet's encoder takes, together about 70 MB whatever the buffer's size.
-
-    Raises:
-        InvalidValueError: no schema yet, an unknown key or compression, a path that holds something else.
-        FileError: the file cannot be written.
-    """
+    """As of `ReplayBuffer`. Each chunk is a row group."""
     import pyarrow.parquet as pq
 
     from really.data import arrow_types
@@ -104,19 +84,7 @@ def to_parquet(
 
 
 def from_arrow(buffer_type: type[Buffer], source: Any, capacity: int | None = None, **options: Any) -> Buffer:
-    """A buffer with the rows of `source`, put batch by batch.
-
-    Args:
-        buffer_type: ReplayBuffer, ShardedBuffer or a subclass.
-        source: an Arrow RecordBatch, Table or RecordBatchReader, or an object with `__arrow_c_stream__`: a Polars
-            frame, a DuckDB relation, a buffer.
-        capacity: how many rows the buffer keeps; None keeps all, if the source knows its length.
-        **options: of the buffer; `keys` chooses columns, `spec` their dtypes.
-
-    Raises:
-        InvalidValueError, InvalidTypeError: `source` is no Arrow data, does not know its length, or has nulls or
-            columns that a buffer cannot hold.
-    """
+    """As of `ReplayBuffer`, for a buffer of this type."""
     num_rows = len(source) if hasattr(source, "__len__") else None
     if capacity is None and num_rows is None:
         raise InvalidValueError(
@@ -133,20 +101,7 @@ def from_parquet(
     capacity: int | None = None,
     **options: Any,
 ) -> Buffer:
-    """A buffer with the rows of Parquet files, put chunk by chunk; arguments as of `from_arrow`.
-
-    Args:
-        buffer_type: the class of the buffer.
-        path: a file; a folder, of which the files `*.parquet` are read by name; a pattern such as "rows/*.parquet"; or
-            a list of files, read in its order.
-        capacity: rows to keep; by default all.
-        **options: of the buffer.
-
-    Raises:
-        InvalidFileError: `path` is no Parquet file, or one that is damaged. Pages have checksums, and a file of
-            `to_parquet` also has those of whole columns and of its schema.
-        InvalidValueError, InvalidTypeError: an argument, or a column, cannot be used; there is no file.
-    """
+    """As of `ReplayBuffer`, for a buffer of this type."""
     files = _parquet_files(path)
     if capacity is None:
         capacity = max(1, sum(describe_parquet(file)[0] for file in files))

@@ -59,29 +59,7 @@ def to_minari(
     action_space: Space[Any] | None = None,
     **about: Any,
 ) -> Any:
-    """Writes the rows as episodes to a new local Minari data set, one episode at a time, and loads it.
-
-    Puts that would drop rows not yet written wait. Memory holds the episodes that have not ended: one for each agent.
-    The data set gets its name when it is whole. Images are stored as they are, not as JPEG.
-
-    Args:
-        buffer: has columns `state`, `action`, `reward`, `state_new` and `terminal` or `not_done`; truncation is read
-            from `truncated`, or from `terminal` with `not_done` or `episode_end`, if those are there.
-        dataset_id: `name-v0`, or `folder/name-v0`.
-        env: the environment, which gives the spaces and which the data set can recover.
-        observation_space, action_space: the spaces without `env`; None makes unbounded boxes of the columns' dtypes,
-            and of integer actions a Discrete of those that occur.
-        **about: metadata of the data set: `algorithm_name`, `author`, `author_email`, `code_permalink`,
-            `description`.
-
-    Returns:
-        The minari.MinariDataset.
-
-    Raises:
-        EmptyBufferError: no rows are held.
-        InvalidValueError: a column is missing or does not fit its space; the data set exists already.
-        FileError: the files cannot be written.
-    """
+    """As of `ReplayBuffer`; `about` is the metadata."""
     with needed("to_minari", "Minari for its data sets", "minari"):
         import minari
 
@@ -104,22 +82,7 @@ def to_minari(
 
 
 def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = None, **options: Any) -> Buffer:
-    """A buffer with the steps of a Minari data set, episode by episode.
-
-    It has `state`, `action`, `state_new`, and as float32 `reward`, `not_done`, `terminal` and `truncated`, or those of
-    them in `keys`; an observation of several arrays has a column for each, `state.key`. With `n_step` or `unit`, which
-    follow episodes, there is `episode_end`, too: 1 for the last step of each episode.
-
-    Args:
-        buffer_type: ReplayBuffer, ShardedBuffer or a subclass.
-        dataset: a minari.MinariDataset, or the id of a local one.
-        capacity: how many rows the buffer keeps; None keeps all.
-        **options: of the buffer.
-
-    Raises:
-        InvalidValueError: there is no such data set.
-        InvalidTypeError: its spaces are not arrays of numbers.
-    """
+    """As of `ReplayBuffer`, for a buffer of this type."""
     if isinstance(dataset, str):
         dataset = _local(dataset)
     total = int(dataset.total_steps)

@@ -44,22 +44,7 @@ Restore = Callable[[Description, Iterable[dict[str, Any]]], Buffer]
 
 
 def save(buffer: Saved, path: str | PathLike[str], *, compression: str = "zstd", chunk_bytes: int = CHUNK) -> None:
-    """Writes rows, order, generator, schema and options of the buffer to one file.
-
-    The rows are those held when it begins. Other threads may put and sample meanwhile; a put that would drop a row not
-    yet written waits. The file gets its name when it is whole and on disk. Memory: one chunk, and what zstd takes for
-    it, together below 20 MB whatever the buffer's size.
-
-    Args:
-        buffer: what to save.
-        path: the file; a saved buffer there is replaced.
-        compression: "zstd", "lz4" or "none".
-        chunk_bytes: bytes of a record batch.
-
-    Raises:
-        InvalidValueError: an unknown compression, or `path` holds something else.
-        FileError: the file cannot be written.
-    """
+    """As of `ReplayBuffer`. A record batch has `chunk_bytes` bytes."""
     import pyarrow as pa
 
     if compression not in COMPRESSIONS:
@@ -74,14 +59,7 @@ def save(buffer: Saved, path: str | PathLike[str], *, compression: str = "zstd",
 
 
 def load(restore: Restore[Buffer], path: str | PathLike[str]) -> Buffer:
-    """The buffer that `save` wrote: the same rows in the same order, and the same batches from then on.
-
-    `restore` makes it, as `ReplayBuffer.restore` does.
-
-    Raises:
-        InvalidFileError: `path` is no saved buffer, or one that is cut short, damaged or of another version.
-        NotEnoughMemoryError: its capacity does not fit in the memory that is left.
-    """
+    """As of `ReplayBuffer`. `restore` makes the buffer, as `ReplayBuffer.restore` does."""
     import pyarrow as pa
 
     from really.data import arrow_columns
