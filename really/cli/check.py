@@ -71,7 +71,7 @@ def _compared(path: Path) -> dict[str, Any]:
         if not found.is_whole:
             raise InvalidFileError(f"{path}: expected rows as they were put, got {found}")
         # Other files are read whole as they are opened, and each part is compared.
-        unchecked = len(found.unchecked) if kind == "buffer" else 0
+        unchecked = len(found.unchecked) if kind in ("buffer", "shards") else 0
         return {"kind": kind, "rows": found.num_rows, "damaged": 0, "without a checksum": unchecked}
 
 

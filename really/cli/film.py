@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from really.replay.buffer import ReplayBuffer
+    from really.service.sharded_buffer import ShardedBuffer
 
 EXAMPLES = """really film pong_buffer pong.gif
 really film pong_buffer pong.gif --episode 3 --fps 15
@@ -67,7 +68,7 @@ def newest_frame(row: NDArray[Any]) -> NDArray[Any]:
     return row
 
 
-def _episode(buffer: ReplayBuffer, column: str, number: int) -> NDArray[Any]:
+def _episode(buffer: ReplayBuffer | ShardedBuffer, column: str, number: int) -> NDArray[Any]:
     """The rows of a column in the episode with this number."""
     import numpy as np
 

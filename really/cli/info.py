@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
 from really.cli.parts import last_values, listed
-from really.cli.sources import SAVED, inner, kind_of, opened, opened_shards, own_folder
+from really.cli.sources import SAVED, inner, kind_of, opened, own_folder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from really.replay.buffer import ReplayBuffer
+    from really.service.sharded_buffer import ShardedBuffer
 
 EXAMPLES = """really info runs/buffer
 really info replay.arrow --json
@@ -51,30 +52,30 @@ def _format(path: Path) -> str:
 
 def _buffer(path: Path) -> dict[str, Any]:
     with opened(path) as buffer:
-        memory = buffer.memory()
-        options = {name: value for name, value in vars(buffer.options).items() if value is not None}
-        return {
-            "format": _format(path),
-            "rows": len(buffer),
-            "capacity": buffer.capacity,
-            "held_bytes": memory["held"],
-            "whole_rows_would_take_times": memory["ratio"],
-            "file_bytes": _bytes_of(path),
-            "columns": _columns(buffer),
-            "episodes": episodes(buffer),
-            "options": {name: _plain(value) for name, value in options.items() if name not in ("keys", "capacity")},
-        }
+        return _about(path, buffer)
 
 
-def _columns(buffer: ReplayBuffer) -> dict[str, str]:
-    return {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()}
+def _about(path: Path, buffer: ReplayBuffer | ShardedBuffer) -> dict[str, Any]:
+    memory = buffer.memory()
+    options = {name: value for name, value in vars(buffer.options).items() if value is not None}
+    return {
+        "format": _format(path),
+        "rows": len(buffer),
+        "capacity": buffer.capacity,
+        "held_bytes": memory["held"],
+        "whole_rows_would_take_times": memory["ratio"],
+        "file_bytes": _bytes_of(path),
+        "columns": {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()},
+        "episodes": episodes(buffer),
+        "options": {name: _plain(value) for name, value in options.items() if name not in ("keys", "capacity")},
+    }
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float) else str(value)
 
 
-def episodes(buffer: ReplayBuffer) -> dict[str, Any]:
+def episodes(buffer: ReplayBuffer | ShardedBuffer) -> dict[str, Any]:
     """How many episodes ended in the rows; with a column `agent` also means of their returns and lengths.
 
     A row's agent tells to which episode it belongs. The first episode of each agent may have begun in rows that a full
@@ -118,7 +119,7 @@ def _sums(
     return np.concatenate(returns), np.concatenate(lengths)
 
 
-def read_columns(buffer: ReplayBuffer, keys: list[str]) -> dict[str, NDArray[Any]]:
+def read_columns(buffer: ReplayBuffer | ShardedBuffer, keys: list[str]) -> dict[str, NDArray[Any]]:
     """These columns of all rows, oldest first."""
     import numpy as np
 
@@ -172,12 +173,10 @@ def _progress(path: Path) -> dict[str, Any]:
 
 
 def _shards(path: Path) -> dict[str, Any]:
-    found, columns, total = [], {}, 0
-    for name, buffer in opened_shards(path):
-        found.append({"name": name, "rows": len(buffer), "room": buffer.capacity})
-        total += len(buffer)
-        columns = _columns(buffer)
-    return {"rows": total, "file_bytes": _bytes_of(path), "columns": columns, "shards": found}
+    from really.service.sharded_buffer import ShardedBuffer
+
+    with ShardedBuffer.open(path) as buffer:
+        return {**_about(path, buffer), "shards": buffer.info()["shards"]}
 
 
 def _folder(path: Path) -> dict[str, Any]:

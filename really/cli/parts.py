@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from really.cli.sources import SAVED, inner, kind_of, opened_shards, parts
+from really.cli.sources import SAVED, inner, kind_of, parts
 from really.errors import ReallyError
 
 # Values of a line.
@@ -59,10 +59,10 @@ def _buffer(path: Path) -> str:
 
 
 def _shards(path: Path) -> str:
-    number, spec, num_shards = 0, {}, 0
-    for _, buffer in opened_shards(path):
-        number, spec, num_shards = number + len(buffer), dict(buffer.spec or {}), num_shards + 1
-    return f"{_rows(number, spec)}; in {num_shards} shards"
+    from really.service.sharded_buffer import ShardedBuffer
+
+    with ShardedBuffer.open(path) as buffer:
+        return f"{_rows(len(buffer), buffer.spec or {}, buffer.capacity)}; in {len(buffer.shard_names)} shards"
 
 
 def _saved(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from really.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from really.replay.buffer import ReplayBuffer
+    from really.service.sharded_buffer import ShardedBuffer
 
 META, SAVED = "meta.json", "buffer.arrow"
 MARKS = {"schema.json": "buffer", "progress.csv": "progress"}
@@ -29,7 +30,7 @@ def kind_of(path: Path) -> str:
             return "checkpoint" if path.name.startswith("checkpoint_") else "model"
         if found := next((kind for file, kind in MARKS.items() if (path / file).exists()), None):
             return found
-        if shards(path):
+        if has_shards(path):
             return "shards"
         if parts(path):
             return "folder"
@@ -48,9 +49,11 @@ def inner(path: Path) -> Path:
     return max(entries, key=lambda entry: (entry / META).stat().st_mtime_ns, default=path)
 
 
-def shards(path: Path) -> list[Path]:
-    """The buffers of the shards in the folder of a buffer in shards, by name; none in another folder."""
-    return sorted(mark.parent for mark in path.glob("shard-*/rows/schema.json"))
+def has_shards(path: Path) -> bool:
+    """Whether a folder is that of a buffer in shards."""
+    from really.service.opened import homes
+
+    return bool(homes(path))
 
 
 def parts(path: Path, levels: int = LEVELS) -> list[Path]:
@@ -69,18 +72,9 @@ def _is_part(entry: Path, levels: int) -> bool:
         place = inner(entry)
         if any((place / mark).exists() for mark in (META, *MARKS)):
             return True
-        return bool(shards(entry)) or (levels > 1 and bool(parts(entry, levels - 1)))
+        return has_shards(entry) or (levels > 1 and bool(parts(entry, levels - 1)))
     except OSError:
         return False
-
-
-def opened_shards(path: Path) -> Iterator[tuple[str, ReplayBuffer]]:
-    """Name and buffer of each shard, which is open until the next one is asked for."""
-    from really.replay.buffer import ReplayBuffer
-
-    for rows in shards(path):
-        with ReplayBuffer.open(rows) as buffer:
-            yield rows.parent.name, buffer
 
 
 def own_folder(checkpoint: Path, about: Mapping[str, Any] | None) -> str | None:
@@ -94,23 +88,23 @@ def own_folder(checkpoint: Path, about: Mapping[str, Any] | None) -> str | None:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[ReplayBuffer]:
+def opened(path: Path) -> Iterator[ReplayBuffer | ShardedBuffer]:
     """The buffer at a path, to read. Raises InvalidValueError if there is none."""
-    from really.replay.buffer import ReplayBuffer
+    from really import ReplayBuffer, ShardedBuffer
 
     place = inner(path)
     kind = kind_of(place)
     if kind == "checkpoint" and (place / SAVED).exists():
         kind, place = "saved buffer", place / SAVED
-    makers = {"buffer": ReplayBuffer.open, "saved buffer": ReplayBuffer.load, "parquet": ReplayBuffer.from_parquet}
+    makers: dict[str, Callable[[Path], ReplayBuffer | ShardedBuffer]] = {
+        "buffer": ReplayBuffer.open,
+        "shards": ShardedBuffer.open,
+        "saved buffer": ReplayBuffer.load,
+        "parquet": ReplayBuffer.from_parquet,
+    }
     if kind == "folder":
         found = ", ".join(part.name for part in parts(place))
         raise InvalidValueError(f"{path}: expected a buffer, got a folder with {found}; give the path of one of them")
-    if kind == "shards":
-        raise InvalidValueError(
-            f"{path}: expected a buffer, got one in shards, which ShardedBuffer(capacity, path=...) continues; "
-            f"{shards(place)[0]} has the rows of one shard"
-        )
     if kind == "checkpoint":
         from really.checkpoints import description
 

@@ -29,14 +29,14 @@ class ChangedShards(ToldShards, RowChanges):
         return self._ring
 
     def epochs(self, batch_size: SupportsIndex, epochs: SupportsIndex | None = 1, **options: Any) -> Epochs:
-        """Batches in which each row held now comes once an epoch (`epochs.Epochs`).
+        """Batches in which each row held now comes once an epoch (`Epochs`).
 
         Options: `as_`, `drop_last` and `seed`.
         """
         return Epochs(cast(Rows, self), batch_size, epochs, **options)
 
     def _check_writable(self, what: str) -> None:
-        self.check_open(what)
+        self.check_writable(what)
 
     def _remove_rows(self, ring: Ring, numbers: Numbers) -> int:
         with self._rows.numbering.without_puts(), self._lock:

@@ -18,7 +18,7 @@ from really.service.history import History
 from really.service.ledger import NOWHERE, Ledger
 from really.service.numbering import Numbering
 from really.service.resuming import identity_of, ledger_of
-from really.service.shard import num_rows_of, piece_of
+from really.service.shard import Owner, num_rows_of, piece_of
 from really.service.shards import Event, Found, Shards, ask_one
 
 log = logging.getLogger("really")
@@ -59,7 +59,7 @@ class Distribution:
         self._options, self.numbering = options, numbering
         self._allotment = Allotment(options.capacity, num)
         self._next = np.zeros(num, np.int64)
-        self._identity = ""
+        self._owner = Owner("", options.capacity)
         self._continues, self.moved, self.num_changes = False, 0, 0
 
     def resume(self, found: Sequence[Found]) -> None:
@@ -68,16 +68,16 @@ class Distribution:
         Raises InvalidFileError if they are of different buffers, or have too little room.
         """
         room = int(self.shards.rooms.sum())
-        if room < self._options.capacity:
+        if self.shards.writable and room < self._options.capacity:
             raise InvalidFileError(
                 f"path: expected folders of shards with room for {self._options.capacity:,} rows, got {room:,}: they "
                 f"were made for a smaller buffer, or for more shards"
             )
         self._next[:] = [one.next_place for one in found]
         self.num_changes += 1
-        self._identity = identity_of(found, self.shards.names)
+        self._owner = owner = Owner(identity_of(found, self.shards.names), self._options.capacity)
         ledger = ledger_of(found, self.shards.names)
-        self.shards.each("belong_to", [None if one.ledger == self._identity else (self._identity,) for one in found])
+        self.shards.each("belong_to", [None if one.owner == owner else (owner,) for one in found])
         if ledger is not None:
             self.ledger = ledger
             last_shard = ledger.last_shard
@@ -135,7 +135,7 @@ class Distribution:
         self.ledger.grow()
         self._next = np.append(self._next, event.start)
         ask_one(self.shards, event.shard, "forget", event.start, self.numbering.held()[1])
-        ask_one(self.shards, event.shard, "belong_to", self._identity)
+        ask_one(self.shards, event.shard, "belong_to", self._owner)
 
     def put(self, rows: Mapping[str, Any] | RemoteRows) -> None:
         """Puts columns [n, ...] that fit the schema, or rows of runners, into the shard of their node.

@@ -14,6 +14,7 @@ from really.replay._ring import RingError
 from really.replay.buffer import ReplayBuffer
 from really.replay.units import Batch
 from really.service.places import Places
+from really.service.shard import PLACES, ROWS
 
 
 class MappedRows(ReplayBuffer):
@@ -64,14 +65,14 @@ class MappedShard:
 
     def _look(self) -> None:
         """Reads the places that were added since the last call."""
-        file = self._folder / "places"
+        file = self._folder / PLACES
         try:
             found = file.stat()
         except OSError as error:
             raise ReallyError(f"{file}: {error}") from error
         seen = found.st_ino, found.st_size, found.st_mtime_ns
         if self._rows is None:
-            self._rows = MappedRows.open(self._folder / "rows")
+            self._rows = MappedRows.open(self._folder / ROWS)
         if seen != self._seen:
             self._places, self._seen = Places.of_file(file), seen
 

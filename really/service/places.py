@@ -75,6 +75,12 @@ class Places:
         found: NDArray[np.int64] = np.where(rows < self._ends[at], rows, NO_ROW)
         return found
 
+    def of(self, rings: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number and place of these rows of the ring, [n, 2]."""
+        entries = self._table[np.searchsorted(self._table[:, RING], rings, side="right") - 1]
+        found: NDArray[np.int64] = entries[:, [NUMBER, PLACE]] + (rings - entries[:, RING])[:, None]
+        return found
+
     def next_place(self, num_put: int) -> int:
         """The place after that of the last of `num_put` rows."""
         return int(self._table[-1, PLACE] + num_put - self._table[-1, RING])

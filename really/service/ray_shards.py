@@ -45,6 +45,8 @@ class RayShards:
         RunnerError: a host lacks this package, or has another version of it.
     """
 
+    writable = True
+
     def __init__(
         self,
         nodes: str | Sequence[str],

@@ -17,7 +17,7 @@ def identity_of(found: Sequence[Found], names: Sequence[str]) -> str:
 
     Raises InvalidFileError if they have rows of different buffers.
     """
-    known = {one.ledger: name for one, name in zip(found, names, strict=True) if one.ledger and len(one.runs)}
+    known = {one.owner.identity: name for one, name in zip(found, names, strict=True) if one.owner and len(one.runs)}
     if len(known) > 1:
         raise InvalidFileError(
             f"path: expected the shards of one buffer, got those of {len(known)}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,19 @@ from really.service.ledger import NOWHERE
 from really.service.places import NO_ROW, Places
 from really.service.wire import SentRows, sent_rows
 
-LEDGER = "ledger"
+OWNER = "ledger"
 """The file that says which sharded buffer a shard's folder is of."""
-LONGEST_LEDGER = 64
+LONGEST_OWNER = 64
 """Bytes that its content has at most."""
+ROWS, PLACES = "rows", "places"
+"""The folder of its rows, and the file of their places."""
+
+
+class Owner(NamedTuple):
+    """The sharded buffer that a folder is of: what distinguishes it from all others, and its capacity, 0 if unknown."""
+
+    identity: str
+    capacity: int
 
 
 class Shard(ReplayBuffer):
@@ -54,28 +63,29 @@ class Shard(ReplayBuffer):
             raise InvalidValueError(f"path: expected a folder for shards, got {path.parent}, which has a ReplayBuffer")
         with file_errors(path, "the folder of a shard"):
             path.mkdir(parents=True, exist_ok=True)
-        stored = schema.read(path / "rows")
-        super().__init__(stored["capacity"] if stored else capacity, *args, path=path / "rows", **options)
+        stored = schema.read(path / ROWS)
+        super().__init__(stored["capacity"] if stored else capacity, *args, path=path / ROWS, **options)
         try:
-            self._places = Places(path / "places", self._num_put)
+            self._places = Places(path / PLACES, self._num_put)
         except BaseException:
             self.close()
             raise
 
     @property
-    def ledger(self) -> str | None:
-        """What distinguishes the sharded buffer that the folder is of from all others; None if it is of none yet."""
-        file = None if self._home is None else self._home / LEDGER
+    def owner(self) -> Owner | None:
+        """The sharded buffer that the folder is of; None if it is of none yet."""
+        file = None if self._home is None else self._home / OWNER
         if file is None or not file.exists():
             return None
         with file_errors(file, "the buffer of a shard"):
-            return read_small(file, LONGEST_LEDGER).decode("ascii", "replace")
+            identity, _, capacity = read_small(file, LONGEST_OWNER).decode("ascii", "replace").partition(" ")
+        return Owner(identity, int(capacity) if capacity.isdecimal() else 0)
 
-    def belong_to(self, ledger: str) -> bool:
+    def belong_to(self, owner: Owner) -> bool:
         """Writes into the folder, if there is one, which sharded buffer it is of; returns True."""
         if self._home is not None:
-            with replacing(self._home / LEDGER, b"", "the buffer of a shard") as file:
-                file.write(ledger.encode("ascii"))
+            with replacing(self._home / OWNER, b"", "the buffer of a shard") as file:
+                file.write(f"{owner.identity} {owner.capacity}".encode("ascii"))
         return True
 
     @property
@@ -93,9 +103,7 @@ class Shard(ReplayBuffer):
         """Number and place of the rows that are held and removed, [n, 2] int64."""
         if self._ring is None or not self._ring.num_removed:
             return np.zeros((0, 2), np.int64)
-        rows = [np.arange(length)[:, None] + (number, place) for number, place, length in self.runs.tolist()]
-        found: NDArray[np.int64] = np.concatenate(rows)[removed_rows(self._ring) - self._ring.held_rows()[0]]
-        return found
+        return self._places.of(removed_rows(self._ring))
 
     def removed_at(self) -> NDArray[np.int64]:
         """`removed`, for other processes."""
@@ -187,9 +195,7 @@ class Shard(ReplayBuffer):
         found = self.verify()
         if self._ring is None or found.num_rows == 0:
             return found.damaged, found.unchecked, found.files
-        runs, oldest = self.runs, self._ring.held_rows()[0]
-        numbers = np.concatenate([np.arange(number, number + length) for number, _, length in runs.tolist()])
-        damaged, unchecked = (numbers[self.numbers(ages) - oldest] for ages in (found.damaged, found.unchecked))
+        damaged, unchecked = (self._places.of(self.numbers(ages))[:, 0] for ages in (found.damaged, found.unchecked))
         return damaged, unchecked, found.files
 
     def make_durable(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, cast
+from typing import Any, Self, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from really._ray.remote_rows import RemoteRows
 from really._utils.checks import checked_bool, checked_number, checked_path
 from really._utils.names import OF_BUFFERS, VERBS_OF_BUFFERS, tells_names, tells_verbs
 from really.data.schema import Spec
-from really.errors import EmptyBufferError, InvalidValueError
+from really.errors import EmptyBufferError, InvalidValueError, OvertakenError
 from really.replay import arguments, columns, engine
 from really.replay._ring import Ring
 from really.replay.arguments import Size
@@ -37,6 +37,7 @@ from really.service.learner_rows import LearnerRows
 from really.service.lock import BufferLock
 from really.service.making import make_shards
 from really.service.numbering import Numbering
+from really.service.opened import OpenedShards
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
 from really.service.shards import TIME_OUT
@@ -99,8 +100,8 @@ class ShardedBuffer(ChangedShards):
         wanted = None if spec is None else arguments.checked_spec(spec, self._options.keys)
         limit = checked_number("time_out", time_out, 0, math.inf)
         self._folder = folder = None if path is None else checked_path("path", path)
-        self._arguments = {"shards": shards, "time_out": limit}
         self._shards = make_shards(shards, self._options, limit, folder, given)
+        self._arguments = {"shards": shards if self._shards.writable else len(self._shards.names), "time_out": limit}
         self._lock, self._memory_of_batches = BufferLock(), BatchMemory()
         self._unit = self._options.make_unit()
         self._rows = Distribution(self._shards, self._options, Numbering(self._options, seed))
@@ -123,9 +124,26 @@ class ShardedBuffer(ChangedShards):
 
     @classmethod
     def connect(cls, name: str, *, seed: arguments.Seed = None, time_out: float = TIME_OUT) -> ConnectedBuffer:
-        """The buffer of this name in the Ray cluster, open for reading (`connected.ConnectedBuffer`)."""
+        """The buffer of this name in the Ray cluster, open for reading (`ConnectedBuffer`)."""
         check_name(name)
         return ConnectedBuffer(name, seed=seed, time_out=checked_number("time_out", time_out, 0, math.inf))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, seed: arguments.Seed = None) -> Self:
+        """The rows that shards in a folder of this machine hold now, open for reading; another process may put.
+
+        Indices and streams have them in the order of puts, over all shards. Batches are drawn uniformly. Shards on
+        other hosts are not part of it, and a warning says how many of the newest rows they have.
+
+        Raises:
+            InvalidValueError: the folder has no shards.
+            InvalidFileError: its shards are of different buffers, or damaged.
+        """
+        folder = checked_path("path", path)
+        opened = OpenedShards(folder)
+        options = opened.options
+        made: dict[str, Any] = options.to_dict() | {"keys": options.keys, "shards": opened, "path": folder}
+        return cls(seed=seed, **made)
 
     @property
     def options(self) -> BufferOptions:
@@ -166,7 +184,7 @@ class ShardedBuffer(ChangedShards):
             NotEnoughMemoryError: a shard has no room for the rows' frames. None of the rows is in.
             ClosedError: the buffer is closed.
         """
-        self.check_open("put")
+        self.check_writable("put")
         if isinstance(data, RemoteRows):
             return self._put_remote(data)
         parts = [columns.select(part, self.keys) for part in columns.chunks(data)]
@@ -280,14 +298,14 @@ class ShardedBuffer(ChangedShards):
             with self._lock:
                 self._rows.settle(self._history)
                 if ages.size and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
-                    break
+                    raise InvalidValueError(
+                        f"take: expected indices from 0 to {len(self) - 1}, got {arguments.outsiders(ages, len(self))}"
+                    )
                 parts = asked(self._shards, *self._rows.ledger.find(self._rows.ledger.numbers_at(ages)))
             batch = assembled(parts, ages.shape, outputs, self._memory_of_batches)
             if batch is not None:
                 return batch
-        raise InvalidValueError(
-            f"take: expected indices from 0 to {len(self) - 1}, got {arguments.outsiders(ages, len(self))}"
-        )
+        raise OvertakenError("take: expected rows that stay while they are copied, but puts dropped some each time")
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities of the rows with these numbers, as `ReplayBuffer.update_priorities` does; no shard is asked.
@@ -303,7 +321,7 @@ class ShardedBuffer(ChangedShards):
 
     def clear(self) -> None:
         """Drops all rows; schema and generators stay."""
-        self.check_open("clear")
+        self.check_writable("clear")
         with self._rows.numbering.room_for(self.capacity), self._lock:
             self._rows.clear()
 

@@ -20,7 +20,7 @@ from really.replay.options import BufferOptions
 from really.replay.storages import FRAMES_SHARE
 from really.replay.units import Batch
 from really.service.publishing import OpenShard
-from really.service.shard import Shard
+from really.service.shard import Owner, Shard
 
 NOTHING = {"held": 0, "naive": 0, "ratio": 1.0}
 """`memory` of a shard that is not started or does not answer."""
@@ -70,7 +70,7 @@ class Found:
         next_place: the place after the last row.
         room: for how many rows it has room; that of a folder is as it was made.
         removed: number and place of the rows that are removed, [n, 2] int64.
-        ledger: which sharded buffer the folder is of; None if of none yet.
+        owner: which sharded buffer the folder is of; None if of none yet.
     """
 
     spec: Spec | None
@@ -78,17 +78,19 @@ class Found:
     next_place: int
     room: int
     removed: NDArray[np.int64]
-    ledger: str | None
+    owner: Owner | None
 
     @classmethod
     def of(cls, shard: Shard) -> Self:
         """What a shard has."""
-        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity, shard.removed, shard.ledger)
+        return cls(shard.spec, shard.runs, shard.next_place, shard.capacity, shard.removed, shard.owner)
 
 
 class Shards(Protocol):
     """Shards 0, 1, ...: they put and take by places. One caller's calls to a shard are carried out in order."""
 
+    writable: bool
+    """Whether rows may be put, changed and removed."""
     names: list[str]
     """What each shard is called in messages."""
     nodes: list[str]
@@ -149,6 +151,8 @@ class LocalShards:
         path: a folder for those of the shards; None keeps rows in memory.
         given: options of the folders.
     """
+
+    writable = True
 
     def __init__(
         self, num: int, options: BufferOptions, path: Path | None = None, given: FolderOptions = NO_OPTIONS

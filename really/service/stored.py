@@ -7,13 +7,13 @@ import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 
 from really._ray.nodes import own_node
 from really.data.schema import Spec
-from really.errors import ClosedError, InvalidValueError, RunnerError
+from really.errors import ClosedError, ReadOnlyError, RunnerError
 from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.io import saving
@@ -64,7 +64,7 @@ class StoredShards(ShardedVerbs):
         """How a checkpoint keeps a buffer on disk and returns to it; None for a buffer in memory."""
         if self._folder is None:
             return None
-        self.check_open("checkpoint")
+        self.check_writable("checkpoint")
         return ShardedMoments(self._folder, self._shards, self._rows, self._history, self._lock)
 
     def snapshot(self, what: str = "snapshot") -> ShardedSnapshot:
@@ -125,18 +125,9 @@ class StoredShards(ShardedVerbs):
     def load(
         cls, path: str | os.PathLike[str], *, shards: int | str | Sequence[str], time_out: float = TIME_OUT
     ) -> Self:
-        """A buffer in memory, in these shards, of what `save` of a buffer of any kind wrote (`saving.load`)."""
+        """A buffer in memory, in these shards, of what `save` of a buffer of any kind wrote, as `ReplayBuffer.load`."""
         arguments = {"shards": shards, "time_out": time_out}
         return saving.load(lambda description, parts: cls._restored(description, parts, arguments), path)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], *arguments: Any, **options: Any) -> NoReturn:
-        """Raises InvalidValueError, which says how the folders of shards are opened: they are on several nodes."""
-        raise InvalidValueError(
-            f"open: expected the folder of a ReplayBuffer, got that of shards on nodes, {os.fspath(path)!r}; "
-            f"ShardedBuffer(capacity, shards=..., path=...) continues the rows there, and ShardedBuffer.connect(name) "
-            f"reads them while another process writes"
-        )
 
     def restore(self, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
         """A new buffer in memory that a snapshot describes, with the rows of `parts`, in shards as this one's are."""
@@ -203,6 +194,15 @@ class StoredShards(ShardedVerbs):
         """Raises ClosedError, naming `what`, if the buffer is closed."""
         if self._closed:
             raise ClosedError(f"{what}: expected an open buffer, got one that was closed")
+
+    def check_writable(self, what: str) -> None:
+        """Raises ReadOnlyError or ClosedError, naming `what`, if rows cannot be put, changed or removed."""
+        self.check_open(what)
+        if not self._shards.writable:
+            raise ReadOnlyError(
+                f"{what}: {self._folder}: expected a buffer opened for writing, got one that `open` reads; "
+                f"ShardedBuffer(capacity, shards=..., path=...) continues it"
+            )
 
     def _read_piece(self, piece: Piece) -> dict[str, Any] | None:
         """The rows of a piece that a shard holds."""

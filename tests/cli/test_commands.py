@@ -162,19 +162,44 @@ def test_info_of_a_folder_tells_each_part_in_one_line(
 
 def test_info_of_a_buffer_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "replay"
-    with ShardedBuffer(100, shards=2, path=path) as buffer:
+    with ShardedBuffer(25, shards=2, path=path) as buffer:
         for _ in range(3):
             buffer.put({"reward": np.ones(10, np.float32)})
     about = json.loads(ran(capsys, "info", path, "--json"))
-    assert (about["kind"], about["rows"], about["columns"]) == ("shards", 30, {"reward": "float32[]"})
-    assert [shard["name"] for shard in about["shards"]] == ["shard-000", "shard-001"]
-    assert sum(shard["rows"] for shard in about["shards"]) == 30
+    assert (about["kind"], about["rows"], about["columns"]) == ("shards", 25, {"reward": "float32[]"})
+    assert (about["capacity"], about["episodes"]) == (25, {"ended": "not told: no column not_done or terminal"})
+    assert [shard["shard"] for shard in about["shards"]] == ["shard-000", "shard-001"]
+    assert sum(shard["rows"] for shard in about["shards"]) == 25
     (part,) = json.loads(ran(capsys, "info", tmp_path, "--json"))["parts"]
-    assert part == {"name": "replay", "kind": "shards", "holds": "30 rows: reward; in 2 shards"}
-    assert failed(capsys, "head", path) == (
-        f"really head: {path}: expected a buffer, got one in shards, which ShardedBuffer(capacity, path=...) "
-        f"continues; {path}/shard-000/rows has the rows of one shard"
-    )
+    assert part == {"name": "replay", "kind": "shards", "holds": "25 rows of 25: reward; in 2 shards"}
+
+
+def test_commands_read_a_buffer_in_shards_in_the_order_of_puts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "replay"
+    with ReplayBuffer.open(folder) as buffer, ShardedBuffer(100, shards=3, path=path) as shards:
+        for first in range(0, 20, 4):
+            shards.put(buffer.take(np.arange(first, first + 4)))
+    assert len(list(path.glob("shard-*/places"))) > 1
+    for arguments in (("-n", 7), ("-n", 3, "--tail", "--keys", "reward")):
+        of_shards = ran(capsys, "head", path, "--json", *arguments)
+        assert of_shards == ran(capsys, "head", folder, "--json", *arguments)
+    query = "select agent, list(reward) as rewards from buffer group by agent order by agent"
+    assert ran(capsys, "sql", query, path, "--json") == ran(capsys, "sql", query, folder, "--json")
+    for suffix in ("parquet", "arrow"):
+        target = tmp_path / f"rows.{suffix}"
+        assert ran(capsys, "export", path, target) == f"20 rows in {target}\n"
+        assert ran(capsys, "head", target, "--json", "-n", 20) == ran(capsys, "head", folder, "--json", "-n", 20)
+    ran(capsys, "film", path, tmp_path / "film.gif", "--episode", 1)
+    ran(capsys, "film", folder, tmp_path / "same.gif", "--episode", 1)
+    assert (tmp_path / "film.gif").read_bytes() == (tmp_path / "same.gif").read_bytes()
+    checked = json.loads(ran(capsys, "check", path, "--json"))
+    assert checked == {"kind": "shards", "rows": 20, "damaged": 0, "without a checksum": 0}
+    for records in path.glob("shard-*/rows/records"):
+        with records.open("r+b") as file:
+            file.write(bytes(range(200)))
+    assert failed(capsys, "check", path).startswith(f"really check: {path}: expected rows as they were put, got ")
 
 
 def test_info_of_a_folder_names_a_part_that_is_damaged(

@@ -61,13 +61,7 @@ def test_published_names_of_a_buffer_are_those_of_shards() -> None:
     assert_same(dict(one.buffer), dict(sharded.buffer))
 
 
-def test_a_folder_of_shards_is_not_opened_as_that_of_one_buffer(tmp_path: Path) -> None:
-    with ShardedBuffer(60, shards=2, path=tmp_path / "replay") as sharded:
-        sharded.put(rows(0, 10))
-    with pytest.raises(
-        InvalidValueError, match=r"open: expected the folder of a ReplayBuffer, .*ShardedBuffer\.connect"
-    ):
-        ShardedBuffer.open(tmp_path / "replay")
+def test_compact_batches_are_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"compact=False for a ShardedBuffer.*travel once"):
         ShardedBuffer(60, shards=2, unit=("transition", {"compact": True}))
 
