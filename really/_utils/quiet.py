@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from really._utils.packages import needed
@@ -21,7 +23,24 @@ LINE = re.compile(
 
 def be_quiet() -> None:
     """Sets the level of TensorFlow's C++ lines for this process and those that it starts, unless the user has."""
-    os.environ.setdefault(VARIABLE, QUIET)
+    if VARIABLE not in os.environ:
+        os.environ[VARIABLE] = QUIET
+        if (imported := sys.modules.get("tensorflow")) is not None:
+            _lower(imported)
+
+
+def _lower(tensorflow: Any) -> None:
+    """Sets the level in a TensorFlow that is imported already, which has read the variable.
+
+    Its C++ lines are Abseil's, and its library exports `absl::SetMinLogLevel`. The name has Abseil's version, which a
+    header has. A TensorFlow without them keeps its lines.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):
+        options = Path(tensorflow.sysconfig.get_include(), "absl", "base", "options.h").read_text()
+        (version,) = re.findall(r"^#define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)", options, re.MULTILINE)
+        (library,) = Path(tensorflow.sysconfig.get_lib()).glob("libtensorflow_framework.*")
+        loaded = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        loaded[f"_ZN4absl{len(version)}{version}14SetMinLogLevelENS0_18LogSeverityAtLeastE"](ctypes.c_int(int(QUIET)))
 
 
 def tensorflow(where: str, what: str = "TensorFlow", otherwise: str = "") -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,6 @@ from really.service.learner_rows import LearnerRows
 from really.service.lock import BufferLock
 from really.service.making import make_shards
 from really.service.numbering import Numbering
-from really.service.opened import OpenedShards
 from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
 from really.service.shards import TIME_OUT
@@ -127,23 +126,6 @@ class ShardedBuffer(ChangedShards):
         """The buffer of this name in the Ray cluster, open for reading (`ConnectedBuffer`)."""
         check_name(name)
         return ConnectedBuffer(name, seed=seed, time_out=checked_number("time_out", time_out, 0, math.inf))
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], *, seed: arguments.Seed = None) -> Self:
-        """The rows that shards in a folder of this machine hold now, open for reading; another process may put.
-
-        Indices and streams have them in the order of puts, over all shards. Batches are drawn uniformly. Shards on
-        other hosts are not part of it, and a warning says how many of the newest rows they have.
-
-        Raises:
-            InvalidValueError: the folder has no shards.
-            InvalidFileError: its shards are of different buffers, or damaged.
-        """
-        folder = checked_path("path", path)
-        opened = OpenedShards(folder)
-        options = opened.options
-        made: dict[str, Any] = options.to_dict() | {"keys": options.keys, "shards": opened, "path": folder}
-        return cls(seed=seed, **made)
 
     @property
     def options(self) -> BufferOptions:

@@ -12,10 +12,12 @@ from typing import Any, Self
 import numpy as np
 
 from really._ray.nodes import own_node
+from really._utils.checks import checked_path
 from really.data.schema import Spec
 from really.errors import ClosedError, ReadOnlyError, RunnerError
 from really.replay import engine
 from really.replay._ring import Ring
+from really.replay.arguments import Seed
 from really.replay.io import saving
 from really.replay.n_step import END
 from really.replay.removed_rows import from_text, to_text
@@ -26,6 +28,7 @@ from really.service.distribution import Distribution
 from really.service.history import History
 from really.service.lock import BufferLock
 from really.service.moments import ShardedMoments
+from really.service.opened import OpenedShards
 from really.service.publishing import Edition, Publisher
 from really.service.shard import piece_of
 from really.service.shards import PATIENCE, TIME_OUT, Shards, ask_one
@@ -128,6 +131,23 @@ class StoredShards(ShardedVerbs):
         """A buffer in memory, in these shards, of what `save` of a buffer of any kind wrote, as `ReplayBuffer.load`."""
         arguments = {"shards": shards, "time_out": time_out}
         return saving.load(lambda description, parts: cls._restored(description, parts, arguments), path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, seed: Seed = None) -> Self:
+        """The rows that shards in a folder of this machine hold now, open for reading; another process may put.
+
+        Indices and streams have them in the order of puts, over all shards. Batches are drawn uniformly. Shards on
+        other hosts are not part of it, and a warning says how many of the newest rows they have.
+
+        Raises:
+            InvalidValueError: the folder has no shards.
+            InvalidFileError: its shards are of different buffers, or damaged.
+        """
+        folder = checked_path("path", path)
+        opened = OpenedShards(folder)
+        options = opened.options
+        made: dict[str, Any] = options.to_dict() | {"keys": options.keys, "shards": opened, "path": folder}
+        return cls(seed=seed, **made)
 
     def restore(self, description: Description, parts: Iterable[dict[str, Any]]) -> Self:
         """A new buffer in memory that a snapshot describes, with the rows of `parts`, in shards as this one's are."""

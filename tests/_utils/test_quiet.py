@@ -81,6 +81,25 @@ def test_loading_an_agent_writes_nothing(tmp_path: Path) -> None:
     assert written(LOADING, tmp_path) == (0, "", "")
 
 
+LATE = """
+import os
+import tensorflow as tf
+os.write(2, b"imported")
+from really import SampleManager
+from really.learners import DQNLearner
+from really.models import mlp
+how = {"num_steps": 10, "use_ray": False, "action_sampling_type": "epsilon_greedy"}
+with SampleManager(mlp, "CartPole-v1", 2, 20, model_kwargs={"observation": 4, "outputs": 2}, **how) as manager:
+    DQNLearner(manager, tf.keras.optimizers.Adam(), target_rate=0.01).update(manager.get_data())
+"""
+
+
+@pytest.mark.slow
+def test_a_tensorflow_that_is_imported_before_writes_nothing_afterwards(tmp_path: Path) -> None:
+    code, out, error = written(LATE, tmp_path)
+    assert (code, out, error.partition("imported")[2]) == (0, "", "")
+
+
 FIRST_IMPORTS = {
     "event files": """
 from really.metrics.aggregator import Aggregator
