@@ -12,7 +12,7 @@ TESTS = (
     *(f"buffer_{name}" for name in ("api", "inputs", "refusals", "statistics", "machine", "threads")),
     *("long_rows", "frames", "share_rate", "priorities", "priorities_statistics", "prioritized", "n_step"),
     *("sequences", "trajectory_machine", "whole_episodes", "hindsight", "compact", "recent_samplers"),
-    *("remove", "update", "epochs", "known_defects", "finalizers", "steps", "layers"),
+    *("remove", "update", "epochs", "known_defects", "finalizers", "steps", "layers", "wire"),
 )
 # Python leaks at exit by itself. Its own allocator would hide the memory next to a block from the sanitizer.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
