@@ -112,6 +112,11 @@ buffer = ReplayBuffer(4)
 buffer.put({"reward": [1.0]})
 next(iter(buffer.batches(2, as_="tf")))
 """,
+    "learners": """
+import really.learners
+import tensorflow as tf
+tf.constant(1)
+""",
     "datasets": """
 from really.utils import dict_to_dataset
 dict_to_dataset({"reward": [1.0]})
