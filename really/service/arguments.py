@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from really._utils.checks import checked_integer
+from really._utils.names import OF_BUFFERS, check_names
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay.options import BufferOptions
 
 BY_NUMBER = ("uniform", "prioritized", "newest", "half_life", "ere")
 """Samplers that need no columns of rows: the learner draws without asking the shards."""
+
+
+def check_names_of_options(given: Iterable[str], constructor: Callable[..., Any]) -> None:
+    """Raises InvalidTypeError for the first name that is no argument of a buffer in shards."""
+    known = [*inspect.signature(BufferOptions.checked).parameters, *inspect.signature(constructor).parameters]
+    check_names("ShardedBuffer", given, known, OF_BUFFERS)
 
 
 def checked_options(options: BufferOptions) -> BufferOptions:
@@ -29,7 +38,10 @@ def looks_at_columns(options: BufferOptions) -> bool:
 
 def checked_shards(shards: Any, capacity: int) -> int:
     """How many shards there are in this process; raises InvalidValueError or InvalidTypeError."""
-    num = checked_integer("shards", shards, 1)
+    try:
+        num = checked_integer("shards", shards, 1)
+    except InvalidTypeError:
+        raise InvalidTypeError(f"shards: expected a number, 'nodes' or a list of nodes, got {shards!r}") from None
     if num > capacity:
         raise InvalidValueError(f"shards: expected at most one for each of the {capacity} rows, got {num}")
     return num

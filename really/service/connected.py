@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from really._ray import runtime
 from really._ray.nodes import own_node
 from really._utils._locks import Lock
+from really._utils.names import VERBS_OF_BUFFERS, tells_verbs
 from really._utils.packages import needed
 from really.data.schema import Spec
 from really.errors import ClosedError, EmptyBufferError, InvalidValueError, ReadOnlyError, ReallyError, RunnerError
@@ -27,10 +28,16 @@ from really.service.ledger import Ledger
 from really.service.mapped_shard import MappedShard
 from really.service.numbering import Numbering
 from really.service.publishing import Edition, OpenShard, board_of
-from really.service.shards import SilentShardError
+from really.service.shards import TIME_OUT, SilentShardError
 
 LOOK_SECONDS = 0.2
 """Seconds between two looks for a newer edition of the ledger."""
+
+OF_THE_OWNER = (
+    *("clear", "epochs", "episodes", "flush", "memory", "numbers", "remove"),
+    *("save", "to_arrow", "to_minari", "to_parquet", "update", "verify"),
+)
+VERBS = VERBS_OF_BUFFERS | dict.fromkeys(OF_THE_OWNER, "a verb of the owner, and this buffer is open for reading")
 
 
 class OpenShards:
@@ -80,6 +87,7 @@ class OpenShards:
         return batch
 
 
+@tells_verbs(VERBS)
 class ConnectedBuffer(DrawnRows):
     """A sharded buffer of another process, which alone puts. Any number of processes may read it, each with its seed.
 
@@ -97,7 +105,7 @@ class ConnectedBuffer(DrawnRows):
         InvalidValueError: no buffer of the cluster has the name.
     """
 
-    def __init__(self, name: str, *, seed: arguments.Seed = None, time_out: float = 10.0) -> None:
+    def __init__(self, name: str, *, seed: arguments.Seed = None, time_out: float = TIME_OUT) -> None:
         with needed("ShardedBuffer.connect", "Ray for buffers of other processes", "ray"):
             import ray  # noqa: F401
         runtime.start()

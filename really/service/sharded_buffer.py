@@ -27,7 +27,7 @@ from really.replay.draws import TRIES, Draws, held
 from really.replay.options import BufferOptions
 from really.replay.samplers import PrioritizedSampler, Sampler, Shape, checked_shape
 from really.replay.units import Batch
-from really.service.arguments import check_name, checked_options, looks_at_columns
+from really.service.arguments import check_name, check_names_of_options, checked_options, looks_at_columns
 from really.service.assembly import BatchMemory, Part, asked, assembled
 from really.service.changes import ChangedShards
 from really.service.connected import ConnectedBuffer
@@ -92,6 +92,7 @@ class ShardedBuffer(ChangedShards):
         name: str | None = None,
         **options: Any,
     ) -> None:
+        check_names_of_options(options, type(self))
         self._options = checked_options(BufferOptions.checked(capacity, keys, **options))
         given = FolderOptions.checked(spare, checksums)
         if name is not None:

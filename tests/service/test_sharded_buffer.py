@@ -21,6 +21,7 @@ from really.collectors.rate_limiter import RateLimiter
 from really.replay.batches import Batches
 from really.service import ShardedBuffer
 from really.service.allotment import Allotment
+from really.service.connected import ConnectedBuffer
 
 CAPACITY = 60
 SIZES = (7, 1, 25, 60, 3, 90, 0, 13, 13, 13, 40)
@@ -288,9 +289,19 @@ def test_a_put_that_is_refused_changes_nothing() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no shards": ({"shards": 0}, InvalidValueError, "shards: expected"),
-    "half a shard": ({"shards": 1.5}, InvalidTypeError, "shards: expected"),
+    "half a shard": (
+        {"shards": 1.5},
+        InvalidTypeError,
+        "shards: expected a number, 'nodes' or a list of nodes, got 1.5",
+    ),
+    "a set of nodes": ({"shards": {"a"}}, InvalidTypeError, "shards: expected a number, 'nodes' or a list of nodes"),
     "more shards than rows": ({"shards": 101}, InvalidValueError, "at most one for each of the 100 rows, got 101"),
-    "a misspelled option": ({"shards": 2, "dedub": True}, TypeError, "dedub"),
+    "a misspelled option": (
+        {"shards": 2, "dedub": True},
+        InvalidTypeError,
+        "ShardedBuffer: expected arguments that it has, got 'dedub'. Did you mean 'dedup'",
+    ),
+    "an option of another package": ({"shards": 2, "Nstep": 3}, InvalidTypeError, "Here it is n_step"),
     "a name of shards of this process": (
         {"shards": 2, "name": "mine"},
         InvalidValueError,
@@ -308,6 +319,14 @@ def test_bad_arguments_are_refused(what: str) -> None:
     given, error, text = REFUSED[what]
     with pytest.raises(error, match=text):
         ShardedBuffer(**{"capacity": 100, **given})
+
+
+@pytest.mark.parametrize(
+    ("verb", "text"), [("clear", "a verb of the owner"), ("save", ".*open for reading"), ("push", "put")]
+)
+def test_a_buffer_that_is_open_for_reading_says_which_verbs_are_the_owners(verb: str, text: str) -> None:
+    with pytest.raises(AttributeError, match=f"ConnectedBuffer has no attribute '{verb}'. Here it is {text}"):
+        getattr(object.__new__(ConnectedBuffer), verb)
 
 
 def test_a_closed_buffer_says_so_and_an_unknown_row_is_refused() -> None:
