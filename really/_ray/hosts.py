@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from really._ray.nodes import own_node
 from really._ray.placement import affinity, cpus_of_nodes
 from really.errors import RunnerError
 
@@ -20,12 +21,12 @@ def check(runtime_env: Mapping[str, Any] | None, install: str, chosen: Iterable[
     Args:
         runtime_env: Ray's runtime environment of the runners.
         install: the command that installs this package, for the error message.
-        chosen: the nodes; by default all that have CPUs, of which none is asked if there is one.
+        chosen: the nodes; by default all that have CPUs. That of this process is not asked if there is no other.
     """
     import ray
 
     nodes = list(cpus_of_nodes() if chosen is None else chosen)
-    if chosen is None and len(nodes) < 2:
+    if chosen is None and nodes == [own_node()]:
         return
     questions = [Question(node, runtime_env, install) for node in nodes]
     ray.wait([question.call for question in questions], num_returns=len(questions), timeout=ANSWER_SECONDS)

@@ -48,7 +48,11 @@ def test_a_host_that_is_lost_stalls_no_call_and_one_that_joins_is_used() -> None
             say("longest", longest(manager, after(20)))
             say("used", *hosts_of(manager))
             say("joined", longest(manager, lambda: "10.77.0.4" in hosts_of(manager)))
-            say("agents", len(set(manager.get_data(total_steps=40_000)["agent"].tolist())))
+            # A runner that still gets ready is late: the others deliver, and it does in a later call.
+            agents, until = set(), time.monotonic() + 120
+            while len(agents) < 8 and time.monotonic() < until:
+                agents |= set(manager.get_data()["agent"].tolist())
+            say("agents", len(agents))
             manager.close()
             """,
         )
@@ -102,18 +106,21 @@ def test_a_host_without_the_package_is_named_and_can_have_it_sent(tmp_path: Path
     (older / "__init__.py").write_text('__version__ = "0.0.1"\n')
     empty = tmp_path / "empty"
     empty.mkdir()
-    with Hosts(0, 1) as hosts:
+    with Hosts(0) as hosts:
         hosts.add(1, {str(folder): str(empty) for folder in packages})
-        hosts.add(1, {str(folder): str(older) for folder in packages})
         driver = Driver(
             hosts,
             FLEET,
             """
             import really
-            try:
-                SampleManager(QNet, Counter, 4, 400, **given)
-            except ReallyError as error:
-                say("error", error)
+            def refused(word):
+                try:
+                    SampleManager(QNet, Counter, 4, 400, **given)
+                except ReallyError as error:
+                    say(word, error)
+            refused("alone")
+            input()
+            refused("both")
             ray.shutdown()
             ray.init("10.77.0.1:6379", _node_ip_address="10.77.0.1", runtime_env={"py_modules": [really]})
             with SampleManager(QNet, Counter, 4, 400, **given) as manager:
@@ -121,10 +128,13 @@ def test_a_host_without_the_package_is_named_and_can_have_it_sent(tmp_path: Path
                 say("placed", *hosts_of(manager))
             """,
         )
-        error = " ".join(driver.said("error"))
-        assert (
-            "(10.77.0.3): expected really 0.1.0 as here, got none. Install it there (pip install really-rl==" in error
-        )
+        none = "(10.77.0.2): expected really 0.1.0 as here, got none. Install it there (pip install really-rl=="
+        assert none in " ".join(driver.said("alone")), "the only host with CPUs is asked, too"
+        hosts.add(1)
+        hosts.add(1, {str(folder): str(older) for folder in packages})
+        driver.answer()
+        error = " ".join(driver.said("both"))
+        assert none in error
         assert "(10.77.0.4): expected really 0.1.0 as here, got 0.0.1." in error
         assert driver.said("placed") == ["10.77.0.2", "10.77.0.3", "10.77.0.4"]
         driver.end()
