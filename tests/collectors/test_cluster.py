@@ -109,14 +109,17 @@ def test_a_living_manager_uses_a_node_that_joins_unless_it_is_seeded() -> None:
             data = manager.get_data()
             follows = data["episode_end"][:-1] == 0
             np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
-        for _ in range(3):
+        # A runner that still gets ready is late: the others deliver, and it does in a later call.
+        agents = set()
+        while len(agents) < 8:
             data = manager.get_data(total_steps=8000)
             follows = data["episode_end"][:-1] == 0
             np.testing.assert_array_equal(data["state"][1:][follows], data["state_new"][:-1][follows])
+            agents |= set(data["agent"].tolist())
         seeded.get_data()
         runners = manager.info()["runners"]
         print("agents", sorted(agent for runner in runners for agent in runner["agents"]) == list(range(8)))
-        print("delivered", sorted(set(data["agent"].tolist())) == list(range(8)))
+        print("delivered", sorted(agents) == list(range(8)))
         print("runners", len(runners), placed(manager).get(third.node_id[:8]), len(seeded.info()["runners"]))
         manager.initialize_buffer(10_000, ["state", "agent"])
         with manager.collect_in_background():
