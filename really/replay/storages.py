@@ -54,6 +54,9 @@ class Storage(Protocol):
     def check_writable(self, what: str) -> None:
         """Raises ReadOnlyError or ClosedError if rows cannot be put."""
 
+    def check_files(self) -> None:
+        """Raises FileError if the files are not as this process has left them."""
+
     def moments(self, ring: Ring | None, readers: Readers) -> Moments | None:
         """What checkpoints ask of a buffer whose rows outlive the process; None in memory."""
 
@@ -109,6 +112,9 @@ class MemoryStorage:
 
     def check_writable(self, what: str) -> None:
         """Memory is always writable."""
+
+    def check_files(self) -> None:
+        """There are no files."""
 
     def moments(self, ring: Ring | None, readers: Readers) -> None:
         """A checkpoint copies the rows."""
@@ -201,6 +207,10 @@ class FolderStorage:
     def check_writable(self, what: str) -> None:
         """Raises ReadOnlyError or ClosedError if this process does not write the folder."""
         self._folder.check_writable(what)
+
+    def check_files(self) -> None:
+        """Raises FileError if the files are elsewhere, or cut short."""
+        self._folder.check_files()
 
     def moments(self, ring: Ring | None, readers: Readers) -> Moments:
         """What checkpoints ask of the buffer."""

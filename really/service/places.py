@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -30,10 +31,11 @@ class Places:
     Args:
         file: where entries are appended; None keeps them in memory alone.
         num_put: rows that the ring has taken so far.
+        check: raises an error if the file is not this process's to write; it is called before each write.
     """
 
-    def __init__(self, file: Path | None = None, num_put: int = 0) -> None:
-        self._file, self._has_file = file, file is not None and file.exists()
+    def __init__(self, file: Path | None = None, num_put: int = 0, check: Callable[[], None] = lambda: None) -> None:
+        self._file, self._has_file, self._check = file, file is not None and file.exists(), check
         self._table = np.zeros((1, 3), np.int64)
         self._looked_up: NDArray[np.int64] | None = None  # the table of which these are columns
         self._starts = self._shifts = self._ends = np.zeros(0, np.int64)
@@ -56,6 +58,7 @@ class Places:
             return
         entry = np.array([[ring, place, number]], np.int64)
         if self._file is not None:
+            self._check()
             with file_errors(self._file, WHAT), open(self._file, "ab") as file:
                 file.write(entry.tobytes())
             self._has_file = True
@@ -146,6 +149,7 @@ class Places:
 
     def _write(self, file: Path) -> None:
         """Replaces the file by one of the table."""
+        self._check()
         with file_errors(file, WHAT):
             replacement = file.with_name(f"{file.name}.new")
             replacement.write_bytes(self._table.tobytes())

@@ -66,7 +66,7 @@ class Shard(ReplayBuffer):
         stored = schema.read(path / ROWS)
         super().__init__(stored["capacity"] if stored else capacity, *args, path=path / ROWS, **options)
         try:
-            self._places = Places(path / PLACES, self._num_put)
+            self._places = Places(path / PLACES, self._num_put, self._storage.check_files)
         except BaseException:
             self.close()
             raise
@@ -84,6 +84,7 @@ class Shard(ReplayBuffer):
     def belong_to(self, owner: Owner) -> bool:
         """Writes into the folder, if there is one, which sharded buffer it is of; returns True."""
         if self._home is not None:
+            self._storage.check_files()
             with replacing(self._home / OWNER, b"", "the buffer of a shard") as file:
                 file.write(f"{owner.identity} {owner.capacity}".encode("ascii"))
         return True

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from really import DiskFullError, InvalidFileError, InvalidValueError, LockedError, ReplayBuffer
+from really import DiskFullError, FileError, InvalidFileError, InvalidValueError, LockedError, ReplayBuffer
 from really.service import ShardedBuffer
 from really.service.places import Places
 from really.service.shard import Shard
@@ -70,6 +70,28 @@ def test_a_folder_of_another_buffer_is_refused_though_its_rows_would_fit(tmp_pat
     ReplayBuffer(60, path=tmp_path / "plain", spec={"id": np.int64}).close()
     with pytest.raises(InvalidValueError, match=r"expected a folder for shards, got .*plain, which has a ReplayBuffer"):
         sharded(tmp_path / "plain")
+
+
+def test_nothing_is_written_to_the_path_of_shards_that_were_moved(tmp_path: Path) -> None:
+    moved = sharded(tmp_path / "ring")
+    fill(moved, 0, 60, 5)
+    (tmp_path / "ring").rename(tmp_path / "moved")
+    with sharded(tmp_path / "ring") as new:
+        fill(new, 0, 60, 3)
+        new.flush()
+        with pytest.raises(FileError, match="rows: expected the folder of the buffer that is open, got another folder"):
+            fill(moved, 60, 200, 7)
+        with pytest.raises(FileError, match="rows: expected the folder of the buffer that is open, got another folder"):
+            moved.close()
+        assert new.take(np.arange(60))["id"].tolist() == list(range(60))
+    with sharded(tmp_path / "ring") as new:
+        assert new.take(np.arange(60))["id"].tolist() == list(range(60))
+        assert new.verify().is_whole
+
+
+def fill(buffer: ShardedBuffer, first: int, end: int, num: int) -> None:
+    for at in range(first, end, num):
+        buffer.put(rows(at, num))
 
 
 def test_places_of_rows_that_a_shard_refused_give_no_rows_of_later_puts() -> None:

@@ -20,6 +20,7 @@ from really.replay.disk.access import FolderAccess
 from really.replay.disk.cursor_page import NO_ROW, CursorPage
 from really.replay.disk.folder_checksums import FolderChecksums
 from really.replay.disk.frame_files import FrameFile
+from really.replay.disk.lock import FolderLock
 from really.replay.samplers import PrioritizedSampler
 
 log = logging.getLogger("really")
@@ -35,6 +36,7 @@ class ChangeableFolder(FolderAccess):
     _checksums: FolderChecksums | None
     _files: list[MappedFile]
     _frames: list[FrameFile]
+    _lock: FolderLock | None
     _page: CursorPage
     _priorities: PrioritizedSampler | None
     _unfinished: rollback.Target | None
@@ -54,7 +56,11 @@ class ChangeableFolder(FolderAccess):
         What would be written to the path of a folder that was moved might be another buffer's. From a file that was cut
         short, this process reads zeros from then on.
         """
-        if self._files and self._files[0].is_elsewhere():
+        if self._files:
+            is_elsewhere = self._files[0].is_elsewhere()
+        else:
+            is_elsewhere = self._lock is not None and not self._lock.is_at(self.path)
+        if is_elsewhere:
             raise self.refuse_moved()
         cut = [file for file in (*self._files, *(frames.table for frames in self._frames)) if file.is_cut_short()]
         if cut:

@@ -159,8 +159,7 @@ class Folder(ChangeableFolder):
             DiskFullError: the full buffer would not fit on the disk, unless `options.overcommit`.
             FileError: no file can be that long, or the folder is no longer at its path.
         """
-        if self._lock is not None and not self._lock.is_at(self.path):
-            raise self.refuse_moved()
+        self.check_files()
         new = FolderSchema.new(options, spec, given, schema.identity_without_schema(self.path, keeps=False))
         if new.nbytes >= MAX_BYTES:
             raise FileError(errno.EFBIG, f"{self.path}: needs {new.nbytes:,} bytes, more than a file can have")
