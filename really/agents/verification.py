@@ -50,31 +50,32 @@ def disagreement(name: str, got: NDArray[Any], expected: NDArray[Any], precision
     return f"output {name!r} differs from the model's by {difference:.3g}"
 
 
-def mixed_output(
+def oddity(
     call: Callable[[Any], Mapping[str, Any]], space: spaces.Space[Any], forms: OutputForms, names: Sequence[str]
-) -> str | None:
-    """The first output that is another one for a state alone than for the same state among others; None if none is.
+) -> tuple[str, str] | None:
+    """What is unusual of the model's outputs, and the first output of which it is so; None for most models.
 
-    A model that also differs from call to call draws random numbers, and tells nothing. Two calls are enough for a
-    model whose rows are independent.
+    `drawn` is an output that is another one when the model is called again. `mixed` is one that is another one for a
+    state alone than for the same state among others.
     """
-    if forms.one_by_one:
-        return None
+    rows = 1 if forms.one_by_one else 3
     given = random_leaves(space, 3, np.random.default_rng(0))
     leaves = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(given, model_leaves(space).values(), strict=True)]
 
     def outputs(first: int, end: int) -> dict[str, NDArray[Any]]:
         return forms.arrays(call(nest(space, [leaf[first:end] for leaf in leaves])), end - first, names)
 
-    together, first = outputs(0, 3), outputs(0, 1)
+    together, again = outputs(0, rows), outputs(0, rows)
+    drawn = next((name for name in names if disagreement(name, again[name], together[name])), None)
+    if drawn is not None or rows == 1:
+        return None if drawn is None else ("drawn", drawn)
+    alone = outputs(0, 1)
     for name in names:
-        if name in forms.shared or not _is_other(first[name][0], together[name][0], together[name]):
+        if name in forms.shared or not _is_other(alone[name][0], together[name][0], together[name]):
             continue
-        rows = [outputs(at, at + 1)[name][0] for at in (1, 2)]
-        again, alone = outputs(0, 3)[name], outputs(0, 1)[name]
-        repeats = np.array_equal(again, together[name]) and np.array_equal(alone, first[name])
-        if repeats and all(_is_other(row, again[at], again) for at, row in enumerate(rows, 1)):
-            return name
+        others = [outputs(at, at + 1)[name][0] for at in (1, 2)]
+        if all(_is_other(row, together[name][at], together[name]) for at, row in enumerate(others, 1)):
+            return "mixed", name
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,16 @@ RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda"
 
 # Sample units whose batches have single steps.
 SINGLE_STEPS = (None, "transition", "n_step", "hindsight", Transitions, NSteps, Hindsight)
+
+# What a model is told whose outputs depend on more than a state.
+ODDITIES = {
+    "mixed": "the same numbers for a state alone and among others, got others: the model mixes the states of a batch, "
+    "as a softmax or a mean over axis 0 does, or batch normalisation in training mode. So actions depend on how many "
+    "environments a runner has.",
+    "drawn": "equal numbers for equal observations, got others in each call: the model draws random numbers of its "
+    "own, or changes its state, while it acts. seed= repeats the environments and the random numbers of actions, but "
+    "not those.",
+}
 
 # Columns that runners compute from the model's values of states.
 VALUE_COLUMNS = ("value_estimate", "monte_carlo", "advantage")
@@ -152,11 +163,12 @@ class Builder:
         from really.agents.frameworks.protocol import ExportRequest
         from really.agents.models import ModelBuilder
 
-        self._notice_mixing(agent)
         space, given = self.probe.observation_space, self._settings
         value = self._value_output(agent)
         state = agent.recurrent.names if agent.recurrent else ()
-        names = dict.fromkeys((*agent.policy.required_outputs, *([value] if value else []), *state))
+        read = (*agent.policy.required_outputs, *([value] if value else []))
+        self._notice_oddity(agent, read)
+        names = dict.fromkeys((*read, *state))
         made, kwargs = (self._model, given["model_kwargs"]) if agent.architecture is None else (agent.model, {})
         name, layout = agent.framework.name, agent.recurrent
         build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, name, layout)
@@ -168,24 +180,18 @@ class Builder:
         agent.compiled = exported.kind != "eager"
         return ExportedPolicy(exported, agent.policy.sampling_type, value)
 
-    def _notice_mixing(self, agent: Agent) -> None:
-        """Warns once of a model whose outputs for a state depend on the other states of its batch."""
+    def _notice_oddity(self, agent: Agent, names: Sequence[str]) -> None:
+        """Warns once of a model whose outputs depend on more than a state: on other states, or on earlier calls."""
         from really.agents.recurrent import called
-        from really.agents.verification import mixed_output
+        from really.agents.verification import oddity
 
         framework, model = agent.framework, called(agent.model, agent.recurrent)
         # What the model does not take, export and runners tell.
         with contextlib.suppress(Exception), framework.building():
-            name = mixed_output(
-                functools.partial(framework.call, model), agent.input_space, agent.forms, agent.policy.required_outputs
-            )
-            if name is not None:
-                self.notices.warn(
-                    "mixing",
-                    f"model output {name!r}: expected the same numbers for a state alone and among others, got others: "
-                    "the model mixes the states of a batch, as a softmax or a mean over axis 0 does, or batch "
-                    "normalisation in training mode. So actions depend on how many environments a runner has.",
-                )
+            found = oddity(functools.partial(framework.call, model), agent.input_space, agent.forms, names)
+            if found is not None:
+                kind, name = found
+                self.notices.warn(kind, f"model output {name!r}: expected {ODDITIES[kind]}")
 
     def _value_output(self, agent: Agent) -> str | None:
         """The output that runners take values from. Returns None if there is none, or nobody asks for a bad one."""

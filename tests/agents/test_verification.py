@@ -1,4 +1,4 @@
-"""How the forms of a model are timed, and which models mix the states of a batch."""
+"""How the forms of a model are timed, and which models mix the states of a batch or draw random numbers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,29 @@ class Remembering(keras.Model):
         return {"q_values": self.q(hidden), "recurrent_state": new}
 
 
-def told(records: list[Any]) -> list[str]:
-    return [record.getMessage() for record in records if "mixes the states" in record.getMessage()]
+class Noisy(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.noise = keras.layers.Dense(2), keras.random.SeedGenerator(0)
+
+    def call(self, state: Any) -> dict[str, Any]:
+        return {"q_values": self.q(state) + keras.random.normal((1, 2), seed=self.noise)}
+
+
+class Guessing(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.noise = keras.layers.Dense(2), keras.random.SeedGenerator(0)
+
+    def call(self, state: Any) -> dict[str, Any]:
+        return {
+            "q_values": self.q(state),
+            "value_estimate": keras.random.normal((1, 1), seed=self.noise) + state[:, :1],
+        }
+
+
+def told(records: list[Any], what: str = "mixes the states") -> list[str]:
+    return [record.getMessage() for record in records if what in record.getMessage()]
 
 
 MIXING = [lambda: less_the_mean, network(in_training), network(lambda hidden: hidden - keras.ops.mean(hidden, axis=0))]
@@ -82,6 +103,46 @@ def test_other_models_are_not_told(model: Any, caplog: pytest.LogCaptureFixture)
     with manager_of(model) as manager:
         manager.get_data()
     assert not told(caplog.records)
+
+
+def less_each_time() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    calls: list[int] = []
+
+    def lazy(state: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(1)
+        return {"q_values": state[:, :2] / len(calls)}
+
+    return lazy
+
+
+DRAWING = {
+    "callable": (lambda: drawn, "q_values"),
+    "callable with a state": (less_each_time, "q_values"),
+    "keras": (Noisy, "q_values"),
+    "keras, its value": (Guessing, "value_estimate"),
+    "dropout in training": (network(lambda hidden: keras.layers.Dropout(0.5)(hidden, training=True)), "q_values"),
+}
+
+
+@pytest.mark.parametrize("case", DRAWING)
+def test_a_model_that_draws_random_numbers_is_told_once_with_what_a_seed_repeats(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, output = DRAWING[case]
+    with manager_of(model, seed=0) as manager:
+        manager.get_data()
+        manager.set_agent(manager.get_agent().get_weights())
+        manager.get_data()
+    (text,) = told(caplog.records, "draws random numbers")
+    assert text.startswith(f"model output '{output}': expected equal numbers for equal observations")
+    assert "seed= repeats the environments and the random numbers of actions, but not those" in text
+
+
+@pytest.mark.parametrize("model", [*MIXING, *INDEPENDENT[1:3], *INDEPENDENT[4:]])
+def test_models_that_repeat_are_not_told_to_draw(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with manager_of(model) as manager:
+        manager.get_data()
+    assert not told(caplog.records, "draws random numbers")
 
 
 def test_interruptions_by_other_processes_do_not_count():

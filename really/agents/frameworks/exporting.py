@@ -5,7 +5,6 @@ Each form is tried, verified and timed as runners will call it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +18,6 @@ from really.data.spaces import nest
 from really.errors import ModelError, summary
 from really.policies.inference import Exported, load
 from really.policies.states import State, state_of
-
-log = logging.getLogger("really")
 
 # Bytes of weights from which a form whose weights are inputs is slower than one that packs them.
 LARGE_MODEL = 1 << 20
@@ -56,9 +53,9 @@ def export_as_python(
 ) -> Exported:
     """The model as every runner builds it, after a look whether one gives the outputs of the model.
 
-    A model that draws random numbers of its own is named in a warning, and is not compared. One of the `others` is
-    taken if it agrees and is faster; with `request.repeatable`, the first that agrees, unless the model is large. None
-    is tried after another that is fast enough.
+    A model that draws random numbers of its own is not compared. One of the `others` is taken if it agrees and is
+    faster; with `request.repeatable`, the first that agrees, unless the model is large. None is tried after another
+    that is fast enough.
 
     Raises:
         ModelError: runners cannot have it, or what they have gives other outputs.
@@ -70,12 +67,6 @@ def export_as_python(
     example = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(given, exported.leaves.values(), strict=True)]
     own, again = (_outputs(exported, infer, example, rows) for _ in range(2))
     draws = any(disagreement(name, again[name], own[name]) for name in own)
-    if draws:
-        log.warning(
-            "model: expected equal outputs for equal observations, got others in each call: the model draws random "
-            "numbers of its own while it acts. seed= repeats the environments and the random numbers of actions, but "
-            "not those."
-        )
     forward, got = tried(exported, rows, state, example, trial.expected, trial.cure)
     for name in () if draws else own:
         if reason := disagreement(name, got[name], own[name]):
