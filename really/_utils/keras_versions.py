@@ -61,7 +61,8 @@ def check_backend(model: Any) -> None:
     if backend != now:
         raise ModelError(
             f"model: expected one made with the backend that Keras has now, {now!r}, got one made with {backend!r}: "
-            f"keras.config.set_backend changed it; make the model after that"
+            f"keras.config.set_backend changed it; import keras, define the model's class and make the model after "
+            f"that, or set {VARIABLE} before the first import of keras instead"
         )
     if (asked := os.environ.get(VARIABLE, now)) != now:
         raise ModelError(

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import operator
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from really.agents.recurrent import FromStart, at_start, called, layout_of, take
 from really.agents.seeding import seeded_initialisers
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
-from really.policies.jax_state import as_jax_model
+from really.policies.jax_state import JaxModel, as_jax_model, is_pair
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import as_numbers
 from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout
@@ -215,29 +216,37 @@ def is_instance(model: Any, kwargs: Mapping[str, Any]) -> bool:
 
 def _takes_one_argument(function: Any) -> bool:
     """Whether a function, or an object that can be called, needs exactly one positional argument."""
+    needed = _needed(function)
+    return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY
+
+
+def _needed(function: Any) -> list[inspect.Parameter]:
+    """The arguments without a default, but a recurrent state; none for what has no signature."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return False
+        return []
     needed = [each for each in signature.parameters.values() if each.default is each.empty]
     needed = [each for each in needed if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    needed = [each for each in needed if each.name != RECURRENT_STATE]
-    return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY
+    return [each for each in needed if each.name != RECURRENT_STATE]
 
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
     """The model itself, or the one that a class or function returns."""
+    model = as_jax_model(model)
     if not is_instance(model, kwargs):
         if not callable(model):
             raise InvalidValueError(f"model: expected a model, its class or a function, got {_told(model)}")
         return as_jax_model(_call_factory(model, kwargs))
     if kwargs:
         raise InvalidValueError(f"model_kwargs: expected none with a model instance, got {sorted(kwargs)}")
-    return as_jax_model(model)
+    return model
 
 
 def _told(given: Any) -> str:
     """What was given as a model and is none; a sequence by its parts, with the form that a pair of JAX has."""
+    if hasattr(given, "run"):
+        return f"{type(given).__name__}, which is no callable: give a function of observations that calls its run()"
     if not isinstance(given, tuple | list):
         return repr(given)
     parts = ", ".join("a function" if callable(each) else type(each).__name__ for each in given)
@@ -256,6 +265,7 @@ def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         except TypeError as error:
             raise InvalidTypeError(
                 f"model_kwargs: expected arguments of {name}{signature}, got {kwargs}: {error}"
+                f"{_hint_of_jax(factory, kwargs)}"
             ) from None
     try:
         return factory(**kwargs)
@@ -263,6 +273,13 @@ def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         raise ModelError(
             f"model: expected a model from {name} with model_kwargs {kwargs}, got {summary(error)}"
         ) from error
+
+
+def _hint_of_jax(factory: Any, kwargs: Mapping[str, Any]) -> str:
+    """What to give with a function that may be one of parameters and observations."""
+    if kwargs or "jax" not in sys.modules or isinstance(factory, type) or len(_needed(factory)) != 2:
+        return ""
+    return "; a function of JAX comes with its parameters, as the pair (apply, parameters)"
 
 
 def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], input_shape: Any) -> None:
@@ -280,18 +297,24 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
             leaves = ", ".join(
                 f"{name or 'state'} {list(leaf.shape)} {leaf.dtype}" for name, leaf in model_leaves(space).items()
             )
-            name = getattr(model, "__name__", type(model).__name__)
+            told = error if isinstance(error, ModelError) else summary(error)
             raise ModelError(
-                f"model: expected {name} to take observations ({leaves}){after}, got {summary(error)}{_hint(space)}"
+                f"model: expected {_name(model)} to take observations ({leaves}){after}, got {told}{_hint(space)}"
                 f"{'; if it makes a model, give its arguments as model_kwargs' if inspect.isroutine(model) else ''}"
             ) from error
-        if inspect.isroutine(model) and not isinstance(outputs, Mapping):
-            name = getattr(model, "__name__", type(model).__name__)
+        if inspect.isroutine(model) and (is_pair(outputs) or callable(outputs)):
             raise InvalidTypeError(
-                f"model_kwargs: expected arguments of {name}{inspect.signature(model)}, got {{}}; or, if it is a model "
-                f"and makes none, a dict of outputs for observations, got {type(outputs).__name__}"
+                f"model_kwargs: expected arguments of {_name(model)}{inspect.signature(model)}, got {{}}; or, if it is "
+                f"a model and makes none, a dict of outputs for observations, got {type(outputs).__name__}"
             )
         _as_outputs(outputs)
+
+
+def _name(model: Any) -> str:
+    """The name of a model in messages; that of a function of JAX with how it is called."""
+    if isinstance(model, JaxModel):
+        return f"{model.title}(parameters, state)" if type(model) is JaxModel else model.title
+    return str(getattr(model, "__name__", type(model).__name__))
 
 
 def _hint(space: spaces.Space[Any]) -> str:

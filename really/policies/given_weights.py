@@ -30,6 +30,12 @@ _EXPECTED = {
 }
 
 
+def expected_weights(framework: str) -> str:
+    """What a model of a framework takes as its weights, for messages."""
+    expected, _ = _EXPECTED.get(framework, ("a list of arrays", set()))
+    return f"{expected}, as the agent gives them"
+
+
 def check_framework(framework: str, weights: Any) -> None:
     """Raises ModelError, naming both frameworks, if the weights are of another one or are a model; else returns.
 
@@ -38,9 +44,9 @@ def check_framework(framework: str, weights: Any) -> None:
         weights: what was given, and does not fit the model.
     """
     if framework in _EXPECTED:
-        expected, own = _EXPECTED[framework]
+        own = _EXPECTED[framework][1]
         if got := _model(weights) or _foreign(weights, own):
-            raise ModelError(f"weights: expected {expected}, as the agent gives them, got {got}")
+            raise ModelError(f"weights: expected {expected_weights(framework)}, got {got}")
 
 
 def _model(given: Any) -> str:

@@ -5,15 +5,15 @@ JAX is imported only inside functions: whoever has such a model has it already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.keras_versions import is_layer
-from really.errors import ModelError, summary
-from really.policies.given_weights import check_framework
+from really.errors import InvalidTypeError, ModelError, summary
+from really.policies.given_weights import check_framework, expected_weights
 from really.policies.model_inputs import check_weights
 
 
@@ -27,6 +27,11 @@ class JaxModel:
 
     def __init__(self, apply: Callable[..., Any], parameters: Any) -> None:
         self.apply, self.parameters = apply, parameters
+
+    @property
+    def title(self) -> str:
+        """The name of the user's function, for messages."""
+        return str(getattr(self.apply, "__qualname__", type(self.apply).__name__))
 
     def without_streams(self, arrays: Any) -> Any:
         """Given parameters without what is no parameter of the model."""
@@ -46,6 +51,11 @@ class NnxModel(JaxModel):
 
     def __init__(self, module: Any) -> None:
         self.module = module
+
+    @property
+    def title(self) -> str:
+        """The name of the module's class."""
+        return type(self.module).__qualname__
 
     @property
     def parameters(self) -> Any:
@@ -84,6 +94,12 @@ def is_nnx(model: Any) -> bool:
     return not is_layer(model) and any(
         base.__name__ == "Module" and base.__module__ == "flax.nnx.module" for base in type(model).__mro__
     )
+
+
+def _is_unbound(model: Any) -> bool:
+    """Whether this is a module of flax `linen` that was not bound to parameters, so that nobody can call it."""
+    known = any(base.__name__ == "Module" and base.__module__ == "flax.linen.module" for base in type(model).__mro__)
+    return known and getattr(model, "scope", None) is None
 
 
 def is_pair(model: Any) -> bool:
@@ -133,7 +149,16 @@ def _no_numbers(leaf: Any) -> str:
 
 
 def as_jax_model(model: Any) -> Any:
-    """A pair `(apply, parameters)` or a module of flax as a JaxModel; anything else as it is."""
+    """A pair `(apply, parameters)` or a module of flax `nnx` as a JaxModel; anything else as it is.
+
+    Raises:
+        InvalidTypeError: it is a module of flax `linen` without its parameters.
+    """
+    if _is_unbound(model):
+        raise InvalidTypeError(
+            f"model: expected the pair (module.apply, module.init(key, example)) for a module of flax linen, or a "
+            f"function without arguments that makes it, got {type(model).__name__} alone, which has no parameters"
+        )
     if is_pair(model):
         return JaxModel(*kept(model))
     return NnxModel(model) if is_nnx(model) else model
@@ -231,6 +256,8 @@ class JaxState:
 
         if isinstance(arrays, list) and self._structure != jax.tree_util.tree_structure(arrays):
             return arrays
+        if arrays is None or isinstance(arrays, str | Iterator):
+            raise ModelError(f"weights: expected {expected_weights('jax')}, got {type(arrays).__name__}")
         arrays = self._model.without_streams(arrays)
         found, structure = jax.tree_util.tree_flatten_with_path(arrays)
         if structure != self._structure:
@@ -284,8 +311,8 @@ def _names(pytree: Any) -> set[str]:
 
 def _of_another_structure(title: str, own: set[str], given: set[str]) -> ModelError:
     return ModelError(
-        f"{title}: expected a pytree of the structure of the model's parameters, got another one: missing: "
-        f"{_listed(own - given)}; unexpected: {_listed(given - own)}"
+        f"{title}: expected a pytree of the structure of the model's parameters, as agent.parameters() gives it, got "
+        f"another one: missing: {_listed(own - given)}; unexpected: {_listed(given - own)}"
     )
 
 

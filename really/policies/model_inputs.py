@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
 from really.errors import ModelError
-from really.policies.given_weights import check_framework
+from really.policies.given_weights import check_framework, expected_weights
 
 
 def model_leaves(space: Any) -> Spec:
@@ -38,7 +38,7 @@ def check_weights(
     if got != [tuple(shape) for shape in shapes]:
         check_framework(framework, weights)
     if got is None:
-        raise ModelError(f"weights: expected a list of arrays as get_weights() gives, got {type(weights).__name__}")
+        raise ModelError(f"weights: expected {expected_weights(framework)}, got {type(weights).__name__}")
     if len(got) != len(shapes):
         raise ModelError(f"weights: expected {len(shapes)} arrays of shapes {list(shapes)}, got {len(got)} of {got}")
     for at, (expected, shape) in enumerate(zip(shapes, got, strict=True)):
@@ -52,7 +52,7 @@ def check_weights(
 
 def _shapes(weights: Any) -> list[tuple[int, ...]] | None:
     """The shapes of a list of arrays; an item that is none has the shape `()`. Returns None if it is no list."""
-    if not isinstance(weights, Sequence | np.ndarray):
+    if isinstance(weights, str | bytes) or not isinstance(weights, Sequence | np.ndarray):
         return None
     return list(map(_shape, weights))
 

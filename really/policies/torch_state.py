@@ -183,9 +183,12 @@ def _listed(missing: Sequence[str], unexpected: Sequence[str]) -> str:
 def _given(title: str, value: Any) -> NDArray[Any]:
     """The array of a given tensor. Raises ModelError, with its title, for one that has no numbers or no plain form."""
     try:
-        return array_of(value)
+        array = array_of(value)
     except Exception as error:
         raise ModelError(f"{title}: expected a tensor of numbers, got {summary(error)}") from error
+    if array.dtype.kind not in "biufc":
+        raise ModelError(f"{title}: expected a tensor of numbers, got {type(value).__name__} {value!r:.40}")
+    return array
 
 
 def array_of(value: Any) -> NDArray[Any]:

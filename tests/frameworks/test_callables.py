@@ -130,8 +130,10 @@ def test_the_log_probability_is_that_of_the_runners(name):
 
 
 def test_a_heuristic_that_returns_no_dict_or_raises_is_told():
-    with pytest.raises(InvalidTypeError, match=r"arguments of <lambda>\(state\), got {}; or, .* a dict .* got ndarray"):
+    with pytest.raises(ModelError, match=r"model output: expected a dict with 'q_values', .* got ndarray"):
         build_model(lambda state: state, None, None, BOX)
+    with pytest.raises(InvalidTypeError, match=r"arguments of <lambda>\(units\), got {}; or, .* a dict .* function"):
+        build_model(lambda units: of_torch, None, None, BOX)
     with pytest.raises(ModelError, match=r"wrong to take observations \(state \[4\] float32\), got IndexError"):
         build_model(wrong, None, None, BOX)
 

@@ -155,12 +155,29 @@ def test_keras_and_tensorflow_choose_the_device_themselves():
         build_model(QNet, {}, None, BOX, device="cpu")
 
 
-def test_a_module_without_numbers_is_refused():
+@pytest.mark.parametrize("parts", ["all", "some"])
+def test_a_module_without_numbers_is_refused(parts):
     torch = pytest.importorskip("torch")
-    with torch.device("meta"):
-        module = torch_model()()
-    with pytest.raises(ModelError, match=r"its weights are on PyTorch's device 'meta', .*\.to_empty\(device='cpu'\)"):
+    module = torch_model()()
+    module.head = torch.nn.Linear(2, 2)
+    (module if parts == "all" else module.head).to("meta")
+    name = "net.weight" if parts == "all" else "head.weight"
+    told = rf"its weights are on PyTorch's device 'meta', .* as '{name}': .*\.to_empty\(device='cpu'\)"
+    with pytest.raises(ModelError, match=told):
         build_model(module, {}, None, BOX)
+
+
+def test_a_module_that_names_a_device_is_told_to_take_that_of_its_input():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+
+    class NamesDevice(torch_model()):
+        def forward(self, x):
+            return super().forward(x.to("cuda"))
+
+    with pytest.raises(ModelError, match=r"NamesDevice to take observations .*; if forward\(\) names a device, take"):
+        build_model(NamesDevice, {}, None, BOX)
 
 
 @pytest.mark.parametrize(

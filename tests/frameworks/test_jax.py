@@ -9,7 +9,7 @@ from gymnasium import spaces
 from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
-from really.errors import InvalidValueError, ModelError
+from really.errors import InvalidTypeError, InvalidValueError, ModelError
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -209,6 +209,17 @@ def test_what_is_no_pair_is_told_in_a_line(model, told):
         agent_of(model)
 
 
+def test_a_function_that_takes_others_than_parameters_and_a_state_is_told_how_it_is_called():
+    def swapped(state, parameters):
+        return apply(parameters, state)
+
+    with pytest.raises(ModelError, match=r"expected .*swapped\(parameters, state\) to take observations"):
+        build_model((swapped, parameters()), None, None, BOX)
+    told = r"arguments of apply\(parameters, state\), .*; a function of JAX comes .* as the pair \(apply, parameters\)$"
+    with pytest.raises(InvalidTypeError, match=told):
+        build_model(apply, None, None, BOX)
+
+
 def test_weights_in_half_precision_keep_their_values():
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), parameters())
     agent = agent_of((apply, half))
@@ -245,6 +256,22 @@ def test_a_module_of_flax_acts_in_evaluation_mode_and_is_trained_in_place():
         assert equal(agent_of(Net(1)).get_weights(), manager.get_agent().get_weights())
         with pytest.raises(ModelError, match=r"got Net, a module of flax: give nnx.state\(module\)$"):
             manager.set_agent(Net(1))
+
+
+def test_a_module_of_flax_linen_without_its_parameters_says_what_to_give():
+    linen = pytest.importorskip("flax.linen")
+
+    class QNet(linen.Module):
+        @linen.compact
+        def __call__(self, state, training=False):
+            return {"q_values": linen.Dense(2)(state)}
+
+    told = r"expected the pair \(module.apply, module.init\(key, example\)\) .*, got QNet alone"
+    for model in (QNet, QNet(), lambda: QNet()):
+        with pytest.raises(InvalidTypeError, match=told):
+            build_model(model, None, None, BOX)
+    bound = QNet().bind(QNet().init(jax.random.key(0), STATES))
+    assert build_model(bound, None, None, BOX) is bound
 
 
 def test_a_module_of_flax_linen_comes_with_its_parameters():

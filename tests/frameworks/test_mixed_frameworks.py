@@ -72,6 +72,16 @@ def test_weights_of_another_framework_change_nothing_and_are_named(case):
         assert len(manager.get_data()["action"]) == 20
 
 
+@pytest.mark.parametrize(("framework", "told"), [("torch", OF_TORCH), ("jax", OF_JAX)])
+@pytest.mark.parametrize("given", ["model.pt", None, iter([np.ones(2)])])
+def test_what_is_no_weights_is_told_with_what_the_model_takes(framework, told, given):
+    with (
+        SampleManager(model(framework), "CartPole-v1", 2, 20, **OPTIONS) as manager,
+        pytest.raises(ModelError, match=rf"weights: {told}as the agent gives them, got {type(given).__name__}"),
+    ):
+        manager.set_agent(given)
+
+
 @pytest.mark.parametrize(("framework", "other"), [("torch", "jax"), ("jax", "torch")])
 def test_an_agent_of_another_framework_is_named(framework, other):
     with (

@@ -15,6 +15,7 @@ from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.frameworks.protocol import ExportRequest
 from really.agents.models import build_model
+from really.errors import InvalidValueError
 from really.policies.inference import load
 
 torch = pytest.importorskip("torch")
@@ -146,3 +147,11 @@ def test_missing_packages_are_named(monkeypatch):
     with SampleManager(QNet, "CartPole-v1", 2, 20, **OPTIONS) as manager:
         told = manager.info()["inference_report"]["onnx"]
     assert told == "rejected: ModelError: it needs no_such_package: pip install 'really-rl[onnx]'"
+
+
+def test_a_session_is_told_to_come_in_a_function(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    _, graph = exported(QNet)
+    session = runtime.InferenceSession(graph.payload, providers=["CPUExecutionProvider"])
+    with pytest.raises(InvalidValueError, match=r"got InferenceSession, .*: give a function of observations"):
+        build_model(session, {}, None, BOX)

@@ -297,6 +297,10 @@ class NamesDevice(QNet):
             r"weights\[1\] \(net.0.bias\): expected a tensor of numbers, got NotImplementedError: .*meta tensor",
         ),
         (
+            lambda found: QNet().state_dict() | {"net.0.bias": None},
+            r"weights\[1\] \(net.0.bias\): expected a tensor of numbers, got NoneType None",
+        ),
+        (
             lambda found: QNet().state_dict() | {"net.0.bias": torch.zeros(16).to_sparse()},
             r"weights\[1\] \(net.0.bias\): expected a tensor of numbers, got TypeError: .*to_dense",
         ),

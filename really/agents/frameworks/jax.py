@@ -167,9 +167,8 @@ class Jax:
 
 def _name(model: Any) -> str:
     """The name of the user's function, or of the class of a module of flax."""
-    made = as_jax_model(model)
-    given = made.apply if type(made) is JaxModel else type(getattr(made, "module", made))
-    return getattr(given, "__qualname__", type(given).__name__)
+    title: str = as_jax_model(model).title
+    return title
 
 
 FRAMEWORK: Framework = Jax()

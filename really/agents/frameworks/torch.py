@@ -145,14 +145,17 @@ class Torch:
 
     def first_call(self, model: Any, observation: Any) -> Any:
         """As `call`; lazy modules get their parameters. Weights of 64 bits are named if the call fails."""
-        if _device_of(model).type == "meta":
+        entries = model.state_dict(keep_vars=True)
+        if empty := [name for name, entry in entries.items() if getattr(entry, "is_meta", False)]:
             raise ModelError(
-                "its weights are on PyTorch's device 'meta', which has no numbers: make it without "
-                "torch.device('meta'), or call .to_empty(device='cpu') and load a state_dict"
+                f"its weights are on PyTorch's device 'meta', which has no numbers, as {empty[0]!r}: make it without "
+                f"torch.device('meta'), or call .to_empty(device='cpu') and load a state_dict"
             )
         try:
             return self.call(model, observation)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
+            if any(word in str(error) for word in ("CUDA", "NVIDIA", "same device")):
+                raise ModelError(f"{summary(error)}{self.trial.cure}") from error
             kinds = {str(each.dtype).removeprefix("torch.") for each in model.parameters()}
             if odd := sorted(kinds - {"float32"}):
                 raise ModelError(
