@@ -15,7 +15,7 @@ from really._utils.published import PublishedAgent
 from really.agents.frameworks.choice import framework_of
 from really.agents.frameworks.protocol import Framework, Interface
 from really.agents.loading import load_agent
-from really.agents.models import example_outputs, recurrent_layout
+from really.agents.models import check_same_framework, example_outputs, recurrent_layout
 from really.agents.recurrent import called, input_space, output_names
 from really.agents.recurrent_agent import RecurrentAgent
 from really.data.masks import ActionMasks
@@ -396,5 +396,6 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
     def _another_model(self, make_model: Callable[[], Any] | None) -> Any:
         """A model of the same kind that shares no variable with this one: a new one if it can be made, else a copy."""
         new = self.model if make_model is None else make_model()
+        check_same_framework(self.framework, new)
         same = shared_variables(new, self.model) or not self.state.is_like(state_of(new))
         return self.framework.copy(self.model) if same else self.framework.beside(new, self.model)

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really.agents.frameworks.choice import framework_named, framework_of
+from really.agents.frameworks.choice import TITLES, framework_named, framework_of
 from really.agents.frameworks.protocol import Framework
 from really.agents.recurrent import FromStart, at_start, called, layout_of, takes_state
 from really.agents.seeding import seeded_initialisers
@@ -127,10 +127,22 @@ class ModelBuilder:
 
     def _build(self, framework: Framework) -> Any:
         model = _instance(self.model, dict(self.model_kwargs))
+        check_same_framework(framework, model)
         # A function may return the same model each time.
         if self.learners is not None and shared_variables(model, self.learners):
             return framework.copy(model)
         return _built(framework, model, self.input_shape, self.observation_space)
+
+
+def check_same_framework(framework: Framework, model: Any) -> None:
+    """Raises ModelError if a model that was made again is one of another framework than before."""
+    other = framework_of(model)
+    if other.name != framework.name:
+        names = [TITLES.get(each.name, "no framework") for each in (framework, other)]
+        raise ModelError(
+            f"model: expected a model of {names[0]}, as the manager's, each time that its class or function makes one, "
+            f"got one of {names[1]}"
+        )
 
 
 @dataclass(frozen=True)

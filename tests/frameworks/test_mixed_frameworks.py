@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,20 @@ def test_what_is_no_weights_is_told_with_what_the_model_takes(framework, told, g
         pytest.raises(ModelError, match=rf"weights: {told}as the agent gives them, got {type(given).__name__}"),
     ):
         manager.set_agent(given)
+
+
+@pytest.mark.parametrize("first", ["torch", "jax"])
+def test_a_function_that_makes_models_of_two_frameworks_is_named(first):
+    made = itertools.cycle(["torch", "jax"] if first == "torch" else ["jax", "torch"])
+
+    def make():
+        framework = next(made)
+        return QNet() if framework == "torch" else (apply, parameters())
+
+    names = ("PyTorch", "JAX") if first == "torch" else ("JAX", "PyTorch")
+    told = rf"expected a model of {names[0]}, as the manager's, each time .*, got one of {names[1]}$"
+    with pytest.raises(ModelError, match=told), SampleManager(make, "CartPole-v1", 2, 20, **OPTIONS) as manager:
+        manager.get_agent().copy()
 
 
 @pytest.mark.parametrize(("framework", "other"), [("torch", "jax"), ("jax", "torch")])
