@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -123,6 +124,7 @@ class ModelBuilder:
         settings = _Settings(self.framework, framework.settings())
         if is_instance(self.model, self.model_kwargs):
             return _with_instance, (settings, framework.pickled(self.model), *fields)
+        _check_sent(self.model, self.model_kwargs)
         return _with_maker, (settings, self.model, *fields)
 
     def _build(self, framework: Framework) -> Any:
@@ -143,6 +145,30 @@ def check_same_framework(framework: Framework, model: Any) -> None:
             f"model: expected a model of {names[0]}, as the manager's, each time that its class or function makes one, "
             f"got one of {names[1]}"
         )
+
+
+def _check_sent(model: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raises ModelError, with what cannot be pickled, unless a class or function and its arguments can be."""
+    try:
+        cloudpickle.dumps(model)
+    except Exception as error:
+        raise ModelError(
+            f"model: expected a class or function that can be sent to another process, got {_qualified(model)}: "
+            f"{summary(error)}; make what cannot be sent inside of it: every process then makes its own"
+        ) from error
+    for name, value in kwargs.items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:
+            raise ModelError(
+                f"model_kwargs: expected arguments that can be sent to another process, got {name} of type "
+                f"{type(value).__name__}: {summary(error)}; let the model make it itself: every process then makes its "
+                f"own"
+            ) from error
+
+
+def _qualified(model: Any) -> str:
+    return str(getattr(model, "__qualname__", type(model).__name__))
 
 
 @dataclass(frozen=True)
