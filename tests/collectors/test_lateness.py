@@ -120,3 +120,17 @@ def test_runners_that_do_not_answer_keep_nobody_waiting() -> None:
         "runner 1 (agents 1 to 1): in an unknown place: it has not answered",
         "runner 2 (agents 2 to 2): in an unknown place: it has not answered (ZeroDivisionError)",
     ]
+
+
+def test_a_runner_that_was_asked_in_good_time_is_not_waited_for_again() -> None:
+    """A time-out is not longer by the seconds for which an answer is waited."""
+    silent = threading.Event()
+    whereabouts, worker = Whereabouts(lambda worker: str(silent.wait(60))), worker_of(0, time.monotonic())
+    whereabouts.ask([worker])
+    time.sleep(1.5)
+    begun = time.monotonic()
+    told = whereabouts.tell([worker], patience=1.5)
+    seconds = time.monotonic() - begun
+    silent.set()
+    assert "has not answered" in told
+    assert seconds < 1
