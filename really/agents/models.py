@@ -24,7 +24,7 @@ from really.agents.recurrent import FromStart, at_start, called, layout_of, take
 from really.agents.seeding import seeded_initialisers
 from really.data.spaces import flatten, nest
 from really.errors import InvalidTypeError, InvalidValueError, ModelError, summary
-from really.policies.jax_state import JaxModel, as_jax_model, is_pair
+from really.policies.jax_state import JaxModel, as_jax_model
 from really.policies.model_inputs import model_leaves
 from really.policies.outputs import as_numbers
 from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout
@@ -340,7 +340,7 @@ def _first_calls(framework: Framework, model: Any, space: spaces.Space[Any], inp
                 f"model: expected {_name(model)} to take observations ({leaves}){after}, got {told}{_hint(space)}"
                 f"{'; if it makes a model, give its arguments as model_kwargs' if inspect.isroutine(model) else ''}"
             ) from error
-        if inspect.isroutine(model) and (is_pair(outputs) or callable(outputs)):
+        if inspect.isroutine(model) and not isinstance(outputs, Mapping) and not hasattr(outputs, "shape"):
             raise InvalidTypeError(
                 f"model_kwargs: expected arguments of {_name(model)}{inspect.signature(model)}, got {{}}; or, if it is "
                 f"a model and makes none, a dict of outputs for observations, got {type(outputs).__name__}"
