@@ -58,11 +58,15 @@ def filled_in(text: str, tables: Mapping[str, str]) -> str:
 
 
 def rewrite() -> None:
-    """Writes every table into the pages that have its markers."""
+    """Writes every table into the pages that have its markers, and what the plan for clusters makes of them."""
+    from bench import plan
+
     tables = rendered()
     for page in pages():
         text = page.read_text()
-        if (changed := filled_in(text, tables)) != text:
+        changed = filled_in(text, tables)
+        changed = plan.written(changed) if page == plan.PAGE else changed
+        if changed != text:
             page.write_text(changed)
             print(f"{page.relative_to(ROOT)}: rewritten", file=sys.stderr)
 

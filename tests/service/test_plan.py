@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import plan
@@ -25,3 +27,9 @@ def test_a_priority_takes_as_many_bytes_as_the_plan_says() -> None:
 def test_the_page_on_clusters_shows_the_plan() -> None:
     text = plan.PAGE.read_text()
     assert plan.written(text) == text
+
+
+def test_the_figure_shows_both_tasks(tmp_path: Path) -> None:
+    plan.figure(tmp_path / "hosts.png")
+    assert (tmp_path / "hosts.png").stat().st_size > 10_000
+    assert plan.collected("Pong, 16") < plan.collected("CartPole, 64")
