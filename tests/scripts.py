@@ -111,10 +111,10 @@ class LongDay(NamedTuple):
 
 
 def run_script(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a script after the imports of PRELUDE; kills it after two minutes."""
+    """Runs a script after the imports of PRELUDE; kills it after nearly five minutes, many times what it needs."""
     script = textwrap.dedent(PRELUDE) + textwrap.dedent(text)
     return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=280, check=False, **options
     )
 
 
