@@ -16,7 +16,14 @@ from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows, fetched
 from really._utils.packages import install_command, needed
 from really.data.schema import Spec
-from really.errors import InvalidTypeError, InvalidValueError, ReallyError, RunnerError
+from really.errors import (
+    DiskFullError,
+    InvalidTypeError,
+    InvalidValueError,
+    NotEnoughMemoryError,
+    ReallyError,
+    RunnerError,
+)
 from really.replay.disk.schema import FolderOptions
 from really.replay.options import BufferOptions
 from really.service.joining import Joining
@@ -101,11 +108,14 @@ class RayShards:
         """As of `Shards`."""
         made, found = self._made, list[Found]()
         answers = [None if remote is None else remote.start(made, spec) for remote in self._remotes]
+        problems = list[ReallyError]()
         for name, answer, folder in zip(self.names, answers, self._folders, strict=True):
-            if answer is None:
-                self._close_own()
-                self._own = Shard(**made, spec=spec, path=folder)
-            found.append(Found.of(self._own_shard) if answer is None else _started(name, answer))
+            try:
+                found.append(self._start_own(made, spec, folder) if answer is None else _started(answer))
+            except ReallyError as error:
+                problems.append(type(error)(f"{name}: {error}"))
+        if problems:
+            raise _first(problems)
         self._rooms[:] = [one.room for one in found]
         if self._takes_all and (spec is not None or any(one.spec is not None for one in found)):
             schema = spec or next(one.spec for one in found if one.spec is not None)
@@ -200,6 +210,11 @@ class RayShards:
         num = 1 + sum(remote is None or not remote.is_gone for remote in self._remotes)
         return shard.start(shard_options(self._options, room_of(self._options, num), self._given), spec)
 
+    def _start_own(self, made: Mapping[str, Any], spec: Spec | None, folder: Path | None) -> Found:
+        self._close_own()
+        self._own = Shard(**made, spec=spec, path=folder)
+        return Found.of(self._own)
+
     def _close_own(self) -> None:
         if self._own is not None:
             self._own.close()
@@ -215,16 +230,24 @@ def _name_of(node: str, host: str) -> str:
     return f"the shard of node {node[:8]} ({host})"
 
 
-def _started(name: str, answer: Any) -> Found:
-    """What a shard has that was asked to start; raises the error that it answers, with its name."""
+def _first(problems: Sequence[ReallyError]) -> ReallyError:
+    """The first error; if a shard has no room, with the texts of all such errors, since each node tells its own."""
+    first = problems[0]
+    alike = [error for error in problems if type(error) is type(first)]
+    has_room = not isinstance(first, NotEnoughMemoryError | DiskFullError)
+    return first if has_room else type(first)("; ".join(map(str, alike)))
+
+
+def _started(answer: Any) -> Found:
+    """What a shard has that was asked to start; raises the error that it answers."""
     import ray
 
     try:
         found = ray.get(answer, timeout=START_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
-        raise RunnerError(f"{name}: expected it to start, but {error}") from error
+        raise RunnerError(f"expected it to start, but {error}") from error
     if isinstance(found, ReallyError):
-        raise type(found)(f"{name}: {found}")
+        raise found
     started: Found = found
     return started
 

@@ -7,8 +7,10 @@ import subprocess
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from really import NotEnoughMemoryError, ShardedBuffer
 from tests.scripts import PRELUDE, run_script
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -50,7 +52,7 @@ def test_batches_from_nodes_are_those_of_one_buffer() -> None:
         for kind in ("uniform", "n steps, priorities", "frames", "sequences, priorities", "hindsight", "staleness"):
             make, options = KINDS[kind]
             one = ReplayBuffer(60, seed=5, **options)
-            with ShardedBuffer(60, shards="nodes", seed=5, **options) as sharded:
+            with ShardedBuffer(60, shards="nodes", seed=5, time_out=30, **options) as sharded:
                 first = 0
                 for size in SIZES:
                     for buffer in (one, sharded):
@@ -88,12 +90,26 @@ def test_batches_from_nodes_are_those_of_one_buffer() -> None:
         refused(InvalidValueError, "each once", 100, shards=[nodes[0].node_id] * 2)
         refused(InvalidValueError, "at most one for each of the 2 rows, got 3", 2, shards="nodes")
         spec = {"a": (np.float32, (10**9,))}
-        refused(NotEnoughMemoryError, f"node {nodes[0].node_id[:8]}", 10**4, shards=[nodes[0].node_id], spec=spec)
+        try:
+            ShardedBuffer(10**4, shards="nodes", spec=spec)
+        except NotEnoughMemoryError as error:
+            assert all(f"the shard of node {node['NodeID'][:8]}" in str(error) for node in ray.nodes()), error
+        else:
+            raise AssertionError("no error")
         """
         + END
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-6:-3] == ["shards with rows 3", "shards with rows 2", "shards with rows 3"]
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_buffer_without_room_on_the_learners_node_names_that_node() -> None:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    with pytest.raises(NotEnoughMemoryError, match=f"the shard of node {node[:8]} .*needs 40,000,000,000,000 bytes"):
+        ShardedBuffer(10**4, shards="nodes", spec={"a": (np.float32, (10**9,))})
 
 
 @pytest.mark.slow
@@ -325,7 +341,7 @@ def test_batches_come_directly_and_not_through_stores() -> None:
         rows = {"id": np.arange(600), "state": windows[:-1].copy(), "state_new": windows[1:].copy()}
         for dedup in (True, False):
             one = ReplayBuffer(500, seed=5, dedup=dedup)
-            sharded = ShardedBuffer(500, shards=[node.node_id for node in nodes], seed=5, dedup=dedup)
+            sharded = ShardedBuffer(500, shards=[n.node_id for n in nodes], seed=5, time_out=30, dedup=dedup)
             for buffer in (one, sharded):
                 for first in range(0, 600, 60):
                     buffer.put({key: column[first : first + 60] for key, column in rows.items()})
@@ -379,7 +395,7 @@ def test_a_node_that_joins_takes_its_share_from_then_on() -> None:
         CLUSTER
         + """
         logging.getLogger("really").setLevel(logging.INFO)
-        with ShardedBuffer(6000, shards="nodes", seed=5, path=tempfile.mkdtemp()) as sharded:
+        with ShardedBuffer(6000, shards="nodes", seed=5, path=tempfile.mkdtemp(), time_out=20) as sharded:
             put(sharded, 0, 6000)
             node = cluster.add_node(num_cpus=1)
             while len(sharded.info()["shards"]) < 4:
