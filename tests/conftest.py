@@ -50,7 +50,7 @@ def ray_runtime(request: pytest.FixtureRequest) -> Iterator[None]:
         f"pytest-xdist {version('pytest-xdist')} cannot group the tests of pytest {version('pytest')}"
     )
     before = shared_files()
-    ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
+    ray.init("local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
     yield
     ray.shutdown()
     deadline = time.monotonic() + 10

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from really.errors import RunnerError
 log = logging.getLogger("really")
 
 SHARED_MEMORY = "/dev/shm"
+CONNECT_SECONDS = 5.0
+"""How long a cluster may take to accept a connection before Ray itself is asked to join it."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,43 @@ def start() -> Session:
 
     if not ray.is_initialized():
         log.warning("Ray is not initialised: starting it on this machine, as ray.init() would.")
-        with _local_addresses():
-            ray.init(include_dashboard=False, log_to_driver=False)
+        cluster = _cluster()
+        if has_ended := cluster is not None and not os.environ.get("RAY_ADDRESS") and _is_refused(cluster):
+            log.warning("The Ray cluster at %s, which `ray start` began, has ended; `ray stop` forgets it.", cluster)
+        with _local_addresses(joins=cluster is not None and not has_ended):
+            ray.init(address="local" if has_ended else None, include_dashboard=False, log_to_driver=False)
     return _session()
 
 
+def _cluster() -> str | None:
+    """The address of the cluster that `ray.init()` would join: of RAY_ADDRESS, or of the last `ray start`."""
+    services: Any = importlib.import_module("ray._private.services")
+    address: str | None = services.canonicalize_bootstrap_address(None)
+    return address
+
+
+def _is_refused(address: str) -> bool:
+    """Whether nobody listens there: a cluster that was killed leaves its address, for which `ray.init()` waits long."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # of a host that is slow, or away: Ray tells it
+        return False
+
+
 @contextmanager
-def _local_addresses() -> Iterator[None]:
-    """Lets a Ray that is started here listen on local addresses only; has no effect if there is a cluster to join.
+def _local_addresses(joins: bool) -> Iterator[None]:
+    """Lets a Ray that is started here listen on local addresses only; has no effect if it joins a cluster.
 
     No argument of `ray.init` does this: it replaces 127.0.0.1 by the machine's address. Ray has an environment variable
     for it, meant for other systems, but reads it when it is imported, which the user may have done before.
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
     before = constants.ENABLE_RAY_CLUSTER
-    joins = importlib.import_module("ray._private.services").canonicalize_bootstrap_address(None)
-    constants.ENABLE_RAY_CLUSTER = before and joins is not None
+    constants.ENABLE_RAY_CLUSTER = before and joins
     try:
         yield
     finally:
