@@ -30,6 +30,7 @@ cdef extern from *:
 
 cdef enum:
     AHEAD = 512  # bytes by which a big field is prefetched ahead of its copy
+    AHEAD_IN_CACHE = 2048  # the same for a put that may be in the third level: AVX2 copies it a tenth faster
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
@@ -99,22 +100,28 @@ cdef inline void scatter_streamed(
     const Records* records, const Column* columns, int64_t first, int64_t num_rows, char* rows
 ) noexcept nogil:
     # The processor first reads a line that is written in parts. Assembled in the stage, it is streamed like the others.
+    cdef bint is_cached = <size_t>(num_rows * records.stride) < 16 * really_cache_nbytes
+    cdef size_t ahead = AHEAD_IN_CACHE if is_cached else AHEAD
     cdef int64_t i
     cdef Py_ssize_t k
     for i in range(num_rows):
         for k in range(records.num_fields):
-            write_field(records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride)
+            write_field(
+                records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride, ahead
+            )
         stream_seams(records, rows + i * records.stride)
 
 
-cdef inline void write_field(const Records* records, Py_ssize_t k, const char* source, char* row) noexcept nogil:
+cdef inline void write_field(
+    const Records* records, Py_ssize_t k, const char* source, char* row, size_t ahead
+) noexcept nogil:
     """Streams the whole lines of a big field to the row, and copies everything else to the stage."""
     cdef Field field = records.fields[k]
     cdef Py_ssize_t line_nbytes = 0
     if field.nbytes >= BIG_FIELD:
         line_nbytes = field.nbytes // REALLY_CACHE_LINE * REALLY_CACHE_LINE
     if line_nbytes > 0:
-        really_stream_copy(row + field.offset, source, line_nbytes, AHEAD)
+        really_stream_copy(row + field.offset, source, line_nbytes, ahead)
     if field.nbytes > line_nbytes:
         really_copy_short(records.stage + field.staged, source + line_nbytes, field.nbytes - line_nbytes)
 
