@@ -190,34 +190,63 @@ cdef inline void count_range(
 
 cdef inline int64_t first_damaged(const Records* records, const Sharing* sharing) noexcept nogil:
     """Age of the first row held whose frame numbers no put has written; -1 if there is none."""
-    cdef int64_t age, oldest = oldest_slot(records)
+    cdef int64_t age, oldest = oldest_slot(records), block = -1
     for age in range(num_held(records)):
-        if not has_sound_numbers(records, sharing, row_at(records, oldest, age)):
+        if not has_sound_numbers(records, sharing, row_at(records, oldest, age), &block):
             return age
     return -1
 
 
-cdef inline bint has_sound_numbers(const Records* records, const Sharing* sharing, const char* record) noexcept nogil:
-    """Whether all frames of a record are stored, and its oldest frame is the oldest of them."""
+cdef inline bint has_sound_numbers(
+    const Records* records, const Sharing* sharing, const char* record, int64_t* block
+) noexcept nogil:
+    """Whether all frames of a record are stored, and its oldest frame is the oldest of them.
+
+    `block` is a block that is known to be held, or -1; it is replaced by that of the record.
+    """
     cdef const FrameStore* store = &sharing.store
-    cdef uint32_t oldest, back, least_back = UINT32_MAX, most_back = 0  # from a frame to the next one
+    cdef uint32_t oldest, least_back = UINT32_MAX, most_back = 0  # from a frame to the next one
     cdef int64_t first, last
     cdef int c, j
     for c in range(sharing.num_columns):
-        for j in range(sharing.stack):
-            back = <uint32_t>store.next - stored_number(records, sharing, record, c, j)
-            least_back, most_back = min(least_back, back), max(most_back, back)
+        find_backs(
+            record + records.fields[sharing.keys[c]].offset, sharing.stack, <uint32_t>store.next, &least_back, &most_back
+        )
     memcpy(&oldest, record + records.fields[sharing.oldest_field].offset, sizeof(uint32_t))
     first, last = store.next - most_back, store.next - least_back
-    if first != full_number(store, oldest) or not is_stored(store, first) or not is_stored(store, last):
+    if first != full_number(store, oldest):
+        return False
+    if least_back > 0 and first >> store.shift == block[0] and last >> store.shift == block[0]:
+        return True
+    if not is_stored(store, first) or not is_stored(store, last):
         return False
     if first >> store.shift == last >> store.shift:
+        block[0] = first >> store.shift
         return True  # their block has all that are between them
     for c in range(sharing.num_columns):
         for j in range(sharing.stack):
             if not is_stored(store, full_number(store, stored_number(records, sharing, record, c, j))):
                 return False
     return True
+
+
+cdef inline void find_backs(
+    const char* numbers, int stack, uint32_t next_frame, uint32_t* least, uint32_t* most
+) noexcept nogil:
+    """Extends the range of distances from frames of a record to the next frame."""
+    cdef uint32_t back[4]
+    cdef int j
+    if stack == 4:  # without a loop, which takes twice as long
+        memcpy(back, numbers, sizeof(back))
+        for j in range(4):
+            back[j] = next_frame - back[j]
+        least[0] = min(least[0], min(min(back[0], back[1]), min(back[2], back[3])))
+        most[0] = max(most[0], max(max(back[0], back[1]), max(back[2], back[3])))
+        return
+    for j in range(stack):
+        memcpy(back, numbers + j * sizeof(uint32_t), sizeof(uint32_t))
+        back[0] = next_frame - back[0]
+        least[0], most[0] = min(least[0], back[0]), max(most[0], back[0])
 
 
 cdef inline uint32_t stored_number(
