@@ -63,8 +63,8 @@ def _process_left() -> Iterator[int]:
     except ImportError:
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _read("/proc/self/statm").split()
-    if limit != resource.RLIM_INFINITY and pages:
+    pages = [] if limit == resource.RLIM_INFINITY else _read("/proc/self/statm").split()
+    if pages:
         yield limit - int(pages[0]) * resource.getpagesize()
 
 
