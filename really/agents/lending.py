@@ -175,10 +175,11 @@ class Lender:
             own = self._own
             state = own.state
             weights = state.in_order(weights)
-            if has_arrays(state, weights):
+            bodies = [loan.body for loan in self._living if loan.body is not None]
+            # A look at the weights costs some of setting them; if nobody has a model, nothing depends on it.
+            if (self._is_open or bodies or own not in self._idle) and has_arrays(state, weights):
                 return
             if not self._is_open:
-                bodies = [loan.body for loan in self._living if loan.body is not None]
                 trained = next((body for body in bodies if has_arrays(body.state, weights)), None)
                 if trained is not None:
                     self._move(trained)
