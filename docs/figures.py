@@ -59,7 +59,8 @@ ORDER = (
     ("_utils", "_ray"),
     ("data", "metrics"),
     ("replay", "envs", "policies"),
-    ("agents", "collectors", "service", "evaluation", "checkpoints"),
+    ("checkpoints",),
+    ("agents", "collectors", "service", "evaluation"),
     ("manager",),
     ("learners",),
     ("cli",),
@@ -143,7 +144,7 @@ def _draw_arrows(axes: Axes) -> None:
 def _draw_wings(axes: Axes) -> None:
     """The wings of the package in the order in which they may import each other."""
     _place(axes, WINGS, "wings of the package: each imports only wings to its left", FAINT, QUIET)
-    width, height, gap = 12.0, 2.9, 0.55
+    width, height, gap = 10.4, 2.9, 0.55
     step = (WINGS.width - 4 - width) / (len(ORDER) - 1)
     middle = WINGS.y + 8.0
     for number, wings in enumerate(ORDER):

@@ -15,6 +15,7 @@ import pytest
 import really
 from really import ReplayBuffer, SampleManager, utils
 from really._utils.names import Elsewhere
+from tests.test_architecture import STEP_OF
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -158,6 +159,8 @@ def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
     wings = {path.parent.name for path in ROOT.glob("really/*/__init__.py")}
     labels, other = (re.findall(r"<!-- (.+) -->", text) for text in (drawn, shown))
     assert {"SampleManager", *wings} <= set(labels)
+    order = [label for label in labels if label in wings]
+    assert order == sorted(order, key=STEP_OF.__getitem__)
     assert labels == other
     by = re.search(r"Matplotlib v[\d.]+", shown)
     if by and by[0] in drawn:  # another version places the same texts slightly differently
