@@ -35,7 +35,7 @@ DAMAGE := tests/test_damage.py $(addprefix tests/_utils/test_,atomic_folders.py 
 	$(addprefix tests/collectors/test_,faults.py killed_runtime.py runner_memory.py) \
 	tests/replay/test_finalizers.py tests/replay/test_interrupts.py tests/replay/io/test_crafted_files.py \
 	$(addprefix tests/replay/disk/test_,full_disks.py damaged_frames.py checksums.py crafted_folders.py disk_kills.py \
-	leaks.py cut_files.py moved_folders.py moments.py removal_kills.py updates.py)
+	leaks.py cut_files.py moved_folders.py moments.py removal_kills.py seal.py updates.py)
 test-damage: setup
 	$(BIN)/python -m pytest -p tests.damage_table -m 'slow or not slow' --timeout 3600 $(DAMAGE)
 

@@ -18,7 +18,7 @@ cdef struct Page:
     int64_t num_rollbacks  # how often rows were dropped to return to a checkpoint; readers from before are refused
     int64_t num_removals  # how often rows were removed; readers then read the file of removed rows again
     int64_t num_updates  # 2 for each update of rows that are held; odd while one is written
-    char line_end[8]
+    char seal_mark[8]  # whether the seal of the file of checksums counts; the ring leaves it alone
     int64_t num_states  # states stored so far; the last one is in states[num_states % 2]
     char other_line_end[56]
     char states[2][64]

@@ -1,7 +1,7 @@
 """Branches of a buffer on disk: they tell rows of a checkpoint from others that have taken their numbers.
 
 A buffer that returns to a checkpoint gives later numbers to new rows. A copy of its folder does, too. So each process
-that opens a folder for writing begins a branch with a random key, and so does each return. A checkpoint keeps the
+begins a branch with a random key before its first put to a folder, and so does each return. A checkpoint keeps the
 branches of its rows. Where they differ from those of the folder, the folder has other rows.
 
 The branches are a part of the cursor page (`cursor_page.py`), as a log of the last ones:

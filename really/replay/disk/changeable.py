@@ -36,6 +36,7 @@ class ChangeableFolder(FolderAccess):
     _checksums: FolderChecksums | None
     _files: list[MappedFile]
     _frames: list[FrameFile]
+    _has_begun: bool
     _lock: FolderLock | None
     _page: CursorPage
     _priorities: PrioritizedSampler | None
@@ -177,6 +178,14 @@ class ChangeableFolder(FolderAccess):
                 log.warning("%s: the return to a checkpoint that was cut short is finished", self.path)
             self._finish_rollback(ring)
             self.watch_room(ring)
+
+    def _begin(self, ring: Ring) -> None:
+        """Makes the folder ready for rows of this process; the first put needs it."""
+        if not self._has_begun and self._checksums is not None:
+            self.check_files()
+            self._checksums.unseal()
+            branches.begin(self._page.data, ring.num_put)
+            self._has_begun = True
 
     def _finish_rollback(self, ring: Ring) -> None:
         """Does what is left of a return to a checkpoint. All steps may be repeated."""

@@ -4,9 +4,12 @@
                        number of runs of rows, then of each file of frames
     the runs           of rows, then of each file of frames, 20 bytes each (`runs.RUN`)
     4 bytes            CRC-32 of all before
-    a line of JSON     only after `close`: the CRC-32 of the cursor, of each table of frames and of the priorities,
-                       which do not change until the buffer is written again
+    a line of JSON     only after `close`, the seal: the CRC-32 of the cursor, of each table of frames and of the
+                       priorities, which do not change until the buffer is written again
     4 bytes            CRC-32 of that line
+
+A process that opens the buffer for writing marks the cursor, so that the seal does not count. It removes the seal,
+durably, before anything but the cursor changes. So a process that puts nothing has nothing to write here.
 
 After a kill the checksums are those that were written last; rows that were put later have none.
 """
@@ -74,7 +77,7 @@ def write(folder: Path, saved: Saved) -> None:
 
 
 def unseal(folder: Path, saved: Saved) -> None:
-    """Removes the seal, before the buffer is written; needs no room on the disk. Raises FileError if that fails."""
+    """Removes the seal, before files of it are written; needs no room on the disk. Raises FileError if that fails."""
     with file_errors(folder / NAME, WHAT), open(folder / NAME, "r+b") as file:
         file.truncate(saved.body_nbytes)
         os.fsync(file.fileno())

@@ -8,6 +8,8 @@ csrc/rows/cursor_page.pxd has the same layout for the ring, which writes all but
     bytes 96 to 104    int64: how often rows were dropped to return to a checkpoint
     bytes 104 to 112   int64: how often the file of removed rows was replaced
     bytes 112 to 120   int64: 2 for each update of rows that are held; odd while one is written
+    bytes 120 to 128   0 if the seal of the file of checksums says what this page is; UNSEALED from when a process opens
+                       the buffer for writing until it closes it
     bytes 128 to 136   int64: how many states of the generator were stored; the newest is at its parity
     192 and 256        two places for a state of the generator, 40 bytes each
     bytes 512 to 1552  which rows are of one history (branches.py)
@@ -34,6 +36,7 @@ HEAD_PARTS = ("at its start", "as version", "as the buffer's identity")
 PAGE = 4096
 HEAD, NUMBERS, KEPT_FROM, NUM_STATES = slice(0, 32), slice(64, 96), slice(88, 96), slice(128, 136)
 STATES = slice(192, 232), slice(256, 296)
+MARK, SEALED, UNSEALED = slice(120, 128), bytes(8), b"unsealed"
 NO_ROW = (1 << 63) - 1
 """Number of the first row that a checkpoint needs if there is no checkpoint."""
 
@@ -61,6 +64,8 @@ class CursorPage:
                 raise InvalidFileError(
                     f"{self.path}: expected {what} {expected.hex()}, got {got.hex()}: damaged or another's"
                 )
+        if (mark := self.data[MARK].tobytes()) not in (SEALED, UNSEALED):
+            raise InvalidFileError(f"{self.path}: expected zeros or {UNSEALED!r} at byte 120, got {mark!r}: damaged")
         num_put, first, num_begun, kept_from = self.data[NUMBERS].view(np.int64).tolist()
         if not (0 <= first <= num_put < 1 << 60 and 0 <= num_begun <= num_put + schema.num_slots and kept_from >= 0):
             raise InvalidFileError(
@@ -77,6 +82,15 @@ class CursorPage:
     def first(self) -> int:
         """Number of the first row after the last clear."""
         return int(self.data[NUMBERS].view(np.int64)[1])
+
+    def set_sealed(self, sealed: bool) -> None:
+        """Says whether the seal of the file of checksums is to be compared with the page."""
+        self.data[MARK].view(np.int64)[0] = int.from_bytes(SEALED if sealed else UNSEALED, sys.byteorder)
+
+    def content(self) -> tuple[bytes, bool]:
+        """The page but for what `set_sealed` sets, and whether it is sealed, both at one moment."""
+        page = self.data.tobytes()
+        return page[: MARK.start] + SEALED + page[MARK.stop :], page[MARK] == SEALED
 
     def generator_state(self) -> dict[str, Any]:
         """The state that the generator had after the last draw, as NumPy's SFC64 takes it."""

@@ -59,7 +59,6 @@ from really.replay import engine
 from really.replay._ring import Ring
 from really.replay.arguments import MAX_BYTES
 from really.replay.disk import (
-    branches,
     checksum_file,
     frame_files,
     priority_files,
@@ -92,6 +91,8 @@ LEFT = (
     *(removed_file.NAMES[1], update_file.NAMES[1]),
 )
 """What a kill may leave of files that were being written, apart from that of `rollback`."""
+WHOLE = {SCHEMA, RECORDS, CURSOR, LOCK, checksum_file.NAME}
+"""What no kill leaves to be removed."""
 MODES = ("r", "r+")
 
 
@@ -122,7 +123,7 @@ class Folder(ChangeableFolder):
         self._priorities: PrioritizedSampler | None = None
         self._kept: dict[str, Any] | None = None
         self._unfinished: rollback.Target | None = None
-        self._changing, self._is_told = threading.RLock(), False
+        self._changing, self._is_told, self._has_begun = threading.RLock(), False, False
         self._room_watch = RoomWatch(self.path)
         check_mapped_folders(str(self.path))
         _check_folder(self.path)
@@ -167,10 +168,10 @@ class Folder(ChangeableFolder):
             _refuse_if_too_big(self.path, new)
         self._map(new, new=True)
         self._page.write_head(new)
-        branches.begin(self.page, 0)
         ring = self._new_ring(new, bit_generator, new=True)
         assert self._checksums is not None
         self._checksums.start()
+        self._begin(ring)
         ring.store_generator()
         self._stored = new.to_json(ring.offsets)
         schema.write(self.path, self._stored)
@@ -191,7 +192,6 @@ class Folder(ChangeableFolder):
         self._checksums.check(ring)
         if self.writable:
             self._checksums.start()
-            branches.begin(self.page, ring.num_put)
             removed_file.resume(self.path, self.identity, ring, writable=True)
             used = min(ring.num_put, self.schema.num_slots) * ring.stride
             self._files[0].check_allocated(used)
@@ -229,6 +229,8 @@ class Folder(ChangeableFolder):
         """Writes the priorities if there are any, of a buffer, and the files are this process's to write."""
         if self._priorities is not None and self.schema and self.writable and not sys.is_finalizing():
             self.check_files()
+            if self._checksums is not None:
+                self._checksums.unseal()
             priority_files.keep(self.path, self._priorities)
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
@@ -236,11 +238,13 @@ class Folder(ChangeableFolder):
 
         Raises:
             DiskFullError: there is no room; the buffer is as before.
+            FileError: the first put of this process cannot remove the seal; the buffer is as before.
             ReadOnlyError, ClosedError: the files are not this process's to write.
         """
         self.check_writable("put")
         with self._changing:
             self._finish_rollback(ring)
+            self._begin(ring)
             slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
             try:
                 self._files[0].allocate(slots * ring.stride)
@@ -405,7 +409,7 @@ class Folder(ChangeableFolder):
         return ring
 
     def _room(self, ring: Ring) -> int:
-        if self._unfinished is not None:
+        if self._unfinished is not None or not self._has_begun:
             return 0
         num_slots = self._files[0].allocated // ring.stride
         return min(self._room_watch.warn_at, NO_END if num_slots >= self._num_slots(ring) else num_slots)
@@ -459,9 +463,9 @@ def _check_folder(path: Path) -> None:
 
 def _remove_left(path: Path, has_buffer: bool) -> None:
     """Removes what a kill has left of files that were being written."""
-    names = os.listdir(path)
+    names = set(os.listdir(path)) - WHOLE
     whole = () if has_buffer else (priority_files.NAME,)
-    for pattern in (*LEFT, *rollback.names_left(path), *whole):
+    for pattern in (*LEFT, *rollback.names_left(names), *whole):
         for name in fnmatch.filter(names, pattern):
             (path / name).unlink(missing_ok=True)
 

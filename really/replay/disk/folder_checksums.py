@@ -69,13 +69,19 @@ class FolderChecksums:
             before = saved.first, saved.num_put, saved.seal
 
     def start(self) -> None:
-        """Says that the files are written from now on; until then no checksum is made.
+        """Says that the cursor changes from now on; until then no checksum is made."""
+        if self._saved is not None and self._saved.seal is not None:
+            self._page.set_sealed(False)
+        self._writes = self._schema.checksums
+
+    def unseal(self) -> None:
+        """Says, durably, that files other than the cursor change from now on.
 
         Raises FileError, with nothing changed, if it cannot.
         """
-        if self._saved is not None and self._saved.seal is not None:
-            checksum_file.unseal(self._folder, self._saved)
-        self._writes = self._schema.checksums
+        with self._changing:
+            if self._saved is not None and self._saved.seal is not None:
+                checksum_file.unseal(self._folder, self._saved)
 
     def update(self, ring: Ring) -> None:
         """Makes the checksums of the rows put since, and writes all of them. Other threads may put meanwhile.
@@ -85,6 +91,7 @@ class FolderChecksums:
         with self._one_change():
             if not self._writes or (self._saved is not None and self._is_complete(self._saved, ring)):
                 return
+            self.unseal()
             saved = self._updated(ring)
             if self._is_written(saved):
                 self._saved = saved
@@ -96,8 +103,9 @@ class FolderChecksums:
         """
         with self._one_change():
             if self._writes and self._saved is not None:
-                seal = {name: self._crc32(name) for name in self._sealed_names}
-                self._is_written(replace(self._saved, seal=seal))
+                seal = dict(self._sealed(self._page.content()[0]))
+                if seal == self._saved.seal or self._is_written(replace(self._saved, seal=seal)):
+                    self._page.set_sealed(True)
 
     @contextlib.contextmanager
     def changed(self, numbers: NDArray[np.int64]) -> Iterator[None]:
@@ -106,6 +114,7 @@ class FolderChecksums:
         Raises FileError, before the block, if the file of checksums cannot be written.
         """
         with self._one_change():
+            self.unseal()
             if self._saved is not None:
                 rows = runs.without(self._saved.runs[0], numbers)
                 if len(rows) < len(self._saved.runs[0]):
@@ -118,6 +127,7 @@ class FolderChecksums:
     def cut(self, ring: Ring, target: Target) -> Iterator[None]:
         """Forgets the rows and frames after a checkpoint; the block drops them. Raises FileError as `update` does."""
         with self._one_change():
+            self.unseal()
             if self._saved is not None:
                 with self._items(ring) as items:
                     ends = (target.num_put, *target.frames)
@@ -187,11 +197,12 @@ class FolderChecksums:
 
     def _updated(self, ring: Ring) -> Saved:
         old = [runs.none()] * (1 + len(self._tables)) if self._saved is None else self._saved.runs
+        rows = old[0][old[0]["first"] >= ring.oldest_complete]
         (oldest, num_put, next_frames), ranges = ring.moment(), ring.frame_ranges
         first = self._page.first
         starts, ends = [oldest, *(found[2] for found in ranges)], [num_put, *next_frames]
         with self._items(ring) as items:
-            whole = [runs.filled(old[0], items[0], oldest), *old[1:]]
+            whole = [runs.filled(rows, items[0], oldest), *old[1:]]
             new = [runs.extended(*of) for of in zip(whole, items, starts, ends, strict=True)]
         # Of rows that were overwritten meanwhile, or frames that were released, the bytes may be others'.
         kept_from = [ring.oldest_complete, *(found[2] for found in ring.frame_ranges)]
@@ -203,18 +214,19 @@ class FolderChecksums:
         first, num_put = self._page.first, self._page.num_put
         if num_put < saved.num_put or (saved.first not in (first, NOT_KNOWN) and first < saved.num_put):
             return CURSOR
-        seal = {} if saved.seal is None else saved.seal
-        return next((name for name in self._sealed_names if name in seal and seal[name] != self._crc32(name)), None)
+        cursor, is_sealed = self._page.content()
+        if saved.seal is None or not is_sealed:
+            return None
+        return next((name for name, crc32 in self._sealed(cursor) if saved.seal.get(name, crc32) != crc32), None)
 
-    @property
-    def _sealed_names(self) -> list[str]:
-        tables = [frame_files.names(at)[1] for at in range(len(self._tables))]
-        return [CURSOR, *tables, *([priority_files.NAME] if self._schema.prioritized else [])]
-
-    def _crc32(self, name: str) -> int:
-        if name == CURSOR:
-            return zlib.crc32(self._page.data.tobytes())
-        try:
-            return zlib.crc32(read_small(self._folder / name))
-        except OSError as error:
-            raise as_file_error(self._folder / name, error) from error
+    def _sealed(self, cursor: bytes) -> Iterator[tuple[str, int]]:
+        """Yields the names of the files of a seal, and their CRC-32."""
+        yield CURSOR, zlib.crc32(cursor)
+        for at, table in enumerate(self._tables):
+            yield frame_files.names(at)[1], zlib.crc32(table.data)
+        if self._schema.prioritized:
+            path = self._folder / priority_files.NAME
+            try:
+                yield path.name, zlib.crc32(read_small(path))
+            except OSError as error:
+                raise as_file_error(path, error) from error

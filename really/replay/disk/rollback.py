@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,6 @@ def end(folder: Path) -> None:
         sync_folder(folder)
 
 
-def names_left(folder: Path) -> tuple[str, ...]:
-    """Patterns of the names of what a kill before the rename has left."""
-    return NAMES if not is_pending(folder) else NAMES[len(FILES) :]
+def names_left(names: Collection[str]) -> tuple[str, ...]:
+    """Patterns of the names, of all those in a folder, of what a kill before the rename has left."""
+    return NAMES[len(FILES) :] if NAME in names else NAMES

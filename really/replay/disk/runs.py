@@ -154,7 +154,8 @@ def without(runs: Runs, numbers: NDArray[np.int64]) -> Runs:
 def gaps(runs: Runs, first: int, end: int) -> list[tuple[int, int]]:
     """(first, end) of the rows from `first` to before `end` that are in no run."""
     starts, ends = np.maximum(np.append(first, runs["end"]), first), np.append(runs["first"], end)
-    return [(int(start), int(stop)) for start, stop in zip(starts, ends, strict=True) if start < stop]
+    found = starts < ends
+    return list(zip(starts[found].tolist(), ends[found].tolist(), strict=True))
 
 
 def filled(runs: Runs, items: Items, first: int) -> Runs:
