@@ -280,10 +280,10 @@ cdef inline bint copy_rows(RingState* ring, Batch* batch, Py_ssize_t total) noex
 
 cdef inline void gather_rows(RingState* ring, Batch* batch, Py_ssize_t total, bitgen_t* source) noexcept nogil:
     """Gathers the fields, follows the steps and reconstructs the rows of shared frames."""
+    cdef Records rows = ring.rows
+    rows.num_fields = ring.num_keys  # no batch has the numbers of the oldest frames
     batch.misses_frames = False
-    gather(
-        &ring.rows, batch.ages, total, batch.fields, source, &ring.removed if ring.removed.any else NULL
-    )
+    gather(&rows, batch.ages, total, batch.fields, source, &ring.removed if ring.removed.any else NULL)
     if batch.discounts != NULL:
         gather_steps(&ring.rows, &ring.steps, &ring.removed, batch, total)
     reconstruct_rows(ring, batch, total)

@@ -11,6 +11,7 @@ from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, 
 
 cdef enum:
     MISSING = -2
+    LOCATED = 256  # rows of one frame that are located before they are copied
     GROUP = 1 << 19  # bytes of the frames of a group of rows: the second column finds them in the L2 cache
 
 
@@ -24,6 +25,65 @@ cdef inline bint reconstruct(
     """Copies the frames of each row to `columns[column]` [num_rows, ...]. Returns False if a frame has no block."""
     cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
     cdef bint streams = is_past_the_cache(num_rows * row_nbytes * sharing.num_columns)
+    if sharing.stack == 1 and sharing.outer == 1:
+        return reconstruct_lone(sharing, numbers, num_rows, columns, streams)
+    return reconstruct_stacks(sharing, numbers, num_rows, columns, streams)
+
+
+cdef inline bint reconstruct_lone(
+    const Sharing* sharing, uint32_t** numbers, Py_ssize_t num_rows, char** columns, bint streams
+) noexcept nogil:
+    """`reconstruct` for stacks of one frame.
+
+    Many are located before they are copied: after each copy, the next number would come from beyond the L2 cache.
+    """
+    cdef const char* frames[2][LOCATED + REALLY_ROW_GROUP]
+    cdef Py_ssize_t nbytes = sharing.store.nbytes, first = 0, num, i, group
+    cdef const char** next
+    cdef int c
+    while first < num_rows:
+        num = min(num_rows - first, <Py_ssize_t>LOCATED)
+        for c in range(sharing.num_columns):
+            if not locate_lone(&sharing.store, numbers[c] + first, num, frames[c]):
+                return False
+        for i in range(min(num, <Py_ssize_t>REALLY_ROW_GROUP)):
+            prefetch_lines(frames[0][i], min(nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+        i = 0
+        while i < num:
+            group = min(num - i, <Py_ssize_t>REALLY_ROW_GROUP)
+            for c in range(sharing.num_columns):
+                next = &frames[0][i + REALLY_ROW_GROUP] if c + 1 == sharing.num_columns else &frames[c + 1][i]
+                really_copy_rows(
+                    columns[c] + (first + i) * nbytes, nbytes, &frames[c][i], next, nbytes, <int>group, streams
+                )
+            i += group
+        first += num
+    if streams:
+        really_stream_fence()
+    return True
+
+
+cdef inline bint locate_lone(
+    const FrameStore* store, const uint32_t* numbers, Py_ssize_t num, const char** frames
+) noexcept nogil:
+    """Finds the frames of a column. Behind them comes the last one again, for the rows that follow the last group.
+
+    Returns False if a frame has no block, so that the numbers are damaged.
+    """
+    cdef Py_ssize_t i
+    for i in range(num):
+        frames[i] = find_frame(store, numbers[i])
+        if frames[i] == NULL:
+            return False
+    for i in range(num, num + REALLY_ROW_GROUP):
+        frames[i] = frames[num - 1]
+    return True
+
+
+cdef inline bint reconstruct_stacks(
+    const Sharing* sharing, uint32_t** numbers, Py_ssize_t num_rows, char** columns, bint streams
+) noexcept nogil:
+    """`reconstruct` for any stacks."""
     cdef RowFrames stacks[2][REALLY_ROW_GROUP]
     cdef Py_ssize_t group = rows_per_group(sharing)
     cdef Py_ssize_t first = 0, num = locate_frames(sharing, numbers, 0, min(group, num_rows), stacks[0])
@@ -110,7 +170,7 @@ cdef inline void copy_stacks(
             length += 1
         for i in range(num):
             pieces[i] = stacks[i].frames[at + j]
-        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, length * nbytes, num, streams)
+        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, NULL, length * nbytes, num, streams)
         j += length
 
 
