@@ -25,11 +25,11 @@ cdef inline bint store_scalar(value, cnp.dtype dtype, char* to) except -1:
     cdef int kind = dtype.type_num
     cdef int overflow = 0
     cdef long long integer
-    if PyFloat_Check(value):
-        return store_float(to, kind, PyFloat_AS_DOUBLE(value))
     if PyLong_CheckExact(value):
         integer = PyLong_AsLongLongAndOverflow(value, &overflow)
         return overflow == 0 and store_integer(to, kind, integer)
+    if PyFloat_Check(value):
+        return store_float(to, kind, PyFloat_AS_DOUBLE(value))
     if value is True or value is False:
         return store_bool(to, kind, value is True)
     if store_own_scalar(to, kind, dtype.byteorder, <PyObject*>value):

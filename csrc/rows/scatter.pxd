@@ -51,7 +51,6 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
         if REALLY_COMMITS_EARLY:
             really_store_release(&records.cursor.num_put, row + num)
         write_rows(records, columns, first, num, row)
-        really_stream_fence()
         really_store_release(&records.cursor.num_put, row + num)
         first += num
 
@@ -78,10 +77,12 @@ cdef inline void scatter(
     )
     if not streams:
         fill(records, columns, first, num_rows, rows)
-    elif records.seams_nbytes == records.stride:
+        return
+    if records.seams_nbytes == records.stride:
         scatter_staged(records, columns, first, num_rows, rows)
     else:
         scatter_streamed(records, columns, first, num_rows, rows)
+    really_stream_fence()  # before the commit
 
 
 cdef inline void scatter_staged(

@@ -70,7 +70,6 @@ cdef inline bint has_rows(int64_t num, int64_t* num_rows) noexcept:
 cdef inline bint fits_column(cnp.ndarray array, const Key* key, cnp.dtype dtype, int num_lead) except -1:
     """Whether the array has rows of the column after `num_lead` other axes, the bytes of each row in C order."""
     cdef int axis
-    cdef bint is_empty = cnp.PyArray_SIZE(array) == 0
     cdef Py_ssize_t stride = cnp.PyArray_ITEMSIZE(array)
     if <PyObject*>cnp.PyArray_DESCR(array) != <PyObject*>dtype and not cnp.PyArray_EquivTypes(array.dtype, dtype):
         return False
@@ -79,7 +78,10 @@ cdef inline bint fits_column(cnp.ndarray array, const Key* key, cnp.dtype dtype,
     for axis in range(key.num_dims - 1, -1, -1):
         if cnp.PyArray_DIM(array, num_lead + axis) != key.dims[axis]:
             return False
-        if key.dims[axis] > 1 and not is_empty and cnp.PyArray_STRIDE(array, num_lead + axis) != stride:
+        if (
+            key.dims[axis] > 1 and cnp.PyArray_STRIDE(array, num_lead + axis) != stride
+            and cnp.PyArray_SIZE(array) != 0
+        ):
             return False
         stride *= key.dims[axis]
     return True
