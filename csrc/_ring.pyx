@@ -14,6 +14,7 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -129,6 +130,16 @@ cdef extern from "numpy/arrayobject.h":
     )
     PyTypeObject PyArray_Type
 
+cdef extern from *:
+    """
+    /* Whether an array has a reference besides one that the caller knows, or a weak one. */
+    static inline int really_is_held(PyObject *array) {
+        const Py_ssize_t at = Py_TYPE(array)->tp_weaklistoffset;
+        return Py_REFCNT(array) != 1 || (at > 0 && *(PyObject **)((char *)array + at) != NULL);
+    }
+    """
+    bint is_held "really_is_held"(PyObject* array) noexcept
+
 cnp.import_array()
 
 CPU_LEVELS = level_names()
@@ -138,6 +149,8 @@ cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
     UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
     FEW = 16  # fields whose columns fit on the C stack
+    NUM_KEPT = 8  # batches of a ring whose arrays are handed out again
+    MOST_KEPT = 1 << 18  # bytes of one of them; of larger ones the copy takes much longer than the arrays
 
 cdef struct Scratch:  # of a value of a put
     PyObject* value
@@ -172,6 +185,20 @@ cdef class Block:
     def __dealloc__(self):
         if self.memory.data != NULL:
             return_block(&self.pool.free, self.memory)
+
+
+@cython.final
+@cython.no_gc
+cdef class KeptBatch:
+    """A batch whose arrays are handed out again once nobody but this holds one of them.
+
+    To make five arrays and drop them takes longer than to copy 32 narrow rows.
+    """
+
+    cdef dict columns  # as they were handed out
+    cdef Block block
+    cdef Py_ssize_t num
+    cdef Py_ssize_t num_batches
 
 
 class RingError(Exception):
@@ -341,6 +368,7 @@ cdef class Ring:
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
     cdef object frame_column
     cdef Pool pool
+    cdef list kept  # of `KeptBatch`, at most NUM_KEPT
     cdef readonly object storage
 
     def __cinit__(
@@ -348,7 +376,7 @@ cdef class Ring:
         int64_t max_bytes=INT64_MAX, storage=None, frame_column=None,
     ):
         self.names, self.dtypes, self.shapes, self.shared = names, dtypes, shapes, shared
-        self.max_bytes, self.frame_column, self.column_changes = max_bytes, frame_column, {}
+        self.max_bytes, self.frame_column, self.column_changes, self.kept = max_bytes, frame_column, {}, []
         self.pool = Pool.__new__(Pool)
         self.bit_generator = bit_generator
         self.state.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
@@ -1131,6 +1159,20 @@ cdef class Ring:
         """
         return self.drawn(self, num, num_batches, distinct, out)
 
+    def sample_quickly(self, n):
+        """`sample(n)` if `n` is an int from 1 to `max_unchecked_rows`; else, as where there are no rows, None.
+
+        To check that in Python takes longer than to copy ten narrow rows.
+        """
+        cdef long long num
+        cdef int overflow = 0
+        if not PyLong_CheckExact(n):
+            return None
+        num = PyLong_AsLongLongAndOverflow(n, &overflow)
+        if overflow != 0 or not 0 < num <= self.max_unchecked_rows:
+            return None
+        return self.drawn(self, num, 0, False, None)
+
     def sample_of(
         self, Ring drawing not None, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None
     ):
@@ -1143,11 +1185,16 @@ cdef class Ring:
     cdef dict drawn(self, Ring drawing, Py_ssize_t num, Py_ssize_t num_batches, bint distinct, dict out):
         """A batch of rows that `drawing` draws: this ring or another. Returns None as `sample` does."""
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
-        cdef Block block = self.new_batch(
-            total, out, n_step=self.state.steps.max_steps > 0, table=table_nbytes(num) if distinct else 0
+        cdef bint n_step = self.state.steps.max_steps > 0
+        cdef bint keeps = out is None and not distinct and not n_step and self.may_keep(total)
+        cdef KeptBatch kept = self.unheld(num, num_batches) if keeps else None
+        cdef Block block = kept.block if kept is not None else self.new_batch(
+            total, out, n_step=n_step, table=table_nbytes(num) if distinct else 0
         )
         if not self.draw_into(block, drawing, total, num, distinct):
             return None
+        if keeps:
+            return self.handed_out(kept, block, num, num_batches)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     cdef bint draw_into(
@@ -1267,9 +1314,14 @@ cdef class Ring:
         Returns single transitions unless `steps`, which returns rows of several steps after `set_steps`.
         """
         cdef Py_ssize_t total = rows.shape[0]
-        cdef Block block = self.new_batch(total, out, n_step=steps and self.state.steps.max_steps > 0)
+        cdef bint n_step = steps and self.state.steps.max_steps > 0
+        cdef bint keeps = out is None and not n_step and self.may_keep(total)
+        cdef KeptBatch kept = self.unheld(num, num_batches) if keeps else None
+        cdef Block block = kept.block if kept is not None else self.new_batch(total, out, n_step=n_step)
         if not self.take_into(block, &rows[0] if total > 0 else NULL, total, by_number):
             return None
+        if keeps:
+            return self.handed_out(kept, block, num, num_batches)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     cdef bint take_into(self, Block block, const int64_t* rows, Py_ssize_t total, bint by_number) except -1:
@@ -1549,6 +1601,50 @@ cdef class Ring:
         batch.columns[key] = data
         if self.state.keys[key].sharing < 0:
             batch.fields[key] = data
+
+    cdef bint may_keep(self, Py_ssize_t num_rows) noexcept:
+        """Whether the arrays of a batch of single transitions are handed out again."""
+        return num_rows * self.row_nbytes <= MOST_KEPT and self.state.num_sharings == 0
+
+    cdef KeptBatch unheld(self, Py_ssize_t num, Py_ssize_t num_batches):
+        """Takes a batch of this shape from those that are kept, if nobody holds one of its arrays; else None."""
+        cdef KeptBatch kept
+        cdef Py_ssize_t i
+        for i in range(len(self.kept)):
+            kept = <KeptBatch>self.kept[i]
+            if kept.num == num and kept.num_batches == num_batches and self.is_as_it_was(kept):
+                del self.kept[i]  # another thread may draw meanwhile
+                return kept
+        return None
+
+    cdef bint is_as_it_was(self, KeptBatch kept) except -1:
+        """Whether nobody holds one of the arrays of a kept batch, and nobody has changed one in place."""
+        cdef PyObject* name
+        cdef PyObject* array
+        cdef Py_ssize_t i = 0, at = 0
+        cdef cnp.npy_intp[2] lead
+        cdef int num_lead = lead_dims(lead, kept.num, kept.num_batches)
+        while PyDict_Next(kept.columns, &at, &name, &array):
+            if is_held(array):
+                return False
+            if cnp.PyArray_DATA(<cnp.ndarray>array) != kept.block.batch.columns[i] or not fits_output(
+                <cnp.ndarray>array, &self.state.keys[i], <cnp.dtype>self.dtypes[i], lead, num_lead
+            ):
+                return False
+            i += 1
+        return True
+
+    cdef dict handed_out(self, KeptBatch kept, Block block, Py_ssize_t num, Py_ssize_t num_batches):
+        """The columns of a batch; `kept` has them already, unless it is None."""
+        if kept is None:
+            kept = KeptBatch.__new__(KeptBatch)
+            kept.columns, kept.block = self.arrays(block, num, num_batches), block
+            kept.num, kept.num_batches = num, num_batches
+            if len(self.kept) == NUM_KEPT:
+                del self.kept[0]
+        cdef dict batch = kept.columns.copy()  # before others may take the arrays: a finalizer may draw in between
+        self.kept.append(kept)
+        return batch
 
     cdef dict filled(self, Block block, dict out):
         """The caller's arrays, to which the batch has been written."""

@@ -255,10 +255,10 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         ring = self._ring
         try:
             if (
-                type(n) is int and ring is not None and 0 < n <= ring.max_unchecked_rows and replace is True
-                and out is None and beta is None and as_ is None and self._draws_in_ring
+                ring is not None and replace is True and out is None and beta is None and as_ is None
+                and self._draws_in_ring
             ):  # fmt: skip
-                batch = ring.sample(n)
+                batch = ring.sample_quickly(n)
                 if batch is not None:
                     return batch
             if as_ is not None:

@@ -1,10 +1,12 @@
 """Memory of the buffer: how much it takes, when it takes it, and when it returns it."""
 
+import copy
 import gc
 import itertools
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,87 @@ def test_batches_come_from_a_pool_and_go_back_to_it():
     assert buffer.sample(500)["x"].ctypes.data != address, "a view still holds the block"
     del part
     assert buffer.sample(500)["x"].ctypes.data in {address, buffer.sample(500)["x"].ctypes.data}
+
+
+def narrow(n=100):
+    buffer = ReplayBuffer(n, spec=CARTPOLE, seed=0)
+    buffer.put({key: np.arange(n * np.prod(shape(spec))).reshape(n, *shape(spec)).astype(dtype_of(spec))
+                for key, spec in CARTPOLE.items()})  # fmt: skip
+    return buffer
+
+
+def dtype_of(spec):
+    return spec[0] if isinstance(spec, tuple) else spec
+
+
+def handed_out_again(buffer, n, hold):
+    """Whether a batch has the arrays of the one before it, of which `hold` keeps what it returns."""
+    batch = buffer.sample(n)
+    kept, arrays = hold(batch), {id(array) for array in batch.values()}
+    before = copy.deepcopy(dict(kept)) if isinstance(kept, dict) else None
+    del batch
+    others = [np.empty(0) for _ in range(1000)]  # in the memory of arrays that were dropped
+    again = buffer.sample(n)
+    assert before is None or all(np.array_equal(before[key], kept[key]) for key in before)
+    assert [again[key].shape for key in again] == [(n, *shape(spec)) for spec in CARTPOLE.values()]
+    assert [again[key].dtype for key in again] == [dtype_of(spec) for spec in CARTPOLE.values()]
+    assert all(array.flags.carray for array in again.values())
+    return len(others) == 1000 and arrays == {id(array) for array in again.values()}
+
+
+@pytest.mark.parametrize("n", [32, 256, 1000])
+def test_arrays_that_nobody_holds_are_handed_out_again(n):
+    buffer = narrow()
+    assert handed_out_again(buffer, n, lambda batch: None)
+    assert handed_out_again(buffer, n, lambda batch: batch["state"].copy())
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda batch: batch,
+        dict,
+        lambda batch: batch["terminal"],
+        lambda batch: batch["state"][3:5, 1],
+        lambda batch: memoryview(batch["reward"]),
+        lambda batch: np.from_dlpack(batch["state_new"]),
+        lambda batch: weakref.ref(batch["action"]),
+        lambda batch: iter(batch["state"]),
+    ],
+    ids=["batch", "dict", "array", "view", "memoryview", "DLPack", "weakref", "iterator"],
+)
+def test_arrays_that_somebody_holds_are_not(hold):
+    assert not handed_out_again(narrow(), 32, hold)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda batch: setattr(batch["state"], "shape", (64, 2)),
+        lambda batch: batch["action"].setflags(write=False),
+        lambda batch: setattr(batch["reward"], "dtype", np.int32),
+    ],
+    ids=["shape", "flags", "dtype"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arrays_that_somebody_has_changed_in_place_are_not(change):
+    assert not handed_out_again(narrow(), 32, change)
+
+
+def test_columns_that_are_added_to_a_batch_do_not_come_back():
+    buffer = narrow()
+    for _ in range(5):
+        batch = buffer.sample(32)
+        assert list(batch) == list(CARTPOLE)
+        batch["more"] = batch.pop("state")
+
+
+def test_many_batches_that_are_held_are_all_different():
+    buffer = narrow()
+    held = [buffer.sample(32) for _ in range(50)]
+    assert len({batch["state"].ctypes.data for batch in held}) == 50
+    addresses = [array.ctypes.data for batch in held for array in batch.values()]
+    assert len(set(addresses)) == len(addresses)
 
 
 def test_batches_outlive_their_buffer():
