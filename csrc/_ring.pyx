@@ -55,6 +55,7 @@ from record cimport (
     Field,
     Records,
     Seam,
+    all_held,
     lay_out,
     num_held,
     oldest_intact,
@@ -1323,6 +1324,42 @@ cdef class Ring:
         if keeps:
             return self.handed_out(kept, block, num, num_batches)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+
+    def take_column(self, name, const int64_t[::1] rows):
+        """The values of one column of the rows of these numbers, [n, ...]. Returns None if one of them is not held."""
+        cdef Py_ssize_t key = self.names.index(name), total = rows.shape[0], nbytes = self.state.keys[key].nbytes
+        if self.state.keys[key].sharing >= 0:
+            batch = self.take(rows, total, by_number=True)
+            return None if batch is None else batch[name]
+        cdef Block block = new_block(self.pool, lines(total * nbytes) + lines(total * sizeof(int64_t)))
+        cdef Field field = self.state.rows.fields[key]
+        cdef Records of_field
+        cdef char* column = block.memory.data
+        cdef int64_t* ages = <int64_t*>(column + lines(total * nbytes))
+        cdef int64_t oldest = 0
+        cdef Py_ssize_t i
+        cdef bint held
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        block.batch.ages = ages
+        self.read_removals()
+        acquire(self.lock)
+        with nogil:
+            held = refresh_cursor(&self.state)
+            of_field, oldest = self.state.rows, oldest_row(&self.state.rows)
+            of_field.fields, of_field.num_fields = &field, 1
+            for i in range(total):
+                ages[i] = rows[i] - oldest
+            held = held and all_held(&self.state.rows, ages, total)
+            if held:
+                gather(&of_field, ages, total, &column, NULL, NULL)
+                held = are_intact(&self.state, &block.batch, total)
+        release(self.lock)
+        if not held:
+            self.refuse_if_rolled_back()
+            return None
+        dims[0] = total
+        memcpy(dims + 1, self.state.keys[key].dims, self.state.keys[key].num_dims * sizeof(cnp.npy_intp))
+        return new_array(block, column, self.dtypes[key], dims, 1 + self.state.keys[key].num_dims)
 
     cdef bint take_into(self, Block block, const int64_t* rows, Py_ssize_t total, bint by_number) except -1:
         """Copies the rows of these ages, or numbers. Returns False if one of them is not held."""

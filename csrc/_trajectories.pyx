@@ -45,6 +45,33 @@ STRATEGIES = {"future": FUTURE, "final": FINAL, "episode": EPISODE}
 """Name -> which steps of an episode give goals (goals.pxd)."""
 
 
+def write_rows(cnp.ndarray to not None, cnp.ndarray places not None, cnp.ndarray values not None):
+    """`to[places] = values` for int64 places [n] in range, in less time if no value needs conversion."""
+    cdef Py_ssize_t i, num = cnp.PyArray_SIZE(places), nbytes
+    cdef const int64_t* rows = <const int64_t*>cnp.PyArray_DATA(places)
+    cdef char* start = <char*>cnp.PyArray_DATA(to)
+    cdef const char* value = <const char*>cnp.PyArray_DATA(values)
+    if not cnp.PyArray_ISCARRAY(to) or not cnp.PyArray_ISCARRAY_RO(values) or not has_rows_of(to, values, num):
+        to[places] = values
+        return
+    nbytes = cnp.PyArray_NBYTES(values) // num
+    for i in range(num):
+        memcpy(start + rows[i] * nbytes, value + i * nbytes, nbytes)
+
+
+cdef bint has_rows_of(cnp.ndarray to, cnp.ndarray values, Py_ssize_t num) except -1:
+    """Whether `values` are `num` rows of the dtype and shape of the rows of `to`, and not nothing."""
+    cdef int axis
+    if not cnp.PyArray_EquivTypes(to.dtype, values.dtype) or cnp.PyArray_NDIM(to) != cnp.PyArray_NDIM(values):
+        return False
+    if cnp.PyArray_NDIM(to) == 0 or cnp.PyArray_DIM(values, 0) != num or cnp.PyArray_SIZE(values) == 0:
+        return False
+    for axis in range(1, cnp.PyArray_NDIM(to)):
+        if cnp.PyArray_DIM(to, axis) != cnp.PyArray_DIM(values, axis):
+            return False
+    return True
+
+
 @cython.final
 cdef class TrajectoryIndex:
     """Streams, segments and starts of the newest `capacity` rows, known by their numbers.
@@ -227,24 +254,27 @@ cdef class TrajectoryIndex:
     def goal_rows(self, const int64_t[::1] numbers, const int64_t[::1] drawn, double k, int strategy):
         """Chooses k in k + 1 of the rows [n], and a step of the episode of each, by 2 n random numbers below 2^53.
 
-        Returns int64 [m] each: places of the chosen rows, and numbers of the rows of the steps; None if a chosen row is
-        not held.
+        Returns int64 [m] each: places of the chosen rows, and numbers of the rows of the steps; and bool [n], which are
+        chosen. Returns None if a chosen row is not held.
         """
         cdef cnp.npy_intp[1] dims
         cdef Py_ssize_t i, num = numbers.shape[0], num_chosen = 0
         dims[0] = num
         cdef cnp.ndarray places = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
         cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        cdef cnp.ndarray flags = cnp.PyArray_EMPTY(1, dims, cnp.NPY_BOOL, 0)
+        cdef cnp.npy_bool* are_chosen = <cnp.npy_bool*>cnp.PyArray_DATA(flags)
         cdef int64_t* chosen = <int64_t*>cnp.PyArray_DATA(places)
         cdef int64_t* steps = <int64_t*>cnp.PyArray_DATA(found)
         for i in range(num):  # without a branch, which would be mispredicted
             chosen[num_chosen] = i
-            num_chosen += drawn[i] * 2.0**-53 * (k + 1) < k
+            are_chosen[i] = drawn[i] * 2.0**-53 * (k + 1) < k
+            num_chosen += are_chosen[i]
         for i in range(num_chosen):
             steps[i] = goal_row(&self.rows, numbers[chosen[i]], strategy, drawn[num + chosen[i]] * 2.0**-53)
             if steps[i] < 0:
                 return None
-        return places[:num_chosen], found[:num_chosen]
+        return places[:num_chosen], found[:num_chosen], flags
 
     def sum_segments(self, const double[::1] values):
         """The sum of each segment of `segments`, float64 [n]; `values` are of the rows `oldest` to before `newest`."""

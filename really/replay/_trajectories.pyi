@@ -1,6 +1,6 @@
 """Types of the compiled index of trajectories (csrc/_trajectories.pyx)."""
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ _Numbers = NDArray[np.int64]
 RULES: dict[str, int]
 STRATEGIES: dict[str, int]
 
+def write_rows(to: NDArray[Any], places: _Numbers, values: NDArray[Any]) -> None: ...
 @final
 class TrajectoryIndex:
     def __new__(
@@ -42,6 +43,6 @@ class TrajectoryIndex:
     def steps_around(self, numbers: _Numbers) -> _Numbers: ...
     def goal_rows(
         self, numbers: _Numbers, drawn: _Numbers, k: float, strategy: int
-    ) -> tuple[_Numbers, _Numbers] | None: ...
+    ) -> tuple[_Numbers, _Numbers, NDArray[np.bool_]] | None: ...
     def sum_segments(self, values: NDArray[np.float64]) -> NDArray[np.float64]: ...
     def segments(self) -> _Numbers: ...

@@ -12,7 +12,7 @@ from really._utils.checks import checked_number
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay._ring import Ring
-from really.replay._trajectories import STRATEGIES
+from really.replay._trajectories import STRATEGIES, write_rows
 from really.replay.columns import spec_of
 from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns, shaped
 from really.replay.units import Batch, SampleUnit
@@ -135,21 +135,20 @@ class Hindsight(SampleUnit):
         chosen = self._index.goal_rows(flat, drawn, self.k, STRATEGIES[self.strategy])
         if chosen is None:
             return None
-        changed, later = chosen
+        changed, later, batch[RELABELLED] = chosen
         if changed.size:
-            found = ring.take(later, later.size, by_number=True)
-            if found is None:
+            goals = ring.take_column(_after(self.achieved), later)
+            if goals is None:
                 return None
-            self._relabel(batch, changed, found[_after(self.achieved)])
-        batch[RELABELLED] = np.zeros(flat.size, np.bool_)
-        batch[RELABELLED][changed] = True
+            self._relabel(batch, changed, goals)
         return shaped(batch, numbers.shape)
 
     def _relabel(self, batch: Batch, rows: NDArray[np.int64], goals: NDArray[Any]) -> None:
         info = {key: batch[key].take(rows, axis=0) for key in self.info}
         achieved = batch[_after(self.achieved)].take(rows, axis=0)
-        batch[REWARD][rows] = self._values("reward", achieved, goals, info)
-        batch[self.desired][rows] = batch[_after(self.desired)][rows] = goals
+        write_rows(batch[REWARD], rows, self._values("reward", achieved, goals, info))
+        for key in (self.desired, _after(self.desired)):
+            write_rows(batch[key], rows, goals)
         if self.terminated is not None:
             _terminate(batch, rows, self._values("terminated", achieved, goals, info) != 0)
 

@@ -229,7 +229,9 @@ class Trajectories:
             index = self._caught_up()
             return index.step_on(_flat(numbers), _flat(steps)).reshape(numbers.shape)
 
-    def goal_rows(self, numbers: Numbers, drawn: Numbers, k: float, strategy: int) -> tuple[Numbers, Numbers] | None:
+    def goal_rows(
+        self, numbers: Numbers, drawn: Numbers, k: float, strategy: int
+    ) -> tuple[Numbers, Numbers, Flags] | None:
         """`TrajectoryIndex.goal_rows` of these rows [n], by 2 n `drawn` numbers."""
         with self._lock:
             return self._caught_up().goal_rows(_flat(numbers), drawn, k, strategy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +167,11 @@ class LearnerRows:
                 return None
             parts = asked(self._rows.shards, owners.reshape(shape), places.reshape(shape))
         return assembled(parts, shape, out, self._memory)
+
+    def take_column(self, name: str, rows: Numbers) -> NDArray[Any] | None:
+        """`Ring.take_column`; shards give whole rows."""
+        batch = self.take(rows, rows.size, by_number=True)
+        return None if batch is None else batch[name]
 
     def read_keys(self, first: int, num: int, out: Batch) -> bool:
         """Writes columns [num, ...] of the rows from number `first` on; those of rows that are lost become 0.

@@ -151,6 +151,15 @@ def test_functions_get_columns_of_info_and_all_goals_at_once():
     assert np.array_equal(batch["reward"][batch["relabelled"]], place)
 
 
+def test_goals_that_share_frames_are_those_of_whole_rows():
+    wide = {key: np.repeat(column, 300, axis=1) if column.ndim == 2 else column for key, column in episodes().items()}
+    shared, whole = (buffer_of(wide, dedup=dedup) for dedup in (True, False))
+    batch, expected = shared.sample(300), whole.sample(300)
+    assert shared.memory()["ratio"] > 1.1 > whole.memory()["ratio"]
+    assert list(batch) == list(expected)
+    assert all(np.array_equal(batch[key], expected[key]) for key in expected)
+
+
 def test_rows_that_drop_out_are_no_goals():
     rows = episodes((30,), agents=1)
     buffer = buffer_of(rows, Hindsight(is_there, strategy="episode"), capacity=10)
