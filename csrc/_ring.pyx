@@ -41,6 +41,7 @@ from cpu cimport level_names, really_cache_found, really_cpu_use
 from cursor_page cimport STATE, Page
 from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_blocks
 from gather cimport gather
+from groups cimport Groups, draw_by_weight, draw_of_strata
 from generator cimport copied_state
 from lock cimport Lock, acquire, acquire_without_gc, free_lock, new_lock, release, release_with_gc
 from matching cimport MAX_STACK, Sharing, StackColumn, init_sharing
@@ -1862,6 +1863,57 @@ cdef class MixedRings:
                 block, columns[i], self.dtypes[i], dims, num_lead + self.keys[i].num_dims
             )
         return batch
+
+
+@cython.final
+cdef class GroupedRows:
+    """Rows in groups at one moment, of which samplers draw.
+
+    Group g has `counts[g]` rows, oldest first, in `rows[base[g]:base[g] + sizes[g]]`: a ring that begins at `first[g]`
+    and whose size is a power of two. All are int64.
+    """
+
+    cdef Groups groups
+    cdef tuple arrays  # that `groups` has the addresses of
+
+    def __cinit__(self, cnp.ndarray first, cnp.ndarray counts, cnp.ndarray base, cnp.ndarray sizes, cnp.ndarray rows):
+        self.arrays = (first, counts, base, sizes, rows)
+        self.groups.first, self.groups.counts = <int64_t*>cnp.PyArray_DATA(first), <int64_t*>cnp.PyArray_DATA(counts)
+        self.groups.base, self.groups.sizes = <int64_t*>cnp.PyArray_DATA(base), <int64_t*>cnp.PyArray_DATA(sizes)
+        self.groups.rows = <int64_t*>cnp.PyArray_DATA(rows)
+
+    def draw_of_strata(
+        self, const int64_t[::1] drawn, Py_ssize_t num, const int64_t[::1] strata, const double[::1] ends
+    ):
+        """Numbers of `num` rows for each batch, int64 [batches * num], by systematic sampling of the strata.
+
+        `drawn` has a random number below 2^53 for each batch, then one for each row. `strata` are groups, and `ends`
+        where the share of each but the last ends.
+        """
+        cdef Py_ssize_t at, num_batches = drawn.shape[0] // (num + 1)
+        cdef cnp.npy_intp[1] dims
+        dims[0] = num_batches * num
+        cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        for at in range(num_batches):
+            draw_of_strata(
+                &self.groups, &strata[0], &ends[0] if ends.shape[0] > 0 else NULL, ends.shape[0], drawn[at] * 2.0**-53,
+                &drawn[num_batches + at * num], num, <int64_t*>cnp.PyArray_DATA(found) + at * num,
+            )
+        return found
+
+    def draw_by_weight(self, const int64_t[::1] drawn, const double[::1] weights, const double[::1] ends):
+        """Numbers of rows, int64 [n], by a random number below 2^53 for each.
+
+        A row of group g has `weights[g]`; `ends` are the sums of the weights of all rows up to each group's last one.
+        """
+        cdef cnp.npy_intp[1] dims
+        dims[0] = drawn.shape[0]
+        cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        draw_by_weight(
+            &self.groups, &weights[0], &ends[0], ends.shape[0], &drawn[0], dims[0],
+            <int64_t*>cnp.PyArray_DATA(found),
+        )
+        return found
 
 
 cdef cnp.dtype INT32 = cnp.PyArray_DescrFromType(cnp.NPY_INT32)

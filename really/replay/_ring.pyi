@@ -202,3 +202,22 @@ class MixedRings:
         drawn: list[tuple[NDArray[np.int64], NDArray[np.float32] | None] | None] | None = None,
         distinct: bool = False,
     ) -> dict[str, NDArray[Any]]: ...
+
+@final
+class GroupedRows:
+    """Rows in groups at one moment, of which samplers draw."""
+
+    def __new__(
+        cls,
+        first: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        base: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> GroupedRows: ...
+    def draw_of_strata(
+        self, drawn: NDArray[np.int64], num: int, strata: NDArray[np.int64], ends: NDArray[np.float64]
+    ) -> NDArray[np.int64]: ...
+    def draw_by_weight(
+        self, drawn: NDArray[np.int64], weights: NDArray[np.float64], ends: NDArray[np.float64]
+    ) -> NDArray[np.int64]: ...

@@ -12,7 +12,7 @@ from really._utils._locks import Lock
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.replay._ring import Ring
+from really.replay._ring import GroupedRows, Ring
 
 Made = TypeVar("Made")
 PIECE = 1 << 16
@@ -94,6 +94,10 @@ class RowGroups:
             self._made = (make(),)
         made: Made = self._made[0]
         return made
+
+    def grouped(self) -> GroupedRows:
+        """The rows as they are until the next `follow`."""
+        return GroupedRows(self._first, self.counts, self._base, self._size, self._rows)
 
     def rows(self, groups: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the rows at these places of these groups; place 0 is a group's oldest row."""

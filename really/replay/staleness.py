@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from really._utils.checks import checked_integer, checked_positive
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError
-from really.replay._ring import Ring
+from really.replay._ring import GroupedRows, Ring
 from really.replay.row_groups import RowGroups
 from really.replay.samplers import Sampler, Shape
 
@@ -52,25 +53,21 @@ class StalenessSampler(Sampler):
 
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, first a version by the weight of its rows, then a row of it."""
-        numbers = ring.draw_below(1 << DOUBLE_BITS, int(np.prod(shape))) * 2.0**-DOUBLE_BITS
+        drawn = ring.draw_below(1 << DOUBLE_BITS, math.prod(shape))
         with self._groups.lock:
             self._groups.follow(ring)
-            weights, ends = self._groups.made_once(self._weights)
-            wanted = np.minimum(numbers * ends[-1], np.nextafter(ends[-1], 0.0))
-            groups = np.searchsorted(ends, wanted, side="right")
-            counts, each = self._groups.counts[groups], weights[groups]
-            places = (counts - (ends[groups] - wanted) / each).astype(np.int64)
-            return self._groups.rows(groups, np.clip(places, 0, counts - 1)).reshape(shape), {}
+            rows, weights, ends = self._groups.made_once(self._weights)
+            return rows.draw_by_weight(drawn, weights, ends).reshape(shape), {}
 
-    def _weights(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The weight of a row of each version, and the sum of the weights of all rows up to each version's last one."""
+    def _weights(self) -> tuple[GroupedRows, NDArray[np.float64], NDArray[np.float64]]:
+        """All groups, the weight of a row of each, and the sum of the weights of all rows up to each one's last row."""
         held = self._groups.counts > 0
         stale = (self._groups.values[held].max() - self._groups.values).astype(np.float64)
         weights = np.ones(len(stale)) if self.half_life is None else np.exp2(-stale / self.half_life)
         weights[(stale < 0) | ~held] = 0.0
         if self.most is not None:
             weights[stale > self.most] = 0.0
-        return weights, np.cumsum(weights * self._groups.counts)
+        return self._groups.grouped(), weights, np.cumsum(weights * self._groups.counts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Reads all rows again, as they may be others."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from really._utils.checks import checked_integer, checked_number
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
-from really.replay._ring import Ring
+from really.replay._ring import GroupedRows, Ring
 from really.replay.row_groups import RowGroups
 from really.replay.samplers import Sampler, Shape
 from really.replay.staleness import DOUBLE_BITS, checked_column
@@ -48,18 +48,14 @@ class StratifiedSampler(Sampler):
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers: strata by systematic sampling, then a row of each. Raises EmptyBufferError without a stratum."""
         num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 1
-        numbers = ring.draw_below(1 << DOUBLE_BITS, num_batches * (num + 1)) * 2.0**-DOUBLE_BITS
-        starts, numbers = numbers[:num_batches, None], numbers[num_batches:]
+        drawn = ring.draw_below(1 << DOUBLE_BITS, num_batches * (num + 1))
         with self._groups.lock:
             self._groups.follow(ring)
-            strata, ends = self._groups.made_once(self._strata)
-            picked = np.searchsorted(ends, ((np.arange(num) + starts) / num).ravel(), side="right")
-            groups = strata[picked]
-            places = (numbers * self._groups.counts[groups]).astype(np.int64)
-            return self._groups.rows(groups, places).reshape(shape), {}
+            rows, strata, ends = self._groups.made_once(self._strata)
+            return rows.draw_of_strata(drawn, num, strata, ends).reshape(shape), {}
 
-    def _strata(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The groups that can be drawn, in the order of their values, and where the share of each but the last ends."""
+    def _strata(self) -> tuple[GroupedRows, NDArray[np.int64], NDArray[np.float64]]:
+        """All groups, those that can be drawn in the order of their values, and where their shares but the last end."""
         held = np.flatnonzero(self._groups.counts)
         values = self._groups.values[held]
         strata = held[np.argsort(values)]
@@ -71,7 +67,7 @@ class StratifiedSampler(Sampler):
                 f"{sorted(values.tolist())}"
             )
         ends = np.cumsum(self._shares(strata))
-        return strata, ends[:-1] / ends[-1]
+        return self._groups.grouped(), strata, ends[:-1] / ends[-1]
 
     def _shares(self, strata: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.weights is None:
