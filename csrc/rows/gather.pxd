@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from bounded_random cimport DRAW_BLOCK, draw
-from memory cimport really_advise_willneed, really_stream_fence
+from memory cimport really_advise_willneed, really_copy_short, really_stream_fence
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
 from removed cimport Removed, draw_left
@@ -94,6 +94,7 @@ cdef inline Py_ssize_t locate_rows(
 
 cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char* column) noexcept nogil:
     # With a constant size the compiler makes each copy one load and one store.
+    cdef Py_ssize_t i
     if field.nbytes == 4:
         copy_sized(field, rows, num, column, 4)
     elif field.nbytes == 8:
@@ -109,7 +110,8 @@ cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char
     elif field.nbytes == 32:
         copy_sized(field, rows, num, column, 32)
     else:
-        copy_sized(field, rows, num, column, field.nbytes)
+        for i in range(num):
+            really_copy_short(column + i * field.nbytes, rows[i] + field.offset, field.nbytes)
 
 
 cdef inline void copy_sized(
