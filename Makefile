@@ -142,6 +142,7 @@ bench: .venv/.bench
 	$(BIN)/python -m pytest bench
 	$(BIN)/python -m bench.compare $(and $(PUBLISH),--publish --figure docs/buffer.png) && cat bench/results/compare.md
 	$(BIN)/python -m bench.prioritized $(PUBLISH) && $(BIN)/python -m bench.unshared $(PUBLISH)
+	$(BIN)/python -m bench.call_profile $(PUBLISH)
 
 bench-collecting: .venv/.bench
 	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python $(and $(PUBLISH),--publish --figure docs/collecting.png)
