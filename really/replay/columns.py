@@ -117,7 +117,7 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
 def _opposite(key: str, name: str, value: Value) -> Value:
     if value.array.dtype.kind not in "biuf":
         raise InvalidTypeError(
-            f"put: key {key!r}: expected {name!r} to be numbers, as it is 1 less those, got {value.array.dtype}"
+            f"put: key {key!r}: expected {name!r} to be numbers, as it is 1 minus them, got {value.array.dtype}"
         )
     if value.array.dtype == np.bool_:
         return Value(~value.array, value.plain)
