@@ -24,8 +24,8 @@ from really.service.shard import Owner, Shard
 
 NOTHING = {"held": 0, "naive": 0, "ratio": 1.0}
 """`memory` of a shard that is not started or does not answer."""
-TIME_OUT = 10.0
-"""Seconds after which a shard that does not answer is away."""
+TIME_OUT = 4.0
+"""Seconds after which a shard that does not answer is away: a batch that a lost host interrupts comes within five."""
 PATIENCE = 300.0
 """Seconds that a shard may take to write its rows to the disk, or to return to a checkpoint."""
 NO_OPTIONS = FolderOptions()

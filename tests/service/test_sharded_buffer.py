@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import Any
 
@@ -327,6 +328,12 @@ def test_bad_arguments_are_refused(what: str) -> None:
 def test_a_buffer_that_is_open_for_reading_says_which_verbs_are_the_owners(verb: str, text: str) -> None:
     with pytest.raises(AttributeError, match=f"ConnectedBuffer has no attribute '{verb}'. Here it is {text}"):
         getattr(object.__new__(ConnectedBuffer), verb)
+
+
+def test_a_silent_host_delays_a_batch_by_less_than_five_seconds_by_default() -> None:
+    """Only the time-out tells that a host is silent; `test_shards_on_hosts.py` measures the delay."""
+    for call in (ShardedBuffer, ShardedBuffer.load, ShardedBuffer.connect):
+        assert inspect.signature(call).parameters["time_out"].default < 5
 
 
 def test_a_closed_buffer_says_so_and_an_unknown_row_is_refused() -> None:

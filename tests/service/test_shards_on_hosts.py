@@ -45,7 +45,7 @@ def test_a_host_that_is_killed_in_the_middle_of_a_put_costs_its_own_rows_alone()
             hosts,
             SHARDS,
             """
-            buffer = made(time_out=2.0)
+            buffer = made()
             put(buffer, 0, 20_000)
             lost = shard_of(buffer, "10.77.0.3")
             say("go")
