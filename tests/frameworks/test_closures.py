@@ -10,6 +10,7 @@ import pytest
 from really import SampleManager
 from really.errors import ModelError
 
+pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("ray_runtime")
 OPTIONS = {"num_steps": 10, "epsilon": 0.0, "action_sampling_type": "epsilon_greedy"}
 
