@@ -83,7 +83,9 @@ class ReceivedObservations:
         for name, conversion in self._conversions:
             lost = conversion.first_lost()
             if lost is not None:
-                raise _lost(name, self._leaves[name].dtype, conversion.given, lost)
+                given = conversion.given
+                values = given.astype(np.float64) if given.dtype == np.longdouble else given
+                raise _lost(name, self._leaves[name].dtype, values, lost)
 
     def _parts(self, observation: Any) -> list[Any]:
         try:
@@ -95,10 +97,16 @@ class ReceivedObservations:
     def _widen(self, at: int, dtype: np.dtype[Any]) -> None:
         """Makes leaf `at` able to hold values of `dtype` as they are."""
         held = self._given[at]
-        if held.dtype == dtype or np.can_cast(dtype, held.dtype):
-            return
-        self._given[at] = held.astype(np.promote_types(held.dtype, dtype))
-        self._choose_path()
+        common = np.promote_types(held.dtype, dtype)
+        if (
+            common.kind == "f"
+            and {held.dtype.kind, dtype.kind} != {"f"}
+            and self.shown[at].dtype in (np.int64, np.uint64)
+        ):
+            common = np.promote_types(common, np.longdouble)  # float64 rounds such integers
+        if common != held.dtype:
+            self._given[at] = held.astype(common)
+            self._choose_path()
 
     def _choose_path(self) -> None:
         for at, shown in enumerate(self.shown):

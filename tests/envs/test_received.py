@@ -113,6 +113,18 @@ def test_a_lost_value_names_its_environment():
     assert caught.value.env == 2
 
 
+@pytest.mark.parametrize("first", ["f2", "f8", "u8"])
+def test_integers_of_64_bits_after_numbers_of_another_dtype_are_delivered_as_they_came(first):
+    received = ReceivedObservations(spaces.Box(0, 1, (3,), np.int64), np.zeros(3, first), 1)
+    for value in (2**53 + 1, 2**63 - 513, -(2**63)):
+        received.write(0, np.full(3, value))
+        received.convert()
+        assert received.shown[0][0].tolist() == [value] * 3
+    received.write(0, np.full(3, 0.5))
+    with pytest.raises(LostValueError, match=r"got 0\.5 of dtype"):
+        received.convert()
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_what_is_delivered_equals_what_came_or_is_an_error(data):
