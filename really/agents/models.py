@@ -254,19 +254,19 @@ def is_instance(model: Any, kwargs: Mapping[str, Any]) -> bool:
 
 def _takes_one_argument(function: Any) -> bool:
     """Whether a function, or an object that can be called, needs exactly one positional argument."""
-    needed = _needed(function)
-    return len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY
+    required = _required_arguments(function)
+    return len(required) == 1 and required[0].kind is not required[0].KEYWORD_ONLY
 
 
-def _needed(function: Any) -> list[inspect.Parameter]:
+def _required_arguments(function: Any) -> list[inspect.Parameter]:
     """The arguments without a default, but a recurrent state; none for what has no signature."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return []
-    needed = [each for each in signature.parameters.values() if each.default is each.empty]
-    needed = [each for each in needed if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    return [each for each in needed if each.name != RECURRENT_STATE]
+    required = [each for each in signature.parameters.values() if each.default is each.empty]
+    required = [each for each in required if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    return [each for each in required if each.name != RECURRENT_STATE]
 
 
 def _instance(model: Any, kwargs: dict[str, Any]) -> Any:
@@ -315,7 +315,7 @@ def _call_factory(factory: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
 
 def _hint_of_jax(factory: Any, kwargs: Mapping[str, Any]) -> str:
     """What to give with a function that may be one of parameters and observations."""
-    if kwargs or "jax" not in sys.modules or isinstance(factory, type) or len(_needed(factory)) != 2:
+    if kwargs or "jax" not in sys.modules or isinstance(factory, type) or len(_required_arguments(factory)) != 2:
         return ""
     return "; a function of JAX comes with its parameters, as the pair (apply, parameters)"
 

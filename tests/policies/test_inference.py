@@ -123,7 +123,8 @@ def test_a_table_for_one_state_at_a_time_returns_a_batch():
     space = spaces.Discrete(6)
     table = models.Table()
     forms = OutputForms({"q_values": (2,)}, frozenset(), True, {})
-    exported = export(table, space, 3, ModelBuilder(models.Table, {}, False, space), False, forms, ["q_values"])
+    builder = ModelBuilder(models.Table, {}, False, space, framework="callable")
+    exported = export(table, space, 3, builder, False, forms, ["q_values"])
     forward = load(exported, 3)
     forward.set_weights([np.arange(12, dtype=np.float32).reshape(6, 2)])
     got = forward([np.array([4, 0, 5])])["q_values"]
