@@ -35,10 +35,10 @@ class FolderAccess:
         if self._refusal is not None:
             raise type(self._refusal)(f"{what}: {self._refusal}")
 
-    def refuse_moved(self) -> FileError:
-        """The error of a process whose folder is no longer at its path."""
+    def refuse_moved(self) -> NoReturn:
+        """Raises the error of a process whose folder is no longer at its path."""
         got = "another folder" if self.path.exists() else "nothing"
-        return FileError(
+        raise FileError(
             errno.ENOENT,
             f"{self.path}: expected the folder of the buffer that is open, got {got}: it was moved or removed "
             f"meanwhile; the rows are in its files, priorities and checksums are those of the last flush",

@@ -62,7 +62,7 @@ class ChangeableFolder(FolderAccess):
         else:
             is_elsewhere = self._lock is not None and not self._lock.is_at(self.path)
         if is_elsewhere:
-            raise self.refuse_moved()
+            self.refuse_moved()
         cut = [file for file in (*self._files, *(frames.table for frames in self._frames)) if file.is_cut_short()]
         if cut:
             raise FileError(
