@@ -34,7 +34,7 @@ from batch_layout cimport (
     lay_out_batch,
     lines,
 )
-from bounded_random cimport draw, draw_distinct_batches, table_nbytes
+from bounded_random cimport as_part, draw, draw_distinct_batches, table_nbytes
 from compact cimport Compact, Windows
 from continuity cimport StatePair, continues
 from cpu cimport level_names, really_cache_found, really_cpu_use
@@ -296,7 +296,7 @@ def place_frames(frames, Py_ssize_t outer, list indices, list columns, positions
 
 cdef void* checked_data(array, str name, dtype, shape) except NULL:
     """The memory of an array; refuses one of another dtype or shape, or one that is not C-contiguous."""
-    if array.dtype != dtype or (shape is not None and array.shape != shape) or not array.flags.c_contiguous:
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise ValueError(
             f"{name}: expected C-contiguous {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}"
         )
@@ -1896,7 +1896,7 @@ cdef class GroupedRows:
         cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
         for at in range(num_batches):
             draw_of_strata(
-                &self.groups, &strata[0], &ends[0] if ends.shape[0] > 0 else NULL, ends.shape[0], drawn[at] * 2.0**-53,
+                &self.groups, &strata[0], &ends[0] if ends.shape[0] > 0 else NULL, ends.shape[0], as_part(drawn[at]),
                 &drawn[num_batches + at * num], num, <int64_t*>cnp.PyArray_DATA(found) + at * num,
             )
         return found

@@ -12,6 +12,7 @@ from libc.stdint cimport INT64_MIN, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from bounded_random cimport as_part
 from goals cimport EPISODE, FINAL, FUTURE, goal_row
 from row_set cimport allocate_row_set, free_row_set, has_row, row_set_nbytes
 from segments cimport (
@@ -268,10 +269,10 @@ cdef class TrajectoryIndex:
         cdef int64_t* steps = <int64_t*>cnp.PyArray_DATA(found)
         for i in range(num):  # without a branch, which would be mispredicted
             chosen[num_chosen] = i
-            are_chosen[i] = drawn[i] * 2.0**-53 * (k + 1) < k
+            are_chosen[i] = as_part(drawn[i]) * (k + 1) < k
             num_chosen += are_chosen[i]
         for i in range(num_chosen):
-            steps[i] = goal_row(&self.rows, numbers[chosen[i]], strategy, drawn[num + chosen[i]] * 2.0**-53)
+            steps[i] = goal_row(&self.rows, numbers[chosen[i]], strategy, as_part(drawn[num + chosen[i]]))
             if steps[i] < 0:
                 return None
         return places[:num_chosen], found[:num_chosen], flags

@@ -24,6 +24,11 @@ cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssiz
         first += DRAW_BLOCK
 
 
+cdef inline double as_part(int64_t drawn) noexcept nogil:
+    """A random integer of 53 bits as a number from 0 to before 1."""
+    return drawn * 2.0**-53
+
+
 cdef inline void draw_narrow(
     bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
 ) noexcept nogil:

@@ -3,6 +3,8 @@
 from libc.math cimport nextafter
 from libc.stdint cimport int64_t
 
+from bounded_random cimport as_part
+
 cdef struct Groups:  # each group is a ring of its own in `rows`
     const int64_t* first  # [group], place of the oldest row in its ring
     const int64_t* counts  # [group], rows
@@ -14,11 +16,6 @@ cdef struct Groups:  # each group is a ring of its own in `rows`
 cdef inline int64_t row_in_group(const Groups* groups, int64_t group, int64_t place) noexcept nogil:
     """Number of the row at this place of a group; place 0 is its oldest row."""
     return groups.rows[groups.base[group] + ((groups.first[group] + place) & (groups.sizes[group] - 1))]
-
-
-cdef inline double as_part(int64_t drawn) noexcept nogil:
-    """A random number of 53 bits as one from 0 to before 1."""
-    return drawn * 2.0**-53
 
 
 cdef inline Py_ssize_t part_of(const double* ends, Py_ssize_t num, double value) noexcept nogil:
