@@ -168,7 +168,7 @@ def cluster() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[list[str]]:
-    """The ids of the nodes with CPUs of a cluster that runs, of whose head this process is."""
+    """The ids of the nodes with CPUs of a cluster that runs. This process has to be on its head node."""
     import ray
 
     ray.init(address=address, log_to_driver=False, _node_ip_address=address.partition(":")[0])
@@ -409,7 +409,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=10_000, help="batches that are compared bit for bit")
     parser.add_argument("--nodes", action="store_true", help="also what needs a Ray cluster")
     parser.add_argument("--hosts", action="store_true", help="the same on hosts with networks of their own, as root")
-    parser.add_argument("--address", help="the same on this cluster, of whose head this process is")
+    parser.add_argument("--address", help="the same on this cluster, on whose head node this runs")
     given = parser.parse_args()
     if given.hosts:
         sys.exit(run_on_hosts(given.batches))

@@ -39,9 +39,9 @@ class Sequences(SampleUnit):
     from the first step of an episode on, where the recurrent state is the initial one. `is_first`, float32, is 1 for
     the first step of an episode. `number`, int64, are the numbers of the rows; -1 is padding, whose values are 0.
 
-    Windows follow an agent's rows in whatever chunks they came, and stop where an episode
-    ends. Rows stay stored once, however many windows they are in. All starts are equally likely: with `pad=False` the
-    rows from which a whole window goes on; with `pad=True` those with at least one step to learn from.
+    Windows follow an agent's rows in whatever chunks they came, and stop where an episode ends. Rows stay stored once,
+    however many windows they are in. All starts are equally likely: with `pad=False` the rows from which a whole window
+    goes on; with `pad=True` those with at least one step to learn from.
 
     Args:
         length: steps to learn from.
