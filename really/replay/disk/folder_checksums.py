@@ -64,7 +64,8 @@ class FolderChecksums:
             if before == (saved.first, saved.num_put, saved.seal):  # else another process has written meanwhile
                 raise InvalidFileError(
                     f"{self._folder / damaged}: expected its content as it was when the buffer was written last, got "
-                    f"another: damaged (without the file {checksum_file.NAME!r}, a buffer opens and has no checksums)"
+                    "another: damaged, or older than the checksums after a loss of power (flush() makes rows safe from "
+                    f"that; without the file {checksum_file.NAME!r}, a buffer opens and has no checksums)"
                 )
             before = saved.first, saved.num_put, saved.seal
 

@@ -200,6 +200,22 @@ def test_a_cursor_that_counts_fewer_rows_is_told_also_if_the_buffer_was_not_clos
     assert len(ReplayBuffer.open(tmp_path / "copy").verify().unchecked) == 32
 
 
+def test_a_cursor_of_before_a_loss_of_power_is_refused_until_the_checksums_are_deleted(tmp_path):
+    buffer = ReplayBuffer(100, path=tmp_path / "b", spare=10)
+    buffer.put(wide(0, 33))
+    buffer.flush()
+    shutil.copy(tmp_path / "b" / "cursor", tmp_path / "durable")
+    buffer.put(wide(33, 7))
+    buffer.close()
+    shutil.copy(tmp_path / "durable", tmp_path / "b" / "cursor")
+    with pytest.raises(InvalidFileError, match=r"b/cursor: .* or older than the checksums after a loss of power"):
+        ReplayBuffer.open(tmp_path / "b")
+    (tmp_path / "b" / "checksums").unlink()
+    with ReplayBuffer.open(tmp_path / "b", "r+") as found:
+        assert len(found) == 33
+        np.testing.assert_array_equal(found.take(np.arange(33))["copies"], wide(0, 33)["copies"])
+
+
 def test_damage_is_told_again_by_the_next_that_opens_the_folder(folder):
     flipped(folder / "cursor", 8 * 300)
     for _ in range(2):
