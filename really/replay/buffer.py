@@ -336,7 +336,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         nbytes = self.nbytes // self.capacity
         spec, sharings = engine.layout_of(self._ring)
         removed = to_text(removed_rows(self._ring) - first)
-        return Snapshot(self.options, self.state_dict(), spec, number, priorities, removed, sharings, nbytes, reader)
+        made = (self.options, self.state_dict(), spec, number, priorities, removed)
+        return Snapshot(*made, sharings=sharings, row_nbytes=nbytes, opened=reader)
 
     @classmethod
     def restore(cls, description: Description, parts: Iterable[dict[str, Any]]) -> Self:

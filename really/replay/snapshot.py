@@ -24,6 +24,7 @@ class Description:
         first_number: number of the oldest row; it matters if rows have priorities, or if their trajectories do.
         priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
         removed: places, from the oldest row on, of the rows that are removed (`removed_rows.to_text`).
+        lost: which of them are rows of zeros, as they went with the shard that held them.
     """
 
     options: BufferOptions
@@ -32,6 +33,7 @@ class Description:
     first_number: int = 0
     priorities: dict[str, Any] | None = None
     removed: str = ""
+    lost: str = ""
 
 
 class RowReader(Protocol):

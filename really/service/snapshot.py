@@ -1,7 +1,7 @@
 """The rows of a sharded buffer at one moment, for a file: one that a buffer in one process reads, too.
 
 Rows that are lost, or whose shard is away, have numbers, and priorities depend on numbers. So the file has rows of
-zeros in their place, marked as removed.
+zeros in their place, marked as removed and as lost.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def pieces_of(ledger: Ledger, first: int, end: int) -> list[Piece]:
     return found + ([Piece(number, end)] if number < end else [])
 
 
-def missing_in(pieces: Sequence[Piece], ledger: Ledger, first: int) -> NDArray[np.int64]:
-    """Which of the rows from number `first` on are removed, or held by no shard, int64 [n]: 0 is the first one."""
+def missing_in(pieces: Sequence[Piece], ledger: Ledger, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows are removed or held by no shard, and which of them no shard holds, int64 [n]: 0 is number `first`."""
     gaps = [np.arange(piece.number - first, piece.end - first) for piece in pieces if piece.shard is None]
-    removed = ledger.removed - first
-    return np.unique(np.concatenate([removed[removed >= 0], *gaps]))
+    removed, lost = ledger.removed - first, np.concatenate([np.zeros(0, np.int64), *gaps])
+    return np.union1d(removed[removed >= 0], lost), lost

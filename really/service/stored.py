@@ -90,10 +90,9 @@ class StoredShards(ShardedVerbs):
             sharings = options.plan(self._spec)
             nbytes = engine.needed("a row", 1, self._spec, sharings)
             reader = WholeReader(self, kept, pieces, sharings, self._read_piece)
-            removed = to_text(missing_in(pieces, self._rows.ledger, first))
-            return ShardedSnapshot(
-                options, self.state_dict(), self._spec, first, priorities, removed, sharings, nbytes, reader
-            )
+            removed, lost = (to_text(found) for found in missing_in(pieces, self._rows.ledger, first))
+            made = (options, self.state_dict(), self._spec, first, priorities, removed, lost)
+            return ShardedSnapshot(*made, sharings=sharings, row_nbytes=nbytes, opened=reader)
 
     @property
     def known_ring(self) -> Ring:
@@ -236,14 +235,15 @@ class StoredShards(ShardedVerbs):
         """Puts the rows of a snapshot into this buffer, which is empty, with their numbers and priorities."""
         rows, first, values = self._rows, description.first_number, [np.zeros(0)]
         rows.numbering.begin(first, first)
-        removed, done = from_text(description.removed, self.capacity), 0
+        removed, lost = (from_text(text, self.capacity) for text in (description.removed, description.lost))
+        done = 0
         for part in parts:
             values.append(part.pop(VALUE, values[0]))
             num = len(next(iter(part.values())))
             # Rows that were lost would end the episodes that go on in a shard; those of single steps are put.
-            is_left = ~np.isin(np.arange(done, done + num), removed) | (self.options.n_step == 1)
-            for start, end in _stretches(is_left, part):
-                if is_left[start]:
+            is_put = ~np.isin(np.arange(done, done + num), lost) | (self.options.n_step == 1)
+            for start, end in _stretches(is_put, part):
+                if is_put[start]:
                     rows.put(piece_of(part, start, end))
                 else:
                     rows.use_up(end - start)
@@ -255,9 +255,9 @@ class StoredShards(ShardedVerbs):
             rows.numbering.sampler.load_priorities({"values": np.concatenate(values)} | description.priorities)
 
 
-def _stretches(is_left: Any, part: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Rows that all are left, or all are not; and the rows up to the last end of an episode apart from others."""
-    cuts = (np.flatnonzero(np.diff(is_left)) + 1).tolist()
+def _stretches(is_put: Any, part: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Rows that all are put, or all are not; and the rows up to the last end of an episode apart from others."""
+    cuts = (np.flatnonzero(np.diff(is_put)) + 1).tolist()
     ends = np.flatnonzero(np.asarray(part[END])) if END in part else np.zeros(0, np.int64)
-    bounds: Sequence[int] = sorted({0, *cuts, *(ends[-1:] + 1).tolist(), len(is_left)})
+    bounds: Sequence[int] = sorted({0, *cuts, *(ends[-1:] + 1).tolist(), len(is_put)})
     return list(itertools.pairwise(bounds))

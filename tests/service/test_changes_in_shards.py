@@ -98,6 +98,22 @@ def test_removed_rows_of_folders_stay_removed(tmp_path: Path) -> None:
         assert not np.isin(buffer.sample(300)["number"], [3, 4, 40, 41, 79]).any()
 
 
+@pytest.mark.parametrize("kind", ["n steps", "sequences", "hindsight", "priorities"])
+def test_saved_buffers_with_removed_rows_draw_what_one_buffer_draws(kind: str, tmp_path: Path) -> None:
+    make, one, sharded = pair(kind, 3)
+    for first, size in ((0, 40), (40, 30), (70, 25)):
+        for buffer in (one, sharded):
+            buffer.put(make(first, size))
+            buffer.remove(np.arange(max(0, first - 8), first + size, 7))
+    one.save(tmp_path / "one")
+    sharded.save(tmp_path / "sharded")
+    expected = one.sample(64)
+    for name in ("one", "sharded"):
+        assert_same(expected, ReplayBuffer.load(tmp_path / name).sample(64))
+        with ShardedBuffer.load(tmp_path / name, shards=2) as loaded:
+            assert_same(expected, loaded.sample(64))
+
+
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize("kind", ["uniform", "priorities", "sequences"])
 def test_a_resumed_run_has_the_rows_that_were_left(kind: str, place: str, tmp_path: Path) -> None:

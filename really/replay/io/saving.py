@@ -73,7 +73,8 @@ def load(restore: Restore[Buffer], path: str | PathLike[str]) -> Buffer:
         priorities = about["priorities"]
         first = priorities["newest"] - about["num_rows"] if priorities else about.get("first_number", 0)
         description = Description(
-            BufferOptions.from_dict(about), about["generator"], spec, first, priorities, _removed(about)
+            *(BufferOptions.from_dict(about), about["generator"], spec, first, priorities),
+            *(_places(about, name) for name in ("removed", "lost")),
         )
         with progress_bar("loading", about["num_rows"], "row") as bar:
             keys = about["columns"] + ([VALUE] if priorities else [])
@@ -113,8 +114,7 @@ def _schema(snapshot: SavedMoment) -> pa.Schema:
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
     if snapshot.first_number and not priorities:
         about["first_number"] = snapshot.first_number
-    if snapshot.removed:
-        about["removed"] = snapshot.removed
+    about |= {name: text for name in ("removed", "lost") if (text := getattr(snapshot, name))}
     text = json.dumps(about | snapshot.options.to_dict(), default=array_to_json).encode()
     fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
@@ -155,11 +155,11 @@ def _check_numbers(about: dict[str, Any]) -> None:
         raise InvalidValueError(f"columns: expected names, got {about['columns']}")
 
 
-def _removed(about: dict[str, Any]) -> str:
-    """Which rows are removed; raises ValueError or TypeError if the buffer cannot have these."""
-    removed = about.get("removed", "")
-    from_text(removed, about["num_rows"])
-    return str(removed)
+def _places(about: dict[str, Any], name: str) -> str:
+    """Which rows are removed, or lost; raises ValueError or TypeError if the buffer cannot have these."""
+    text = about.get(name, "")
+    from_text(text, about["num_rows"])
+    return str(text)
 
 
 def _write_rows(snapshot: SavedMoment, writer: Any, schema: pa.Schema, chunk_bytes: int) -> None:
