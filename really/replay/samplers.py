@@ -325,5 +325,9 @@ def checked_shape(n: Any) -> Shape:
     """[n] or [k, n] of a batch of `n` rows or of (k, n); raises InvalidValueError or InvalidTypeError."""
     if type(n) is int and 0 < n <= QUICK:
         return (n,)
+    if type(n) is tuple and len(n) == 2:
+        num_batches, num = n
+        if type(num) is int and type(num_batches) is int and 0 < num <= QUICK and 0 < num_batches <= QUICK:
+            return n
     num, num_batches = arguments.checked_size(n)
     return (num_batches, num) if num_batches else (num,)
