@@ -173,7 +173,8 @@ class Builder:
         name, layout = agent.framework.name, agent.recurrent
         build = ModelBuilder(made, kwargs, given["input_shape"], space, agent.model, name, layout)
         repeatable = given["seed"] is not None
-        request = ExportRequest(agent.input_space, batch_size, build, repeatable, agent.forms, list(names))
+        calls = max(given["num_steps"] or 1, given["total_steps"] // given["num_parallel"])
+        request = ExportRequest(agent.input_space, batch_size, build, repeatable, agent.forms, list(names), calls)
         exported = agent.framework.export(agent.model, request)
         if exported.kind == "eager":
             build.check()

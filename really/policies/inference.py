@@ -53,12 +53,14 @@ class Exported:
 
     Attributes:
         kind: 'litert' (weights are inputs), 'litert_static' (weights are constants, patched in place), 'xla',
-            'tf.function', 'onnx' (weights are inputs), 'numpy' (a program), or 'eager', 'torch' and 'jax' (the runner
-            builds the model and calls it as Python).
+            'tf.function', 'onnx' (weights are inputs), 'onnx_static' (weights are constants of a session), 'numpy' (a
+            program), or 'eager', 'torch' and 'jax' (the runner builds the model and calls it as Python).
         payload: the flatbuffer, the serialised GraphDef, or the graph of ONNX; empty for 'eager'.
         leaves: the arrays of an observation, as `Forward` takes them.
         output_names: keys of the outputs that are computed, in the order of `fetches`.
         weight_shapes: shape of each array that `set_weights` takes.
+        weight_dtypes: for a graph of ONNX, their dtypes.
+        constants: for 'onnx_static', numbers of the weights that the graph reads.
         fetches: names of the output tensors in a GraphDef.
         patches: places of the weights in a 'litert_static' flatbuffer.
         build: for 'eager', builds the model in the runner; picklable.
@@ -73,6 +75,8 @@ class Exported:
     leaves: Spec
     output_names: tuple[str, ...]
     weight_shapes: tuple[tuple[int, ...], ...]
+    weight_dtypes: tuple[np.dtype[Any], ...] = ()
+    constants: tuple[int, ...] = ()
     fetches: tuple[str, ...] = ()
     patches: tuple[Patch, ...] = ()
     build: Build | None = None
@@ -229,29 +233,14 @@ class _Onnx(Forward):
     kind = "onnx"
 
     def __init__(self, exported: Exported, batch_size: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(exported.payload, options, providers=["CPUExecutionProvider"])
-        self._binding, self._shapes = self._session.io_binding(), exported.weight_shapes
-        rows = max(batch_size, MIN_ROWS)
-        inputs = {each.name: ONNX_TYPES[each.type] for each in self._session.get_inputs()}
-        self._views = [np.zeros((rows, *leaf.shape), leaf.dtype) for leaf in exported.leaves.values()]
-        kinds = [inputs.get(f"w{at}", np.dtype(np.float32)) for at in range(len(self._shapes))]
-        self._weights = [np.zeros(shape, kind) for shape, kind in zip(self._shapes, kinds, strict=True)]
-        bound = {f"x{at}": view for at, view in enumerate(self._views)}
-        bound |= {f"w{at}": weight for at, weight in enumerate(self._weights)}
-        for name in inputs:
-            self._binding.bind_input(*_place(name, bound[name]))
-        self._outputs, self._bound = {}, bound
-        for name, each in zip(exported.output_names, self._session.get_outputs(), strict=True):
-            is_batched = not isinstance(each.shape[0], int)
-            shape: tuple[int, ...] = (rows, *each.shape[1:]) if is_batched else tuple(each.shape)
-            bound[f"output {name}"] = output = np.zeros(shape, ONNX_TYPES[each.type])
-            self._binding.bind_output(*_place(each.name, output))
-            self._outputs[name] = output[:batch_size] if is_batched else output
+        self._exported, self._batch_size = exported, batch_size
+        self._rows = max(batch_size, MIN_ROWS)
+        self._views = [np.zeros((self._rows, *leaf.shape), leaf.dtype) for leaf in exported.leaves.values()]
+        given = zip(exported.weight_shapes, exported.weight_dtypes, strict=True)
+        self._weights = {f"w{at}": np.zeros(shape, dtype) for at, (shape, dtype) in enumerate(given)}
+        self._session: Any = None
+        self._binding: Any = None
+        self._start()
 
     def __call__(self, leaves: Leaves) -> dict[str, NDArray[Any]]:
         fill(self._views, leaves)
@@ -259,9 +248,60 @@ class _Onnx(Forward):
         return self._outputs
 
     def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
-        check_weights(self._shapes, weights)
-        for own, weight in zip(self._weights, weights, strict=True):
+        check_weights(self._exported.weight_shapes, weights)
+        for own, weight in zip(self._weights.values(), weights, strict=True):
             own[...] = weight
+
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return options
+
+    def _start(self) -> None:
+        import onnxruntime
+
+        payload, providers = self._exported.payload, ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(payload, self._options(), providers=providers)
+        self._binding, self._outputs = self._session.io_binding(), {}
+        self._bound = {f"x{at}": view for at, view in enumerate(self._views)} | self._weights
+        for each in self._session.get_inputs():
+            self._binding.bind_input(*_place(each.name, self._bound[each.name]))
+        for name, each in zip(self._exported.output_names, self._session.get_outputs(), strict=True):
+            is_batched = not isinstance(each.shape[0], int)
+            shape: tuple[int, ...] = (self._rows, *each.shape[1:]) if is_batched else tuple(each.shape)
+            self._bound[f"output {name}"] = output = np.zeros(shape, ONNX_TYPES[each.type])
+            self._binding.bind_output(*_place(each.name, output))
+            self._outputs[name] = output[: self._batch_size] if is_batched else output
+
+
+class _OnnxStatic(_Onnx):
+    """A graph of ONNX with the weights as constants, which ONNX Runtime packs once.
+
+    Calls are faster, but `set_weights` makes a new session.
+    """
+
+    kind = "onnx_static"
+
+    def set_weights(self, weights: Sequence[NDArray[Any]]) -> None:
+        super().set_weights(weights)
+        self._session = self._binding = None  # frees what is packed, before there are two of it
+        super()._start()
+
+    def _options(self) -> Any:
+        """With the weights, which the session reads where they are."""
+        import onnxruntime
+
+        options = super()._options()
+        names = [f"w{at}" for at in self._exported.constants]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(self._weights[name]) for name in names]
+        options.add_external_initializers(names, values)
+        return options
+
+    def _start(self) -> None:
+        """Starts nothing: `set_weights` does."""
 
 
 def _place(name: str, array: NDArray[Any]) -> tuple[str, str, int, Any, tuple[int, ...], int]:
@@ -382,6 +422,7 @@ _LOADERS: dict[str, Callable[[Exported, int], Forward]] = {
     "xla": _Graph,
     "tf.function": _Graph,
     "onnx": _Onnx,
+    "onnx_static": _OnnxStatic,
     "numpy": _Program,
     "eager": _Eager,
     "torch": _Eager,

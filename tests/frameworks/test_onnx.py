@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import re
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,8 @@ from really.policies.inference import load
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-from really.agents.frameworks import torch_onnx  # noqa: E402
+from really.agents.frameworks import exporting, torch_onnx  # noqa: E402
+from really.agents.frameworks.exporting import Timing  # noqa: E402
 
 nn = torch.nn
 BOX, TWO = spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2)
@@ -68,12 +72,27 @@ class Double(QNet):
         return super().forward(x.double())
 
 
-def exported(model, space=BOX, actions=TWO, kind=None):
+class Large(nn.Module):
+    """With weights of 4 MB."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4096), nn.Linear(4096, 256)
+
+    def forward(self, x):
+        return {"q_values": self.last(self.first(x).relu())[..., :2]}
+
+
+KINDS = ["onnx", "onnx_static"]
+
+
+def exported(model, space=BOX, actions=TWO, kind=None, form="onnx"):
     module = build_model(model, {}, None, space)
     agent = Agent(module, space, actions, kind)
     names = agent.policy.required_outputs
     request = ExportRequest(space, 3, model, True, agent.forms, names)
-    return module, torch_onnx.as_onnx(module.eval(), request)
+    graph = torch_onnx.as_onnx(module.eval(), request)
+    return module, graph if form == "onnx" else torch_onnx.with_constants(graph)
 
 
 def test_runners_act_with_the_graph_and_get_new_weights_and_statistics():
@@ -94,10 +113,11 @@ def test_runners_act_with_the_graph_and_get_new_weights_and_statistics():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("form", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_outputs_agree_for_parts_of_observations_and_any_number_of_states(rows):
+def test_outputs_agree_for_parts_of_observations_and_any_number_of_states(rows, form):
     space = spaces.Dict({"image": spaces.Box(0, 255, (1, 8, 8), np.uint8), "speed": spaces.Box(-1, 1, (2,))})
-    module, found = exported(Parts, space, spaces.Box(-1, 1, (3,)))
+    module, found = exported(Parts, space, spaces.Box(-1, 1, (3,)), form=form)
     forward = load(found, rows)
     rng = np.random.default_rng(0)
     leaves = [rng.integers(0, 255, (rows, 1, 8, 8)).astype(np.uint8), rng.normal(size=(rows, 2)).astype(np.float32)]
@@ -109,13 +129,81 @@ def test_outputs_agree_for_parts_of_observations_and_any_number_of_states(rows):
     np.testing.assert_array_equal(got["sigma"], [[1, 1, 1]])
 
 
+@pytest.mark.parametrize("form", KINDS)
+def test_a_runner_has_the_weights_and_statistics_that_were_set_last(form):
+    module, found = exported(QNet, kind="epsilon_greedy", form=form)
+    forward, states = load(found, 3), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    own = [each.numpy() for each in module.state_dict().values()]
+    given = [np.array(each) for each in own]
+    for change in (0, 1, 2, 0):
+        for to, weight in zip(given, own, strict=True):
+            to[...] = weight + change
+        forward.set_weights(given)
+        for to in given:
+            to[...] = 7  # whoever gave the weights may write into them afterwards
+        changed = {name: each + change for name, each in module.state_dict().items()}
+        with torch.no_grad():
+            expected = torch.func.functional_call(module, changed, torch.from_numpy(states))["q_values"]
+        for _ in range(2):
+            np.testing.assert_allclose(forward([states])["q_values"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sessions_of_earlier_weights_are_freed():
+    module, found = exported(Large, kind="epsilon_greedy", form="onnx_static")
+    weights = [each.numpy() for each in module.state_dict().values()]
+    forward, states = load(found, 3), np.zeros((3, 4), np.float32)
+
+    def change(times):
+        for _ in range(times):
+            forward.set_weights(weights)
+            forward([states])
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = change(10)
+    assert change(40) - before < 20e6  # 40 sessions of 4 MB
+
+
+def test_packed_weights_are_taken_if_they_change_seldom_enough():
+    _, graph = exported(QNet)
+    own, packed = exporting.replace(graph, kind="torch"), torch_onnx.with_constants(graph)
+    found = {own: Timing(5e-3, 1e-4), graph: Timing(6e-3, 1e-4), packed: Timing(3e-3, 9e-3)}
+    for calls, best in ((1, own), (4, own), (5, packed), (200, packed)):
+        request = ExportRequest(BOX, 3, QNet, calls=calls)
+        assert exporting._chosen(found, request, True) is best
+
+
+@pytest.mark.parametrize(("steps", "kind"), [(200, "onnx_static"), (99, "torch")])
+def test_with_a_seed_a_large_module_packs_its_weights_if_they_change_seldom(steps, kind):
+    with SampleManager(Large, "CartPole-v1", 2, 20, **(OPTIONS | {"num_steps": steps})) as manager:
+        info = manager.info()
+        assert info["inference"] == kind, info["inference_report"]
+        data = manager.get_data()
+        np.testing.assert_array_equal(manager.get_agent().act(data["state"]), data["action"])
+
+
+def test_a_graph_that_cannot_be_made_is_tried_once():
+    tries = []
+
+    def fails():
+        tries.append(1)
+        raise ValueError("no graph")
+
+    make = exporting.once(fails)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no graph"):
+            make()
+    assert len(tries) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "reason"), [(Turns, "rejected: "), (Double, "rejected: .*it has weights of torch.float64")]
 )
 def test_a_module_without_a_graph_acts_itself(model, reason):
     with SampleManager(model, "CartPole-v1", 2, 20, **OPTIONS) as manager:
         assert manager.info()["inference"] == "torch"
-        assert re.match(reason, manager.info()["inference_report"]["onnx"])
+        for form in KINDS:
+            assert re.match(reason, manager.info()["inference_report"][form])
         assert len(manager.get_data()["action"]) == 20
 
 
@@ -133,8 +221,9 @@ assert not found, found
 """
 
 
-def test_a_runner_needs_no_pytorch(tmp_path):
-    module, found = exported(QNet, kind="epsilon_greedy")
+@pytest.mark.parametrize("form", KINDS)
+def test_a_runner_needs_no_pytorch(tmp_path, form):
+    module, found = exported(QNet, kind="epsilon_greedy", form=form)
     weights = [each.numpy() for each in module.state_dict().values()]
     (tmp_path / "exported").write_bytes(pickle.dumps((found, weights)))
     command = [sys.executable, "-c", SCRIPT, tmp_path / "exported"]

@@ -43,7 +43,7 @@ def torch_memory(kind, layers=2):
 def test_modules_of_pytorch_act_with_their_states(kind):
     torch = pytest.importorskip("torch")
     with SampleManager(torch_memory(kind), "CartPole-v1", 3, 36, **OPTIONS) as manager:
-        assert manager.info()["inference"] in ("torch", "onnx", "numpy")
+        assert manager.info()["inference"] in ("torch", "onnx", "onnx_static", "numpy")
         assert "states" in manager.info()["inference_report"]["torch"]
         for _ in range(3):
             data = manager.get_data()

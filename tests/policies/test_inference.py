@@ -318,3 +318,13 @@ def test_a_repeatable_export_does_not_depend_on_timing(monkeypatch, units, kind)
         seconds = iter([1.0, 1e-6, 1e-6, 1e-6] if slower == "litert" else [1e-6, 1.0, 1.0, 1.0])
         monkeypatch.setattr(exporting, "seconds_per_call", lambda *_, seconds=seconds: next(seconds))
         assert export(model, BOX, 3, ModelBuilder(maker, {}, None, BOX), repeatable=True).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("calls", "kind"), [(1, "litert"), (2, "litert"), (4, "litert_static"), (200, "litert_static")]
+)
+def test_packed_weights_are_taken_if_they_change_seldom_enough(monkeypatch, calls, kind):
+    seconds = {"litert": (6e-3, 1e-4), "litert_static": (3e-3, 9e-3)}
+    monkeypatch.setattr(exporting, "_verify_and_time", lambda candidate, *_: seconds[candidate.kind])
+    model = build(models.QNet, BOX)
+    assert export(model, BOX, 3, ModelBuilder(models.QNet, {}, None, BOX), calls=calls).kind == kind

@@ -5,6 +5,7 @@ Each form is tried, verified and timed as runners will call it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from really.agents.frameworks.protocol import ExportRequest
 from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
 from really.data.spaces import nest
 from really.errors import ModelError, summary
-from really.policies.inference import Exported, load
+from really.policies.inference import Exported, Forward, load
 from really.policies.states import State, state_of
 
 # Bytes of weights from which a form whose weights are inputs is slower than one that packs them.
@@ -24,6 +25,10 @@ LARGE_MODEL = 1 << 20
 # Seconds of a call with one state, and of each further state, under which no other form is looked for: a graph of ONNX
 # takes seconds to make, as long as a hundred thousand such calls.
 FAST_ENOUGH = 40e-6, 1e-6
+# Kinds whose `set_weights` takes long, so that calls are fast.
+PACKED = ("onnx_static",)
+# Calls with the same weights from which a large model is faster as one of them, whatever it is.
+MANY_CALLS = 100
 
 Candidate = Callable[[], Exported]
 """Makes another form of a model; raises any error if there is none."""
@@ -48,14 +53,47 @@ class Trial:
     told: str
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a call, and of setting weights."""
+
+    call: float
+    setting: float
+
+    def cost(self, calls: int) -> float:
+        """Seconds of one of so many calls with the same weights."""
+        return self.call + self.setting / calls
+
+    def told(self, rows: int) -> str:
+        """The times for a report."""
+        return f"{self.call * 1e6:.1f} µs a call with {rows} states, {self.setting * 1e6:.0f} µs to set weights"
+
+
+def once(make: Candidate) -> Candidate:
+    """Makes a form when it is called first; later calls give the same form, or raise the same error."""
+    made: list[Exported | Exception] = []
+
+    def kept() -> Exported:
+        if not made:
+            try:
+                made.append(make())
+            except Exception as error:
+                made.append(error)
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return made[0]
+
+    return kept
+
+
 def export_as_python(
     trial: Trial, model: Any, request: ExportRequest, infer: Infer, others: Mapping[str, Candidate] | None = None
 ) -> Exported:
     """The model as every runner builds it, after a look whether one gives the outputs of the model.
 
     A model that draws random numbers of its own is not compared. One of the `others` is taken if it agrees and is
-    faster; with `request.repeatable`, the first that agrees, unless the model is large. None is tried after another
-    that is fast enough.
+    faster; with `request.repeatable`, the first that agrees. Of a large model that is one which packs the weights, if
+    they change seldom, or else the model itself. None is tried after another that is fast enough.
 
     Raises:
         ModelError: runners cannot have it, or what they have gives other outputs.
@@ -71,35 +109,37 @@ def export_as_python(
     for name in () if draws else own:
         if reason := disagreement(name, got[name], own[name]):
             raise ModelError(f"model: expected {trial.expected} and agrees with the model, but {reason}")
-    seconds = seconds_per_call(forward, example)
-    told = f"{seconds * 1e6:.1f} µs a call with {rows} states: {trial.told}"
-    report = {trial.kind: told + ", draws random numbers of its own" * draws}
-    found = {exported: seconds}
-    for kind, make in (others or {}).items():
+    weights = [np.asarray(weight) for weight in state.get()]
+    timing = Timing(seconds_per_call(forward, example), _seconds_to_set(forward, weights))
+    report = {trial.kind: f"{timing.told(rows)}: {trial.told}" + ", draws random numbers of its own" * draws}
+    found = {exported: timing}
+    is_large = sum(weight.nbytes for weight in weights) > LARGE_MODEL
+    packs = request.repeatable and is_large and request.calls >= MANY_CALLS
+    for kind, make in sorted((others or {}).items(), key=lambda each: packs and each[0] not in PACKED):
         if request.repeatable and len(found) > 1:
             report[kind] = f"not tried: {[*found][1].kind} agrees, and a seed takes the first that does"
             continue
-        if fast := [each for each in [*found][1:] if found[each] < FAST_ENOUGH[0] + FAST_ENOUGH[1] * rows]:
-            report[kind] = f"not tried: {fast[0].kind} takes {found[fast[0]] * 1e6:.1f} µs"
+        if fast := [each for each in [*found][1:] if found[each].call < FAST_ENOUGH[0] + FAST_ENOUGH[1] * rows]:
+            report[kind] = f"not tried: {fast[0].kind} takes {found[fast[0]].call * 1e6:.1f} µs"
             continue
         try:
             if draws:
                 raise ModelError("it draws random numbers of its own")
             candidate = make()
-            found[candidate] = cost = _verified(candidate, exported, state, request)
-            report[kind] = f"{cost * 1e6:.1f} µs a call with {rows} states"
+            found[candidate] = _verified(candidate, exported, state, request)
+            report[kind] = found[candidate].told(rows)
         except Exception as error:  # a converter may raise anything; it rejects the candidate
             report[kind] = f"rejected: {summary(error)}"
-    return replace(_chosen(found, request.repeatable, state.get()), report=report)
+    return replace(_chosen(found, request, is_large), report=report)
 
 
-def _verified(candidate: Exported, own: Exported, state: State, request: ExportRequest) -> float:
-    """Seconds of a call of a form that agrees with the model's own, for several weights and numbers of states.
+def _verified(candidate: Exported, own: Exported, state: State, request: ExportRequest) -> Timing:
+    """The times of a form that agrees with the model's own, for several weights and numbers of states.
 
     Raises:
         ModelError: it does not agree.
     """
-    rng, seconds = np.random.default_rng(1), 0.0
+    rng = np.random.default_rng(1)
     weights = [np.asarray(weight) for weight in state.get()]
     for rows in (1, request.batch_size + 1, request.batch_size):
         forward, expecting = load(candidate, rows), load(own, rows)
@@ -112,8 +152,17 @@ def _verified(candidate: Exported, own: Exported, state: State, request: ExportR
             for name in candidate.output_names:
                 if reason := disagreement(name, got[name], expected[name]):
                     raise ModelError(f"{reason} for {rows} states")
-        seconds = seconds_per_call(forward, leaves)
-    return seconds
+    return Timing(seconds_per_call(forward, leaves), _seconds_to_set(forward, weights))
+
+
+def _seconds_to_set(forward: Forward, weights: Sequence[NDArray[Any]]) -> float:
+    """Seconds of setting weights, the best of a few: other processes interrupt them."""
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        forward.set_weights(weights)
+        found.append(time.perf_counter() - began)
+    return min(found)
 
 
 def _changed(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -122,13 +171,12 @@ def _changed(weight: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.asarray(weight * rng.uniform(0.5, 1.5, weight.shape), weight.dtype) if is_float else weight
 
 
-def _chosen(found: Mapping[Exported, float], repeatable: bool, weights: Sequence[NDArray[Any]]) -> Exported:
-    """The fastest form; with `repeatable` the model as Python if it is large, else the first other one."""
+def _chosen(found: Mapping[Exported, Timing], request: ExportRequest, is_large: bool) -> Exported:
+    """The fastest form; with `request.repeatable` the first other one, or the model as Python if it is large."""
     own, *others = found
-    if not repeatable:
-        return min(found, key=lambda each: found[each])
-    is_large = sum(np.asarray(weight).nbytes for weight in weights) > LARGE_MODEL
-    return own if is_large or not others else others[0]
+    if not request.repeatable:
+        return min(found, key=lambda each: found[each].cost(request.calls))
+    return next((each for each in others if not is_large or each.kind in PACKED), own)
 
 
 def _outputs(exported: Exported, infer: Infer, leaves: Sequence[NDArray[Any]], rows: int) -> Mapping[str, NDArray[Any]]:

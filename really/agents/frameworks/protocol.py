@@ -211,6 +211,7 @@ class ExportRequest:
         repeatable: True takes the first form that agrees; the fastest may differ from run to run.
         forms: how the model's outputs become arrays with a batch axis; None for outputs as the model gives them.
         names: with `forms`, the outputs that runners read.
+        calls: how many calls of a runner have the same weights, at the least.
     """
 
     observation_space: spaces.Space[Any]
@@ -219,6 +220,7 @@ class ExportRequest:
     repeatable: bool = False
     forms: OutputForms | None = None
     names: Sequence[str] = ()
+    calls: int = 200
 
     def called(self, model: Any) -> Any:
         """The model as a function of one argument, which is a pair for a recurrent one."""

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from really._utils.devices import torch_device
 from really.agents.frameworks.eager import EagerNetwork, Library, as_arrays
-from really.agents.frameworks.exporting import Candidate, Trial, export_as_python
+from really.agents.frameworks.exporting import Candidate, Trial, export_as_python, once
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
-from really.agents.frameworks.torch_onnx import as_onnx
+from really.agents.frameworks.torch_onnx import as_onnx, with_constants
 from really.agents.frameworks.torch_program import as_program
 from really.errors import ModelError, summary
 from really.policies.inference import Exported
@@ -232,7 +232,12 @@ class Torch:
             with evaluating(traced):
                 return candidate(traced, request)
 
-        return {"numpy": functools.partial(made, as_program), "onnx": functools.partial(made, as_onnx)}
+        graph = once(functools.partial(made, as_onnx))
+        return {
+            "numpy": functools.partial(made, as_program),
+            "onnx": graph,
+            "onnx_static": lambda: with_constants(graph()),
+        }
 
 
 def _copied(module: Any) -> Any:

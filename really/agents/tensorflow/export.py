@@ -39,8 +39,6 @@ NOTHING_TO_GAIN = 10e-6
 GOOD_WITHOUT_TENSORFLOW = 100e-6
 # For those 500 MB a candidate that needs TensorFlow must be faster by this factor.
 WORTH_TENSORFLOW = 1.25
-# A candidate's cost is the time of a call plus its share in setting weights, once in so many calls.
-CALLS_PER_SET_WEIGHTS = 200
 
 # Bytes of weights from which packing them once saves more time than setting them takes.
 LARGE_MODEL = 1 << 20
@@ -83,6 +81,7 @@ def export(
     repeatable: bool = False,
     forms: OutputForms | None = None,
     names: Sequence[str] = (),
+    calls: int = 200,
 ) -> Exported:
     """Exports `model` in the fastest form that agrees with it, timed for runners with `batch_size` environments.
 
@@ -99,6 +98,8 @@ def export(
         forms: how the model's outputs become arrays with a batch axis; None exports all outputs as the model gives
             them.
         names: with `forms`, the outputs that are exported.
+        calls: how many calls of a runner have the same weights, at the least. A candidate's cost is the time of a
+            call plus its share in setting weights, once in so many calls.
 
     Raises:
         ModelError: the model reads a variable that it does not hold, so that runners could not have it.
@@ -116,7 +117,7 @@ def export(
     except _CannotExportError as reason:
         return _as_python(base, build, observation_space, {"eager": f"the model is called as it is: {reason}"})
     base = replace(base, output_names=tuple(trials[0].expected))
-    found, report = _measure(function, base, trials, batch_size, repeatable)
+    found, report = _measure(function, base, trials, batch_size, repeatable, calls)
     if not found:
         return _as_python(base, build, observation_space, {**report, "eager": "the model is called as it is"})
     return replace(min(found, key=lambda candidate: found[candidate]), report=report)
@@ -128,7 +129,12 @@ def _as_python(base: Exported, build: Build, space: spaces.Space[Any], report: d
 
 
 def _measure(
-    function: Any, base: Exported, trials: Sequence[_Trial], batch_size: int, repeatable: bool = False
+    function: Any,
+    base: Exported,
+    trials: Sequence[_Trial],
+    batch_size: int,
+    repeatable: bool = False,
+    calls: int = 200,
 ) -> tuple[dict[Exported, float], dict[str, str]]:
     """Returns the cost of each candidate that agrees with the model, and a report on each kind."""
     makers: dict[str, Callable[[], Exported]] = {
@@ -156,7 +162,7 @@ def _measure(
         else:
             report[kind] = f"{call * 1e6:.1f} µs a call with {batch_size} states, {setting * 1e6:.0f} µs to set weights"
             handicap = 1.0 if kind.startswith("litert") else WORTH_TENSORFLOW
-            found[candidate] = (call + setting / CALLS_PER_SET_WEIGHTS) * handicap
+            found[candidate] = (call + setting / calls) * handicap
     return found, report
 
 
