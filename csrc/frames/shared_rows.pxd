@@ -1,6 +1,6 @@
 """Rows that share frames, in and out of a ring: matching.pxd stores the frames, records keep the frames' numbers."""
 
-from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -15,7 +15,7 @@ from frame_store cimport (
     publish_next,
     release_unneeded_blocks,
 )
-from matching cimport Sharing, StackColumn, store_rows, undo_put
+from matching cimport MAX_STACK, Sharing, StackColumn, store_rows, undo_put
 from memory cimport really_advise_willneed, really_store_release
 from reconstruct cimport reconstruct
 from record cimport Column, Field, Records, num_held, oldest_kept, oldest_slot, row_at
@@ -188,41 +188,95 @@ cdef inline void count_range(
     count_rows(&sharing.store, numbers, records.stride, num_rows - num, by)
 
 
+cdef struct NumberWords:  # where a record has its frame numbers: two at a time, then those that are left
+    int64_t pairs[MAX_STACK]
+    int64_t singles[3]
+    int num_pairs, num_singles
+
+
 cdef inline int64_t first_damaged(const Records* records, const Sharing* sharing) noexcept nogil:
     """Age of the first row held whose frame numbers no put has written; -1 if there is none."""
-    cdef int64_t age, oldest = oldest_slot(records), block = -1
+    cdef int64_t age, oldest = oldest_slot(records), block = -1, num_after = 0
+    cdef NumberWords words = number_words(records, sharing)
+    cdef const char* record = NULL
+    cdef const char* before
     for age in range(num_held(records)):
-        if not has_sound_numbers(records, sharing, row_at(records, oldest, age), &block):
+        before, record = record, row_at(records, oldest, age)
+        if num_after > 0 and is_one_frame_on(&words, before, record):
+            num_after -= 1
+        elif not has_sound_numbers(records, sharing, record, &block, &num_after):
             return age
     return -1
 
 
+cdef inline NumberWords number_words(const Records* records, const Sharing* sharing) noexcept nogil:
+    cdef NumberWords words
+    cdef int64_t offset
+    cdef int c, j
+    words.num_pairs, words.num_singles = 0, 1
+    words.singles[0] = records.fields[sharing.oldest_field].offset
+    for c in range(sharing.num_columns):
+        offset = records.fields[sharing.keys[c]].offset
+        for j in range(0, sharing.stack - 1, 2):
+            words.pairs[words.num_pairs] = offset + j * sizeof(uint32_t)
+            words.num_pairs += 1
+        if sharing.stack % 2:
+            words.singles[words.num_singles] = offset + (sharing.stack - 1) * sizeof(uint32_t)
+            words.num_singles += 1
+    return words
+
+
+cdef inline bint is_one_frame_on(const NumberWords* words, const char* before, const char* record) noexcept nogil:
+    """Whether each frame number of a record is 1 more than that of the record before, in which none is UINT32_MAX."""
+    cdef uint64_t was, now, differing = 0, one_in_both = 0x100000001
+    cdef uint32_t number_before, number
+    cdef int i
+    for i in range(words.num_pairs):
+        memcpy(&was, before + words.pairs[i], sizeof(uint64_t))
+        memcpy(&now, record + words.pairs[i], sizeof(uint64_t))
+        differing |= (was + one_in_both) ^ now
+    for i in range(words.num_singles):
+        memcpy(&number_before, before + words.singles[i], sizeof(uint32_t))
+        memcpy(&number, record + words.singles[i], sizeof(uint32_t))
+        differing |= number - number_before - 1
+    return differing == 0
+
+
 cdef inline bint has_sound_numbers(
-    const Records* records, const Sharing* sharing, const char* record, int64_t* block
+    const Records* records, const Sharing* sharing, const char* record, int64_t* block, int64_t* num_after
 ) noexcept nogil:
     """Whether all frames of a record are stored, and its oldest frame is the oldest of them.
 
-    `block` is a block that is known to be held, or -1; it is replaced by that of the record.
+    `block` is a block that is known to be held, or -1; it is replaced by that of the record. `num_after` becomes how
+    many rows after the record have all frames in that block, if each is one frame on.
     """
     cdef const FrameStore* store = &sharing.store
     cdef uint32_t oldest, least_back = UINT32_MAX, most_back = 0  # from a frame to the next one
     cdef int64_t first, last
-    cdef int c, j
+    cdef int c
     for c in range(sharing.num_columns):
         find_backs(
             record + records.fields[sharing.keys[c]].offset, sharing.stack, <uint32_t>store.next, &least_back, &most_back
         )
     memcpy(&oldest, record + records.fields[sharing.oldest_field].offset, sizeof(uint32_t))
-    first, last = store.next - most_back, store.next - least_back
+    first, last, num_after[0] = store.next - most_back, store.next - least_back, 0
     if first != full_number(store, oldest):
         return False
-    if least_back > 0 and first >> store.shift == block[0] and last >> store.shift == block[0]:
-        return True
-    if not is_stored(store, first) or not is_stored(store, last):
-        return False
-    if first >> store.shift == last >> store.shift:
+    if least_back == 0 or first >> store.shift != block[0] or last >> store.shift != block[0]:
+        if not is_stored(store, first) or not is_stored(store, last):
+            return False
+        if first >> store.shift != last >> store.shift:
+            return has_stored_frames(records, sharing, record)
         block[0] = first >> store.shift
-        return True  # their block has all that are between them
+    # Their block has all frames that are between them.
+    num_after[0] = min(store.next, (block[0] + 1) << store.shift) - 1 - last
+    return True
+
+
+cdef inline bint has_stored_frames(const Records* records, const Sharing* sharing, const char* record) noexcept nogil:
+    """Whether each frame of a record is stored."""
+    cdef const FrameStore* store = &sharing.store
+    cdef int c, j
     for c in range(sharing.num_columns):
         for j in range(sharing.stack):
             if not is_stored(store, full_number(store, stored_number(records, sharing, record, c, j))):

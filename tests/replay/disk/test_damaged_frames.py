@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -92,6 +93,23 @@ def test_a_writer_refuses_numbers_before_the_oldest_frame_of_a_row_and_behind_th
                 with pytest.raises(InvalidFileError, match=f"records: expected .* in the row of index {row}: damaged"):
                     ReplayBuffer.open(folder, "r+")
         number_at(folder, row, own + frame, key, frame)
+
+
+@pytest.mark.parametrize("stack", [1, 2, 3, 4, 5])
+def test_each_number_of_rows_that_go_on_one_frame_each_is_looked_at(tmp_path, stack):
+    frames = np.random.default_rng(0).integers(0, 255, (NUM + stack, 24, 72), np.uint8)
+    stacks = np.stack([frames[at : at + stack] for at in range(NUM + 1)])
+    with ReplayBuffer(NUM, path=tmp_path / "b", spare=10, stack=(stack, 1), seed=0) as buffer:
+        rows = np.moveaxis(stacks, 1, 2)  # the stack is the second axis of a row
+        buffer.put({"state": rows[:-1], "action": np.arange(NUM), "state_new": rows[1:]})
+    for row in (0, 1, 30, NUM - 1):
+        for frame, key in itertools.product(range(stack), ("state", "state_new")):
+            own = row + frame + (key == "state_new")
+            number_at(tmp_path / "b", row, NUM + 7, key, frame)
+            with pytest.raises(InvalidFileError, match=f"records: expected .* in the row of index {row}: damaged"):
+                ReplayBuffer.open(tmp_path / "b", "r+")
+            number_at(tmp_path / "b", row, own, key, frame)
+    ReplayBuffer.open(tmp_path / "b", "r+").close()
 
 
 def test_wrong_numbers_of_frames_are_refused_by_a_reader_when_it_reads_them(folder):
