@@ -8,6 +8,8 @@ import sys
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self, SupportsIndex
 
@@ -49,7 +51,8 @@ class FolderOptions(NamedTuple):
         )
 
 
-class FolderSchema(NamedTuple):
+@dataclass(frozen=True)
+class FolderSchema:
     """What a buffer on disk is, from its first row to its last.
 
     `identity` is the same in schema.json and in the cursor, so that files of two buffers are never mixed.
@@ -76,19 +79,19 @@ class FolderSchema(NamedTuple):
         steps = (options.n_step, options.gamma, options.alpha is not None)
         parts = (options.sampler, options.unit)
         shared, checksums = tuple(options.plan(spec)), given.checksums is not False
-        return cls(options.capacity, spare, spec, shared, identity, *steps, *parts)._replace(checksums=checksums)
+        return cls(options.capacity, spare, spec, shared, identity, *steps, *parts, checksums)
 
     def options(self) -> dict[str, Any]:
         """The options that the folder keeps, as a buffer's constructor takes them; priorities keep alpha and eps."""
         found = {"capacity": self.capacity, "n_step": self.n_step, "gamma": self.gamma}
         return found | {"sampler": self.sampler, "unit": self.unit}
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Bytes from one row to the next."""
         return row_stride(field_nbytes(self.spec, self.shared))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all files when the buffer is full, if frames are shared as far as they can be."""
         return int(self.num_slots * (self.stride + frame_nbytes(self.spec, self.shared)))
@@ -110,7 +113,8 @@ class FolderSchema(NamedTuple):
         names |= {name: kind for name, kind in (("sampler", self.sampler), ("unit", self.unit)) if kind is not None}
         names |= {} if self.checksums else {"checksums": False}
         names |= {"generator": GENERATOR, "byteorder": sys.byteorder, "identity": self.identity}
-        return dict(json.loads(json.dumps(names)))
+        has_tuples = self.sampler or self.unit or not all(isinstance(column["dtype"], str) for column in columns)
+        return dict(json.loads(json.dumps(names))) if has_tuples else names
 
     @classmethod
     def from_json(cls, names: dict[str, Any]) -> FolderSchema:
@@ -127,10 +131,10 @@ class FolderSchema(NamedTuple):
             raise InvalidValueError(f"columns: expected different keys, got {list(spec)}")
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
         check_sharings(spec, shared)
-        given = (names[name] for name in ("identity", "n_step", "gamma", "prioritized"))
-        kinds = (None if name not in names else (names[name][0], names[name][1]) for name in ("sampler", "unit"))
+        given = {name: names[name] for name in ("capacity", "spare", "identity", "n_step", "gamma", "prioritized")}
+        given |= {name: (names[name][0], names[name][1]) for name in ("sampler", "unit") if name in names}
         checksums = checked_bool("checksums", names.get("checksums", True))
-        return cls(names["capacity"], names["spare"], spec, shared, *given, *kinds)._replace(checksums=checksums)
+        return cls(spec=spec, shared=shared, checksums=checksums, **given)
 
 
 def identity_without_schema(folder: Path, keeps: bool) -> str:
