@@ -16,16 +16,18 @@ After a kill the checksums are those that were written last; rows that were put 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from really._utils.atomic_files import file_errors, leftovers_of, replacing
+from really._utils.checks import checked_integer
 from really._utils.file_formats import json_object
 from really._utils.input_files import as_file_error, read_small, reading
 from really.errors import InvalidValueError
@@ -41,6 +43,7 @@ CRC32_NBYTES = 4
 
 Seal = dict[str, int]
 """CRC-32 of each file that does not change until the buffer is written again, by its name."""
+Content = TypeVar("Content", bytes, memoryview)
 
 
 @dataclass
@@ -111,13 +114,13 @@ def _parsed(content: bytes) -> Saved:
     head: dict[str, Any] = json_object(line)
     if head["format"] != FORMAT:
         raise InvalidValueError(f"expected format {FORMAT}, got {head['format']!r}")
-    lengths = np.array(head["runs"], np.int64)
-    if lengths.ndim != 1 or len(lengths) < 1 or np.any(lengths < 0) or lengths.sum() > len(content):
+    ends = [0, *itertools.accumulate(checked_integer("runs", length, 0, len(content)) for length in head["runs"])]
+    body = len(line) + ends[-1] * RUN.itemsize + CRC32_NBYTES
+    if len(ends) < 2 or body > len(content):
         raise InvalidValueError(f"expected lengths of runs, got {head['runs']!r}")
-    end = len(line) + int(lengths.sum()) * RUN.itemsize
-    runs = np.frombuffer(_checked(content[: end + CRC32_NBYTES])[len(line) :], RUN)
-    parts = np.split(runs, np.cumsum(lengths)[:-1])
-    body, numbers = end + CRC32_NBYTES, [int(head[name]) for name in ("first", "num_put")]
+    runs = np.frombuffer(_checked(memoryview(content)[:body])[len(line) :], RUN)
+    parts = [runs[start:end] for start, end in itertools.pairwise(ends)]
+    numbers = [int(head[name]) for name in ("first", "num_put")]
     return Saved(str(head["identity"]), numbers[0], numbers[1], parts, _seal(content[body:]), body)
 
 
@@ -129,7 +132,7 @@ def _with_crc32(content: bytes) -> bytes:
     return content + zlib.crc32(content).to_bytes(CRC32_NBYTES, "little")
 
 
-def _checked(content: bytes) -> bytes:
+def _checked(content: Content) -> Content:
     """What `_with_crc32` was given."""
     inner, crc32 = content[:-CRC32_NBYTES], content[-CRC32_NBYTES:]
     if len(crc32) != CRC32_NBYTES or zlib.crc32(inner).to_bytes(CRC32_NBYTES, "little") != crc32:

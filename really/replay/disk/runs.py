@@ -194,10 +194,10 @@ def content(items: Items, run: np.void) -> bytes | None:
 
 def check(runs: Runs, per_run: int) -> None:
     """Raises ValueError unless these can be runs of at most `per_run` items."""
-    first, end = runs["first"], runs["end"]
-    if not (np.all(first >= 0) and np.all(end > first) and np.all(end - first <= per_run)):
+    first, end = runs["first"].copy(), runs["end"].copy()  # in a row, and aligned: they are looked at several times
+    if not ((first >= 0) & (end > first) & (end - first <= per_run)).all():
         raise InvalidValueError(f"expected runs of 1 to {per_run} rows or frames")
-    if np.any(first[1:] < end[:-1]):
+    if (first[1:] < end[:-1]).any():
         raise InvalidValueError("expected runs one after the other")
 
 
