@@ -187,6 +187,13 @@ class ChangeableFolder(FolderAccess):
             branches.begin(self._page.data, ring.num_put)
             self._has_begun = True
 
+    def _keep_priorities(self) -> None:
+        """Writes the priorities if there are any."""
+        if self._priorities is not None:
+            if self._checksums is not None:
+                self._checksums.unseal()
+            priority_files.keep(self.path, self._priorities)
+
     def _finish_rollback(self, ring: Ring) -> None:
         """Does what is left of a return to a checkpoint. All steps may be repeated."""
         target = self._unfinished

@@ -23,12 +23,14 @@ import atexit
 import contextlib
 import errno
 import fnmatch
+import functools
 import logging
 import os
+import re
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,11 +229,9 @@ class Folder(ChangeableFolder):
 
     def keep_priorities(self) -> None:
         """Writes the priorities if there are any, of a buffer, and the files are this process's to write."""
-        if self._priorities is not None and self.schema and self.writable and not sys.is_finalizing():
+        if self._priorities is not None and self._writes():
             self.check_files()
-            if self._checksums is not None:
-                self._checksums.unseal()
-            priority_files.keep(self.path, self._priorities)
+            self._keep_priorities()
 
     def make_room(self, ring: Ring, num_rows: int) -> None:
         """Allocates blocks of the disk; the ring calls it before it writes rows that have none yet.
@@ -284,10 +284,9 @@ class Folder(ChangeableFolder):
 
     def keep_checksums(self) -> None:
         """Writes the checksums of rows that lack them if the files are this process's to write."""
-        ring = None if self._ring is None else self._ring()
-        if ring is not None and self._checksums is not None and self.writable and not sys.is_finalizing():
+        if self._writes():
             self.check_files()
-            self._checksums.update(ring)
+            self._keep_checksums()
 
     def verify(self, ring: Ring) -> Verification:
         """Compares all rows that are held with their checksums."""
@@ -301,12 +300,12 @@ class Folder(ChangeableFolder):
         try:
             if self.schema is not None:
                 self.check_files()
-                self.keep_priorities()
-                self.keep_checksums()
-                seals = self.writable
+                if seals := self._writes():
+                    self._keep_priorities()
+                    self._keep_checksums()
         finally:
             reason = ClosedError(f"{self.path}: expected an open buffer, got one that has been closed")
-            self._detach(reason, seals and not sys.is_finalizing())
+            self._detach(reason, seals)
 
     def abandon(self) -> None:
         """Closes a folder in which no buffer could be made, and removes what was made."""
@@ -356,6 +355,15 @@ class Folder(ChangeableFolder):
             if not self._is_told:
                 self._is_told = True
                 log.warning("%s", error)
+
+    def _writes(self) -> bool:
+        """Whether there are files of a buffer that are this process's to write."""
+        return self.schema is not None and self.writable and not sys.is_finalizing()
+
+    def _keep_checksums(self) -> None:
+        ring = None if self._ring is None else self._ring()
+        if ring is not None and self._checksums is not None:
+            self._checksums.update(ring)
 
     def _detach(self, reason: ReallyError, seals: bool = False) -> None:
         self._refusal, self.writable = reason, False
@@ -451,13 +459,11 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Folder:
 
 def _check_folder(path: Path) -> None:
     """Raises InvalidValueError if `path` is no buffer's folder, nor one whose creation was cut short."""
-    if not path.exists():
+    if (path / SCHEMA).exists() or not path.exists():
         return
     if not path.is_dir():
         raise InvalidValueError(f"{path}: expected {WHAT}, or nothing, got {described(path)}")
-    if not (path / SCHEMA).exists() and any(
-        not any(fnmatch.fnmatch(entry.name, own) for own in OWN_FILES) for entry in path.iterdir()
-    ):
+    if any(not _matching(OWN_FILES)(entry.name) for entry in path.iterdir()):
         raise InvalidValueError(f"{path}: expected {WHAT}, an empty one, or nothing, got {_contents(path)}")
 
 
@@ -465,9 +471,15 @@ def _remove_left(path: Path, has_buffer: bool) -> None:
     """Removes what a kill has left of files that were being written."""
     names = set(os.listdir(path)) - WHOLE
     whole = () if has_buffer else (priority_files.NAME,)
-    for pattern in (*LEFT, *rollback.names_left(names), *whole):
-        for name in fnmatch.filter(names, pattern):
-            (path / name).unlink(missing_ok=True)
+    is_left = _matching((*LEFT, *rollback.names_left(names), *whole))
+    for name in filter(is_left, names):
+        (path / name).unlink(missing_ok=True)
+
+
+@functools.cache
+def _matching(patterns: tuple[str, ...]) -> Callable[[str], Any]:
+    """What says whether a name matches one of the patterns."""
+    return re.compile("|".join(map(fnmatch.translate, patterns))).match
 
 
 def _contents(path: Path) -> str:
