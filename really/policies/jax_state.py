@@ -5,7 +5,7 @@ JAX is imported only inside functions: whoever has such a model has it already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,9 @@ class JaxState:
         import jax
 
         if isinstance(arrays, list) and self._structure != jax.tree_util.tree_structure(arrays):
-            return arrays
+            nested = any(isinstance(each, Mapping | list | tuple) for each in arrays)
+            if len(arrays) == len(self.variables) or not nested:
+                return arrays
         if arrays is None or isinstance(arrays, str | Iterator):
             raise ModelError(f"weights: expected {expected_weights('jax')}, got {type(arrays).__name__}")
         arrays = self._model.without_streams(arrays)

@@ -151,6 +151,9 @@ def test_a_pytree_of_another_structure_changes_nothing():
     before = agent.parameters()
     with pytest.raises(ModelError, match=r"another one: missing: \['q'\]\['bias'\].*; unexpected: \['q'\]\['scale'\]"):
         agent.set_weights({**before, "q": {"kernel": before["q"]["kernel"], "scale": before["q"]["bias"]}})
+    for pytree in ([before["hidden"], before["q"]], [tuple(before["q"].values())]):
+        with pytest.raises(ModelError, match=r"another one: missing: \['hidden'\]\['bias'\].*; unexpected: \[0\]\["):
+            agent.set_weights(pytree)
     with pytest.raises(ModelError, match=r"\['hidden'\]\['bias'\]\): expected shape \[16\], got \[4, 16\]"):
         agent.set_weights(agent.get_weights()[1:2] * 4)
     assert equal(agent.parameters(), before)
