@@ -27,6 +27,7 @@ _LAYERS, _VARIABLES = {"Layer", "Module"}, {"Variable", "BaseResourceVariable"}
 # Variables of a model of Keras 2 that `fit` and its like use, and no call.
 _OF_FIT = {"_train_counter", "_test_counter", "_predict_counter", "_steps_per_execution"}
 _FRAMEWORKS = ("keras", "tf_keras", "tensorflow")
+_OF_KERAS_3 = ("keras.src.layers.layer", "Layer.get_weights")
 _NOT_OF_A_MODEL = (*_FRAMEWORKS, "builtins", "numpy", "really", "ray", "gym", "gymnasium", "functools", "threading")
 
 
@@ -125,8 +126,18 @@ class ModelState:
 
     def get(self) -> Any:
         """Copies of the arrays: what `model.get_weights()` gives, and after these the other variables."""
-        weights = self._model.get_weights() if self._has_weights else []
+        weights = self._weight_arrays() if self._has_weights else []
         return [*weights, *map(np.array, self.others)] if self.others else weights
+
+    def _weight_arrays(self) -> Any:
+        """What `model.get_weights()` gives; its variables are asked for tensors, which takes half the time."""
+        own = type(self._model).get_weights if self.is_keras else None
+        if own is not None and (own.__module__, own.__qualname__) == _OF_KERAS_3:
+            values: list[Any] = [getattr(variable, "value", None) for variable in self._model.weights]
+            tensors = [value.value() for value in values if hasattr(value, "value")]
+            if len(tensors) == len(values) and all(hasattr(tensor, "numpy") for tensor in tensors):
+                return [tensor.numpy() for tensor in tensors]
+        return self._model.get_weights()  # of another version or class, or where a graph is traced, which it refuses
 
     def parameters(self) -> Any:
         """The variables; what an object with `get_weights` of its own gives."""

@@ -443,3 +443,39 @@ def test_a_model_may_hold_a_mapping_whose_values_have_no_length():
     assert state.is_current()
     model.notes[model] = [2]
     assert not state.is_current()
+
+
+class Odd(keras.Model):
+    """Variables without axes, of bfloat16 and of integers; `get_weights` is Keras's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(shape=(), initializer="ones")
+        self.half = self.add_weight(shape=(3,), dtype="bfloat16", initializer="ones")
+        self.count = self.add_weight(shape=(2, 2), dtype="int64", initializer="ones", trainable=False)
+
+
+class Doubled(Odd):
+    """`get_weights` is the user's own."""
+
+    def get_weights(self):
+        return [2 * array for array in super().get_weights()]
+
+
+@pytest.mark.parametrize("model", [Odd, Doubled])
+def test_weights_are_what_the_models_own_method_gives_as_arrays_that_nobody_else_has(model):
+    made = model()
+    expected, got = made.get_weights(), ModelState(made).get()
+    assert len(got) == 3
+    for one, other in zip(expected, got, strict=True):
+        assert (type(one), one.dtype, one.shape) == (type(other), other.dtype, other.shape)
+        np.testing.assert_array_equal(one.astype(np.float64), other.astype(np.float64))
+    assert float(got[0]) == (2 if model is Doubled else 1)
+    got[2][...] = 7
+    np.testing.assert_array_equal(made.get_weights()[2], expected[2])
+
+
+def test_weights_are_no_arrays_while_a_graph_is_traced():
+    state = ModelState(Odd())
+    with pytest.raises(NotImplementedError, match="eager"):
+        tf.function(lambda: state.get() and None)()
