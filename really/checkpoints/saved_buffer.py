@@ -131,10 +131,11 @@ def check(folder: Path, saved: Saved | None, buffer: AnyBuffer | None) -> None:
     """Raises InvalidValueError if the manager has a buffer that differs from the saved one."""
     if saved is None:
         return
-    if _is_in_shards(saved) and (buffer is None or not buffer.shard_names):
+    if _is_in_shards(saved) and (buffer is None or not buffer.shard_names or buffer.path is None):
+        shards = "shards in memory" if buffer is not None and buffer.shard_names else "one in one process"
         raise InvalidValueError(
             f"{folder}: expected a manager with a buffer in the shards of the checkpoint "
-            f"({', '.join(saved['moment']['names'])}), got {'none' if buffer is None else 'one in one process'}; call "
+            f"({', '.join(saved['moment']['names'])}), got {'none' if buffer is None else shards}; call "
             f"initialize_buffer({saved['capacity']}, shards=, path={saved['path']!r}) before"
         )
     if buffer is None:

@@ -201,6 +201,7 @@ def test_another_buffer_is_refused(tmp_path: Path) -> None:
         kept, buffers = manager.buffer, {
             "got none; call initialize_buffer": None,
             "got one in one process; call initialize_buffer": ReplayBuffer(CAPACITY),
+            "got shards in memory; call initialize_buffer": ShardedBuffer(CAPACITY, shards=3),
             "expected shards of the checkpoint .shard 0, shard 1, shard 2., got none": other,
             "expected a buffer of 90 rows": ShardedBuffer(90, shards=3, path=tmp_path / "large"),
             "alpha": sharded(tmp_path / "drawn", alpha=0.5),
