@@ -256,6 +256,7 @@ class RayFleet(Fleet):
         with runtime.shutdown_as_error(self._session):
             ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=timeout)
             if ready:
+                runtime.check(self._session)  # a wait that ray.shutdown() ends returns, and the next would start Ray
                 ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
         return [calls[chunk] for chunk in ready]
 

@@ -108,7 +108,7 @@ class ConnectedBuffer(DrawnRows):
     def __init__(self, name: str, *, seed: arguments.Seed = None, time_out: float = TIME_OUT) -> None:
         with needed("ShardedBuffer.connect", "Ray for buffers of other processes", "ray"):
             import ray  # noqa: F401
-        runtime.start()
+        self._session = runtime.start()
         self._name, self._seed = name, seed
         self._board = board_of(name)
         self._shards = OpenShards(time_out)
@@ -250,6 +250,8 @@ class ConnectedBuffer(DrawnRows):
         """Asks for a newer edition, at most every `LOOK_SECONDS` unless it is needed `at_once`."""
         import ray
 
+        if not self._session.is_current:
+            raise RunnerError(f"{self!r}: expected Ray to be running, but ray.shutdown() was called; connect again")
         if at_once or time.monotonic() >= self._next_look:
             try:
                 newer = ray.get(self._board.newest.remote(self._known))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray import runtime
 from really._ray.placement import affinity
 from really.data.schema import Spec
 from really.errors import InvalidValueError
@@ -105,6 +106,7 @@ class Publisher:
                 f"name: expected one that no other buffer has, got {name!r}, which {_owner_of(name)} owns"
             ) from error
         self._name, self._collect, self._number = name, collect, 1
+        self._session = runtime.start()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="really-ledger", daemon=True)
         self._thread.start()
@@ -115,7 +117,7 @@ class Publisher:
 
         self._ends.set()
         self._thread.join()
-        if ray.is_initialized():
+        if self._session.is_current:
             ray.kill(self._board)
             end = time.monotonic() + END_SECONDS
             while _is_taken(self._name) and time.monotonic() < end:

@@ -29,7 +29,7 @@ from really.replay.options import BufferOptions
 from really.service.joining import Joining
 from really.service.mapped_shard import ShardDoor
 from really.service.publishing import OpenShard
-from really.service.remote_shard import RemoteShard
+from really.service.remote_shard import RemoteShard, check_runtime
 from really.service.shard import Shard
 from really.service.shards import NO_OPTIONS, START_SECONDS, Answer, Event, Found, room_of, shard_options
 
@@ -75,7 +75,7 @@ class RayShards:
         self._own: Shard | None = None
         self._folders = _folders(path, list(chosen))
         self._remotes = [
-            None if node == own else RemoteShard(number, node, time_out, folder)
+            None if node == own else RemoteShard(number, node, time_out, self._session, folder)
             for number, (node, folder) in enumerate(zip(chosen, self._folders, strict=True))
         ]
         self._given, self._time_out, self._path = given, time_out, path
@@ -86,11 +86,7 @@ class RayShards:
 
     def settle(self) -> Sequence[Event]:
         """As of `Shards`."""
-        if not self._session.is_current:
-            raise RunnerError(
-                "the Ray runtime of this buffer: expected it to be running, but ray.shutdown() was called, which ends "
-                "the shards of other nodes; make a new ShardedBuffer"
-            )
+        check_runtime(self._session)
         events = [event for remote in self._remotes if remote is not None for event in remote.settle()]
         return events + (self._joined() if self._joining is not None else [])
 
@@ -142,6 +138,7 @@ class RayShards:
         self, method: str, arguments: Sequence[tuple[Any, ...] | None] | None = None, limit: float | None = None
     ) -> list[Any]:
         """As of `Shards`."""
+        check_runtime(self._session)
         given = [()] * len(self.names) if arguments is None else arguments
         sent = [
             None if remote is None or each is None else remote.send(method, *each)
@@ -204,7 +201,8 @@ class RayShards:
 
     def _new_shard(self, node: str, name: str) -> RemoteShard:
         self._placed.append(node)
-        return RemoteShard(len(self._remotes), node, self._time_out, _folders(self._path, self._placed)[-1])
+        folder = _folders(self._path, self._placed)[-1]
+        return RemoteShard(len(self._remotes), node, self._time_out, self._session, folder)
 
     def _start_new(self, shard: RemoteShard, spec: Spec) -> Any:
         num = 1 + sum(remote is None or not remote.is_gone for remote in self._remotes)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from really._ray.direct import answers_directly
 from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows
+from really._ray.runtime import Session
 from really.data.frames import FrameColumn, keys_by_frames
 from really.data.schema import Spec
-from really.errors import ReallyError
+from really.errors import ReallyError, RunnerError
 from really.replay.options import BufferOptions
 from really.replay.units import Batch
 from really.service.shard import num_rows_of
@@ -54,11 +55,12 @@ class RemoteShard:
         number: which shard it is.
         node: id of its node.
         time_out: seconds after which a shard that does not answer is away.
+        session: of Ray, in which its actor lives.
         path: the folder of its rows, which outlives its process; None keeps them in memory.
     """
 
-    def __init__(self, number: int, node: str, time_out: float, path: Path | None = None) -> None:
-        self.number, self._node, self._time_out = number, node, time_out
+    def __init__(self, number: int, node: str, time_out: float, session: Session, path: Path | None = None) -> None:
+        self.number, self._node, self._time_out, self._session = number, node, time_out, session
         self.is_away = self.is_gone = False
         self._puts: deque[SentPut] = deque()
         self._events: list[Event] = []
@@ -179,6 +181,7 @@ class RemoteShard:
         try:
             value = wait()
         except (ray.exceptions.RayError, TimeoutError) as error:
+            check_runtime(self._session)
             if asked_at == self._num_misses:  # else it was asked before the last one, and says nothing new
                 self._miss(error)
             raise SilentShardError from error
@@ -267,6 +270,15 @@ class RemoteShard:
         self.is_gone, self.is_away = True, False
         self._puts.clear()
         self._events.append(Event(self.number, "lost", 0, self._end))
+
+
+def check_runtime(session: Session) -> None:
+    """Raises RunnerError if Ray was shut down: a call to an actor would start it again."""
+    if not session.is_current:
+        raise RunnerError(
+            "the Ray runtime of this buffer: expected it to be running, but ray.shutdown() was called, which ends "
+            "the shards of other nodes; make a new ShardedBuffer"
+        )
 
 
 def _is_death(error: Exception) -> bool:

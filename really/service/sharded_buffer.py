@@ -306,6 +306,7 @@ class ShardedBuffer(ChangedShards):
         """Drops all rows; schema and generators stay."""
         self.check_writable("clear")
         with self._rows.numbering.room_for(self.capacity), self._lock:
+            self._rows.settle(self._history)
             self._rows.clear()
 
     def open_reader(self, *, keeps: bool = False) -> ShardedReader:

@@ -19,7 +19,8 @@ CLUSTER = """
         import logging
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
         from ray.cluster_utils import Cluster
-        from really import InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReplayBuffer, ShardedBuffer
+        from really import InvalidTypeError, InvalidValueError, NotEnoughMemoryError, ReplayBuffer, RunnerError
+        from really import ShardedBuffer
         from tests.service.test_sharded_buffer import KINDS, SIZES, assert_same, stacks
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -329,6 +330,50 @@ def test_a_lost_or_silent_shard_costs_its_rows_alone() -> None:
     assert sum("was lost, and " in line for line in lines) == 2
     assert any(line.startswith("refused: put: key 'state': expected rows whose frames fit") for line in lines)
     assert any(line.startswith("shut down: the Ray runtime of this buffer") for line in lines)
+
+
+@pytest.mark.slow
+def test_verbs_under_a_ray_that_was_shut_down_are_refused_and_start_no_other(tmp_path: Path) -> None:
+    done = run_script(
+        CLUSTER
+        + f"""
+        named = ShardedBuffer(100, shards="nodes", path={str(tmp_path)!r}, name="n")
+        buffers = [ShardedBuffer(100, shards="nodes"), named]
+        for buffer in buffers:
+            buffer.put({{"id": np.arange(90)}})
+        reader, ahead = ShardedBuffer.connect("n"), buffers[0].batches(10, prefetch=2)
+        while not len(reader):
+            time.sleep(0.05)
+        reader.sample(3)
+        next(ahead)
+        ray.shutdown()
+        verbs = {{
+            "put": lambda b: b.put({{"id": np.arange(3)}}), "sample": lambda b: b.sample(3),
+            "take": lambda b: b.take([0]), "info": lambda b: b.info(), "memory": lambda b: b.memory(),
+            "clear": lambda b: b.clear(), "to_arrow": lambda b: b.to_arrow().read_all(),
+            "remove": lambda b: b.remove([3]), "update": lambda b: b.update([3], {{"id": np.array([3])}}),
+            "verify": lambda b: b.verify(), "save": lambda b: b.save("rows.arrow"),
+        }}
+        calls = [(f"{{verb}} {{at}}", lambda b=b, call=call: call(b))
+                 for verb, call in verbs.items() for at, b in enumerate(buffers)]
+        calls += [("reader", lambda: reader.sample(3)), ("ahead", lambda: [next(ahead) for _ in range(4)])]
+        for what, call in calls:
+            try:
+                call()
+                print("allowed", what)
+            except RunnerError as error:
+                assert "ray.shutdown() was called" in str(error), (what, error)
+        assert [len(buffer) for buffer in buffers] == [90, 90]
+        for buffer in (*buffers, reader):
+            buffer.close()
+        assert not ray.is_initialized()
+        print("refused", len(calls))
+        cluster.shutdown()
+        """
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "allowed" not in done.stdout
+    assert "refused 24" in done.stdout
 
 
 @pytest.mark.slow
