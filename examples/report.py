@@ -2,9 +2,10 @@
 
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
-make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, and `runs/dqn_atari_recipe_fast_0` one
-with `--recipe fast`. A second table says after how many steps each seed reached the goal first, for runs that played
-greedy episodes all the time and whose task has a goal. `--figure` takes the name of a .png or .svg.
+make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, `runs/dqn_atari_recipe_fast_0` one with
+`--recipe fast`, and `runs/keras_any_jax_0` one with `KERAS_BACKEND=jax`. A second table says after how many steps each
+seed reached the goal first, for runs that played greedy episodes all the time and whose task has a goal. `--figure`
+takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ GOALS = {
     "pong, pixels": 18.0,
 }
 WITHOUT, RECIPE = "_no_", "_recipe_"  # in the name of a folder: the option that the run was made with
+BACKEND = "keras_any_"
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
 
@@ -70,7 +72,9 @@ def row(example: str, runs: list[dict[str, Any]]) -> str:
 
 
 def command(example: str) -> str:
-    """The script of an example, with the option that the folder's name tells."""
+    """The script of an example, with the backend or the option that the folder's name tells."""
+    if example.startswith(BACKEND):
+        return f"KERAS_BACKEND={example.removeprefix(BACKEND)} examples/keras_any.py"
     script, without, what = example.partition(WITHOUT)
     script, named, recipe = script.partition(RECIPE)
     option = f" --no-{what.replace('_', '-')}" if without else f" --recipe {recipe}" if named else ""

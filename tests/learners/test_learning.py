@@ -212,6 +212,13 @@ def test_the_report_names_the_recipe_of_a_run(tmp_path: Path) -> None:
     assert "exploring" not in drawn
 
 
+def test_the_report_names_the_backend_of_a_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "keras_any_jax_0", 0, ["20.0"])
+    command = [sys.executable, str(ROOT / "examples" / "report.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1].startswith("| `KERAS_BACKEND=jax examples/keras_any.py` | CartPole-v1 | 0 |")
+
+
 def write_tests(folder: Path, seed: int, successes: list[float], task: str = "T-maze of length 20") -> None:
     result = {"task": task, "seed": seed, "env_steps": 300, "updates": 40, "wall_seconds": 2.0}
     (folder / "progress").mkdir(parents=True)
