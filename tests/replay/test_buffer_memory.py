@@ -243,6 +243,30 @@ def test_the_older_kind_of_containers_limit_counts(tmp_path):
     assert list(memory_limits._cgroup_left(str(tmp_path), str(own))) == [800]
 
 
+def test_a_container_without_a_limit_leaves_what_others_leave(tmp_path):
+    for group, limit, used in (
+        (tmp_path / "memory", "9223372036854771712", "7"),
+        (tmp_path / "memory" / "a", "90", "1"),
+    ):
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (group / "memory.usage_in_bytes").write_text(f"{used}\n")
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/a\n")
+    assert list(memory_limits._cgroup_left(str(tmp_path), str(own))) == [89]
+
+
+@pytest.mark.parametrize("length", [1 << 16, 200_000])
+def test_a_long_list_of_groups_is_read_to_its_end(tmp_path, length):
+    group = tmp_path / "memory" / "a"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("900\n")
+    (group / "memory.usage_in_bytes").write_text("100\n")
+    own = tmp_path / "cgroup"
+    own.write_text(f"5:cpu:/{'x' * length}\n4:memory:/a\n")
+    assert list(memory_limits._cgroup_left(str(tmp_path), str(own))) == [800]
+
+
 def test_a_process_limit_counts():
     code = """
 import resource
