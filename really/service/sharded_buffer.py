@@ -371,9 +371,7 @@ class ShardedBuffer(ChangedShards):
         return self._spec
 
     def _held_spec(self, what: str) -> Spec:
-        if self._spec is None:
-            held(what, None)
-        held(what, self._rows.numbering.ring)
+        held(what, None if self._spec is None else self._rows.numbering.ring)
         return self._known_spec(what)
 
     def _check_batch(self, what: str, shape: tuple[int, ...], spec: Spec) -> None:
