@@ -116,6 +116,29 @@ def jax_mlp() -> Any:
     return apply, list(zip(weights[::2], weights[1::2], strict=True))
 
 
+def jax_pong() -> Any:
+    """The network of Mnih et al. 2015 in JAX, with channels last, as flax has them."""
+    import jax
+    import jax.numpy as jnp
+
+    shapes = [(8, 8, 4, 32), (4, 4, 32, 64), (3, 3, 64, 64), (3136, 512), (512, 6)]
+    initial = jax.nn.initializers.he_normal()
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    layers = [(initial(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=True)]
+
+    def apply(parameters: Any, x: Any) -> dict[str, Any]:
+        *convolutions, (kernel, bias), (last, last_bias) = parameters
+        x = jnp.moveaxis(x, 1, -1).astype(jnp.float32) / 255
+        for (window, offset), stride in zip(convolutions, (4, 2, 1), strict=True):
+            strides, forms = (stride, stride), ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(x, window, strides, "VALID", dimension_numbers=forms)
+            x = jax.nn.relu(x + offset)
+        hidden = jax.nn.relu(x.reshape(len(x), -1) @ kernel + bias)
+        return {"q_values": hidden @ last + last_bias}
+
+    return apply, layers
+
+
 def numpy_mlp() -> Any:
     """A 64-64 MLP in NumPy."""
     import numpy as np
@@ -171,7 +194,7 @@ def pong(framework: str, number: int) -> dict[str, Any]:
         from bench.models import pong_network as model
     else:
         _one_thread(framework)
-        model = torch_pong
+        model = jax_pong() if framework == "jax" else torch_pong
     return _rate(model, really.atari("pong"), number, PONG_STEPS)
 
 
@@ -312,7 +335,7 @@ def _sb3_dqn(steps: int) -> None:
 TURNS: dict[str, Callable[..., dict[str, Any]]] = {"collect": collecting, "pong": pong, "memory": memory, "dqn": dqn}
 CASES: dict[str, dict[str, tuple[Any, ...]]] = {
     **{f"collect {number}": {name: ("collect", name, number) for name in TITLES} for number in NUMBERS},
-    "pong 16": {name: ("pong", name, 16) for name in ("tensorflow", "torch", "onnx")},
+    "pong 16": {name: ("pong", name, 16) for name in ("tensorflow", "torch", "onnx", "jax")},
     "memory": {name: ("memory", name) for name in TITLES},
     "dqn": {name: ("dqn", name) for name in ("really", "sb3")},
 }
@@ -350,16 +373,13 @@ def _median(found: list[dict[str, Any]]) -> dict[str, Any]:
     return found[0] | {key: statistics.median(each[key] for each in found) for key in numbers}
 
 
-def collecting_table(results: dict[str, Any]) -> str:
-    """Rates as Markdown, and their shares of the rate of LiteRT."""
-    cases = {f"CartPole, {number}": f"collect {number}" for number in NUMBERS} | {"Pong, 16": "pong 16"}
-    cases = {title: case for title, case in cases.items() if case in results}
+def rates_table(results: dict[str, Any], cases: dict[str, str]) -> str:
+    """Rates of these cases as Markdown, by their titles, and shares of the rate of LiteRT."""
     lines = [f"| model | {' | '.join(cases)} |", f"| --- {'| --- ' * len(cases)}|"]
-    for name, title in TITLES.items():
-        cells = []
-        for case in cases.values():
-            found, base = results[case].get(name), results[case]["tensorflow"]["rate"]
-            cells.append("-" if found is None else f"{found['rate']:,.0f}, {found['rate'] / base:.0%}")
+    measured = [results[case] for case in cases.values()]
+    for name, title in ((name, title) for name, title in TITLES.items() if name in measured[0]):
+        rates = [(each[name]["rate"], each["tensorflow"]["rate"]) for each in measured]
+        cells = [f"{rate:,.0f}, {rate / base:.0%}" for rate, base in rates]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -384,7 +404,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     """Each table that was measured, by the name of its markers."""
     found = {}
     if any(case.startswith("collect") for case in results):
-        found["frameworks"] = collecting_table(results)
+        found["frameworks"] = rates_table(results, {f"CartPole, {number}": f"collect {number}" for number in NUMBERS})
+    if "pong 16" in results:
+        found["frameworks, pong"] = rates_table(results, {"Pong, 16": "pong 16"})
     if "memory" in results:
         found["frameworks, memory"] = memory_table(results)
     if "dqn" in results:
@@ -410,7 +432,8 @@ def main() -> None:
     print(*tables(results).values(), sep="\n")
     if arguments.publish:
         note = f"{arguments.rounds} rounds of fresh processes, medians, at a load of {os.getloadavg()[2]:.0f}"
-        publish("frameworks", "make bench-frameworks", tables(results), note)
+        for name, table in tables(results).items():  # a file for each, so that one of them can be measured anew
+            publish(name.replace(", ", "_"), "make bench-frameworks", {name: table}, note)
 
 
 if __name__ == "__main__":

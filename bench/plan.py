@@ -142,7 +142,8 @@ MODEL = "Keras, TensorFlow (LiteRT)"
 
 def collected(task: str) -> float:
     """Rows a second that the runners of one host collect of a task, as published."""
-    table = json.loads((MEASURED / "frameworks.json").read_text())["tables"]["frameworks"]
+    name = "frameworks, pong" if task.startswith("Pong") else "frameworks"
+    table = json.loads((MEASURED / f"{name.replace(', ', '_')}.json").read_text())["tables"][name]
     head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
     rate = next(line for line in lines if line[0] == MODEL)[head.index(task)]
     return float(rate.rpartition(", ")[0].replace(",", ""))
