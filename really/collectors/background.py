@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from really._utils.checks import checked_integer, checked_positive
-from really.collectors.collector import STREAMED_ROWS, Collector
+from really.collectors.collector import LOOK, STREAMED_ROWS, Collector
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
 from really.errors import InvalidValueError, ReallyError
 from really.replay.rows import Appended
 
 log = logging.getLogger("really")
+
+END_SECONDS = 2.0
+"""How long the thread may go on once the runners have ended."""
 
 
 class BackgroundCollection:
@@ -43,13 +48,14 @@ class BackgroundCollection:
         self._collector, self._buffer, self._settings = collector, buffer, settings
         self._stopping = threading.Event()
         self._error: BaseException | None = None
+        self._is_given_up, self._next_look = False, 0.0
         self._thread = threading.Thread(target=self._run, name="really-background", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> bool:
         """Whether rows are still collected."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._is_given_up
 
     @property
     def rows(self) -> int:
@@ -70,7 +76,8 @@ class BackgroundCollection:
         Raises:
             ReallyError: an error has ended collection; the message holds it.
         """
-        self._limiter.sample(rows, cancelled=lambda: not self.running or cancelled())
+        self._give_up_if_ended()
+        self._limiter.sample(rows, cancelled=lambda: self._is_over() or cancelled())
         self._raise_error()
 
     def end(self) -> None:
@@ -87,7 +94,9 @@ class BackgroundCollection:
             ReallyError: an error has ended collection before; the message holds it.
         """
         self.end()
-        self._thread.join(patience)
+        end = math.inf if patience is None else time.monotonic() + patience
+        while not self._is_over() and (left := end - time.monotonic()) > 0:
+            self._thread.join(min(LOOK, left))
         if self.running:
             log.warning("background collection: pending chunks did not arrive within %g s and are given up", patience)
         self._raise_error()
@@ -105,6 +114,22 @@ class BackgroundCollection:
         error, self._error = self._error, None
         if error is not None:
             raise ReallyError(f"background collection ended with {type(error).__name__}: {error}") from error
+
+    def _is_over(self) -> bool:
+        """Whether no more rows are collected; looks at the runners, too."""
+        self._give_up_if_ended()
+        return not self.running
+
+    def _give_up_if_ended(self) -> None:
+        """Gives the thread up if the runners have ended and it goes on: a wait of Ray may outlast `ray.shutdown()`."""
+        if self._is_given_up or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK
+        error = self._collector.end_of_runners()
+        if error is not None and self._thread.is_alive():
+            self._thread.join(END_SECONDS)
+            if self._thread.is_alive():
+                self._error, self._is_given_up = error, True
 
     def _enough(self) -> bool:
         return self._stopping.is_set() or (self._max_rows is not None and self.rows >= self._max_rows)

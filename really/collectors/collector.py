@@ -20,7 +20,7 @@ from really.collectors.messages import Chunk, Order, PolicySettings
 from really.collectors.orders import PendingOrder, Worker
 from really.collectors.whereabouts import Whereabouts
 from really.data.normalisation import RunningStatistics
-from really.errors import RunnerTimeoutError
+from really.errors import RunnerError, RunnerTimeoutError
 
 log = logging.getLogger("really")
 
@@ -126,6 +126,14 @@ class Collector:
     def arrived_episodes(self) -> EpisodeFigures:
         """Figures of the episodes in the rows that have arrived and are not delivered yet."""
         return EpisodeFigures.of([part.episodes for part in self._ready.values()])
+
+    def end_of_runners(self) -> RunnerError | None:
+        """Why there will be no more rows: the runners were closed, or Ray was shut down; None while they run."""
+        try:
+            self._fleet.check()
+        except RunnerError as error:
+            return error
+        return None
 
     def stream(self, settings: Callable[[], PolicySettings], enough: Callable[[], bool]) -> Iterator[Part]:
         """Yields chunks as they arrive, and keeps each runner busy, until `enough()`; then yields the pending ones.

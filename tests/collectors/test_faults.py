@@ -20,7 +20,7 @@ from really._ray.runtime import warn_of_small_shared_memory
 from really.errors import ReallyError, RunnerTimeoutError
 from tests.environments import AwkwardErrors, Counter, Exiting, Exits, Fragile, RaisingInterrupts, RaisingOnce
 from tests.models import QNet
-from tests.scripts import LongDay
+from tests.scripts import LongDay, run_script
 
 RAY_EXPECTED = "the Ray runtime of this manager: expected it to be running,"
 
@@ -241,6 +241,35 @@ def test_a_process_that_ends_closes_the_environments(long_day: LongDay) -> None:
 
 def test_ray_shutdown_under_a_live_manager_raises(long_day: LongDay) -> None:
     assert [message.split(" but ")[0] for message in long_day.said("error:")] == 2 * [RAY_EXPECTED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["manager.sample(10)", "background.stop()"])
+def test_background_collection_whose_thread_outlasts_ray_ends_with_the_error(call: str) -> None:
+    done = run_script(
+        f"""
+        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        manager = SampleManager(QNet, Counter, 2, 100, num_steps=50, num_workers=1)
+        manager.initialize_buffer(1000, ["state"])
+        manager.collect(1000)
+        reader = manager.buffer.open_reader(keeps=True)  # the thread waits in `put` until this is closed
+        background = manager.collect_in_background()
+        time.sleep(1)
+        ray.shutdown()
+        began = time.monotonic()
+        try:
+            while time.monotonic() - began < 60:
+                {call}
+        except ReallyError as error:
+            print("ended", time.monotonic() - began < 30, background.running, error)
+        background.stop()
+        print("stopped")
+        reader.close()
+        """
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"ended True False background collection ended with RunnerError: {RAY_EXPECTED}" in done.stdout, done.stdout
+    assert "stopped" in done.stdout
 
 
 def test_a_manager_of_a_ray_that_was_shut_down_is_no_part_of_a_new_one(long_day: LongDay) -> None:
