@@ -207,15 +207,21 @@ class _InForm:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def precision(self, inputs: Any) -> dict[str, float]:
-        """For each output the distance of 1 from the next number in the dtype that the model gives."""
-        outputs = self._called(inputs)
+    def with_precision(self, inputs: Any) -> tuple[Mapping[str, Any], dict[str, float]]:
+        """The outputs, and for each the distance of 1 from the next number in the dtype that the model gives."""
+        outputs = self._outputs(inputs)
         dtypes = {name: tf.convert_to_tensor(outputs[name]).dtype for name in self._names or outputs}
-        return {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
+        return self._in_form(outputs), {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
 
     def __call__(self, inputs: Any) -> Mapping[str, Any]:
+        return self._in_form(self._outputs(inputs))
+
+    def _outputs(self, inputs: Any) -> Mapping[str, Any]:
         with unrolled(self._loops):
             outputs: Mapping[str, Any] = self._called(inputs)
+        return outputs
+
+    def _in_form(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         return outputs if self._forms is None else as_tensors(self._forms, outputs, self._names, double=True)
 
 
@@ -391,11 +397,10 @@ def _trials(model: Any, state: ModelState, space: spaces.Space[Any], batch_size:
     sets = [state.get(), _random_weights(state, rng), _random_weights(state, rng)]
     with _as_reason("it cannot be called with weights as arguments"):
         inputs = nest(space, leaves)
-        precision = model.precision(inputs)
+        plain, precision = model.with_precision(inputs)
         trials = [_Trial(weights, leaves, _expected(model, state, weights, inputs), precision) for weights in sets]
-        plain = {name: np.asarray(value) for name, value in model(inputs).items()}
     for name, expected in trials[0].expected.items():
-        _expect_close(name, plain[name], expected, precision[name])
+        _expect_close(name, np.asarray(plain[name]), expected, precision[name])
     first, second = trials[1].expected, trials[2].expected
     if state.variables and all(np.array_equal(first[name], second[name]) for name in first):
         raise _CannotExportError("its outputs do not depend on its weights, so that an export cannot be checked")
