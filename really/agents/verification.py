@@ -114,7 +114,7 @@ def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:
     once = time.perf_counter() - started
     calls = int(np.clip(0.0005 / once, 2, 500))
     rounds = []
-    for _ in range(int(np.clip(0.1 / (calls * once), 3, 30))):
+    for _ in range(int(np.clip(0.1 / (calls * once), 3, 12))):
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             forward(leaves)
