@@ -1,4 +1,4 @@
-"""What not every system has: locks of files, allocated blocks, folders that open like files. Linux has all of it.
+"""What not every system has: locks, allocated blocks, folders that open like files, waits. Linux has all of it.
 
 `import really`, buffers in memory and collecting in this process need none of it. Buffers on disk do, and say so.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from really.errors import InvalidValueError
 
+if sys.platform == "linux":
+    import resource
 if sys.platform != "win32":
     import fcntl
 
@@ -32,6 +34,11 @@ def check_mapped_folders(where: str) -> None:
             f"{where}: expected a system with flock and posix_fallocate, such as Linux, got {sys.platform}; "
             "a buffer without path= is in memory and works here"
         )
+
+
+def waits() -> int | None:
+    """How often this thread has waited for something. Returns None if the system does not count it."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if sys.platform == "linux" else None
 
 
 def lock(handle: int, *, wait: bool) -> None:

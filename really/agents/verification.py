@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.system import waits
 from really.data.spaces import flatten, nest
 from really.errors import ModelError, summary
 from really.policies.inference import Exported, Forward, load
@@ -106,7 +107,8 @@ def tried(
 def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:
     """Seconds of a call, the best of short rounds: other processes interrupt long ones.
 
-    Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one.
+    Counts wall or CPU time, whichever is more: several threads do not help a runner, which has one. CPU time alone
+    counts in a round in which this thread waited for nothing: other processes had its core for the rest.
     """
     forward(leaves)
     started = time.perf_counter()
@@ -115,10 +117,12 @@ def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:
     calls = int(np.clip(0.0005 / once, 2, 500))
     rounds = []
     for _ in range(int(np.clip(0.1 / (calls * once), 3, 12))):
-        wall, cpu = time.perf_counter(), time.process_time()
+        waited, wall, cpu = waits(), time.perf_counter(), time.process_time()
         for _ in range(calls):
             forward(leaves)
-        rounds.append(max(time.perf_counter() - wall, time.process_time() - cpu) / calls)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        computed = waited is not None and waits() == waited
+        rounds.append((cpu if computed else max(wall, cpu)) / calls)
     return min(rounds)
 
 

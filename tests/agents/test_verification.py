@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -169,3 +172,26 @@ def test_interruptions_of_the_first_calls_of_a_slow_model_do_not_count():
         time.sleep(0.002 if calls > 12 else 0.004)
 
     assert seconds_per_call(forward, []) < 0.0035
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count what a thread waits for")
+def test_a_model_is_timed_by_what_it_computes_where_other_processes_have_the_core_too():
+    def forward(leaves):
+        until = time.process_time() + 0.005
+        while time.process_time() < until:
+            pass
+
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        assert 0.005 <= seconds_per_call(forward, []) < 0.008
+    finally:
+        os.sched_setaffinity(0, cores)
+        for each in others:
+            each.kill()
+            each.wait()
+
+
+def test_a_model_that_waits_is_timed_by_the_clock():
+    assert seconds_per_call(lambda _: time.sleep(0.003), []) >= 0.003
