@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 
 from really import Mixture, ReplayBuffer
-from really.errors import OvertakenError
+from really.errors import EmptyBufferError, OvertakenError
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,8 @@ def interrupted(action: Callable[[], object], rng: np.random.Generator) -> None:
         try:
             signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(5e-5, 2e-3)))
             while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
-                action()
+                with contextlib.suppress(EmptyBufferError):  # puts without end may drop rows of each of 100 draws
+                    action()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
