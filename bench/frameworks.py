@@ -169,7 +169,9 @@ def model_of(framework: str) -> Any:
 
 def _one_thread(framework: str) -> None:
     if framework == "jax":
-        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        from really.agents.frameworks.choice import framework_named
+
+        framework_named("jax").prepare_runner()  # as a runner does
         return
     import torch
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -13,6 +17,8 @@ from really.errors import InvalidTypeError, InvalidValueError, ModelError
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+from really.agents.frameworks.jax import compiled  # noqa: E402 (it imports JAX)
+
 BOX, TWO = spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2)
 STATES = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 OPTIONS = {"num_steps": 10, "use_ray": False, "epsilon": 0.0, "action_sampling_type": "epsilon_greedy"}
@@ -123,6 +129,43 @@ def test_a_function_that_gives_others_when_compiled_is_refused(function):
         assert manager.info()["inference"] in ("jax", "numpy")
     with pytest.raises(ModelError, match="agrees with the model, but output 'policy' differs from the model's by"):
         SampleManager((OtherWhenCompiled(function), parameters()), "CartPole-v1", 3, 60, **options)
+
+
+def convolved(parameters, state):
+    frames = state.reshape(len(state), 21, 21, 4)
+    return jax.lax.conv_general_dilated(frames, parameters, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def test_runners_compile_convolutions_without_ynnpack_and_agree():
+    window, frames = jax.random.normal(jax.random.key(0), (4, 4, 4, 32)), jnp.ones((16, 21 * 21 * 4))
+    forms = {"xla": jax.jit(convolved), "runner": compiled(convolved)}
+    texts = {name: form.lower(window, frames).compile().as_text() for name, form in forms.items()}
+    if "__ynn" not in texts["xla"]:
+        pytest.skip("this XLA has no kernels of YNNPACK for a convolution")
+    assert "__ynn" not in texts["runner"]
+    np.testing.assert_allclose(forms["xla"](window, frames), forms["runner"](window, frames), rtol=1e-5, atol=1e-4)
+
+
+THREADS = """
+import os, pathlib
+from really.agents.frameworks.choice import framework_named
+before = dict(os.environ)
+framework_named("jax").prepare_runner()
+import jax
+jax.jit(lambda x: x @ x)(jax.numpy.ones((300, 300))).block_until_ready()
+names = [task.read_text().strip() for task in pathlib.Path("/proc/self/task").glob("*/comm")]
+print(names.count("tf_XLAEigen"), {name for name in os.environ.keys() ^ before.keys()}, os.environ.get("NPROC"))
+"""
+
+
+@pytest.mark.parametrize("number", [None, "3"])
+def test_a_runner_computes_with_one_thread_and_leaves_the_environment_as_it_was(number):
+    variables = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+    if number is not None:
+        variables["NPROC"] = number
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split(maxsplit=1) == ["1", f"{{'XLA_FLAGS'}} {number}\n"]
 
 
 def test_values_are_those_of_the_function():

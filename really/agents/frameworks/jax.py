@@ -26,6 +26,9 @@ from really.errors import ModelError, summary
 from really.policies.inference import Exported
 from really.policies.jax_state import JaxModel, as_jax_model, check_names, own_arrays
 
+NUM_THREADS = "NPROC"
+"""The variable that says how many threads XLA has on the CPU."""
+
 
 class JaxLibrary:
     """Arrays of JAX."""
@@ -64,12 +67,31 @@ class JaxLibrary:
         return as_arrays(self, model(observation))
 
 
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function as a runner calls it: compiled by `jax.jit`, with the CPU's kernels that are fastest for few states.
+
+    XLA leaves convolutions to YNNPACK, which needs up to half as much time again as the kernels of XLA itself.
+    """
+    return jax.jit(function, **_own_kernels())
+
+
+@functools.cache
+def _own_kernels() -> dict[str, Any]:
+    """Arguments of `jax.jit` that leave YNNPACK out; none if this JAX or its XLA has no such option."""
+    arguments: dict[str, Any] = {"compiler_options": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+    try:
+        jax.jit(lambda: 0, **arguments)()
+    except (TypeError, RuntimeError):
+        return {}
+    return arguments
+
+
 class RunnerModel:
     """A runner's own model as a compiled function of observations in NumPy."""
 
     def __init__(self, model: JaxModel, library: JaxLibrary) -> None:
         self._model, self._library = model, library
-        self._apply = jax.jit(model.apply)
+        self._apply = compiled(model.apply)
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
         """The outputs, NumPy."""
@@ -107,6 +129,7 @@ class Jax:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         jax.config.update("jax_platforms", "cpu")
+        _start_with_one_thread()
 
     def settings(self) -> dict[str, Any]:
         """Whether arrays may have 64 bits."""
@@ -163,6 +186,18 @@ class Jax:
     def candidates(self, model: Any, request: ExportRequest) -> dict[str, Candidate]:
         """Other forms of the model, by the kind of an `Exported`."""
         return {"numpy": functools.partial(as_program, model, request)}
+
+
+def _start_with_one_thread() -> None:
+    """Starts the CPU of JAX, unless it has started. The number of its threads is a variable of the environment."""
+    before = os.environ.get(NUM_THREADS)
+    os.environ[NUM_THREADS] = "1"
+    try:
+        jax.devices()
+    finally:
+        del os.environ[NUM_THREADS]
+        if before is not None:
+            os.environ[NUM_THREADS] = before
 
 
 def _name(model: Any) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
 from really.agents.frameworks.eager import EagerNetwork, as_arrays
 from really.agents.frameworks.exporting import Candidate, Trial
-from really.agents.frameworks.jax import Jax, JaxLibrary
+from really.agents.frameworks.jax import Jax, JaxLibrary, compiled
 from really.agents.frameworks.keras_copies import copy_model, pickled_model
 from really.agents.frameworks.keras_models import Bound, ChangesStateError, Evaluated, KerasChoosesDevice
 from really.agents.frameworks.protocol import ExportRequest, Framework, Interface
@@ -44,7 +42,7 @@ class RunnerModel:
         # A recurrent model is called through a function of one argument.
         self._own = model.model if isinstance(model, RecurrentCall) else model
         self._state = KerasState(self._own)
-        self._apply: Any = jax.jit(self._outputs)
+        self._apply: Any = compiled(self._outputs)
 
     def __call__(self, observation: Any) -> Mapping[str, Any]:
         """The outputs, NumPy."""
