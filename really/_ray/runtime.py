@@ -23,6 +23,9 @@ SHARED_MEMORY = "/dev/shm"
 CONNECT_SECONDS = 5.0
 """How long a cluster may take to accept a connection before Ray itself is asked to join it."""
 
+OF_A_MANAGER = "this manager", "; make a new SampleManager"
+"""Whose runtime it is, and what follows once Ray is shut down, for `check`."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -97,10 +100,13 @@ def _session() -> Session:
     return Session(own_node(), ray.get_runtime_context().get_job_id())
 
 
-def check(session: Session) -> None:
-    """Raises RunnerError if the runtime of this session was shut down."""
+def check(session: Session, told: tuple[str, str] = OF_A_MANAGER) -> None:
+    """Raises RunnerError if the runtime of this session was shut down: a call to an actor would start another.
+
+    The error tells whose runtime it was, and what follows.
+    """
     if not session.is_current:
-        raise _shut_down()
+        raise _shut_down(told)
 
 
 @contextmanager
@@ -118,10 +124,10 @@ def shutdown_as_error(session: Session) -> Iterator[None]:
         raise
 
 
-def _shut_down() -> RunnerError:
+def _shut_down(told: tuple[str, str] = OF_A_MANAGER) -> RunnerError:
+    whose, what_follows = told
     return RunnerError(
-        "the Ray runtime of this manager: expected it to be running, but ray.shutdown() was called; "
-        "make a new SampleManager"
+        f"the Ray runtime of {whose}: expected it to be running, but ray.shutdown() was called{what_follows}"
     )
 
 

@@ -29,7 +29,7 @@ from really.replay.options import BufferOptions
 from really.service.joining import Joining
 from really.service.mapped_shard import ShardDoor
 from really.service.publishing import OpenShard
-from really.service.remote_shard import RemoteShard, check_runtime
+from really.service.remote_shard import OF_A_BUFFER, RemoteShard
 from really.service.shard import Shard
 from really.service.shards import NO_OPTIONS, START_SECONDS, Answer, Event, Found, room_of, shard_options
 
@@ -86,7 +86,7 @@ class RayShards:
 
     def settle(self) -> Sequence[Event]:
         """As of `Shards`."""
-        check_runtime(self._session)
+        runtime.check(self._session, OF_A_BUFFER)
         events = [event for remote in self._remotes if remote is not None for event in remote.settle()]
         return events + (self._joined() if self._joining is not None else [])
 
@@ -138,7 +138,7 @@ class RayShards:
         self, method: str, arguments: Sequence[tuple[Any, ...] | None] | None = None, limit: float | None = None
     ) -> list[Any]:
         """As of `Shards`."""
-        check_runtime(self._session)
+        runtime.check(self._session, OF_A_BUFFER)
         given = [()] * len(self.names) if arguments is None else arguments
         sent = [
             None if remote is None or each is None else remote.send(method, *each)

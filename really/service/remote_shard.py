@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from really._ray import runtime
 from really._ray.direct import answers_directly
 from really._ray.placement import affinity
 from really._ray.remote_rows import RemoteRows
-from really._ray.runtime import Session
 from really.data.frames import FrameColumn, keys_by_frames
 from really.data.schema import Spec
-from really.errors import ReallyError, RunnerError
+from really.errors import ReallyError
 from really.replay.options import BufferOptions
 from really.replay.units import Batch
 from really.service.shard import num_rows_of
@@ -31,6 +31,8 @@ MOST_PUTS = 4
 """Puts on their way to a shard, at most; the next one waits."""
 END_SECONDS = 5.0
 """How long the end of a buffer waits for a shard to close."""
+OF_A_BUFFER = "this buffer", ", which ends the shards of other nodes; make a new ShardedBuffer"
+"""Whose runtime it is, and what follows once Ray is shut down, for `runtime.check`."""
 PADDING = np.zeros(1 << 18, np.uint8)
 """What makes a question so long that Ray moves it as it moves rows of a put, from store to store."""
 
@@ -59,7 +61,9 @@ class RemoteShard:
         path: the folder of its rows, which outlives its process; None keeps them in memory.
     """
 
-    def __init__(self, number: int, node: str, time_out: float, session: Session, path: Path | None = None) -> None:
+    def __init__(
+        self, number: int, node: str, time_out: float, session: runtime.Session, path: Path | None = None
+    ) -> None:
         self.number, self._node, self._time_out, self._session = number, node, time_out, session
         self.is_away = self.is_gone = False
         self._puts: deque[SentPut] = deque()
@@ -181,7 +185,7 @@ class RemoteShard:
         try:
             value = wait()
         except (ray.exceptions.RayError, TimeoutError) as error:
-            check_runtime(self._session)
+            runtime.check(self._session, OF_A_BUFFER)
             if asked_at == self._num_misses:  # else it was asked before the last one, and says nothing new
                 self._miss(error)
             raise SilentShardError from error
@@ -270,15 +274,6 @@ class RemoteShard:
         self.is_gone, self.is_away = True, False
         self._puts.clear()
         self._events.append(Event(self.number, "lost", 0, self._end))
-
-
-def check_runtime(session: Session) -> None:
-    """Raises RunnerError if Ray was shut down: a call to an actor would start it again."""
-    if not session.is_current:
-        raise RunnerError(
-            "the Ray runtime of this buffer: expected it to be running, but ray.shutdown() was called, which ends "
-            "the shards of other nodes; make a new ShardedBuffer"
-        )
 
 
 def _is_death(error: Exception) -> bool:
