@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,22 @@ def tried(
         raise
     except Exception as error:
         raise ModelError(f"model: expected {expected}, got {summary(error)}{cure}") from error
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a call, and of setting weights."""
+
+    call: float
+    setting: float
+
+    def cost(self, calls: int) -> float:
+        """Seconds of one of so many calls with the same weights."""
+        return self.call + self.setting / calls
+
+    def told(self, rows: int) -> str:
+        """The times for a report."""
+        return f"{self.call * 1e6:.1f} µs a call with {rows} states, {self.setting * 1e6:.0f} µs to set weights"
 
 
 def seconds_per_call(forward: Forward, leaves: Sequence[NDArray[Any]]) -> float:

@@ -18,6 +18,7 @@ from really import SampleManager
 from really.agents.agent import Agent
 from really.agents.frameworks.protocol import ExportRequest
 from really.agents.models import build_model
+from really.agents.verification import Timing
 from really.errors import InvalidValueError
 from really.policies.inference import load
 
@@ -25,7 +26,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 from really.agents.frameworks import exporting, torch_onnx  # noqa: E402
-from really.agents.frameworks.exporting import Timing  # noqa: E402
 
 nn = torch.nn
 BOX, TWO = spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2)
@@ -210,6 +210,7 @@ def test_a_module_without_a_graph_acts_itself(model, reason):
 SCRIPT = """
 import pickle, sys
 import numpy as np
+from really.agents.verification import Timing
 from really.policies.inference import load
 with open(sys.argv[1], "rb") as file:
     exported, weights = pickle.load(file)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.agents.frameworks.protocol import ExportRequest
-from really.agents.verification import disagreement, random_leaves, seconds_per_call, tried
+from really.agents.verification import Timing, disagreement, random_leaves, seconds_per_call, tried
 from really.data.spaces import nest
 from really.errors import ModelError, summary
 from really.policies.inference import Exported, Forward, load
@@ -51,22 +51,6 @@ class Trial:
     expected: str
     cure: str
     told: str
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of a call, and of setting weights."""
-
-    call: float
-    setting: float
-
-    def cost(self, calls: int) -> float:
-        """Seconds of one of so many calls with the same weights."""
-        return self.call + self.setting / calls
-
-    def told(self, rows: int) -> str:
-        """The times for a report."""
-        return f"{self.call * 1e6:.1f} µs a call with {rows} states, {self.setting * 1e6:.0f} µs to set weights"
 
 
 def once(make: Candidate) -> Candidate:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from really.agents.recurrent import called
 from really.agents.tensorflow.outputs import as_tensors
 from really.agents.tensorflow.switches import undecorated, unrolled
-from really.agents.verification import disagreement, random_leaves, seconds_per_call
+from really.agents.verification import Timing, disagreement, random_leaves, seconds_per_call
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError, summary
@@ -156,13 +156,13 @@ def _measure(
             continue
         try:
             candidate = make()
-            call, setting = _verify_and_time(candidate, trials, batch_size)
+            timing = Timing(*_verify_and_time(candidate, trials, batch_size))
         except Exception as error:  # a converter may raise anything; it rejects the candidate
             report[kind] = f"rejected: {summary(error)}"
         else:
-            report[kind] = f"{call * 1e6:.1f} µs a call with {batch_size} states, {setting * 1e6:.0f} µs to set weights"
+            report[kind] = timing.told(batch_size)
             handicap = 1.0 if kind.startswith("litert") else WORTH_TENSORFLOW
-            found[candidate] = (call + setting / calls) * handicap
+            found[candidate] = timing.cost(calls) * handicap
     return found, report
 
 
