@@ -37,6 +37,8 @@ ABOUT = b"really.buffer"
 FORMAT = "really-buffer-2"
 WHAT, WHAT_READ = "a saved buffer", "a saved buffer that is whole"
 CHUNK = 4 << 20
+PLACES = "removed", "lost"
+"""Parts of a description that say which rows, as text."""
 COMPRESSIONS = ("zstd", "lz4", "none")
 Buffer = TypeVar("Buffer", bound=Sized)
 Restore = Callable[[Description, Iterable[dict[str, Any]]], Buffer]
@@ -72,10 +74,8 @@ def load(restore: Restore[Buffer], path: str | PathLike[str]) -> Buffer:
             spec = spec_of_columns(no_rows)
         priorities = about["priorities"]
         first = priorities["newest"] - about["num_rows"] if priorities else about.get("first_number", 0)
-        description = Description(
-            *(BufferOptions.from_dict(about), about["generator"], spec, first, priorities),
-            *(_places(about, name) for name in ("removed", "lost")),
-        )
+        places = [_places(about, name) for name in PLACES]
+        description = Description(BufferOptions.from_dict(about), about["generator"], spec, first, priorities, *places)
         with progress_bar("loading", about["num_rows"], "row") as bar:
             keys = about["columns"] + ([VALUE] if priorities else [])
             parts = _read_rows(path, file, keys, about["format"], bar)
@@ -114,7 +114,7 @@ def _schema(snapshot: SavedMoment) -> pa.Schema:
     about["priorities"] = priorities and {name: part for name, part in priorities.items() if name != "values"}
     if snapshot.first_number and not priorities:
         about["first_number"] = snapshot.first_number
-    about |= {name: text for name in ("removed", "lost") if (text := getattr(snapshot, name))}
+    about |= {name: text for name in PLACES if (text := getattr(snapshot, name))}
     text = json.dumps(about | snapshot.options.to_dict(), default=array_to_json).encode()
     fields = arrow_frames.fields(spec, snapshot.sharings)
     names = {field.name for field in fields}
