@@ -51,6 +51,14 @@ def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     assert len([line for line in QUICK_START.splitlines() if line.strip()]) <= 20
 
 
+def test_the_contents_name_every_folder_of_the_package() -> None:
+    folders = {path.parent.name for path in (ROOT / "really").glob("*/__init__.py")}
+    cells = re.findall(r"^\| (`really\..+?) \| .*\]\(docs/", README, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`really\.(\w+)`", cell)]
+    assert len(named) == len(set(named))
+    assert set(named) == {name for name in folders if not name.startswith("_")}
+
+
 @pytest.mark.usefixtures("ray_runtime")
 def test_the_reference_runs_and_the_error_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
