@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from really._utils.checks import checked_integer, checked_positive
 from really.collectors.collector import LOOK, STREAMED_ROWS, Collector
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
 from really.errors import InvalidValueError, ReallyError
-from really.replay.rows import Appended
+
+if TYPE_CHECKING:  # runners import this wing, and need no buffer
+    from really.replay.rows import Appended
 
 log = logging.getLogger("really")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
     assert list(got) == list(expected)
     for name, column in expected.items():
         np.testing.assert_array_equal(got[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize(("size", "loaded"), [(2, [0]), (300, [0, 1])])
+def test_a_runner_loads_the_replay_buffer_only_to_send_frames_once(size: int, loaded: list[int]) -> None:
+    class Loaded(gymnasium.Env[Any, Any]):  # travels by value: a runner imports no module of the tests
+        observation_space, action_space = gymnasium.spaces.Box(0, 1, (size,), np.float32), gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            return self.observe(), {}
+
+        def step(self, action: Any) -> Any:
+            return self.observe(), 1.0, False, False, {}
+
+        def observe(self) -> Any:
+            return np.full(size, "really.replay" in sys.modules, np.float32)
+
+    with make(Loaded, num_workers=1) as manager:
+        rows = [manager.get_data()["state"] for _ in range(3)]
+    assert list(np.unique(rows)) == loaded
 
 
 def test_rows_equal_those_of_a_plain_environment_with_the_same_actions() -> None:
