@@ -119,19 +119,25 @@ cdef inline Py_ssize_t locate_frames(
     Returns `num`, or -1 if a frame has no block, so that the numbers are damaged.
     """
     cdef const char** row
+    cdef const uint32_t* stack
     cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
+    cdef uint32_t in_block = (<uint32_t>1 << sharing.store.shift) - 1
+    cdef bint follows
     cdef int c, j
     for i in range(num):
         row = stacks[i].frames
         for c in range(sharing.num_columns):
+            stack = numbers[c] + (first + i) * sharing.stack
             for j in range(sharing.stack):
-                row[j] = find_frame(&sharing.store, numbers[c][(first + i) * sharing.stack + j])
+                if c == 1 and j + 1 < sharing.stack and stack[j] == numbers[0][(first + i) * sharing.stack + j + 1]:
+                    row[j] = row[j + 1 - sharing.stack]  # the first column has it, one frame on
+                    continue
+                follows = j > 0 and stack[j] == stack[j - 1] + 1 and stack[j] & in_block != 0
+                row[j] = row[j - 1] + sharing.store.stride if follows else find_frame(&sharing.store, stack[j])
                 if row[j] == NULL:
                     return -1
                 # The hardware prefetcher follows contiguous frames, unless they are read in turn.
-                if c == 1 and j + 1 < sharing.stack and row[j] == row[j + 1 - sharing.stack]:
-                    continue
-                if sharing.outer != 1 or c + j == 0 or row[j] != row[j - 1] + sharing.store.nbytes:
+                if sharing.outer != 1 or not follows:
                     prefetch_lines(row[j], reach)
             row += sharing.stack
     return num
