@@ -16,12 +16,11 @@ published. The memory and the network of a host are assumed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.published import MEASURED
+from bench.published import measured
 
 RUN, FOUND, NUMBERED, PRIORITY = 32, 24, 1, 18.3
 """Bytes: of a run in the ledger and in its index; of a row's number, and of its priority in the tree."""
@@ -143,8 +142,7 @@ MODEL = "Keras, TensorFlow (LiteRT)"
 def collected(task: str) -> float:
     """Rows a second that the runners of one host collect of a task, as published."""
     name = "frameworks, pong" if task.startswith("Pong") else "frameworks"
-    table = json.loads((MEASURED / f"{name.replace(', ', '_')}.json").read_text())["tables"][name]
-    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    head, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in measured(name).splitlines())
     rate = next(line for line in lines if line[0] == MODEL)[head.index(task)]
     return float(rate.rpartition(", ")[0].replace(",", ""))
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured"
@@ -28,17 +29,26 @@ def publish(name: str, command: str, tables: Mapping[str, str], note: str = "") 
 
 
 def machine() -> str:
-    """The processor, how many of its cores this process may use, and the load of the machine."""
+    """The processor, and how many of its cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
     return f"{len(os.sched_getaffinity(0))} cores of {model}"
 
 
+def kept_files() -> list[dict[str, Any]]:
+    """What each benchmark kept: `command`, `machine`, `note`, and its `tables` by name."""
+    return [json.loads(path.read_text()) for path in sorted(MEASURED.glob("*.json"))]
+
+
+def measured(name: str) -> str:
+    """The table of this name, as it was measured."""
+    return next(str(kept["tables"][name]) for kept in kept_files() if name in kept["tables"])
+
+
 def rendered() -> dict[str, str]:
     """The text of each table, with the line that says where it was measured and by which command."""
     found = {}
-    for path in sorted(MEASURED.glob("*.json")):
-        kept = json.loads(path.read_text())
+    for kept in kept_files():
         source = f"`{kept['command']}`, {kept['machine']}{kept['note'] and ', ' + kept['note']}."
         for name, table in kept["tables"].items():
             found[name] = f"{source}\n\n{table.strip()}\n"

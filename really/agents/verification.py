@@ -22,6 +22,8 @@ from really.policies.states import State
 
 # Roundings in half precision by which an output may differ from the model's own.
 ROUNDINGS = 4
+# Calls of a runner with the same weights, if nobody tells how many.
+CALLS = 200
 # Share of an output's largest number by which a state's may differ that is alone. Half precision and scales that are
 # computed for a batch stay below it.
 MIXED = 0.05

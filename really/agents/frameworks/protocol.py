@@ -14,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from really.agents.recurrent import called
+from really.agents.verification import CALLS
 from really.data.masks import ActionMasks
 from really.data.schema import Spec
 from really.data.spaces import action_bounds, no_observation
@@ -220,7 +221,7 @@ class ExportRequest:
     repeatable: bool = False
     forms: OutputForms | None = None
     names: Sequence[str] = ()
-    calls: int = 200
+    calls: int = CALLS
 
     def called(self, model: Any) -> Any:
         """The model as a function of one argument, which is a pair for a recurrent one."""

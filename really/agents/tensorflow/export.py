@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from really.agents.recurrent import called
 from really.agents.tensorflow.outputs import as_tensors
 from really.agents.tensorflow.switches import undecorated, unrolled
-from really.agents.verification import Timing, disagreement, random_leaves, seconds_per_call
+from really.agents.verification import CALLS, Timing, disagreement, random_leaves, seconds_per_call
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError, summary
@@ -81,7 +81,7 @@ def export(
     repeatable: bool = False,
     forms: OutputForms | None = None,
     names: Sequence[str] = (),
-    calls: int = 200,
+    calls: int = CALLS,
 ) -> Exported:
     """Exports `model` in the fastest form that agrees with it, timed for runners with `batch_size` environments.
 
@@ -134,7 +134,7 @@ def _measure(
     trials: Sequence[_Trial],
     batch_size: int,
     repeatable: bool = False,
-    calls: int = 200,
+    calls: int = CALLS,
 ) -> tuple[dict[Exported, float], dict[str, str]]:
     """Returns the cost of each candidate that agrees with the model, and a report on each kind."""
     makers: dict[str, Callable[[], Exported]] = {
