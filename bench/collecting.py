@@ -41,7 +41,7 @@ def ours(task: str, number: int) -> float:
 
     # Ray gives its workers niceness 15: other work on a shared machine would slow only them.
     options = {"_system_config": {"worker_niceness": 0}}
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, **options)
+    ray.init("local", num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, **options)
     model, environment, sampling = {
         "CartPole-v1": (models.q_network, lambda: task, "epsilon_greedy"),
         "Pong": (models.pong_network, lambda: really.atari("pong"), "epsilon_greedy"),

@@ -27,7 +27,7 @@ PRELUDE = """
 # Ray, a new start with a small store, messages in pieces, and an exit that closes nothing.
 LONG_DAY = """
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
-    ray.init(**options)
+    ray.init("local", **options)
     manager = SampleManager(QNet, Counter, 4, 400, num_steps=50)
     manager.get_data()
     print("pids", *[runner["pid"] for runner in manager.info()["runners"]])
@@ -52,7 +52,7 @@ LONG_DAY = """
         except ReallyError as error:
             print("error:", error)
         if old == 0:
-            ray.init(**options, object_store_memory=80 << 20, num_gpus=1, resources={"licence": 2})
+            ray.init("local", **options, object_store_memory=80 << 20, num_gpus=1, resources={"licence": 2})
     print("lost", *{runner["environments"] for runner in manager.info()["runners"]})
     try:
         while True:

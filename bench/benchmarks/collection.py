@@ -23,7 +23,7 @@ def make(number, use_ray, **more):
     if use_ray:
         import ray
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     return SampleManager(q_network, "CartPole-v1", number, ROWS, **options)
 
 

@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 killed, path = sys.argv[1:]
 os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 manager = SampleManager(QNet, Counter, 2, 200, num_steps=50, num_workers=1, env_config={"length": 10**6})
 manager.initialize_buffer(10**6, ["state"], path=path, overcommit=True)
 manager.collect()
@@ -56,7 +56,7 @@ FULL = """
 import sys
 folder, path = sys.argv[1:]
 options = {"object_store_memory": 80 << 20, "_plasma_directory": folder}
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
 manager = SampleManager(QNet, Wide, 2, 2000, num_steps=1000, num_workers=1)
 manager.initialize_buffer(10**5, ["state"], path=path, overcommit=True)
 manager.collect()

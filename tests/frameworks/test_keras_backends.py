@@ -316,7 +316,7 @@ if __name__ == "__main__":
     # Ray's processes may have another environment than this one.
     import os, ray
     backend = os.environ.pop("KERAS_BACKEND")
-    ray.init(num_cpus=1, include_dashboard=False)
+    ray.init("local", num_cpus=1, include_dashboard=False)
     os.environ["KERAS_BACKEND"] = backend
     with SampleManager(model, "CartPole-v1", 2, 40, **options) as manager:
         data, agent = manager.get_data(), manager.get_agent()
