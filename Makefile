@@ -6,7 +6,7 @@ EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior pong cheetah comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior pong breakout cheetah comparison clean
 
 setup: $(BUILT)
 
@@ -214,6 +214,12 @@ prior: setup
 pong: setup
 	for seed in 0 1 2; do $(BIN)/python examples/dqn_atari.py --seed $$seed || exit 1; done
 	$(BIN)/python examples/report.py --figure docs/pong.png runs/dqn_atari_recipe_fast_*
+
+# Breakout with the same recipe, one seed.
+BREAKOUT_STEPS ?= 400000
+breakout: setup
+	$(BIN)/python examples/dqn_atari.py --game breakout --steps $(BREAKOUT_STEPS)
+	$(BIN)/python examples/report.py --figure docs/breakout.png runs/dqn_atari_game_breakout_*
 
 # SAC runs HalfCheetah-v5 for 300,000 steps, three seeds, in the environment that has MuJoCo: rows and figure.
 cheetah: .venv-ecosystem/.installed

@@ -9,7 +9,8 @@ exploration and warm-up. `RECIPES` says where each constant comes from. With `--
 `--resume` continues a run after any kind of end.
 
 The run writes `result.json`, `checkpoints/`, and `progress/` with curves, CSV and TensorBoard events to the folder
-`--out` (by default `runs/dqn_atari_recipe_<recipe>_<seed>`).
+`--out` (by default `runs/dqn_atari_recipe_<recipe>_<seed>`, and `runs/dqn_atari_game_<game>_recipe_<recipe>_<seed>` for
+another game than Pong).
 """
 
 from __future__ import annotations
@@ -197,26 +198,27 @@ class Training:
     def __init__(self, arguments: argparse.Namespace, out: Path) -> None:
         self.arguments, self.out, self.recipe = arguments, out, RECIPES[arguments.recipe]
         recipe, places = self.recipe, {"path": arguments.path} if arguments.path else {}
-        environment = really.atari(arguments.game, screen_size=recipe.screen)
-        self.manager = really.SampleManager(
-            QNetwork,
-            environment,
-            AGENTS,
-            AGENTS * CHUNK,
-            action_sampling_type="epsilon_greedy",
-            model_kwargs={
-                "num_actions": int(environment.make_vector(1).single_action_space.n),
+        played = really.atari(arguments.game).make_vector(1)
+        self.lives = max(1, int(played.reset(seed=0)[1]["lives"][0]))  # a game without lives tells 0
+        game = {"game": arguments.game, "screen_size": recipe.screen, "fire_reset": self.lives > 1}
+        acting: dict[str, Any] = {
+            "action_sampling_type": "epsilon_greedy",
+            "model_kwargs": {
+                "num_actions": int(played.single_action_space.n),
                 "first": recipe.first,
                 "convolutions": recipe.convolutions,
                 "hidden": recipe.hidden,
                 "dueling": recipe.dueling,
             },
-            num_steps=CHUNK,
-            returns=["episode_end"],
-            gamma=GAMMA,
-            epsilon=EPSILON_START,
-            seed=arguments.seed,
-        )
+            "num_steps": CHUNK,
+            "seed": arguments.seed,
+        }
+        more = {"returns": ["episode_end"], "gamma": GAMMA, "epsilon": EPSILON_START}
+        self.manager = really.SampleManager(QNetwork, really.atari(**game), AGENTS, AGENTS * CHUNK, **acting, **more)
+        self.tester = self.manager
+        if self.lives > 1:  # a lost life ends an episode: one agent plays the lives of a game one after the other
+            whole = really.atari(**game, clip_rewards=False)
+            self.tester = really.SampleManager(QNetwork, whole, 1, CHUNK, use_ray=False, **acting)
         self.manager.initialize_buffer(arguments.buffer, KEYS, **recipe.sampler, **places)
         events = out / "progress" / "events"
         self.manager.initialize_aggregator(out / "progress", 5, ["loss", "q_value", "reward"], tensorboard=events)
@@ -256,8 +258,11 @@ class Training:
                 self.save()
 
     def play(self, episodes: int) -> list[float]:
-        """Returns of greedy games."""
-        return list(self.manager.test(self.arguments.max_steps, episodes, evaluation_measure="reward"))
+        """Returns of greedy games. Those of several lives have the rewards of the game, which are not clipped."""
+        if self.tester is not self.manager:
+            self.tester.set_agent(self.manager.get_agent().get_weights())
+        returns = self.tester.test(self.arguments.max_steps, episodes * self.lives, evaluation_measure="reward")
+        return [float(total) for total in np.reshape(returns, (episodes, self.lives)).sum(axis=1)]
 
     def wins(self, returns: list[float]) -> bool:
         """Whether these games end a run with the recipe `fast`."""
@@ -302,7 +307,8 @@ class Training:
 
 def main() -> None:
     arguments = parse()
-    out = arguments.out or Path("runs") / f"dqn_atari_recipe_{arguments.recipe}_{arguments.seed}"
+    game = "" if arguments.game == "pong" else f"_game_{arguments.game}"
+    out = arguments.out or Path("runs") / f"dqn_atari{game}_recipe_{arguments.recipe}_{arguments.seed}"
     tf.keras.utils.set_random_seed(arguments.seed)
     ray.init(include_dashboard=False, log_to_driver=False)
     training = Training(arguments, out)
@@ -312,6 +318,7 @@ def main() -> None:
         training.run()
         returns = training.play(arguments.episodes)
         memory = manager.buffer.memory()
+        training.tester.close()
     counters = training.counters
     result = {
         "task": f"{arguments.game}, pixels",
@@ -344,7 +351,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--path", type=Path, help="folder for the buffer's files (default: the buffer is in memory)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for results (default: runs/dqn_atari_recipe_<recipe>_<seed>)")
+    parser.add_argument("--out", type=Path, help="folder for results (default: below runs, named after the options)")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.recipe]
     arguments.steps = arguments.steps or recipe.steps

@@ -2,10 +2,10 @@
 
 `python examples/report.py [--figure FILE] [FOLDER ...]` reads every `result.json` below the folders (by default
 `runs`). It groups runs by the name of their folder without the seed, so `runs/dqn_cartpole_0` to `runs/dqn_cartpole_4`
-make one row; `runs/t_maze_no_memory_0` is a run with the option `--no-memory`, `runs/dqn_atari_recipe_fast_0` one with
-`--recipe fast`, and `runs/keras_any_jax_0` one with `KERAS_BACKEND=jax`. A second table says after how many steps each
-seed reached the goal first, for runs that played greedy episodes all the time and whose task has a goal. `--figure`
-takes the name of a .png or .svg.
+make one row. The rest of the name has the options: `runs/t_maze_no_memory_0` is a run with `--no-memory`,
+`runs/dqn_atari_game_breakout_recipe_fast_0` one with `--game breakout --recipe fast`, and `runs/keras_any_jax_0` one
+with `KERAS_BACKEND=jax`. A second table says after how many steps each seed reached the goal first, for runs that
+played greedy episodes all the time and whose task has a goal. `--figure` takes the name of a .png or .svg.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -44,7 +45,9 @@ GOALS = {
     "FetchReach-v4": 0.95,
     "pong, pixels": 18.0,
 }
-WITHOUT, RECIPE = "_no_", "_recipe_"  # in the name of a folder: the option that the run was made with
+# In the name of a folder: the options that the run was made with.
+WITHOUT = "_no_"
+VALUES = re.compile(r"_(game|recipe)_([^_]+)")
 BACKEND = "keras_any_"
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")
@@ -76,9 +79,10 @@ def command(example: str) -> str:
     if example.startswith(BACKEND):
         return f"KERAS_BACKEND={example.removeprefix(BACKEND)} examples/keras_any.py"
     script, without, what = example.partition(WITHOUT)
-    script, named, recipe = script.partition(RECIPE)
-    option = f" --no-{what.replace('_', '-')}" if without else f" --recipe {recipe}" if named else ""
-    return f"examples/{script}.py{option}"
+    options = [f" --{name} {value}" for name, value in VALUES.findall(script)]
+    if without:
+        options.append(f" --no-{what.replace('_', '-')}")
+    return f"examples/{VALUES.sub('', script)}.py{''.join(options)}"
 
 
 def score(run: dict[str, Any]) -> str:

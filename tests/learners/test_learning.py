@@ -53,11 +53,13 @@ def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
 
 @pytest.mark.learning
 @pytest.mark.timeout(1300)
-@pytest.mark.parametrize(("recipe", "updates"), [("fast", 256), ("published", 128)])
-def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(recipe: str, updates: int, tmp_path: Path) -> None:
-    first = run_atari(tmp_path, 1024, "--recipe", recipe)
+@pytest.mark.parametrize(
+    ("recipe", "game", "updates"), [("fast", "pong", 256), ("published", "pong", 128), ("fast", "breakout", 256)]
+)
+def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(recipe: str, game: str, updates: int, tmp_path: Path) -> None:
+    first = run_atari(tmp_path, 1024, "--recipe", recipe, "--game", game)
     assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, updates, 1024)
-    second = run_atari(tmp_path, 1536, "--recipe", recipe, "--resume")
+    second = run_atari(tmp_path, 1536, "--recipe", recipe, "--game", game, "--resume")
     assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 2 * updates, 1536)
     assert second["wall_seconds"] > first["wall_seconds"]
     assert (tmp_path / "out" / "progress" / "progress.png").read_bytes().startswith(b"\x89PNG")
@@ -199,15 +201,22 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_names_the_recipe_of_a_run(tmp_path: Path) -> None:
-    run, figure = tmp_path / "dqn_atari_recipe_fast_0", tmp_path / "learning.svg"
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [
+        ("dqn_atari_recipe_fast", "--recipe fast"),
+        ("dqn_atari_game_breakout_recipe_fast", "--game breakout --recipe fast"),
+    ],
+)
+def test_the_report_names_the_game_and_the_recipe_of_a_run(folder: str, options: str, tmp_path: Path) -> None:
+    run, figure = tmp_path / f"{folder}_0", tmp_path / "learning.svg"
     write_run(run, 0, ["", "20.0"])
     (run / "result.json").write_text(json.dumps({**json.loads((run / "result.json").read_text()), "tested": "3 games"}))
     command = [sys.executable, str(ROOT / "examples" / "report.py"), "--figure", str(figure), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.splitlines()[-1].startswith("| `examples/dqn_atari.py --recipe fast` | CartPole-v1 | 0 |")
+    assert done.stdout.splitlines()[-1].startswith(f"| `examples/dqn_atari.py {options}` | CartPole-v1 | 0 |")
     drawn = figure.read_text()
-    assert "<!-- CartPole-v1 (dqn_atari.py - -recipe fast), 3 games -->" in drawn
+    assert f"<!-- CartPole-v1 (dqn_atari.py {options.replace('--', '- -')}), 3 games -->" in drawn
     assert "greedy episodes in between" in drawn
     assert "exploring" not in drawn
 
