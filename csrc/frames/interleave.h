@@ -10,6 +10,15 @@ enum { REALLY_COMPARE_PIXELS = 256 }; /* pixels compared before the next test fo
 enum { REALLY_COMPARE_PIXELS_AHEAD = 512 }; /* pixels between the one compared and the one prefetched */
 enum { REALLY_INTERLEAVE_AHEAD = 512 }; /* pixels by which each frame is prefetched ahead */
 
+/* Whether a batch of so many interleaved bytes is written past the cache. Without AVX-512 rows are faster written to the
+   third level, as long as they fit there: up to some 32 second-level caches. */
+static inline int really_interleave_streams(size_t nbytes) {
+#if defined(REALLY_DISPATCH)
+    if (really_cpu_level >= REALLY_CPU_AVX512) return nbytes >= 8 * really_cache_nbytes;
+#endif
+    return nbytes >= 32 * really_cache_nbytes;
+}
+
 /* The next three write pixels of a row from `at` on, in whole groups; they return the pixel after the last. */
 #if defined(REALLY_SSE2)
 static inline size_t really_interleave_128(char *row, const char *const *frames, size_t at, size_t num) {

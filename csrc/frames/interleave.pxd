@@ -10,6 +10,7 @@ cdef extern from "interleave.h" nogil:
         REALLY_UNRELATED
         REALLY_SHIFTED
         REALLY_REPEATED
+    bint really_interleave_streams(size_t nbytes) noexcept
     void really_interleave4(
         char* row, char* after, const char** frames, int num_stacks, size_t num, bint streams
     ) noexcept

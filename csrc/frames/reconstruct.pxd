@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 from frame_store cimport FrameStore, find_frame, frame_at, full_number, is_stored, zeroed_new
 from matching cimport MAX_STACK, Sharing
-from interleave cimport has_fast_path, interleave, really_interleave4
+from interleave cimport has_fast_path, interleave, really_interleave4, really_interleave_streams
 from memory cimport really_aligned_free, really_stream_fence
 from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
 
@@ -23,8 +23,10 @@ cdef inline bint reconstruct(
     const Sharing* sharing, uint32_t** numbers, Py_ssize_t num_rows, char** columns
 ) noexcept nogil:
     """Copies the frames of each row to `columns[column]` [num_rows, ...]. Returns False if a frame has no block."""
-    cdef Py_ssize_t row_nbytes = sharing.stack * sharing.store.nbytes
-    cdef bint streams = is_past_the_cache(num_rows * row_nbytes * sharing.num_columns)
+    cdef Py_ssize_t nbytes = num_rows * sharing.stack * sharing.store.nbytes * sharing.num_columns
+    cdef bint streams = is_past_the_cache(nbytes)
+    if has_fast_path(sharing.stack, sharing.outer, sharing.inner):
+        streams = really_interleave_streams(nbytes)
     if sharing.stack == 1 and sharing.outer == 1:
         return reconstruct_lone(sharing, numbers, num_rows, columns, streams)
     return reconstruct_stacks(sharing, numbers, num_rows, columns, streams)
