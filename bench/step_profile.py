@@ -1,13 +1,16 @@
-"""Processor time of each part of a runner's step with one environment: `python -m bench.step_profile`."""
+"""Processor time of each part of a runner's step with one environment: `python -m bench.step_profile`, with `--publish`
+into docs/performance.md."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from bench.models import q_network
+from bench.published import publish
 from really import SampleManager
 from really.collectors.rollout import Rollout
 from really.policies.policy import check_finite
@@ -49,20 +52,27 @@ def main() -> None:
         stepper.advance(rollout, step, active)
 
     parts = {
-        "forward pass": lambda step: stepper.forward(envs.observations),
-        "NaN check": lambda step: check_finite(outputs, policy.required_outputs),
-        "sampling": lambda step: stepper.sample(outputs, step % 256),
-        "writing state and action": lambda step: rollout.before.write(step, (*envs.observations, actions)),
-        "environments' step": lambda step: envs.step(actions, None),
-        "writing the outcome": lambda step: rollout.after.write(
+        "the whole step": whole_step,
+        "... the environments, with time limit, reset and observations": lambda step: envs.step(actions, None),
+        "... ... the environment alone": bare_step,
+        "... forward pass": lambda step: stepper.forward(envs.observations),
+        "... look for NaN": lambda step: check_finite(outputs, policy.required_outputs),
+        "... sampling the action from noise drawn ahead": lambda step: stepper.sample(outputs, step % 256),
+        "... writing state and action": lambda step: rollout.before.write(step, (*envs.observations, actions)),
+        "... writing next state, reward and two flags": lambda step: rollout.after.write(
             step, (*envs.final_observations, envs.rewards, envs.terminated, envs.truncated)
         ),
-        "the whole step": whole_step,
-        "(the environment alone)": bare_step,
     }
-    for name, part in parts.items():
-        print(f"{name:26}{microseconds(part):7.2f} us")
+    lines = [
+        "| part | µs |",
+        "| --- | --- |",
+        *(f"| {name} | {microseconds(part):.2f} |" for name, part in parts.items()),
+    ]
     manager.close()
+    print("\n".join(lines))
+    if "--publish" in sys.argv[1:]:
+        command = "python -m bench.step_profile --publish"
+        publish("step", command, {"step": "\n".join(lines)}, "processor time, the best of some rounds")
 
 
 if __name__ == "__main__":
