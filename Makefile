@@ -216,7 +216,7 @@ pong: setup
 	$(BIN)/python examples/report.py --figure docs/pong.png runs/dqn_atari_recipe_fast_*
 
 # Breakout with the same recipe, one seed.
-BREAKOUT_STEPS ?= 400000
+BREAKOUT_STEPS ?= 200000
 breakout: setup
 	$(BIN)/python examples/dqn_atari.py --game breakout --steps $(BREAKOUT_STEPS)
 	$(BIN)/python examples/report.py --figure docs/breakout.png runs/dqn_atari_game_breakout_*
