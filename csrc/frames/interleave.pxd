@@ -5,6 +5,8 @@ interleave.h has the fast path for four frames of single bytes, which most Atari
 
 from libc.string cimport memcpy
 
+from row_copy cimport is_past_the_cache
+
 cdef extern from "interleave.h" nogil:
     enum:
         REALLY_UNRELATED
@@ -23,6 +25,11 @@ cdef extern from "interleave.h" nogil:
 cdef inline bint has_fast_path(int stack, Py_ssize_t outer, Py_ssize_t inner) noexcept nogil:
     """Whether interleave.h has a fast path for such rows."""
     return stack == 4 and inner == 1 and outer > 1
+
+
+cdef inline bint frames_pass_the_cache(int stack, Py_ssize_t outer, Py_ssize_t inner, size_t nbytes) noexcept nogil:
+    """Whether so many bytes of such rows are written past the cache."""
+    return really_interleave_streams(nbytes) if has_fast_path(stack, outer, inner) else is_past_the_cache(nbytes)
 
 
 cdef inline void deinterleave(

@@ -2,10 +2,10 @@
 
 from libc.stdint cimport int64_t
 
-from interleave cimport has_fast_path, interleave, really_interleave4
+from interleave cimport frames_pass_the_cache, has_fast_path, interleave, really_interleave4
 from matching cimport MAX_STACK
 from memory cimport really_stream_fence
-from row_copy cimport REALLY_ROW_GROUP, REALLY_ROW_PREFETCH, is_past_the_cache, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_GROUP, REALLY_ROW_PREFETCH, prefetch_lines, really_copy_rows
 
 
 cdef struct Placed:
@@ -23,7 +23,8 @@ cdef struct Placed:
 cdef inline Py_ssize_t place_rows(const Placed* placed) noexcept nogil:
     """Writes all rows. Returns their number, or the first that has no place or no frame."""
     cdef Py_ssize_t row_nbytes = placed.stack * placed.nbytes
-    cdef bint streams = is_past_the_cache(placed.num * placed.num_columns * row_nbytes)
+    cdef size_t nbytes = placed.num * placed.num_columns * row_nbytes
+    cdef bint streams = frames_pass_the_cache(placed.stack, placed.outer, placed.inner, nbytes)
     cdef const char* frames[2][MAX_STACK]
     cdef Py_ssize_t i, place
     cdef int c

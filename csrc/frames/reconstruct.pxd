@@ -5,9 +5,9 @@ from libc.string cimport memcpy
 
 from frame_store cimport FrameStore, find_frame, frame_at, full_number, is_stored, zeroed_new
 from matching cimport MAX_STACK, Sharing
-from interleave cimport has_fast_path, interleave, really_interleave4, really_interleave_streams
+from interleave cimport frames_pass_the_cache, has_fast_path, interleave, really_interleave4
 from memory cimport really_aligned_free, really_stream_fence
-from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
 
 cdef enum:
     MISSING = -2
@@ -24,9 +24,7 @@ cdef inline bint reconstruct(
 ) noexcept nogil:
     """Copies the frames of each row to `columns[column]` [num_rows, ...]. Returns False if a frame has no block."""
     cdef Py_ssize_t nbytes = num_rows * sharing.stack * sharing.store.nbytes * sharing.num_columns
-    cdef bint streams = is_past_the_cache(nbytes)
-    if has_fast_path(sharing.stack, sharing.outer, sharing.inner):
-        streams = really_interleave_streams(nbytes)
+    cdef bint streams = frames_pass_the_cache(sharing.stack, sharing.outer, sharing.inner, nbytes)
     if sharing.stack == 1 and sharing.outer == 1:
         return reconstruct_lone(sharing, numbers, num_rows, columns, streams)
     return reconstruct_stacks(sharing, numbers, num_rows, columns, streams)
