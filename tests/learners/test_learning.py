@@ -205,7 +205,7 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     ("folder", "options"),
     [
         ("dqn_atari_recipe_fast", "--recipe fast"),
-        ("dqn_atari_game_breakout_recipe_fast", "--game breakout --recipe fast"),
+        ("dqn_atari_game_ms_pacman_recipe_fast", "--game ms_pacman --recipe fast"),
     ],
 )
 def test_the_report_names_the_game_and_the_recipe_of_a_run(folder: str, options: str, tmp_path: Path) -> None:
