@@ -10,8 +10,8 @@ enum { REALLY_COMPARE_PIXELS = 256 }; /* pixels compared before the next test fo
 enum { REALLY_COMPARE_PIXELS_AHEAD = 512 }; /* pixels between the one compared and the one prefetched */
 enum { REALLY_INTERLEAVE_AHEAD = 512 }; /* pixels by which each frame is prefetched ahead */
 
-/* Whether a batch of so many interleaved bytes is written past the cache. Without AVX-512 rows are faster written to the
-   third level, as long as they fit there: up to some 32 second-level caches. */
+/* Whether a batch of so many interleaved bytes is written past the cache. Without AVX-512 rows are written faster to
+   the third level as long as they fit there: up to some 32 second-level caches. */
 static inline int really_interleave_streams(size_t nbytes) {
 #if defined(REALLY_DISPATCH)
     if (really_cpu_level >= REALLY_CPU_AVX512) return nbytes >= 8 * really_cache_nbytes;
