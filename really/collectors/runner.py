@@ -355,9 +355,9 @@ class Runner:
 
 
 def _message(columns: Columns) -> Any:
-    """The rows of a message, an Arrow record batch; frames that rows share are in it once.
+    """An Arrow record batch of these rows; frames that rows share are in it once.
 
-    Rows without frames need nothing of the replay buffer, whose modules a runner would load in a tenth of its start.
+    The encoder of frames is imported only if rows share some: a runner without frames starts sooner.
     """
     if plan(spec_of_columns(columns)):
         from really.replay.frame_encoding import encode
