@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils._step import fill
-from really._utils.quiet import without_start_lines
+from really._utils.quiet import without_interpreter_line
 from really.data.schema import Spec
 from really.data.spaces import nest
 from really.errors import ModelError
@@ -154,7 +154,7 @@ class _LiteRT(Forward):
         self._leaf_inputs = [(at, inputs[f"x{at}"]) for at in range(len(leaves)) if f"x{at}" in inputs]
         for at, index in self._leaf_inputs:
             interpreter.resize_tensor_input(index, (self._rows, *leaves[at].shape))
-        with without_start_lines():
+        with without_interpreter_line():
             interpreter.allocate_tensors()
         self._interpreter = interpreter  # owns the flatbuffer's bytes, to which the compiled part only points
         self._weight_inputs = [(w, inputs[f"w{w}"]) for w in range(len(self._shapes)) if f"w{w}" in inputs]

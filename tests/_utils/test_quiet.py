@@ -45,6 +45,7 @@ from really.learners import DQNLearner
 how = {"num_steps": 10, "use_ray": False, "action_sampling_type": "epsilon_greedy"}
 with SampleManager(mlp, "CartPole-v1", 2, 20, model_kwargs={"observation": 4, "outputs": 2}, **how) as manager:
     manager.get_data()
+    manager.test(20)  # has an interpreter of its own
 """
 
 
