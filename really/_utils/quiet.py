@@ -15,16 +15,22 @@ from typing import Any
 
 from really._utils.packages import needed
 
-VARIABLE, QUIET = "TF_CPP_MIN_LOG_LEVEL", "3"
+VARIABLE, QUIET, JAX_LEVEL = "TF_CPP_MIN_LOG_LEVEL", "3", "1"
 LINE = re.compile(
     rb"WARNING: All log messages before absl::|[IWE]\d{4} \d\d:|To enable the following |INFO: Created TensorFlow Lite"
 )
 """Starts of the lines that TensorFlow and LiteRT write to stderr, below Python's `sys.stderr`, as they start."""
 
 
+def _is_set() -> bool:
+    """Whether the user has set another level. JAX, which TensorFlow imports where it is installed, sets 1."""
+    level = os.environ.get(VARIABLE, QUIET)
+    return level != QUIET and not (level == JAX_LEVEL and "jax" in sys.modules)
+
+
 def be_quiet() -> None:
     """Sets the level of TensorFlow's C++ lines for this process and those that it starts, unless the user has."""
-    if VARIABLE not in os.environ:
+    if os.environ.get(VARIABLE) != QUIET and not _is_set():
         os.environ[VARIABLE] = QUIET
         if (imported := sys.modules.get("tensorflow")) is not None:
             _lower(imported)
@@ -59,7 +65,7 @@ def without_start_lines() -> Iterator[None]:
     The variable does not reach lines that come before TensorFlow has started its own log. A level that the user has set
     leaves all lines as they are.
     """
-    if os.environ.get(VARIABLE, QUIET) != QUIET:
+    if _is_set():
         yield
         return
     with tempfile.TemporaryFile() as held, contextlib.ExitStack() as stack:

@@ -38,6 +38,14 @@ def test_a_level_that_is_set_leaves_all_lines(monkeypatch: Any, capfd: Any) -> N
     assert capfd.readouterr().err == NOISE.decode()
 
 
+@pytest.mark.parametrize(("imported", "level"), [({"jax": None}, "3"), ({}, "1")])
+def test_the_level_that_jax_sets_is_not_the_users(imported: dict[str, None], level: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv(quiet.VARIABLE, "1")
+    monkeypatch.setattr(sys, "modules", imported)
+    quiet.be_quiet()
+    assert os.environ[quiet.VARIABLE] == level
+
+
 QUICK_START = """
 from really import SampleManager
 from really.models import mlp
