@@ -29,8 +29,10 @@ cdef extern from *:
         REALLY_COMMITS_EARLY
 
 cdef enum:
-    AHEAD = 512  # bytes by which a big field is prefetched ahead of its copy
+    AHEAD = 1024  # bytes by which a field of at most a page is prefetched ahead of its copy
     AHEAD_IN_CACHE = 2048  # the same for a put that may be in the third level: AVX2 copies it a tenth faster
+    PAGE = 4096
+    CACHE_PER_AHEAD = 1024  # of a longer field: 512 bytes ahead suit 512 kB of second-level cache, 1,024 suit 1 MB
 
 
 cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
@@ -102,19 +104,18 @@ cdef inline void scatter_streamed(
 ) noexcept nogil:
     # The processor first reads a line that is written in parts. Assembled in the stage, it is streamed like the others.
     cdef bint is_cached = <size_t>(num_rows * records.stride) < 16 * really_cache_nbytes
-    cdef size_t ahead = AHEAD_IN_CACHE if is_cached else AHEAD
     cdef int64_t i
     cdef Py_ssize_t k
     for i in range(num_rows):
         for k in range(records.num_fields):
             write_field(
-                records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride, ahead
+                records, k, columns[k].data + (first + i) * columns[k].stride, rows + i * records.stride, is_cached
             )
         stream_seams(records, rows + i * records.stride)
 
 
 cdef inline void write_field(
-    const Records* records, Py_ssize_t k, const char* source, char* row, size_t ahead
+    const Records* records, Py_ssize_t k, const char* source, char* row, bint is_cached
 ) noexcept nogil:
     """Streams the whole lines of a big field to the row, and copies everything else to the stage."""
     cdef Field field = records.fields[k]
@@ -122,9 +123,15 @@ cdef inline void write_field(
     if field.nbytes >= BIG_FIELD:
         line_nbytes = field.nbytes // REALLY_CACHE_LINE * REALLY_CACHE_LINE
     if line_nbytes > 0:
-        really_stream_copy(row + field.offset, source, line_nbytes, ahead)
+        really_stream_copy(row + field.offset, source, line_nbytes, ahead_by(field.nbytes, is_cached))
     if field.nbytes > line_nbytes:
         really_copy_short(records.stage + field.staged, source + line_nbytes, field.nbytes - line_nbytes)
+
+
+cdef inline size_t ahead_by(Py_ssize_t nbytes, bint is_cached) noexcept nogil:
+    if is_cached:
+        return AHEAD_IN_CACHE
+    return AHEAD if nbytes <= PAGE else really_cache_nbytes / CACHE_PER_AHEAD
 
 
 cdef inline void stream_seams(const Records* records, char* row) noexcept nogil:
