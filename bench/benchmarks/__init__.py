@@ -1,8 +1,17 @@
 """asv benchmarks of really; `pytest bench/` runs each once, and `bench.turns` compares them in two commits."""
 
+import contextlib
 import importlib
 import inspect
 import itertools
+
+
+def first_of(name, *modules):
+    """What has this name in the first of the modules that there is: commits before the wings have other modules."""
+    for module in modules[:-1]:
+        with contextlib.suppress(ImportError):
+            return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(modules[-1]), name)
 
 
 def cells_of(name, kinds):

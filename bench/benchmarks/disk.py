@@ -6,10 +6,12 @@
 import shutil
 import tempfile
 
+from benchmarks import first_of
 from benchmarks.frames import GAMES, STEPS, chunks
 from benchmarks.workloads import CARTPOLE, WIDE
 from really import ReplayBuffer
-from really.replay.frame_encoding import encode
+
+encode = first_of("encode", "really.replay.frame_encoding", "really.frames")
 
 PLACES = ["memory", "disk"]
 HELD = {"cartpole": 1_000_000, "wide": 50_000, "frames": 20_000}

@@ -6,8 +6,10 @@ stores every row as it is, `runners` puts messages of runners.
 
 import numpy as np
 
+from benchmarks import first_of
 from really import ReplayBuffer
-from really.replay.frame_encoding import encode
+
+encode = first_of("encode", "really.replay.frame_encoding", "really.frames")
 
 CAPACITY, GAMES, STEPS = 20_000, 16, 128
 

@@ -9,9 +9,11 @@ import itertools
 
 import numpy as np
 
+from benchmarks import first_of
 from benchmarks.workloads import CARTPOLE
 from really import ReplayBuffer
-from really.replay.priorities import Priorities
+
+Priorities = first_of("Priorities", "really.replay.priorities", "really.priorities")
 
 HELD = 1_000_000
 DIFFERENT = 100  # batches of row numbers and priorities that take turns
