@@ -33,16 +33,6 @@ BATCH, ROUNDS, SECONDS = 32, 40, 0.002
 Parts = dict[str, Callable[[], Any]]
 
 
-class Nothing:
-    """Methods with the arguments of the buffer's, which do nothing."""
-
-    def sample(self, n: Any, *, replace: bool = True, out: Any = None, beta: Any = None, as_: None = None) -> None:
-        """Does nothing."""
-
-    def put(self, data: Any) -> None:
-        """Does nothing."""
-
-
 def nanoseconds(parts: Parts) -> dict[str, float]:
     """Of one call of each part."""
     repeats, least = {}, dict.fromkeys(parts, np.inf)
@@ -63,7 +53,7 @@ def timed(call: Callable[[], Any], repeats: int) -> float:
 
 def sampling() -> dict[str, float]:
     """The parts of `sample(32)`."""
-    buffer, floor, nothing = filled("really", SMALL).buffer, filled_floor(SMALL, best=True), Nothing()
+    buffer, floor = filled("really", SMALL).buffer, filled_floor(SMALL, best=True)
     ring, arrays = buffer._ring, floor.outputs(BATCH)
     picks = np.random.default_rng(0).integers(0, SMALL.capacity, BATCH * 1000)
     held: deque[Any] = deque(maxlen=64)
@@ -73,7 +63,6 @@ def sampling() -> dict[str, float]:
             "... if the caller holds 64 batches, so that arrays are made": lambda: held.append(buffer.sample(BATCH)),
             "the compiled call, arrays are used again": lambda: ring.sample_quickly(BATCH),
             "the compiled call, into arrays of the caller": lambda: ring.sample(BATCH, 0, False, arrays),
-            "the Python call around it": lambda: nothing.sample(BATCH),
             "an empty call, which all of these have": lambda: None,
         }
     )
@@ -83,7 +72,7 @@ def sampling() -> dict[str, float]:
 
 def putting() -> dict[str, float]:
     """The parts of `put` of one row."""
-    peer, nothing = filled("really", SMALL), Nothing()
+    peer = filled("really", SMALL)
     row = {name: column[0] for name, column in SMALL.rows(1).items()}
     row = {name: value if value.ndim else value.item() for name, value in row.items()}
     arrays = {name: np.asarray(value, SMALL.spec[name][0]) for name, value in row.items()}
@@ -92,7 +81,6 @@ def putting() -> dict[str, float]:
             "`put` of one row": lambda: peer.put(row),
             "the compiled call": lambda: peer.buffer._ring.put(row),
             "... with arrays in place of Python's numbers": lambda: peer.buffer._ring.put(arrays),
-            "the Python call around it ": lambda: nothing.put(row),
         }
     )
 

@@ -1009,6 +1009,9 @@ cdef class Ring:
 
         Raises TooManyFramesError or FrameFileError if shared frames have no room, and what `storage.make_room` raises.
         """
+        return self.put_dict(data)
+
+    cdef bint put_dict(self, dict data) except -1:
         if self.state.num_sharings > 0:
             return self.put_shared(data)
         cdef Scratch few[FEW]  # on the stack: while this call waits for the lock, other threads put
@@ -1166,6 +1169,9 @@ cdef class Ring:
 
         To check that in Python takes longer than to copy ten narrow rows.
         """
+        return self.drawn_quickly(n)
+
+    cdef dict drawn_quickly(self, n):
         cdef long long num
         cdef int overflow = 0
         if not PyLong_CheckExact(n):
@@ -1914,6 +1920,50 @@ cdef class GroupedRows:
             <int64_t*>cnp.PyArray_DATA(found),
         )
         return found
+
+
+# Methods of a buffer, whose ring is `_ring`. A call of a Python function takes as long as the copy of a narrow row.
+
+
+def put_method(slow, translated):
+    """`put(self, data)`, which gives a dict to the ring, and what the ring does not take to `slow(self, data)`.
+
+    A RingError is raised as `translated(ring, error)`.
+    """
+    def put(self, data):
+        ring = self._ring
+        if type(data) is dict and ring is not None:
+            try:
+                if (<Ring?>ring).put_dict(<dict>data):
+                    return
+            except RingError as error:
+                raise translated(ring, error) from None
+        slow(self, data)
+
+    return put
+
+
+def sample_method(slow, translated):
+    """`sample(self, n, ...)`, whose ring draws `n` rows if no option is given and `_draws_in_ring` is true; else, as
+    where `sample_quickly` returns None, `slow` does.
+
+    A RingError is raised as `translated(ring, error)`.
+    """
+    def sample(self, n, *, replace=True, out=None, beta=None, as_=None):
+        ring = self._ring
+        try:
+            if (
+                replace is True and out is None and beta is None and as_ is None and ring is not None
+                and self._draws_in_ring
+            ):
+                batch = (<Ring?>ring).drawn_quickly(n)
+                if batch is not None:
+                    return batch
+            return slow(self, n, replace=replace, out=out, beta=beta, as_=as_)
+        except RingError as error:
+            raise translated(ring, error) from None
+
+    return sample
 
 
 cdef cnp.dtype INT32 = cnp.PyArray_DescrFromType(cnp.NPY_INT32)

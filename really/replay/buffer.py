@@ -191,6 +191,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         where = {} if self.path is None else {"path": self.path}
         return {"rows": f"{len(self):,} of {self.capacity:,}", "memory": held, **where, **columns}
 
+    @engine.puts_in_ring
     def put(self, data: Any) -> None:
         """Appends rows. The oldest drop out; of more rows than fit, the newest are kept. All or nothing.
 
@@ -216,15 +217,9 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
                 share frames and are more than `spare` whole pieces may be, and the message says how many.
             ReadOnlyError, ClosedError: the buffer is on disk and not open for writing here.
         """
-        ring = self._ring
-        if ring is not None and type(data) is dict:
-            try:
-                if ring.put(data):
-                    return
-            except RingError as error:
-                raise engine.translated(ring, error) from None
         self._put_converted(data)
 
+    @engine.draws_in_ring
     def sample(
         self,
         n: arguments.Size,
@@ -252,22 +247,11 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
             InvalidValueError, InvalidTypeError: an argument cannot be used.
             NotEnoughMemoryError: the batch would not fit in the memory that is left.
         """
-        ring = self._ring
-        try:
-            if (
-                ring is not None and replace is True and out is None and beta is None and as_ is None
-                and self._draws_in_ring
-            ):  # fmt: skip
-                batch = ring.sample_quickly(n)
-                if batch is not None:
-                    return batch
-            if as_ is not None:
-                arguments.refuse_library(as_)
-            if ring is None:
-                self.check_open("sample")
-            return self._draws.sample(ring, n, replace, out, beta)
-        except RingError as error:
-            raise engine.translated(ring, error) from None
+        if as_ is not None:
+            arguments.refuse_library(as_)
+        if self._ring is None:
+            self.check_open("sample")
+        return self._draws.sample(self._ring, n, replace, out, beta)
 
     def update_priorities(self, index: Any, priorities: Any) -> int:
         """Sets priorities, such as absolute TD errors, of the rows with these numbers.

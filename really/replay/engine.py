@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from really.replay._ring import (
     Ring,
     RingError,
     TooManyFramesError,
+    put_method,
     row_stride,
+    sample_method,
     use_level,
 )
 from really.replay.arguments import MAX_BYTES, MAX_ROWS
@@ -33,6 +36,8 @@ CPU_LEVEL = os.environ.get("REALLY_CPU") or CPU_LEVELS[-1]
 if CPU_LEVEL not in CPU_LEVELS:
     raise InvalidValueError(one_of("REALLY_CPU, the instructions of this processor", CPU_LEVEL, CPU_LEVELS))
 use_level(CPU_LEVELS.index(CPU_LEVEL))
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
 
@@ -116,6 +121,16 @@ def translated(ring: Ring | None, error: RingError) -> ReallyError:
         )
     assert isinstance(error, TooManyFramesError)
     return _too_many_frames(ring, *error.args)
+
+
+def puts_in_ring(slow: Method) -> Method:
+    """Decorates `put` of a buffer: compiled code gives a dict to the ring; `slow` puts what the ring does not take."""
+    return cast(Method, functools.wraps(slow)(put_method(slow, translated)))
+
+
+def draws_in_ring(slow: Method) -> Method:
+    """Decorates `sample` of a buffer: compiled code draws a plain batch of a ring; `slow` draws all others."""
+    return cast(Method, functools.wraps(slow)(sample_method(slow, translated)))
 
 
 def _too_many_frames(ring: Ring, key: int, num_alone: int, num_rows: int, num_in: int) -> NotEnoughMemoryError:
