@@ -1,15 +1,16 @@
 """The replay ring: `Ring` stores rows as records and returns batches of them; `really.replay.ReplayBuffer` wraps it.
 
 Reading order: record.pxd (the layout of a row), values.pxd and scatter.pxd (in), gather.pxd over row_copy.h (out),
-bounded_random.pxd (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd, ring_state.pxd (all of
-this without Python), then this file, which makes it a Python class. Not every ring needs the rest: n_step.pxd (n-step
-returns), cursor_page.pxd (rings on disk), and for large rows that share frames frame_store.pxd, matching.pxd,
-interleave.pxd, reconstruct.pxd, placing.pxd and shared_rows.pxd.
+bounded_random.pxd over random_words.h (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd,
+ring_state.pxd (all of this without Python), then this file, which makes it a Python class. Not every ring needs the
+rest: n_step.pxd (n-step returns), cursor_page.pxd (rings on disk), and for large rows that share frames
+frame_store.pxd, matching.pxd, interleave.pxd, reconstruct.pxd, placing.pxd and shared_rows.pxd.
 
 One lock guards rows and generator. A thread that holds it never waits, not even for the GIL, so it always releases it.
 """
 
 import numpy as np
+from numpy.random import SFC64
 
 cimport cython
 cimport numpy as cnp
@@ -19,7 +20,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
@@ -34,7 +35,7 @@ from batch_layout cimport (
     lay_out_batch,
     lines,
 )
-from bounded_random cimport as_part, draw, draw_distinct_batches, table_nbytes
+from bounded_random cimport as_part, draw, draw_distinct_batches, really_sfc64_found, table_nbytes
 from compact cimport Compact, Windows
 from continuity cimport StatePair, continues
 from cpu cimport level_names, really_cache_found, really_cpu_use
@@ -236,6 +237,17 @@ def use_level(int level):
 
 
 use_level(len(CPU_LEVELS) - 1)
+
+
+def draw_in_line(bit_generator):
+    """Makes the rings draw in line from generators like this one, a new `numpy.random.SFC64`. Returns whether they do:
+    not if a NumPy has another state of it than `random_words.h`."""
+    cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+    cdef cnp.ndarray state = bit_generator.state["state"]["state"]
+    return really_sfc64_found(source, <uint64_t*>cnp.PyArray_DATA(state))
+
+
+draw_in_line(SFC64(0))
 
 
 def draw_below(bit_generator, int64_t bound, Py_ssize_t num):

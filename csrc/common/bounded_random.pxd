@@ -1,13 +1,16 @@
 """Unbiased random integers below a bound from a NumPy bit generator (Lemire 2019, arXiv:1805.10941)."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from numpy.random cimport bitgen_t
 
 from memory cimport really_multiply_128
 
 
-cdef enum:
-    DRAW_BLOCK = 64  # numbers drawn at a time
+cdef extern from "random_words.h" nogil:
+    enum:
+        DRAW_BLOCK "REALLY_DRAW_BLOCK"
+    bint really_sfc64_found(bitgen_t* source, const uint64_t* state) noexcept
+    void really_draw_narrow(bitgen_t* source, uint64_t bound, int64_t* numbers, size_t num) noexcept
 
 
 cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssize_t num) noexcept nogil:
@@ -18,7 +21,7 @@ cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssiz
     cdef Py_ssize_t first = 0
     while first < num:
         if bound <= <int64_t>0xFFFFFFFF:
-            draw_narrow(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
+            really_draw_narrow(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
         else:
             draw_wide(source, <uint64_t>bound, numbers + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
         first += DRAW_BLOCK
@@ -27,25 +30,6 @@ cdef inline void draw(bitgen_t* source, int64_t bound, int64_t* numbers, Py_ssiz
 cdef inline double as_part(int64_t drawn) noexcept nogil:
     """A random integer of 53 bits as a number from 0 to before 1."""
     return drawn * 2.0**-53
-
-
-cdef inline void draw_narrow(
-    bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
-) noexcept nogil:
-    # Rejects the 2**32 mod bound products with the smallest low halves: the others are divided evenly.
-    cdef uint32_t surplus = <uint32_t>((<uint64_t>1 << 32) % bound)
-    cdef uint64_t bits, product
-    cdef Py_ssize_t i = 0
-    while i < num:
-        bits = source.next_uint64(source.state)
-        product = <uint64_t><uint32_t>bits * bound
-        if <uint32_t>product >= surplus:
-            numbers[i] = <int64_t>(product >> 32)
-            i += 1
-        product = (bits >> 32) * bound
-        if i < num and <uint32_t>product >= surplus:
-            numbers[i] = <int64_t>(product >> 32)
-            i += 1
 
 
 cdef inline void draw_wide(

@@ -4,9 +4,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from bounded_random cimport DRAW_BLOCK, draw
-from memory cimport really_advise_willneed, really_copy_short, really_stream_fence
+from memory cimport REALLY_CACHE_LINE, really_prefetch_l2, really_advise_willneed, really_copy_short, really_stream_fence
 from numpy.random cimport bitgen_t
-from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at
+from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at, slot_of
 from removed cimport Removed, draw_left
 from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
 
@@ -86,10 +86,20 @@ cdef inline Py_ssize_t locate_rows(
 ) noexcept nogil:
     """Finds the addresses of `num` rows and prefetches `reach` bytes of each; returns `num`."""
     cdef Py_ssize_t i
+    if reach == REALLY_CACHE_LINE:  # a loop over one line would take as long as the rest
+        for i in range(num):
+            rows[i] = line_at(records, oldest, ages[i])
+            really_prefetch_l2(rows[i])
+        return num
     for i in range(num):
         rows[i] = row_at(records, oldest, ages[i])
         prefetch_lines(rows[i], reach)
     return num
+
+
+cdef inline const char* line_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
+    """`row_at` for rows of one cache line."""
+    return records.data + slot_of(records, oldest, age) * REALLY_CACHE_LINE
 
 
 cdef inline void copy_field(Field field, const char** rows, Py_ssize_t num, char* column) noexcept nogil:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from really import ReplayBuffer
-from really.replay._ring import draw_below
+from really.replay._ring import draw_below, draw_in_line
 from tests import sampling_checks as checks
 
 ALL = [checks.check_rows, checks.check_ages, checks.check_batches, checks.check_shards]
@@ -24,6 +24,34 @@ def test_buffer_passes(check, seed):
 def test_bounded_numbers_pass(seed):
     source = np.random.SFC64(seed)
     checks.check_bound(lambda bound, num: draw_below(source, bound, num))
+
+
+def numbers_of(words, bound, num):
+    """Lemire's method in Python, two numbers from each word of 64 bits. What a block of 64 leaves of a word is lost."""
+    numbers, surplus = [], (1 << 32) % bound
+    while len(numbers) < num:
+        block, wanted = [], min(64, num - len(numbers))
+        while len(block) < wanted:
+            word = int(words.random_raw())
+            products = [half * bound for half in (word & 0xFFFFFFFF, word >> 32)]
+            block += [product >> 32 for product in products if product & 0xFFFFFFFF >= surplus]
+        numbers += block[:wanted]
+    return numbers
+
+
+# A third of the halves is rejected below 2 ** 32 / 3 * 2, and few or none below the others.
+@pytest.mark.parametrize("bound", [1, 2, 100_000, 1 << 31, (1 << 33) // 3, (1 << 32) - 1])
+@pytest.mark.parametrize("num", [1, 2, 3, 31, 64, 65, 1000])
+@pytest.mark.parametrize("generator", [np.random.SFC64, np.random.PCG64])
+def test_bounded_numbers_are_those_of_the_formula(generator, num, bound):
+    drawn, words = generator(num), generator(num)
+    for _ in range(3):
+        assert draw_below(drawn, bound, num).tolist() == numbers_of(words, bound, num)
+    assert drawn.random_raw() == words.random_raw()
+
+
+def test_sfc64_is_drawn_in_line():
+    assert draw_in_line(np.random.SFC64(1))
 
 
 @pytest.mark.parametrize("check", ALL)
