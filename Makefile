@@ -142,7 +142,8 @@ bench: .venv/.bench
 	$(BIN)/python -m pytest bench
 	$(BIN)/python -m bench.compare $(and $(PUBLISH),--publish --figure docs/buffer.png) && cat bench/results/compare.md
 	$(BIN)/python -m bench.prioritized $(PUBLISH) && $(BIN)/python -m bench.unshared $(PUBLISH)
-	$(BIN)/python -m bench.call_profile $(PUBLISH)
+	$(BIN)/python -m bench.call_profile $(PUBLISH) && $(BIN)/python -m bench.step_profile $(PUBLISH)
+	$(BIN)/python -m bench.compression $(PUBLISH) && $(BIN)/python -m bench.cells $(PUBLISH)
 
 bench-collecting: .venv/.bench
 	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python $(and $(PUBLISH),--publish --figure docs/collecting.png)
@@ -174,7 +175,7 @@ bench-compare: .venv/.bench
 	$(BIN)/python -m bench.turns $(BASE) $(HEAD) --cells "$(CELLS)" $(WALL)
 
 .venv/.bench: $(BUILT)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco]' && touch $@
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco,envpool]' && touch $@
 
 build: setup
 	$(BIN)/python -m build

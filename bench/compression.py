@@ -1,4 +1,6 @@
-"""Size and speed of saved buffers and Parquet, for real Pong transitions: `python -m bench.compression [--rows N]`.
+"""Size of saved buffers and Parquet, for real Pong transitions: `python -m bench.compression [--rows N]`.
+
+`--publish` writes the table into docs/performance.md.
 
 The transitions are of 16 games of ALE Pong with random actions (`bench/atari.py`). One buffer deduplicates frames and
 one does not. Each is saved and written as Parquet, uncompressed and with zstd and lz4. Ratios refer to the bytes of the
@@ -12,15 +14,17 @@ import functools
 import math
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from atari import GAMES, STEPS, pong
 
+from bench.published import publish
 from really import ReplayBuffer
 
+COMPRESSIONS = ("none", "lz4", "zstd")
 KEYS = ["state", "action", "reward", "state_new", "terminal"]
 WAYS = {"buffer.save": "save", "to_parquet": "to_parquet"}
 
@@ -34,33 +38,34 @@ def filled(num_rows: int, dedup: bool) -> ReplayBuffer:
     return buffer
 
 
-def measured(write, path: Path, naive: int) -> str:
-    """Cells of the table: MB, ratio, MB of rows a second, of the faster of two turns."""
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
+def megabytes(write: Callable[[Path], None]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "buffer"
         write(path)
-        times.append(time.perf_counter() - began)
-    size = path.stat().st_size
-    return f"{size / 1e6:,.1f} | {naive / size:.1f} | {naive / 1e6 / min(times):,.0f}"
+        return path.stat().st_size / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=3 * GAMES * STEPS)
-    rows = parser.parse_args().rows
-    print("| written with | frames | compression | MB | ratio | MB of rows/s |\n| --- | --- | --- | --- | --- | --- |")
+    parser.add_argument("--publish", action="store_true", help="write the table into docs/")
+    arguments = parser.parse_args()
+    head = "".join(f" {name}: MB | ratio |" for name in COMPRESSIONS)
+    lines = [f"| written with | frames |{head}", "| --- | --- |" + " --- | --- |" * len(COMPRESSIONS)]
     for dedup, frames in ((True, "stored once"), (False, "`dedup=False`")):
-        buffer = filled(rows, dedup)
-        naive = len(buffer) * sum(dtype.itemsize * math.prod(shape) for dtype, shape in buffer.spec.values())
+        buffer = filled(arguments.rows, dedup)
+        whole = len(buffer) * sum(dtype.itemsize * math.prod(shape) for dtype, shape in buffer.spec.values()) / 1e6
         for way, name in WAYS.items():
-            for compression in ("none", "lz4", "zstd"):
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / "buffer"
-                    write = functools.partial(getattr(buffer, name), compression=compression)
-                    cells = measured(write, path, naive)
-                print(f"| `{way}` | {frames} | {compression} | {cells} |", flush=True)
-    print(f"\n{len(buffer):,} transitions, {naive / 1e6:,.0f} MB as rows.")
+            cells = []
+            for compression in COMPRESSIONS:
+                size = megabytes(functools.partial(getattr(buffer, name), compression=compression))
+                cells.append(f"{size:,.1f} | {whole / size:,.1f}")
+            lines.append(f"| `{way}` | {frames} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    print("\n".join(lines))
+    if arguments.publish:
+        note = f"{len(buffer):,} transitions, {whole:,.0f} MB with every stack written out"
+        publish("compression", "python -m bench.compression --publish", {"compression": "\n".join(lines)}, note)
 
 
 if __name__ == "__main__":

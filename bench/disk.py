@@ -3,7 +3,7 @@
 The first part has files that fit in memory. It prints rows a second of both buffers, their ratio, and the time to open
 a buffer, also one with priorities. The second part runs in a control group with `--limit` MB of memory, which needs
 root. It samples from a buffer of four times that size, with `madvise` for the rows of a batch and without, and then
-reads the disk directly. The benchmark needs some 5 GB of disk.
+reads the disk directly. The benchmark needs some 5 GB of disk. `--publish` writes both tables into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bench.published import publish
 from really import ReplayBuffer
 
 LINES = ["| files in memory | memory rows/s | disk rows/s | disk / memory |", "| --- | --- | --- | --- |"]
+LARGER = ["| rows/s | with `madvise` | without | the disk itself |", "| --- | --- | --- | --- |"]
 BATCHES = (32, 256, 1024)
 SECONDS, LEAST_ROUNDS, WARM_UP = 3.0, 40, 5
 PRIORITIES = (1_000_000, 10_000_000, 100_000_000)  # rows
@@ -51,13 +52,16 @@ def main() -> None:
             print(line)
         for workload in HELD:
             compare(workload, Path(folder) / workload)
-        if arguments.publish:
-            publish("disk", "make bench-disk", {"disk": "\n".join(LINES)})
         for num in PRIORITIES:
             open_prioritized(num, Path(folder) / "prioritized")
     for workload in ROW_NBYTES:
         command = [sys.executable, "-m", "bench.disk", "--inside", workload, "--limit", str(arguments.limit)]
-        subprocess.run([*command, "--folder", arguments.folder or tempfile.gettempdir()], check=True)
+        command += ["--folder", arguments.folder or tempfile.gettempdir()]
+        LARGER.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+    print("\n" + "\n".join(LARGER))
+    if arguments.publish:
+        tables = {"disk": "\n".join(LINES), "disk, larger than memory": "\n".join(LARGER)}
+        publish("disk", "make bench-disk", tables)
 
 
 def compare(workload: str, folder: Path) -> None:
@@ -147,41 +151,45 @@ def forget_pages(folder: Path) -> None:
 
 
 def larger_than_memory(workload: str, folder: Path, limit_mb: int) -> None:
-    """Fills, samples and reopens a buffer of `TIMES_LARGER` times the memory of the control group."""
+    """Fills, samples and reopens a buffer of `TIMES_LARGER` times the memory of the control group; prints its row."""
     nbytes = TIMES_LARGER * limit_mb << 20
+    what = f"{workload}, {nbytes / 1e9:.1f} GB in {limit_mb} MB of memory"
     with limited(limit_mb << 20):
         began = time.perf_counter()
         buffer, rows = filled(workload, folder, nbytes // ROW_NBYTES[workload])
         rate = len(buffer) / (time.perf_counter() - began)
-        print(f"\n{workload}, {nbytes / 1e9:.1f} GB in {limit_mb} MB of memory: filled with {rate:,.0f} rows/s")
-        sample_and_put(buffer, rows)
+        tell(f"{what}: filled with {rate:,.0f} rows/s")
+        rates = sample_and_put(buffer, rows)
         buffer.close()
         del buffer
-        print(f"  opened in {opening(folder):.1f} ms")
+        tell(f"  opened in {opening(folder):.1f} ms")
         largest = max(folder.iterdir(), key=lambda path: path.stat().st_size)
-        print(
-            f"  the disk itself: {disk_rate(largest, READ_NBYTES[workload]):,.0f} reads/s of a row's bytes", flush=True
-        )
+        rates.append(disk_rate(largest, READ_NBYTES[workload]))
+        print(f"| {what} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |", flush=True)
 
 
-def sample_and_put(buffer: ReplayBuffer, rows) -> None:
-    """Prints batches with `madvise` for their rows, then puts and batches in turns, then batches without `madvise`.
+def sample_and_put(buffer: ReplayBuffer, rows) -> list[float]:
+    """Rows/s of batches with `madvise` for their rows and without. Tells how long puts and batches in turns take.
 
     The last come at the end, not in turns: the read-ahead of the system for them evicts pages that the others need.
     """
     ring = buffer._ring
-    print(f"  rows are prefetched with madvise: {bool(ring.prefetches_from_disk)}")
+    tell(f"  rows are prefetched with madvise: {bool(ring.prefetches_from_disk)}")
     buffer.flush()  # else writes from filling would compete with the reads
-    show_cold(buffer, "with madvise")
+    with_madvise = cold_rate(buffer)
     both = [seconds(lambda: (buffer.put(rows), buffer.sample(COLD_BATCH))) for _ in range(COLD_ROUNDS)]
-    print(f"  put {len(rows['reward'])} and sample {COLD_BATCH}: {1e3 * statistics.median(both):.1f} ms")
+    tell(f"  put {len(rows['reward'])} and sample {COLD_BATCH}: {1e3 * statistics.median(both):.1f} ms")
     ring.prefetches_from_disk = False
-    show_cold(buffer, "without madvise")
+    return [with_madvise, cold_rate(buffer)]
 
 
-def show_cold(buffer: ReplayBuffer, what: str) -> None:
+def cold_rate(buffer: ReplayBuffer) -> float:
     part = [seconds(partial(buffer.sample, COLD_BATCH)) for _ in range(WARM_UP + COLD_ROUNDS)][WARM_UP:]
-    print(f"  sample {COLD_BATCH}, {what}: {COLD_BATCH / statistics.median(part):,.0f} rows/s")
+    return COLD_BATCH / statistics.median(part)
+
+
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ def publish(name: str, command: str, tables: Mapping[str, str], note: str = "") 
 
 
 def machine() -> str:
-    """The processor, and how many of its cores this process may use."""
+    """The processor, how many of its cores this process may use, and what the kernels know of it."""
+    from really.replay._ring import CACHE_NBYTES
+    from really.replay.engine import CPU_LEVEL
+
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-    return f"{len(os.sched_getaffinity(0))} cores of {model}"
+    cache = f"{CACHE_NBYTES >> 10:,} kB of second-level cache"
+    return f"{len(os.sched_getaffinity(0))} cores of {model} with {CPU_LEVEL} and {cache}"
 
 
 def kept_files() -> list[dict[str, Any]]:
@@ -51,7 +56,7 @@ def rendered() -> dict[str, str]:
     for kept in kept_files():
         source = f"`{kept['command']}`, {kept['machine']}{kept['note'] and ', ' + kept['note']}."
         for name, table in kept["tables"].items():
-            found[name] = f"{source}\n\n{table.strip()}\n"
+            found[name] = f"{textwrap.fill(source, 120)}\n\n{table.strip()}\n"
     return found
 
 
