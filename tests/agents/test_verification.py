@@ -154,14 +154,13 @@ def test_interruptions_by_other_processes_do_not_count():
     def forward(leaves):
         nonlocal calls
         calls += 1
-        until = time.perf_counter() + 20e-6
-        while time.perf_counter() < until:
+        until = time.process_time() + 20e-6  # the host may take time of the clock away
+        while time.process_time() < until:
             pass
         if calls % 40 == 0:
             time.sleep(0.01)
 
-    # A guest of the host's other work has less processor time than the clock says.
-    assert 5e-6 < seconds_per_call(forward, []) < 150e-6
+    assert 20e-6 <= seconds_per_call(forward, []) < 150e-6
 
 
 def test_interruptions_of_the_first_calls_of_a_slow_model_do_not_count():

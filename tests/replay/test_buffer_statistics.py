@@ -39,7 +39,7 @@ def numbers_of(words, bound, num):
     return numbers
 
 
-# A third of the halves is rejected below 2 ** 32 / 3 * 2, and few or none below the others.
+# With (1 << 33) // 3 a third of the halves is rejected; with the other bounds few are, or none.
 @pytest.mark.parametrize("bound", [1, 2, 100_000, 1 << 31, (1 << 33) // 3, (1 << 32) - 1])
 @pytest.mark.parametrize("num", [1, 2, 3, 31, 64, 65, 1000])
 @pytest.mark.parametrize("generator", [np.random.SFC64, np.random.PCG64])
