@@ -61,7 +61,7 @@ def sampling() -> dict[str, float]:
         {
             "`sample(32)`": lambda: buffer.sample(BATCH),
             "... if the caller holds 64 batches, so that arrays are made": lambda: held.append(buffer.sample(BATCH)),
-            "the compiled call, arrays are used again": lambda: ring.sample_quickly(BATCH),
+            "the compiled call, arrays are used again": lambda: ring.sample(BATCH),
             "the compiled call, into arrays of the caller": lambda: ring.sample(BATCH, 0, False, arrays),
             "an empty call, which all of these have": lambda: None,
         }

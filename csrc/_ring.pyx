@@ -1176,14 +1176,11 @@ cdef class Ring:
         """
         return self.drawn(self, num, num_batches, distinct, out)
 
-    def sample_quickly(self, n):
+    cdef dict drawn_quickly(self, n):
         """`sample(n)` if `n` is an int from 1 to `max_unchecked_rows`; else, as where there are no rows, None.
 
         To check that in Python takes longer than to copy ten narrow rows.
         """
-        return self.drawn_quickly(n)
-
-    cdef dict drawn_quickly(self, n):
         cdef long long num
         cdef int overflow = 0
         if not PyLong_CheckExact(n):
@@ -1957,7 +1954,7 @@ def put_method(slow, translated):
 
 def sample_method(slow, translated):
     """`sample(self, n, ...)`, whose ring draws `n` rows if no option is given and `_draws_in_ring` is true; else, as
-    where `sample_quickly` returns None, `slow` does.
+    where `drawn_quickly` returns None, `slow` does.
 
     A RingError is raised as `translated(ring, error)`.
     """

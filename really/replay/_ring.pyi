@@ -132,7 +132,6 @@ class Ring:
     def sample(
         self, num: int, num_batches: int = 0, distinct: bool = False, out: dict[str, NDArray[Any]] | None = None
     ) -> dict[str, NDArray[Any]] | None: ...
-    def sample_quickly(self, n: object) -> dict[str, NDArray[Any]] | None: ...
     def sample_of(
         self,
         drawing: Ring,
