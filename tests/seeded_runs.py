@@ -204,6 +204,15 @@ def half_life() -> Hash:
     return found
 
 
+def removed_rows() -> Hash:
+    found, buffer = Hash(), ReplayBuffer(150, seed=22)
+    for start in range(0, 300, 60):
+        buffer.put(narrow(start, 60))
+        buffer.remove(range(start, start + 60, 7))
+        found.add([buffer.sample(n) for n in (1, 64, 300, (3, 50))])
+    return found
+
+
 def on_disk() -> Hash:
     found = Hash()
     for name, put, options in (
@@ -429,7 +438,8 @@ EXACT: dict[str, Callable[[], Hash]] = {
     run.__name__: run
     for run in (
         *(uniform, many_dtypes, without_replacement, single_rows, indices, into_arrays, several_steps),
-        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache, half_life, interchanged),
+        *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache),
+        *(half_life, removed_rows, interchanged),
     )
 }
 ROUNDED: dict[str, Callable[[], Hash]] = {

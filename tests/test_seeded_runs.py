@@ -18,6 +18,7 @@ HASHES = {
     "shuffled_frames": "cb9f1c1afa76efb4",
     "past_the_cache": "68c173cfbaa6cc05",
     "half_life": "3042d73957d0a117",
+    "removed_rows": "85335e89f227623e",
     "interchanged": "e73006986bbe14c3",
 }
 

@@ -10,6 +10,7 @@ cdef extern from "random_words.h" nogil:
     enum:
         DRAW_BLOCK "REALLY_DRAW_BLOCK"
     bint really_sfc64_found(bitgen_t* source, const uint64_t* state) noexcept
+    void really_next_words(bitgen_t* source, uint64_t* words, size_t num) noexcept
     void really_draw_narrow(bitgen_t* source, uint64_t bound, int64_t* numbers, size_t num) noexcept
 
 
@@ -36,13 +37,16 @@ cdef inline void draw_wide(
     bitgen_t* source, uint64_t bound, int64_t* numbers, Py_ssize_t num
 ) noexcept nogil:
     cdef uint64_t surplus = (<uint64_t>0 - bound) % bound  # 2**64 mod bound
+    cdef uint64_t[DRAW_BLOCK] words
     cdef uint64_t low = 0, high
-    cdef Py_ssize_t i = 0
-    while i < num:
-        high = really_multiply_128(source.next_uint64(source.state), bound, &low)
-        if low >= surplus:
-            numbers[i] = <int64_t>high
-            i += 1
+    cdef Py_ssize_t filled = 0, missing = num, i
+    while missing > 0:
+        really_next_words(source, words, missing)
+        for i in range(missing):
+            high = really_multiply_128(words[i], bound, &low)
+            numbers[filled] = <int64_t>high
+            filled += low >= surplus
+        missing = num - filled
 
 
 cdef inline Py_ssize_t table_nbytes(Py_ssize_t num) noexcept nogil:

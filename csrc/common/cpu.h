@@ -50,11 +50,12 @@ static inline const char *really_cpu_name(int level) {
     return level >= 0 && level < (int)(sizeof names / sizeof *names) ? names[level] : NULL;
 }
 
-/* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. */
+/* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. AVX2 comes with
+   BMI2 in all but a few processors. */
 static inline int really_cpu_best(void) {
 #if defined(REALLY_DISPATCH)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return REALLY_CPU_AVX512;
-    if (__builtin_cpu_supports("avx2")) return REALLY_CPU_AVX2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return REALLY_CPU_AVX2;
 #endif
 #if defined(REALLY_SSE2)
     return REALLY_CPU_SSE2;

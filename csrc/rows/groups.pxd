@@ -3,7 +3,7 @@
 from libc.math cimport nextafter
 from libc.stdint cimport int64_t
 
-from bounded_random cimport as_part
+from bounded_random cimport DRAW_BLOCK, as_part
 
 cdef struct Groups:  # each group is a ring of its own in `rows`
     const int64_t* first  # [group], place of the oldest row in its ring
@@ -18,16 +18,19 @@ cdef inline int64_t row_in_group(const Groups* groups, int64_t group, int64_t pl
     return groups.rows[groups.base[group] + ((groups.first[group] + place) & (groups.sizes[group] - 1))]
 
 
-cdef inline Py_ssize_t part_of(const double* ends, Py_ssize_t num, double value) noexcept nogil:
-    """How many of the ascending `ends` are at most the value."""
-    cdef Py_ssize_t low = 0, middle
-    while low < num:
-        middle = (low + num) // 2
-        if ends[middle] <= value:
-            low = middle + 1
-        else:
-            num = middle
-    return low
+cdef inline void find_parts(
+    const double* ends, Py_ssize_t num_ends, const double* values, int64_t* parts, Py_ssize_t num
+) noexcept nogil:
+    """For each value, how many of the ascending `ends` are at most it: a search step for all of them at a time, since a
+    step waits for the one before it."""
+    cdef Py_ssize_t half, i
+    for i in range(num):
+        parts[i] = 0
+    while num_ends > 0:
+        half = (num_ends + 1) // 2
+        for i in range(num):
+            parts[i] += half * (ends[parts[i] + half - 1] <= values[i])
+        num_ends -= half
 
 
 cdef inline void draw_of_strata(
@@ -35,11 +38,19 @@ cdef inline void draw_of_strata(
     const int64_t* drawn, Py_ssize_t num, int64_t* out
 ) noexcept nogil:
     """Draws `num` rows: the places of a comb, from `start` / num on, choose their strata, and `drawn` the rows."""
-    cdef Py_ssize_t i
+    cdef double[DRAW_BLOCK] places
+    cdef int64_t[DRAW_BLOCK] parts
+    cdef Py_ssize_t first = 0, size, i
     cdef int64_t group
-    for i in range(num):
-        group = strata[part_of(ends, num_ends, (i + start) / num)]
-        out[i] = row_in_group(groups, group, <int64_t>(as_part(drawn[i]) * groups.counts[group]))
+    while first < num:
+        size = min(num - first, <Py_ssize_t>DRAW_BLOCK)
+        for i in range(size):
+            places[i] = (first + i + start) / num
+        find_parts(ends, num_ends, places, parts, size)
+        for i in range(size):
+            group = strata[parts[i]]
+            out[first + i] = row_in_group(groups, group, <int64_t>(as_part(drawn[first + i]) * groups.counts[group]))
+        first += size
 
 
 cdef inline void draw_by_weight(
@@ -47,11 +58,18 @@ cdef inline void draw_by_weight(
     Py_ssize_t num, int64_t* out
 ) noexcept nogil:
     """Draws `num` rows by the weight that each row of a group has; `ends` are the sums of the groups' weights."""
-    cdef Py_ssize_t i
+    cdef double total = ends[num_groups - 1], most = nextafter(total, 0.0)
+    cdef double[DRAW_BLOCK] wanted
+    cdef int64_t[DRAW_BLOCK] parts
+    cdef Py_ssize_t first = 0, size, i
     cdef int64_t group, place
-    cdef double total = ends[num_groups - 1], wanted
-    for i in range(num):
-        wanted = min(as_part(drawn[i]) * total, nextafter(total, 0.0))
-        group = part_of(ends, num_groups, wanted)
-        place = <int64_t>(groups.counts[group] - (ends[group] - wanted) / weights[group])
-        out[i] = row_in_group(groups, group, max(min(place, groups.counts[group] - 1), <int64_t>0))
+    while first < num:
+        size = min(num - first, <Py_ssize_t>DRAW_BLOCK)
+        for i in range(size):
+            wanted[i] = min(as_part(drawn[first + i]) * total, most)
+        find_parts(ends, num_groups, wanted, parts, size)
+        for i in range(size):
+            group = parts[i]
+            place = <int64_t>(groups.counts[group] - (ends[group] - wanted[i]) / weights[group])
+            out[first + i] = row_in_group(groups, group, max(min(place, groups.counts[group] - 1), <int64_t>0))
+        first += size

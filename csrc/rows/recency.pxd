@@ -8,11 +8,13 @@ from libc.math cimport expm1, pow
 from libc.stdint cimport int64_t, uint64_t
 from numpy.random cimport bitgen_t
 
-from bounded_random cimport draw
+from bounded_random cimport draw, really_next_words
 
 cdef extern from "halvings.h" nogil:
     enum: REALLY_HALVINGS
-    void really_halvings(const uint64_t* bits, double share, double* halvings, size_t num) noexcept
+    void really_half_life_ages(
+        const uint64_t* bits, double share, double half_life, int64_t held, int64_t* ages, size_t num
+    ) noexcept
 
 cdef enum RecencyKind:
     ALL_ROWS  # every row held is equally likely
@@ -79,13 +81,9 @@ cdef inline void draw_half_life(
     """
     cdef double share = -expm1(-0.6931471805599453 * held / half_life)  # ln 2
     cdef uint64_t[REALLY_HALVINGS] bits
-    cdef double[REALLY_HALVINGS] halvings
-    cdef Py_ssize_t first = 0, size, i
+    cdef Py_ssize_t first = 0, size
     while first < num:
         size = min(num - first, <Py_ssize_t>REALLY_HALVINGS)
-        for i in range(size):
-            bits[i] = source.next_uint64(source.state)
-        really_halvings(bits, share, halvings, size)
-        for i in range(size):
-            ages[first + i] = held - 1 - min(<int64_t>(half_life * halvings[i]), held - 1)
+        really_next_words(source, bits, size)
+        really_half_life_ages(bits, share, half_life, held, ages + first, size)
         first += size

@@ -21,6 +21,15 @@ from row_set cimport (
     slot_of_rank,
 )
 
+cdef extern from "left_rows.h" nogil:
+    size_t really_keep_left(
+        const uint64_t* words, int64_t oldest, int64_t to_wrap, const int64_t* ages, size_t num, int64_t* left,
+        size_t most
+    ) noexcept
+
+cdef enum:
+    LEFT_BLOCK = 4 * DRAW_BLOCK  # ages drawn at a time
+
 cdef struct Removed:
     bint any  # whether a row that is held is removed; if not, the rest is unused
     int64_t capacity
@@ -86,43 +95,26 @@ cdef inline bint is_removed(const Removed* removed, int64_t number) noexcept nog
     return removed.any and not has_row(&removed.left, number % removed.capacity)
 
 
-cdef inline bint has_age(const Removed* removed, int64_t oldest, int64_t age) noexcept nogil:
-    """Whether the row of this age is left; `oldest` is the slot of age 0."""
-    cdef int64_t slot = oldest + age
-    cdef uint64_t at = <uint64_t>(slot if slot < removed.capacity else slot - removed.capacity)
-    return (removed.left.words[at // WORD] >> (at % WORD)) & 1
-
-
 cdef inline void draw_left(bitgen_t* source, const Removed* removed, int64_t* ages, Py_ssize_t num) noexcept nogil:
-    """Uniform ages of rows that are left: draws again in place of others, which is exact and, of few others, fast.
-
-    Calls of DRAW_BLOCK ages each give the same ages as one call.
-    """
-    cdef Py_ssize_t first = 0
-    while first < num:
-        draw_left_block(source, removed, ages + first, min(num - first, <Py_ssize_t>DRAW_BLOCK))
-        first += DRAW_BLOCK
+    """Uniform ages of rows that are left."""
+    cdef Py_ssize_t filled = 0
+    while filled < num:
+        filled += draw_some_left(source, removed, ages + filled, num - filled)
 
 
-cdef inline void draw_left_block(
-    bitgen_t* source, const Removed* removed, int64_t* ages, Py_ssize_t num
+cdef inline Py_ssize_t draw_some_left(
+    bitgen_t* source, const Removed* removed, int64_t* ages, Py_ssize_t most
 ) noexcept nogil:
-    cdef int64_t held = removed.newest - removed.oldest, oldest = removed.oldest % removed.capacity
-    cdef int64_t[DRAW_BLOCK] again
-    cdef int[DRAW_BLOCK] others
-    cdef int i, num_again, num_others = 0
-    again[0] = 0  # a compiler that does not see that `draw` writes what is read would warn
-    draw(source, held, ages, num)
-    for i in range(<int>num):  # without a branch, which would be mispredicted
-        others[num_others] = i
-        num_others += not has_age(removed, oldest, ages[i])
-    while num_others > 0:
-        draw(source, held, again, num_others)
-        num_again, num_others = num_others, 0
-        for i in range(num_again):
-            ages[others[i]] = again[i]
-            others[num_others] = others[i]
-            num_others += not has_age(removed, oldest, again[i])
+    """The next of at most `most` uniform ages of rows that are left; returns how many, perhaps none.
+
+    Of a block of uniform ages of all rows, those of others are left out, which is exact.
+    """
+    cdef int64_t oldest = removed.oldest % removed.capacity
+    cdef int64_t[LEFT_BLOCK] drawn
+    cdef Py_ssize_t num = min(most + most // 8 + 8, <Py_ssize_t>LEFT_BLOCK)  # some more, so that few are missing then
+    drawn[0] = 0  # a compiler that does not see that `draw` writes what is read would warn
+    draw(source, removed.newest - removed.oldest, drawn, num)
+    return really_keep_left(removed.left.words, oldest, removed.capacity - oldest, drawn, num, ages, most)
 
 
 cdef inline void to_ages(const Removed* removed, int64_t* ranks, Py_ssize_t num) noexcept nogil:

@@ -9,9 +9,10 @@ import pytest
 from really.replay.engine import CPU_LEVEL, CPU_LEVELS
 from tests.test_seeded_runs import HASHES
 
-# Runs that reach every kernel: narrow and long rows, frames along both axes, shared or not, batches past the cache, and
-# draws by half-life.
-RUNS = ("many_dtypes", "stacked_frames", "frames_of_the_last_axis", "shuffled_frames", "past_the_cache", "half_life")
+# Runs that reach every kernel: narrow and long rows, frames along both axes, shared or not, batches past the cache,
+# draws by half-life, and of rows that are left after others were removed.
+FRAMES = ("stacked_frames", "frames_of_the_last_axis", "shuffled_frames")
+RUNS = ("many_dtypes", *FRAMES, "past_the_cache", "half_life", "removed_rows")
 ALL = ("plain", "sse2", "avx2", "avx512", "neon")
 
 
