@@ -34,7 +34,7 @@ from segments cimport (
     segment_at,
     segment_of_row,
 )
-from starts cimport EPISODES, STEPS, WINDOWS, Starts, evict_before, mark_after_append, to_starts
+from starts cimport EPISODES, STEPS, WINDOWS, Starts, bar, evict_before, mark_after_append, to_starts
 from window_batch cimport TrajectoryParts
 from windows cimport Window, fill_window, step_on
 
@@ -85,6 +85,7 @@ cdef class TrajectoryIndex:
         least: steps that a window needs.
         least_from_first: steps that a window needs if it begins with the first step of an episode.
         joins: whether windows go on in the agent's next episode.
+        bars: whether rows may be barred from being starts.
     """
 
     cdef Trajectories rows
@@ -92,17 +93,24 @@ cdef class TrajectoryIndex:
     cdef TrajectoryParts addresses
     cdef readonly object parts  # a capsule of `addresses`, with which a ring makes windows itself
 
-    def __cinit__(self, int64_t capacity, int rule, int64_t least, int64_t least_from_first, bint joins):
+    def __cinit__(
+        self, int64_t capacity, int rule, int64_t least, int64_t least_from_first, bint joins, bint bars=False
+    ):
         self.addresses.rows, self.addresses.starts = &self.rows, &self.starts
         self.parts = PyCapsule_New(&self.addresses, "really.trajectories", NULL)
         self.starts.rule, self.starts.joins, self.starts.log_from = rule, joins, INT64_MIN
         self.starts.least, self.starts.least_from_first = least, least_from_first
         if not allocate_trajectories(&self.rows, capacity) or not allocate_row_set(&self.starts.rows, capacity):
             raise MemoryError("the index of trajectories: the system gave no memory")
+        if bars and not allocate_row_set(&self.starts.barred, capacity):
+            raise MemoryError("the index of trajectories: the system gave no memory")
+        self.starts.bars = bars
 
     def __dealloc__(self):
         free_trajectories(&self.rows)
         free_row_set(&self.starts.rows)
+        if self.starts.bars:
+            free_row_set(&self.starts.barred)
         free(self.starts.log)
 
     @property
@@ -151,13 +159,15 @@ cdef class TrajectoryIndex:
 
     def append(
         self, const int64_t[::1] streams, const cnp.npy_bool[::1] ends, const cnp.npy_bool[::1] follows,
-        const cnp.npy_bool[::1] removed,
+        const cnp.npy_bool[::1] removed, const cnp.npy_bool[::1] barred=None,
     ):
         """Appends rows: the stream of each, whether an episode ends with it, whether it follows the row before it in
-        its stream, and whether it is removed."""
+        its stream, whether it is removed, and, if rows may be, whether it is barred from being a start."""
         cdef Py_ssize_t i
         cdef Segment* segment
         for i in range(streams.shape[0]):
+            if self.starts.bars:
+                bar(&self.starts, &self.rows, self.rows.newest, barred[i])
             segment = append_row(&self.rows, streams[i], ends[i], follows[i], removed[i], self.starts.joins)
             if segment == NULL:
                 raise MemoryError("the index of trajectories: the system gave no memory")

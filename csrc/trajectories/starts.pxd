@@ -1,14 +1,15 @@
 """Starts: the rows that a draw may choose, so that each of them is equally likely.
 
-A start is a row from which a window of enough steps goes on, or the first row of a whole episode, or any row of one. A
-set of bits holds them, and follows each row that is put, evicted or loses the row before it.
+A start is a row from which a window of enough steps goes on, or the first row of a whole episode, or any row of one;
+some rows may be barred from that. A set of bits holds them, and follows each row that is put, evicted or loses the row
+before it.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from row_set cimport RowSet, add_row, discard_row, row_set_nbytes, slot_of_rank
+from row_set cimport RowSet, add_row, discard_row, has_row, row_set_nbytes, slot_of_rank
 from segments cimport (
     ENDED,
     ORIGIN,
@@ -33,6 +34,8 @@ cdef enum Rule:
 
 cdef struct Starts:
     RowSet rows  # slots
+    bint bars  # whether rows may be barred; if not, the next is unused
+    RowSet barred  # slots of rows that are no starts, whatever follows them
     int rule
     int64_t least
     int64_t least_from_first
@@ -60,11 +63,13 @@ cdef inline void log_change(Starts* starts, int64_t number) noexcept nogil:
 
 
 cdef inline void mark(Starts* starts, const Trajectories* rows, const Segment* segment, int64_t place) noexcept nogil:
-    """Makes the row at this place of the segment's stream a start, if it is held."""
+    """Makes the row at this place of the segment's stream a start, if it is held and not barred."""
     cdef int64_t number
     if place < rows.streams[segment.stream].first:
         return
     number = number_at(&rows.streams[segment.stream], place)
+    if starts.bars and has_row(&starts.barred, number % rows.capacity):
+        return
     if add_row(&starts.rows, number % rows.capacity):
         log_change(starts, number)
 
@@ -76,6 +81,14 @@ cdef inline void unmark(Starts* starts, const Trajectories* rows, const Segment*
     number = number_at(&rows.streams[segment.stream], place)
     if discard_row(&starts.rows, number % rows.capacity):
         log_change(starts, number)
+
+
+cdef inline void bar(Starts* starts, const Trajectories* rows, int64_t number, bint is_barred) noexcept nogil:
+    """Says whether a row, which is to be appended, is barred."""
+    if is_barred:
+        add_row(&starts.barred, number % rows.capacity)
+    else:
+        discard_row(&starts.barred, number % rows.capacity)
 
 
 cdef inline void mark_after_append(Starts* starts, const Trajectories* rows, const Segment* segment) noexcept nogil:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from really._utils._step import Columns
 from really._utils.array_pool import ArrayPool
 from really.data.masks import KEY, KEY_NEW
-from really.data.schema import Spec
-from really.data.transitions import RECURRENT_STATE
+from really.data.schema import HAS_STATE, RECURRENT_STATE, Spec
 
 
 class Rollout:
@@ -28,7 +27,8 @@ class Rollout:
         estimates: `log_prob` and `value_estimate`, if they are columns, as views `[time, env]`.
         masks: views `[time, env, width]` of the columns with the action masks before and after a step; empty if there
             are none.
-        recurrent: writes at a step the recurrent states with which agents act, if they are columns.
+        recurrent: writes at a step the recurrent states with which agents act, if they are columns, and then which of
+            them are stored, if that is a column, too.
     """
 
     def __init__(self, columns: Spec, num_envs: int, time: int, pool: ArrayPool) -> None:
@@ -49,7 +49,8 @@ class Rollout:
         self.before = Columns([*states, arrays["action"]])
         self.after = Columns([*next_states, *(arrays[name] for name in ("reward", "terminated", "truncated"))])
         self.masks = [arrays[name] for name in (KEY, KEY_NEW) if name in arrays]
-        self.recurrent = Columns([rows for name, rows in arrays.items() if name.split(".")[0] == RECURRENT_STATE])
+        states = [rows for name, rows in arrays.items() if name.split(".")[0] == RECURRENT_STATE]
+        self.recurrent = Columns([*states, *(arrays[name] for name in (HAS_STATE,) if name in arrays)])
         self.estimates = {name: arrays[name] for name in ("log_prob", "value_estimate") if name in arrays}
 
     def grow(self) -> None:

@@ -18,6 +18,13 @@ MAX_ITEM_NBYTES = 1 << 31
 MAX_AXES = 60
 """Most axes of a row. A NumPy array has at most 64, and a batch has up to two axes before those of a row."""
 
+RECURRENT_STATE = "recurrent_state"
+"""A column of each part of the recurrent state with which the row's action was chosen: `recurrent_state.h`, and so on.
+The buffer's key, and the name by which `returns` asks, stand for all of them."""
+HAS_STATE = "has_recurrent_state"
+"""A column of a manager with `recurrent_state_every`: 1 where the recurrent state is that with which the row's action
+was chosen, 0 where it repeats that of an earlier row."""
+
 
 class ColumnSpec(NamedTuple):
     """What one row holds in one column. It equals the plain tuple (dtype, shape)."""

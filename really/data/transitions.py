@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from really._utils.array_pool import ArrayPool
 from really._utils.published import column_name
 from really.data.frames import FrameColumn
-from really.data.schema import ColumnSpec, Spec
+from really.data.schema import HAS_STATE, RECURRENT_STATE, ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ REQUESTABLE: dict[str, np.dtype[Any]] = {
     "policy_version": np.dtype(np.int64),
     "agent": np.dtype(np.int32),
 }
-# Requested by this name, it comes in one column for each part of the nest.
-RECURRENT_STATE = "recurrent_state"
 # Columns that are valid only for the policy that acted: stale rows are dropped unless `max_staleness` allows them.
 ON_POLICY = frozenset({"log_prob", "monte_carlo", "advantage"})
 
@@ -55,15 +53,17 @@ def schema(
     masks: ActionMasks | None = None,
     reward_shape: tuple[int, ...] = (),
     recurrent: Mapping[str, ColumnSpec] | None = None,
+    recurrent_every: int = 1,
 ) -> Spec:
     """The columns that runners deliver: the fixed ones, those of action masks, then those that `returns` requests.
 
-    `recurrent` are the columns of a model's recurrent state.
+    `recurrent` are the columns of a model's recurrent state, which is that of every `recurrent_every`-th step.
     """
+    number = ColumnSpec(np.dtype(np.float32))
+    state = dict(recurrent or {}) | ({HAS_STATE: number} if recurrent_every > 1 else {})
     requested: Spec = {}
     for name in returns:
-        requested |= (recurrent or {}) if name == RECURRENT_STATE else {name: ColumnSpec(REQUESTABLE[name])}
-    number = ColumnSpec(np.dtype(np.float32))
+        requested |= state if name == RECURRENT_STATE else {name: ColumnSpec(REQUESTABLE[name])}
     return {
         **{"state" + name: leaf for name, leaf in leaves.items()},
         "action": ColumnSpec(np.dtype(action_dtype), action_shape),

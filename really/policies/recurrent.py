@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from really.data.schema import RECURRENT_STATE as RECURRENT_STATE
 from really.data.schema import ColumnSpec, Spec
-from really.data.transitions import RECURRENT_STATE as RECURRENT_STATE
 from really.errors import ModelError
 
 Arrays = list[NDArray[Any]]

@@ -13,7 +13,7 @@ def write_rows(to: NDArray[Any], places: _Numbers, values: NDArray[Any]) -> None
 @final
 class TrajectoryIndex:
     def __new__(
-        cls, capacity: int, rule: int, least: int, least_from_first: int, joins: bool
+        cls, capacity: int, rule: int, least: int, least_from_first: int, joins: bool, bars: bool = False
     ) -> TrajectoryIndex: ...
     @property
     def parts(self) -> object: ...
@@ -32,6 +32,7 @@ class TrajectoryIndex:
         ends: NDArray[np.bool_],
         follows: NDArray[np.bool_],
         removed: NDArray[np.bool_],
+        barred: NDArray[np.bool_] | None = None,
     ) -> None: ...
     def take_log(self, log_from: int) -> _Numbers | None: ...
     def starts_of_ranks(self, ranks: _Numbers) -> _Numbers: ...

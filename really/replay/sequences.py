@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from really._utils.checks import checked_integer, checked_number
-from really.data.schema import ColumnSpec, Spec
+from really.data.schema import HAS_STATE, ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay.arguments import refuse_big_batch
@@ -41,7 +41,7 @@ class Sequences(SampleUnit):
 
     Windows follow an agent's rows in whatever chunks they came, and stop where an episode ends. Rows stay stored once,
     however many windows they are in. All starts are equally likely: with `pad=False` the rows from which a whole window
-    goes on; with `pad=True` those with at least one step to learn from.
+    goes on; with `pad=True` those with at least one step to learn from. Of these, `starts_at` leaves some.
 
     Args:
         length: steps to learn from.
@@ -51,6 +51,8 @@ class Sequences(SampleUnit):
         agent: columns that tell agents apart; by default the column "agent", if there is one.
         checks_states: False trusts the order of an agent's rows. True ends a window where a row's state is not, bit for
             bit, the next state of the row before it; observations that are normalised anew in each chunk are never.
+        starts_at: a column, a number a row, that is not 0 where a window may begin; by default the column
+            "has_recurrent_state", if there is one, so that windows begin where the recurrent state is stored.
         compact: True gives columns that share frames as frames [n, length + stack, ...] and indices
             (`really.replay.stacked` makes them whole), each frame of a window once. A window that needs more frames
             makes its batch longer; a number, how many frames there is room for, avoids that.
@@ -67,6 +69,7 @@ class Sequences(SampleUnit):
         agent: str | Sequence[str] | None = None,
         checks_states: bool = True,
         compact: bool | int = False,
+        starts_at: str | None = None,
     ) -> None:
         self.length = checked_integer("length", length, 1, LONGEST)
         self.burn_in = checked_integer("burn_in", burn_in, 0, LONGEST)
@@ -76,12 +79,15 @@ class Sequences(SampleUnit):
         self.pad, self.across_episodes, self.checks_states = pad, across_episodes, checks_states
         self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
         self.compact = checked_compact(compact)
+        if not isinstance(starts_at, str | None):
+            raise InvalidTypeError(f"starts_at: expected the name of a column, or None, got {starts_at!r}")
+        self.starts_at = starts_at
         self.starts: Trajectories | None = None
         self._frames: CompactFrames | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again."""
-        names = ("length", "burn_in", "pad", "across_episodes", "checks_states", "compact")
+        names = ("length", "burn_in", "pad", "across_episodes", "checks_states", "compact", "starts_at")
         agent = None if self.agent is None else list(self.agent)
         return {name: getattr(self, name) for name in names} | {"agent": agent}
 
@@ -91,12 +97,26 @@ class Sequences(SampleUnit):
         return self.burn_in + self.length
 
     def check_keys(self, keys: Sequence[str]) -> None:
-        """Raises InvalidValueError if a column is missing that tells where episodes end, or agents apart."""
+        """Raises InvalidValueError if a column is missing that tells where episodes end or windows begin, or agents
+        apart."""
         check_columns("sequences", keys, self.agent)
+        if self.starts_at is not None and self.starts_at not in keys:
+            raise InvalidValueError(
+                f"sequences: expected the key starts_at={self.starts_at!r}, which tells where windows may begin, got "
+                f"{list(keys)}"
+            )
 
     def check_spec(self, spec: Spec) -> None:
         """Raises InvalidValueError if a column is missing, of another shape, or named as one that batches add."""
         TrajectoryColumns.of(spec, agent=self.agent)
+        self.check_keys(list(spec))
+        if (name := self._starting_column(spec)) is not None:
+            dtype, shape = spec[name]
+            if shape != () or dtype.kind not in "biuf":
+                raise InvalidValueError(
+                    f"sequences: key {name!r}, which tells where windows may begin: expected a number, got {dtype} of "
+                    f"{list(shape)}"
+                )
         taken = [key for key in spec if key in ADDED]
         if taken:
             raise InvalidValueError(f"sequences: expected no keys {list(ADDED)}, which batches have besides: {taken}")
@@ -106,9 +126,17 @@ class Sequences(SampleUnit):
     def prepare(self, ring: Ring) -> None:
         """Makes the index of the ring's trajectories."""
         self._frames = CompactFrames(ring, self.num_steps, self.compact) if self.compact else None
-        columns = TrajectoryColumns.of(spec_of(ring), agent=self.agent, checks_states=self.checks_states)
+        spec = spec_of(ring)
+        columns = TrajectoryColumns.of(spec, agent=self.agent, checks_states=self.checks_states)
         least, from_first = (self.burn_in + 1, 1) if self.pad else (self.num_steps, self.num_steps)
-        self.starts = Trajectories(ring, columns, least=least, least_from_first=from_first, joins=self.across_episodes)
+        self.starts = Trajectories(
+            ring,
+            columns,
+            least=least,
+            least_from_first=from_first,
+            joins=self.across_episodes,
+            starts_at=self._starting_column(spec),
+        )
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns with the axis of steps, `mask`, `is_first` and `number`."""
@@ -129,6 +157,10 @@ class Sequences(SampleUnit):
         if self._frames is not None or not isinstance(ring, Ring):
             return None
         return starts.draw_batch(shape, self.num_steps, self.burn_in)
+
+    def _starting_column(self, spec: Spec) -> str | None:
+        """The column that says where windows may begin; None if they may anywhere."""
+        return HAS_STATE if self.starts_at is None and HAS_STATE in spec else self.starts_at
 
     def _starts(self, ring: Ring, num: int) -> Trajectories:
         """The index; raises NotEnoughMemoryError if so many windows do not fit in the memory that is left."""

@@ -122,6 +122,7 @@ class Trajectories:
         rule: which rows are starts, that is may be drawn: "windows" from which `least` steps go on (`least_from_first`
             from an episode's first step), "episodes" the first rows of whole ones, "steps" all rows of those.
         joins: whether windows go on in the agent's next episode.
+        starts_at: a column, a number a row: rows where it is 0 are no starts. None bars none.
     """
 
     def __init__(
@@ -133,12 +134,13 @@ class Trajectories:
         least: int = 1,
         least_from_first: int | None = None,
         joins: bool = False,
+        starts_at: str | None = None,
     ) -> None:
-        self._ring, self._columns = ring, columns
+        self._ring, self._columns, self._starts_at = ring, columns, starts_at
         self.least, self.rule = least, rule
         first = least if least_from_first is None else least_from_first
-        self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins)
-        self._names = [*columns.agent, *columns.ends]
+        self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins, starts_at is not None)
+        self._names = list(dict.fromkeys([*columns.agent, *columns.ends, *([] if starts_at is None else [starts_at])]))
         self._may_have_gaps = not isinstance(ring, Ring)  # rows of shards may be lost between two of one agent
         self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
         self._streams: dict[Any, int] = {}
@@ -315,7 +317,8 @@ class Trajectories:
         if follows is None:
             return False
         removed = ring.are_removed(np.arange(first, end))
-        self._index.append(streams, self._ends(read, num), follows, removed)
+        barred = None if self._starts_at is None else read[self._starts_at] == 0
+        self._index.append(streams, self._ends(read, num), follows, removed, barred)
         return True
 
     def _ends(self, read: dict[str, NDArray[Any]], num: int) -> Flags:
@@ -350,9 +353,15 @@ class Trajectories:
                 "; an episode goes on only where a row's 'state' is the 'state_new' of the row before, unless "
                 "checks_states=False trusts the order of the rows"
             )
+        longest = max(length, default=0)
+        if self._starts_at is not None and longest >= self.least:
+            raise EmptyBufferError(
+                f"sample: expected rows whose {self._starts_at!r} is not 0 and from which {self.least:,} steps of an "
+                f"episode are held, got none; the longest of {len(length):,} episodes has {longest:,}"
+            )
         raise EmptyBufferError(
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "
-            f"{max(length, default=0):,}{apart}"
+            f"{longest:,}{apart}"
         )
 
 

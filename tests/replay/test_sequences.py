@@ -112,6 +112,41 @@ def test_every_start_is_equally_likely(unit):
     assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], starts, 30_000)
 
 
+def put_with_flags(buffer, end=0.1):
+    """Puts rows of three agents of which about a third may be starts; returns all rows."""
+    world, chunks = World(3, 0, end), []
+    for _ in range(40):
+        chunk = world.any_chunk()
+        chunk["may_start"] = (world.draw.random(len(chunk["agent"])) < 1 / 3).astype(np.float32)
+        buffer.put(chunk)
+        chunks.append(chunk)
+    return concatenated(chunks)
+
+
+@pytest.mark.parametrize("options", [{}, {"burn_in": 2, "pad": True}, {"across_episodes": True, "compact": True}])
+def test_windows_begin_only_where_a_column_lets_them(options):
+    buffer = ReplayBuffer(300, unit=Sequences(4, **options, starts_at="may_start"), seed=0)
+    rows = put_with_flags(buffer)
+    reference = Reference(rows, 300)
+    all_starts = reference.starts(
+        4, options.get("burn_in", 0), options.get("pad", False), options.get("across_episodes", False)
+    )
+    starts = [start for start in all_starts if rows["may_start"][start]]
+    assert 20 < len(starts) < len(all_starts) / 2
+    assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], starts, 20_000)
+
+
+def test_no_window_begins_where_no_row_may_be_the_first():
+    buffer = ReplayBuffer(300, unit=Sequences(4, starts_at="may_start"), seed=0)
+    put_with_flags(buffer)
+    numbers = buffer.numbers()
+    buffer.update(numbers, {"may_start": np.zeros(len(numbers), np.float32)})
+    with pytest.raises(EmptyBufferError, match=r"sample: expected rows whose 'may_start' is not 0 and from which 4 st"):
+        buffer.sample(2)
+    buffer.update(numbers[:200], {"may_start": np.ones(200, np.float32)})
+    assert set(buffer.sample(500)["number"][:, 0].tolist()) <= set(numbers[:200].tolist())
+
+
 class FirstRowsOfEpisodes(Sampler):
     """A typical defect: episodes are drawn evenly, then a start within one, so that short ones come too often."""
 
@@ -430,6 +465,7 @@ def test_other_samplers_draw_again_until_all_rows_are_starts(monkeypatch):
         ({"length": 2.5}, InvalidTypeError, "length: expected an integer"),
         ({"length": 4, "burn_in": -1}, InvalidValueError, "burn_in: expected an integer"),
         ({"length": 4, "pad": 1}, InvalidTypeError, "pad: expected True or False, got 1"),
+        ({"length": 4, "starts_at": 3}, InvalidTypeError, "starts_at: expected the name of a column, or None, got 3"),
     ],
 )
 def test_arguments_that_cannot_be_used(options, error, message):
@@ -443,6 +479,8 @@ def test_arguments_that_cannot_be_used(options, error, message):
         ({"reward": [0.0]}, {}, r"sequences: expected one of the keys .*terminal.*, which tell where episodes end"),
         ({"terminal": [0.0]}, {"agent": "env"}, r"sequences: expected the keys \['env'\], which tell agents apart"),
         ({"terminal": [[0.0, 0.0]]}, {}, "sequences: key 'terminal': expected a number, got float32 of"),
+        ({"terminal": [0.0]}, {"starts_at": "here"}, "sequences: expected the key starts_at='here', which tells where"),
+        ({"terminal": [0.0], "here": [[1]]}, {"starts_at": "here"}, "key 'here', which tells where windows may begin"),
         ({"terminal": [0.0], "mask": [1.0]}, {}, "sequences: expected no keys .* which batches have besides"),
     ],
 )
