@@ -295,9 +295,7 @@ cdef inline void probe_row(Sharing* sharing, const StackColumn* columns, int64_t
     cdef const char* after = columns[last].data + row * columns[last].stride
     cdef uint64_t newest = sample_hash(after, sharing.store.nbytes, stack - 1, stack, sharing.inner)
     cdef uint64_t before
-    if last == 0 and stack == 1:
-        return
-    before = sample_hash(data, sharing.store.nbytes, stack - 1 if last == 1 else stack - 2, stack, sharing.inner)
+    before = sample_hash(data, sharing.store.nbytes, stack - 1 - shift_of(sharing), stack, sharing.inner)
     probe(&sharing.rate, before, newest)
     if last == 1 and sharing.rate.effort == SEARCH_NONE:
         # The row may share frames with itself.
@@ -331,7 +329,7 @@ cdef inline bint store_row(
         data = columns[last].data + row * columns[last].stride
     if data != NULL and pauses and is_probed(&sharing.rate):
         probe_row(sharing, columns, row)
-    if data == NULL or pauses or not match_fast_path(sharing, columns, row, numbers):
+    if data == NULL or pauses or is_lone_frame(sharing) or not match_fast_path(sharing, columns, row, numbers):
         locate_stacks(sharing, columns, row, stacks)
         if data != NULL and pauses and last == 1 and sharing.outer == 1:
             if not store_alone(sharing, stacks, numbers):
@@ -548,9 +546,19 @@ cdef inline bint store_compared(
     return True
 
 
+cdef inline bint is_lone_frame(const Sharing* sharing) noexcept nogil:
+    """Whether a row is one frame of one column, such as a recurrent state: rows repeat it, or have another."""
+    return sharing.stack == 1 and sharing.num_columns == 1
+
+
+cdef inline int shift_of(const Sharing* sharing) noexcept nogil:
+    """By how many frames the first column of a row is ahead of the last stack of its trajectory."""
+    return 1 if sharing.num_columns == 1 and sharing.stack > 1 else 0
+
+
 cdef inline bint store_first_column(Sharing* sharing, const Stack* stack, int64_t* numbers) noexcept nogil:
     """Finds or stores the first column's frames: it equals the tail's stack, or as the only column continues it."""
-    cdef int j, start = 0, shift = sharing.num_columns == 1
+    cdef int j, start = 0, shift = shift_of(sharing)
     cdef bint searches = sharing.by_address or sharing.rate.effort == SEARCH_ALL
     cdef TrajectoryTail* tail = find_tail(sharing, stack) if searches else NULL
     if tail != NULL:
@@ -609,9 +617,7 @@ cdef inline TrajectoryTail* find_tail(Sharing* sharing, const Stack* stack) noex
     """The tail that the row continues, or NULL."""
     cdef TrajectoryTail* tail
     cdef int64_t i, num, slot
-    cdef int at = sharing.stack - (1 if sharing.num_columns == 2 else 2)  # the row's frame that is the tail's newest
-    if at < 0:
-        return NULL
+    cdef int at = sharing.stack - 1 - shift_of(sharing)  # the row's frame that is the tail's newest
     for i in range(NUM_LAGS):
         tail = tail_at_lag(sharing, sharing.lags[i])
         if tail != NULL and continues_tail(sharing, tail, stack):
@@ -673,7 +679,7 @@ cdef inline bint is_reachable(const Sharing* sharing, const TrajectoryTail* tail
 
 
 cdef inline bint continues_tail(const Sharing* sharing, const TrajectoryTail* tail, const Stack* stack) noexcept nogil:
-    cdef int j, shift = sharing.num_columns == 1
+    cdef int j, shift = shift_of(sharing)
     if not is_reachable(sharing, tail):
         return False
     if (

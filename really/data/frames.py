@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.schema import ColumnSpec, Spec
+from really.data.schema import HAS_STATE, RECURRENT_STATE, ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 
 Stack = tuple[int, int]
@@ -19,6 +19,8 @@ Stack = tuple[int, int]
 
 SMALLEST_ROW = 1024
 """Bytes. A copy of a shorter row is faster than a lookup of its frames."""
+SMALLEST_STATE = 32
+"""Bytes. Numbers of the frames of a shorter recurrent state take as much memory as the state in every row."""
 LARGEST_STACK = 16
 ONE_FRAME: Stack = (1, 0)
 """The stack of rows that are one frame, without an axis for a stack."""
@@ -134,6 +136,9 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     are equal. A column without such a partner shares frames among its own rows if it is a stack. The first axis is the
     stack if its length is at most 16 and other axes follow; otherwise a row is one frame. Rows below 1 kB share none.
 
+    If runners store the recurrent state of every k-th step alone, which the column `has_recurrent_state` says, the
+    columns of the state share frames among their own rows, too: rows between repeat the state before them.
+
     Args:
         spec: key -> (dtype, shape of one row).
         stack: (frames, axis) of all columns that can share, or of each column by key; (1, 0) makes a row one frame.
@@ -141,11 +146,12 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     Raises:
         InvalidValueError, InvalidTypeError: no column has such a stack.
     """
-    large = [key for key, column in spec.items() if column.nbytes >= SMALLEST_ROW]
+    states = _repeated_states(spec)
+    large = [key for key, column in spec.items() if column.nbytes >= SMALLEST_ROW or key in states]
     if not large and stack is None:
         return []
     keys = list(spec)
-    stacks = {key: _stack_of(key, spec[key], _given(stack, key)) for key in large}
+    stacks = {key: ONE_FRAME if key in states else _stack_of(key, spec[key], _given(stack, key)) for key in large}
     _refuse_unused(stack, stacks)
     found, used = [], set[str]()
     for key in large:
@@ -154,7 +160,7 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
         if key not in used and len(pair) == 2:
             found.append(Sharing(tuple(keys.index(name) for name in pair), *stacks[key]))
             used.update(pair)
-    alone = [key for key in large if key not in used and stacks[key][0] > 1]
+    alone = [key for key in large if key not in used and (stacks[key][0] > 1 or key in states)]
     return sorted(found + [Sharing((keys.index(key),), *stacks[key]) for key in alone])
 
 
@@ -167,9 +173,10 @@ def check_sharings(spec: Spec, sharings: Sequence[Sharing]) -> None:
         raise InvalidValueError(f"shared: expected one or two different columns of {list(spec)}, got {[*sharings]}")
     for positions, *stack in sharings:
         first, last = columns[positions[0]], columns[positions[-1]]
+        smallest = SMALLEST_STATE if len(positions) == 1 and tuple(stack) == ONE_FRAME else SMALLEST_ROW
         whole, fits = tuple(stack) == ONE_FRAME, all(type(part) is int for part in stack)
         fits = fits and (whole or (0 <= stack[1] < len(first.shape) and first.shape[stack[1]] == stack[0]))
-        if first != last or not fits or not 1 <= stack[0] <= LARGEST_STACK or first.nbytes < SMALLEST_ROW:
+        if first != last or not fits or not 1 <= stack[0] <= LARGEST_STACK or first.nbytes < smallest:
             raise InvalidValueError(f"shared: expected (frames, axis) of rows {first} and {last}, got {stack}")
 
 
@@ -241,6 +248,12 @@ def joined(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             indices = [piece[key].indices + start for piece, start in zip(pieces, starts, strict=False)]
             columns[key] = FrameColumn(frames, np.concatenate(indices), first[key].axis)
     return columns
+
+
+def _repeated_states(spec: Spec) -> list[str]:
+    """Columns of a recurrent state that not every row has of its own."""
+    names = [key for key in spec if key.split(".")[0] == RECURRENT_STATE and spec[key].nbytes >= SMALLEST_STATE]
+    return names if HAS_STATE in spec else []
 
 
 def _given(stack: Stack | Mapping[str, Stack] | None, key: str) -> Stack | None:

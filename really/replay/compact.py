@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really.data.frames import is_after
-from really.data.schema import ColumnSpec, Spec
+from really.data.schema import RECURRENT_STATE, ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay.arguments import MOST_ROWS
@@ -58,19 +58,24 @@ class CompactFrames:
         ring: whose rows.
         length: rows of a window.
         compact: True, or how many frames a window has room for. True makes room for `length + stack` frames where a
-            state and the next state share them, and for `length + stack - 1` where one column does.
+            state and the next state share them, and for `length + stack - 1` where one column does. Recurrent states
+            leave as rows.
     """
 
     def __init__(self, ring: Ring, length: int, compact: bool | int) -> None:
         self._ring, self._length = ring, length
         self._names = [[ring.names[at] for at in columns] for columns, _, _ in ring.shared]
         usual = [length + stack + len(columns) - 2 for columns, stack, _ in ring.shared]
-        self._num_places = usual if compact is True else [compact for _ in usual]
+        self._are_states = [columns[0].split(".")[0] == RECURRENT_STATE for columns in self._names]
+        self._num_places = [
+            most if compact is True or is_state else compact
+            for most, is_state in zip(usual, self._are_states, strict=True)
+        ]
 
     def spec(self, spec: Spec) -> Spec:
         """The schema of a batch whose columns have this schema, with the axis of steps if there is one."""
         found: Spec = {}
-        replaced = {key: at for at, names in enumerate(self._names) for key in names}
+        replaced = {key: at for at, names in enumerate(self._names) for key in names if not self._are_states[at]}
         for key, (dtype, shape) in spec.items():
             if key not in replaced:
                 found[key] = ColumnSpec(dtype, shape)
@@ -98,6 +103,10 @@ class CompactFrames:
         shared = {key for names in self._names for key in names}
         batch: Batch = {}
         for key in self._ring.names:
+            if key in first and self._are_states[first[key]]:
+                windows = np.repeat(np.arange(len(rows) // self._length), self._length)
+                batch[key] = frames[first[key]][windows, columns[key][:, 0]]
+                continue
             if key in first:
                 batch[key + FRAMES] = frames[first[key]]
             batch[key + INDICES if key in shared else key] = columns[key]
