@@ -42,6 +42,7 @@ class RunnerSpec:
     normalisation: NormalisationOptions
     vector: str = "auto"
     total_steps: int = 1
+    recurrent_state_every: int = 1
     runners: int = 1
     message_bytes: float = math.inf
     seeded: bool = False

@@ -27,6 +27,7 @@ class Recurrence(RecurrentStates):
         is_delivered: whether the states with which agents act are columns of the rollout.
         keeps_cuts: whether values are asked for after steps at which a trajectory is cut.
         num_steps: steps of a result, at whose end trajectories are cut, too; None if results are whole episodes.
+        every: each so many steps of an episode, from the first on, its state is delivered; the steps between repeat it.
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class Recurrence(RecurrentStates):
         is_delivered: bool,
         keeps_cuts: bool,
         num_steps: int | None,
+        every: int = 1,
     ) -> None:
         super().__init__(layout, envs.num_envs)
+        self._every, self._steps = every, np.zeros(envs.num_envs, np.int64)  # steps of each agent's episode so far
+        self._stored = self.arrays if every == 1 else layout.begin(envs.num_envs)
         self._envs, self._is_delivered, self._keeps_cuts, self._num_steps = envs, is_delivered, keeps_cuts, num_steps
         self._cuts: list[Cut] = []
         self._after: list[NDArray[Any]] | None = None
@@ -51,11 +55,25 @@ class Recurrence(RecurrentStates):
 
         def recurrent(rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
             if self._is_delivered:
-                rollout.recurrent.write(step, tuple(self.arrays))
+                rollout.recurrent.write(step, self._delivered())
             advance(rollout, step, active)
             self._follow(step, active)
 
         return recurrent
+
+    def reset(self, which: NDArray[np.intp] | None = None) -> None:
+        """Begins an episode for all agents, or for those with the given numbers."""
+        super().reset(which)
+        self._steps[slice(None) if which is None else which] = 0
+
+    def _delivered(self) -> tuple[NDArray[Any], ...]:
+        """The columns of the states, and of whether they are those of this step."""
+        if self._every == 1:
+            return tuple(self.arrays)
+        are_stored = self._steps % self._every == 0
+        for stored, leaf in zip(self._stored, self.arrays, strict=True):
+            stored[are_stored] = leaf[are_stored]
+        return (*self._stored, are_stored)
 
     @contextlib.contextmanager
     def after_cuts(self, which: NDArray[np.intp]) -> Iterator[None]:
@@ -76,6 +94,7 @@ class Recurrence(RecurrentStates):
         # Environments that cannot idle are stepped too while they are not active, and their agents with them.
         which = None if active.size == envs.num_envs or not envs.can_idle else active
         self.advance(which)
+        self._steps[slice(None) if which is None else which] += 1
         if self._keeps_cuts:
             self._keep_cuts(step, active)
         ended = envs.terminated | envs.truncated

@@ -275,6 +275,7 @@ class Runner:
             is_delivered=RECURRENT_STATE in returns,
             keeps_cuts=bool(self._value_output and returns & {"monte_carlo", "advantage"}),
             num_steps=self._spec.num_steps,
+            every=self._spec.recurrent_state_every,
         )
         self._started = False
 
@@ -330,11 +331,9 @@ class Runner:
 
     def _schema(self, returns: Sequence[str]) -> Spec:
         envs, policy, recurrence = self._envs, self._policy, self._recurrence
-        action, state = (
-            (policy.action_shape, policy.action_dtype),
-            {} if recurrence is None else recurrence.layout.columns,
-        )
-        return schema(envs.leaves, *action, returns, envs.masks, envs.reward_shape, state)
+        action, state = (policy.action_shape, policy.action_dtype), recurrence.layout.columns if recurrence else {}
+        every = self._spec.recurrent_state_every
+        return schema(envs.leaves, *action, returns, envs.masks, envs.reward_shape, state, every)
 
     def _values_after(self, flat: Columns, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Values of the given rows' next states, computed in batches of the runner's size."""

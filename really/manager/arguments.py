@@ -12,6 +12,7 @@ import numpy as np
 from really._utils.checks import checked_bool, checked_integer, checked_mapping, checked_number
 from really._utils.names import OF_MANAGERS, check_names
 from really._utils.published import model_call
+from really.data.schema import RECURRENT_STATE as STATE
 from really.data.transitions import ON_POLICY, check_returns
 from really.envs.make import VECTOR_CHOICES
 from really.errors import InvalidTypeError, InvalidValueError, one_of
@@ -44,11 +45,8 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         given["max_staleness"] = checked_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
         given[name] = checked_number(name, given[name], 0, 1)
-    if given["gae_lambda"] != DEFAULT_LAMBDA and "advantage" not in given["returns"]:
-        raise InvalidValueError(
-            f"gae_lambda: expected 'advantage' in returns, as nothing else uses it, "
-            f"got gae_lambda={given['gae_lambda']} with returns={given['returns']}"
-        )
+    given["recurrent_state_every"] = checked_integer("recurrent_state_every", given["recurrent_state_every"])
+    _refuse_unused(given)
     if given["remote_time_out"] is not None:
         given["remote_time_out"] = checked_number("remote_time_out", given["remote_time_out"], 0, math.inf)
     for name, least in (("num_workers", 1), ("seed", 0)):
@@ -77,6 +75,16 @@ def _first_given(given: dict[str, Any], name: str, other: str) -> Any:
     if None not in values:
         raise InvalidValueError(f"{name} and {other}: expected one of these spellings, got both")
     return next((value for value in values if value is not None), None)
+
+
+def _refuse_unused(given: Mapping[str, Any]) -> None:
+    """Raises InvalidValueError for a setting of a column that `returns` does not ask for."""
+    for name, default, column in (("gae_lambda", DEFAULT_LAMBDA, "advantage"), ("recurrent_state_every", 1, STATE)):
+        if given[name] != default and column not in given["returns"]:
+            raise InvalidValueError(
+                f"{name}: expected {column!r} in returns, as nothing else uses it, got {name}={given[name]} with "
+                f"returns={given['returns']}"
+            )
 
 
 def _rollout_length(num_episodes: int | None, num_steps: int | None) -> dict[str, int | None]:

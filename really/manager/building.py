@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from really.agents.agent import Agent
 
 # Settings that a runner needs as they are.
-RUNNER_SETTINGS = ("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "vector", "total_steps")
+RUNNER_SETTINGS = (
+    *("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "recurrent_state_every", "vector", "total_steps"),
+)
 
 # Sample units whose batches have single steps.
 SINGLE_STEPS = (None, "transition", "n_step", "hindsight", Transitions, NSteps, Hindsight)
@@ -234,4 +236,5 @@ class Builder:
             )
         state = agent.recurrent.columns if agent.recurrent else {}
         action = policy.action_shape, policy.action_dtype
-        return schema(self._leaves, *action, returns, probe.masks, probe.reward_shape, state)
+        every = self._settings["recurrent_state_every"]
+        return schema(self._leaves, *action, returns, probe.masks, probe.reward_shape, state, every)

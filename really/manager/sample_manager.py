@@ -16,6 +16,7 @@ from really._utils.names import OF_MANAGERS, VERBS_OF_MANAGERS, tells_names, tel
 from really._utils.progress import steps_of
 from really.checkpoints import training_state
 from really.collectors.seeds import BUFFER_STREAM
+from really.data.schema import HAS_STATE, RECURRENT_STATE
 from really.data.transitions import Columns
 from really.errors import InvalidValueError
 from really.manager import cells
@@ -50,7 +51,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_parallel: number of agents that run in parallel.
         total_steps: minimum number of rows that `get_data` delivers.
         returns: extra columns: `value_estimate`, `log_prob`, `monte_carlo`, `advantage` (float32 [n]); `truncated`,
-            `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`.
+            `episode_end` (1 at the last row of an episode or of a result), `policy_version`, `agent`; and
+            `recurrent_state`, with which a recurrent model acted.
         action_sampling_type: `epsilon_greedy`, `thompson`, `discrete_policy`, `continuous_normal_diagonal` (also
             spelled `continous_normal_diagonal`) or `continuous_squashed_normal`; by default the one that fits the
             model's outputs, of the last two the first.
@@ -66,6 +68,8 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_steps: steps per result of an agent, whose episode continues in the next result. Not with `num_episodes`.
         gamma: discount of `monte_carlo` and `advantage`.
         gae_lambda: lambda of generalised advantage estimation (`advantage`).
+        recurrent_state_every: `recurrent_state` is delivered, and kept by a buffer, for each so many steps of an
+            episode alone: rows between repeat it, and the column `has_recurrent_state` is 0 there.
         temperature: temperature of `thompson`, which is Boltzmann sampling: softmax(q / temperature).
         epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
         remote_min_returns: minimum number of agents whose results a call waits for; by default 10 % of
@@ -133,6 +137,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_steps: int | None = None,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
+        recurrent_state_every: int = 1,
         temperature: float = 1.0,
         epsilon: float = 0.95,
         remote_min_returns: int | None = None,
@@ -348,9 +353,10 @@ class SampleManager(Collecting, Evaluating, Tracking):
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
     def _column_names(self, key: str) -> list[str]:
-        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation, and action masks."""
+        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation, and what belongs to
+        it: action masks, and whether there is a recurrent state."""
         key = "state_new" if key == "new_state" else key
         columns = self._current.columns
         leaves = [name for name in columns if name.startswith(f"{key}.")]
-        masks = [name for state, name in MASK_OF.items() if state == key and name in columns]
-        return [*(leaves or [key]), *masks]
+        more = [name for state, name in [*MASK_OF.items(), (RECURRENT_STATE, HAS_STATE)] if state == key]
+        return [*(leaves or [key]), *(name for name in more if name in columns)]

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import Env, spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from really import EnvironmentFailedError, InvalidValueError, ModelError, SampleManager
+from really import EnvironmentFailedError, InvalidValueError, ModelError, ReplayBuffer, SampleManager
 from really.data.returns import gae, monte_carlo
 from really.policies.inference import load
 from really.replay import Episodes, Sequences
@@ -102,6 +102,64 @@ def test_each_agent_acts_with_its_own_state_which_begins_with_episodes(name, rol
                 states = replayed(data, states)
             else:
                 check_counted(data)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("rollout", [{"num_steps": 11}, {"num_episodes": 2}])
+def test_the_state_of_every_third_step_is_delivered_and_rows_between_repeat_it(name, rollout):
+    def chunks(**more):
+        options = OPTIONS | rollout | more
+        with SampleManager(Trace, ENVIRONMENTS[name], 3, 40, returns=RETURNS, num_workers=1, **options) as manager:
+            return [manager.get_data(total_steps=total) for total in (40, 7, 100)]
+
+    for every, third in zip(chunks(), chunks(recurrent_state_every=3), strict=True):
+        assert third.keys() - every.keys() == {"has_recurrent_state"}
+        for key in every.keys() - {SUM, COUNT}:
+            np.testing.assert_array_equal(every[key], third[key])
+        steps, stored = every[COUNT] - 5, third["has_recurrent_state"]  # the count begins at 5 with each episode
+        np.testing.assert_array_equal(stored, steps % 3 == 0)
+        np.testing.assert_array_equal(third[COUNT] - 5, steps - steps % 3)
+        goes_on = np.flatnonzero(np.diff(steps) == 1) + 1
+        repeating = goes_on[stored[goes_on] == 0]
+        np.testing.assert_array_equal(third[SUM][stored == 1], every[SUM][stored == 1])
+        np.testing.assert_array_equal(third[SUM][repeating], third[SUM][repeating - 1])
+        assert len(repeating) > len(steps) / 3
+
+
+class Wide(Trace):
+    """The same with a sum of 32 numbers, 128 bytes, which a buffer may keep once for several rows."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        return {"sum": (np.full((batch_size, 32), -1.0),), "count": [np.full(batch_size, 5)]}
+
+
+@pytest.mark.parametrize("way", ["memory", "disk", "saved"])
+@pytest.mark.parametrize("compact", [False, True])
+def test_windows_begin_where_a_state_is_stored_and_the_buffer_keeps_no_other(way, compact, tmp_path):
+    options = {**OPTIONS, "num_steps": 60, "recurrent_state_every": 10, "returns": RETURNS}
+    keys = ["state", "action", "reward", "state_new", "terminal", *RETURNS]
+    where = {"path": tmp_path / "folder"} if way == "disk" else {}
+    with SampleManager(Wide, functools.partial(Counter, length=500), 2, 120, **options) as manager:
+        manager.initialize_buffer(40_000, keys, unit=Sequences(5, burn_in=5, compact=compact), **where)
+        manager.collect(40_000)
+        buffer, agent = manager.buffer, manager.get_agent()
+        if way == "saved":
+            buffer.save(tmp_path / "saved")
+            buffer = ReplayBuffer.load(tmp_path / "saved")
+        elif way == "disk":
+            buffer = ReplayBuffer.open(tmp_path / "folder")
+        batch = buffer.sample(300)
+        assert batch[SUM].shape == (300, 10, 32)
+        assert (batch["has_recurrent_state"][:, 0] == 1).all()
+        first = batch["number"][:, 0]
+        count = buffer.take(first - buffer.numbers()[0])["state"][:, 0, 0] if not compact else batch[COUNT][:, 0] - 5
+        assert set(count.tolist()) <= set(range(0, 491, 10))
+        assert len(set(count.tolist())) > 40
+        np.testing.assert_array_equal(agent.recurrent_state(batch)["count"][0], batch[COUNT][:, 0])
+        np.testing.assert_array_equal(batch[COUNT][:, 0] - 5, count)
+        memory = buffer.memory()
+        assert memory["naive"] > 40_000 * 128
+        assert memory["ratio"] > 1.5
 
 
 def test_runners_that_get_different_orders_keep_the_states_of_those_that_idle():
