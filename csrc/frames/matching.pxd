@@ -547,12 +547,12 @@ cdef inline bint store_compared(
 
 
 cdef inline bint is_lone_frame(const Sharing* sharing) noexcept nogil:
-    """Whether a row is one frame of one column, such as a recurrent state: rows repeat it, or have another."""
+    """Whether a row is one frame of one column, such as a recurrent state: it repeats an earlier frame, or is new."""
     return sharing.stack == 1 and sharing.num_columns == 1
 
 
 cdef inline int shift_of(const Sharing* sharing) noexcept nogil:
-    """By how many frames the first column of a row is ahead of the last stack of its trajectory."""
+    """1 if the first column of a row is the last stack of its trajectory moved on by a frame, 0 if it is that stack."""
     return 1 if sharing.num_columns == 1 and sharing.stack > 1 else 0
 
 

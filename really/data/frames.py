@@ -20,7 +20,7 @@ Stack = tuple[int, int]
 SMALLEST_ROW = 1024
 """Bytes. A copy of a shorter row is faster than a lookup of its frames."""
 SMALLEST_STATE = 32
-"""Bytes. Numbers of the frames of a shorter recurrent state take as much memory as the state in every row."""
+"""Bytes. The numbers of its frames take 8 bytes of each row, so that a shorter recurrent state gains little."""
 LARGEST_STACK = 16
 ONE_FRAME: Stack = (1, 0)
 """The stack of rows that are one frame, without an axis for a stack."""
@@ -28,6 +28,8 @@ FRAME_NUMBER_NBYTES = 4
 """Bytes of a frame number in a record."""
 FRAMES_PER_ROW = 1.05
 """Estimate of new frames per row: one, and the first frames of trajectories."""
+STATES_PER_ROW = 0.5
+"""Most new recurrent states per row, if rows repeat them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +130,22 @@ class Sharing(NamedTuple):
     stack: int
     axis: int
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether a row is one frame of one column, which repeats that of an earlier row or is new."""
+        return len(self.columns) == 1 and self.stack == 1
+
 
 def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[Sharing]:
     """Says which columns share frames, and how their rows consist of frames.
 
     A state and the next state (`state` and `state_new`, `obs` and `next_obs`) share frames if their dtypes and shapes
     are equal. A column without such a partner shares frames among its own rows if it is a stack. The first axis is the
-    stack if its length is at most 16 and other axes follow; otherwise a row is one frame. Rows below 1 kB share none.
+    stack if its length is at most 16 and other axes follow; otherwise a row is one frame. Other rows below 1 kB share
+    none.
 
-    If runners store the recurrent state of every k-th step alone, which the column `has_recurrent_state` says, the
-    columns of the state share frames among their own rows, too: rows between repeat the state before them.
+    With a column `has_recurrent_state`, rows repeat recurrent states. Then each column of the state shares frames among
+    its own rows, from 32 bytes on: a row is one frame.
 
     Args:
         spec: key -> (dtype, shape of one row).
@@ -151,11 +159,12 @@ def plan(spec: Spec, stack: Stack | Mapping[str, Stack] | None = None) -> list[S
     if not large and stack is None:
         return []
     keys = list(spec)
-    stacks = {key: ONE_FRAME if key in states else _stack_of(key, spec[key], _given(stack, key)) for key in large}
+    stacks = {key: _stack_of(key, spec[key], _given(stack, key)) for key in large if key not in states}
+    stacks |= {key: _stack_of_state(key, stack.get(key) if isinstance(stack, Mapping) else None) for key in states}
     _refuse_unused(stack, stacks)
     found, used = [], set[str]()
     for key in large:
-        after = [other for other in large if other not in used and is_after(key, other)]
+        after = [other for other in large if other not in used and is_after(key, other) and not {key, other} & states]
         pair = [key, *(other for other in after[:1] if spec[other] == spec[key] and stacks[other] == stacks[key])]
         if key not in used and len(pair) == 2:
             found.append(Sharing(tuple(keys.index(name) for name in pair), *stacks[key]))
@@ -191,7 +200,10 @@ def is_after(key: str, other: str) -> bool:
 def frame_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> float:
     """Estimated bytes of the new frames of one row."""
     columns = list(spec.values())
-    return sum(FRAMES_PER_ROW * columns[sharing.columns[0]].nbytes / sharing.stack for sharing in sharings)
+    return sum(
+        (STATES_PER_ROW if sharing.is_repeated else FRAMES_PER_ROW) * columns[sharing.columns[0]].nbytes / sharing.stack
+        for sharing in map(Sharing._make, sharings)
+    )
 
 
 def field_nbytes(spec: Spec, sharings: Sequence[Sharing]) -> list[int]:
@@ -250,10 +262,16 @@ def joined(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return columns
 
 
-def _repeated_states(spec: Spec) -> list[str]:
-    """Columns of a recurrent state that not every row has of its own."""
-    names = [key for key in spec if key.split(".")[0] == RECURRENT_STATE and spec[key].nbytes >= SMALLEST_STATE]
-    return names if HAS_STATE in spec else []
+def _repeated_states(spec: Spec) -> set[str]:
+    """Columns of a recurrent state that several rows share."""
+    names = {key for key in spec if key.split(".")[0] == RECURRENT_STATE and spec[key].nbytes >= SMALLEST_STATE}
+    return names if HAS_STATE in spec else set()
+
+
+def _stack_of_state(key: str, given: Any) -> Stack:
+    if given not in (None, ONE_FRAME):
+        raise InvalidValueError(f"stack: key {key!r}: expected none, as a row is a recurrent state, got {given!r}")
+    return ONE_FRAME
 
 
 def _given(stack: Stack | Mapping[str, Stack] | None, key: str) -> Stack | None:

@@ -56,7 +56,8 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         overcommit: True reserves even what does not fit in the memory, or on the disk, that is left.
         dedup: True stores each observation once: if a row of 1 kB or more continues an earlier one (the next state of
             one is the state of another, stacks of frames have frames in common), its record keeps numbers of frames
-            in place of their bytes. Batches have exactly what was put. False stores every row whole.
+            in place of their bytes. So does a row that repeats a recurrent state, with a key `has_recurrent_state`.
+            Batches have exactly what was put. False stores every row whole.
         stack: (number of frames, axis) of those rows, or a mapping from key to that; by default the first axis, if it
             is at most 16 long and others follow.
         max_bytes: how much the frames may take; by default 80 % of the memory that is left at construction, or with

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.frames import is_after
-from really.data.schema import RECURRENT_STATE, ColumnSpec, Spec
+from really.data.frames import Sharing, is_after
+from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay.arguments import MOST_ROWS
@@ -58,15 +58,15 @@ class CompactFrames:
         ring: whose rows.
         length: rows of a window.
         compact: True, or how many frames a window has room for. True makes room for `length + stack` frames where a
-            state and the next state share them, and for `length + stack - 1` where one column does. Recurrent states
-            leave as rows.
+            state and the next state share them, and for `length + stack - 1` where one column does. Columns whose rows
+            are repeated recurrent states stay whole rows.
     """
 
     def __init__(self, ring: Ring, length: int, compact: bool | int) -> None:
         self._ring, self._length = ring, length
         self._names = [[ring.names[at] for at in columns] for columns, _, _ in ring.shared]
         usual = [length + stack + len(columns) - 2 for columns, stack, _ in ring.shared]
-        self._are_states = [columns[0].split(".")[0] == RECURRENT_STATE for columns in self._names]
+        self._are_states = [sharing.is_repeated for sharing in map(Sharing._make, ring.shared)]
         self._num_places = [
             most if compact is True or is_state else compact
             for most, is_state in zip(usual, self._are_states, strict=True)

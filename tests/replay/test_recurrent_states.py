@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from really import ReplayBuffer
+from really import InvalidValueError, ReplayBuffer
+from really.replay import Sequences, Transitions, stacked
 from really.replay.frame_encoding import encode
 
 NUM = 3000
@@ -66,3 +67,40 @@ def test_without_the_flag_states_are_stored_in_every_row():
     buffer.put(rows)
     assert buffer._ring.shared == []
     np.testing.assert_array_equal(buffer.take(np.arange(100))[HIDDEN], rows[HIDDEN])
+
+
+@pytest.mark.parametrize("has_flag", [False, True])
+@pytest.mark.parametrize("unit", [Sequences(4, compact=True), Transitions(compact=True)])
+def test_compact_batches_have_whole_states(has_flag, unit):
+    """A state of two layers may share frames as a stack of two; only repeated ones come as whole rows."""
+    layers = np.random.default_rng(0).standard_normal((100, 2, 128)).astype(np.float32)
+    rows = {"reward": np.arange(100, dtype=np.float32), "terminal": np.zeros(100, np.float32)}
+    rows |= {"recurrent_state": layers} | ({"has_recurrent_state": np.ones(100, np.float32)} if has_flag else {})
+    buffer = ReplayBuffer(100, unit=unit, seed=0)
+    buffer.put(rows)
+    batch = buffer.sample(8)
+    assert ("recurrent_state" in batch) == has_flag
+    found = stacked(batch)
+    np.testing.assert_array_equal(found["recurrent_state"], layers[found["reward"].astype(int)])
+
+
+@pytest.mark.parametrize("after", ["h_new", "h_", "new.h"])
+def test_states_whose_names_are_those_of_a_state_and_the_next_are_no_pair(after, tmp_path):
+    draw = np.random.default_rng(0)
+    names = [HIDDEN.replace("hidden", name) for name in ("h", after)]
+    rows = {name: draw.standard_normal((50, 64)).astype(np.float32).repeat(2, axis=0) for name in names}
+    rows |= {"has_recurrent_state": np.ones(100, np.float32), "terminal": np.zeros(100, np.float32)}
+    with ReplayBuffer(100, path=tmp_path / "folder", unit=Sequences(4, compact=True)) as buffer:
+        buffer.put(rows)
+    with ReplayBuffer.open(tmp_path / "folder") as again:
+        batch = again.sample(16)
+        for name in names:
+            np.testing.assert_array_equal(batch[name], rows[name][batch["number"]])
+
+
+def test_a_stack_of_a_repeated_state_is_refused():
+    rows = rows_of(np.random.default_rng(0), 100, 10)
+    with pytest.raises(
+        InvalidValueError, match=r"stack: key 'recurrent_state.hidden': expected none, as a row is a recu"
+    ):
+        ReplayBuffer(100, stack={HIDDEN: (4, 0)}).put(rows)
