@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from really._utils.checks import checked_integer
 from really.agents.recurrent import moved
+from really.data.schema import HAS_STATE
 from really.data.spaces import flatten, observation_leaves
 from really.errors import ModelError
 from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout, column_of
@@ -44,9 +45,12 @@ class RecurrentAgent:
             step: which step of sequences.
 
         Raises:
-            ModelError: the model is not recurrent, or a column is missing or has another shape than the state.
+            ModelError: the model is not recurrent, or a column is missing or has another shape than the state; or a row
+                repeats the state of an earlier one, as `recurrent_state_every` lets it, which compiled functions and
+                tensors on a GPU do not check.
         """
         layout = self._layout("recurrent_state")
+        _refuse_repeated(batch, step)
         leaves = []
         for name, column in layout.columns.items():
             values, ndim = column_of(batch, name), len(column.shape)
@@ -108,3 +112,17 @@ class RecurrentAgent:
         shape = tuple(first.shape) if hasattr(first, "shape") else np.shape(first)
         leaf = next(iter(observation_leaves(self.observation_space).values()))
         return shape[0] if len(shape) > len(leaf.shape) else None
+
+
+def _refuse_repeated(batch: Mapping[str, Any], step: int) -> None:
+    """Raises ModelError if rows have not the state with which they acted, as far as their flag can be read."""
+    try:
+        flags = np.asarray(batch[HAS_STATE])
+    except Exception:  # none, or a tensor without values, or on another device
+        return
+    has = flags if flags.ndim < 2 else flags[:, step]
+    if not has.all():
+        raise ModelError(
+            f"{RECURRENT_STATE}: expected rows with a state of their own, got {np.sum(has == 0):,} of {has.size:,} "
+            f"whose {HAS_STATE!r} is 0, as recurrent_state_every is not 1: step 0 of sequences has one"
+        )

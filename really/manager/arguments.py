@@ -21,6 +21,7 @@ from really.policies.policy import canonical_sampling_type
 # Default bound to which normalised observations and rewards are clipped, as in Stable-Baselines3.
 DEFAULT_CLIP = 10.0
 DEFAULT_LAMBDA = 0.95
+MOST_STEPS = 2**31 - 1
 # Resources that Ray itself names.
 BUILTIN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 
@@ -45,7 +46,8 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         given["max_staleness"] = checked_number("max_staleness", given["max_staleness"], 0, math.inf)
     for name in ("gamma", "gae_lambda"):
         given[name] = checked_number(name, given[name], 0, 1)
-    given["recurrent_state_every"] = checked_integer("recurrent_state_every", given["recurrent_state_every"])
+    every = checked_integer("recurrent_state_every", given["recurrent_state_every"], 1, MOST_STEPS)
+    given["recurrent_state_every"] = every
     _refuse_unused(given)
     if given["remote_time_out"] is not None:
         given["remote_time_out"] = checked_number("remote_time_out", given["remote_time_out"], 0, math.inf)

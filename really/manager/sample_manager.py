@@ -68,8 +68,9 @@ class SampleManager(Collecting, Evaluating, Tracking):
         num_steps: steps per result of an agent, whose episode continues in the next result. Not with `num_episodes`.
         gamma: discount of `monte_carlo` and `advantage`.
         gae_lambda: lambda of generalised advantage estimation (`advantage`).
-        recurrent_state_every: `recurrent_state` is delivered, and kept by a buffer, for each so many steps of an
-            episode alone: rows between repeat it, and the column `has_recurrent_state` is 0 there.
+        recurrent_state_every: k gives every k-th step of an episode, from the first on, a recurrent state of its own.
+            Rows between repeat it, and the column `has_recurrent_state` is 0 there. A buffer stores a repeated state
+            once.
         temperature: temperature of `thompson`, which is Boltzmann sampling: softmax(q / temperature).
         epsilon: probability of a *random* action in `epsilon_greedy` (0.95 is mostly random).
         remote_min_returns: minimum number of agents whose results a call waits for; by default 10 % of
@@ -197,7 +198,7 @@ class SampleManager(Collecting, Evaluating, Tracking):
         """
         self._refuse_background("initialize_buffer()")
         options = n_step.with_gamma(options, self.kwargs["gamma"])
-        keys = [name for key in optim_keys for name in self._column_names(key)]
+        keys = self._column_names(optim_keys)
         self.buffer = made_buffer(buffer_size, keys, self._builder.seed(BUFFER_STREAM), path, shards, options)
         self._builder.notice_unit(self._current.agent, options.get("unit"))
 
@@ -352,11 +353,13 @@ class SampleManager(Collecting, Evaluating, Tracking):
         self._current.lender.leave_to(target.values() if isinstance(target, Mapping) else [target])
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
-    def _column_names(self, key: str) -> list[str]:
-        """The columns that a key stands for: itself, or the leaves of a Dict or Tuple observation, and what belongs to
-        it: action masks, and whether there is a recurrent state."""
-        key = "state_new" if key == "new_state" else key
-        columns = self._current.columns
-        leaves = [name for name in columns if name.startswith(f"{key}.")]
-        more = [name for state, name in [*MASK_OF.items(), (RECURRENT_STATE, HAS_STATE)] if state == key]
-        return [*(leaves or [key]), *(name for name in more if name in columns)]
+    def _column_names(self, keys: Sequence[str]) -> list[str]:
+        """The columns that keys stand for: themselves, or the leaves of a Dict or Tuple observation or of a recurrent
+        state, and their companions: action masks, and whether a row has a recurrent state."""
+        columns, found = self._current.columns, list[str]()
+        for key in ("state_new" if key == "new_state" else key for key in keys):
+            leaves = [name for name in columns if name.startswith(f"{key}.")]
+            companion = HAS_STATE if key.split(".")[0] == RECURRENT_STATE else MASK_OF.get(key)
+            more = [] if companion not in columns else [companion]
+            found += [name for name in [*(leaves or [key]), *more] if name == key or name not in [*keys, *found]]
+        return found

@@ -156,10 +156,23 @@ def test_windows_begin_where_a_state_is_stored_and_the_buffer_keeps_no_other(way
         assert set(count.tolist()) <= set(range(0, 491, 10))
         assert len(set(count.tolist())) > 40
         np.testing.assert_array_equal(agent.recurrent_state(batch)["count"][0], batch[COUNT][:, 0])
+        with pytest.raises(
+            ModelError, match="recurrent_state: expected rows with a state of their own, got 300 of 300"
+        ):
+            agent.recurrent_state(batch, step=3)
         np.testing.assert_array_equal(batch[COUNT][:, 0] - 5, count)
         memory = buffer.memory()
         assert memory["naive"] > 40_000 * 128
         assert memory["ratio"] > 1.5
+
+
+@pytest.mark.parametrize("keys", [[SUM, COUNT], ["recurrent_state"], ["has_recurrent_state", "recurrent_state"]])
+def test_a_buffer_with_a_state_says_which_rows_have_one(keys):
+    options = {**OPTIONS, "num_steps": 60, "recurrent_state_every": 10, "returns": RETURNS}
+    with SampleManager(Trace, functools.partial(Counter, length=500), 2, 120, **options) as manager:
+        manager.initialize_buffer(1_000, ["terminal", *keys], unit=Sequences(5))
+        manager.collect(120)
+        assert sorted(manager.buffer.keys) == sorted(["terminal", SUM, COUNT, "has_recurrent_state"])
 
 
 def test_runners_that_get_different_orders_keep_the_states_of_those_that_idle():

@@ -97,7 +97,12 @@ def test_env_config_has_two_names(name: str) -> None:
         ({"max_staleness": "old"}, TypeError, "max_staleness: expected a finite number >= 0, got 'old'"),
         ({"gamma": "high"}, TypeError, r"gamma: expected a number from 0 to 1, got 'high' \(str\)"),
         ({"gae_lambda": 1.1}, ValueError, "gae_lambda: expected a number from 0 to 1, got 1.1"),
-        ({"recurrent_state_every": 0}, ValueError, "recurrent_state_every: expected an integer >= 1, got 0"),
+        ({"recurrent_state_every": 0}, ValueError, "recurrent_state_every: expected an integer from 1 to"),
+        (
+            {"recurrent_state_every": 2**63},
+            ValueError,
+            "recurrent_state_every: expected an integer from 1 to 2147483647",
+        ),
         ({"recurrent_state_every": 4}, ValueError, "recurrent_state_every: expected 'recurrent_state' in returns, as"),
         ({"gae_lambda": 0.9}, ValueError, r"gae_lambda: expected 'advantage' in returns, .* got gae_lambda=0.9 with"),
         ({"vector": "nativ"}, ValueError, "vector: .* Did you mean 'native'"),
