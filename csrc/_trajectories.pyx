@@ -162,8 +162,10 @@ cdef class TrajectoryIndex:
         const cnp.npy_bool[::1] removed, const cnp.npy_bool[::1] barred=None,
     ):
         """Appends rows: the stream of each, whether an episode ends with it, whether it follows the row before it in
-        its stream, whether it is removed, and, if rows may be, whether it is barred from being a start."""
+        its stream, and whether it is removed. With `bars`, `barred` says which rows are never starts."""
         cdef Py_ssize_t i
+        if self.starts.bars and (barred is None or barred.shape[0] != streams.shape[0]):
+            raise ValueError("barred: expected a flag for each row")
         cdef Segment* segment
         for i in range(streams.shape[0]):
             if self.starts.bars:

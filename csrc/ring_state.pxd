@@ -347,7 +347,7 @@ cdef inline void draw_ages(
 
 
 cdef inline bint are_most_removed(const RingState* ring) noexcept nogil:
-    """Whether so many rows are removed that it is faster to draw ranks than to draw again in place of them."""
+    """Whether so many rows are removed that it is faster to draw ranks than ages of which few are kept."""
     return ring.removed.any and 4 * ring.removed.left.num < num_held(&ring.rows)
 
 

@@ -50,8 +50,8 @@ static inline const char *really_cpu_name(int level) {
     return level >= 0 && level < (int)(sizeof names / sizeof *names) ? names[level] : NULL;
 }
 
-/* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. AVX2 comes with
-   BMI2 in all but a few processors. */
+/* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. The level AVX2
+   needs BMI2, too (left_rows.h). */
 static inline int really_cpu_best(void) {
 #if defined(REALLY_DISPATCH)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return REALLY_CPU_AVX512;

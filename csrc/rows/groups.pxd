@@ -21,8 +21,10 @@ cdef inline int64_t row_in_group(const Groups* groups, int64_t group, int64_t pl
 cdef inline void find_parts(
     const double* ends, Py_ssize_t num_ends, const double* values, int64_t* parts, Py_ssize_t num
 ) noexcept nogil:
-    """For each value, how many of the ascending `ends` are at most it: a search step for all of them at a time, since a
-    step waits for the one before it."""
+    """For each value, how many of the ascending `ends` are at most it.
+
+    A binary search for all values at once: steps for one value depend on each other, those for different values do not.
+    """
     cdef Py_ssize_t half, i
     for i in range(num):
         parts[i] = 0

@@ -1,6 +1,6 @@
-/* Ages of rows that are half as likely as rows that came a half-life later, from random words. How many halvings lead
-   from 1 to 1 - part is -log2(1 - part): the libraries of C differ in its last bit; this is the same on all systems and
-   at all levels. Loops of one kind of step each, since only then compilers vectorise them. */
+/* Draws ages by half-life: a row is half as likely as one that was put a half-life later. How many halvings lead from 1
+   to 1 - part is -log2(1 - part): the libraries of C differ in its last bit; this is the same on all systems and at all
+   levels. Loops of one kind of step each, since only then compilers vectorise them. */
 #ifndef REALLY_HALVINGS_H
 #define REALLY_HALVINGS_H
 
@@ -49,8 +49,8 @@ REALLY_INLINE void really_halvings(const uint64_t *bits, double share, double *h
     }
 }
 
-/* Gives ages of `held` < 2^52 rows: that of the newest row less half_life * halvings, rounded down. A sum with 2^52 is
-   rounded to an integer, which its lower bits are; if that was up, the sign of `past` says so. */
+/* Gives ages held - 1 - floor(half_life * halvings), but at least 0, of held < 2^52 rows. Adding 2^52 rounds to an
+   integer, which is in the low bits. If it rounded up, `past` is negative, and 1 is subtracted. */
 REALLY_INLINE void really_ages_of_block(
     const uint64_t *bits, double share, double half_life, int64_t held, int64_t *ages, size_t num) {
     const double newest = (double)(held - 1);
@@ -69,7 +69,7 @@ REALLY_INLINE void really_ages_of_block(
     }
 }
 
-/* The same; the loops of a whole block have a constant length, so that they need no code for a rest. */
+/* The same. The loops of a whole block have a constant length, so that compilers emit no loops for a remainder. */
 REALLY_INLINE void really_half_life_ages_of(
     const uint64_t *bits, double share, double half_life, int64_t held, int64_t *ages, size_t num) {
     if (num == REALLY_HALVINGS) really_ages_of_block(bits, share, half_life, held, ages, REALLY_HALVINGS);
@@ -90,7 +90,7 @@ static void really_half_life_ages_avx512(
 }
 #endif
 
-/* Ages of at most REALLY_HALVINGS rows, the newest of which has the age held - 1. */
+/* Draws at most REALLY_HALVINGS ages of rows, from 0 to held - 1, the age of the newest row. */
 static inline void really_half_life_ages(
     const uint64_t *bits, double share, double half_life, int64_t held, int64_t *ages, size_t num) {
 #if defined(REALLY_DISPATCH)

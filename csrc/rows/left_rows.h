@@ -1,4 +1,4 @@
-/* Which of some ages are those of rows that are left after others were removed. C11, inline only. */
+/* Keeps the ages whose rows are not removed. C11, inline only. */
 #ifndef REALLY_LEFT_ROWS_H
 #define REALLY_LEFT_ROWS_H
 
@@ -21,7 +21,7 @@ REALLY_INLINE size_t really_keep_age(
 REALLY_INLINE size_t really_keep_left_of(
     const uint64_t *words, int64_t oldest, int64_t to_wrap, const int64_t *ages, size_t num, int64_t *left,
     size_t most) {
-    const size_t first = num < most ? num : most; /* of these, no more than `most` can be kept */
+    const size_t first = num < most ? num : most; /* the first `most` ages need no check for room */
     size_t kept = 0, i = 0;
     for (; i < first; i++) kept += really_keep_age(words, oldest, to_wrap, ages[i], left + kept);
     for (; i < num && kept < most; i++) kept += really_keep_age(words, oldest, to_wrap, ages[i], left + kept);

@@ -107,7 +107,7 @@ cdef inline Py_ssize_t draw_some_left(
 ) noexcept nogil:
     """The next of at most `most` uniform ages of rows that are left; returns how many, perhaps none.
 
-    Of a block of uniform ages of all rows, those of others are left out, which is exact.
+    Draws ages of all rows and drops those of removed rows: rejection sampling, which is exact.
     """
     cdef int64_t oldest = removed.oldest % removed.capacity
     cdef int64_t[LEFT_BLOCK] drawn

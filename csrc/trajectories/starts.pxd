@@ -1,7 +1,7 @@
 """Starts: the rows that a draw may choose, so that each of them is equally likely.
 
-A start is a row from which a window of enough steps goes on, or the first row of a whole episode, or any row of one;
-some rows may be barred from that. A set of bits holds them, and follows each row that is put, evicted or loses the row
+A start is a row from which a window of enough steps goes on, or the first row of a whole episode, or any row of one.
+Barred rows are never starts. A set of bits holds the starts, and follows each row that is put, evicted or loses the row
 before it.
 """
 
@@ -84,7 +84,7 @@ cdef inline void unmark(Starts* starts, const Trajectories* rows, const Segment*
 
 
 cdef inline void bar(Starts* starts, const Trajectories* rows, int64_t number, bint is_barred) noexcept nogil:
-    """Says whether a row, which is to be appended, is barred."""
+    """Records whether the next row is barred."""
     if is_barred:
         add_row(&starts.barred, number % rows.capacity)
     else:

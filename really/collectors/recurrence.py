@@ -27,7 +27,7 @@ class Recurrence(RecurrentStates):
         is_delivered: whether the states with which agents act are columns of the rollout.
         keeps_cuts: whether values are asked for after steps at which a trajectory is cut.
         num_steps: steps of a result, at whose end trajectories are cut, too; None if results are whole episodes.
-        every: each so many steps of an episode, from the first on, its state is delivered; the steps between repeat it.
+        every: k delivers the state of every k-th step of an episode, from the first step on; steps between repeat it.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Recurrence(RecurrentStates):
         self._steps[slice(None) if which is None else which] = 0
 
     def _delivered(self) -> tuple[NDArray[Any], ...]:
-        """The columns of the states, and of whether they are those of this step."""
+        """The states' columns, and a flag: whether each is the state of this step."""
         if self._every == 1:
             return tuple(self.arrays)
         are_stored = self._steps % self._every == 0

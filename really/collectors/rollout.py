@@ -27,8 +27,8 @@ class Rollout:
         estimates: `log_prob` and `value_estimate`, if they are columns, as views `[time, env]`.
         masks: views `[time, env, width]` of the columns with the action masks before and after a step; empty if there
             are none.
-        recurrent: writes at a step the recurrent states with which agents act, if they are columns, and then which of
-            them are stored, if that is a column, too.
+        recurrent: writes at a step the recurrent states with which agents act, and `has_recurrent_state`, if they are
+            columns.
     """
 
     def __init__(self, columns: Spec, num_envs: int, time: int, pool: ArrayPool) -> None:

@@ -41,7 +41,7 @@ class Sequences(SampleUnit):
 
     Windows follow an agent's rows in whatever chunks they came, and stop where an episode ends. Rows stay stored once,
     however many windows they are in. All starts are equally likely: with `pad=False` the rows from which a whole window
-    goes on; with `pad=True` those with at least one step to learn from. Of these, `starts_at` leaves some.
+    goes on; with `pad=True` those with at least one step to learn from. `starts_at` restricts them.
 
     Args:
         length: steps to learn from.
@@ -51,8 +51,8 @@ class Sequences(SampleUnit):
         agent: columns that tell agents apart; by default the column "agent", if there is one.
         checks_states: False trusts the order of an agent's rows. True ends a window where a row's state is not, bit for
             bit, the next state of the row before it; observations that are normalised anew in each chunk are never.
-        starts_at: a column, a number a row, that is not 0 where a window may begin; by default the column
-            "has_recurrent_state", if there is one, so that windows begin where the recurrent state is stored.
+        starts_at: name of a column with one number a row. A window may begin where it is not 0. Without a column
+            "has_recurrent_state", the default lets windows begin anywhere, as None does.
         compact: True gives columns that share frames as frames [n, length + stack, ...] and indices
             (`really.replay.stacked` makes them whole), each frame of a window once. A window that needs more frames
             makes its batch longer; a number, how many frames there is room for, avoids that.
@@ -69,7 +69,7 @@ class Sequences(SampleUnit):
         agent: str | Sequence[str] | None = None,
         checks_states: bool = True,
         compact: bool | int = False,
-        starts_at: str | None = None,
+        starts_at: str | None = HAS_STATE,
     ) -> None:
         self.length = checked_integer("length", length, 1, LONGEST)
         self.burn_in = checked_integer("burn_in", burn_in, 0, LONGEST)
@@ -100,7 +100,7 @@ class Sequences(SampleUnit):
         """Raises InvalidValueError if a column is missing that tells where episodes end or windows begin, or agents
         apart."""
         check_columns("sequences", keys, self.agent)
-        if self.starts_at is not None and self.starts_at not in keys:
+        if self.starts_at not in (None, HAS_STATE, *keys):
             raise InvalidValueError(
                 f"sequences: expected the key starts_at={self.starts_at!r}, which tells where windows may begin, got "
                 f"{list(keys)}"
@@ -160,7 +160,7 @@ class Sequences(SampleUnit):
 
     def _starting_column(self, spec: Spec) -> str | None:
         """The column that says where windows may begin; None if they may anywhere."""
-        return HAS_STATE if self.starts_at is None and HAS_STATE in spec else self.starts_at
+        return self.starts_at if self.starts_at in spec else None
 
     def _starts(self, ring: Ring, num: int) -> Trajectories:
         """The index; raises NotEnoughMemoryError if so many windows do not fit in the memory that is left."""

@@ -356,8 +356,8 @@ class Trajectories:
         longest = max(length, default=0)
         if self._starts_at is not None and longest >= self.least:
             raise EmptyBufferError(
-                f"sample: expected rows whose {self._starts_at!r} is not 0 and from which {self.least:,} steps of an "
-                f"episode are held, got none; the longest of {len(length):,} episodes has {longest:,}"
+                f"sample: expected a row whose {self._starts_at!r} is not 0 with {self.least:,} steps of its episode "
+                f"from there on, got none; the longest of {len(length):,} episodes has {longest:,} rows"
             )
         raise EmptyBufferError(
             f"sample: expected episodes of which {self.least:,} steps are held, the longest of {len(length):,} has "

@@ -141,7 +141,7 @@ def test_no_window_begins_where_no_row_may_be_the_first():
     put_with_flags(buffer)
     numbers = buffer.numbers()
     buffer.update(numbers, {"may_start": np.zeros(len(numbers), np.float32)})
-    with pytest.raises(EmptyBufferError, match=r"sample: expected rows whose 'may_start' is not 0 and from which 4 st"):
+    with pytest.raises(EmptyBufferError, match=r"sample: expected a row whose 'may_start' is not 0 with 4 steps of"):
         buffer.sample(2)
     buffer.update(numbers[:200], {"may_start": np.ones(200, np.float32)})
     assert set(buffer.sample(500)["number"][:, 0].tolist()) <= set(numbers[:200].tolist())
