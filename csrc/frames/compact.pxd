@@ -148,7 +148,7 @@ cdef inline bint copy_windows(const Sharing* sharing, const Compact* compact, co
     cdef Py_ssize_t num_ahead
     while num > 0:
         num_ahead = locate_places(sharing, compact, windows, first + num, total, rows[1 - half])
-        really_copy_rows(windows.frames + first * nbytes, nbytes, rows[half], NULL, nbytes, <int>num, streams)
+        really_copy_rows(windows.frames + first * nbytes, nbytes, rows[half], nbytes, <int>num, streams, True)
         first += num
         num = num_ahead
         half = 1 - half

@@ -64,7 +64,7 @@ cdef inline void write_stack(const Placed* placed, char* row, const char** frame
     else:
         while j < placed.stack:
             really_copy_rows(
-                row + j * placed.nbytes, placed.nbytes, frames + j, NULL, placed.nbytes,
-                min(placed.stack - j, <int>REALLY_ROW_GROUP), streams,
+                row + j * placed.nbytes, placed.nbytes, frames + j, placed.nbytes,
+                min(placed.stack - j, <int>REALLY_ROW_GROUP), streams, True,
             )
             j += REALLY_ROW_GROUP

@@ -37,24 +37,24 @@ cdef inline bint reconstruct_lone(
 
     Many are located before they are copied: after each copy, the next number would come from beyond the L2 cache.
     """
-    cdef const char* frames[2][LOCATED + REALLY_ROW_GROUP]
+    cdef const char* frames[2][LOCATED + 2 * REALLY_ROW_GROUP]
     cdef Py_ssize_t nbytes = sharing.store.nbytes, first = 0, num, i, group
-    cdef const char** next
     cdef int c
     while first < num_rows:
         num = min(num_rows - first, <Py_ssize_t>LOCATED)
         for c in range(sharing.num_columns):
             if not locate_lone(&sharing.store, numbers[c] + first, num, frames[c]):
                 return False
-        for i in range(min(num, <Py_ssize_t>REALLY_ROW_GROUP)):
-            prefetch_lines(frames[0][i], min(nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+        prefetch_group(&frames[0][0], nbytes)
         i = 0
         while i < num:
             group = min(num - i, <Py_ssize_t>REALLY_ROW_GROUP)
+            prefetch_group(&frames[0][i + REALLY_ROW_GROUP], nbytes)
+            if sharing.num_columns == 2:
+                prefetch_group(&frames[1][i], nbytes)
             for c in range(sharing.num_columns):
-                next = &frames[0][i + REALLY_ROW_GROUP] if c + 1 == sharing.num_columns else &frames[c + 1][i]
                 really_copy_rows(
-                    columns[c] + (first + i) * nbytes, nbytes, &frames[c][i], next, nbytes, <int>group, streams
+                    columns[c] + (first + i) * nbytes, nbytes, &frames[c][i], nbytes, <int>group, streams, False
                 )
             i += group
         first += num
@@ -63,10 +63,17 @@ cdef inline bint reconstruct_lone(
     return True
 
 
+cdef inline void prefetch_group(const char** frames, Py_ssize_t nbytes) noexcept nogil:
+    """Prefetches the start of each frame of a group, which is copied after the group before it."""
+    cdef int i
+    for i in range(REALLY_ROW_GROUP):
+        prefetch_lines(frames[i], min(nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+
+
 cdef inline bint locate_lone(
     const FrameStore* store, const uint32_t* numbers, Py_ssize_t num, const char** frames
 ) noexcept nogil:
-    """Finds the frames of a column. Behind them comes the last one again, for the rows that follow the last group.
+    """Finds the frames of a column. Behind them comes the last one again, for a last group and the one after it.
 
     Returns False if a frame has no block, so that the numbers are damaged.
     """
@@ -75,7 +82,7 @@ cdef inline bint locate_lone(
         frames[i] = find_frame(store, numbers[i])
         if frames[i] == NULL:
             return False
-    for i in range(num, num + REALLY_ROW_GROUP):
+    for i in range(num, num + 2 * REALLY_ROW_GROUP):
         frames[i] = frames[num - 1]
     return True
 
@@ -176,7 +183,7 @@ cdef inline void copy_stacks(
             length += 1
         for i in range(num):
             pieces[i] = stacks[i].frames[at + j]
-        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, NULL, length * nbytes, num, streams)
+        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, length * nbytes, num, streams, True)
         j += length
 
 

@@ -164,6 +164,6 @@ cdef inline void copy_row_group(
             rows[i] += field.offset - done
         done = field.offset
         really_copy_rows(
-            columns[k] + first * field.nbytes, field.nbytes, rows, NULL, field.nbytes, num,
-            streams and field.nbytes >= BIG_FIELD,
+            columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num,
+            streams and field.nbytes >= BIG_FIELD, True,
         )

@@ -27,30 +27,31 @@ REALLY_INLINE void really_copy_tails(
     for (int k = 0; k < num; k++) memcpy(to + k * stride + last, rows[k] + last, piece);
 }
 
-/* From which byte of each row on the start of the next one is prefetched. */
-static inline size_t really_turns_to_next(const char *const *next, size_t nbytes) {
-    const size_t lines = (nbytes + REALLY_CACHE_LINE - 1) / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
-    if (next == NULL) return lines;
-    return lines > REALLY_ROW_PREFETCH ? lines - REALLY_ROW_PREFETCH : 0;
+/* Up to which byte of each row the line REALLY_ROW_PREFETCH bytes ahead is prefetched: to the end if the bytes behind
+   the row are copied next, else as far as a byte of the row is ahead. */
+static inline size_t really_prefetched_until(size_t nbytes, int goes_on) {
+    const size_t end = nbytes + REALLY_CACHE_LINE - 1;
+    return goes_on ? nbytes : end > REALLY_ROW_PREFETCH ? end - REALLY_ROW_PREFETCH : 0;
 }
 
 /* Copies row k from `rows[k]` to `to + k * stride`. */
 REALLY_INLINE void really_copy_rows_cached(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int goes_on
 ) {
-    const size_t rest = nbytes % REALLY_CACHE_LINE, lines = nbytes - rest, turn = really_turns_to_next(next, nbytes);
-    for (size_t at = 0; at < lines; at += REALLY_CACHE_LINE) {
-        const char *const *ahead = at < turn ? rows : next;
-        const size_t by = at < turn ? at + REALLY_ROW_PREFETCH : at - turn;
+    const size_t rest = nbytes % REALLY_CACHE_LINE, lines = nbytes - rest;
+    const size_t until = really_prefetched_until(nbytes, goes_on);
+    size_t at = 0;
+    for (; at < lines && at < until; at += REALLY_CACHE_LINE) {
         REALLY_UNROLL_ROWS
         for (int k = 0; k < num; k++) {
-            really_prefetch_l2(ahead[k] + by);
+            really_prefetch_l2(rows[k] + at + REALLY_ROW_PREFETCH);
             memcpy(to + k * stride + at, rows[k] + at, REALLY_CACHE_LINE);
         }
     }
-    if (next != NULL && rest != 0)
+    for (; at < lines; at += REALLY_CACHE_LINE) {
         REALLY_UNROLL_ROWS
-        for (int k = 0; k < num; k++) really_prefetch_l2(next[k] + lines - turn);
+        for (int k = 0; k < num; k++) memcpy(to + k * stride + at, rows[k] + at, REALLY_CACHE_LINE);
+    }
     if (rest >= 32) really_copy_tails(to, stride, rows, lines, nbytes, num, 32);
     else if (rest >= 16) really_copy_tails(to, stride, rows, lines, nbytes, num, 16);
     else if (rest >= 8) really_copy_tails(to, stride, rows, lines, nbytes, num, 8);
@@ -61,7 +62,7 @@ REALLY_INLINE void really_copy_rows_cached(
 
 /* The same with stores past the cache, from the first whole line of each row on. */
 REALLY_INLINE void really_copy_rows_streamed(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int goes_on
 ) {
     size_t start[REALLY_ROW_GROUP], lines = nbytes / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
     for (int k = 0; k < num; k++) {
@@ -71,13 +72,11 @@ REALLY_INLINE void really_copy_rows_streamed(
         if (start[k] != 0) really_copy_short(to + k * stride, rows[k], start[k]);
         if (nbytes - start[k] < lines) lines = (nbytes - start[k]) / REALLY_CACHE_LINE * REALLY_CACHE_LINE;
     }
-    const size_t turn = really_turns_to_next(next, nbytes);
+    const size_t until = really_prefetched_until(nbytes, goes_on);
     for (size_t at = 0; at < lines; at += REALLY_CACHE_LINE) {
-        const char *const *ahead = at < turn ? rows : next;
-        const size_t by = at < turn ? at + REALLY_ROW_PREFETCH : at - turn;
         REALLY_UNROLL_ROWS
         for (int k = 0; k < num; k++) {
-            really_prefetch_l2(ahead[k] + by);
+            if (at < until) really_prefetch_l2(rows[k] + at + REALLY_ROW_PREFETCH);
             really_stream_line(to + k * stride + start[k] + at, rows[k] + start[k] + at);
         }
     }
@@ -88,47 +87,48 @@ REALLY_INLINE void really_copy_rows_streamed(
 }
 
 REALLY_INLINE void really_copy_rows_any(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num, int streams
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams, int goes_on
 ) {
-    if (num == REALLY_ROW_GROUP && streams) really_copy_rows_streamed(to, stride, rows, next, nbytes, REALLY_ROW_GROUP);
-    else if (num == REALLY_ROW_GROUP) really_copy_rows_cached(to, stride, rows, next, nbytes, REALLY_ROW_GROUP);
-    else if (streams) really_copy_rows_streamed(to, stride, rows, next, nbytes, num);
-    else really_copy_rows_cached(to, stride, rows, next, nbytes, num);
+    enum { ALL = REALLY_ROW_GROUP };
+    if (num == ALL && streams) really_copy_rows_streamed(to, stride, rows, nbytes, ALL, goes_on);
+    else if (num == ALL) really_copy_rows_cached(to, stride, rows, nbytes, ALL, goes_on);
+    else if (streams) really_copy_rows_streamed(to, stride, rows, nbytes, num, goes_on);
+    else really_copy_rows_cached(to, stride, rows, nbytes, num, goes_on);
 }
 
 #if defined(REALLY_DISPATCH)
 REALLY_TARGET("avx512f")
 static void really_copy_rows_512(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num, int streams
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams, int goes_on
 ) {
-    really_copy_rows_any(to, stride, rows, next, nbytes, num, streams);
+    really_copy_rows_any(to, stride, rows, nbytes, num, streams, goes_on);
 }
 
 REALLY_TARGET("avx2")
 static void really_copy_rows_256(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num, int streams
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams, int goes_on
 ) {
-    really_copy_rows_any(to, stride, rows, next, nbytes, num, streams);
+    really_copy_rows_any(to, stride, rows, nbytes, num, streams, goes_on);
 }
 #endif
 
-/* Copies `num` rows (at most REALLY_ROW_GROUP) of `nbytes` each: row k from `rows[k]` to `to + k * stride`. Near the
-   end of each it prefetches the start of `next[k]`, which is copied next; if `next` is NULL, what follows the row. With
-   `streams` the stores go past the cache, unless they are plain C; call really_stream_fence() afterwards. */
+/* Copies `num` rows (at most REALLY_ROW_GROUP) of `nbytes` each: row k from `rows[k]` to `to + k * stride`. With `goes_on`
+   it prefetches what follows each row, too. With `streams` the stores go past the cache, unless they are plain C. Then
+   call really_stream_fence() afterwards. */
 static inline void really_copy_rows(
-    char *to, size_t stride, const char *const *rows, const char *const *next, size_t nbytes, int num, int streams
+    char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams, int goes_on
 ) {
 #if defined(REALLY_DISPATCH)
     if (really_cpu_level >= REALLY_CPU_AVX512) {
-        really_copy_rows_512(to, stride, rows, next, nbytes, num, streams);
+        really_copy_rows_512(to, stride, rows, nbytes, num, streams, goes_on);
         return;
     }
     if (really_cpu_level >= REALLY_CPU_AVX2) {
-        really_copy_rows_256(to, stride, rows, next, nbytes, num, streams);
+        really_copy_rows_256(to, stride, rows, nbytes, num, streams, goes_on);
         return;
     }
 #endif
-    really_copy_rows_any(to, stride, rows, next, nbytes, num, streams && really_cpu_level > REALLY_CPU_PLAIN);
+    really_copy_rows_any(to, stride, rows, nbytes, num, streams && really_cpu_level > REALLY_CPU_PLAIN, goes_on);
 }
 
 #endif

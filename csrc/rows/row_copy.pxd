@@ -8,7 +8,7 @@ cdef extern from "row_copy.h" nogil:
         REALLY_ROW_PREFETCH
         REALLY_ROW_GROUP
     void really_copy_rows(
-        char* to, size_t stride, const char** rows, const char** next, size_t nbytes, int num, bint streams
+        char* to, size_t stride, const char** rows, size_t nbytes, int num, bint streams, bint goes_on
     ) noexcept
 
 
