@@ -112,9 +112,9 @@ static void really_copy_rows_256(
 }
 #endif
 
-/* Copies `num` rows (at most REALLY_ROW_GROUP) of `nbytes` each: row k from `rows[k]` to `to + k * stride`. With `goes_on`
-   it prefetches what follows each row, too. With `streams` the stores go past the cache, unless they are plain C. Then
-   call really_stream_fence() afterwards. */
+/* Copies `num` rows (at most REALLY_ROW_GROUP) of `nbytes` each: row k from `rows[k]` to `to + k * stride`. With
+   `goes_on` it prefetches what follows each row, too. With `streams` the stores go past the cache, unless they are plain
+   C. Then call really_stream_fence() afterwards. */
 static inline void really_copy_rows(
     char *to, size_t stride, const char *const *rows, size_t nbytes, int num, int streams, int goes_on
 ) {
