@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -19,6 +20,8 @@ DAMAGE = (
 """What parsers raise for content that their format does not have; NumPy raises SyntaxError for names of dtypes."""
 SMALL_FILE = 64 << 20
 """Most bytes of a file that is read at once, such as a description in JSON."""
+PIECE = 1 << 20
+"""Bytes of a longer file that are read at a time."""
 
 
 @contextlib.contextmanager
@@ -94,6 +97,15 @@ def read_small(path: str | PathLike[str], most: int = SMALL_FILE) -> bytes:
     if len(content) > most:
         raise InvalidFileError(f"{path}: expected at most {most:,} bytes, got {os.stat(path).st_size:,}")
     return content
+
+
+def crc32_of(path: str | PathLike[str]) -> int:
+    """The CRC-32 of an ordinary file of any length; raises as `read_small` does."""
+    crc32 = 0
+    with open(open_regular(path), "rb") as file:
+        while piece := file.read(PIECE):
+            crc32 = zlib.crc32(piece, crc32)
+    return crc32
 
 
 def first_bytes(path: str | PathLike[str], num: int) -> bytes:

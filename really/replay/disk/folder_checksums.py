@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from really._utils.input_files import as_file_error, read_small, reading
+from really._utils.input_files import as_file_error, crc32_of, reading
 from really._utils.mapped_files import FULL
 from really.errors import FileError, InvalidFileError, LockedError
 from really.replay._ring import Ring
@@ -228,6 +228,6 @@ class FolderChecksums:
         if self._schema.prioritized:
             path = self._folder / priority_files.NAME
             try:
-                yield path.name, zlib.crc32(read_small(path))
+                yield path.name, crc32_of(path)
             except OSError as error:
                 raise as_file_error(path, error) from error

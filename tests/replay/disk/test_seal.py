@@ -148,3 +148,15 @@ def test_a_flipped_bit_of_the_mark_is_told(folder, bit, mode):
     flipped(folder / "cursor", UNSEALED_AT + bit)
     with pytest.raises(InvalidFileError, match=r"cursor: expected zeros or b'unsealed' at byte 120, got"):
         ReplayBuffer.open(folder, mode)
+
+
+def test_priorities_of_any_length_are_sealed(tmp_path):
+    """Those of 8,388,608 rows and more were too long a file to close, and to open."""
+    num = 8_500_000
+    with ReplayBuffer(num, path=tmp_path / "b", alpha=0.6, seed=0, overcommit=True) as buffer:
+        buffer.put({"small": np.zeros(num, np.uint8)})
+        buffer.update_priorities(np.array([num - 1]), np.array([1e20]))
+    assert (tmp_path / "b" / "priorities").stat().st_size > 64 << 20
+    with ReplayBuffer.open(tmp_path / "b", "r+") as again:
+        assert len(again) == num
+        assert (again.sample(8)["index"] == num - 1).all()
