@@ -1147,7 +1147,11 @@ cdef class Ring:
         self.acquire_with_space(num_rows)
         may = may_evict(&self.state, num_rows)
         failure.sharing, failure.gave_up = -1, False
-        if may:
+        if may and num_rows * self.row_nbytes <= SMALL and self.storage is None:
+            failure = append_pieces(
+                &self.state.rows, self.state.sharings, self.state.num_sharings, self.max_bytes, rows, num_rows
+            )
+        elif may:
             with nogil:
                 failure = append_pieces(
                     &self.state.rows, self.state.sharings, self.state.num_sharings, self.max_bytes, rows, num_rows

@@ -74,6 +74,7 @@ cdef struct FrameStore:
     int64_t num_since  # puts since then
     really_stream stream  # to the next frame; two frames may share a cache line, which is then written once
     bint streams  # whether the stream has begun
+    bint caches  # whether the frames of this put are written to the cache, as the next put will compare them
     FrameMemory memory  # unless frames are in a file
     FrameFile* file  # NULL if frames are in memory
 
@@ -218,11 +219,14 @@ cdef inline int64_t store_frame(FrameStore* store, const char* source, bint stre
 
 
 cdef inline bint append_frames(FrameStore* store, const char* frames, int64_t num) noexcept nogil:
-    """Appends contiguous frames past the cache; call `end_stream` before anything else writes or reads them.
+    """Appends contiguous frames, past the cache unless the store `caches` them; call `end_stream` before anything else
+    writes or reads them.
 
     Returns False if there is no memory.
     """
     cdef int64_t piece, size = <int64_t>1 << store.shift
+    if store.caches:
+        return append_cached_frames(store, frames, num)
     while num > 0:
         if not begin_frame(store):
             return False
@@ -231,6 +235,15 @@ cdef inline bint append_frames(FrameStore* store, const char* frames, int64_t nu
         store.next += piece
         frames += piece * store.nbytes
         num -= piece
+    return True
+
+
+cdef inline bint append_cached_frames(FrameStore* store, const char* frames, int64_t num) noexcept nogil:
+    cdef int64_t i
+    end_stream(store)
+    for i in range(num):
+        if store_frame(store, frames + i * store.nbytes, False) < 0:
+            return False
     return True
 
 

@@ -160,6 +160,7 @@ cdef inline bint store_rows(
         columns[0].indices != NULL and columns[sharing.num_columns - 1].indices != NULL
     )
     sharing.num_unmatched = 0
+    sharing.store.caches = num_rows == 1
     while i < num_rows:
         num = 1
         if whole and sharing.rate.effort == SEARCH_NONE:
