@@ -13,6 +13,7 @@ TESTS = (
     *("long_rows", "frames", "share_rate", "priorities", "priorities_statistics", "prioritized", "n_step"),
     *("sequences", "trajectory_machine", "whole_episodes", "hindsight", "compact", "recent_samplers"),
     *("remove", "update", "epochs", "known_defects", "finalizers", "steps", "layers", "wire"),
+    *("recurrent_states", "grouped_samplers"),
 )
 # Python leaks at exit by itself. Its own allocator would hide the memory next to a block from the sanitizer.
 MEMORY = {"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}

@@ -94,8 +94,10 @@ class Sampler:
         starts.refuse_none()
         drawn = self._drawn_where(starts.are_starts, ring, shape, beta)
         if drawn is None:
+            where = "" if starts.starts_at is None else f", whose {starts.starts_at!r} is not 0"
             raise EmptyBufferError(
-                f"sample: expected rows that a sequence can start from, {TRIES} draws gave others too"
+                f"sample: expected rows that a sequence can start from{where}, got others too in {TRIES:,} draws: few "
+                f"of the rows that the sampler prefers are such rows"
             )
         return drawn
 

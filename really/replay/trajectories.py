@@ -136,7 +136,7 @@ class Trajectories:
         joins: bool = False,
         starts_at: str | None = None,
     ) -> None:
-        self._ring, self._columns, self._starts_at = ring, columns, starts_at
+        self._ring, self._columns, self.starts_at = ring, columns, starts_at
         self.least, self.rule = least, rule
         first = least if least_from_first is None else least_from_first
         self._index = TrajectoryIndex(ring.capacity, RULES[rule], least, first, joins, starts_at is not None)
@@ -317,7 +317,7 @@ class Trajectories:
         if follows is None:
             return False
         removed = ring.are_removed(np.arange(first, end))
-        barred = None if self._starts_at is None else read[self._starts_at] == 0
+        barred = None if self.starts_at is None else read[self.starts_at] == 0
         self._index.append(streams, self._ends(read, num), follows, removed, barred)
         return True
 
@@ -354,9 +354,9 @@ class Trajectories:
                 "checks_states=False trusts the order of the rows"
             )
         longest = max(length, default=0)
-        if self._starts_at is not None and longest >= self.least:
+        if self.starts_at is not None and longest >= self.least:
             raise EmptyBufferError(
-                f"sample: expected a row whose {self._starts_at!r} is not 0 with {self.least:,} steps of its episode "
+                f"sample: expected a row whose {self.starts_at!r} is not 0 with {self.least:,} steps of its episode "
                 f"from there on, got none; the longest of {len(length):,} episodes has {longest:,} rows"
             )
         raise EmptyBufferError(

@@ -458,6 +458,17 @@ def test_other_samplers_draw_again_until_all_rows_are_starts(monkeypatch):
     assert_starts_uniform(lambda n: buffer.sample(n)["number"][:, 0], starts, 20_000)
 
 
+def test_a_sampler_that_prefers_rows_without_a_start_says_so():
+    rows = World(1, end_probability=0.0).chunk([(0, 1000)])
+    rows["cue"] = np.float32(np.arange(1000) % 100 == 0)
+    buffer = ReplayBuffer(1000, unit=Sequences(4, starts_at="cue"), sampler=("half_life", {"half_life": 3}), seed=0)
+    buffer.put(rows)
+    with pytest.raises(
+        EmptyBufferError, match=r"can start from, whose 'cue' is not 0, got others too in 1,000 draws: few"
+    ):
+        buffer.sample(8)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
