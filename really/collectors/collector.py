@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.collectors.demand import Demand, Part, spread, waves
+from really.collectors.demand import Arrivals, Demand, Part, spread, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
 from really.collectors.episodes import EpisodeFigures, EpisodeLog
 from really.collectors.fleet import Fleet
@@ -64,7 +64,7 @@ class Collector:
         self._min_agents = min_agents
         self._time_out = time_out
         self._max_staleness = max_staleness
-        self._ready: dict[int, Part] = {}
+        self._arrivals = Arrivals()
         self._serial = 0
         self._is_endless_told = False
         self._turn = 0
@@ -80,7 +80,7 @@ class Collector:
         return {
             "delivered_rows": self.delivered_rows,
             "dropped_rows": self.dropped_rows,
-            "kept_rows": sum(part.rows for part in self._ready.values()),
+            "kept_rows": self._arrivals.rows,
             "queued_orders": sum(len(worker.pending) for worker in self._fleet.workers),
             "waited_seconds": round(self.waited_seconds, 3),
             "rows_per_second_per_runner": self._pace.rows_per_second,
@@ -113,7 +113,7 @@ class Collector:
                 self._plan(demand, settings)
                 self._submit()
                 demand = self._gather(demand)
-                progress(sum(part.rows for part in self._ready.values()))
+                progress(self._arrivals.rows)
         finally:
             for worker in self._fleet.workers:
                 worker.planned.clear()
@@ -121,11 +121,11 @@ class Collector:
 
     def deliver_arrived(self) -> list[Part]:
         """Delivers the whole results that have arrived; pending ones come with later calls."""
-        return self._deliver(Demand(sum(part.rows for part in self._ready.values()), 0))
+        return self._deliver(Demand(self._arrivals.rows, 0))
 
     def arrived_episodes(self) -> EpisodeFigures:
         """Figures of the episodes in the rows that have arrived and are not delivered yet."""
-        return EpisodeFigures.of([part.episodes for part in self._ready.values()])
+        return EpisodeFigures.of([part.episodes for part in self._arrivals])
 
     def end_of_runners(self) -> RunnerError | None:
         """Why there will be no more rows: the runners were closed, or Ray was shut down; None while they run."""
@@ -183,9 +183,7 @@ class Collector:
 
     def _deliver(self, demand: Demand) -> list[Part]:
         """The parts that meet the demand; the remaining ones are kept."""
-        numbers = sorted(self._ready)
-        delivered, kept = demand.fewest([self._ready[number] for number in numbers])
-        self._ready = dict(zip(numbers[len(numbers) - len(kept) :], kept, strict=True))
+        delivered = self._arrivals.take(demand)
         for part in delivered:
             self.delivered_rows += part.rows
             self._episodes.add(part.episodes, part.rows)
@@ -196,7 +194,7 @@ class Collector:
         on_time = (worker for worker in self._fleet.workers if not worker.late)
         if self._awaits_all(demand) and any(worker.pending or worker.planned for worker in on_time):
             return False
-        return demand.met(self._ready.values())
+        return demand.met(self._arrivals)
 
     def _awaited_agents(self) -> int:
         """Number of agents to wait for. Those of runners that were late in an earlier call, and still are, may come."""
@@ -228,7 +226,7 @@ class Collector:
         Only agents of runners that are on time count: the others' results may never come, whatever is ordered.
         """
         agents = [agent for worker in on_time for agent in worker.agents]
-        received: set[int] = set().union(*(part.agents for part in self._ready.values()))
+        received = self._arrivals.agents
         awaited = min(demand.agents, len(received.union(agents)))
         rows = self._missing_results(demand)
         missing = max(rows, awaited - len(received)) - pending
@@ -242,7 +240,7 @@ class Collector:
 
     def _missing_results(self, demand: Demand) -> int:
         """How many more results have the missing rows; one for each runner if nobody knows how long results are."""
-        missing = demand.rows - sum(part.rows for part in self._ready.values())
+        missing = demand.rows - self._arrivals.rows
         if missing <= 0 or not self._expected_rows:
             return 0 if missing <= 0 else len(self._fleet.workers)
         return math.ceil(missing / self._expected_rows)
@@ -318,15 +316,15 @@ class Collector:
 
     def _without(self, demand: Demand, overdue: list[Worker]) -> Demand:
         """The demand of a call that continues without these workers; raises an error if it has received nothing."""
-        received: set[int] = set().union(*(part.agents for part in self._ready.values()))
+        received = self._arrivals.agents
         others = [worker for worker in self._fleet.workers if not self._lateness.is_overdue(worker)]
-        if not others and not self._ready:
+        if not others and not self._arrivals:
             raise self._timeout_error(overdue)
         log.warning(
             "remote_time_out: the call continues without late results: %s", self._whereabouts.tell(overdue, patience=0)
         )
         agents = received.union(*(worker.agents for worker in others))
-        rows = demand.rows if others else min(demand.rows, sum(part.rows for part in self._ready.values()))
+        rows = demand.rows if others else min(demand.rows, self._arrivals.rows)
         return Demand(rows, min(demand.agents, len(agents)))
 
     def _give_up(self, busy: list[Worker]) -> None:
@@ -349,19 +347,15 @@ class Collector:
     def _receive(self, pending: PendingOrder, chunk: Chunk) -> None:
         """Records a chunk, and keeps it for delivery unless it is stale."""
         self._pace.add(chunk)
-        self._ready[pending.number] = Part.of(chunk)
+        self._arrivals.add(pending.number, Part.of(chunk))
         # Statistics of stale rows count too, since the environment does not depend on the policy version.
         self._statistics.add(pending.number, chunk.measured)
         self._drop_stale()
 
     def _drop_stale(self) -> None:
         """Drops results whose policy version is older than `max_staleness` allows, and counts their rows."""
-        if self._max_staleness == math.inf:
-            return
-        for number, part in list(self._ready.items()):
-            if self._fleet.version - part.chunk.results[part.first].version > self._max_staleness:
-                self.dropped_rows += part.rows
-                del self._ready[number]
+        if self._max_staleness < math.inf:
+            self.dropped_rows += self._arrivals.drop_older(self._fleet.version - self._max_staleness)
 
 
 def _seconds_until(moment: float) -> float | None:

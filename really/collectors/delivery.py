@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
-from really.collectors.messages import Result
+from really.collectors.episodes import Records
 from really.collectors.rollout import Rollout
 from really.data import returns
 from really.data.normalisation import Normaliser
@@ -45,8 +45,8 @@ class Delivery:
         always = () if normaliser is not None and normaliser.clips_rewards else ("reward",)
         self._finite: Collection[str] = {*always, *(() if normaliser is None else normaliser.names)}
 
-    def rows(self, rollout: Rollout, results: Sequence[Result]) -> Columns:
-        """The columns of the schema, `[row, ...]`, one agent's results after the other.
+    def rows(self, rollout: Rollout, results: Records) -> Columns:
+        """The columns of the schema, `[row, ...]`, one agent's results after the other, from records of `RESULT`.
 
         Raises:
             ModelError: the model's values or log-probabilities are NaN.
@@ -54,13 +54,13 @@ class Delivery:
                 normalised, or a reward is infinite and not clipped. The message names agent and step.
         """
         flat = {name: rollout.flat(name) for name in rollout.arrays}
-        counts = [result.rows for result in results]
+        counts = results["rows"]
         terminated, done = flat["terminated"], flat["terminated"] | flat["truncated"]
         ends = done.copy()
         ends[np.cumsum(counts) - 1] = True
         flat |= {"terminal": terminated, "not_done": ~done, "episode_end": ends}
-        flat["policy_version"] = np.repeat([result.version for result in results], counts)
-        flat["agent"] = np.repeat([result.agent for result in results], counts)
+        flat["policy_version"] = np.repeat(results["version"], counts)
+        flat["agent"] = np.repeat(results["agent"], counts)
         self._check_numbers(flat, results)
         if self._normaliser is not None:
             self._normaliser.measure(flat, done, rollout.lengths)
@@ -88,7 +88,7 @@ class Delivery:
             found["advantage"] = returns.gae(*arguments, self._gamma, self._lambda)[0]
         return found
 
-    def _check_numbers(self, flat: Columns, results: Sequence[Result]) -> None:
+    def _check_numbers(self, flat: Columns, results: Records) -> None:
         """Raises an error for NaN, and for infinity in columns whose statistics it would spoil for good.
 
         Here all rows are checked at once, which is cheaper than a check at each step.
@@ -103,14 +103,12 @@ class Delivery:
                 if bad.any():
                     raise EnvironmentFailedError(self._not_a_number(name, finite, int(bad.argmax()), results))
 
-    def _not_a_number(self, name: str, finite: bool, row: int, results: Sequence[Result]) -> str:
+    def _not_a_number(self, name: str, finite: bool, row: int, results: Records) -> str:
         """The message for a value of column `name` that is no number, or no finite number."""
-        starts = np.cumsum([0, *(result.rows for result in results)])
+        starts = np.cumsum(results["rows"]) - results["rows"]
         at = int(np.searchsorted(starts, row, side="right")) - 1
         is_measured = self._normaliser is not None and name in self._normaliser.names
         why = "as it is normalised" if is_measured else "at most 3.4e38, the largest of float32"
-        expected = f"finite numbers in {name!r}, {why}, got NaN or inf"
-        return (
-            f"environment {self._name!r} of agent {results[at].agent}, step {row - starts[at]} of its result: expected "
-            f"{expected if finite else f'numbers in {name!r}, got NaN'}"
-        )
+        wanted = f"finite numbers in {name!r}, {why}, got NaN or inf" if finite else f"numbers in {name!r}, got NaN"
+        agent, step = results["agent"][at], row - starts[at]
+        return f"environment {self._name!r} of agent {agent}, step {step} of its result: expected {wanted}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ MESSAGE_ROWS = 16_384
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a chunk: `results` results from number `first` on, which are rows `start` to `stop` of its batch."""
+    """A part of a chunk: `count` results from number `first` on, which are rows `start` to `stop` of its batch."""
 
     chunk: Chunk
     first: int
     start: int
-    results: int
+    count: int
     stop: int
 
     @classmethod
@@ -50,6 +50,11 @@ class Part:
         return self.batch if takes_remote_rows else fetched(self.batch)
 
     @property
+    def results(self) -> Records:
+        """The results of the part, as records of `RESULT`."""
+        return self.chunk.results[self.first : self.first + self.count]
+
+    @property
     def episodes(self) -> Records:
         """The episodes that ended in this part, whose `row` counts from the part's first row."""
         rows = self.chunk.episodes["row"]
@@ -60,15 +65,14 @@ class Part:
     @property
     def agents(self) -> set[int]:
         """The agents that have a result in this part."""
-        return {result.agent for result in self.chunk.results[self.first : self.first + self.results]}
+        return set(self.results["agent"].tolist())
 
-    def split(self, results: int) -> tuple[Part, Part]:
-        """Two parts: the first `results` results, and the other ones."""
-        head = self.chunk.results[self.first : self.first + results]
-        stop = self.start + sum(result.rows for result in head)
+    def split(self, count: int) -> tuple[Part, Part]:
+        """Two parts: the first `count` results, and the other ones."""
+        stop = self.start + int(self.results["rows"][:count].sum())
         return (
-            Part(self.chunk, self.first, self.start, results, stop),
-            Part(self.chunk, self.first + results, stop, self.results - results, self.stop),
+            Part(self.chunk, self.first, self.start, count, stop),
+            Part(self.chunk, self.first + count, stop, self.count - count, self.stop),
         )
 
 
@@ -79,27 +83,66 @@ class Demand:
     rows: int
     agents: int
 
-    def met(self, parts: Iterable[Part]) -> bool:
-        """Whether the parts have enough rows of enough agents."""
-        parts = list(parts)
+    def met(self, arrivals: Arrivals) -> bool:
+        """Whether enough rows of enough agents have arrived."""
         # Rows first: a call asks after each chunk, and the agents of all its results take much longer to find.
-        if not parts or sum(part.rows for part in parts) < self.rows:
-            return False
-        return len(set().union(*(part.agents for part in parts))) >= self.agents
+        return bool(arrivals) and arrivals.rows >= self.rows and len(arrivals.agents) >= self.agents
 
     def fewest(self, parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
         """Two lists: the parts up to the result that meets the demand, and the remaining parts."""
-        delivered: list[Part] = []
         rows, agents = 0, set[int]()
         for number, part in enumerate(parts):
-            for count, result in enumerate(part.chunk.results[part.first : part.first + part.results], start=1):
-                rows += result.rows
-                agents.add(result.agent)
-                if rows >= self.rows and len(agents) >= self.agents:
+            rows_after = rows + np.cumsum(part.results["rows"])
+            for count in (np.flatnonzero(rows_after >= self.rows) + 1).tolist():
+                if len(agents.union(part.results["agent"][:count].tolist())) >= self.agents:
                     head, tail = part.split(count)
-                    return [*delivered, head], [*([tail] if tail.results else []), *parts[number + 1 :]]
-            delivered.append(part)
-        return delivered, []
+                    return [*parts[:number], head], [*([tail] if tail.count else []), *parts[number + 1 :]]
+            rows, agents = rows + part.rows, agents | part.agents
+        return list(parts), []
+
+
+class Arrivals:
+    """Parts that have arrived and wait for their delivery, by the number of their order.
+
+    Attributes:
+        rows: number of their rows.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Part] = {}
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Part]:
+        """The parts, by the number of their order."""
+        return (self._parts[number] for number in sorted(self._parts))
+
+    @property
+    def agents(self) -> set[int]:
+        """The agents that have a result in them."""
+        return set().union(*(part.agents for part in self._parts.values()))
+
+    def add(self, number: int, part: Part) -> None:
+        """Adds the part that answers order `number`."""
+        self._parts[number] = part
+        self.rows += part.rows
+
+    def take(self, demand: Demand) -> list[Part]:
+        """Takes out the parts that meet a demand; what is left of the last one stays."""
+        numbers = sorted(self._parts)
+        taken, kept = demand.fewest(list(self))
+        self._parts = dict(zip(numbers[len(numbers) - len(kept) :], kept, strict=True))
+        self.rows -= sum(part.rows for part in taken)
+        return taken
+
+    def drop_older(self, version: float) -> int:
+        """Drops the parts whose policy version is older than `version`; returns the number of their rows."""
+        kept = {number: part for number, part in self._parts.items() if part.results["version"][0] >= version}
+        before, self._parts = self.rows, kept
+        self.rows = sum(part.rows for part in kept.values())
+        return before - self.rows
 
 
 def spread(

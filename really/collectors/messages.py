@@ -1,7 +1,8 @@
 """Messages between the driver and its runners, all picklable: the specification, the policy, orders and chunks.
 
 The driver sends an `Order`, with an `ExportedPolicy` and `Weights` whenever these have changed. The runner answers
-with a `Chunk` of whole `Result`s.
+with a `Chunk` of whole results. A result is the unit in which an agent delivers: `num_steps` rows, or `num_episodes`
+episodes, in time order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from really.collectors.episodes import ENDED, Records
 from really.data.moments import Statistics
@@ -22,6 +23,10 @@ from really.envs.spec import EnvironmentSpec
 if TYPE_CHECKING:
     from really.data.record_batches import RecordBatch
     from really.policies.inference import Exported
+
+
+# A result in a chunk: its agent, its rows, and the policy version with which they were collected.
+RESULT = np.dtype([("agent", np.int32), ("rows", np.int64), ("version", np.int64)])
 
 
 @dataclass(frozen=True)
@@ -102,21 +107,12 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Result:
-    """The unit in which an agent delivers: `num_steps` rows, or `num_episodes` episodes, in time order."""
-
-    agent: int
-    rows: int
-    version: int
-
-
-@dataclass(frozen=True)
 class Chunk:
     """One message from a runner: rows of whole results, agent by agent, and the seconds that collecting them took.
 
     Attributes:
         batch: the rows.
-        results: the results, in the order of their rows.
+        results: the results, in the order of their rows, as records `[result]` of `RESULT`.
         seconds: how long the runner worked on them.
         more: whether rows are left over, which come with the next message.
         measured: with normalisation, statistics `[agent, ...]` of the rows before they were normalised.
@@ -126,10 +122,17 @@ class Chunk:
     """
 
     batch: RecordBatch
-    results: tuple[Result, ...]
+    results: Records
     seconds: float
     more: bool = False
     measured: Statistics = field(default_factory=dict)
     process_draws: bool = False
     episodes: Records = field(default_factory=lambda: np.empty(0, ENDED))
     memory: int = 0
+
+
+def results_of(agents: ArrayLike, rows: ArrayLike, version: int) -> Records:
+    """Results of these agents, which have `rows` rows each and were collected with one policy version."""
+    results = np.empty(np.size(rows), RESULT)
+    results["agent"], results["rows"], results["version"] = agents, rows, version
+    return results

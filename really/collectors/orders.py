@@ -101,6 +101,8 @@ class Worker:
 
     def seated(self, order: Order) -> Order:
         """An order for its agents as one for its seats."""
+        if self.seats == self.agents:
+            return order
         results = dict(zip(self.agents, order.results, strict=True))
         return replace(order, results=tuple(results.get(agent, 0) for agent in self.seats))
 

@@ -73,13 +73,11 @@ class Rollout:
         return sum(rows.nbytes for rows in self.arrays.values())
 
     @property
-    def result_rows(self) -> list[tuple[int, int]]:
-        """(environment, number of rows) of each result, by environment and in time order."""
-        return [
-            (env, stop - start)
-            for env, ends in enumerate(self.ends)
-            for start, stop in zip([0, *ends], ends, strict=False)
-        ]
+    def result_rows(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Environment and number of rows of each result `[result]`, by environment and in time order."""
+        envs = np.repeat(np.arange(len(self.ends)), [len(ends) for ends in self.ends])
+        rows = [stop - start for ends in self.ends for start, stop in zip([0, *ends], ends, strict=False)]
+        return envs, np.asarray(rows, np.intp)
 
     def flat(self, name: str) -> NDArray[Any]:
         """The valid part of a column as rows `[row, ...]`, one environment after the other."""

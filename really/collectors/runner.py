@@ -22,8 +22,8 @@ from really._utils._step import Stepper
 from really._utils.array_pool import ArrayPool
 from really.collectors.delivery import Delivery
 from really.collectors.episode_watch import EpisodeWatch
-from really.collectors.episodes import EpisodeMeter
-from really.collectors.messages import Chunk, ExportedPolicy, Order, Result, RunnerSpec, Weights
+from really.collectors.episodes import EpisodeMeter, Records
+from really.collectors.messages import Chunk, ExportedPolicy, Order, RunnerSpec, Weights, results_of
 from really.collectors.noise import ActionNoise
 from really.collectors.recurrence import Advance, Recurrence
 from really.collectors.rollout import Rollout
@@ -158,7 +158,8 @@ class Runner:
             rollout = self._roll_steps(quota) if self._spec.num_steps else self._roll_episodes(quota)
         finally:
             self._noise.settle()
-        results = tuple(Result(self._agents[env], rows, self._version) for env, rows in rollout.result_rows)
+        envs, rows = rollout.result_rows
+        results = results_of(np.asarray(self._agents)[envs], rows, self._version)
         episodes = self._episodes.measure(rollout)
         columns = self._delivery.rows(rollout, results)
         chunk = self._chunk(columns, order.number, 0, results, time.perf_counter() - start)
@@ -167,9 +168,9 @@ class Runner:
 
     def rest(self, number: int, start: int) -> Chunk:
         """The rows from `start` on of the chunk of order `number`, or those of them that fit into one message."""
-        return self._chunk(self._rest[number], number, start, (), 0.0)
+        return self._chunk(self._rest[number], number, start, results_of((), (), self._version), 0.0)
 
-    def _chunk(self, columns: Columns, number: int, start: int, results: tuple[Result, ...], seconds: float) -> Chunk:
+    def _chunk(self, columns: Columns, number: int, start: int, results: Records, seconds: float) -> Chunk:
         """The rows from `start` on that fit into a message. All rows are kept for `rest` if they do not.
 
         They are kept until the driver has them all, since it may ask for the same rows again after an interrupt.

@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from really.collectors.demand import Demand, Part, spread, waves
-from really.collectors.messages import Chunk, Result
+from really.collectors.demand import Arrivals, Demand, Part, spread, waves
+from really.collectors.messages import Chunk, results_of
 from really.data.record_batches import from_record_batch, to_record_batch
 
 
-def part_of(*results: tuple[int, int], first_row: int = 0) -> Part:
+def part_of(*results: tuple[int, int], first_row: int = 0, version: int = 0) -> Part:
     """A chunk whose rows are numbered, with results given as (agent, rows)."""
     rows = sum(count for _, count in results)
     batch = to_record_batch({"row": np.arange(first_row, first_row + rows)})
-    return Part.of(Chunk(batch, tuple(Result(agent, count, 0) for agent, count in results), 0.1))
+    return Part.of(Chunk(batch, results_of(*zip(*results, strict=True), version), 0.1))
+
+
+def arrivals_of(*parts: Part) -> Arrivals:
+    """Parts that arrived in this order, and whose orders were sent in it."""
+    arrivals = Arrivals()
+    for number, part in enumerate(parts):
+        arrivals.add(number, part)
+    return arrivals
 
 
 def rows_of(parts: list[Part]) -> list[int]:
@@ -37,14 +45,32 @@ def test_no_part_remains_if_all_are_needed() -> None:
 
 def test_enough_rows_of_too_few_agents_do_not_meet_the_demand() -> None:
     parts = [part_of((0, 100)), part_of((1, 1))]
-    assert not Demand(rows=10, agents=2).met(parts[:1])
-    assert Demand(rows=10, agents=2).met(parts)
+    assert not Demand(rows=10, agents=2).met(arrivals_of(parts[0]))
+    assert Demand(rows=10, agents=2).met(arrivals_of(*parts))
     delivered, kept = Demand(rows=10, agents=2).fewest(parts)
     assert (len(delivered), kept) == (2, [])
 
 
 def test_no_parts_never_meet_the_demand() -> None:
-    assert not Demand(rows=0, agents=1).met([])
+    assert not Demand(rows=0, agents=1).met(Arrivals())
+
+
+def test_arrivals_are_taken_in_the_order_of_their_orders_and_the_rest_stays() -> None:
+    arrivals = Arrivals()
+    arrivals.add(7, part_of((2, 4), (3, 4), first_row=8))
+    arrivals.add(5, part_of((0, 4), (1, 4)))
+    assert (len(arrivals), arrivals.rows, arrivals.agents) == (2, 16, {0, 1, 2, 3})
+    assert rows_of(arrivals.take(Demand(rows=9, agents=1))) == list(range(12))
+    assert (len(arrivals), arrivals.rows, arrivals.agents) == (1, 4, {3})
+    assert rows_of(arrivals.take(Demand(rows=4, agents=1))) == [12, 13, 14, 15]
+    assert (len(arrivals), arrivals.rows) == (0, 0)
+
+
+def test_arrivals_of_older_policies_are_dropped_and_counted() -> None:
+    arrivals = arrivals_of(*(part_of((0, 4), first_row=4 * version, version=version) for version in range(3)))
+    assert arrivals.drop_older(1) == 4
+    assert rows_of(list(arrivals)) == list(range(4, 12))
+    assert arrivals.drop_older(1) == 0
 
 
 @pytest.mark.parametrize(

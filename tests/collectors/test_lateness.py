@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from really.collectors.lateness import START_ALLOWANCE, Lateness, Pace, measure, weights
-from really.collectors.messages import Chunk, Order, PolicySettings, Result
+from really.collectors.messages import Chunk, Order, PolicySettings, results_of
 from really.collectors.orders import PendingOrder, Worker
 from really.collectors.whereabouts import Whereabouts
 from really.data.record_batches import to_record_batch
@@ -26,7 +26,7 @@ def worker_of(number: int, started_at: float, *, started: bool = True) -> Worker
 def pace_of(rows: int, seconds: float) -> Pace:
     """The pace after one result."""
     pace = Pace()
-    pace.add(Chunk(to_record_batch({"row": np.arange(rows)}), (Result(0, rows, 0),), seconds))
+    pace.add(Chunk(to_record_batch({"row": np.arange(rows)}), results_of(0, rows, 0), seconds))
     return pace
 
 

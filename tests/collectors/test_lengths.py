@@ -127,7 +127,7 @@ def test_a_collector_that_takes_the_episodes_that_end_first_fails(monkeypatch: p
 
 def singles(part: Part) -> Iterator[Part]:
     """Each result of a part as a part of its own."""
-    while part.results > 1:
+    while part.count > 1:
         first, part = part.split(1)
         yield first
     yield part
