@@ -16,8 +16,9 @@ from really.collectors.messages import Chunk
 if TYPE_CHECKING:
     from really.data.record_batches import RecordBatch
 
-# Rows of a message: enough to make its fixed cost (1 ms) small, and few enough that messages overlap with work.
-MESSAGE_ROWS = 16_384
+# Rows of all agents in one round of messages. A message costs driver, runner and Ray some milliseconds, so that few
+# messages are cheaper; but only several of them overlap with work.
+MESSAGE_ROWS = 32_768
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from really.collectors.demand import Arrivals, Demand, Part, spread, waves
+from really.collectors.demand import MESSAGE_ROWS, Arrivals, Demand, Part, spread, waves
 from really.collectors.messages import Chunk, results_of
 from really.data.record_batches import from_record_batch, to_record_batch
 
@@ -92,5 +92,5 @@ def test_waves_add_up_and_fit_into_messages() -> None:
     quota = np.array([1000, 999, 998])
     found = waves(quota, rows_a_result=10, row_bytes=60, message_bytes=32 << 20)
     np.testing.assert_array_equal(np.sum(found, axis=0), quota)
-    assert max(wave.sum() * 10 for wave in found) <= 16_384
+    assert max(wave.sum() * 10 for wave in found) <= MESSAGE_ROWS
     assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20, message_bytes=32 << 20)] == [1] * 1000
