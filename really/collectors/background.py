@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from really._utils.checks import checked_integer, checked_positive
-from really.collectors.collector import LOOK, STREAMED_ROWS, Collector
+from really.collectors.collector import LOOK, Collector
+from really.collectors.demand import STREAMED_ROWS
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
 from really.errors import InvalidValueError, ReallyError
@@ -46,6 +47,8 @@ class BackgroundCollection:
     ) -> None:
         self._rows_stay = rows_stay
         self._limiter = _limiter(samples_per_insert, min_rows, error_buffer)
+        # Larger orders would overrun the limiter's error buffer, or the most rows.
+        self._grows = samples_per_insert is None and max_rows is None
         self._max_rows = None if max_rows is None else checked_integer("max_rows", max_rows)
         self._collector, self._buffer, self._settings = collector, buffer, settings
         self._stopping = threading.Event()
@@ -138,7 +141,7 @@ class BackgroundCollection:
 
     def _run(self) -> None:
         try:
-            for part in self._collector.stream(self._settings, self._enough):
+            for part in self._collector.stream(self._settings, self._enough, grows=self._grows):
                 self._limiter.await_insert(cancelled=self._stopping.is_set)
                 self._buffer.put(part.batch_for(self._rows_stay))
                 self._limiter.insert(part.rows)

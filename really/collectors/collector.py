@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.collectors.demand import Arrivals, Demand, Part, spread, waves
+from really.collectors.demand import Arrivals, Demand, Part, message_rows, spread, streamed_rows, waves
 from really.collectors.episode_watch import CURE, PATIENCE_SECONDS
 from really.collectors.episodes import EpisodeFigures, EpisodeLog
 from really.collectors.fleet import Fleet
@@ -24,8 +24,6 @@ from really.errors import RunnerError, RunnerTimeoutError
 
 log = logging.getLogger("really")
 
-# Rows of all agents per round of streamed orders: few enough that new settings apply soon.
-STREAMED_ROWS = 4096
 # Seconds after which a wait is interrupted, to look after processes that start, and for the end of background
 # collection.
 LOOK = 1.0
@@ -135,12 +133,14 @@ class Collector:
             return error
         return None
 
-    def stream(self, settings: Callable[[], PolicySettings], enough: Callable[[], bool]) -> Iterator[Part]:
+    def stream(
+        self, settings: Callable[[], PolicySettings], enough: Callable[[], bool], *, grows: bool = True
+    ) -> Iterator[Part]:
         """Yields chunks as they arrive, and keeps each runner busy, until `enough()`; then yields the pending ones.
 
-        `settings()` is called for each order. A slow consumer of the chunks slows the runners down. Pending orders
-        that are not done within `remote_time_out` seconds after `enough()`, or within the seconds that a fleet has to
-        end, are given up, with a warning.
+        `settings()` is called for each order. With `grows`, fast runners get larger orders. A slow consumer of the
+        chunks slows the runners down. Pending orders that are not done within `remote_time_out` seconds after
+        `enough()`, or within the seconds that a fleet has to end, are given up, with a warning.
 
         Raises:
             RunnerTimeoutError: no chunk arrived within `remote_time_out` seconds before `enough()`.
@@ -150,7 +150,7 @@ class Collector:
         while True:
             self._fleet.adapt()
             if not (is_over := enough()):
-                self._keep_busy(settings)
+                self._keep_busy(settings, grows)
             elif end == math.inf:
                 since = time.monotonic()
                 end = since + (math.inf if self._fleet.end_patience is None else self._fleet.end_patience)
@@ -172,14 +172,19 @@ class Collector:
             if ready:
                 since = time.monotonic()
 
-    def _keep_busy(self, settings: Callable[[], PolicySettings]) -> None:
+    def _keep_busy(self, settings: Callable[[], PolicySettings], grows: bool) -> None:
         """Sends orders until each runner has one queued behind the one that it works on."""
         rows = self._num_agents * self._expected_rows
-        results = max(1, int(STREAMED_ROWS // rows)) if rows else 1
+        results = max(1, int(self._streamed_rows(grows) // rows)) if rows else 1
         for worker in self._fleet.workers:
             while worker.takes_order:
                 self._serial += 1
                 self._fleet.send(worker, self._serial, Order((results,) * len(worker.agents), settings()))
+
+    def _streamed_rows(self, grows: bool) -> float:
+        """Rows of all agents in one round of streamed orders."""
+        rows_per_second = self._pace.rows_per_second * len(self._fleet.workers) if grows else 0.0
+        return streamed_rows(rows_per_second, message_rows(self._row_bytes, self._fleet.message_bytes))
 
     def _deliver(self, demand: Demand) -> list[Part]:
         """The parts that meet the demand; the remaining ones are kept."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Rows of all agents in one round of messages. A message costs driver, runner and Ray some milliseconds, so that few
 # messages are cheaper; but only several of them overlap with work.
 MESSAGE_ROWS = 32_768
+# Rows of all agents in one round of streamed orders: few enough that new settings apply soon. Fast runners get as many
+# as they collect in these seconds.
+STREAMED_ROWS, STREAMED_SECONDS = 4096, 0.05
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,16 @@ def waves(quota: NDArray[np.int_], rows_a_result: int, row_bytes: int, message_b
     The size of a wave depends on the number of agents and not on the number of processes, so that a seeded run
     delivers its rows in the same order for any number of processes.
     """
-    rows = int(min(MESSAGE_ROWS, message_bytes // max(row_bytes, 1)))
+    rows = message_rows(row_bytes, message_bytes)
     most = max(1, rows // max(1, rows_a_result * len(quota)))
     return [np.clip(quota - done, 0, most) for done in range(0, int(quota.max(initial=0)), most)]
+
+
+def message_rows(row_bytes: int, message_bytes: float) -> int:
+    """Rows of all agents in one round of messages, of which none is larger than `message_bytes`."""
+    return int(min(MESSAGE_ROWS, message_bytes // max(row_bytes, 1)))
+
+
+def streamed_rows(rows_per_second: float, most: int) -> float:
+    """Rows of all agents in one round of streamed orders, for runners that together collect so many per second."""
+    return max(STREAMED_ROWS, min(STREAMED_SECONDS * rows_per_second, most))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from really.collectors.demand import MESSAGE_ROWS, Arrivals, Demand, Part, spread, waves
+from really.collectors.demand import MESSAGE_ROWS, Arrivals, Demand, Part, spread, streamed_rows, waves
 from really.collectors.messages import Chunk, results_of
 from really.data.record_batches import from_record_batch, to_record_batch
 
@@ -94,3 +94,9 @@ def test_waves_add_up_and_fit_into_messages() -> None:
     np.testing.assert_array_equal(np.sum(found, axis=0), quota)
     assert max(wave.sum() * 10 for wave in found) <= MESSAGE_ROWS
     assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20, message_bytes=32 << 20)] == [1] * 1000
+
+
+def test_streamed_orders_grow_with_the_speed_of_runners_up_to_a_message() -> None:
+    assert [streamed_rows(speed, MESSAGE_ROWS) for speed in (0.0, 1e3, 2e5, 1e9)] == [4096, 4096, 10_000, MESSAGE_ROWS]
+    # Rows of which only a few fit into a message come in the usual number, in several messages.
+    assert streamed_rows(1e9, 10) == 4096
