@@ -123,19 +123,25 @@ class EpisodeLog:
 
     def last(self, number: int = KEPT) -> Records:
         """The last `number` of the episodes kept, as records `[episode]` of `LOGGED`, oldest first."""
-        with self._changing:
-            parts = list(self._parts)
-        number = min(number, self._kept)
-        return np.concatenate([np.empty(0, LOGGED), *parts])[-number:] if number else np.empty(0, LOGGED)
+        held, _ = self._held()
+        return held[max(0, len(held) - number) :]
 
-    def since(self, count: int) -> Records:
-        """The episodes that ended after the first `count`, as far as they are kept."""
-        return self.last(self.count - count)
+    def since(self, count: int) -> tuple[Records, int]:
+        """The episodes that ended after the first `count`, as far as they are kept, and how many have ended in all."""
+        held, ended = self._held()
+        return held[max(0, len(held) - (ended - count)) :], ended
 
     def info(self) -> dict[str, Any]:
         """How many episodes ended, and mean return and length of the last ones of them."""
-        recent = EpisodeFigures.of([self.last(RECENT)])
+        held, ended = self._held()
+        recent = EpisodeFigures.of([held[-RECENT:]])
         if not recent.count:
             return {"episodes": {"ended": 0}}
         means = {"mean_return": recent.mean_return, "mean_length": recent.mean_length}
-        return {"episodes": {"ended": self.count, "of_the_last": recent.count, **means}}
+        return {"episodes": {"ended": ended, "of_the_last": recent.count, **means}}
+
+    def _held(self) -> tuple[Records, int]:
+        """The episodes kept, oldest first, and how many have ended in all: both at the same moment."""
+        with self._changing:
+            parts, ended = list(self._parts), self.count
+        return np.concatenate([np.empty(0, LOGGED), *parts])[-self._kept :], ended

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from numpy.typing import NDArray
 
 from really._utils.names import tells_names
 from really.collectors.episodes import EpisodeLog
@@ -53,10 +51,9 @@ class Tracking:
         """
         if self.aggregator is None:
             raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
-        self.aggregator.update(**(self._episode_values(self.aggregator.keys) | kwargs))
-
-    def _episode_values(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Returns and lengths of the episodes that ended since the last update, if they are among the keys."""
-        ended = self._episodes.since(self._num_tracked)
-        self._num_tracked = self._episodes.count
-        return {key: ended[field] for key, field in EPISODE_KEYS.items() if key in keys}
+        # Background collection may log more episodes at any time. They belong to the next point, as all of these do if
+        # a value is refused.
+        ended, num_ended = self._episodes.since(self._num_tracked)
+        own = {key: ended[field] for key, field in EPISODE_KEYS.items() if key in self.aggregator.keys}
+        self.aggregator.update(**(own | kwargs))
+        self._num_tracked = num_ended

@@ -15,7 +15,7 @@ from really.collectors.episodes import ENDED, EpisodeFigures, EpisodeLog, Episod
 from really.collectors.rollout import Rollout
 from really.data.schema import ColumnSpec
 from really.data.transitions import Columns
-from really.errors import InvalidTypeError
+from really.errors import InvalidTypeError, InvalidValueError
 from tests.environments import Counter
 from tests.models import QNet
 
@@ -166,6 +166,27 @@ def test_the_aggregator_takes_returns_of_episodes_since_the_update_before(tmp_pa
     assert curves["episode_length"].means == [10.0]
 
 
+def test_no_episode_is_lost_to_the_aggregator(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with manager_of(num_steps=5) as manager:
+        manager.initialize_aggregator(tmp_path, aggregator_keys=["episode_length"])
+        log, nums = manager._episodes, []
+        since = log.since
+
+        def followed(count: int) -> Any:
+            found = since(count)
+            log.add(np.zeros(3, ENDED), 30)  # as the thread of background collection may at any moment
+            nums.append(len(found[0]))
+            return found
+
+        monkeypatch.setattr(log, "since", followed)
+        log.add(np.zeros(2, ENDED), 20)
+        with pytest.raises(InvalidValueError, match="update_aggregator"):
+            manager.update_aggregator(loss=1.0)
+        manager.update_aggregator()
+        manager.update_aggregator()
+    assert nums == [2, 5, 3]
+
+
 def test_the_log_keeps_the_last_episodes() -> None:
     log = EpisodeLog(kept=5)
     for number in range(4):
@@ -175,9 +196,10 @@ def test_the_log_keeps_the_last_episodes() -> None:
     assert log.last()["return"].tolist() == [7, 8, 9, 10, 11]
     assert log.last()["steps"].tolist() == [22, 23, 31, 32, 33]
     assert (log.count, log.steps) == (12, 40)
-    assert log.since(10)["return"].tolist() == [10, 11]
-    assert not log.since(12).size
-    assert log.since(0)["return"].tolist() == [7, 8, 9, 10, 11]
+    for count, returns in ((10, [10, 11]), (12, []), (0, [7, 8, 9, 10, 11])):
+        ended, num_ended = log.since(count)
+        assert (ended["return"].tolist(), num_ended) == (returns, 12)
+    assert not log.last(0).size
 
 
 def test_figures_without_episodes_and_with_one() -> None:
