@@ -180,12 +180,13 @@ def check_sharings(spec: Spec, sharings: Sequence[Sharing]) -> None:
     known = all(type(at) is int and 0 <= at < len(columns) for at in used)
     if not known or len(set(used)) < len(used) or not all(len(sharing.columns) in (1, 2) for sharing in sharings):
         raise InvalidValueError(f"shared: expected one or two different columns of {list(spec)}, got {[*sharings]}")
-    for positions, *stack in sharings:
-        first, last = columns[positions[0]], columns[positions[-1]]
-        smallest = SMALLEST_STATE if len(positions) == 1 and tuple(stack) == ONE_FRAME else SMALLEST_ROW
-        whole, fits = tuple(stack) == ONE_FRAME, all(type(part) is int for part in stack)
-        fits = fits and (whole or (0 <= stack[1] < len(first.shape) and first.shape[stack[1]] == stack[0]))
-        if first != last or not fits or not 1 <= stack[0] <= LARGEST_STACK or first.nbytes < smallest:
+    for sharing in sharings:
+        first, last = columns[sharing.columns[0]], columns[sharing.columns[-1]]
+        num, axis = stack = sharing.stack, sharing.axis
+        smallest = SMALLEST_STATE if sharing.is_repeated else SMALLEST_ROW
+        fits = all(type(part) is int for part in stack) and 1 <= num <= LARGEST_STACK
+        fits = fits and (stack == ONE_FRAME or (num > 1 and 0 <= axis < len(first.shape) and first.shape[axis] == num))
+        if first != last or not fits or first.nbytes < smallest:
             raise InvalidValueError(f"shared: expected (frames, axis) of rows {first} and {last}, got {stack}")
 
 
