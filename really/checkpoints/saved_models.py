@@ -1,11 +1,13 @@
 """Saved models: each has a folder of its own, which appears complete or not at all; the newest is found by its name.
 
 A folder `<path>/<model_name>_<epoch>_<time>/` holds
-    model.weights.h5   the arrays of the model's state, as `array_files.py` writes them; statistics that normalise
-                       observations and rewards: `statistics/0/count`, `mean`, `squares`
     meta.json          format, epoch, name, shape and dtype of each weight, names and shapes of the statistics, spaces
                        and sampling type of the agent, and checksums
-                       (for PyTorch model.safetensors, which is its state_dict, and statistics.safetensors)
+    model.weights.h5   of Keras and TensorFlow: the arrays of the model's state, as `array_files.py` writes them, and
+                       the statistics that normalise observations and rewards: `statistics/0/count`, `mean`, `squares`
+    model.safetensors  of PyTorch and JAX, in its place: the arrays of the model's state by name, as `tensor_files.py`
+                       writes them; of PyTorch they are its `state_dict`
+    statistics.safetensors  the statistics beside it, if there are any: `0.count`, `0.mean`, `0.squares`
     model.keras        Keras' own file, if Keras can save this class of model; `Agent.load` alone reads it
 Keras' own format cannot load many subclasses of its models. Nothing is ever unpickled.
 """

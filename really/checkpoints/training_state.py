@@ -133,7 +133,7 @@ def save(
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read and fits the parts of a run. `apply` sets the parts to it."""
+    """A checkpoint that was read and fits the parts of a run. `applied` sets the parts to it."""
 
     parts: RunParts
     about: Description
@@ -250,7 +250,7 @@ def _check_one_framework(parts: Sequence[Arrays]) -> None:
     fitting = (own, own.removeprefix("keras_"), "callable")
     if other := next((part for part in parts if part.framework not in fitting), None):
         raise InvalidTypeError(
-            f"{other.name}: expected one of {own}, as the agent's model is, got one of {other.framework}"
+            f"{other.name}: expected the framework {own!r} of the agent's model, got {other.framework!r}"
         )
 
 

@@ -168,6 +168,6 @@ def test_a_pytree_beside_a_model_of_another_framework_is_refused(tmp_path):
 
     with (
         SampleManager(table, "CartPole-v1", 2, 40, **OPTIONS) as manager,
-        pytest.raises(InvalidTypeError, match=r"optimizer: expected one of callable, .* got one of jax"),
+        pytest.raises(InvalidTypeError, match=r"optimizer: expected the framework 'callable' of .* got 'jax'"),
     ):
         manager.save_checkpoint(tmp_path, optimizer=Pytree({"step": 1}))

@@ -438,7 +438,7 @@ def test_a_target_or_optimizer_of_another_framework_is_refused(tmp_path):
 
     with SampleManager(table, "CartPole-v1", 2, 40, **OPTIONS) as manager:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(3))], 0.1)
-        with pytest.raises(InvalidTypeError, match=r"optimizer: expected one of callable, .* got one of torch"):
+        with pytest.raises(InvalidTypeError, match=r"optimizer: expected the framework 'callable' of .* got 'torch'"):
             manager.save_checkpoint(tmp_path, optimizer=optimizer)
 
 
