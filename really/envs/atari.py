@@ -79,7 +79,8 @@ def atari(
         max_frames: screens after which an episode is truncated; the default is half an hour at 60 Hz.
 
     Raises:
-        InvalidValueError: the game is unknown (the message names similar ones), or ale_py is not installed.
+        InvalidValueError: the game is unknown; the message names similar ones.
+        MissingPackageError: ale_py is not installed.
     """
     options = {
         "episodic_life": terminal_on_life_loss,

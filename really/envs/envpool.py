@@ -134,8 +134,10 @@ def _first(batch: Any) -> Any:
 
 
 class PoolBatch(EnvironmentBatch):
-    """Environments of one pool. EnvPool would reset an environment in the step after its end; this class resets it at
-    once, alone, so that every row belongs to one episode.
+    """Environments of one pool.
+
+    EnvPool would reset an environment in the step after its end. This class resets it at once, alone, so that every row
+    belongs to one episode.
     """
 
     kind = "native"

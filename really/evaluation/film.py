@@ -58,7 +58,8 @@ class Film(Viewer, Watcher):
         frames: number of frames written.
 
     Raises:
-        InvalidValueError: the path has another ending or cannot be written, or the extra `video` is not installed.
+        InvalidValueError: the path has another ending or cannot be written.
+        MissingPackageError: the extra `video` is not installed.
     """
 
     at_once = 1

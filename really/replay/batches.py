@@ -243,7 +243,7 @@ class Batches:
     Raises:
         InvalidValueError, InvalidTypeError: an argument cannot be used, a column cannot be such a tensor, or the
             library sees no such device.
-        ImportError: the library is not installed.
+        MissingPackageError: the library is not installed.
     """
 
     def __init__(

@@ -138,7 +138,10 @@ class FolderSchema:
 
 
 def identity_without_schema(folder: Path, keeps: bool) -> str:
-    """The identity of a buffer whose schema is not known yet: the kept one, or a new one, which the folder `keeps`."""
+    """Reads the identity of a buffer without a schema. If there is none, makes one.
+
+    With `keeps` it writes the new one to the folder, where later calls find it.
+    """
     path = folder / IDENTITY
     try:
         if path.exists():
