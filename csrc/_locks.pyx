@@ -1,4 +1,4 @@
-"""Locks while which Python collects no garbage, and the pause of collection that they share.
+"""Locks that stop Python's garbage collection while a thread holds them, and the pause that they share.
 
 Python 3.11 collects garbage at any line that makes an object. A finalizer that runs then, in the thread that holds a
 lock, would wait for ever if it needs the same lock.

@@ -1,4 +1,4 @@
-"""Types of the locks while which Python collects no garbage (csrc/_locks.pyx)."""
+"""Types of the locks that stop Python's garbage collection while a thread holds them (csrc/_locks.pyx)."""
 
 from typing import final
 

@@ -115,10 +115,10 @@ class PublishedAgent:
         return float(self.policy.temperature)
 
     def act_experience(self: Any, state: Any, return_log_prob: bool = False) -> dict[str, Any]:
-        """What a runner would keep of a step in each of the states `[n, ...]`, which the environment shows.
+        """Acts in states `[n, ...]` as the environment returns them; returns the columns that a runner would store.
 
-        `action` as `act` returns it. `log_probability`, [n] float32, if it is asked for. `value_estimate`, [n] float32,
-        if the model has a value output. All are NumPy arrays.
+        They are NumPy arrays: `action`, as `act` returns it; with `return_log_prob` `log_probability`, [n] float32; and
+        `value_estimate`, [n] float32, if the model has a value output.
         """
         seen = self.normalize(state)
         action = self.act(seen, normalized=True)

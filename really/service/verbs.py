@@ -11,7 +11,7 @@ from really.replay.verbs import RowsOut
 
 
 class ShardedVerbs(RowsOut, PublishedBuffer):
-    """What `ShardedBuffer` inherits besides `RowsOut`."""
+    """The part of `ShardedBuffer` that describes it: its keys, its text, and the error of pickling it."""
 
     @property
     def spec(self) -> Spec | None:
