@@ -82,7 +82,7 @@ class DQNLearner:
             raise InvalidValueError(
                 f"DQNLearner: expected one of target_every and target_rate, got {target_every!r} and {target_rate!r}"
             )
-        self.agent = sources.with_q_values(sources.agent_of("DQNLearner", source))
+        self.agent = sources.with_q_values("DQNLearner", sources.agent_of("DQNLearner", source))
         self._start = int(getattr(self.agent.action_space, "start", 0))
         self.gamma = sources.gamma_of("DQNLearner", source, gamma)
         self.n_step = checked_integer("n_step", n_step)

@@ -74,11 +74,11 @@ def check_output(learner: str, agent: Agent, names: Sequence[str]) -> None:
         raise ModelError(f"{learner}: {agent.forms.refused[found]}")
 
 
-def with_q_values(agent: Agent) -> Agent:
+def with_q_values(learner: str, agent: Agent) -> Agent:
     """Returns the agent. Raises ModelError unless its model has one q-value for each action."""
     if not isinstance(agent.action_space, spaces.Discrete):
-        raise ModelError(f"DQNLearner: expected a Discrete action space, got {agent.action_space}")
-    check_output("DQNLearner", agent, ("q_values",))
+        raise ModelError(f"{learner}: expected a Discrete action space, got {agent.action_space}")
+    check_output(learner, agent, ("q_values",))
     return agent
 
 

@@ -131,7 +131,7 @@ def _normalisation(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "observation_clip": _clip("observation_clip", DEFAULT_CLIP if clip is None else clip)[1],
         "reward_scale": float(scale),
-        "reward_clip": _clip("reward_clip", rewards, pair=isinstance(rewards, tuple | list)),
+        "reward_clip": _clip("reward_clip", rewards, takes_pair=True),
     }
 
 
@@ -163,13 +163,14 @@ def _amount(name: str, value: Any) -> float:
     return amount
 
 
-def _clip(name: str, value: Any, pair: bool = False) -> tuple[float, float]:
-    """The bounds (low, high): a pair as it is, a number c as (-c, c). Infinity sets no limit."""
-    expected = f"{name}: expected a number > 0{' or a pair (low, high) with low < high' * (name == 'reward_clip')}"
+def _clip(name: str, value: Any, takes_pair: bool = False) -> tuple[float, float]:
+    """The bounds (low, high): a pair as it is, if one may be given, a number c as (-c, c). Infinity sets no limit."""
+    expected = f"{name}: expected a number > 0{' or a pair (low, high) with low < high' if takes_pair else ''}"
+    is_pair = takes_pair and isinstance(value, tuple | list)
     try:
         if isinstance(value, bool):
             raise TypeError
-        low, high = map(float, value) if pair else (-float(value), float(value))
+        low, high = map(float, value) if is_pair else (-float(value), float(value))
     except (TypeError, ValueError):
         raise InvalidTypeError(f"{expected}, got {value!r} ({type(value).__name__})") from None
     if not low < high:

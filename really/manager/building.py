@@ -39,7 +39,14 @@ if TYPE_CHECKING:
 
 # Settings that a runner needs as they are.
 RUNNER_SETTINGS = (
-    *("returns", "num_steps", "num_episodes", "gamma", "gae_lambda", "recurrent_state_every", "vector", "total_steps"),
+    "returns",
+    "num_steps",
+    "num_episodes",
+    "gamma",
+    "gae_lambda",
+    "recurrent_state_every",
+    "vector",
+    "total_steps",
 )
 
 # Sample units whose batches have single steps.

@@ -85,7 +85,8 @@ class Collecting(Lifetime):
         """
         buffer, do_print = self._buffer(), checked_bool("do_print", do_print)
         total, settings = self._begin(steps)
-        rows, ended, rows_stay = 0, list[Records](), self._let_rows_stay(takes_remote_rows(buffer))
+        rows, ended = 0, list[Records]()
+        self._fleet.rows_stay = rows_stay = takes_remote_rows(buffer)
         with self._bar(total, progress) as show:
             while rows < total:
                 wanted = min(total - rows, PIECE_ROWS)
@@ -128,15 +129,17 @@ class Collecting(Lifetime):
         """
         self._refuse_background("collect_in_background()")
         self._sync()
+        buffer = self._buffer()
+        self._fleet.rows_stay = rows_stay = takes_remote_rows(buffer)
         self._background = BackgroundCollection(
             self._collector,
-            self._buffer(),
+            buffer,
             functools.partial(PolicySettings.of, self.kwargs),
             samples_per_insert=samples_per_insert,
             min_rows=min_rows,
             error_buffer=error_buffer,
             max_rows=max_rows,
-            rows_stay=self._let_rows_stay(takes_remote_rows(self._buffer())),
+            rows_stay=rows_stay,
         )
         weakref.finalize(self, self._background.end)
         return self._background
@@ -152,14 +155,9 @@ class Collecting(Lifetime):
     def _collect(self, total_steps: int | None, progress: bool | None) -> list[Part]:
         """Collects rows with a progress bar."""
         rows, settings = self._begin(total_steps)
-        self._let_rows_stay(False)
+        self._fleet.rows_stay = False
         with self._bar(rows, progress) as show:
             return self._collector.collect(rows, settings, functools.partial(show, 0))
-
-    def _let_rows_stay(self, stay: bool) -> bool:
-        """Says whether runners keep the rows of orders from now on until a shard takes them; returns it."""
-        self._fleet.rows_stay = stay
-        return stay
 
     def _begin(self, total_steps: int | None) -> tuple[int, PolicySettings]:
         """The number of rows to collect, and the settings of the policy."""

@@ -354,8 +354,11 @@ class SampleManager(Collecting, Evaluating, Tracking):
         return training_state.RunParts.of(self._current.agent, self._builder.probe.name, target, optimizer, **own)
 
     def _column_names(self, keys: Sequence[str]) -> list[str]:
-        """The columns that keys stand for: themselves, or the leaves of a Dict or Tuple observation or of a recurrent
-        state, and their companions: action masks, and whether a row has a recurrent state."""
+        """The columns that keys stand for: themselves or their leaves, and their companions.
+
+        A Dict or Tuple observation and a recurrent state have leaves. Companions are action masks, and whether a row
+        has a recurrent state.
+        """
         columns, found = self._current.columns, list[str]()
         for key in ("state_new" if key == "new_state" else key for key in keys):
             leaves = [name for name in columns if name.startswith(f"{key}.")]
