@@ -1,4 +1,4 @@
-"""film: makes a GIF of an episode from the frames that a buffer holds."""
+"""film: makes a GIF of an episode from the frames that a buffer holds, of a long one from its last 5,000."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from really.cli.sources import opened
 from really.errors import InvalidValueError, one_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from really.replay.buffer import ReplayBuffer
@@ -46,9 +47,12 @@ def run(given: argparse.Namespace) -> None:
     with opened(given.path) as buffer:
         if given.column not in (buffer.spec or {}):
             raise InvalidValueError(one_of("--column", given.column, buffer.spec or {}))
-        frames = [Image.fromarray(newest_frame(row)) for row in _episode(buffer, given.column, given.episode)]
+        rows = _episode(buffer, given.episode)
+        states = buffer.take(rows[-MOST_FRAMES:])[given.column]
+        frames = [Image.fromarray(newest_frame(state)) for state in states]
     frames[0].save(given.out, save_all=True, append_images=frames[1:], duration=1000 / given.fps, loop=0)
-    print(f"{given.out}: {len(frames)} frames")
+    left_out = f", the last of the episode's {len(rows):,}" if len(rows) > len(frames) else ""
+    print(f"{given.out}: {len(frames):,} frames{left_out}")
 
 
 def newest_frame(row: NDArray[Any]) -> NDArray[Any]:
@@ -68,21 +72,17 @@ def newest_frame(row: NDArray[Any]) -> NDArray[Any]:
     return row
 
 
-def _episode(buffer: ReplayBuffer | ShardedBuffer, column: str, number: int) -> NDArray[Any]:
-    """The rows of a column in the episode with this number."""
+def _episode(buffer: ReplayBuffer | ShardedBuffer, number: int) -> NDArray[np.int64]:
+    """The rows of the episode with this number, by their places in the buffer."""
     import numpy as np
 
-    from really.cli.info import read_columns
+    from really.cli.info import read_ends
 
-    ends = "not_done" if "not_done" in (buffer.spec or {}) else "terminal"
-    keys = [key for key in (ends, "truncated", "agent") if key in (buffer.spec or {})]
-    if ends not in keys:
+    if (read := read_ends(buffer, ["agent"])) is None:
         raise InvalidValueError(
-            "film: expected a column not_done or terminal, which tells where episodes end, got none"
+            "film: expected rows with a column not_done or terminal, which tells where episodes end, got none"
         )
-    columns = read_columns(buffer, keys)
-    done = columns[ends] == (0 if ends == "not_done" else 1)
-    done |= columns.get("truncated", np.zeros(len(done))) != 0
+    done, columns = read
     last = np.flatnonzero(done)
     if not 0 <= number < last.size:
         raise InvalidValueError(
@@ -92,5 +92,5 @@ def _episode(buffer: ReplayBuffer | ShardedBuffer, column: str, number: int) -> 
     own = np.flatnonzero(agents == agents[last[number]])
     earlier = own[own < last[number]]
     start = earlier[done[earlier]].max(initial=-1)
-    rows = own[(own > start) & (own <= last[number])]
-    return buffer.take(rows[-MOST_FRAMES:])[column]
+    rows: NDArray[np.int64] = own[(own > start) & (own <= last[number])]
+    return rows

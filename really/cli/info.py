@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,15 +84,9 @@ def episodes(buffer: ReplayBuffer | ShardedBuffer) -> dict[str, Any]:
     """
     import numpy as np
 
-    wanted = ("reward", "not_done", "terminal", "truncated", "agent")
-    keys = [key for key in wanted if key in (buffer.spec or {})]
-    end = "not_done" if "not_done" in keys else "terminal"
-    if end not in keys or not len(buffer):
+    if (read := read_ends(buffer, ("reward", "agent"))) is None:
         return {"ended": "not told: no column not_done or terminal"}
-    columns = read_columns(buffer, keys)
-    done = columns[end] == 0 if end == "not_done" else columns[end] != 0
-    if "truncated" in keys:
-        done |= columns["truncated"] != 0
+    done, columns = read
     found: dict[str, Any] = {"ended": int(np.count_nonzero(done))}
     if {"agent", "reward"} <= columns.keys():
         returns, lengths = _sums(columns["agent"], columns["reward"], done, len(buffer) == buffer.capacity)
@@ -117,6 +112,24 @@ def _sums(
         returns.append(sums[drops_first:])
         lengths.append(np.diff(ends, prepend=0)[drops_first:].astype(np.float64))
     return np.concatenate(returns), np.concatenate(lengths)
+
+
+def read_ends(
+    buffer: ReplayBuffer | ShardedBuffer, others: Sequence[str]
+) -> tuple[NDArray[np.bool_], dict[str, NDArray[Any]]] | None:
+    """Whether an episode ends with each row, oldest first, and those of the other columns that the buffer has.
+
+    Returns None if there are no rows, or none with a column not_done or terminal.
+    """
+    spec = buffer.spec or {}
+    end = "not_done" if "not_done" in spec else "terminal"
+    if end not in spec or not len(buffer):
+        return None
+    columns = read_columns(buffer, [key for key in (end, "truncated", *others) if key in spec])
+    done = columns[end] == 0 if end == "not_done" else columns[end] != 0
+    if "truncated" in columns:
+        done |= columns["truncated"] != 0
+    return done, columns
 
 
 def read_columns(buffer: ReplayBuffer | ShardedBuffer, keys: list[str]) -> dict[str, NDArray[Any]]:

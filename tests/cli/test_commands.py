@@ -256,6 +256,28 @@ def test_film_shows_one_episode(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert "expected frames [height, width]" in failed(capsys, "film", folder, tmp_path / "f.gif", "--column", "reward")
 
 
+def test_film_says_which_frames_of_a_long_episode_it_has(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr("really.cli.film.MOST_FRAMES", 3)
+    printed = ran(capsys, "film", folder, tmp_path / "film.gif", "--episode", 2)
+    assert printed.endswith("film.gif: 3 frames, the last of the episode's 5\n")
+    with image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3
+
+
+@pytest.mark.parametrize("ends", ["not_done", "terminal", "truncated"])
+def test_film_and_info_agree_where_episodes_end(ends: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("PIL.Image")
+    done = np.tile([0, 0, 2], 4)  # a flag may be any number but 0
+    flags = {"terminal": np.zeros(12), ends: done == 0 if ends == "not_done" else done}
+    with ReplayBuffer(12, path=tmp_path / "buffer") as buffer:
+        buffer.put({"state": np.zeros((12, 8, 8), np.uint8), **{k: f.astype(np.float32) for k, f in flags.items()}})
+    assert json.loads(ran(capsys, "info", tmp_path / "buffer", "--json"))["episodes"] == {"ended": 4}
+    assert "3 frames" in ran(capsys, "film", tmp_path / "buffer", tmp_path / "film.gif", "--episode", 3)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (4, 8, 8), (8, 8, 4)])
 def test_a_stack_shows_its_newest_frame(shape: tuple[int, ...]) -> None:
     from really.cli.film import newest_frame
