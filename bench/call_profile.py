@@ -10,14 +10,15 @@ arguments made before, so the parts of a call do not add up exactly: alone, each
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import numpy as np
 
+from bench.clocks import timed
 from bench.published import publish
 from really import ReplayBuffer
 from really.replay import Hindsight
@@ -37,18 +38,11 @@ def nanoseconds(parts: Parts) -> dict[str, float]:
     """Of one call of each part."""
     repeats, least = {}, dict.fromkeys(parts, np.inf)
     for name, call in parts.items():
-        repeats[name] = max(1, int(SECONDS / min(timed(call, 3) / 3 for _ in range(5))))
+        repeats[name] = max(1, int(SECONDS / min(timed(call, 3, thread_time) / 3 for _ in range(5))))
     for _ in range(ROUNDS):
         for name, call in parts.items():
-            least[name] = min(least[name], timed(call, repeats[name]) / repeats[name])
+            least[name] = min(least[name], timed(call, repeats[name], thread_time) / repeats[name])
     return {name: 1e9 * seconds for name, seconds in least.items()}
-
-
-def timed(call: Callable[[], Any], repeats: int) -> float:
-    began = time.thread_time()
-    for _ in range(repeats):
-        call()
-    return time.thread_time() - began
 
 
 def sampling() -> dict[str, float]:

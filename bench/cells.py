@@ -12,14 +12,15 @@ All but `waiting` are processor time, the least of rounds in which the cells of 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
 
+from bench.clocks import timed
 from bench.published import publish
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,11 +38,11 @@ def seconds(group: type, method: str, cells: list[tuple[Any, ...]]) -> list[floa
     """Processor time of one call of each cell."""
     with ExitStack() as ends:
         calls = [ends.enter_context(_Ready(group, method, values)) for values in cells]
-        repeats = [max(1, int(SECONDS / max(_timed(call, 1), 1e-7))) for call in calls]
+        repeats = [max(1, int(SECONDS / max(timed(call, 1, process_time), 1e-7))) for call in calls]
         least = [np.inf] * len(calls)
         for _ in range(ROUNDS):
             for at, call in enumerate(calls):
-                least[at] = min(least[at], _timed(call, repeats[at]) / repeats[at])
+                least[at] = min(least[at], timed(call, repeats[at], process_time) / repeats[at])
     return least
 
 
@@ -57,13 +58,6 @@ class _Ready:
 
     def __exit__(self, *reason: object) -> None:
         getattr(self._benchmark, "teardown", lambda *_: None)(*self._values)
-
-
-def _timed(call: Callable[[], Any], repeats: int) -> float:
-    began = time.process_time()
-    for _ in range(repeats):
-        call()
-    return time.process_time() - began
 
 
 def table(head: list[str], rows: dict[str, list[str]]) -> str:
@@ -94,8 +88,8 @@ def methods() -> str:
     names, given = Methods.params[0], Methods.params[1]
     rows: dict[str, list[str]] = {}
     for kind in given:
-        for timed, what in (("time_call", ""), ("time_gradient", ", with its gradient")):
-            found = [seconds(Methods, timed, [(name, kind, "agent"), (name, kind, "bare")]) for name in names]
+        for method, what in (("time_call", ""), ("time_gradient", ", with its gradient")):
+            found = [seconds(Methods, method, [(name, kind, "agent"), (name, kind, "bare")]) for name in names]
             rows[kind + what] = [f"{ours / bare:.2f}" for ours, bare in found]
     return table(["agent / by hand", *(f"`{name}`" for name in names)], rows)
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.published import measured
+from really.service.shards import HEADROOM
 
 RUN, FOUND, NUMBERED, PRIORITY = 32, 24, 1, 18.3
 """Bytes: of a run in the ledger and in its index; of a row's number, and of its priority in the tree."""
-HEADROOM = 1.5
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""Processor time of each part of a runner's step with one environment: `python -m bench.step_profile`, with `--publish`
-into docs/performance.md."""
+"""Processor time of each part of a runner's step with one environment: `python -m bench.step_profile`.
+
+With `--publish` it writes the table into docs/performance.md.
+"""
 
 from __future__ import annotations
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import statistics
-import time
 from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from bench.clocks import timed
 from really import ReplayBuffer
 from really.replay import Hindsight
 
@@ -36,19 +37,12 @@ def process_seconds(calls: dict[str, Call]) -> dict[str, float]:
     for name, call in calls.items():
         call()
         repeats[name] = 1
-        while timed(call, repeats[name]) < SECONDS:
+        while timed(call, repeats[name], process_time) < SECONDS:
             repeats[name] *= 2
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            found[name].append(timed(call, repeats[name]) / repeats[name])
+            found[name].append(timed(call, repeats[name], process_time) / repeats[name])
     return {name: statistics.median(times) for name, times in found.items()}
-
-
-def timed(call: Call, repeats: int) -> float:
-    began = time.process_time()
-    for _ in range(repeats):
-        call()
-    return time.process_time() - began
 
 
 def torchrl_sequences(rows: dict[str, Any]) -> Call:

@@ -1,6 +1,6 @@
-"""Mixtures, sequences and samplers against plain batches, and against other packages: `python -m bench.units`, or
-`python -m bench.units mixtures sequences samplers peers` for some of these tables.
+"""Mixtures, sequences and samplers against plain batches and other packages: `python -m bench.units`.
 
+`python -m bench.units mixtures sequences samplers peers` prints some of these tables.
 Prints ratios of one run, and no more, since rows a second depend on the machine. Each is the median of CPU times of
 this thread, call by call in turns:
 
@@ -16,14 +16,15 @@ import argparse
 import gc
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import numpy as np
 
+from bench.clocks import timed
 from really import Mixture, ReplayBuffer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,20 +43,12 @@ def cpu_seconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> di
     for name, call in calls.items():
         call()  # which may have to look at all rows first
         repeats[name] = 1
-        while timed(call, repeats[name]) < SECONDS:
+        while timed(call, repeats[name], thread_time) < SECONDS:
             repeats[name] *= 2
     for at in range(rounds):
         for name in list(calls)[:: 1 if at % 2 else -1]:
-            found[name].append(timed(calls[name], repeats[name]) / repeats[name])
+            found[name].append(timed(calls[name], repeats[name], thread_time) / repeats[name])
     return {name: statistics.median(times) for name, times in found.items()}
-
-
-def timed(call: Callable[[], Any], repeats: int) -> float:
-    """CPU seconds of this thread for so many calls."""
-    began = time.thread_time()
-    for _ in range(repeats):
-        call()
-    return time.thread_time() - began
 
 
 def filled(name: str, seed: int = 0, more: Callable[[int], dict[str, Any]] = lambda num: {}, **options: Any) -> Any:

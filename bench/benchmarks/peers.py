@@ -253,11 +253,8 @@ PEERS = {peer.name: peer for peer in _ALL}
 def peers_for(workload):
     """Names of the peers that support the workload, whether or not they are installed."""
     able = [name for name in PEERS if workload.peers is None or name in workload.peers]
-    if workload.layout == "atari":
-        able.remove("rlox") if "rlox" in able else None
-    if workload.layout == "cartpole":
-        able.remove("dedup=False") if "dedup=False" in able else None
-    return able
+    unable = {"atari": "rlox", "cartpole": "dedup=False"}.get(workload.layout)
+    return [name for name in able if name != unable]
 
 
 def is_installed(name):
