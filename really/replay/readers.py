@@ -274,7 +274,7 @@ class Readers:
         """
         nums, num_in = [_num_rows(part) for part in parts], 0
         with self.lock:
-            self._blocked(ring, sum(nums))
+            self._refuse_own(ring, sum(nums))
             if ring.storage is not None and len(parts) > 1:
                 ring.storage.make_room(ring, sum(nums))
             for part, num in zip(parts, nums, strict=True):
@@ -303,8 +303,8 @@ class Readers:
         Raises InvalidValueError if the reader belongs to this thread.
         """
         with self.lock:
-            while self._blocked(ring, num_rows):
-                self._wait()
+            while self._blocking(ring, num_rows):
+                self._wait(ring, num_rows)
             yield
 
     def reset_after_fork(self) -> None:
@@ -323,39 +323,47 @@ class Readers:
         if self.changed is not None:
             self.changed.notify_all()
 
-    def _wait(self) -> None:
-        """Waits until a reader has advanced; the caller has the lock."""
+    def _wait(self, ring: Ring, num_rows: int) -> None:
+        """Waits with a put of so many rows until a reader has advanced; the caller has the lock.
+
+        Raises InvalidValueError if a reader that blocks the put belongs to this thread.
+        """
+        self._refuse_own(ring, num_rows)
         if self.changed is None:
             self.changed = threading.Condition(self.lock)
         self.changed.wait()
 
     def _pass(self, action: Callable[[], bool], ring: Ring, num_rows: int) -> None:
         while not action():
-            if self._blocked(ring, num_rows):
-                self._wait()
+            if self._blocking(ring, num_rows):
+                self._wait(ring, num_rows)
                 continue
             self._tell(ring)  # a reader may have been dropped unclosed
             if action():
                 return
             raise AssertionError("the ring refused columns that had been made to fit it")
 
-    def _blocked(self, ring: Ring, num_rows: int) -> bool:
-        """Whether a put of so many rows would drop one that a reader has yet to read.
-
-        Raises InvalidValueError if the reader belongs to this thread, which would wait for itself.
-        """
+    def _blocking(self, ring: Ring, num_rows: int) -> list[Reader]:
+        """The readers that have yet to read a row that a put of so many rows would drop."""
         if not self.keepers:
-            return False
-        first_left = ring.num_put - max(0, ring.capacity - num_rows)
-        blocking = [reader for reader in self._reading() if reader.next_row < first_left]
-        for reader in blocking:
+            return []
+        first_left = _first_left(ring, num_rows)
+        return [reader for reader in self._reading() if reader.next_row < first_left]
+
+    def _refuse_own(self, ring: Ring, num_rows: int) -> None:
+        """Raises InvalidValueError if one of these readers belongs to this thread, which would wait for itself."""
+        for reader in self._blocking(ring, num_rows):
             if reader.thread == threading.get_ident():
                 oldest = ring.oldest_row
                 raise InvalidValueError(
                     f"put: expected to drop at most {reader.next_row - oldest:,} rows as long as this thread reads the "
-                    f"others with keeps=True, got a put or clear that drops {first_left - oldest:,}"
+                    f"others with keeps=True, got a put or clear that drops {_first_left(ring, num_rows) - oldest:,}"
                 )
-        return bool(blocking)
+
+
+def _first_left(ring: Ring, num_rows: int) -> int:
+    """Number of the oldest row that a put of so many rows would leave."""
+    return ring.num_put - max(0, ring.capacity - num_rows)
 
 
 def _num_rows(columns: dict[str, NDArray[Any]]) -> int:
