@@ -15,7 +15,7 @@ from really.replay._ring import Ring
 from really.replay.arguments import refuse_big_batch
 from really.replay.columns import spec_of
 from really.replay.sequences import ADDED, LONGEST, NUMBER, filled_windows
-from really.replay.trajectories import Segment, Trajectories, TrajectoryColumns, check_columns
+from really.replay.trajectories import Segment, Trajectories, TrajectoryColumns, agent_columns, check_columns
 from really.replay.units import Batch, SampleUnit
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Episodes(SampleUnit):
         if not isinstance(checks_states, bool):
             raise InvalidTypeError(f"checks_states: expected True or False, got {checks_states!r}")
         self.by, self.checks_states = by, checks_states
-        self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self.agent = agent_columns(agent)
 
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again."""
@@ -72,7 +72,7 @@ class Episodes(SampleUnit):
         TrajectoryColumns.of(spec, what="episodes", agent=self.agent)
         taken = [key for key in spec if key in ADDED]
         if taken:
-            raise InvalidValueError(f"episodes: expected no keys {list(ADDED)}, which batches have besides: {taken}")
+            raise InvalidValueError(f"episodes: expected no keys {taken}, which batches add, got {list(spec)}")
 
     def prepare(self, ring: Ring) -> None:
         """Makes the index of the ring's trajectories."""

@@ -14,7 +14,7 @@ from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.replay._ring import Ring
 from really.replay._trajectories import STRATEGIES, write_rows
 from really.replay.columns import spec_of
-from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns, shaped
+from really.replay.trajectories import Trajectories, TrajectoryColumns, agent_columns, check_columns, shaped
 from really.replay.units import Batch, SampleUnit
 
 GoalFunction = Callable[[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]], Any]
@@ -78,7 +78,7 @@ class Hindsight(SampleUnit):
         if self.terminated is not None:
             self._functions["terminated"] = GOAL_FUNCTIONS[self.terminated]
         self.info, self.achieved, self.desired = tuple(info), achieved, desired
-        self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self.agent = agent_columns(agent)
         self._index: Trajectories | None = None
 
     def options(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Hindsight(SampleUnit):
                 f"hindsight: expected {TERMINAL!r} or {NOT_DONE!r}, which `terminated` changes, got {list(spec)}"
             )
         if RELABELLED in spec:
-            raise InvalidValueError(f"hindsight: expected no key {RELABELLED!r}, which batches have besides")
+            raise InvalidValueError(f"hindsight: expected no key {RELABELLED!r}, which batches add, got {list(spec)}")
         TrajectoryColumns.of(spec, what="hindsight", agent=self.agent)
 
     def prepare(self, ring: Ring) -> None:

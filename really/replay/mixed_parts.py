@@ -94,8 +94,10 @@ class MixedParts:
 
 
 def _plain_ring(buffer: DrawnRows) -> Ring | None:
-    """The ring of a buffer in memory whose batches are single transitions, with no column of the sampler but those of
-    priorities; a buffer keeps its ring for good once its schema is known."""
+    """The ring of a buffer in memory whose batches are single transitions; None if the buffer is another.
+
+    The sampler adds no column but those of priorities. A buffer keeps its ring once its schema is known.
+    """
     if not isinstance(buffer, ReplayBuffer) or buffer.path is not None:
         return None
     added: dict[str, Any] = {key: kind for key, kind in (buffer.batch_spec or {}).items() if key not in (INDEX, WEIGHT)}

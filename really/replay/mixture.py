@@ -238,7 +238,7 @@ class Mixture:
             added |= {self._source: ColumnSpec(np.dtype(np.int64))}
         if taken := [key for key in added if key in keys]:
             raise InvalidValueError(
-                f"Mixture: expected no columns {taken}, which batches have besides; source= renames one"
+                f"Mixture: expected no columns {taken}, which batches add, got {keys}; source= renames one of them"
             )
         return added
 

@@ -53,9 +53,7 @@ class NSteps(SampleUnit):
                     f"n_step: key {name!r}: expected float32 of shape [], got {dtype} of {list(shape)}"
                 )
         if DISCOUNT in spec:
-            raise InvalidValueError(
-                f"n_step: expected no key {DISCOUNT!r}, which batches have besides, got {list(spec)}"
-            )
+            raise InvalidValueError(f"n_step: expected no key {DISCOUNT!r}, which batches add, got {list(spec)}")
 
     def prepare(self, ring: Ring) -> None:
         """Makes batches of the ring consist of up to `n_step` steps."""

@@ -16,7 +16,7 @@ from really.replay._ring import Ring
 from really.replay.arguments import refuse_big_batch
 from really.replay.columns import spec_of
 from really.replay.compact import CompactFrames, check_names, checked_compact
-from really.replay.trajectories import Trajectories, TrajectoryColumns, check_columns
+from really.replay.trajectories import Trajectories, TrajectoryColumns, agent_columns, check_columns
 from really.replay.units import Batch, SampleUnit
 
 MASK, IS_FIRST, NUMBER = "mask", "is_first", "number"
@@ -77,7 +77,7 @@ class Sequences(SampleUnit):
             if not isinstance(value, bool):
                 raise InvalidTypeError(f"{name}: expected True or False, got {value!r}")
         self.pad, self.across_episodes, self.checks_states = pad, across_episodes, checks_states
-        self.agent = (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
+        self.agent = agent_columns(agent)
         self.compact = checked_compact(compact)
         if not isinstance(starts_at, str | None):
             raise InvalidTypeError(f"starts_at: expected the name of a column, or None, got {starts_at!r}")
@@ -97,8 +97,7 @@ class Sequences(SampleUnit):
         return self.burn_in + self.length
 
     def check_keys(self, keys: Sequence[str]) -> None:
-        """Raises InvalidValueError if a column is missing that tells where episodes end or windows begin, or agents
-        apart."""
+        """Raises InvalidValueError if a column is missing that tells episodes, windows or agents apart."""
         check_columns("sequences", keys, self.agent)
         if self.starts_at not in (None, HAS_STATE, *keys):
             raise InvalidValueError(
@@ -119,7 +118,7 @@ class Sequences(SampleUnit):
                 )
         taken = [key for key in spec if key in ADDED]
         if taken:
-            raise InvalidValueError(f"sequences: expected no keys {list(ADDED)}, which batches have besides: {taken}")
+            raise InvalidValueError(f"sequences: expected no keys {taken}, which batches add, got {list(spec)}")
         if self.compact:
             check_names(spec)
 

@@ -16,7 +16,7 @@ between them are lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -90,6 +90,11 @@ class Segment(NamedTuple):
     """Whether the first row held is the first of the episode."""
     ends: Flags
     """Whether the episode ends with the last row held."""
+
+
+def agent_columns(agent: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """The columns that tell agents apart, from one name or several. None, which stays None, leaves them to a schema."""
+    return (agent,) if isinstance(agent, str) else None if agent is None else tuple(agent)
 
 
 def check_columns(what: str, keys: Sequence[str], agent: Sequence[str] | None = None) -> None:

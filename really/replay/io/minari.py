@@ -65,7 +65,7 @@ def to_minari(
 
     if len(buffer) == 0 or buffer.spec is None:
         raise EmptyBufferError("to_minari: expected a buffer that holds rows, got an empty one")
-    target = _new_folder(dataset_id)
+    target = _folder_for(dataset_id)
     spaces = _spaces(buffer.spec, env, observation_space, action_space)
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
@@ -206,8 +206,8 @@ class _Chunks:
         return Discrete(self._high - self._low + 1, start=self._low)
 
 
-def _new_folder(dataset_id: str) -> Path:
-    """The folder of a data set of this id; its namespace is made if there is none."""
+def _folder_for(dataset_id: str) -> Path:
+    """The path of a new data set of this id, where nothing is yet. Makes the id's namespace if there is none."""
     from minari.dataset.minari_dataset import parse_dataset_id
     from minari.namespace import create_namespace, list_local_namespaces
     from minari.storage import get_dataset_path
