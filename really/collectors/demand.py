@@ -50,7 +50,7 @@ class Part:
         return self.chunk.batch.slice(self.start, self.rows)
 
     def batch_for(self, takes_remote_rows: bool) -> Any:
-        """The rows of the part: where they are, if who takes them can fetch them, and else in this process."""
+        """The rows, fetched to this process, unless the buffer takes references to rows that stayed on their node."""
         return self.batch if takes_remote_rows else fetched(self.batch)
 
     @property

@@ -105,7 +105,7 @@ class Fleet:
         It sends the policy and the weights along if they changed since the runner's last order.
         """
         if worker.outgrown and not worker.pending:
-            runner_memory.replace(self, worker)
+            self.end_and_restart(worker)
         with self._changing:
             version = self.version
             policy = None if worker.has_policy else self._share_once("policy", self._policy)
@@ -168,7 +168,7 @@ class Fleet:
         self._begin_anew(worker)
 
     def end_and_restart(self, worker: Worker) -> None:
-        """Does so for a runner without orders, whose environments are closed first."""
+        """Closes the environments of a runner that has no orders, ends it, and starts another in its place."""
         self._end_all([replace(worker, pending=deque())])
         self._begin_anew(worker)
 

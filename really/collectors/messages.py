@@ -33,8 +33,22 @@ RESULT = np.dtype([("agent", np.int32), ("rows", np.int64), ("version", np.int64
 class RunnerSpec:
     """The specification from which every runner of a manager is made.
 
-    `seeded` says that the entropy comes from the user's `seed`, so that the data should repeat; `max_runner_memory` is
-    in bytes.
+    Attributes:
+        environment: the environment that each agent steps.
+        returns: the extra columns that runners deliver.
+        num_steps: rows of a result; None if a result has whole episodes.
+        num_episodes: episodes of a result; None if a result has `num_steps` rows.
+        gamma: discount of `monte_carlo` and `advantage`.
+        gae_lambda: lambda of `advantage`.
+        entropy: the number from which all random streams are derived.
+        normalisation: how observations and rewards are normalised, scaled and clipped.
+        vector: whether an environment's own vector implementation is used: "auto", "plain" or "native".
+        total_steps: rows that a call of the manager asks for; an episode of many times more is taken for endless.
+        recurrent_state_every: a row in so many has a recurrent state of its own.
+        runners: number of runners that may share this machine's memory.
+        message_bytes: limit on the bytes of one chunk; a larger result comes in several.
+        seeded: whether the entropy comes from the user's `seed`, so that the data should repeat.
+        max_runner_memory: bytes that a runner's process may hold before another one replaces it.
     """
 
     environment: EnvironmentSpec

@@ -54,7 +54,7 @@ class ActionNoise:
         return self._policy.sampler(self._numbers)
 
     def settle(self) -> None:
-        """Passes over the numbers of the block that were not drawn, since agents ended before."""
+        """Advances the streams of agents that stopped within the block past the numbers that they did not draw."""
         for agent in np.flatnonzero(self._owed).tolist():
             self._policy.skip(self._rngs[agent], int(self._owed[agent]))
         self._owed[:] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from really.collectors.messages import Chunk, RunnerSpec
 from really.collectors.orders import Worker
@@ -11,13 +10,6 @@ from really.collectors.orders import Worker
 log = logging.getLogger("really")
 
 MB = 1e6
-
-
-class Fleet(Protocol):
-    """What a replacement needs of a fleet."""
-
-    def end_and_restart(self, worker: Worker) -> None:
-        """Ends a runner without orders, and starts another in its place."""
 
 
 def watch(spec: RunnerSpec, worker: Worker, chunk: Chunk) -> None:
@@ -39,8 +31,3 @@ def watch(spec: RunnerSpec, worker: Worker, chunk: Chunk) -> None:
         )
     else:
         log.info("max_runner_memory: %s holds %.0f MB, more than %.0f MB, and is replaced", worker, holds, limit)
-
-
-def replace(fleet: Fleet, worker: Worker) -> None:
-    """Replaces a runner that has no orders. Its environments are closed; those of the new one begin new episodes."""
-    fleet.end_and_restart(worker)

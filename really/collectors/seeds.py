@@ -41,7 +41,7 @@ class ProcessGenerators:
         self.forget()
 
     def forget(self) -> None:
-        """Takes the present state as that from which nothing was drawn."""
+        """Forgets what was drawn so far: `drawn` is False until something is drawn again."""
         self._state = _process_state()
 
     @property

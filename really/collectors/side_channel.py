@@ -36,12 +36,6 @@ class SideChannel:
         self._listener.listen()
         threading.Thread(target=self._serve, name="really-side-channel", daemon=True).start()
 
-    def close(self) -> None:
-        """Ends the channel."""
-        # A shutdown wakes the thread that waits in `accept`, which `close` alone does not.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
     def _serve(self) -> None:
         while True:
             try:
