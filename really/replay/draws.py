@@ -148,9 +148,11 @@ class Draws:
         self, ring: Ring, shape: Shape, beta: float | None, replace: bool
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, and the sampler's columns."""
-        if self.unit.starts is None:
-            return (self.sampler.draw_left if ring.num_removed else self.sampler.draw)(ring, shape, beta)
-        return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
+        if self.unit.starts is not None:
+            return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
+        if not replace and self.sampler.in_ring:
+            return _distinct(ring, shape), {}
+        return (self.sampler.draw_left if ring.num_removed else self.sampler.draw)(ring, shape, beta)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)
@@ -176,6 +178,12 @@ def held(what: str, ring: Ring | None, num_rows: int = 1) -> Ring:
     if ring is None or len(ring) < num_rows:
         raise EmptyBufferError(f"{what}: expected a buffer that holds rows, got an empty one; put some first")
     return ring
+
+
+def _distinct(ring: Ring, shape: Shape) -> NDArray[np.int64]:
+    """Numbers of rows that the ring draws without replacement; raises InvalidValueError if there are too few."""
+    numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, True, by_number=True)
+    return arguments.refuse_few("sample", shape[-1], ring.num_choices, False) if numbers is None else numbers
 
 
 def _refused(out: Batch) -> InvalidValueError:

@@ -136,12 +136,17 @@ class LearnerRows:
     def sample_ages(
         self, num: int, num_batches: int = 0, distinct: bool = False, by_number: bool = False
     ) -> Numbers | None:
-        """`Ring.sample_ages` of the rows held; with `by_number` some of them may be lost."""
+        """`Ring.sample_ages` of the rows held; numbers that are not `distinct` may be those of lost rows.
+
+        Raises InvalidValueError if rows are lost and the sampler cannot draw the others without replacement.
+        """
+        shape = (num_batches, num) if num_batches else (num,)
         with self._lock:
-            num_rows, ring = len(self), self._numbering.ring
-            if by_number or len(ring) == num_rows:
+            ledger, ring = self._rows.ledger, self._numbering.ring
+            if len(ring) == ledger.num_rows or (by_number and not distinct):
                 return ring.sample_ages(num, num_batches, distinct, by_number)
-            return ring.draw_below(num_rows, num, num_batches, distinct) if not distinct or num <= num_rows else None
+            numbers, _ = self._numbering.draw(shape, not distinct, None, ledger)
+            return numbers if by_number else ledger.ages_of(numbers)
 
     def take(
         self,

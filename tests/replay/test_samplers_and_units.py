@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 
-from really import EmptyBufferError, InvalidTypeError, InvalidValueError
-from really.replay import SAMPLERS, UNITS, ReplayBuffer, Sampler, SampleUnit
+from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ShardedBuffer
+from really.replay import SAMPLERS, UNITS, NewestSampler, ReplayBuffer, Sampler, SampleUnit
+from tests.service.test_units_in_shards import hindsight, sequences, stacks, steps
 
 
 class NewestFirst(Sampler):
@@ -185,3 +187,76 @@ def test_arguments_and_states_that_they_cannot_use(options):
         buffer.sample(2, beta=0.4)
     with pytest.raises(EmptyBufferError, match="sample: expected a buffer that holds rows"):
         ReplayBuffer(5, **options).sample(2)
+
+
+DISTINCT = {
+    "transitions": (steps, {}),
+    "transitions, newest": (steps, {"sampler": ("newest", {"num_rows": 30})}),
+    "compact": (stacks, {"unit": ("transition", {"compact": True})}),
+    "compact, newest": (stacks, {"unit": ("transition", {"compact": True}), "sampler": ("newest", {"num_rows": 30})}),
+    "n steps": (steps, {"n_step": 3, "gamma": 0.9, "keys": ["id", "reward", "terminal", "episode_end"]}),
+    "sequences": (steps, sequences()),
+    "sequences, padded": (steps, sequences(pad=True)),
+    "compact sequences": (stacks, sequences(compact=True)),
+    "episodes": (steps, {"unit": "episodes"}),
+    "hindsight": (steps, hindsight()),
+    "hindsight, newest": (steps, {**hindsight(), "sampler": ("newest", {"num_rows": 30})}),
+    "a unit of the user": (steps, {"unit": "row_and_age"}),
+}
+PLACES = ("memory", "disk", "shards", "shards on disk")
+WHERE_DISTINCT = [  # shards give no compact batches
+    (kind, place) for kind in DISTINCT for place in PLACES if "compact" not in kind or "shards" not in place
+]
+
+
+def first_ids(batch):
+    """The row that each row of the batch was made of, [n] or [k, n]; the first one of a window."""
+    ids = batch["id"]
+    return ids[..., 0] if "number" in batch else ids
+
+
+@pytest.mark.parametrize(("kind", "place"), WHERE_DISTINCT)
+def test_no_row_comes_twice_without_replacement(kind, place, tmp_path, monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "newest", NewestSampler)
+    make, options = DISTINCT[kind]
+    where = {"path": tmp_path / "rows"} if "disk" in place else {}
+    kind_of_buffer = partial(ShardedBuffer, shards=3) if "shards" in place else ReplayBuffer
+    buffer = kind_of_buffer(90, seed=3, **where, **options)
+    for first in range(0, 120, 40):
+        rows = make(first, 40)
+        buffer.put({**rows, "episode_end": rows["terminal"].astype(np.float32)} if kind == "n steps" else rows)
+    for removed in ((), (110, 111, 113)):
+        buffer.remove(list(removed))
+        chosen = np.unique(first_ids(buffer.sample(3000)))
+        for n in (len(chosen), max(1, len(chosen) // 2)):
+            for shape in (n, (4, n)):
+                ids = first_ids(buffer.sample(shape, replace=False)).reshape(-1, n)
+                assert all(len(np.unique(row)) == n for row in ids)
+                assert n < len(chosen) or (np.sort(ids, axis=1) == chosen).all()
+        for shape in (len(chosen) + 1, (2, len(chosen) + 1)):
+            with pytest.raises(InvalidValueError, match=f"n: expected at most {len(chosen)} rows with replace=False"):
+                buffer.sample(shape, replace=False)
+    if where:
+        buffer.close()
+
+
+@pytest.mark.parametrize("kind", ["hindsight", "hindsight, newest", "a unit of the user"])
+def test_rows_that_no_shard_has_are_not_drawn_without_replacement(kind, tmp_path, monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "newest", NewestSampler)
+    make, options = DISTINCT[kind]
+    with ShardedBuffer(90, shards=3, seed=3, path=tmp_path, **options) as buffer:
+        buffer.put(make(0, 90))
+    with ShardedBuffer(90, shards=2, seed=3, path=tmp_path, **options) as buffer:
+        held = buffer.numbers()
+        n = len(held)
+        assert 0 < n < 90
+        if "newest" in kind:  # which draws again in place of lost rows
+            for draw in (buffer.sample, buffer.sample_indices):
+                with pytest.raises(InvalidValueError, match="replace: expected True with NewestSampler, got False"):
+                    draw(5, replace=False)
+            assert np.isin(buffer.sample(50)["id"], held[held >= 60]).all()
+            return
+        assert np.array_equal(np.sort(buffer.sample((3, n), replace=False)["id"], axis=1), [held] * 3)
+        assert np.array_equal(np.sort(buffer.sample_indices((3, n), replace=False), axis=1), [np.arange(n)] * 3)
+        with pytest.raises(InvalidValueError, match=f"n: expected at most {n} rows with replace=False"):
+            buffer.sample(n + 1, replace=False)
