@@ -503,6 +503,14 @@ cdef class Ring:
         """Batches of the phase of updates that are drawn."""
         return self.state.recency.update
 
+    def begin_updates(self, int64_t num):
+        """Counts `num` batches as drawn, which `sample_ages` then draws; returns the update of the first one."""
+        acquire(self.lock)
+        cdef int64_t first = self.state.recency.update
+        self.state.recency.update = (first + num) % self.state.recency.num_updates
+        release(self.lock)
+        return first
+
     @property
     def num_choices(self):
         """How many of the rows held can be drawn."""
@@ -1244,15 +1252,16 @@ cdef class Ring:
         return drawn
 
     def sample_ages(
-        self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, bint by_number=False
+        self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, bint by_number=False, int64_t update=-1
     ):
         """The indices by age, int64, that `sample` with the same arguments would draw, or numbers of the rows.
 
-        Returns None if there are too few rows.
+        With `update` >= 0 they are of a batch of that update, which `begin_updates` has counted. Returns None if there
+        are too few rows.
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef Block block = self.new_batch(total, {}, n_step=False, table=table_nbytes(num) if distinct else 0)
-        cdef int64_t oldest = 0
+        cdef int64_t oldest = 0, next_update
         cdef Py_ssize_t i
         self.read_removals()
         acquire(self.lock)
@@ -1261,8 +1270,13 @@ cdef class Ring:
             release(self.lock)
             self.refuse_if_rolled_back()
             return None
+        next_update = self.state.recency.update
+        if update >= 0:
+            self.state.recency.update = update
         with nogil:
             draw_ages(&self.state, &block.batch, total, num, distinct)
+            if update >= 0:
+                self.state.recency.update = next_update
             oldest = oldest_row(&self.state.rows)
             if not by_number and self.state.removed.any:
                 to_ranks(&self.state.removed, block.batch.ages, total)

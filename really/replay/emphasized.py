@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
 from really.errors import InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.samplers import Sampler, UniformSampler
+from really.replay.samplers import Drawn, Sampler, Shape, UniformSampler, drawn_by_ring, drawn_where
 
 UPDATE = "ere_update"
 """The key of `ReplayBuffer.state_dict` that holds how many batches of the phase are drawn."""
@@ -70,6 +74,22 @@ class EmphasizedSampler(UniformSampler):
     def check(self, replace: bool, beta: Any) -> None:
         """Refuses draws without replacement, and beta."""
         Sampler.check(self, replace, beta)
+
+    def _drawn_where(
+        self, may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], ring: Ring, shape: Shape, beta: Any
+    ) -> Drawn | None:
+        """Rows of each batch are drawn again in the window of its own update."""
+        num_batches = shape[0] if len(shape) == 2 else 1
+        first, batches = ring.begin_updates(num_batches), []
+        for at in range(num_batches):
+            draw = partial(self._draw_of_update, ring, (first + at) % self.updates)
+            if (drawn := drawn_where(may_be_drawn, draw, shape[-1:])) is None:
+                return None
+            batches.append(drawn[0])
+        return np.stack(batches).reshape(shape), {}
+
+    def _draw_of_update(self, ring: Ring, update: int, shape: Shape) -> Drawn:
+        return drawn_by_ring(ring, shape, update), {}
 
     def state_dict(self) -> dict[str, Any]:
         """`ere_update`: how many batches of the phase are drawn."""

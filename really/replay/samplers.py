@@ -33,6 +33,8 @@ Beta = float | Callable[[int], float]
 """Importance-sampling exponent beta, or a function from the batch number (0, 1, ...) to it."""
 Shape = tuple[int] | tuple[int, int]
 """[n] for a batch of n rows, [k, n] for k batches."""
+Drawn = tuple[NDArray[np.int64], dict[str, Any]]
+"""Row numbers of a shape, and the columns of that shape that the sampler adds."""
 
 
 class Sampler:
@@ -76,7 +78,7 @@ class Sampler:
         if beta is not None:
             refuse_beta(beta)
 
-    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """Row numbers [n] or [k, n] int64, and the columns of that shape that the batch gets besides.
 
         Raises EmptyBufferError if no row can be drawn.
@@ -85,7 +87,7 @@ class Sampler:
 
     def draw_among(
         self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
-    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    ) -> Drawn:
         """`draw` of rows that are starts alone: draws again in place of others, which is exact for independent rows.
 
         Raises EmptyBufferError if no row is a start, or none is drawn; InvalidValueError for `replace=False`.
@@ -101,9 +103,7 @@ class Sampler:
             )
         return drawn
 
-    def draw_left(
-        self, ring: Ring, shape: Shape, beta: float | None = None
-    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def draw_left(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """`draw` of rows that are not removed: draws again in place of others, which is exact for independent rows.
 
         Raises EmptyBufferError if no row is left, or none is drawn.
@@ -117,17 +117,9 @@ class Sampler:
 
     def _drawn_where(
         self, may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], ring: Ring, shape: Shape, beta: Any
-    ) -> tuple[NDArray[np.int64], dict[str, Any]] | None:
+    ) -> Drawn | None:
         """`draw` of rows that may be drawn; None if too many tries give others."""
-        numbers, added = self.draw(ring, shape, beta)
-        for _ in range(TRIES):
-            others = ~may_be_drawn(numbers)
-            if not others.any():
-                return numbers, added
-            numbers[others], again = self.draw(ring, (int(others.sum()),), beta)
-            for key, values in again.items():
-                added[key][others] = values
-        return None
+        return drawn_where(may_be_drawn, partial(self.draw, ring, beta=beta), shape)
 
     def state_dict(self) -> dict[str, Any]:
         """What `ReplayBuffer.state_dict` holds of the sampler's own generators."""
@@ -155,16 +147,13 @@ class UniformSampler(Sampler):
         if beta is not None:
             refuse_beta(beta)
 
-    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """Row numbers, uniform over all rows held."""
-        numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True)
-        if numbers is None:
-            raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
-        return numbers, {}
+        return drawn_by_ring(ring, shape), {}
 
     def draw_among(
         self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
-    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    ) -> Drawn:
         """Numbers of starts, each equally likely; a subclass draws them as it draws rows."""
         if type(self) is not UniformSampler:
             return super().draw_among(ring, shape, beta, starts, replace)
@@ -221,7 +210,7 @@ class PrioritizedSampler(Sampler):
         if not checked_bool("replace", replace):
             raise InvalidValueError("replace: expected True with alpha, which draws by priority, got False")
 
-    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """Row numbers and their importance weights (`Priorities.sample`)."""
         oldest, newest = ring.held_rows()
         if newest != self._caught_up or ring.num_changes != self._num_changes or self.starts is not None:
@@ -232,15 +221,12 @@ class PrioritizedSampler(Sampler):
         n = shape[0] if len(shape) == 1 else shape
         numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
         if ring.num_removed and ring.are_removed(numbers.reshape(-1)).any():  # all rows that are left have priority 0
-            drawn = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True)
-            if drawn is None:
-                raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
-            numbers = drawn
+            numbers = drawn_by_ring(ring, shape)
         return numbers, {INDEX: numbers, WEIGHT: weights}
 
     def draw_among(
         self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
-    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    ) -> Drawn:
         """`draw`, since rows that are no starts have the priority 0."""
         return self.draw(ring, shape, beta)
 
@@ -300,6 +286,29 @@ class PrioritizedSampler(Sampler):
 
 
 _live = ForkGroup(Order.SAMPLERS, in_child=PrioritizedSampler.reset_after_fork)
+
+
+def drawn_by_ring(ring: Ring, shape: Shape, update: int = -1) -> NDArray[np.int64]:
+    """Row numbers of `Ring.sample_ages`; raises EmptyBufferError if no row is held."""
+    numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True, update=update)
+    if numbers is None:
+        raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
+    return numbers
+
+
+def drawn_where(
+    may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], draw: Callable[[Shape], Drawn], shape: Shape
+) -> Drawn | None:
+    """What `draw` gives, drawn again in place of rows that may not be drawn; None if too many tries give others."""
+    numbers, added = draw(shape)
+    for _ in range(TRIES):
+        others = ~may_be_drawn(numbers)
+        if not others.any():
+            return numbers, added
+        numbers[others], again = draw((int(others.sum()),))
+        for key, values in again.items():
+            added[key][others] = values
+    return None
 
 
 def are_left(ring: Ring, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:

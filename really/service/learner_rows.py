@@ -133,8 +133,12 @@ class LearnerRows:
         """`Ring.draw_below` with the buffer's generator."""
         return self._numbering.ring.draw_below(bound, num, num_batches, distinct)
 
+    def begin_updates(self, num: int) -> int:
+        """`Ring.begin_updates`."""
+        return self._numbering.ring.begin_updates(num)
+
     def sample_ages(
-        self, num: int, num_batches: int = 0, distinct: bool = False, by_number: bool = False
+        self, num: int, num_batches: int = 0, distinct: bool = False, by_number: bool = False, update: int = -1
     ) -> Numbers | None:
         """`Ring.sample_ages` of the rows held; numbers that are not `distinct` may be those of lost rows.
 
@@ -144,7 +148,7 @@ class LearnerRows:
         with self._lock:
             ledger, ring = self._rows.ledger, self._numbering.ring
             if len(ring) == ledger.num_rows or (by_number and not distinct):
-                return ring.sample_ages(num, num_batches, distinct, by_number)
+                return ring.sample_ages(num, num_batches, distinct, by_number, update)
             numbers, _ = self._numbering.draw(shape, not distinct, None, ledger)
             return numbers if by_number else ledger.ages_of(numbers)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from really import InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.replay import EmphasizedSampler, HalfLifeSampler, NewestSampler
+from really import InvalidTypeError, InvalidValueError, ReplayBuffer, ShardedBuffer
+from really.replay import EmphasizedSampler, Episodes, HalfLifeSampler, NewestSampler, Sequences
 from tests import sampling_checks as checks
 
 CAPACITY = 90
@@ -109,6 +109,51 @@ def test_each_update_of_a_phase_has_its_own_window(num):
     for update in range(5):
         size = window(held, update + 1, 5, 0.9993, 20)
         assert_drawn(drawn[update::5], (np.arange(held) < size).astype(float))
+
+
+def recent_windows(kind, place):
+    """A buffer whose rows in episodes of ten are drawn by ERE, and whether a draw may choose each row that is left."""
+    sampler, id_ = EmphasizedSampler(0.9993, 5, 20), np.arange(200)
+    rows = {"id": id_, "terminal": (id_ % 10 == 9).astype(np.float32)}
+    unit, may_start = {
+        "sequences": (Sequences(4), id_ % 10 < 7),
+        "padded sequences": (Sequences(3, burn_in=4, pad=True), (id_ % 10 == 0) | (id_ % 10 < 6)),
+        "episodes": (Episodes(10), id_ % 10 == 0),
+        "sequences, rows removed": (Sequences(4), id_ % 10 < 7),
+    }[kind]
+    if place == "memory":
+        buffer = ReplayBuffer(CAPACITY, sampler=sampler, unit=unit, seed=0)
+    else:
+        buffer = ShardedBuffer(CAPACITY, shards=3, sampler=sampler, unit=unit, seed=0)
+    for start in range(0, 200, 25):
+        buffer.put({key: column[start : start + 25] for key, column in rows.items()})
+    if "removed" in kind:
+        removed = np.array([115, 116, 141, 160, 161, 199])
+        buffer.remove(removed)
+        for steps in range(4):
+            may_start &= ~np.isin(id_ + steps, removed)
+    return buffer, may_start[buffer.numbers()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("sequences", "memory"), ("padded sequences", "memory"), ("episodes", "memory"),
+        ("sequences, rows removed", "memory"), ("sequences", "shards"), ("episodes", "shards"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("num_batches", [1, 10])
+def test_rows_that_are_drawn_again_come_from_the_window_of_their_update(kind, place, num_batches):
+    buffer, may_start = recent_windows(kind, place)
+    shape = (num_batches, 1500) if num_batches > 1 else 1500
+    drawn = np.concatenate([buffer.sample(shape)["id"][..., 0].reshape(-1, 1500) for _ in range(50 // num_batches)])
+    left = buffer.numbers()
+    later = len(left) - 1 - np.searchsorted(left, drawn)
+    for update in range(5):
+        size = window(len(left), update + 1, 5, 0.9993, 20)
+        assert_drawn(later[update::5], ((np.arange(len(left)) < size) & may_start[::-1]).astype(float))
+    buffer.sample(7)
+    assert buffer.state_dict()["ere_update"] == 1, "each batch is one update"
 
 
 def test_the_window_shrinks_over_the_phase_and_is_annealed():
