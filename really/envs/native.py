@@ -31,13 +31,18 @@ def is_classic_cartpole(spec: EnvironmentSpec) -> bool:
     """Whether this is gymnasium's own CartPole, with arguments that both its plain and its vector form accept."""
     if not isinstance(spec.source, IdSource):
         return False
-    with logged_warnings():
-        registered = gymnasium_spec(spec.source.name)
+    registered = _registered(spec.source)
     return (
         (registered.entry_point, registered.vector_entry_point) == (CARTPOLE, CARTPOLE_VECTOR)
         and not registered.additional_wrappers
         and set(registered.kwargs) | set(spec.env_config) <= CARTPOLE_ARGUMENTS
     )
+
+
+def _registered(source: IdSource) -> Any:
+    """What gymnasium's registry has of this id."""
+    with logged_warnings():
+        return gymnasium_spec(source.name)
 
 
 class CartPoleBatch(EnvironmentBatch):
@@ -53,9 +58,10 @@ class CartPoleBatch(EnvironmentBatch):
     def __init__(self, spec: EnvironmentSpec, seeds: Sequence[np.random.SeedSequence]) -> None:
         from gymnasium.utils import seeding
 
+        assert isinstance(spec.source, IdSource), "it is the classic CartPole"
         probe = spec.probe()
         super().__init__(probe, len(seeds))
-        options: dict[str, Any] = dict(spec.env_config)
+        options: dict[str, Any] = {**_registered(spec.source).kwargs, **spec.env_config}
         options["max_episode_steps"] = probe.max_episode_steps or np.iinfo(np.int32).max
         self._vector = _vector_cartpole(self.num_envs, options)
         self._rngs = [seeding.np_random(seed_of(seed))[0] for seed in seeds]

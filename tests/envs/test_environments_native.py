@@ -15,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 import really.envs.make
 from really.envs.atari import atari
 from really.envs.make import make_batch
+from really.envs.native import CARTPOLE, CARTPOLE_VECTOR
 from really.envs.spec import EnvironmentSpec
 from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
 
@@ -70,6 +71,34 @@ def test_native_cartpole_gives_the_transitions_of_plain_instances(share, config)
     terminated, truncated = assert_same_transitions(native, plain, 3000, at_random, share)
     # Each environment plays more episodes than it draws start states at once.
     assert terminated > 5 * 64
+
+
+@pytest.fixture
+def registered():
+    """An id of CartPole that is registered with an argument of its class."""
+    name = "SuttonBartoCartPole-v0"
+    gymnasium.register(
+        name, CARTPOLE, vector_entry_point=CARTPOLE_VECTOR, kwargs={"sutton_barto_reward": True}, max_episode_steps=30
+    )
+    yield name
+    del gymnasium.registry[name]
+
+
+@pytest.mark.parametrize("config", [{}, {"sutton_barto_reward": False}, {"max_episode_steps": 20}])
+def test_native_cartpole_has_the_arguments_with_which_its_id_is_registered(registered, config):
+    native, plain = (
+        make_batch(EnvironmentSpec(registered, config), seeds(8), vector=kind) for kind in ("auto", "plain")
+    )
+    assert (native.kind, plain.kind) == ("native", "plain")
+    rewards = []
+
+    def choose(batch, rng):
+        rewards.append(batch.rewards.copy())
+        return at_random(batch, rng)
+
+    terminated, truncated = assert_same_transitions(native, plain, 300, choose)
+    assert min(terminated, truncated) > 8
+    assert set(np.unique(rewards[1:])) == ({1} if "sutton_barto_reward" in config else {-1, 0})
 
 
 def test_native_cartpole_resets_some_environments():
