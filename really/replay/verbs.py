@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from really.replay.drawn import DrawnRows
@@ -39,7 +39,7 @@ class RowsOut(DrawnRows, Streamed, Saved, Appended):
         """
         saving.save(self, path, compression=compression)
 
-    def to_arrow(self, keys: Sequence[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
+    def to_arrow(self, keys: Iterable[str] | None = None, *, float16: str = "float16") -> pa.RecordBatchReader:
         """The rows as a stream of record batches, oldest first; each batch is made when it is read.
 
         Args:
@@ -60,7 +60,7 @@ class RowsOut(DrawnRows, Streamed, Saved, Appended):
     def to_parquet(
         self,
         path: str | os.PathLike[str],
-        keys: Sequence[str] | None = None,
+        keys: Iterable[str] | None = None,
         *,
         float16: str = "float16",
         compression: str = "zstd",

@@ -110,7 +110,8 @@ class ShardedReader:
                 f"{self._next - self._first:,} the next ones had been dropped for newer ones; read faster"
             )
         self._advance(end - self._next)
-        chosen = [key for key in spec if keys is None or key in set(keys)]
+        wanted = set(spec if keys is None else keys)
+        chosen = [key for key in spec if key in wanted]
         nothing = {key: np.empty((0, *spec[key][1]), spec[key][0]) for key in chosen}
         return {key: np.concatenate([nothing[key], *(part[key] for part in parts)]) for key in chosen}
 

@@ -43,7 +43,7 @@ Buffer = TypeVar("Buffer", bound=Filled)
 
 
 def to_arrow(
-    buffer: Streamed, keys: Sequence[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
+    buffer: Streamed, keys: Iterable[str] | None = None, *, float16: str = "float16", chunk_bytes: int = CHUNK
 ) -> pa.RecordBatchReader:
     """As of `ReplayBuffer`. A batch has `chunk_bytes` bytes."""
     import pyarrow as pa
@@ -58,7 +58,7 @@ def to_arrow(
 def to_parquet(
     buffer: Streamed,
     path: str | PathLike[str],
-    keys: Sequence[str] | None = None,
+    keys: Iterable[str] | None = None,
     *,
     float16: str = "float16",
     compression: str = "zstd",
@@ -192,17 +192,18 @@ def batches(buffer: Streamed, schema: pa.Schema, chunk_bytes: int, *, keeps: boo
                 advance(bar, reader.num_rows - reader.num_left)
 
 
-def _chosen(buffer: Streamed, keys: Sequence[str] | None) -> Spec:
+def _chosen(buffer: Streamed, keys: Iterable[str] | None) -> Spec:
     buffer.check_open("to_arrow")
     spec = buffer.spec
     if spec is None:
         raise EmptyBufferError("expected a buffer whose schema is known, got one without; put some rows first")
     if keys is None:
         return spec
-    for key in checked_keys(keys):
+    names = checked_keys(keys)
+    for key in names:
         if key not in spec:
             raise InvalidValueError(one_of("keys", key, spec))
-    return {key: spec[key] for key in keys}
+    return {key: spec[key] for key in names}
 
 
 def _filled(buffer: Buffer, schema: pa.Schema, batches: Iterable[pa.RecordBatch], num_rows: int | None) -> Buffer:

@@ -26,6 +26,7 @@ from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
 from really.data.transitions import Columns
 from really.errors import EmptyBufferError, FileError, InvalidTypeError, InvalidValueError
+from really.replay.arguments import checked_keys
 from really.replay.rows import Filled
 from really.replay.streams import Counted, RowReader, Streamed
 
@@ -86,6 +87,8 @@ def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = 
     if isinstance(dataset, str):
         dataset = _local(dataset)
     total = int(dataset.total_steps)
+    if options.get("keys") is not None:
+        options["keys"] = checked_keys(options["keys"])
     buffer = buffer_type(max(1, total) if capacity is None else capacity, **options)
     follows_episodes = options.get("n_step", 1) != 1 or options.get("unit") is not None
     with progress_bar("reading", total, "row") as bar:

@@ -53,7 +53,9 @@ def test_types_are_those_that_readers_know():
 def test_chosen_keys_and_a_capacity_of_its_own(tmp_path):
     buffer = filled(10)
     assert buffer.to_arrow(["flag", "reward"]).schema.names == ["flag", "reward"]
-    buffer.to_parquet(tmp_path / "rows", ["reward", "state"])
+    assert buffer.to_arrow(key for key in ("flag", "reward")).read_all().column_names == ["flag", "reward"]
+    buffer.to_parquet(tmp_path / "rows", iter(["reward", "state"]))
+    assert pq.read_schema(tmp_path / "rows").names == ["reward", "state"]
     newest = ReplayBuffer.from_parquet(tmp_path / "rows", 4, keys=["reward"], seed=1)
     assert (newest.capacity, newest.keys) == (4, ("reward",))
     assert newest.take(range(4))["reward"].tolist() == [6, 7, 8, 9]

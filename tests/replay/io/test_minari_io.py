@@ -112,6 +112,8 @@ def test_rows_come_back():
     newest = ReplayBuffer.from_minari(minari.load_dataset("back-v0"), 50, keys=["reward", "not_done"])
     assert newest.keys == ("reward", "not_done")
     assert len(newest) == 50
+    ends = ReplayBuffer.from_minari("back-v0", keys=iter(["reward", "episode_end"])).take(range(300))["episode_end"]
+    assert np.array_equal(ends, got["not_done"] == 0)
 
 
 def interleaved(with_agent: bool) -> ReplayBuffer:
