@@ -120,13 +120,14 @@ def _walk(spec: EnvironmentSpec, steps: int) -> dict[str, Any]:
 
 def _steps(envs: Any, steps: int) -> dict[str, Any]:
     import numpy as np
+    from gymnasium import spaces
 
     rng, rows, masked = np.random.default_rng(0), [], envs.masks is not None
     count = {"steps": 0, "terminated": 0, "truncated": 0}
     envs.action_space.seed(0)
     start = time.perf_counter()
     for _ in range(-(-steps // envs.num_envs)):
-        if masked and type(envs.action_space).__name__ == "Discrete":
+        if masked and isinstance(envs.action_space, spaces.Discrete):
             allowed = [rng.choice(np.flatnonzero(mask)) for mask in envs.action_masks]
             actions = np.asarray(allowed) + envs.action_space.start
         else:

@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from really._utils.memory_limits import refuse_if_too_big
 from really.errors import InvalidValueError
 
+KINDS = spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple
+
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
-    """A space of one of the kinds that columns have. Bounds that are all equal are one number."""
-    kind: dict[str, Any] = {"kind": type(space).__name__}
+    """A space of one of the kinds that columns have, or of a class derived from one. Equal bounds are one number."""
+    kind: dict[str, Any] = {"kind": next((each.__name__ for each in KINDS if isinstance(space, each)), None)}
     if isinstance(space, spaces.Box):
         bounds = {"low": _bound(space.low), "high": _bound(space.high)}
         return kind | {"shape": list(space.shape), "dtype": str(space.dtype)} | bounds
     if isinstance(space, spaces.Discrete):
         return kind | {"n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return kind | {"nvec": np.asarray(space.nvec).tolist(), "start": np.asarray(space.start).tolist()}
+        numbers = {"nvec": np.asarray(space.nvec).tolist(), "start": np.asarray(space.start).tolist()}
+        return kind | numbers | {"dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiBinary):
         return kind | {"n": list(space.shape)}
     if isinstance(space, spaces.Dict):
@@ -47,7 +50,10 @@ def space_from_json(found: Mapping[str, Any]) -> spaces.Space[Any]:
     if kind == "Discrete":
         return spaces.Discrete(int(found["n"]), start=int(found["start"]))
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.asarray(found["nvec"]), start=np.asarray(found["start"]))
+        dtype = np.dtype(found.get("dtype", "int64"))  # models saved before have none
+        if dtype.kind not in "iu":
+            raise InvalidValueError(f"space: expected a MultiDiscrete of integers, got {dtype}")
+        return spaces.MultiDiscrete(np.asarray(found["nvec"]), dtype, start=np.asarray(found["start"]))
     if kind == "MultiBinary":
         return spaces.MultiBinary(found["n"] if len(found["n"]) > 1 else found["n"][0])
     if kind == "Dict":

@@ -86,23 +86,27 @@ def action_bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.int64], NDArray[
     """Lowest and highest number of each part of a discrete action, both included. Returns None for a Box."""
     if isinstance(space, spaces.Box):
         return None
-    sizes = {spaces.MultiDiscrete: "nvec", spaces.Discrete: "n"}
-    size = getattr(space, sizes[type(space)]) if type(space) in sizes else np.full(shape_of(space), 2)
+    size: Any = np.full(shape_of(space), 2)
+    if isinstance(space, spaces.MultiDiscrete):
+        size = space.nvec
+    elif isinstance(space, spaces.Discrete):
+        size = space.n
     low = np.broadcast_to(np.asarray(getattr(space, "start", 0), np.int64), np.shape(size))
     return low, low + np.asarray(size, np.int64) - 1
 
 
 def to_gymnasium(space: Any) -> spaces.Space[Any]:
-    """The gymnasium space equal to `space`, which may also be a space of gym (recognised by its class name).
+    """The gymnasium space equal to `space`, which may also be a space of gym.
 
+    The name of its class, or of a base of that, tells the kind of a space of gym.
     Raises InvalidTypeError for anything else.
     """
     if isinstance(space, spaces.Space):
         return space
-    kind = type(space).__name__
-    if kind not in CONVERSIONS:
-        raise InvalidTypeError(f"space: expected one of gymnasium's or gym's, got {type(space)}: {space!r}")
-    return CONVERSIONS[kind](space)
+    for base in type(space).__mro__:
+        if base.__name__ in CONVERSIONS:
+            return CONVERSIONS[base.__name__](space)
+    raise InvalidTypeError(f"space: expected one of gymnasium's or gym's, got {type(space)}: {space!r}")
 
 
 def native_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
@@ -148,7 +152,7 @@ def unbounded_box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Box:
 CONVERSIONS: dict[str, Callable[[Any], spaces.Space[Any]]] = {
     "Box": lambda space: spaces.Box(space.low, space.high, space.shape, space.dtype),
     "Discrete": lambda space: spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0))),
-    "MultiDiscrete": lambda space: spaces.MultiDiscrete(space.nvec),
+    "MultiDiscrete": lambda space: spaces.MultiDiscrete(space.nvec, space.dtype),
     "MultiBinary": lambda space: spaces.MultiBinary(space.n),
     "Dict": lambda space: spaces.Dict({key: to_gymnasium(part) for key, part in space.spaces.items()}),
     "Tuple": lambda space: spaces.Tuple([to_gymnasium(part) for part in space.spaces]),

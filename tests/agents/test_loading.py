@@ -116,6 +116,7 @@ def test_damaged_and_older_models_are_told(tmp_path: Path) -> None:
         spaces.Box(np.array([-1, 0]), np.array([1, np.inf]), dtype=np.float64),
         spaces.Discrete(5, start=2),
         spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.MultiDiscrete([2, 3], np.uint8, start=[1, 0]),
         spaces.MultiBinary(3),
         spaces.MultiBinary((2, 3)),
         spaces.Dict(one=spaces.Discrete(2), two=spaces.Tuple([spaces.MultiBinary(2), spaces.Box(-1, 1, (1,))])),
@@ -124,6 +125,24 @@ def test_damaged_and_older_models_are_told(tmp_path: Path) -> None:
 def test_a_space_comes_back_from_json(space: Any) -> None:
     found = space_from_json(json.loads(json.dumps(space_to_json(space))))
     assert found == space
+    assert found.dtype == space.dtype
+
+
+def test_a_space_of_a_derived_class_comes_back_as_one_of_its_base() -> None:
+    class Directions(spaces.Discrete):
+        pass
+
+    class Sensors(spaces.Dict):
+        pass
+
+    found = space_from_json(space_to_json(Sensors(one=Directions(5, start=2))))
+    assert found == spaces.Dict(one=spaces.Discrete(5, start=2))
+
+
+def test_a_space_of_a_model_that_was_saved_without_a_dtype_has_int64() -> None:
+    found = space_from_json({"kind": "MultiDiscrete", "nvec": [2, 3], "start": [0, 1]})
+    assert found == spaces.MultiDiscrete([2, 3], start=[0, 1])
+    assert found.dtype == np.int64
 
 
 BOX = {"kind": "Box", "shape": [2], "dtype": "<f4", "low": -1, "high": 1}
@@ -142,6 +161,7 @@ BOX = {"kind": "Box", "shape": [2], "dtype": "<f4", "low": -1, "high": 1}
         BOX | {"low": 2},
         {"kind": "Discrete", "n": -1, "start": 0},
         {"kind": "MultiDiscrete", "nvec": [0], "start": [0]},
+        {"kind": "MultiDiscrete", "nvec": [2], "start": [0], "dtype": "O"},
         {"kind": "MultiBinary", "n": []},
         {"kind": "Dict", "parts": [["a", {"kind": "Text"}]]},
         {"kind": "Tuple", "parts": 3},

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from really.data.spaces import flatten, infer_space, nest, observation_leaves, to_gymnasium
+from really.data.spaces import action_bounds, flatten, infer_space, nest, observation_leaves, to_gymnasium
 from really.errors import InvalidTypeError
 
 PLAIN: list[tuple[spaces.Space[Any], tuple[int, ...], type[np.generic]]] = [
@@ -85,6 +85,39 @@ def test_to_gymnasium_returns_its_spaces_unchanged_and_refuses_other_objects() -
     assert to_gymnasium(space) is space
     with pytest.raises(InvalidTypeError, match=r"space: expected one of gymnasium's or gym's, got <class 'int'>: 3"):
         to_gymnasium(3)
+
+
+class Directions(spaces.Discrete):
+    """A space of a user's own class."""
+
+
+class Levers(spaces.MultiDiscrete):
+    """Likewise."""
+
+
+def test_the_actions_of_a_derived_space_are_those_of_its_base() -> None:
+    derived = Directions(5, start=2), Levers([2, 3], np.int32, start=np.array([1, 0]))
+    plain = spaces.Discrete(5, start=2), spaces.MultiDiscrete([2, 3], np.int32, start=np.array([1, 0]))
+    for one, other in zip(derived, plain, strict=True):
+        assert_same(action_bounds(one), action_bounds(other))
+    low, high = action_bounds(derived[0])
+    assert (low, high) == (2, 6)
+    assert_same(action_bounds(spaces.MultiBinary((2, 1))), (np.zeros((2, 1)), np.ones((2, 1))))
+
+
+def test_a_space_of_gym_is_told_by_the_name_of_its_class_or_of_a_base() -> None:
+    class Discrete:
+        n, start = 4, 1
+
+    class Choices(Discrete):
+        n = 3
+
+    class MultiDiscrete:
+        nvec, dtype = np.array([2, 3]), np.dtype(np.int32)
+
+    assert to_gymnasium(Choices()) == spaces.Discrete(3, start=1)
+    assert to_gymnasium(MultiDiscrete()) == spaces.MultiDiscrete([2, 3], np.int32)
+    assert to_gymnasium(MultiDiscrete()).dtype == np.int32
 
 
 def test_a_dict_space_is_inferred_from_a_dict() -> None:
