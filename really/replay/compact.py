@@ -60,17 +60,21 @@ class CompactFrames:
         compact: True, or how many frames a window has room for. True makes room for `length + stack` frames where a
             state and the next state share them, and for `length + stack - 1` where one column does. Columns whose rows
             are repeated recurrent states stay whole rows.
+        has_steps: whether the rows of a window are an axis of a batch. Windows then have room for another number of
+            frames than `length`, as `stacked` tells both axes apart by that.
     """
 
-    def __init__(self, ring: Ring, length: int, compact: bool | int) -> None:
-        self._ring, self._length = ring, length
+    def __init__(self, ring: Ring, length: int, compact: bool | int, *, has_steps: bool) -> None:
+        self._ring, self._length, self._has_steps = ring, length, has_steps
         self._names = [[ring.names[at] for at in columns] for columns, _, _ in ring.shared]
         usual = [length + stack + len(columns) - 2 for columns, stack, _ in ring.shared]
         self._are_states = [sharing.is_repeated for sharing in map(Sharing._make, ring.shared)]
-        self._num_places = [
-            most if compact is True or is_state else compact
-            for most, is_state in zip(usual, self._are_states, strict=True)
-        ]
+        self._num_places = self._apart(
+            [
+                most if compact is True or is_state else compact
+                for most, is_state in zip(usual, self._are_states, strict=True)
+            ]
+        )
 
     def spec(self, spec: Spec) -> Spec:
         """The schema of a batch whose columns have this schema, with the axis of steps if there is one."""
@@ -95,7 +99,10 @@ class CompactFrames:
 
         Returns None if a row is not held.
         """
-        taken = self._ring.take_windows(rows, self._length, list(self._num_places), is_padding)
+        places = list(self._num_places)
+        taken = self._ring.take_windows(rows, self._length, places, is_padding)
+        if (apart := self._apart(places)) != places:  # these windows need as many frames as they have rows
+            taken = self._ring.take_windows(rows, self._length, apart, is_padding)
         if taken is None:
             return None
         columns, frames = taken
@@ -111,6 +118,13 @@ class CompactFrames:
                 batch[key + FRAMES] = frames[first[key]]
             batch[key + INDICES if key in shared else key] = columns[key]
         return batch
+
+    def _apart(self, num_places: list[int]) -> list[int]:
+        """One place more where an axis of frames would be as long as that of steps."""
+        return [
+            num + (self._has_steps and not is_state and num == self._length)
+            for num, is_state in zip(num_places, self._are_states, strict=True)
+        ]
 
     def reshaped(self, batch: Batch, lead: tuple[int, ...], steps: tuple[int, ...]) -> Batch:
         """What `take` gave as columns [*lead, *steps, ...], and frames as [*lead, ...]."""
@@ -129,7 +143,7 @@ def stacked(batch: Mapping[str, Any], axis: int | Mapping[str, int] = 0) -> dict
 
     Args:
         batch: with `state_frames` [*lead, frames, ...] and `state_indices` [*lead, ..., stack], likewise for other
-            columns.
+            columns. Cut no steps off: an axis of steps that is as long as that of frames counts as a lead axis.
         axis: of a row along which its frames are stacked, as in `ReplayBuffer(stack=)`, or a mapping from key to that;
             by default the first one. Rows of one frame have none.
 
@@ -177,7 +191,7 @@ def _rows(name: str, frames: Any, indices: Any, axis: int) -> Any:
 
 
 def _num_lead(frames: Any, indices: Any) -> int:
-    """How many first axes both have. A window has more frames than steps, so the axis of steps is none of them."""
+    """How many first axes both have. The axis of steps is none of them: a window has room for more or fewer frames."""
     num = 0
     for length, other in zip(frames, indices[:-1], strict=False):
         if length != other:

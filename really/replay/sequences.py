@@ -55,7 +55,8 @@ class Sequences(SampleUnit):
             "has_recurrent_state", the default lets windows begin anywhere, as None does.
         compact: True gives columns that share frames as frames [n, length + stack, ...] and indices
             (`really.replay.stacked` makes them whole), each frame of a window once. A window that needs more frames
-            makes its batch longer; a number, how many frames there is room for, avoids that.
+            makes its batch longer; a number, how many frames there is room for, avoids that. One as large as the number
+            of steps makes room for one more, so that the axes differ in length.
     """
 
     in_ring = False
@@ -124,7 +125,7 @@ class Sequences(SampleUnit):
 
     def prepare(self, ring: Ring) -> None:
         """Makes the index of the ring's trajectories."""
-        self._frames = CompactFrames(ring, self.num_steps, self.compact) if self.compact else None
+        self._frames = CompactFrames(ring, self.num_steps, self.compact, has_steps=True) if self.compact else None
         spec = spec_of(ring)
         columns = TrajectoryColumns.of(spec, agent=self.agent, checks_states=self.checks_states)
         least, from_first = (self.burn_in + 1, 1) if self.pad else (self.num_steps, self.num_steps)

@@ -38,7 +38,7 @@ class Transitions(SampleUnit):
 
     def prepare(self, ring: Ring) -> None:
         """Finds the columns that share frames."""
-        self._frames = CompactFrames(ring, 1, self.compact) if self.compact else None
+        self._frames = CompactFrames(ring, 1, self.compact, has_steps=False) if self.compact else None
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns; with `compact`, frames and indices in place of those that share frames."""

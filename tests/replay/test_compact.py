@@ -131,6 +131,29 @@ def test_a_batch_has_each_frame_of_a_window_once(kind):
     assert list(batch) == list(compact.batch_spec)
 
 
+@pytest.mark.parametrize("room", [1, 7, 8, 9, 10, 13])
+@pytest.mark.parametrize("num_steps", [0, 1, 9])
+def test_stacked_tells_steps_and_frames_apart_if_there_are_as_many(num_steps, room):
+    units = [
+        Sequences(num_steps, pad=True, compact=compact) if num_steps else Transitions(compact=compact)
+        for compact in (False, room)
+    ]
+    plain, compact = (ReplayBuffer(90, unit=unit, seed=1) for unit in units)
+    games, found = Games(2, end=0.1), set()
+    for _ in range(12):
+        rows = games.chunk()
+        for buffer in (plain, compact):
+            buffer.put(rows)
+    for age in range(len(plain)):
+        batch = compact.take([age])
+        assert_same(stacked(batch), plain.take([age]))
+        found.add(batch["state_frames"].shape[1])
+    assert num_steps not in found
+    assert num_steps < 9 or room > 10 or 10 in found, "a window needs nine or ten"
+    assert_draws_same(plain, compact)
+    assert compact.batch_spec["state_frames"].shape[0] == room + (room == num_steps)
+
+
 def channels_last(rows):
     return {key: np.ascontiguousarray(np.moveaxis(column, 1, -1)) if column.ndim > 1 else column
             for key, column in rows.items()}  # fmt: skip
