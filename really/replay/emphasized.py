@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
 from really.errors import InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
-from really.replay.samplers import Drawn, Sampler, Shape, UniformSampler, drawn_by_ring, drawn_where
+from really.replay.samplers import Drawn, MayBeDrawn, Sampler, Shape, UniformSampler, drawn_by_ring, drawn_where
 
 UPDATE = "ere_update"
 """The key of `ReplayBuffer.state_dict` that holds how many batches of the phase are drawn."""
@@ -75,9 +74,7 @@ class EmphasizedSampler(UniformSampler):
         """Refuses draws without replacement, and beta."""
         Sampler.check(self, replace, beta)
 
-    def _drawn_where(
-        self, may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], ring: Ring, shape: Shape, beta: Any
-    ) -> Drawn | None:
+    def _drawn_where(self, may_be_drawn: MayBeDrawn, ring: Ring, shape: Shape, beta: Any) -> Drawn | None:
         """Rows of each batch are drawn again in the window of its own update."""
         num_batches = shape[0] if len(shape) == 2 else 1
         first, batches = ring.begin_updates(num_batches), []

@@ -93,6 +93,11 @@ class Priorities:
         return self._tree.newest
 
     @property
+    def are_all_zero(self) -> bool:
+        """Whether no row has a priority above 0, so that `sample` draws any."""
+        return self._tree.total == 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the tree takes when `capacity` rows are held."""
         return self._tree.nbytes

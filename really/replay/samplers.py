@@ -33,6 +33,8 @@ Beta = float | Callable[[int], float]
 """Importance-sampling exponent beta, or a function from the batch number (0, 1, ...) to it."""
 Shape = tuple[int] | tuple[int, int]
 """[n] for a batch of n rows, [k, n] for k batches."""
+MayBeDrawn = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Which of these rows may be drawn, of the shape of their numbers."""
 Drawn = tuple[NDArray[np.int64], dict[str, Any]]
 """Row numbers of a shape, and the columns of that shape that the sampler adds."""
 
@@ -115,9 +117,7 @@ class Sampler:
             raise EmptyBufferError(f"sample: expected rows that are not removed, {TRIES} draws gave others too")
         return drawn
 
-    def _drawn_where(
-        self, may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], ring: Ring, shape: Shape, beta: Any
-    ) -> Drawn | None:
+    def _drawn_where(self, may_be_drawn: MayBeDrawn, ring: Ring, shape: Shape, beta: Any) -> Drawn | None:
         """`draw` of rows that may be drawn; None if too many tries give others."""
         return drawn_where(may_be_drawn, partial(self.draw, ring, beta=beta), shape)
 
@@ -220,8 +220,10 @@ class PrioritizedSampler(Sampler):
         exponent = BETA if beta is None else beta
         n = shape[0] if len(shape) == 1 else shape
         numbers, weights = self.priorities.sample(n, exponent, oldest=oldest, newest=newest)
-        if ring.num_removed and ring.are_removed(numbers.reshape(-1)).any():  # all rows that are left have priority 0
-            numbers = drawn_by_ring(ring, shape)
+        if self.priorities.are_all_zero:  # then the tree draws any row
+            may_be_drawn = self._drawable(ring)
+            if may_be_drawn is not None and not may_be_drawn(numbers).all():
+                numbers = drawn_by_ring(ring, shape) if self.starts is None else self.starts.draw(shape)
         return numbers, {INDEX: numbers, WEIGHT: weights}
 
     def draw_among(
@@ -233,9 +235,7 @@ class PrioritizedSampler(Sampler):
     def update(self, ring: Ring, index: ArrayLike, priorities: ArrayLike) -> int:
         """Sets the priorities of rows; returns how many of the rows are still held."""
         oldest, newest = self._catch_up(ring)
-        may_be_drawn = None if self.starts is None else self.starts.are_starts
-        if may_be_drawn is None and ring.num_removed:
-            may_be_drawn = partial(are_left, ring)
+        may_be_drawn = self._drawable(ring)
         return self.priorities.update(index, priorities, oldest=oldest, newest=newest, may_be_drawn=may_be_drawn)
 
     def priorities_of(self, ring: Ring, first: int, end: int) -> dict[str, Any]:
@@ -262,6 +262,12 @@ class PrioritizedSampler(Sampler):
     def reset_after_fork(self) -> None:
         """Replaces the lock: the thread that held it runs in the parent process. The tree is as before or after."""
         self._catching_up = Lock()
+
+    def _drawable(self, ring: Ring) -> MayBeDrawn | None:
+        """Which rows may be drawn; None for all."""
+        if self.starts is not None:
+            return self.starts.are_starts
+        return partial(are_left, ring) if ring.num_removed else None
 
     def _catch_up(self, ring: Ring) -> tuple[int, int]:
         """Gives each new row its priority; returns the numbers of the oldest row held and of the row to come."""
@@ -296,9 +302,7 @@ def drawn_by_ring(ring: Ring, shape: Shape, update: int = -1) -> NDArray[np.int6
     return numbers
 
 
-def drawn_where(
-    may_be_drawn: Callable[[NDArray[np.int64]], NDArray[np.bool_]], draw: Callable[[Shape], Drawn], shape: Shape
-) -> Drawn | None:
+def drawn_where(may_be_drawn: MayBeDrawn, draw: Callable[[Shape], Drawn], shape: Shape) -> Drawn | None:
     """What `draw` gives, drawn again in place of rows that may not be drawn; None if too many tries give others."""
     numbers, added = draw(shape)
     for _ in range(TRIES):

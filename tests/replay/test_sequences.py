@@ -413,6 +413,19 @@ def test_starts_are_drawn_by_priority(unit):
     assert_by_priority(buffer, starts, priorities, num=70)
 
 
+@pytest.mark.parametrize("unit", [Sequences(5), Sequences(3, burn_in=2, pad=True)])
+def test_starts_are_equally_likely_if_all_their_priorities_are_zero(unit):
+    buffer, _, _, starts, _ = prioritized(unit, eps=0.0)
+    buffer.update_priorities(starts, np.zeros(len(starts)))
+    batch = buffer.sample((20, 500))
+    place = np.searchsorted(starts, batch["index"])
+    assert (starts[np.minimum(place, len(starts) - 1)] == batch["index"]).all(), "other rows than starts"
+    assert_uniform(np.bincount(place.ravel(), minlength=len(starts)))
+    assert (batch["weight"] == 1).all()
+    buffer.update_priorities(starts[:1], [0.5])
+    assert set(buffer.sample(50)["index"].tolist()) == {starts[0]}
+
+
 def test_rows_that_become_starts_get_the_largest_priority_so_far():
     world = World(1, end_probability=0.0)
     buffer = ReplayBuffer(100, unit=Sequences(4), alpha=0.8, seed=0)
