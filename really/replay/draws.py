@@ -100,8 +100,7 @@ class Draws:
         arguments.refuse_big_batch("indices", num * max(num_batches, 1))
         filled = held("sample_indices", ring)
         if self.unit.starts is not None:
-            found = np.ascontiguousarray(self._drawn(filled, checked_shape(n), None, replace)[0])
-            return found if filled.ages_of(found) else arguments.refuse_few("sample_indices", num, num, True)
+            return self._ages_of_starts(filled, checked_shape(n), replace)
         ages = filled.sample_ages(num, num_batches, not replace)
         return arguments.refuse_few("sample_indices", num, filled.num_choices, replace) if ages is None else ages
 
@@ -143,6 +142,14 @@ class Draws:
             "draws ahead), or make the buffer of each process with a seed of its own",
             stacklevel=4,
         )
+
+    def _ages_of_starts(self, ring: Ring, shape: Shape, replace: bool) -> NDArray[np.int64]:
+        """Indices of rows that the unit's starts choose; puts of other threads may drop some of them meanwhile."""
+        for _ in range(TRIES):
+            found = np.ascontiguousarray(self._drawn(ring, shape, None, replace)[0])
+            if ring.ages_of(found):
+                return found
+        return arguments.refuse_few("sample_indices", shape[-1], shape[-1], True)
 
     def _drawn(
         self, ring: Ring, shape: Shape, beta: float | None, replace: bool

@@ -247,6 +247,28 @@ def test_no_start_twice_within_a_batch():
         buffer.sample(len(starts) + 1, replace=False)
 
 
+def test_indices_are_drawn_again_if_a_put_drops_one_of_their_rows(monkeypatch):
+    rows = {"x": np.arange(40), "terminal": np.zeros(40, np.float32)}
+    buffer, draw, num_puts = ReplayBuffer(40, unit=Sequences(3), seed=0), Trajectories.draw, [0]
+    buffer.put(rows)
+
+    def draw_before_a_put(*args, **options):
+        drawn = draw(*args, **options)
+        if num_puts[0] > 0:
+            num_puts[0] -= 1
+            buffer.put({**rows, "x": rows["x"] + 1000})
+        return drawn
+
+    monkeypatch.setattr(Trajectories, "draw", draw_before_a_put)
+    num_puts[0] = 5
+    indices = buffer.sample_indices((2, 6))
+    assert num_puts == [0]
+    assert (buffer.take(indices)["x"][..., 0] == indices + 1000).all()
+    num_puts[0] = 1 << 30
+    with pytest.raises(EmptyBufferError, match="sample_indices: expected rows that stay while they are drawn"):
+        buffer.sample_indices(6)
+
+
 def test_frames_are_stored_once_and_come_out_whole():
     frames = np.random.default_rng(0).integers(0, 255, (131, 20, 20), np.uint8)
     stacks = np.stack([frames[at : at + 4] for at in range(128)])
