@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from really import InvalidValueError, ReplayBuffer, ShardedBuffer
+from really.replay.io import interchange, minari, saving
 from tests.service.test_sharded_buffer import assert_same, episodes, pair, rows, stacks
 
 
@@ -115,6 +116,27 @@ def test_episodes_of_shards_become_a_data_set_and_back(tmp_path: Path, monkeypat
     back = ShardedBuffer.from_minari("shards/rows-v0", shards=2)
     expected = ReplayBuffer.from_minari("one/rows-v0")
     assert_same(expected.take(np.arange(num)), back.take(np.arange(num)))
+
+
+def test_rows_of_lost_shards_are_left_out_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setattr(minari, "CHUNK", 1)
+    states = np.arange(61, dtype=np.float32)[:, None]
+    data = {"state": states[:-1], "action": np.arange(60) % 3, "reward": np.arange(60, dtype=np.float32),
+            "state_new": states[1:], "terminal": np.zeros(60, np.float32)}  # fmt: skip
+    with ShardedBuffer(60, shards=3, path=tmp_path / "rows") as buffer:
+        for first in range(0, 60, 10):
+            buffer.put({key: column[first : first + 10] for key, column in data.items()})
+    with ShardedBuffer(60, shards=2, path=tmp_path / "rows") as buffer:
+        held = buffer.take(np.arange(len(buffer)))["reward"].tolist()
+        assert 10 < len(held) < 60
+        buffer.to_minari("lost/rows-v0")
+        assert buffer.to_arrow(["reward"]).read_all()["reward"].to_pylist() == held
+        assert interchange.to_arrow(buffer, ["reward"], chunk_bytes=1).read_all()["reward"].to_pylist() == held
+        saving.save(buffer, tmp_path / "saved", chunk_bytes=1)
+    for again in (ReplayBuffer.from_minari("lost/rows-v0"), ReplayBuffer.load(tmp_path / "saved")):
+        assert again.take(np.arange(len(again)))["reward"].tolist() == held
 
 
 def test_a_table_of_arrow_may_be_put_into_shards() -> None:

@@ -196,11 +196,14 @@ class _Chunks:
         with progress_bar("writing", reader.num_rows, "row") as bar:
             while reader.num_left:
                 rows = reader.read(max(1, CHUNK // reader.row_nbytes()))
-                action = rows["action"]
-                if action.dtype.kind in "iu":
-                    self._low, self._high = min(self._low, int(action.min())), max(self._high, int(action.max()))
-                yield {key: rows[key] for key in self._keys}
+                if len(rows["action"]):  # all rows of a chunk may be lost with their shard
+                    self._note(rows["action"])
+                    yield {key: rows[key] for key in self._keys}
                 advance(bar, reader.num_rows - reader.num_left)
+
+    def _note(self, actions: NDArray[Any]) -> None:
+        if actions.dtype.kind in "iu":
+            self._low, self._high = min(self._low, int(actions.min())), max(self._high, int(actions.max()))
 
     def discrete(self) -> Space[Any]:
         """The space of the actions that occurred, from 0 or the lowest one."""
