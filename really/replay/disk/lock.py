@@ -31,8 +31,12 @@ class FolderLock:
                 f"{folder}: expected a buffer that nobody else writes, but process {owner} does; "
                 f"open it with mode='r' to read it meanwhile"
             ) from error
-        length = os.pwrite(self._handle, str(self._process).encode(), 0)
-        os.ftruncate(self._handle, length)  # not to 0: file systems bring a file that is written anew to the disk
+        try:
+            length = os.pwrite(self._handle, str(self._process).encode(), 0)
+            os.ftruncate(self._handle, length)  # not to 0: file systems bring a file that is written anew to the disk
+        except BaseException:
+            self.release()
+            raise
 
     def is_at(self, folder: Path) -> bool:
         """Whether this is the lock of the folder that is at this path now."""

@@ -320,6 +320,19 @@ def test_a_full_disk_while_the_folder_is_made(tmp_path):
             buffer.put({"y": [1]})
 
 
+@pytest.mark.parametrize("name", ["pwrite", "ftruncate"])
+def test_a_lock_whose_owner_finds_no_room_for_its_name_is_released(folder, monkeypatch, name):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, name, refuse)
+        with pytest.raises(FileError, match=r"expected to write .* No space left"):
+            ReplayBuffer.open(folder, "r+")
+    with ReplayBuffer.open(folder, "r+") as buffer:
+        buffer.flush()
+
+
 def test_a_path_that_cannot_be_written(tmp_path):
     with mounted(tmp_path / "disk", "8m") as disk:
         ReplayBuffer(10, spec=SPEC, path=disk / "b", spare=2).close()
