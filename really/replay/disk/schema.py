@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self, SupportsIndex
 from really._utils.atomic_files import replacing, sync_folder
 from really._utils.checks import checked_bool, checked_integer
 from really._utils.file_formats import read_json
-from really._utils.input_files import as_file_error
+from really._utils.input_files import as_file_error, read_small
 from really._utils.system import reason_of
 from really.data.frames import Sharing, check_sharings, field_nbytes, frame_nbytes
 from really.data.schema import ColumnSpec, Spec, dtype_from_json, dtype_to_json, shape_from_json
@@ -125,8 +125,7 @@ class FolderSchema:
             column["key"]: ColumnSpec(dtype_from_json(column["dtype"]), shape_from_json(column["shape"]))
             for column in names["columns"]
         }
-        if len(bytes.fromhex(names["identity"])) != 16:
-            raise InvalidValueError(f"identity: expected 32 hexadecimal digits, got {names['identity']!r}")
+        _checked_identity(names["identity"])
         if not all(isinstance(key, str) for key in spec) or len(spec) != len(names["columns"]):
             raise InvalidValueError(f"columns: expected different keys, got {list(spec)}")
         shared = tuple(Sharing(tuple(columns), stack, axis) for columns, stack, axis in names["shared"])
@@ -140,19 +139,32 @@ class FolderSchema:
 def identity_without_schema(folder: Path, keeps: bool) -> str:
     """Reads the identity of a buffer without a schema. If there is none, makes one.
 
-    With `keeps` it writes the new one to the folder, where later calls find it.
+    With `keeps` it writes the new one to the folder, where later calls find it. Raises FileError if it cannot be read
+    or written.
     """
     path = folder / IDENTITY
+    if path.exists():
+        return _read_identity(path)
+    new = uuid.uuid4().hex
+    if keeps:
+        with replacing(path, b"", "a buffer's identity") as file:
+            file.write(new.encode())
+    return new
+
+
+def _read_identity(path: Path) -> str:
     try:
-        if path.exists():
-            return path.read_bytes()[:32].decode()
-        new = uuid.uuid4().hex
-        if keeps:
-            with replacing(path, b"", "a buffer's identity") as file:
-                file.write(new.encode())
-        return new
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{path}: expected the identity of a buffer, but {error!r}") from error
+        return _checked_identity(read_small(path).decode())
+    except OSError as error:
+        raise as_file_error(path, error) from error
+    except ValueError as error:
+        raise InvalidFileError(f"{path}: expected the identity of a buffer, got a damaged file: {error}") from error
+
+
+def _checked_identity(text: str) -> str:
+    if len(bytes.fromhex(text)) != 16:
+        raise InvalidValueError(f"identity: expected 32 hexadecimal digits, got {text!r}")
+    return text
 
 
 def read(folder: Path) -> dict[str, Any] | None:

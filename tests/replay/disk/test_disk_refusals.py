@@ -14,9 +14,9 @@ import pytest
 
 from really import ReplayBuffer
 from really._utils.mapped_files import MappedFile
-from really.errors import DiskFullError, FileError, InvalidValueError
+from really.errors import DiskFullError, FileError, InvalidFileError, InvalidValueError
 from really.replay.disk.folder import CURSOR, RECORDS
-from really.replay.disk.schema import SCHEMA
+from really.replay.disk.schema import SCHEMA, identity_without_schema
 
 SPEC = {"x": ("float32", (1000,)), "y": "int64"}
 STRIDE = 4032
@@ -318,6 +318,31 @@ def test_a_full_disk_while_the_folder_is_made(tmp_path):
         (disk / "rest").unlink()
         with ReplayBuffer(10, spec={"y": "int64"}, path=disk / "b", overcommit=True) as buffer:
             buffer.put({"y": [1]})
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (
+            lambda path: path.write_bytes(b"\xff" * 32),
+            InvalidFileError,
+            "b/identity: expected the identity of a buffer",
+        ),
+        (lambda path: path.write_bytes(b"ab" * 9), InvalidFileError, "expected 32 hexadecimal digits, got 'abababab"),
+        (lambda path: path.mkdir(), FileError, "b/identity: expected"),
+    ],
+)
+def test_an_identity_that_cannot_be_read(tmp_path, make, kind, message):
+    with ReplayBuffer(10, path=tmp_path / "b") as buffer:
+        make(tmp_path / "b" / "identity")
+        with pytest.raises(kind, match=message):
+            buffer.put({"y": 1})
+
+
+def test_an_identity_that_cannot_be_written(tmp_path):
+    with pytest.raises(FileError, match="gone/identity: expected to write") as raised:
+        identity_without_schema(tmp_path / "gone", keeps=True)
+    assert raised.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize("name", ["pwrite", "ftruncate"])
