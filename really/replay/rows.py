@@ -30,6 +30,9 @@ class Filled(Appended, Protocol):
 class Sampled(Protocol):
     """What batches and data sets are drawn from: a buffer, or a mixture of several."""
 
+    def check_open(self, what: str) -> None:
+        """Raises ClosedError, naming `what`, if a buffer on disk is closed."""
+
     @property
     def spec(self) -> Spec | None:
         """Key -> (dtype, shape of one row)."""
@@ -85,9 +88,6 @@ class Rows(Sampled, Protocol):
 
     def open_reader(self, *, keeps: bool = False) -> Reader:
         """Reads the rows that are held now."""
-
-    def check_open(self, what: str) -> None:
-        """Raises ClosedError if the buffer is closed."""
 
     def snapshot(self, what: str = "snapshot") -> Snapshot:
         """The rows of this moment, and how to make the buffer again."""

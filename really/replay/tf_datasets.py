@@ -118,6 +118,7 @@ class _Calls:
 
 def _known_spec(buffer: Sampled) -> Spec:
     """The schema of a batch."""
+    buffer.check_open("dataset")
     if buffer.spec is None or buffer.batch_spec is None:
         raise EmptyBufferError("dataset: expected a buffer whose schema is known, got one without; put some rows first")
     check_dtypes("tf", buffer.spec)

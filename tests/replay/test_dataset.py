@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.errors import ClosedError
 from tests.replay.test_batches import make, manager_of, prioritized, rows
 
 DTYPES = ["?", "i1", "i8", "u1", "u2", "u8", "f2", "f4", "f8", "c8", "c16"]
@@ -102,6 +104,14 @@ def test_a_dataset_holds_its_buffer_and_lets_it_go() -> None:
     del buffer, dataset
     gc.collect()
     assert gone() is None
+
+
+def test_a_data_set_of_a_closed_buffer_says_so(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(10, path=tmp_path / "b")
+    buffer.put({"reward": 1.0})
+    buffer.close()
+    with pytest.raises(ClosedError, match=r"dataset: .*expected an open buffer"):
+        buffer.dataset(4)
 
 
 def test_an_empty_buffer_is_said_by_tensorflows_error() -> None:

@@ -50,7 +50,7 @@ def to_arrow(
 
     from really.data import arrow_types
 
-    spec = _chosen(buffer, keys)
+    spec = _chosen("to_arrow", buffer, keys)
     schema = arrow_types.schema_of(spec, float16)
     return pa.RecordBatchReader.from_batches(schema, batches(buffer, schema, chunk_bytes))
 
@@ -71,7 +71,7 @@ def to_parquet(
 
     if compression not in COMPRESSIONS:
         raise InvalidValueError(one_of("compression", compression, COMPRESSIONS))
-    schema = arrow_types.schema_of(_chosen(buffer, keys), float16)
+    schema = arrow_types.schema_of(_chosen("to_parquet", buffer, keys), float16)
     written = Checksum(schema)
     with (
         replacing(checked_path("path", path), PARQUET_MAGIC, "a Parquet file") as file,
@@ -192,11 +192,12 @@ def batches(buffer: Streamed, schema: pa.Schema, chunk_bytes: int, *, keeps: boo
                 advance(bar, reader.num_rows - reader.num_left)
 
 
-def _chosen(buffer: Streamed, keys: Iterable[str] | None) -> Spec:
-    buffer.check_open("to_arrow")
+def _chosen(verb: str, buffer: Streamed, keys: Iterable[str] | None) -> Spec:
+    """The columns of these keys; raises what `verb` raises."""
+    buffer.check_open(verb)
     spec = buffer.spec
     if spec is None:
-        raise EmptyBufferError("expected a buffer whose schema is known, got one without; put some rows first")
+        raise EmptyBufferError(f"{verb}: expected a buffer whose schema is known, got one without; put some rows first")
     if keys is None:
         return spec
     names = checked_keys(keys)

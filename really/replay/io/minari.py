@@ -64,6 +64,7 @@ def to_minari(
     with needed("to_minari", "Minari for its data sets", "minari"):
         import minari
 
+    buffer.check_open("to_minari")
     if len(buffer) == 0 or buffer.spec is None:
         raise EmptyBufferError("to_minari: expected a buffer that holds rows, got an empty one")
     target = _folder_for(dataset_id)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.errors import OvertakenError
+from really.errors import ClosedError, OvertakenError
 from really.replay.io.interchange import to_arrow
 from tests.rows import CAPACITY, FILLS, assert_same_rows, filled, numbered, rows, wide
 
@@ -255,8 +255,15 @@ def test_refusals_name_what_came(tmp_path):
         buffer.to_arrow(float16="half")
     with pytest.raises(InvalidValueError, match=r"compression: expected one of .* got 'zip'"):
         buffer.to_parquet(tmp_path / "rows", compression="zip")
-    with pytest.raises(EmptyBufferError, match="whose schema is known"):
+    with pytest.raises(EmptyBufferError, match=r"^to_arrow: expected a buffer whose schema is known"):
         ReplayBuffer(3).to_arrow()
+    with pytest.raises(EmptyBufferError, match=r"^to_parquet: expected a buffer whose schema is known"):
+        ReplayBuffer(3).to_parquet(tmp_path / "rows")
+    with ReplayBuffer(3, path=tmp_path / "closed") as closed:
+        closed.put({"reward": 1.0})
+    for verb, call in (("to_arrow", closed.to_arrow), ("to_parquet", lambda: closed.to_parquet(tmp_path / "rows"))):
+        with pytest.raises(ClosedError, match=rf"^{verb}: .*expected an open buffer"):
+            call()
     with pytest.raises(InvalidValueError, match="capacity: expected a number of rows, as RecordBatchReader"):
         ReplayBuffer.from_arrow(buffer.to_arrow())
     (tmp_path / "notes").write_text("something else")

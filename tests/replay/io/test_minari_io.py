@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.errors import ClosedError
 from really.replay.io.minari import _Chunks
 
 minari = pytest.importorskip("minari")
@@ -208,6 +209,14 @@ def test_actions_that_start_elsewhere():
 
 
 FLAGS = {"not_done": [1.0, 0.0]}
+
+
+def test_a_closed_buffer_says_so(datasets, tmp_path):
+    buffer = ReplayBuffer(10, path=tmp_path / "b")
+    buffer.put({"state": [[0.0]], "action": [0], "reward": [0.0], "state_new": [[1.0]], "not_done": [0.0]})
+    buffer.close()
+    with pytest.raises(ClosedError, match=r"^to_minari: .*expected an open buffer"):
+        buffer.to_minari("some-v0")
 
 
 def test_refusals_leave_nothing_behind(datasets):
