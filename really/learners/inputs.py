@@ -79,7 +79,7 @@ def replayed_columns(
     `inputs_with(*names)` returns the columns that are needed, with a number of each of these names.
     """
     ends = "terminal" if n_step == 1 and "discount" not in batch else "discount"
-    hint = "" if ends == "terminal" else f"a buffer with n_step={n_step} gives them"
+    hint = "" if ends == "terminal" or ends in batch else f"a buffer with n_step={n_step} gives {ends!r}"
     columns = checked_columns(learner, batch, inputs_with(ends, *({"weight"} & set(batch))), (1, 2), hint)
     check_weights(learner, batch, columns)
     if "terminal" in columns:

@@ -361,7 +361,7 @@ BATCHES = [
     ([], {}, InvalidTypeError, "DQNLearner.update: expected a dict of columns, got list"),
     (without("state_new"), {}, InvalidValueError, "missing: 'state_new'"),
     (without("terminal"), {}, InvalidValueError, "missing: 'terminal'"),
-    (batch_of(8), {"n_step": 3}, InvalidValueError, "missing: 'discount'; a buffer with n_step=3 gives"),
+    (batch_of(8), {"n_step": 3}, InvalidValueError, "missing: 'discount'; a buffer with n_step=3 gives 'discount'"),
     (
         {**batch_of(8), "index": np.arange(8)},
         {},
@@ -439,6 +439,13 @@ BATCHES = [
     ),
     ({**N_STEP, "discount": np.full(8, math.nan)}, {"n_step": 3}, InvalidValueError, "got nan"),
 ]
+
+
+@pytest.mark.parametrize(("name", "n_step"), [("action", 1), ("reward", 3)])
+def test_n_step_is_named_only_if_it_gives_what_is_missing(name, n_step):
+    batch = without(name) | {"discount": np.full(8, GAMMA, np.float32)}
+    with pytest.raises(InvalidValueError, match=f"missing: '{name}'$"):
+        learner_of(n_step=n_step).update(batch)
 
 
 @pytest.mark.parametrize(("batch", "settings", "error", "message"), BATCHES)
