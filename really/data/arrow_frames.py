@@ -25,11 +25,6 @@ FRAMES = b"really.frames"
 PREFIX = "really.frames."
 
 
-def shares(schema: pa.Schema) -> bool:
-    """Whether columns of this schema share frames."""
-    return any(FRAMES in (field.metadata or {}) for field in schema)
-
-
 def fields(spec: Spec, sharings: Sequence[Sharing]) -> list[pa.Field]:
     """The fields of the columns that share frames, and the fields of their frames."""
     names, found = list(spec), []

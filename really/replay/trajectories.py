@@ -160,12 +160,6 @@ class Trajectories:
         """Stream -> value of the column that names the agent, or the bytes of several; empty without such columns."""
         return list(self._streams) if self._columns.agent else []
 
-    def count(self) -> int:
-        """How many rows are starts."""
-        with self._lock:
-            index = self._caught_up()
-            return index.num_starts
-
     def draw(self, shape: tuple[int, ...], *, distinct: bool = False) -> Numbers:
         """Numbers of starts [n] or [k, n], each equally likely; `distinct` draws each batch without replacement.
 

@@ -70,12 +70,14 @@ def test_starts_and_windows_against_the_reference(
     rows = concatenated(chunks)
     reference = Reference(rows, capacity)
     starts = reference.starts(length, burn_in, pad, joins)
-    assert starts_of(buffer).count() == len(starts)
+    numbers = np.arange(reference.oldest, reference.num)
+    assert numbers[starts_of(buffer).are_starts(numbers)].tolist() == starts
     assert_windows(buffer.take(np.arange(len(buffer))), rows, reference, length, burn_in, joins)
     if not starts:
         with pytest.raises(EmptyBufferError, match="sample: expected episodes of which"):
             buffer.sample(3)
         return
+    assert sorted(buffer.sample(len(starts), replace=False)["number"][:, 0].tolist()) == starts
     batch = buffer.sample((2, 8))
     assert set(batch["number"][..., 0].reshape(-1).tolist()) <= set(starts)
     assert_windows(batch, rows, reference, length, burn_in, joins)
