@@ -73,19 +73,24 @@ class Draws:
             batch = self.unit.sample(filled, shape)
             if batch is not None:
                 return batch
+        return self._sample_by_number(filled, shape, replace, beta)
+
+    def _sample_by_number(self, ring: Ring, shape: Shape, replace: bool, beta: float | None) -> Batch:
+        """A batch of rows whose numbers are drawn first."""
         unit, num_batches = self.unit, 0 if len(shape) == 1 else shape[0]
         for _ in range(TRIES):
-            numbers, added = self._drawn(filled, shape, beta, replace)
+            version = 0 if unit.in_ring else unit.version()
+            numbers, added = self._drawn(ring, shape, beta, replace)
             if unit.in_ring:  # as `SampleUnit.take` does, without its call for each batch
-                batch = filled.take(numbers.reshape(-1), shape[-1], num_batches, by_number=True, steps=True)
+                batch = ring.take(numbers.reshape(-1), shape[-1], num_batches, by_number=True, steps=True)
             else:
-                batch = unit.take(filled, numbers)
+                batch = unit.take(ring, numbers)
+                if unit.version() != version:
+                    continue
             if batch is not None:
                 batch.update(added)
                 return batch
-        raise EmptyBufferError(
-            "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
-        )
+        raise _unsteady("sample")
 
     def indices(self, ring: Ring | None, n: Any, replace: bool) -> NDArray[np.int64]:
         """Indices by age; arguments and errors are those of `ReplayBuffer.sample_indices`."""
@@ -115,8 +120,7 @@ class Draws:
             if self.unit.in_ring:
                 batch = filled.take(ages.reshape(-1), num, num_batches, outputs, steps=True)
             else:
-                numbers = ages.copy()
-                batch = self.unit.take(filled, numbers) if filled.numbers_of(numbers) else None
+                batch = self._taken(filled, ages)
         except RingError as error:
             raise engine.translated(filled, error) from None
         if batch is None:
@@ -124,6 +128,15 @@ class Draws:
                 f"take: expected indices from 0 to {len(filled) - 1}, got {arguments.outsiders(ages, len(filled))}"
             )
         return batch
+
+    def _taken(self, ring: Ring, ages: NDArray[np.int64]) -> Batch | None:
+        """The unit's batch of these indices by age, all of it before or after an update; None if a row is not held."""
+        for _ in range(TRIES):
+            version, numbers = self.unit.version(), ages.copy()
+            batch = self.unit.take(ring, numbers) if ring.numbers_of(numbers) else None
+            if self.unit.version() == version:
+                return batch
+        raise _unsteady("take")
 
     def tell_of_twin(self) -> None:
         """In a forked process: the next draw warns, as another forked process draws the same rows."""
@@ -191,6 +204,13 @@ def _distinct(ring: Ring, shape: Shape) -> NDArray[np.int64]:
     """Numbers of rows that the ring draws without replacement; raises InvalidValueError if there are too few."""
     numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, True, by_number=True)
     return arguments.refuse_few("sample", shape[-1], ring.num_choices, False) if numbers is None else numbers
+
+
+def _unsteady(what: str) -> EmptyBufferError:
+    return EmptyBufferError(
+        f"{what}: expected rows that stay as they are while a batch is copied, but some changed or dropped out "
+        "each time"
+    )
 
 
 def _refused(out: Batch) -> InvalidValueError:

@@ -124,6 +124,10 @@ class Hindsight(SampleUnit):
         """The columns and `relabelled`."""
         return spec | {RELABELLED: ColumnSpec(np.dtype(np.bool_))}
 
+    def version(self) -> int:
+        """Changes with the columns that tell where episodes end, and with removed rows."""
+        return 0 if self._index is None else self._index.version
+
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The transitions of these rows, some of them with other goals; None if a row is no longer held."""
         flat = np.ascontiguousarray(numbers).reshape(-1)

@@ -150,7 +150,7 @@ class Trajectories:
         self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
         self._streams: dict[Any, int] = {}
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
-        self._version = ring.version_of(self._read)
+        self._version = self.version
         self._known_to = self._change_count = -1
         self._lock = Lock()
         _live.add(self)
@@ -159,6 +159,11 @@ class Trajectories:
     def agents(self) -> list[Any]:
         """Stream -> value of the column that names the agent, or the bytes of several; empty without such columns."""
         return list(self._streams) if self._columns.agent else []
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever rows that are held change, other than by puts, as far as the index goes."""
+        return self._ring.version_of(self._read)
 
     def draw(self, shape: tuple[int, ...], *, distinct: bool = False) -> Numbers:
         """Numbers of starts [n] or [k, n], each equally likely; `distinct` draws each batch without replacement.
@@ -200,17 +205,15 @@ class Trajectories:
                 index = self._caught_up()
                 self._refuse_none()
                 batch = self._ring.windows(index, None, num, length, burn_in)
-        raise EmptyBufferError("sample: expected rows that stay while they are read, but puts dropped some each time")
+                if self.version != self._version:
+                    batch = None  # meanwhile an update has moved the end of an episode, or a row was removed
+        raise EmptyBufferError("sample: expected rows that stay while they are read, but some changed each time")
 
     def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> dict[str, NDArray[Any]] | None:
         """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
-        for _ in range(TRIES):
-            num_updates = self._ring.num_updates
-            with self._lock:
-                index = self._caught_up()
-                batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
-            if self._ring.num_updates == num_updates:
-                break  # meanwhile no other process has moved the end of an episode, or changed a row
+        with self._lock:
+            index = self._caught_up()
+            batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
         return None if batch is None else shaped(batch, starts.shape)
 
     def steps_around(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
@@ -287,7 +290,7 @@ class Trajectories:
         index, ring = self._index, self._ring
         oldest, newest = ring.held_rows()
         self._change_count = ring.change_count if isinstance(ring, Ring) else -1
-        version = ring.version_of(self._read)
+        version = self.version
         if version != self._version or newest < index.newest:
             self._version, self._known_to = version, -1
             index.clear(oldest)

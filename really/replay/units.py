@@ -46,6 +46,13 @@ class SampleUnit:
         """The schema of a batch of rows of this schema."""
         return spec
 
+    def version(self) -> int:
+        """A number that changes whenever rows that batches depend on change, other than by puts; 0 if `in_ring`.
+
+        A batch between whose draw and copy it has changed is drawn again.
+        """
+        return 0
+
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The batch of these row numbers, [n] or [k, n], to which the caller may add columns; None if a row is gone."""
         num, num_batches = numbers.shape[-1], len(numbers) if numbers.ndim == 2 else 0

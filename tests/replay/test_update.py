@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really.replay.trajectories import Trajectories
 from tests.episodes import World
 from tests.sampling_checks import assert_uniform
 
@@ -131,3 +132,33 @@ def test_no_thread_sees_half_of_a_call():
     ended.set()
     thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        ("sequences", {"length": 4, "pad": True}),
+        ("sequences", {"length": 4, "pad": True, "compact": True}),
+        ("episodes", {"length": 6}),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.6}])
+@pytest.mark.parametrize("draw", [lambda buffer: buffer.sample(50), lambda buffer: buffer.take([0, 1, 2])])
+def test_no_window_runs_across_an_end_that_another_thread_has_moved(unit, options, draw, monkeypatch):
+    """The updates come between the look for the ends of episodes and the copy of the rows."""
+    buffer = ReplayBuffer(6, unit=unit, seed=0, **options)
+    images = np.zeros((7, 40, 40), np.uint8)
+    buffer.put({"state": images[:-1], "state_new": images[1:], "terminal": np.array([0, 0, 0, 0, 0, 1], np.float32)})
+    catch_up, updates = Trajectories._caught_up, [1.0, 0.0, 1.0, 0.0, 1.0]
+
+    def caught_up(self):
+        index = catch_up(self)
+        if updates:
+            buffer.update([2], {"terminal": [updates.pop()]})
+        return index
+
+    monkeypatch.setattr(Trajectories, "_caught_up", caught_up)
+    batch = draw(buffer)
+    inside = batch["number"][:, 1:] >= 0
+    assert not updates
+    assert not batch["terminal"][:, :-1][inside].any()
