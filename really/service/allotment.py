@@ -56,9 +56,15 @@ class Allotment:
         """Says that this shard took the last rows."""
         self._shard, self._length = shard, 0
 
-    def next_shard(self, counts: NDArray[np.int64]) -> int:
-        """The shard for a put that is not divided; `counts` are the rows of each shard."""
-        return int(counts.argmin()) if self._length >= self._most else self._shard
+    def next_shard(self, num: int, counts: NDArray[np.int64], rooms: NDArray[np.int64]) -> int:
+        """The shard for a put of `num` rows that is not divided; `counts` are the rows of each shard.
+
+        It has room for all of them, if one has: a shard that is lost has the fewest rows, and no room.
+        """
+        has_room = rooms >= min(num, rooms.max())
+        if self._length < self._most and has_room[self._shard]:
+            return self._shard
+        return int(np.where(has_room, counts, np.iinfo(np.int64).max).argmin())
 
     def _choice(self, rooms: NDArray[np.int64]) -> int:
         """The shard that goes on, or begins, with a run."""

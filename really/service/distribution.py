@@ -61,6 +61,7 @@ class Distribution:
         self._next = np.zeros(num, np.int64)
         self._owner = Owner("", options.capacity)
         self._continues, self.moved, self.num_changes = False, 0, 0
+        self._broken_off = set[int]()  # shards whose last episode went on in another while they were away
 
     def resume(self, found: Sequence[Found]) -> None:
         """Takes the rows that the shards have, and warns if some of the newest are not there.
@@ -108,6 +109,7 @@ class Distribution:
         """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
         self.ledger = ledger
         self.num_changes += 1
+        self._broken_off.clear()
         self.numbering.mark_missing(ledger)
         self._next[:] = places
         self._continues = unended is not None
@@ -129,6 +131,24 @@ class Distribution:
             self.num_changes += 1
             held_there = int(self.ledger.counts[event.shard])
             history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
+            if event.kind == "refused":
+                self._end_steps(event.shard, event.start - 1)
+            elif event.kind == "back" and event.shard in self._broken_off:
+                self._end_steps(event.shard, int(self._next[event.shard]) - 1)
+            if event.kind in ("back", "lost"):
+                self._broken_off.discard(event.shard)
+
+    def _end_steps(self, shard: int, place: int) -> None:
+        """Removes the row at this place of a shard, unless an episode ends there.
+
+        The shard's next row does not continue that episode, and n-step returns would go on into it.
+        """
+        number = self.ledger.number_at(shard, place)
+        if self._options.n_step == 1 or number == NOWHERE:
+            return
+        found = ask_one(self.shards, shard, "columns_at", np.array([place]), [END])
+        if found is not None and not found[END][0]:
+            self.remove(np.array([number]))
 
     def _join(self, event: Event) -> None:
         """Takes a new shard, which gives up rows of its folder: the ledger counted them as lost."""
@@ -147,7 +167,8 @@ class Distribution:
         skipped = total - num
         oldest, newest = self.numbering.held()
         oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
-        home = self._home(rows)
+        maker = self._maker(rows)
+        home, unended = self._home(maker, num, rooms), self.unended
         pieces = self._allotment.pieces(num, rooms, home)
         places = []
         for piece in pieces:
@@ -161,9 +182,11 @@ class Distribution:
             self._next[piece.shard] += piece.stop - piece.start
         for piece, place in zip(pieces, places, strict=True):
             self.ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
-            self.moved += 0 if home in (None, piece.shard) else piece.stop - piece.start
+            self.moved += 0 if maker in (None, piece.shard) else piece.stop - piece.start
         self.numbering.advance(num)
         self.ledger.drop_before(oldest)
+        if num and unended is not None and unended != home:
+            self._broken_off.add(unended)
         if num and self._options.n_step > 1:
             # Rows of runners are whole results, of which the last one is an end.
             self._continues = not isinstance(rows, RemoteRows) and not rows[END][-1]
@@ -198,6 +221,7 @@ class Distribution:
         """Drops all rows."""
         self.numbering.clear()
         self.ledger.clear()
+        self._broken_off.clear()
         self.shards.each("clear")
 
     def use_up(self, num: int) -> None:
@@ -206,16 +230,24 @@ class Distribution:
             self.numbering.advance(num)
             self.ledger.drop_before(self.numbering.held()[0])
 
-    def _home(self, rows: Mapping[str, Any] | RemoteRows) -> int | None:
-        """The shard that takes the rows; None if any may.
-
-        It is that of an episode that has not ended, if batches have several steps, or that of the rows' node.
-        """
+    def _maker(self, rows: Mapping[str, Any] | RemoteRows) -> int | None:
+        """The shard of the rows' node, which takes them if it can; None if they are not to stay where they are."""
         if not self._continues and isinstance(rows, RemoteRows) and rows.node in self.shards.nodes:
             return self.shards.nodes.index(rows.node)
+        return None
+
+    def _home(self, maker: int | None, num: int, rooms: NDArray[np.int64]) -> int | None:
+        """The shard that takes the rows; None if any may.
+
+        It is that of their node. If batches have several steps, it is one that can take all of them, and that of an
+        episode that has not ended before others.
+        """
         if self._options.n_step == 1:
-            return None
-        return self._allotment.shard if self._continues else self._allotment.next_shard(self.ledger.counts)
+            return maker
+        wanted = self._allotment.shard if self._continues else maker
+        if wanted is not None and rooms[wanted] >= min(num, rooms.max()):
+            return wanted
+        return self._allotment.next_shard(num, self.ledger.counts, rooms)
 
     def _rooms(self, oldest: int) -> NDArray[np.int64]:
         """For how many rows each shard has room once the rows before number `oldest` are dropped, [shard]."""

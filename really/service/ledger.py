@@ -252,6 +252,13 @@ class Ledger:
         at = min(int(np.searchsorted(sums, count)), len(runs) - 1)
         return int(runs[at, NUMBER] + runs[at, LENGTH] - max(0, sums[at] - count))
 
+    def number_at(self, shard: int, place: int) -> int:
+        """The number of the row at this place of a shard; `NOWHERE` if there is none, or if it is removed."""
+        runs = self._runs
+        offsets = place - runs[:, PLACE]
+        hit = np.flatnonzero((runs[:, SHARD] == shard) & (offsets >= 0) & (offsets < runs[:, LENGTH]))
+        return int(runs[hit[0], NUMBER] + offsets[hit[0]]) if len(hit) else NOWHERE
+
     def oldest_places(self, number: int = 0) -> Numbers:
         """The place of the oldest row with this number or a higher one in each shard, [shard]; `NOWHERE` for none."""
         places = np.full(len(self._counts), NOWHERE)

@@ -1,0 +1,106 @@
+"""Shards that are lost or away: which rows batches have, and that no steps go from one episode into another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from really._ray.remote_rows import RemoteRows
+from really.service import ShardedBuffer
+from really.service.allotment import Allotment
+from tests.service.unsteady_shards import unsteady
+
+STEPS = {"n_step": 3, "gamma": 1.0}
+
+
+def episode(number: int, first: int, num: int, ends: bool = True) -> dict[str, np.ndarray]:
+    """Rows of an episode from step `first` on, whose rewards are its number."""
+    end = np.zeros(num, np.float32)
+    end[-1] = ends
+    return {"id": 1000 * number + np.arange(first, first + num), "reward": np.full(num, number, np.float32),
+            "episode_end": end, "terminal": end, "state_new": np.arange(first + 1, first + num + 1)}  # fmt: skip
+
+
+def assert_steps_stay_in_their_episode(buffer: ShardedBuffer) -> None:
+    """Every reward is a number of times the reward of its episode, as many as there are steps up to the last one."""
+    found = buffer.take(np.arange(len(buffer)))
+    number, step = found["id"] // 1000, found["id"] % 1000
+    taken = found["state_new"] - step
+    assert ((taken >= 1) & (taken <= 3)).all()
+    np.testing.assert_array_equal(found["reward"], number * taken)
+
+
+def test_a_put_that_is_not_divided_goes_to_the_shard_with_the_fewest_rows_that_has_room() -> None:
+    allotment = Allotment(240, 3)
+    counts, rooms = np.array([0, 50, 40]), np.array([0, 190, 200])
+    assert allotment.next_shard(10, counts, rooms) == 2, "shard 0 is lost"
+    assert allotment.next_shard(195, counts[::-1], rooms) == 2, "shard 1 has not room for all"
+    assert allotment.next_shard(300, counts[::-1], rooms) == 2, "none has"
+    assert allotment.next_shard(10, counts, rooms + 10) == 0, "the run goes on"
+
+
+def test_steps_stay_in_their_episode_once_a_shard_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)  # runs of 20 rows
+    for number in range(1, 9):
+        buffer.put(episode(number, 0, 30))
+    shards.lose(0)
+    for number in range(9, 30):
+        buffer.put(episode(number, 0, 50))
+    assert len(buffer) == 240
+    assert buffer.info()["shards"][1]["rows"] > 0
+    assert buffer.info()["shards"][2]["rows"] > 0
+    assert_steps_stay_in_their_episode(buffer)
+
+
+@dataclass(frozen=True)
+class RowsOfANode(RemoteRows):
+    """Rows of a runner, which are in this process."""
+
+    columns: Any = None
+
+    def fetch(self) -> Any:
+        return {key: column[self.start : self.start + self.num_rows] for key, column in self.columns.items()}
+
+
+def test_rows_of_runners_whose_shard_is_lost_go_to_another_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)
+    buffer.put(episode(1, 0, 30))
+    shards.lose(0)
+    for number in range(2, 20):
+        buffer.put(RowsOfANode(50, "node 0", columns=episode(number, 0, 50)))
+    assert_steps_stay_in_their_episode(buffer)
+    assert buffer.info()["moved"] == 18 * 50
+
+
+def test_no_steps_go_over_rows_of_an_episode_that_went_on_in_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)
+    buffer.put(episode(1, 0, 10, ends=False))
+    shards.leave(0)
+    buffer.put(episode(1, 10, 30, ends=False))
+    shards.come_back(0)
+    buffer.put(episode(1, 40, 10))
+    shards.leave(1)
+    shards.leave(2)
+    buffer.put(episode(2, 0, 10))
+    shards.come_back(1)
+    shards.come_back(2)
+    buffer.info()
+    rows = [*range(1000, 1009), *range(1010, 1050), *range(2000, 2010)]
+    assert buffer.take(np.arange(len(buffer)))["id"].tolist() == rows
+    assert_steps_stay_in_their_episode(buffer)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_no_steps_go_over_rows_that_a_shard_refused(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)
+    buffer.put(episode(1, 0, 10, ends))
+    shards.refuse_next_put()
+    buffer.put(episode(1, 10, 10, ends=False))
+    buffer.put(episode(1, 20, 10))
+    rows = [*range(1000, 1010), *range(1020, 1030)]
+    buffer.info()
+    assert buffer.take(np.arange(len(buffer)))["id"].tolist() == [row for row in rows if ends or row != 1009]
+    assert_steps_stay_in_their_episode(buffer)
