@@ -28,10 +28,12 @@ from really.service.ledger import Ledger
 from really.service.mapped_shard import MappedShard
 from really.service.numbering import Numbering
 from really.service.publishing import Edition, OpenShard, board_of
-from really.service.shards import TIME_OUT, SilentShardError
+from really.service.shards import START_SECONDS, TIME_OUT, SilentShardError
 
 LOOK_SECONDS = 0.2
 """Seconds between two looks for a newer edition of the ledger."""
+OWNER_SECONDS = TIME_OUT
+"""How long the answer of an owner may take at least, however short `time_out` is."""
 
 OF_THE_OWNER = (
     *("clear", "epochs", "episodes", "flush", "memory", "numbers", "remove"),
@@ -99,7 +101,8 @@ class ConnectedBuffer(DrawnRows):
     Args:
         name: of the buffer.
         seed: what batches are drawn from.
-        time_out: seconds after which a shard that does not answer is left out.
+        time_out: seconds after which a shard that does not answer is left out. The owner may take as long, and 4 s at
+            least; for its first edition 60 s.
 
     Raises:
         InvalidValueError: no buffer of the cluster has the name.
@@ -109,7 +112,7 @@ class ConnectedBuffer(DrawnRows):
         with needed("ShardedBuffer.connect", "Ray for buffers of other processes", "ray"):
             import ray  # noqa: F401
         self._session = runtime.start()
-        self._name, self._seed = name, seed
+        self._name, self._seed, self._time_out = name, seed, time_out
         self._board = board_of(name)
         self._shards = OpenShards(time_out)
         self._lock, self._memory = Lock(), BatchMemory()
@@ -176,13 +179,15 @@ class ConnectedBuffer(DrawnRows):
 
     def info(self) -> dict[str, Any]:
         """What each shard has: its name, its rows, and whether it is away; and the number of the edition."""
-        edition = self._current()
-        counts, away = self._ledger.counts, self._ledger.away
+        self._look()
+        with self._lock:
+            edition, ledger = self._known_edition, self._ledger
+            counts, away = ledger.counts, ledger.away
         shards = [
             {"shard": shard.name, "rows": int(rows), "away": bool(is_away)}
             for shard, rows, is_away in zip(edition.shards, counts, away, strict=True)
         ]
-        return {"rows": self._ledger.num_rows, "shards": shards, "edition": edition.number}
+        return {"rows": int(counts[~away].sum()), "shards": shards, "edition": edition.number}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generators, as of `ReplayBuffer.state_dict`."""
@@ -211,8 +216,14 @@ class ConnectedBuffer(DrawnRows):
 
     def _current(self) -> Edition:
         """The newest edition."""
+        self._look()
         with self._lock:
-            return self._look()
+            return self._known_edition
+
+    @property
+    def _known_edition(self) -> Edition:
+        assert self._edition is not None, "an edition is looked for before"
+        return self._edition
 
     def _drawn(self, shape: Shape, replace: bool, beta: float | None) -> NDArray[np.int64]:
         assert self._numbering is not None
@@ -230,43 +241,64 @@ class ConnectedBuffer(DrawnRows):
     def _taken(self, what: str, shape: tuple[int, ...], choose: Callable[[], NDArray[np.int64]]) -> Batch:
         """The rows that `choose` gives, chosen again from a newer edition if one has dropped out."""
         for attempt in range(TRIES):
+            self.check_open(what)
+            self._look(at_once=attempt > 0)
             with self._lock:
                 self.check_open(what)
-                if self._look(at_once=attempt > 0).spec is None:
+                if self._known_edition.spec is None:
                     raise EmptyBufferError(f"{what}: expected a buffer whose owner has put rows, got one without")
                 parts = asked(self._shards, *self._ledger.find(choose()))
             batch = assembled(parts, shape, None, self._memory)
             if batch is not None:
                 return batch
             with self._lock:
-                for shard in self._shards.silent:
+                for shard in tuple(self._shards.silent):
                     self._ledger.set_away(shard, True)
             time.sleep(min(LOOK_SECONDS, 0.01 * attempt))
         raise EmptyBufferError(
             f"{what}: expected rows that stay while a batch is copied, but puts dropped some each time"
         )
 
-    def _look(self, at_once: bool = False) -> Edition:
-        """Asks for a newer edition, at most every `LOOK_SECONDS` unless it is needed `at_once`."""
-        import ray
+    def _look(self, at_once: bool = False) -> None:
+        """Asks for a newer edition, at most every `LOOK_SECONDS` unless it is needed `at_once`.
 
+        The caller has not the lock, so that others may read meanwhile.
+        """
         if not self._session.is_current:
             raise RunnerError(f"{self!r}: expected Ray to be running, but ray.shutdown() was called; connect again")
         if at_once or time.monotonic() >= self._next_look:
-            try:
-                newer = ray.get(self._board.newest.remote(self._known))
-                while self._edition is None and newer is None:  # of an owner that has just begun
-                    time.sleep(LOOK_SECONDS / 4)
-                    newer = ray.get(self._board.newest.remote(self._known))
-            except ray.exceptions.RayError as error:
-                raise RunnerError(
-                    f"{self!r}: expected an owner that publishes its ledger, but it has ended, or Ray has"
-                ) from error
-            if newer is not None:
-                self._use(newer)
-            self._next_look = time.monotonic() + LOOK_SECONDS
-        assert self._edition is not None
-        return self._edition
+            limit = max(self._time_out, OWNER_SECONDS)
+            newer = self._first() if self._edition is None else self._newest(limit)
+            with self._lock:
+                if newer is not None and newer.number > self._known:
+                    self._use(newer)
+                self._next_look = time.monotonic() + LOOK_SECONDS
+
+    def _first(self) -> Edition:
+        """The first edition; raises RunnerError if it does not come within `START_SECONDS`."""
+        end = time.monotonic() + START_SECONDS
+        while (edition := self._newest(START_SECONDS)) is None:  # of an owner that has just begun
+            if time.monotonic() > end:
+                raise self._too_late(START_SECONDS)
+            time.sleep(LOOK_SECONDS / 4)
+        return edition
+
+    def _newest(self, limit: float) -> Edition | None:
+        """A newer edition, or None; raises RunnerError if the owner has ended, or does not answer in time."""
+        import ray
+
+        try:
+            newer: Edition | None = ray.get(self._board.newest.remote(self._known), timeout=limit)
+        except ray.exceptions.GetTimeoutError as error:
+            raise self._too_late(limit) from error
+        except ray.exceptions.RayError as error:
+            raise RunnerError(
+                f"{self!r}: expected an owner that publishes its ledger, but it has ended, or Ray has"
+            ) from error
+        return newer
+
+    def _too_late(self, seconds: float) -> RunnerError:
+        return RunnerError(f"{self!r}: expected the ledger of its owner within {seconds:g} s, got none")
 
     def _use(self, edition: Edition) -> None:
         """Makes this the edition to draw from."""

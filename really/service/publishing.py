@@ -113,12 +113,10 @@ class Publisher:
 
     def close(self) -> None:
         """Ends publishing, and the name with it."""
-        import ray
-
         self._ends.set()
         self._thread.join()
         if self._session.is_current:
-            ray.kill(self._board)
+            self._end()
             end = time.monotonic() + END_SECONDS
             while _is_taken(self._name) and time.monotonic() < end:
                 time.sleep(0.05)
@@ -133,7 +131,14 @@ class Publisher:
                     self._number += 1
             except Exception as error:  # the owner's own next call tells what is wrong
                 log.warning("The ledger is no longer published: %s", str(error).strip().splitlines()[-1])
+                self._end()  # readers must not wait for editions that do not come
                 return
+
+    def _end(self) -> None:
+        import ray
+
+        if self._session.is_current:
+            ray.kill(self._board)
 
 
 def _is_taken(name: str) -> bool:
