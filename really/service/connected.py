@@ -25,7 +25,7 @@ from really.replay.samplers import Sampler, Shape, checked_shape
 from really.replay.units import Batch, SampleUnit
 from really.service.assembly import BatchMemory, asked, assembled
 from really.service.ledger import Ledger
-from really.service.mapped_shard import MappedShard
+from really.service.mapped_shard import MappedShard, Unreadable
 from really.service.numbering import Numbering
 from really.service.publishing import Edition, OpenShard, board_of
 from really.service.shards import START_SECONDS, TIME_OUT, SilentShardError
@@ -50,11 +50,13 @@ class OpenShards:
         self._shards: list[OpenShard] = []
         self._mapped: dict[str, MappedShard] = {}
         self.silent = set[int]()
+        self.problems = dict[int, ReallyError]()
 
     def update(self, shards: list[OpenShard]) -> None:
         """Takes the shards of a newer edition."""
         self._shards = shards
         self.silent.clear()
+        self.problems.clear()
 
     def ask(self, shard: int, places: NDArray[np.int64]) -> Callable[[], Batch | None]:
         """Asks a shard for the batch of the rows at these places; as of `Shards`."""
@@ -62,8 +64,8 @@ class OpenShards:
         if found.node == self._node:
             if (mapped := self._mapped.get(found.folder)) is None:
                 mapped = self._mapped[found.folder] = MappedShard(found.folder)
-            batch = mapped.take_at(places)
-            return lambda: self._checked(batch)
+            batch = mapped.told_at(places)
+            return lambda: self._checked(shard, batch)
         answer = found.actor.take_at.remote(places)
         return lambda: self._answer(shard, answer)
 
@@ -76,15 +78,19 @@ class OpenShards:
         import ray
 
         try:
-            return self._checked(ray.get(answer, timeout=self._time_out))
+            return self._checked(shard, ray.get(answer, timeout=self._time_out))
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.silent.add(shard)
             raise SilentShardError from error
 
-    @staticmethod
-    def _checked(value: Any) -> Batch | None:
+    def _checked(self, shard: int, value: Any) -> Batch | None:
+        """An answer; notes why the folder of a shard cannot be read."""
+        if isinstance(value, Unreadable):
+            self.problems[shard] = value.error
+            return None
         if isinstance(value, ReallyError):
             raise value
+        self.problems.pop(shard, None)
         batch: Batch | None = value
         return batch
 
@@ -239,7 +245,10 @@ class ConnectedBuffer(DrawnRows):
         return self._ledger.numbers_at(ages)
 
     def _taken(self, what: str, shape: tuple[int, ...], choose: Callable[[], NDArray[np.int64]]) -> Batch:
-        """The rows that `choose` gives, chosen again from a newer edition if one has dropped out."""
+        """The rows that `choose` gives, chosen again from a newer edition if one has dropped out.
+
+        Raises the error of a shard whose folder still cannot be read then.
+        """
         for attempt in range(TRIES):
             self.check_open(what)
             self._look(at_once=attempt > 0)
@@ -255,6 +264,8 @@ class ConnectedBuffer(DrawnRows):
                 for shard in tuple(self._shards.silent):
                     self._ledger.set_away(shard, True)
             time.sleep(min(LOOK_SECONDS, 0.01 * attempt))
+        for shard, error in list(self._shards.problems.items()):
+            raise type(error)(f"{what}: {self._known_edition.shards[shard].name}: {error}") from error
         raise EmptyBufferError(
             f"{what}: expected rows that stay while a batch is copied, but puts dropped some each time"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,17 @@ class MappedRows(ReplayBuffer):
             raise engine.translated(ring, error) from None
 
 
+class Unreadable(NamedTuple):
+    """Why a folder cannot be read: for good, or while its shard is made anew or returns to a checkpoint."""
+
+    error: ReallyError
+
+
 class MappedShard:
     """Takes rows of a folder by their places. Rows are mapped, not copied to another process.
+
+    Attributes:
+        problem: the error of the last call; None if the folder could be read.
 
     Args:
         folder: of the shard.
@@ -46,15 +55,23 @@ class MappedShard:
         self._rows: MappedRows | None = None
         self._places = Places()
         self._seen: tuple[int, ...] = ()
+        self.problem: ReallyError | None = None
 
-    def take_at(self, places: NDArray[np.int64]) -> Batch | ReallyError | None:
-        """The batch of the rows at these places, [n] or [k, n]; None if one is not held."""
+    def told_at(self, places: NDArray[np.int64]) -> Batch | Unreadable | None:
+        """`take_at`, or why the folder cannot be read."""
+        batch = self.take_at(places)
+        return batch if self.problem is None else Unreadable(self.problem)
+
+    def take_at(self, places: NDArray[np.int64]) -> Batch | None:
+        """The batch of the rows at these places, [n] or [k, n]; None if one is not held, or if there is a problem."""
+        self.problem = None
         try:
             self._look()
             assert self._rows is not None
             return self._rows.take_numbers(self._places.rings(places))
-        except ReallyError:
-            self.close()  # the shard was made anew, or returned to a checkpoint
+        except ReallyError as error:
+            self.problem = error
+            self.close()  # it is opened again: the shard may have been made anew, or have returned to a checkpoint
             return None
 
     def close(self) -> None:
@@ -84,5 +101,5 @@ class ShardDoor:
         self._shard = MappedShard(folder)
 
     def take_at(self, places: NDArray[np.int64]) -> Any:
-        """`MappedShard.take_at`."""
-        return self._shard.take_at(places)
+        """`MappedShard.told_at`."""
+        return self._shard.told_at(places)

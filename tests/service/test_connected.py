@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from really import RunnerError
+from really.errors import InvalidFileError
 from really.service import ShardedBuffer
 from really.service import connected as module
 from really.service.connected import ConnectedBuffer
+from really.service.mapped_shard import ShardDoor, Unreadable
 from really.service.publishing import Publisher
+from really.service.shard import PLACES
 
 pytestmark = pytest.mark.usefixtures("ray_runtime")
 
@@ -102,3 +107,23 @@ def test_info_is_of_one_edition_while_another_thread_takes_newer_ones(reader: Co
 
     reader._lock = Overtaken()
     assert [len(reader.info()["shards"]) for _ in range(2)] == [1, 2]
+
+
+def test_a_damaged_folder_is_told_by_name(
+    owner: ShardedBuffer, reader: ConnectedBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(reader.sample(8)["id"]) == 8
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.001)
+    places = next(owner.path.glob(f"*/{PLACES}"))
+    stored = places.read_bytes()
+    places.write_bytes(np.array([[5, 5, 5], [3, 3, 3]]).tobytes())
+    with pytest.raises(InvalidFileError, match=r"^sample: the shard of node .*: .*places: expected places of rows"):
+        reader.sample(8)
+    places.write_bytes(stored)
+    assert len(reader.sample(8)["id"]) == 8, "and it goes on once it can be read"
+
+
+def test_the_door_tells_why_a_folder_cannot_be_read(tmp_path: Path) -> None:
+    told = ShardDoor(str(tmp_path)).take_at(np.array([0]))
+    assert isinstance(told, Unreadable)
+    assert "No such file" in str(pickle.loads(pickle.dumps(told)).error)
