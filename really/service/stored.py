@@ -108,16 +108,19 @@ class StoredShards(ShardedVerbs):
 
         Returns None if newer rows have displaced one of them.
         """
+        before = None
         with self._lock:
             self._rows.settle(self._history)
             if first < self._rows.numbering.held()[0]:
                 return None
-            parts = [
-                ask_one(self._shards, shard, "read_at", place, num)
-                for shard, place, num in self._rows.ledger.pieces(first, end)
-            ]
-        found = [part for part in parts if part is not None]
-        return found if len(found) == len(parts) else None
+            while (pieces := self._rows.ledger.pieces(first, end)) != before:
+                parts = [ask_one(self._shards, shard, "read_at", place, num) for shard, place, num in pieces]
+                found = [part for part in parts if part is not None]
+                if len(found) == len(parts):
+                    return found
+                before = pieces
+                self._rows.settle(self._history)  # a shard that did not answer is lost or away now
+        return None
 
     def loaded(self, path: str | os.PathLike[str]) -> Self:
         """A new buffer in memory, in shards as this one's are, of what `save` wrote."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from really import OvertakenError
 from really._ray.remote_rows import RemoteRows
 from really.service import ShardedBuffer
 from really.service.allotment import Allotment
@@ -104,3 +105,24 @@ def test_no_steps_go_over_rows_that_a_shard_refused(ends: bool, monkeypatch: pyt
     buffer.info()
     assert buffer.take(np.arange(len(buffer)))["id"].tolist() == [row for row in rows if ends or row != 1009]
     assert_steps_stay_in_their_episode(buffer)
+
+
+def test_a_reader_leaves_out_the_rows_of_a_shard_that_turns_out_to_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 60, 3)
+    for first in range(0, 60, 5):
+        buffer.put(episode(0, first, 5))
+    with buffer.open_reader() as reader:
+        some = reader.read(10, (key for key in ["reward", "id"]))
+        found = some["id"].tolist()
+        assert (list(some), found) == (["id", "reward"], list(range(10)))
+        shards.silent.add(1)
+        while reader.num_left:
+            found += reader.read(10)["id"].tolist()
+    ids = buffer.take(np.arange(len(buffer)))["id"]
+    assert sorted({*found} | {*range(10)}) == sorted({*ids.tolist()} | {*range(10)})
+    with buffer.open_reader() as reader:
+        reader.read(1)
+        for first in range(60, 180, 5):
+            buffer.put(episode(0, first, 5))
+        with pytest.raises(OvertakenError, match="read faster"):
+            reader.read(60)
