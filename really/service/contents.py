@@ -43,7 +43,8 @@ class ToldShards(StoredShards):
         """
         self.check_open("verify")
         end = self.numbered_rows()[1]
-        found = dict(zip(self._shards.names, self._shards.each("verify_at", limit=PATIENCE), strict=True))
+        names = list(self._shards.names)  # those of now: a node may join meanwhile
+        found = dict(zip(names, self._shards.each("verify_at", [()] * len(names), PATIENCE), strict=True))
         answers = {name: answer for name, answer in found.items() if answer is not None}
         nothing = np.zeros(0, np.int64)
         damaged, unchecked = (np.concatenate([nothing, *(one[at] for one in answers.values())]) for at in (0, 1))

@@ -106,12 +106,17 @@ class Distribution:
         return self._allotment.shard if self._continues else None
 
     def return_to(self, ledger: Ledger, places: Sequence[int], unended: int | None) -> None:
-        """Makes these rows and places those of the buffer, whose numbers are those of the ledger already."""
+        """Makes these rows and places those of the buffer, whose numbers are those of the ledger already.
+
+        Shards that joined meanwhile have no rows.
+        """
+        while len(ledger.counts) < len(self._next):
+            ledger.grow()
         self.ledger = ledger
         self.num_changes += 1
         self._broken_off.clear()
         self.numbering.mark_missing(ledger)
-        self._next[:] = places
+        self._next[: len(places)] = places
         self._continues = unended is not None
         if unended is not None:
             self._allotment.resume_in(unended)

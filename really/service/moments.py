@@ -113,9 +113,9 @@ class ShardedMoments:
                 rows.settle(self._history)
                 places = [(int(place),) for place in rows.ledger.oldest_places()]
                 taken = self._shards.each("take_moment", places, PATIENCE)
-                rows.settle(self._history)  # of puts that were on their way
+                rows.settle(self._history)  # of puts that were on their way; a node may join, which has no rows yet
                 ledger = Ledger.of(len(taken), rows.ledger.runs)
-                next_places, unended = rows.next_places, rows.unended
+                next_places, unended = rows.next_places[: len(taken)], rows.unended
         if priorities is not None:
             priorities |= {"generator": generator["priorities"]}
         self._shards.each("make_durable", [None if one is None else () for one in taken], PATIENCE)
@@ -124,7 +124,7 @@ class ShardedMoments:
                 ledger.lose(shard)
                 name = self._shards.names[shard]
                 log.warning("%s does not answer: the checkpoint leaves out its %d rows.", name, num)
-        names = list(self._shards.names)
+        names = self._shards.names[: len(taken)]
         return ShardedMoment(
             names, taken, next_places, ledger.runs, first, num_put, unended, dict(generator), priorities
         )
@@ -272,7 +272,7 @@ class ShardedMoments:
             if all(given is None for given in failed):
                 return
             self._await_back(failed)
-        names = ", ".join(n for n, given in zip(self._shards.names, failed, strict=True) if given is not None)
+        names = ", ".join(self._shards.names[shard] for shard, given in enumerate(failed) if given is not None)
         raise RunnerError(
             f"load_checkpoint: expected all shards to return to the checkpoint, but {names} did not answer; make the "
             f"buffer anew, and load the checkpoint again"

@@ -139,18 +139,19 @@ class RayShards:
     ) -> list[Any]:
         """As of `Shards`."""
         runtime.check(self._session, OF_A_BUFFER)
-        given = [()] * len(self.names) if arguments is None else arguments
+        remotes = self._remotes[: None if arguments is None else len(arguments)]
+        given = [()] * len(remotes) if arguments is None else arguments
         sent = [
             None if remote is None or each is None else remote.send(method, *each)
-            for remote, each in zip(self._remotes, given, strict=True)
+            for remote, each in zip(remotes, given, strict=True)
         ]
         own = [
             None if remote is not None or each is None or self._own is None else getattr(self._own, method)(*each)
-            for remote, each in zip(self._remotes, given, strict=True)
+            for remote, each in zip(remotes, given, strict=True)
         ]
         return [
             mine if remote is None or answer is None or not remote.can_take_rows else remote.answer(answer, limit)
-            for remote, answer, mine in zip(self._remotes, sent, own, strict=True)
+            for remote, answer, mine in zip(remotes, sent, own, strict=True)
         ]
 
     def opened(self) -> list[OpenShard]:
@@ -190,12 +191,13 @@ class RayShards:
         assert self._joining is not None
         events = []
         for newcomer, found in self._joining.ready():
-            self.names.append(_name_of(newcomer.node, newcomer.name))
             self.nodes.append(newcomer.node)
             newcomer.shard.number = len(self._remotes)
             self._remotes.append(newcomer.shard)
             self._folders.append(newcomer.shard.path)
             self._rooms = np.append(self._rooms, found.room)
+            # The name comes last: who has it, in another thread, can ask the shard.
+            self.names.append(_name_of(newcomer.node, newcomer.name))
             events.append(Event(len(self.names) - 1, "joined", found.next_place))
         return events
 

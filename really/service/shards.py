@@ -131,6 +131,9 @@ class Shards(Protocol):
     ) -> list[Any]:
         """Calls a method of each shard, all at once, with the arguments of each; None leaves a shard out.
 
+        A node may join while a caller without the buffer's lock waits. Shards after the last arguments are left out,
+        and so is one that joins during the call.
+
         Returns the results in the order of the shards: None for one that was left out, is not started, or does not
         answer within `limit` seconds, by default the time-out. Raises the error that one of them raises.
         """
@@ -213,11 +216,11 @@ class LocalShards:
     ) -> list[Any]:
         """As of `Shards`."""
         if not self._shards:
-            return [None] * len(self.names)
-        given = [()] * len(self.names) if arguments is None else arguments
+            return [None] * len(self.names if arguments is None else arguments)
+        given = [()] * len(self._shards) if arguments is None else arguments
         return [
             None if each is None else getattr(shard, method)(*each)
-            for shard, each in zip(self._shards, given, strict=True)
+            for shard, each in zip(self._shards[: len(given)], given, strict=True)
         ]
 
     def opened(self) -> list[OpenShard]:

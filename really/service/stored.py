@@ -194,8 +194,9 @@ class StoredShards(ShardedVerbs):
         self.check_open("flush")
         if self._folder is None:
             return
-        done = self._shards.each("make_durable", limit=PATIENCE)
-        silent = [name for name, one in zip(self._shards.names, done, strict=True) if one is None]
+        names = list(self._shards.names)  # those of now: a node may join meanwhile
+        done = self._shards.each("make_durable", [()] * len(names), PATIENCE)
+        silent = [name for name, one in zip(names, done, strict=True) if one is None]
         if silent and self._spec is not None:
             raise RunnerError(f"flush: expected all shards to answer, got no answer of {', '.join(silent)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,19 @@ import pytest
 
 from really import OvertakenError
 from really._ray.remote_rows import RemoteRows
+from really.data.schema import ColumnSpec
+from really.replay.options import BufferOptions
 from really.service import ShardedBuffer
 from really.service.allotment import Allotment
+from really.service.ray_shards import RayShards
 from tests.service.unsteady_shards import unsteady
 
 STEPS = {"n_step": 3, "gamma": 1.0}
+
+
+def put(buffer: ShardedBuffer, first: int, end: int) -> None:
+    for start in range(first, end, 5):
+        buffer.put({"id": np.arange(start, start + 5)})
 
 
 def episode(number: int, first: int, num: int, ends: bool = True) -> dict[str, np.ndarray]:
@@ -126,3 +135,44 @@ def test_a_reader_leaves_out_the_rows_of_a_shard_that_turns_out_to_be_silent(mon
             buffer.put(episode(0, first, 5))
         with pytest.raises(OvertakenError, match="read faster"):
             reader.read(60)
+
+
+@pytest.mark.parametrize("method", ["make_durable", "verify_at", "take_moment", "keep_moment", "return_to"])
+def test_a_node_may_join_during_any_call(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 60, 3, path=tmp_path)
+    with buffer:
+        put(buffer, 0, 50)
+        shards.joins_at = method
+        buffer.flush()
+        assert buffer.verify().num_rows == 50
+        moment = buffer.moments.take(buffer.state_dict())
+        buffer.moments.keep(moment)
+        expected = buffer.sample(20)
+        put(buffer, 50, 70)
+        assert buffer.moments.roll_back(moment).rows_dropped == 20
+        buffer.load_state_dict(moment.generator)
+        assert buffer.sample(20)["id"].tolist() == expected["id"].tolist()
+        put(buffer, 50, 200)
+        assert buffer.take(np.arange(60))["id"].tolist() == list(range(140, 200))
+        assert [shard["rows"] > 0 for shard in buffer.info()["shards"]] == [True] * 4
+
+
+@pytest.mark.usefixtures("ray_runtime")
+def test_a_node_that_joins_while_shards_on_nodes_answer_is_left_out() -> None:
+    shards = RayShards("nodes", BufferOptions.checked(60), 5.0)
+    own = shards.start({"id": ColumnSpec(np.dtype(np.int64))})
+    assert len(own) == 1
+
+    def joins() -> str:
+        shards._remotes.append(object())
+        return "done"
+
+    shards._own.joins = joins
+    try:
+        assert shards.each("joins") == ["done"]
+        del shards._remotes[1:]
+        assert shards.each("joins", [()]) == ["done"]
+        assert shards.each("about", [()]) == [(None, 0)]
+    finally:
+        del shards._remotes[1:]
+        shards.close()

@@ -10,17 +10,23 @@ import pytest
 from numpy.typing import NDArray
 
 from really.service import ShardedBuffer
-from really.service.shard import num_rows_of
+from really.service.shard import Shard, num_rows_of
 from really.service.shards import Answer, Event, LocalShards, SilentShardError
 
 
 class UnsteadyShards(LocalShards):
-    """Shards that a test makes silent; the learner knows it once it has asked one, or from `lose` and `leave`."""
+    """Shards that a test makes silent; the learner knows it once it has asked one, or from `lose` and `leave`.
+
+    Attributes:
+        silent: those that do not answer.
+        joins_at: a shard joins, as if another thread settled, while the others answer the first call of this method.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.nodes = [f"node {number}" for number in range(len(self.names))]
         self.silent = set[int]()
+        self.joins_at = ""
         self._known = set[int]()
         self._events, self._refused = list[Event](), list[Event]()
         self._refuses = False
@@ -75,7 +81,20 @@ class UnsteadyShards(LocalShards):
     ) -> list[Any]:
         given = [()] * len(self.names) if arguments is None else arguments
         answering = [None if each is None or self._is_silent(shard) else each for shard, each in enumerate(given)]
-        return super().each(method, answering, limit)
+        answers = super().each(method, answering, limit)
+        if method == self.joins_at:
+            self.joins_at = ""
+            self._join()
+        return answers
+
+    def _join(self) -> None:
+        number, folder = len(self.names), self._folders[0]
+        path = None if folder is None else folder.with_name(f"shard-{number:03d}")
+        self._shards.append(Shard(**self._made, spec=self._shards[0].spec, path=path))
+        self._rooms = np.append(self._rooms, self._shards[-1].capacity)
+        self.nodes.append(f"node {number}")
+        self.names.append(f"shard {number}")
+        self._events.append(Event(number, "joined", 0))
 
     def _is_silent(self, shard: int) -> bool:
         if shard in self.silent:
