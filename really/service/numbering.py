@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,9 +14,10 @@ from really.errors import EmptyBufferError
 from really.replay import arguments, engine
 from really.replay.draws import held
 from really.replay.generator import BufferGenerator
+from really.replay.newest import NewestSampler
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader, Readers
-from really.replay.samplers import Sampler, Shape, UniformSampler
+from really.replay.samplers import TRIES, Sampler, Shape, UniformSampler
 from really.replay.trajectories import Trajectories
 from really.service.ledger import NOWHERE, Ledger
 
@@ -108,21 +108,32 @@ class Numbering:
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers [n] or [k, n], and the sampler's columns; errors are those of `ReplayBuffer.sample`.
 
-        If rows are lost or away, the others are drawn, each with its probability among them. Weights are then those
-        among all rows.
+        If rows are lost or away, the others are drawn, each with its probability among them, and the newest of them by
+        `NewestSampler`. Weights are then those among all rows.
         """
         oldest, newest = held("sample", self.ring).held_rows()
         if (num_missing := newest - oldest - ledger.num_rows) and num_missing == self.ring.num_removed:
             return self._draw_left(shape, replace, beta)
         if num_missing:
-            survivors = cast(Trajectories, Survivors(self, ledger))
-            survivors.refuse_none()
-            is_uniform = type(self.sampler) is UniformSampler
-            draw_among = self.sampler.draw_among if is_uniform else partial(Sampler.draw_among, self.sampler)
-            return draw_among(self.ring, shape, beta, survivors, replace)
+            return self._draw_survivors(shape, replace, beta, Survivors(self, ledger))
         if not self.sampler.in_ring:
             return self.sampler.draw(self.ring, shape, beta)
         return self.ages(shape, replace) + oldest, {}
+
+    def _draw_survivors(
+        self, shape: Shape, replace: bool, beta: float | None, survivors: Survivors
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """`draw` if rows are lost or away."""
+        survivors.refuse_none()
+        if type(self.sampler) in (UniformSampler, NewestSampler):
+            return survivors.draw(shape, distinct=not replace), {}
+        try:
+            return Sampler.draw_among(self.sampler, self.ring, shape, beta, cast(Trajectories, survivors), replace)
+        except EmptyBufferError as error:
+            raise EmptyBufferError(
+                f"sample: expected rows that can be had, got rows of shards that are lost or away in {TRIES:,} draws "
+                f"of {type(self.sampler).__name__}, which prefers them"
+            ) from error
 
     def _draw_left(self, shape: Shape, replace: bool, beta: float | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """`draw` if rows are removed, and none is lost or away."""
@@ -152,6 +163,8 @@ class Numbering:
 class Survivors:
     """The rows that can still be had, as `Sampler.draw_among` asks for them."""
 
+    starts_at: str | None = None
+
     def __init__(self, numbering: Numbering, ledger: Ledger) -> None:
         self._numbering, self._ledger = numbering, ledger
 
@@ -165,8 +178,10 @@ class Survivors:
         return self._ledger.can_be_had(numbers)
 
     def draw(self, shape: Shape, *, distinct: bool = False) -> NDArray[np.int64]:
-        """Numbers of rows that can be had, each equally likely."""
-        num, num_batches, bound = shape[-1], shape[0] if len(shape) == 2 else 0, self._ledger.num_rows
+        """Numbers of rows that can be had, each equally likely; of a sampler of the newest rows, of the newest ones."""
+        ring, num_rows = self._numbering.ring, self._ledger.num_rows
+        num, num_batches, bound = shape[-1], shape[0] if len(shape) == 2 else 0, min(ring.num_choices, num_rows)
         if distinct and num > bound:
             arguments.refuse_few("sample", num, bound, False)
-        return self._ledger.numbers_at(self._numbering.ring.draw_below(bound, num, num_batches, distinct))
+        ages = num_rows - bound + ring.draw_below(bound, num, num_batches, distinct)
+        return self._ledger.numbers_at(ages)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from really import OvertakenError
+from really import EmptyBufferError, InvalidValueError, OvertakenError
 from really._ray.remote_rows import RemoteRows
 from really.data.schema import ColumnSpec
 from really.replay.options import BufferOptions
@@ -176,3 +176,26 @@ def test_a_node_that_joins_while_shards_on_nodes_answer_is_left_out() -> None:
     finally:
         del shards._remotes[1:]
         shards.close()
+
+
+def test_draws_of_the_newest_rows_go_on_once_a_shard_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 60, 3, sampler=("newest", {"num_rows": 20}))
+    put(buffer, 0, 60)
+    assert sorted(buffer.sample(20, replace=False)["id"]) == list(range(40, 60))
+    shards.lose(int(buffer._rows.ledger.last_shard))
+    buffer.info()
+    newest = buffer.take(np.arange(len(buffer)))["id"][-20:].tolist()
+    assert [sorted(batch) for batch in buffer.sample((2, 20), replace=False)["id"]] == [newest] * 2
+    assert set(buffer.sample(500)["id"]) == set(newest)
+    assert set(buffer.sample(9, replace=False)["id"]) <= set(newest)
+    with pytest.raises(InvalidValueError, match=r"expected at most 20 rows with replace=False, got 21"):
+        buffer.sample(21, replace=False)
+
+
+def test_a_sampler_that_prefers_rows_of_a_lost_shard_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 1200, 3, sampler=("half_life", {"half_life": 1}))
+    put(buffer, 0, 1200)
+    shards.lose(int(buffer._rows.ledger.last_shard))
+    buffer.info()
+    with pytest.raises(EmptyBufferError, match=r"sample: .*got rows of shards that are lost .* of HalfLifeSampler"):
+        buffer.sample(5)
