@@ -178,8 +178,13 @@ class RayShards:
 
     def close(self) -> None:
         """As of `Shards`."""
+        import ray
+
         self._close_own()
         if self._session.is_current:
+            if self._door is not None:
+                ray.kill(self._door)
+                self._door = None
             if self._joining is not None:
                 self._joining.close()
             for remote in self._remotes:

@@ -123,6 +123,17 @@ def test_a_damaged_folder_is_told_by_name(
     assert len(reader.sample(8)["id"]) == 8, "and it goes on once it can be read"
 
 
+def test_the_door_of_the_owners_node_ends_with_the_buffer(tmp_path: Path) -> None:
+    import ray
+
+    with ShardedBuffer(60, shards="nodes", path=tmp_path, name="door") as buffer:
+        buffer.put({"id": np.arange(50)})
+        door = buffer._shards.opened()[0].actor
+        assert ray.get(door.take_at.remote(np.array([7])))["id"].tolist() == [7]
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(door.take_at.remote(np.array([7])), timeout=5)
+
+
 def test_the_door_tells_why_a_folder_cannot_be_read(tmp_path: Path) -> None:
     told = ShardDoor(str(tmp_path)).take_at(np.array([0]))
     assert isinstance(told, Unreadable)
