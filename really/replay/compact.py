@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.frames import Sharing, is_after
+from really.data.frames import Sharing, frame_shape, is_after
 from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
@@ -85,13 +85,12 @@ class CompactFrames:
                 found[key] = ColumnSpec(dtype, shape)
                 continue
             at = replaced[key]
-            _, stack, axis = self._ring.shared[at]
+            sharing = Sharing._make(self._ring.shared[at])
             row = self._ring.shapes[self._ring.names.index(key)]
             steps = shape[: len(shape) - len(row)]
             if key == self._names[at][0]:
-                frame = row if (stack, axis) == (1, 0) else row[:axis] + row[axis + 1 :]
-                found[key + FRAMES] = ColumnSpec(dtype, (self._num_places[at], *frame))
-            found[key + INDICES] = ColumnSpec(np.dtype(np.int32), (*steps, stack))
+                found[key + FRAMES] = ColumnSpec(dtype, (self._num_places[at], *frame_shape(row, sharing)))
+            found[key + INDICES] = ColumnSpec(np.dtype(np.int32), (*steps, sharing.stack))
         return found
 
     def take(self, rows: NDArray[np.int64], is_padding: NDArray[np.bool_] | None = None) -> Batch | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from really.data.frames import ONE_FRAME, FrameColumn, Sharing
+from really.data.frames import FrameColumn, Sharing, frame_shape
 from really.errors import RunnerError
 from really.replay.readers import Reader
 from really.replay.snapshot import SnapshotOf
@@ -88,11 +88,11 @@ class WholeReader(ShardedReader):
         """Rows of zeros."""
         rows: dict[str, Any] = {key: np.zeros((num, *shape), dtype) for key, (dtype, shape) in self._spec.items()}
         names = list(self._spec)
-        for columns, stack, axis in self._sharings:
-            dtype, shape = self._spec[names[columns[0]]]
-            frame = shape if (stack, axis) == ONE_FRAME else shape[:axis] + shape[axis + 1 :]
-            frames, indices = np.zeros((1, *frame), dtype), np.zeros((num, stack), np.int32)
-            rows |= {names[at]: FrameColumn(frames, indices, axis) for at in columns}
+        for sharing in self._sharings:
+            dtype, shape = self._spec[names[sharing.columns[0]]]
+            frames = np.zeros((1, *frame_shape(shape, sharing)), dtype)
+            indices = np.zeros((num, sharing.stack), np.int32)
+            rows |= {names[at]: FrameColumn(frames, indices, sharing.axis) for at in sharing.columns}
         return rows
 
 
