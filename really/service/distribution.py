@@ -61,7 +61,7 @@ class Distribution:
         self._next = np.zeros(num, np.int64)
         self._owner = Owner("", options.capacity)
         self._continues, self.moved, self.num_changes = False, 0, 0
-        self._broken_off = set[int]()  # shards whose last episode went on in another while they were away
+        self._broken_off = set[int]()  # shards whose last episode went on in another: they were away, or full
 
     def resume(self, found: Sequence[Found]) -> None:
         """Takes the rows that the shards have, and warns if some of the newest are not there.
@@ -138,10 +138,16 @@ class Distribution:
             history.note(event, int((gone[:, 1] - gone[:, 0]).sum()) if is_gone else held_there)
             if event.kind == "refused":
                 self._end_steps(event.shard, event.start - 1)
-            elif event.kind == "back" and event.shard in self._broken_off:
-                self._end_steps(event.shard, int(self._next[event.shard]) - 1)
-            if event.kind in ("back", "lost"):
+            elif event.kind == "back":
+                self._end_broken_off(event.shard)
+            elif event.kind == "lost":
                 self._broken_off.discard(event.shard)
+
+    def _end_broken_off(self, shard: int) -> None:
+        """Removes the last row of a shard if its episode went on in another."""
+        if shard in self._broken_off:
+            self._broken_off.discard(shard)
+            self._end_steps(shard, int(self._next[shard]) - 1)
 
     def _end_steps(self, shard: int, place: int) -> None:
         """Removes the row at this place of a shard, unless an episode ends there.
@@ -174,6 +180,8 @@ class Distribution:
         oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
         maker = self._maker(rows)
         home, unended = self._home(maker, num, rooms), self.unended
+        if num and home is not None:
+            self._end_broken_off(home)
         pieces = self._allotment.pieces(num, rooms, home)
         places = []
         for piece in pieces:

@@ -75,6 +75,24 @@ class RowsOfANode(RemoteRows):
         return {key: column[self.start : self.start + self.num_rows] for key, column in self.columns.items()}
 
 
+def test_no_steps_go_over_rows_of_an_episode_that_a_full_shard_left_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)
+    buffer.put(episode(1, 0, 10, ends=False))
+    room, shards._rooms[0] = shards._rooms[0], 20
+    buffer.put(episode(1, 10, 30))
+    shards._rooms[0] = room
+    buffer.put(episode(2, 0, 30))
+    buffer.put(episode(3, 0, 30))
+    assert [shard["rows"] > 0 for shard in buffer.info()["shards"]] == [True] * 3
+    shards.leave(1)
+    shards.leave(2)
+    buffer.put(episode(4, 0, 10))
+    shards.come_back(1)
+    shards.come_back(2)
+    assert buffer.info()["rows"] == 109
+    assert_steps_stay_in_their_episode(buffer)
+
+
 def test_rows_of_runners_whose_shard_is_lost_go_to_another_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer, shards = unsteady(monkeypatch, 240, 3, **STEPS)
     buffer.put(episode(1, 0, 30))
