@@ -1756,9 +1756,9 @@ cdef class MixedRings:
     Args:
         names, dtypes, shapes: of the columns of a batch.
         rings: of the parts, all in memory, or None for a part that the caller writes.
-        index, weight, source: names of columns that no ring has, or None. They are the row's number times the number of
-            parts, plus its part; its importance weight; and its part. A row that the ring draws by itself has the
-            number -1 and the weight 1.
+        index, weight, source: names of columns that a batch has besides, or None. They are the row's number times the
+            number of parts, plus its part; its importance weight; and its part. A row that the ring draws by itself has
+            the number -1 and the weight 1. A column of a ring that has one of these names is left out.
     """
 
     cdef list names
@@ -1789,7 +1789,9 @@ cdef class MixedRings:
         for at in range(len(rings)):
             ring = rings[at]
             for i in range(0 if ring is None else ring.state.num_keys):
-                self.places[at * self.most_keys + i] = <int>self.place_of(ring.names[i])
+                self.places[at * self.most_keys + i] = <int>self.place_of(
+                    None if ring.names[i] in (index, weight, source) else ring.names[i]
+                )
         self.index, self.weight, self.source = self.place_of(index), self.place_of(weight), self.place_of(source)
 
     def __dealloc__(self):

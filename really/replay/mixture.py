@@ -29,7 +29,7 @@ class Mixture:
 
     RLPD (Ball et al. 2023, arXiv:2302.02948, section 4.1) draws half of each batch from prior data and half from the
     rows of the run. A batch has the columns that all buffers have, the rows of one buffer after those of the other, in
-    the order of `parts`, and two or three columns more:
+    the order of `parts`, and two or three columns more, in place of columns of the same names that a buffer has:
 
     - `source`, int64: the position of the row's buffer in `parts`;
     - if a buffer is prioritized, `index`, int64, for `update_priorities` of this mixture, and `weight`, float32: those
@@ -67,6 +67,8 @@ class Mixture:
         self._source = source
         self._keys = None if keys is None else arguments.checked_keys(keys)
         self._priority_keys = (INDEX, WEIGHT) if any(buffer.is_prioritized for buffer, _ in pairs) else ()
+        if source in self._priority_keys:
+            raise InvalidValueError(f"source: expected another name than those of priorities, got {source!r}")
         self._spec: Spec | None = None
         self._parts: MixedParts | None = None
         if self.batch_spec is not None:
@@ -95,11 +97,11 @@ class Mixture:
     @property
     def missing(self) -> dict[str, list[int]]:
         """Key -> positions of the buffers that lack this column, which batches therefore do not have."""
-        specs = [buffer.batch_spec or {} for buffer in self._buffers]
+        specs = self._known_specs()
         return {
-            key: [at for at, spec in enumerate(specs) if key not in spec]
-            for key in dict.fromkeys(key for spec in specs for key in spec)
-            if key not in self._priority_keys and any(key not in spec for spec in specs)
+            key: [at for at, spec in specs.items() if key not in spec]
+            for key in dict.fromkeys(key for spec in specs.values() for key in spec)
+            if any(key not in spec for spec in specs.values())
         }
 
     def __len__(self) -> int:
@@ -211,13 +213,23 @@ class Mixture:
         self._parts = MixedParts(self._buffers, spec, self._source, bool(self._priority_keys))
         return self._parts
 
+    def _known_specs(self) -> dict[int, Spec]:
+        """Position of each buffer whose schema is known -> its columns, without those of its priorities."""
+        found = {}
+        for at, buffer in enumerate(self._buffers):
+            if (spec := buffer.batch_spec) is not None:
+                added = self._priority_keys if buffer.is_prioritized else ()
+                found[at] = {key: kind for key, kind in spec.items() if key not in added}
+        return found
+
     def _common_spec(self) -> Spec:
         """The columns that all buffers have, and those that the mixture adds."""
-        specs = [buffer.batch_spec or {} for buffer in self._buffers]
+        by_buffer = self._known_specs()
+        specs = list(by_buffer.values())
         common = [key for key in specs[0] if all(key in spec for spec in specs)]
         wanted = [key for key in self._keys or common if key not in self._priority_keys]
         for key in wanted:
-            if lacking := [at for at, spec in enumerate(specs) if key not in spec]:
+            if lacking := [at for at, spec in by_buffer.items() if key not in spec]:
                 raise InvalidValueError(
                     f"keys: expected columns of all buffers, got {key!r}, which buffers {lacking} lack"
                 )

@@ -10,7 +10,7 @@ from scipy import stats
 
 from really import ClosedError, EmptyBufferError, InvalidTypeError, InvalidValueError, Mixture, ReplayBuffer
 from really.data.schema import ColumnSpec
-from really.replay import SAMPLERS, Sampler
+from really.replay import SAMPLERS, Sampler, Transitions
 from tests import sampling_checks as checks
 
 
@@ -140,6 +140,54 @@ def test_columns_that_one_lacks_are_named(caplog):
         InvalidValueError, match=r"keys: expected columns of all buffers, got 'task', which buffers \[0\]"
     ):
         Mixture({plain: 1, wide: 1}, keys=["task"])
+
+
+OWN_COLUMNS = {
+    "int8": np.full(30, 7, np.int8),
+    "float64": np.full(30, 7.0),
+    "large": np.full((30, 4096), 7.0),
+    "frames": np.random.default_rng(0).integers(0, 255, (31, 4, 20, 20), np.uint8),
+}
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("kind", OWN_COLUMNS)
+@pytest.mark.parametrize("in_both", [False, True])
+def test_a_buffers_own_column_source_is_left_out_for_that_of_the_mixture(in_both, kind, compact):
+    own = {"source": OWN_COLUMNS[kind]}
+    if kind == "frames":
+        own = {"source": OWN_COLUMNS[kind][:-1], "source_new": OWN_COLUMNS[kind][1:]}
+    other = buffer_of(1000, 30, more=own, unit=Transitions(compact=compact))
+    parts = {buffer_of(0, 30, more=own if in_both else None): 0.5, other: 0.5}
+    mixture = Mixture(parts, keys=["id", "reward"] if in_both else None, seed=0)
+    assert (len(other.open_reader().ring.shared) > 0) == (kind == "frames")
+    for _ in range(20):
+        batch = mixture.sample(256)
+        assert list(batch) == ["id", "reward", "source"]
+        assert batch["source"].tolist() == [0] * 128 + [1] * 128
+        assert np.array_equal(batch["id"], batch["reward"])
+        assert np.array_equal(batch["id"] >= 1000, batch["source"])
+
+
+def test_a_column_source_of_all_buffers_is_refused_unless_one_is_renamed():
+    parts = {buffer_of(0, 30, more={"source": np.full(30, 7)}): 1, buffer_of(9, 30, more={"source": np.full(30, 7)}): 1}
+    with pytest.raises(InvalidValueError, match=r"expected no columns \['source'\].*source= renames one"):
+        Mixture(parts)
+    batch = Mixture(parts, source="part").sample(4)
+    assert batch["source"].tolist() == [7, 7, 7, 7]
+    assert batch["part"].tolist() == [0, 0, 1, 1]
+    assert Mixture(parts, source=None).sample(4)["source"].tolist() == [7, 7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["index", "weight"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_a_buffers_own_column_of_the_name_of_one_of_priorities_is_left_out(name, dtype, caplog):
+    own = buffer_of(1000, 30, more={name: np.full(30, 0.25, dtype)})
+    batch = Mixture({buffer_of(alpha=0.6): 1, own: 1}).sample(8)
+    assert caplog.messages == [f"Mixture: batches leave out {name!r}, which buffers [0] lack"]
+    assert batch["index"][4:].tolist() == [-1] * 4
+    assert batch["weight"][4:].tolist() == [1.0] * 4
+    assert batch["source"].tolist() == [0] * 4 + [1] * 4
 
 
 @pytest.mark.parametrize("options", [{}, {"alpha": 0.6}], ids=["uniform", "prioritized"])
@@ -277,6 +325,7 @@ def test_a_schema_may_come_with_the_first_rows():
         (lambda a, b: Mixture([(a, 1), (a, 1)]), InvalidValueError, "expected each buffer once, got one twice"),
         (lambda a, b: Mixture({a: 1}, counts="exakt"), InvalidValueError, "counts: expected one of"),
         (lambda a, b: Mixture({a: 1}, source="id"), InvalidValueError, r"expected no columns \['id'\]"),
+        (lambda a, b: Mixture({b: 1}, source="weight"), InvalidValueError, "another name than those of priorities"),
         (lambda a, b: Mixture({a: 1}, keys=[]), InvalidValueError, "keys: expected one name or more"),
         (
             lambda a, b: Mixture({a: 1, ReplayBuffer(3, spec={"x": np.int8}): 1}),
