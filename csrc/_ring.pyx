@@ -1346,9 +1346,12 @@ cdef class Ring:
     ):
         """The rows of these ages, or numbers, laid out as by `sample`. Returns None if one of them is not held.
 
-        Returns single transitions unless `steps`, which returns rows of several steps after `set_steps`.
+        Returns single transitions unless `steps`, which returns rows of several steps after `set_steps`. Raises
+        ValueError unless there are `num` rows, or `num_batches` times `num`.
         """
         cdef Py_ssize_t total = rows.shape[0]
+        if total != num * max(num_batches, <Py_ssize_t>1):
+            raise ValueError(f"rows: expected {num} in each of {max(num_batches, 1)} batches, got {total}")
         cdef bint n_step = steps and self.state.steps.max_steps > 0
         cdef bint keeps = out is None and not n_step and self.may_keep(total)
         cdef KeptBatch kept = self.unheld(num, num_batches) if keeps else None
@@ -1454,8 +1457,8 @@ cdef class Ring:
     cdef dict window_arrays(self, Block block, const WindowBatch* windows):
         """The columns of a batch of windows as arrays over its block."""
         cdef cnp.npy_intp[MAX_DIMS] dims
-        cdef dict batch = self.arrays(block, windows.length, windows.num)
         dims[0], dims[1] = windows.num, windows.length
+        cdef dict batch = self.arrays_of(block, dims, 2)  # `arrays` takes 0 batches for no axis of batches
         batch["mask"] = new_array(block, <char*>windows.mask, FLOAT32, dims, 2)
         batch["is_first"] = new_array(block, <char*>windows.is_first, FLOAT32, dims, 2)
         batch["number"] = new_array(block, <char*>windows.numbers, INT64, dims, 2)
@@ -1489,7 +1492,7 @@ cdef class Ring:
         try:
             while not fits:
                 held = [self.new_windows(s, &compact, num_places[s]) for s in range(num_sharings)]
-                if not self.take_into(block, &rows[0], total, True):
+                if not self.take_into(block, &rows[0] if total > 0 else NULL, total, True):
                     return None
                 columns = self.arrays(block, total, 0)
                 fits = True
@@ -1724,12 +1727,16 @@ cdef class Ring:
         return out
 
     cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
-        """The columns of a batch as arrays over its block."""
+        """The columns of a batch [num, ...], or [num_batches, num, ...], as arrays over its block."""
+        cdef cnp.npy_intp[MAX_DIMS] dims
+        cdef int num_lead = lead_dims(dims, num, num_batches)
+        return self.arrays_of(block, dims, num_lead)
+
+    cdef dict arrays_of(self, Block block, cnp.npy_intp* dims, int num_lead):
+        """The columns of a batch with these first axes; `dims`, of MAX_DIMS, keeps them, and its rest is written."""
         cdef dict batch = {}
         cdef Py_ssize_t i
         cdef Key* key
-        cdef cnp.npy_intp[MAX_DIMS] dims
-        cdef int num_lead = lead_dims(dims, num, num_batches)
         if block.batch.misses_frames:
             raise MissingFramesError()
         if block.batch.agents_alternate:

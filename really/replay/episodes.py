@@ -98,9 +98,9 @@ class Episodes(SampleUnit):
         """The episodes that these rows are in, as far as they are held; None if a row is not held."""
         assert self.starts is not None, "a ring is prepared before it is sampled"
         before, after = self.starts.steps_around(numbers)
-        if numbers.size == 0 or before.min() < 0:
+        if numbers.size and before.min() < 0:
             return None
-        longest = int((before + after).max()) + 1
+        longest = int((before + after).max(initial=-1)) + 1
         if self.length is not None and longest > self.length:
             raise InvalidValueError(f"episodes: expected at most length={self.length} steps, got one of {longest}")
         length = self.length or longest

@@ -189,21 +189,20 @@ def filled_windows(
         rows = np.where(padding, np.maximum.accumulate(numbers, axis=1), numbers)
     flat = None if padding is None else padding.reshape(-1)
     if compact is None:
-        batch = ring.take(rows.reshape(-1), rows.shape[1], rows.shape[0], by_number=True)
+        batch = ring.take(rows.reshape(-1), rows.size, by_number=True)
     else:
         batch = compact.take(rows.reshape(-1), flat)
     if batch is None:
         return None
-    if padding is not None:
-        places = padding if compact is None else flat
+    if flat is not None:
         for key in ring.names:
             if key in batch:
-                batch[key][places] = np.zeros((), batch[key].dtype)
+                batch[key][flat] = np.zeros((), batch[key].dtype)
     lead = (*shape, numbers.shape[1])
     if compact is not None:
         batch = compact.reshaped(batch, shape, lead[-1:])
-    elif len(shape) > 1:
-        batch = {key: column.reshape(lead + column.shape[2:]) for key, column in batch.items()}
+    else:
+        batch = {key: column.reshape(lead + column.shape[1:]) for key, column in batch.items()}
     added = zip(ADDED, (mask, is_first, numbers), strict=True)
     return batch | {name: part if part.shape == lead else part.reshape(lead) for name, part in added}
 

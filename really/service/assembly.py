@@ -44,6 +44,8 @@ def asked(shards: Asked, owners: NDArray[np.int64] | int, places: NDArray[np.int
         return [Part(owners, NO_POSITIONS, shards.ask(owners, places))]
     if owners.size and (owners == (first := int(owners.flat[0]))).all():
         return [Part(first, NO_POSITIONS, shards.ask(first, places))]
+    if owners.size == 0:
+        return [Part(0, NO_POSITIONS, shards.ask(0, places))]  # any shard has the columns of a batch without rows
     owner, place = owners.reshape(-1), places.reshape(-1)
     order = np.argsort(owner, kind="stable")
     sorted_owners = owner[order]

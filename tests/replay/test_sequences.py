@@ -544,6 +544,26 @@ def test_columns_that_cannot_be_used_change_nothing(rows, options, message):
     assert len(buffer) == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"pad": True}, {"pad": True, "compact": True}])
+def test_no_windows_are_a_batch_without_rows(options):
+    buffer = ReplayBuffer(100, unit=Sequences(500_000, checks_states=False, **options))
+    ids = np.arange(20)
+    buffer.put({"state": ids, "frame": np.zeros((20, 2, 30, 30), np.uint8), "terminal": (ids % 7 == 6) * 1.0})
+    batch = buffer.take([])
+    assert {len(column) for column in batch.values()} == {0}
+    assert batch["state"].shape == batch["mask"].shape == batch["number"].shape == (0, 500_000)
+    batch["state"][:] = 1
+
+
+def test_a_ring_refuses_other_rows_than_those_of_the_batch():
+    buffer = ReplayBuffer(100)
+    buffer.put({"state": np.arange(20)})
+    ring = buffer.open_reader().ring
+    for num_rows, num, num_batches in ((0, 5, 0), (4, 5, 3), (6, 5, 0)):
+        with pytest.raises(ValueError, match=f"rows: expected 5 in each of {num_batches or 1} batches, got {num_rows}"):
+            ring.take(np.zeros(num_rows, np.int64), num, num_batches)
+
+
 def test_out_is_refused_and_empty_buffers_too():
     buffer, _, _ = filled()
     with pytest.raises(InvalidValueError, match="out: expected none"):

@@ -79,6 +79,25 @@ def pair(shards: int, **options: Any) -> tuple[ReplayBuffer, ShardedBuffer]:
     return ReplayBuffer(CAPACITY, seed=5, **options), ShardedBuffer(CAPACITY, shards=shards, seed=5, **options)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "transitions", "n_step"])
+def test_no_indices_give_a_batch_without_rows(kind: str) -> None:
+    rows, options = KINDS.get(kind, (steps, {}))
+    data = rows(0, 60)
+    if kind == "n_step":
+        options, data = {"n_step": 3, "gamma": 0.9}, data | {"episode_end": data["terminal"], "agent": data["id"] * 0}
+    for buffer in pair(2, **options):
+        buffer.put(data)
+        none, some = buffer.take([]), buffer.take([0, 1])
+        has_own_length = options == {"unit": "episodes"}  # that of the longest episode
+        assert list(none) == list(some)
+        for key, column in none.items():
+            column[...] = 1
+            assert column.dtype == some[key].dtype
+            assert column.shape[0] == 0
+            assert has_own_length or column.shape[1:] == some[key].shape[1:]
+        buffer.close()
+
+
 def assert_same(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> None:
     assert list(got) == list(expected)
     for key, column in expected.items():
