@@ -150,7 +150,8 @@ class Hindsight(SampleUnit):
     def _relabel(self, batch: Batch, rows: NDArray[np.int64], goals: NDArray[Any]) -> None:
         info = {key: batch[key].take(rows, axis=0) for key in self.info}
         achieved = batch[_after(self.achieved)].take(rows, axis=0)
-        write_rows(batch[REWARD], rows, self._values("reward", achieved, goals, info))
+        rewards = self._values("reward", achieved, goals, info)
+        write_rows(batch[REWARD], rows, _fitting_rewards(rewards, batch[REWARD].dtype, self.reward))
         for key in (self.desired, _after(self.desired)):
             write_rows(batch[key], rows, goals)
         if self.terminated is not None:
@@ -167,6 +168,21 @@ class Hindsight(SampleUnit):
                 f"{len(goals)} goals, got {values.dtype} of shape {list(values.shape)}; it gets all goals at once"
             )
         return values
+
+
+def _fitting_rewards(rewards: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Rewards of the function `name` as this dtype; raises InvalidValueError if one does not fit. Floats may round."""
+    if rewards.dtype == dtype:
+        return rewards
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = rewards.astype(dtype)
+    fits = np.isfinite(cast) | ~np.isfinite(rewards) if "float" in dtype.name else cast == rewards
+    if not fits.all():
+        raise InvalidValueError(
+            f"hindsight: key {REWARD!r}: expected reward={name!r} to give values that fit {dtype}, got "
+            f"{rewards.dtype} {rewards[~fits][0]}; put rewards of the function's dtype"
+        )
+    return cast
 
 
 def _terminate(batch: Batch, rows: NDArray[np.int64], ends: NDArray[np.bool_]) -> None:

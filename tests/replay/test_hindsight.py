@@ -279,6 +279,43 @@ def test_a_reward_function_of_another_shape_is_named_and_changes_nothing():
     assert (buffer.take(np.arange(0))["reward"] == -3).all()
 
 
+def halves(achieved, desired, info):
+    return -np.abs(achieved - desired).max(axis=-1).astype(np.float64) / 4
+
+
+def large(achieved, desired, info):
+    return np.full(len(achieved), 10**5)
+
+
+@pytest.mark.parametrize(
+    ("reward", "dtype"),
+    [(is_there, np.int8), (halves, np.float32), (halves, np.float16), (large, np.int64), (large, np.float32)],
+)
+def test_rewards_of_another_dtype_are_those_of_the_function(reward, dtype):
+    batch = buffer_of(episodes() | {"reward": np.zeros(34, dtype)}, Hindsight(reward)).sample(500)
+    rewards = reward(batch["state_new.achieved_goal"], batch["state.desired_goal"], {})
+    assert batch["reward"].dtype == dtype
+    assert np.array_equal(batch["reward"], np.where(batch["relabelled"], rewards, 0))
+
+
+@pytest.mark.parametrize(
+    ("reward", "dtype", "told"),
+    [
+        (halves, np.int64, r"fit int64, got float64 -\d\.5"),
+        (is_there, np.uint8, "fit uint8, got float32 -1.0"),
+        (halves, np.bool_, r"fit bool, got float64 -\d"),
+        (large, np.float16, "fit float16, got int64 100000"),
+        (large, np.uint8, "fit uint8, got int64 100000"),
+    ],
+)
+def test_rewards_that_do_not_fit_the_column_are_refused(reward, dtype, told):
+    buffer = buffer_of(episodes() | {"reward": np.zeros(34, dtype)}, Hindsight(reward))
+    with pytest.raises(
+        InvalidValueError, match=rf"key 'reward': expected reward='.*{reward.__name__}' to give .*{told}"
+    ):
+        buffer.sample(500)
+
+
 def test_two_functions_of_one_name_are_refused():
     def made(scale):
         return lambda achieved, desired, info: scale * is_there(achieved, desired, info)
