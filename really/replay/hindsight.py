@@ -22,7 +22,8 @@ GoalFunction = Callable[[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]], A
 GOAL_FUNCTIONS: dict[str, GoalFunction] = {}
 """Name -> function that gives rewards or terminations. Processes that open a buffer register the same names."""
 
-REWARD, TERMINAL, NOT_DONE, RELABELLED = "reward", "terminal", "not_done", "relabelled"
+REWARD, RELABELLED = "reward", "relabelled"
+TERMINAL, TRUNCATED, NOT_DONE = "terminal", "truncated", "not_done"
 MOST_GOALS = 1e6
 PART_BITS = 53
 """Of the random numbers of `TrajectoryIndex.goal_rows`."""
@@ -186,10 +187,14 @@ def _fitting_rewards(rewards: NDArray[Any], dtype: np.dtype[Any], name: str) -> 
 
 
 def _terminate(batch: Batch, rows: NDArray[np.int64], ends: NDArray[np.bool_]) -> None:
-    """Sets `terminal` and `not_done` of these rows; a row that was truncated stays so."""
-    was_terminal = batch[TERMINAL][rows] != 0 if TERMINAL in batch else np.zeros(len(rows), np.bool_)
+    """Sets `terminal` and `not_done` of these rows; a row that was truncated stays so.
+
+    That is one with `truncated`, or one whose episode ended and did not terminate.
+    """
     if NOT_DONE in batch:
-        truncated = (batch[NOT_DONE][rows] == 0) & ~was_terminal if TERMINAL in batch else False
+        truncated = batch[TRUNCATED][rows] != 0 if TRUNCATED in batch else np.zeros(len(rows), np.bool_)
+        if TERMINAL in batch:
+            truncated |= (batch[NOT_DONE][rows] == 0) & (batch[TERMINAL][rows] == 0)
         batch[NOT_DONE][rows] = ~(ends | truncated)
     if TERMINAL in batch:
         batch[TERMINAL][rows] = ends

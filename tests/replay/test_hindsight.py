@@ -136,6 +136,20 @@ def test_rewards_and_ends_are_those_of_the_new_goals():
     assert np.array_equal(plain["not_done"], 1 - np.maximum(plain["terminal"], plain["truncated"]))
 
 
+@pytest.mark.parametrize("left_out", [(), ("terminal",), ("truncated",), ("not_done",), ("truncated", "not_done")])
+def test_truncated_rows_stay_so_whichever_columns_say_where_episodes_end(left_out):
+    rows = {key: column for key, column in episodes().items() if key not in left_out}
+    rows["was_truncated"] = episodes()["truncated"]
+    batch = buffer_of(rows, Hindsight(is_there, terminated=reached, strategy="episode")).sample(2000)
+    there = reached(batch["state_new.achieved_goal"], batch["state.desired_goal"], {})
+    changed, cut = batch["relabelled"], batch["was_truncated"] != 0
+    assert (changed & cut & ~there).any()
+    if "not_done" in rows:
+        assert np.array_equal(batch["not_done"][changed] == 0, (there | cut)[changed])
+    if "terminal" in rows:
+        assert np.array_equal(batch["terminal"][changed], there[changed])
+
+
 def test_functions_get_columns_of_info_and_all_goals_at_once():
     seen = []
 
