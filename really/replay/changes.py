@@ -69,7 +69,8 @@ class RowChanges(EpisodeRows):
             numbers: of rows, integers of any shape. Rows that have dropped out, or are removed, are ignored.
             where: a condition in SQL on the columns and `number`, such as "reward < 0" (by DuckDB, the extra `sql`), or
                 a function from a mapping of columns [n, ...] to bool [n].
-            episodes: rows of the table that `episodes` gave last, or numbers of one row of each episode.
+            episodes: rows of a table that `episodes` gave, or numbers of one row of each episode. First rows of an
+                episode of the table may have dropped out since.
 
         Raises:
             EmptyBufferError: there is no schema yet.
@@ -140,8 +141,10 @@ class RowChanges(EpisodeRows):
 
     def _rows_of_episodes(self, ring: Ring, episodes: Any) -> NDArray[np.int64]:
         """Numbers of the rows held of the episodes that have these rows."""
-        given = episodes["first"] if hasattr(episodes, "column_names") else episodes
-        rows = np.unique(checked_numbers("episodes", given, ring))
+        given = [episodes]
+        if hasattr(episodes, "column_names"):  # the first row may have dropped out, or rows between may be removed
+            given = [episodes["first"], *([episodes["last"]] if "last" in episodes.column_names else [])]
+        rows = np.unique(np.concatenate([checked_numbers("episodes", numbers, ring) for numbers in given]))
         if self._known_episodes is None:
             columns = TrajectoryColumns.of(spec_of(ring), what="remove: episodes")
             self._known_episodes = columns, Trajectories(ring, columns)

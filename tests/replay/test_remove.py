@@ -253,6 +253,20 @@ def test_whole_episodes_are_removed(place, tmp_path):
     assert buffer.remove(episodes=[first]) == 0
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_the_rows_that_are_left_of_episodes_of_an_older_table_are_removed(place, tmp_path):
+    buffer = ReplayBuffer(25, seed=0, path=tmp_path / "buffer" if place == "disk" else None)
+    ids = np.arange(38)
+    buffer.put({"id": ids[:25], "terminal": (ids[:25] % 10 == 9) * 1.0})
+    table = buffer.episodes()
+    buffer.put({"id": ids[25:28], "terminal": np.zeros(3)})  # rows 0, 1 and 2 drop out
+    assert buffer.remove([13]) == 1
+    assert buffer.remove(episodes=table.slice(0, 2)) == 7 + 9
+    assert buffer.numbers().tolist() == list(range(20, 28))
+    assert buffer.remove(episodes=table.slice(0, 2)) == 0
+    assert buffer.remove(episodes=table.select(["first"])) == 8  # the third episode has gone on
+
+
 def test_a_condition_in_sql_or_numpy_chooses_the_rows():
     pytest.importorskip("duckdb")
     counts = []
