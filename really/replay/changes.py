@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +203,7 @@ def _fitted(key: str, values: Any, column: ColumnSpec, lead: tuple[int, ...]) ->
             raise InvalidValueError(
                 f"put: key {key!r}: expected shape {[*lead, *column.shape]}, got {list(value.array.shape)}"
             )
-        rows = value._replace(array=np.asarray(value.array).reshape(-1, *column.shape))
+        rows = value._replace(array=np.asarray(value.array).reshape(math.prod(lead), *column.shape))
         return np.ascontiguousarray(fit({key: rows}, {key: column})[key])
     except (InvalidValueError, InvalidTypeError) as error:
         raise type(error)(str(error).replace("put:", "update:", 1)) from None

@@ -88,6 +88,17 @@ def test_what_follows_from_a_column_follows_its_new_values():
     assert set(buffer.sample(2000)["number"][:, 0]) == {*range(8), *range(10, 18), *range(20, 28)}
 
 
+def test_columns_with_an_axis_of_no_values_are_written_as_the_others():
+    buffer = ReplayBuffer(100)
+    buffer.put({"none": np.zeros((20, 0, 3)), "task": np.arange(20)})
+    assert buffer.update([1, 2], {"none": np.zeros((2, 0, 3)), "task": [50, 60]}) == 2
+    assert buffer.update([[3], [4]], {"none": np.zeros((2, 1, 0, 3)), "task": [[70], [80]]}) == 2
+    assert buffer.update([], {"none": np.zeros((0, 0, 3))}) == 0
+    assert buffer.take([1, 2, 3, 4])["task"].tolist() == [50, 60, 70, 80]
+    with pytest.raises(InvalidValueError, match=r"update: key 'none': expected shape \[2, 0, 3\], got \[2, 0, 4\]"):
+        buffer.update([1, 2], {"none": np.zeros((2, 0, 4))})
+
+
 def test_a_bad_update_changes_nothing():
     frames = np.random.default_rng(0).integers(0, 255, (101, 32, 40), np.uint8)
     buffer = ReplayBuffer(100, seed=0)
