@@ -115,7 +115,7 @@ class Mixture:
     def shares_of(self, number: int) -> NDArray[np.float64]:
         """The share of each buffer in batch `number`, [buffer] float64, of sum 1.
 
-        Raises InvalidValueError if a weight is negative or not finite, or if all are 0.
+        Raises InvalidValueError if a weight is negative or not finite, if their sum is not finite, or if all are 0.
         """
         return self._shares.of(number)
 

@@ -54,7 +54,7 @@ class Shares:
     def of(self, number: int) -> NDArray[np.float64]:
         """The share of each part in batch `number`, [part] float64, of sum 1.
 
-        Raises InvalidValueError if a weight is negative or not finite, or if all are 0.
+        Raises InvalidValueError if a weight is negative or not finite, if their sum is not finite, or if all are 0.
         """
         return np.array(self._of(number))
 
@@ -98,6 +98,8 @@ class Shares:
         if not any(weights):
             raise InvalidValueError(f"Mixture: expected a weight above 0, got {given} for batch {number}")
         total = float(np.sum(weights)) if len(weights) >= PAIRED else list(itertools.accumulate(weights))[-1]
+        if total == math.inf:
+            raise InvalidValueError(f"Mixture: expected weights of a finite sum, got {given} for batch {number}")
         return [weight / total for weight in weights]
 
     def _next(self, n: int) -> list[int]:

@@ -318,6 +318,11 @@ def test_a_schema_may_come_with_the_first_rows():
         (lambda a, b: Mixture({}), InvalidValueError, "Mixture: expected one buffer or more, got none"),
         (lambda a, b: Mixture({a: -1, b: 1}), InvalidValueError, "weight of buffer 0: expected a finite number >= 0"),
         (lambda a, b: Mixture({a: 0, b: 0}), InvalidValueError, r"expected a weight above 0, got \[0, 0\] for batch 0"),
+        (
+            lambda a, b: Mixture({a: 1e308, b: 1e308}),
+            InvalidValueError,
+            "expected weights of a finite sum, got .1e.308",
+        ),
         (lambda a, b: Mixture({a: float("nan")}), InvalidValueError, "weight of buffer 0: expected a finite number"),
         (lambda a, b: Mixture({a: None}), InvalidTypeError, "weight of buffer 0: expected a finite number"),
         (lambda a, b: Mixture([a, b]), InvalidTypeError, "Mixture: expected buffer -> weight, or pairs"),
