@@ -81,8 +81,8 @@ class Mixture:
 
     @property
     def batch_spec(self) -> Spec | None:
-        """Key -> (dtype, shape of one row) of a batch; None as long as a buffer has no schema."""
-        if self._spec is None and all(buffer.batch_spec is not None for buffer in self._buffers):
+        """Key -> (dtype, shape of one row) of a batch; None as long as a buffer that may give rows has no schema."""
+        if self._spec is None and not self._without_schema():
             self._spec = self._common_spec()
         return self._spec
 
@@ -207,11 +207,19 @@ class Mixture:
     def _known_parts(self) -> MixedParts:
         spec = self.batch_spec
         if spec is None:
-            at = next(at for at, buffer in enumerate(self._buffers) if buffer.spec is None)
+            at = self._without_schema()[0]
             self._buffers[at].check_open("sample")
             raise EmptyBufferError(f"sample: expected buffers that hold rows, got buffer {at} empty; put some first")
         self._parts = MixedParts(self._buffers, spec, self._source, bool(self._priority_keys))
         return self._parts
+
+    def _without_schema(self) -> list[int]:
+        """The buffers that have no schema yet and may give rows: their weight is not 0 for good."""
+        return [
+            at
+            for at, (buffer, weight) in enumerate(zip(self._buffers, self._shares.weights, strict=True))
+            if buffer.batch_spec is None and (callable(weight) or weight > 0)
+        ]
 
     def _known_specs(self) -> dict[int, Spec]:
         """Position of each buffer whose schema is known -> its columns, without those of its priorities."""

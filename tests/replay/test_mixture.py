@@ -312,6 +312,16 @@ def test_a_schema_may_come_with_the_first_rows():
         mixture.sample(4)
 
 
+def test_a_buffer_of_weight_0_needs_no_rows():
+    empty = ReplayBuffer(10)
+    mixture = Mixture({buffer_of(): 1, empty: 0})
+    assert list(mixture.batch_spec) == ["id", "reward", "source"]
+    assert mixture.sample(4)["source"].tolist() == [0] * 4
+    empty.put({"other": np.arange(3)})
+    assert list(mixture.sample(4)) == ["id", "reward", "source"]
+    assert Mixture({buffer_of(): 1, ReplayBuffer(10): lambda number: 0.0}).batch_spec is None
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
