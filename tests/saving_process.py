@@ -11,7 +11,8 @@ from really.data.normalisation import NormalisationOptions, RunningStatistics
 
 ROWS, WEIGHTS = 5_000, 200_000
 TASK = {"environment": "none"}
-STATE = training_state.ManagerState({"epsilon": 0.5}, version=1, evaluations=0, epoch=0, entropy=1, restarts=0)
+COUNTS = {"version": 1, "evaluations": 0, "steps": 0, "epoch": 0, "entropy": 1, "restarts": 0}
+STATE = training_state.ManagerState({"epsilon": 0.5}, **COUNTS)
 
 
 class OneArray:

@@ -238,6 +238,7 @@ _PARTS: dict[str, Check] = {
         settings=_mapping(_number),
         version=_count,
         evaluations=_count,
+        steps=_count,
         epoch=_count,
         entropy=_entropy,
         restarts=_count,

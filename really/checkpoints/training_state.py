@@ -52,6 +52,7 @@ class ManagerState:
         settings: settings that may change between calls: epsilon, temperature, total_steps.
         version: the policy version.
         evaluations: how many tests were run.
+        steps: how many rows were delivered.
         epoch: the agent's epoch.
         entropy: the number from which all random streams of the manager are derived.
         restarts: the last number in the keys of the runners' streams.
@@ -60,6 +61,7 @@ class ManagerState:
     settings: dict[str, Any]
     version: int
     evaluations: int
+    steps: int
     epoch: int
     entropy: int
     restarts: int

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from really._utils.interrupts import HeldInterrupts
 from really.checkpoints import saved_models
 from really.checkpoints.training_state import ManagerState, Restored
+from really.collectors.episodes import EpisodeLog
 from really.collectors.fleet import Fleet
 from really.collectors.messages import PolicySettings
 from really.collectors.seeds import EVALUATION_STREAM
@@ -49,10 +50,11 @@ class CurrentAgent:
         settings: Settings,
         fleet: Fleet,
         statistics: RunningStatistics,
+        episodes: EpisodeLog,
         report: Callable[[str], None],
     ) -> None:
         self._builder, self._settings, self._fleet, self._statistics = builder, settings, fleet, statistics
-        self._evaluations = 0
+        self._episodes, self._evaluations = episodes, 0
         self.build(report)
 
     @property
@@ -157,8 +159,9 @@ class CurrentAgent:
     def state(self) -> ManagerState:
         """The manager's own numbers, for a checkpoint."""
         settings = {name: self._settings[name] for name in SAVED_SETTINGS}
-        fleet, entropy = self._fleet, self._builder.entropy
-        return ManagerState(settings, fleet.version, self._evaluations, self.agent.epoch, entropy, fleet.restarts)
+        counts = {"evaluations": self._evaluations, "steps": self._episodes.steps, "epoch": self.agent.epoch}
+        streams = {"entropy": self._builder.entropy, "restarts": self._fleet.restarts}
+        return ManagerState(settings, self._fleet.version, **counts, **streams)
 
     @contextlib.contextmanager
     def resuming(self, restored: Restored) -> Iterator[Aggregator | None]:
@@ -178,7 +181,7 @@ class CurrentAgent:
             self._statistics.replace(restored.frozen)
             with restored.naming_description():
                 self._settings.update(state.settings)
-            self._builder.entropy, self._evaluations, self.agent.epoch = state.entropy, state.evaluations, state.epoch
+            self._set_numbers(state)
             self.publish()
             self._fleet.version = state.version
             # After `publish`: these statistics take effect with the next policy version, as they did in the saved run.
@@ -196,14 +199,14 @@ class CurrentAgent:
             yield
         except BaseException:
             self._settings.update(before.settings)
-            self._builder.entropy, self._evaluations, self.agent.epoch = (
-                before.entropy,
-                before.evaluations,
-                before.epoch,
-            )
+            self._set_numbers(before)
             self.agent.normalization = normalization
             self.apply_settings()
             raise
+
+    def _set_numbers(self, state: ManagerState) -> None:
+        self._builder.entropy, self._episodes.steps = state.entropy, state.steps
+        self._evaluations, self.agent.epoch = state.evaluations, state.epoch
 
     def info(self) -> dict[str, Any]:
         """Describes the environment, the policy, its form for runners, and the columns."""

@@ -47,7 +47,8 @@ class Lifetime(PublishedManager, Shown):
         report("starting runners")
         self._fleet = self._builder.fleet()
         try:
-            self._current = CurrentAgent(self._builder, self.kwargs, self._fleet, self._statistics, report)
+            parts = (self._fleet, self._statistics, self._episodes)
+            self._current = CurrentAgent(self._builder, self.kwargs, *parts, report)
             self._start_collector()
             self._tell_chosen_type()
         except BaseException:

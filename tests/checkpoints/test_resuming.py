@@ -257,6 +257,7 @@ def state_of(manager, dqn):
         "settings": {name: manager.kwargs[name] for name in ("epsilon", "temperature", "total_steps")},
         "info": {name: str(value) for name, value in manager.info().items()},
         "rows": all_rows(manager.buffer),
+        "steps": manager.steps,
         "curves": {key: (curve.epochs, curve.means) for key, curve in manager.aggregator.curves.items()},
         "csv": manager.aggregator.csv_path.read_text(),
         "files": sorted(file.name for file in manager.aggregator.path.iterdir()),
@@ -352,6 +353,24 @@ def test_a_failed_load_leaves_episodes_and_random_streams_as_they_are(tmp_path):
     Sometimes.left = 10**9
     ours, theirs = manager.get_data(), other.get_data()
     assert same(ours.values(), theirs.values())
+
+
+def test_the_steps_of_a_run_and_the_axis_of_its_curves_go_on_after_a_return(tmp_path):
+    manager, resumed = make(), make()
+    manager.initialize_aggregator(tmp_path / "progress", aggregator_keys=["loss"])
+    manager.collect(20)
+    manager.update_aggregator(step=manager.steps, loss=1.0)
+    saved = manager.steps
+    manager.save_checkpoint(tmp_path / "checkpoints")
+    manager.collect(20)
+    resumed.collect(10)
+    for each in (manager, resumed):
+        each.load_checkpoint(tmp_path / "checkpoints")
+        assert each.steps == saved > 10
+    rows = resumed.collect(10)
+    resumed.update_aggregator(step=resumed.steps, loss=0.5)
+    assert resumed.steps == saved + rows
+    assert resumed.aggregator.curves["loss"].steps == [saved, saved + rows]
 
 
 def test_a_save_while_others_put_keeps_the_rows_of_one_moment(tmp_path):
