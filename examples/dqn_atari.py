@@ -197,7 +197,9 @@ class Training:
 
     def __init__(self, arguments: argparse.Namespace, out: Path) -> None:
         self.arguments, self.out, self.recipe = arguments, out, RECIPES[arguments.recipe]
-        recipe, places = self.recipe, {"path": arguments.path} if arguments.path else {}
+        recipe, places = self.recipe, dict[str, Any]()
+        if arguments.path:  # a checkpoint can be loaded until more than `spare` rows are put after it
+            places = {"path": arguments.path, "spare": max(8_192, 2 * arguments.test_every)}
         played = really.atari(arguments.game).make_vector(1)
         self.lives = max(1, int(played.reset(seed=0)[1]["lives"][0]))  # a game without lives tells 0
         game = {"game": arguments.game, "screen_size": recipe.screen, "fire_reset": self.lives > 1}
