@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = set(METADATA["optional-dependencies"])
 # Other distributions whose install commands a text may tell.
-OTHERS = {"auditwheel", "check-jsonschema", "gymnasium"}
+OTHERS = {"auditwheel", "check-jsonschema", "gymnasium", "minari"}
 TEXTS = [
     path
     for pattern in ("*.md", "Makefile", "docs/**/*.md", "really/**/*.py", "examples/*.py", ".github/**/*.yml")
