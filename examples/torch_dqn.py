@@ -46,6 +46,7 @@ class QNetwork(nn.Module):
 
 
 def main(args: Args) -> None:
+    torch.set_num_threads(1)  # threads of small layers wait for each other, above all on a busy machine
     torch.manual_seed(args.seed)
     q_network = QNetwork()
     target_network = copy.deepcopy(q_network)

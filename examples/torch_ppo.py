@@ -64,6 +64,7 @@ def mlp(inputs: int, outputs: int, gain: float) -> nn.Sequential:
 def main(args: Args) -> None:
     steps_a_call, total_steps, max_steps, solved, gamma, gae_lambda, value_unit = TASKS[args.task]
     is_continuous = args.task != "CartPole-v1"
+    torch.set_num_threads(1)  # threads of small layers wait for each other, above all on a busy machine
     torch.manual_seed(args.seed)
     model = ActorCritic(8 if is_continuous else 4, 2, is_continuous, value_unit)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, eps=1e-5)
