@@ -103,6 +103,15 @@ def test_each_page_of_the_reference_names_objects_that_there_are() -> None:
         assert inspect.getdoc(documented(name)), name
 
 
+def test_the_reference_has_each_public_class_and_function() -> None:
+    shown = {name.rpartition(".")[2] for name in REFERENCE} | set(vars(importlib.import_module("really.errors")))
+    for package in sorted((ROOT / "really").glob("[a-z]*/__init__.py")):
+        module = importlib.import_module(f"really.{package.parent.name}")
+        public = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+        found = {name for name, thing in public.items() if inspect.isclass(thing) or inspect.isfunction(thing)}
+        assert found <= shown, module.__name__
+
+
 def test_docstrings_of_the_reference_refer_to_what_the_reference_has() -> None:
     """A reader of the site, or of `help`, does not see the module that another docstring is in."""
     pages = {name.rpartition(".")[2] for name in REFERENCE} | set(vars(importlib.import_module("really.errors")))
