@@ -51,8 +51,10 @@ def _linked(text: str, folder: Path, page: Path, config: Any) -> str:
         named = path.relative_to(ROOT)
         if str(named) in PAGES:
             named = Path("docs", PAGES[str(named)])
-        elif named.parts[0] != "docs" or named.suffix == ".ipynb":
+        elif named.parts[0] != "docs":
             return f"{opening}{config['repo_url']}/blob/main/{named}{anchor or ''}{closing}"
+        elif named.suffix == ".ipynb":
+            named = named.with_suffix(".md")
         to = os.path.relpath(named.relative_to("docs"), page.parent)
         return f"{opening}{to}{anchor or ''}{closing}"
 
