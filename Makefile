@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := tensorflow,ray,plots,gym,atari,box2d,test
+# The checkout as a path, not as an import hook: mypy finds `really` in a script anywhere.
+AS_PATH := --config-settings editable_mode=compat
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
@@ -12,7 +14,7 @@ setup: $(BUILT)
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' && touch $@
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' $(AS_PATH) && touch $@
 
 $(BUILT): .venv/.installed setup.py $(wildcard csrc/*.p* csrc/*/*.pxd csrc/*/*.h)
 	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(wildcard .venv/.built*),--force)
@@ -57,7 +59,7 @@ fuzz: .venv-fuzz/.installed
 
 .venv-fuzz/.installed: pyproject.toml
 	test -x .venv-fuzz/bin/python || $(PYTHON) -m venv .venv-fuzz
-	.venv-fuzz/bin/pip install --quiet --disable-pip-version-check -e '.[test,plots,hdf5]' 'atheris>=3' && touch $@
+	.venv-fuzz/bin/pip install --quiet --disable-pip-version-check -e '.[test,plots,hdf5]' 'atheris>=3' $(AS_PATH) && touch $@
 
 test-learning: setup
 	$(BIN)/python -m pytest -m learning --timeout 3600
@@ -72,7 +74,7 @@ test-ecosystem: .venv-ecosystem/.installed
 
 .venv-ecosystem/.installed: pyproject.toml
 	test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
-	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),mujoco]' $(ECOSYSTEM)
+	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),mujoco]' $(ECOSYSTEM) $(AS_PATH)
 	.venv-ecosystem/bin/python setup.py --quiet build_ext --inplace && touch $@
 
 # With Keras 2 as `tf.keras`, in an environment of its own.
@@ -81,7 +83,7 @@ test-keras2: .venv-keras2/.installed
 
 .venv-keras2/.installed: pyproject.toml
 	test -x .venv-keras2/bin/python || $(PYTHON) -m venv .venv-keras2
-	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,ray,plots,keras2]' && touch $@
+	.venv-keras2/bin/pip install --quiet --disable-pip-version-check -e '.[test,ray,plots,keras2]' $(AS_PATH) && touch $@
 
 # Installs that lack something, each in an environment of its own: make test-frameworks ENVIRONMENTS=numpy
 test-frameworks: setup
@@ -163,7 +165,7 @@ bench-frameworks: .venv-bench-frameworks/.installed
 
 .venv-bench-frameworks/.installed: pyproject.toml
 	test -x .venv-bench-frameworks/bin/python || $(PYTHON) -m venv .venv-bench-frameworks
-	.venv-bench-frameworks/bin/pip install --quiet --disable-pip-version-check -e '.[all,bench]' && touch $@
+	.venv-bench-frameworks/bin/pip install --quiet --disable-pip-version-check -e '.[all,bench]' $(AS_PATH) && touch $@
 
 # Compares the cells of this package in two commits, which take turns, and shows those that differ by more than 3 %:
 # make bench-compare BASE=main~1 HEAD=main CELLS='sampling\.'. WALL=--wall measures by the clock, for cells with Ray.
@@ -175,7 +177,7 @@ bench-compare: .venv/.bench
 	$(BIN)/python -m bench.turns $(BASE) $(HEAD) --cells "$(CELLS)" $(WALL)
 
 .venv/.bench: $(BUILT)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco,envpool]' && touch $@
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,mujoco,envpool]' $(AS_PATH) && touch $@
 
 build: setup
 	$(BIN)/python -m build
