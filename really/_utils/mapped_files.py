@@ -6,6 +6,8 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +153,10 @@ class MappedFile:
         if handle >= 0:
             os.close(handle)
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the end of Python this module's names may be gone, and the system closes the file.
+        if not is_finalizing():
+            self.close()
 
     def _check_length(self) -> None:
         length = os.fstat(self._handle).st_size

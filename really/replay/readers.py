@@ -150,9 +150,9 @@ class Reader:
             self.keeps = False
         self._end = self.next_row
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # An interrupt may have come before `__init__` set the attribute.
-        if getattr(self, "keeps", False) and not sys.is_finalizing():
+        if getattr(self, "keeps", False) and not is_finalizing():
             self._readers.remove(self)
 
     def __enter__(self) -> Reader:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
@@ -100,8 +101,8 @@ class StoredRows(RowsInAndOut):
         if self._storage.close():
             self._ring = None
 
-    def __del__(self) -> None:
-        if (storage := getattr(self, "_storage", None)) is not None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if (storage := getattr(self, "_storage", None)) is not None and not is_finalizing():
             storage.drop()
 
     def check_open(self, what: str) -> None:

@@ -180,3 +180,28 @@ assert gc.isenabled()
 def test_a_fork_amid_a_lock_leaves_collection_on():
     found = subprocess.run([sys.executable, "-c", FORK], timeout=30, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+HELD = """
+import sys
+import numpy as np
+from really import ReplayBuffer
+
+kind, path = sys.argv[1:]
+frames = np.arange(40 * 16 * 64, dtype=np.uint8).reshape(40, 4, 16, 16)
+options = {"disk": {"path": path}, "prioritized": {"alpha": 0.6, "path": path}, "frames": {}}[kind]
+np.held = buffer = ReplayBuffer(100, seed=0, **options)  # NumPy's names go after those of this package
+buffer.put({"state": frames, "state_new": frames, "reward": np.zeros(40, np.float32)})
+np.reader = buffer.open_reader(keeps=True)
+if path.endswith("closed"):
+    np.reader.close()
+    buffer.close()
+"""
+
+
+@pytest.mark.parametrize("ending", ["open", "closed"])
+@pytest.mark.parametrize("kind", ["disk", "prioritized", "frames"])
+def test_a_buffer_that_is_held_until_the_end_of_python_writes_nothing_to_the_console(kind, ending, tmp_path):
+    path = str(tmp_path / ending)
+    found = subprocess.run([sys.executable, "-c", HELD, kind, path], timeout=60, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")

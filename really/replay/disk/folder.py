@@ -336,9 +336,10 @@ class Folder(ChangeableFolder):
             with self._errors_told():
                 keep()
 
-    def __del__(self) -> None:
-        with self._errors_told():
-            self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            with self._errors_told():
+                self.close()
 
     def promised(self, device: int) -> int:
         """Bytes of that file system that the buffer has yet to take."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +61,9 @@ class FrameFile:
             raise FileError(error.errno, f"{self.path}: expected to make it durable, but {error.strerror}") from error
         self.table.sync()
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Not before: the ring, and a forked process, still map blocks.
-        if getattr(self, "_handle", -1) >= 0:
+        if getattr(self, "_handle", -1) >= 0 and not is_finalizing():
             os.close(self._handle)
 
     def _opened(self, writable: bool, new: bool) -> int:
