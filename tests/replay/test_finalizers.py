@@ -74,7 +74,7 @@ rows |= {"state_new": rows["state"][1:], "state": rows["state"][:-1], "task": pl
 
 
 def filled(**options):
-    buffer = ReplayBuffer(100, seed=0, **options)
+    buffer = ReplayBuffer(300, seed=0, **options)  # whole episodes stay, though each call adds a row
     buffer.put(rows)
     return buffer
 
