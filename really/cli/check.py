@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -80,6 +82,9 @@ def _environment(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if not colon or "/" in name:
         return name
+    # As `python -m` does it: the installed script begins its search for modules in its own folder.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -336,6 +336,16 @@ def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> No
     assert "CartPole" in failed(capsys, "check", "CartPol-v1")
 
 
+def test_the_installed_script_finds_the_environment_in_the_users_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "envs.py").write_text("from tests.environments import Counter as MyEnv\n")
+    script = [Path(sys.executable).with_name("really"), "check", "mine.envs:MyEnv", "--steps", "8", "--json"]
+    own = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, env=own)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["terminated"] >= 0
+
+
 def test_bench_names_the_documented_rates(capsys: pytest.CaptureFixture[str]) -> None:
     from really.cli import bench
 
