@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from really import ReplayBuffer, SampleManager
 from really._utils.notebook import ShownFile
+from really.errors import ClosedError
+from really.manager import cells
 from really.metrics.aggregator import Aggregator
 from tests.environments import Counter
 
@@ -98,6 +101,26 @@ def test_a_cell_that_runs_again_closes_the_managers_that_it_made(
     assert texts(cells[1], "stderr") == ""
     assert told.count("the manager that this cell made before is closed, and its runners are free") == 2
     assert texts(cells[4]) == "closed\nclosed\n"
+
+
+def test_a_cell_that_runs_again_opens_its_folder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cell(execution: int) -> SampleManager:
+        monkeypatch.setattr(cells, "shell", lambda: SimpleNamespace(execution_count=execution))
+        options = {"num_steps": 5, "use_ray": False, "action_sampling_type": "epsilon_greedy"}
+        manager = SampleManager(q_values, Counter, 1, 5, **options)
+        manager.initialize_buffer(100, ["reward"], path=tmp_path / "buffer")
+        manager.collect(5)
+        return manager
+
+    shown = {1: cell(1)}
+    with cell(2) as manager:
+        assert len(manager.buffer) == 10
+        assert f"its buffer {tmp_path / 'buffer'} is closed" in caplog.text
+        with pytest.raises(ClosedError):
+            shown[1].buffer.sample(1)
+    manager.buffer.close()
 
 
 def test_manager_agent_and_buffer_are_tables(tmp_path: Path) -> None:

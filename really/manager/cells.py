@@ -1,4 +1,4 @@
-"""Cells of a notebook that run again: the manager that the cell made before frees its runners first."""
+"""Cells of a notebook that run again: the manager that the cell made before frees its runners and folder first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import weakref
 from typing import NamedTuple, Protocol
 
 from really._utils.notebook import shell
+from really.manager.buffers import Buffer
 
 log = logging.getLogger("really")
 
@@ -22,6 +23,8 @@ class Cell(NamedTuple):
 class Closable(Protocol):
     """A manager."""
 
+    buffer: Buffer | None
+
     def close(self) -> None:
         """Releases its runners."""
 
@@ -36,7 +39,10 @@ def cell_of(file: str, line: int) -> Cell | None:
 
 
 def close_earlier(cell: Cell | None) -> None:
-    """Closes the managers that the same place made in earlier runs of its cell, and tells of others with runners."""
+    """Closes the managers that the same place made in earlier runs of its cell, and tells of others with runners.
+
+    Their buffers on disk are closed, too: a variable of the notebook may hold them, and the cell opens their folders.
+    """
     if cell is None:
         return
     for manager, (file, line, execution) in list(_made.items()):
@@ -45,6 +51,9 @@ def close_earlier(cell: Cell | None) -> None:
         if (file, line) == (cell.file, cell.line):
             log.warning("SampleManager: the manager that this cell made before is closed, and its runners are free")
             manager.close()
+            if manager.buffer is not None and manager.buffer.path is not None:
+                log.warning("SampleManager: its buffer %s is closed", manager.buffer.path)
+                manager.buffer.close()
         else:
             log.warning("SampleManager: a manager of another cell still has its runners; manager.close() frees them")
             del _made[manager]  # told once

@@ -26,10 +26,8 @@ class FolderLock:
         try:
             self._handle = _locked_file(folder / LOCK)
         except BlockingIOError as error:
-            owner = read_small(folder / LOCK)[:20].decode(errors="replace") or "another one"
             raise LockedError(
-                f"{folder}: expected a buffer that nobody else writes, but process {owner} does; "
-                f"open it with mode='r' to read it meanwhile"
+                f"{folder}: expected a buffer that nobody else writes, but {_owner(folder / LOCK)}"
             ) from error
         try:
             length = os.pwrite(self._handle, str(self._process).encode(), 0)
@@ -53,6 +51,14 @@ class FolderLock:
         if os.getpid() == self._process:
             system.unlock(handle)
         os.close(handle)
+
+
+def _owner(path: Path) -> str:
+    """Who holds a lock, and what to do about it."""
+    owner = read_small(path)[:20].decode(errors="replace")
+    if owner == str(os.getpid()):
+        return "another buffer of this process does; close that one: buffer.close()"
+    return f"process {owner or 'another one'} does; open it with mode='r' to read it meanwhile"
 
 
 def _locked_file(path: Path) -> int:
