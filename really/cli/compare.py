@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 from really.errors import InvalidValueError
 
@@ -26,9 +27,16 @@ def run(given: argparse.Namespace) -> None:
     from really.cli.output import show
     from really.metrics.comparison import compare, figure_stem
 
-    named = dict(run.partition("=")[::2] for run in given.runs)
+    pairs = [run.partition("=")[::2] for run in given.runs]
+    named = dict(pairs)
     if any(named.values()) and not all(named.values()):
         raise InvalidValueError(f"runs: expected NAME=DIR for all or for none, got {' '.join(given.runs)}")
+    twice = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
+    if twice is not None and all(named.values()):
+        seeds = ",".join(folders for name, folders in pairs if name == twice)
+        raise InvalidValueError(
+            f"runs: expected each name once, got {twice!r} twice; {twice}={seeds} are several seeds of it"
+        )
     runs = {name: folders.split(",") for name, folders in named.items()} if all(named.values()) else given.runs
     found = compare(runs, given.key, x=given.x, statistic=given.statistic, path=given.out)
     if not given.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ SHOWN = 8
 def show(entries: Any, as_json: bool) -> None:
     """Prints a mapping, or a list of mappings."""
     if as_json:
-        print(json.dumps(entries, default=_plain, indent=2))
+        print(json.dumps(_finite(entries), indent=2, allow_nan=False))
         return
     from really.manager.summary import Summary
 
@@ -28,5 +29,13 @@ def cell(value: Any) -> str:
     return " ".join(str(value).split())
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def _finite(value: Any) -> Any:
+    """The value in types of JSON, which has no NaN and no infinity: they are null."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)

@@ -301,6 +301,33 @@ def test_plot_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert drawn.endswith(f"\n{tmp_path / 'figure'}.png\n")
 
 
+def test_compare_refuses_a_name_that_comes_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(capsys, "compare", "a=x", "b=z", "a=y")
+    assert line == "really compare: runs: expected each name once, got 'a' twice; a=x,y are several seeds of it"
+
+
+def test_json_has_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    aggregator = Aggregator(tmp_path / "run")
+    aggregator.update(loss=1.0)
+    values = np.array([np.nan, np.inf, 1.0], np.float32)
+    with ReplayBuffer(3, path=tmp_path / "buffer") as buffer:
+        buffer.put({"x": values, "y": np.stack([values] * 3)})
+    query = "select x, y from buffer"
+    compared, head, answer = (
+        json.loads(ran(capsys, *command, "--json"), parse_constant=refuse)
+        for command in (
+            ("compare", tmp_path / "run", "--key", "loss"),
+            ("head", tmp_path / "buffer"),
+            ("sql", query, tmp_path / "buffer"),
+        )
+    )
+    assert compared["curves"]["run"] == {"end": 1.0, "low": None, "high": None, "seeds": 1}
+    assert [row["x"] for row in head] == [row["x"] for row in answer] == [None, None, 1.0]
+
+
 def test_plot_and_compare_take_the_folder_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     aggregator = Aggregator(tmp_path / "run" / "progress")
     aggregator.update(loss=1.0)
