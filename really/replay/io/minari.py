@@ -8,6 +8,7 @@ last row.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.names import OF_BUFFERS, check_names
 from really._utils.packages import needed
 from really._utils.progress import advance, progress_bar
 from really.data.schema import Spec
@@ -85,6 +87,9 @@ def to_minari(
 
 def from_minari(buffer_type: type[Buffer], dataset: Any, capacity: int | None = None, **options: Any) -> Buffer:
     """As of `ReplayBuffer`, for a buffer of this type."""
+    known = inspect.signature(buffer_type).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        check_names("from_minari", options, known, OF_BUFFERS | {"download": "the command `minari download ID`"})
     if isinstance(dataset, str):
         dataset = _local(dataset)
     total = int(dataset.total_steps)
@@ -378,7 +383,12 @@ def _local(dataset_id: str) -> Any:
 
     try:
         return minari.load_dataset(dataset_id)
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InvalidValueError(
+            f"dataset: expected a local Minari data set, got {dataset_id!r}, which is not there; "
+            f"`minari download {dataset_id}` gets it"
+        ) from error
+    except ValueError as error:
         raise InvalidValueError(f"dataset: expected a local Minari data set, got {dataset_id!r}: {error}") from error
 
 

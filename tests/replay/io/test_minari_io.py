@@ -253,8 +253,13 @@ def test_refusals_leave_nothing_behind(datasets):
 
 @pytest.mark.filterwarnings("ignore:.*set to None:UserWarning", "ignore:env_spec is None:UserWarning")
 def test_other_data_sets_are_refused():
-    with pytest.raises(InvalidValueError, match="expected a local Minari data set, got 'none-v0'"):
+    told = r"expected a local Minari data set, got 'none-v0', which is not there; `minari download none-v0` gets it$"
+    with pytest.raises(InvalidValueError, match=told):
         ReplayBuffer.from_minari("none-v0")
+    with pytest.raises(InvalidTypeError, match=r"^from_minari: .*'download'.*`minari download ID`"):
+        ReplayBuffer.from_minari("none-v0", download=True)
+    with pytest.raises(InvalidTypeError, match=r"^from_minari: .*'alfa'.*Did you mean 'alpha'"):
+        ReplayBuffer.from_minari("none-v0", alfa=0.6)
     box = spaces.Box(0, 1, (1,))
     episode = minari.data_collector.EpisodeBuffer(
         observations=np.zeros((2, 1)),
