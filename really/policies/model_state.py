@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterator, Mapping, Sequence, Sized, ValuesView
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,8 +169,9 @@ class ModelState:
         wanted = [*self.weights, *self.others]
         if isinstance(arrays, Sequence) and len(arrays) == len(self.weights):
             wanted = self.weights
-        if not wanted and len(arrays):
-            raise ModelError(f"weights: expected none, as {self._what_it_has()}, got {len(arrays)} arrays")
+        if not wanted and (not isinstance(arrays, Sized) or len(arrays)):
+            got = f"{len(arrays)} arrays" if isinstance(arrays, list | tuple) else type(arrays).__name__
+            raise ModelError(f"weights: expected none, as {self._what_it_has()}, got {got}")
         names = list(map(name_of, wanted))
         check_weights([tuple(each.shape) for each in wanted], arrays, names, "tensorflow")
 

@@ -127,7 +127,8 @@ def test_a_callable_without_get_weights_takes_no_weights() -> None:
     with manager_of(OfReward(1.0), OfNoWeights()) as manager:
         assert manager.get_agent().get_weights() == []
         manager.set_agent([])
-        told = r"^weights: expected none, as OfNoWeights is a callable without get_weights and set_weights, got 1 arr"
-        with pytest.raises(ModelError, match=told):
-            manager.set_agent([np.zeros(3)])
+        told = r"^weights: expected none, as OfNoWeights is a callable without get_weights and set_weights, got "
+        for given, got in (([np.zeros(3)], "1 arrays"), (None, "NoneType"), (3, "int"), (iter([]), "list_iterator")):
+            with pytest.raises(ModelError, match=f"{told}{got}$"):
+                manager.set_agent(given)
         assert len(manager.get_data()["reward"]) == 10
