@@ -18,13 +18,17 @@ def show(entries: Any, as_json: bool) -> None:
         return
     from really.manager.summary import Summary
 
-    print(Summary(entries) if isinstance(entries, Mapping) else Summary({"rows": entries}))
+    if isinstance(entries, Mapping):
+        print(Summary(entries))
+    else:
+        print(Summary({"rows": entries}) if entries else "no rows")
 
 
 def cell(value: Any) -> str:
     """A value of a row as short text; its shape and dtype if it has many numbers."""
-    size = getattr(value, "size", 1)
-    if size > SHOWN:
+    if isinstance(value, list | tuple | bytes) and len(value) > SHOWN:  # of DuckDB, which keeps no shape
+        return f"{len(value):,} values"
+    if getattr(value, "size", 1) > SHOWN:
         return f"{value.dtype}{list(value.shape)}"
     return " ".join(str(value).split())
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from really.cli.output import show
+from really.cli.output import cell, show
 from really.cli.sources import opened
 
 EXAMPLES = """really sql "select avg(reward), count(*) from buffer" runs/buffer
@@ -38,4 +38,6 @@ def run(given: argparse.Namespace) -> None:
             names, rows = ([], []) if answer is None else (answer.columns, answer.fetchall())
         except duckdb.Error as error:
             raise InvalidValueError(f"query: expected SQL of the table `buffer`, got an error: {error}") from error
+    if not given.json:
+        rows = [[each if isinstance(each, int | float) else cell(each) for each in row] for row in rows]
     show([dict(zip(names, row, strict=True)) for row in rows], given.json)

@@ -237,6 +237,9 @@ def test_sql(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swapped = f"really sql: expected the query before PATH, got the path {str(folder)!r} in its place"
     assert failed(capsys, "sql", folder, query) == swapped
     assert failed(capsys, "sql", "select nothing", folder).startswith("really sql: query: expected SQL of the table")
+    assert ran(capsys, "sql", "select * from buffer where reward > 99", folder) == "no rows\n"
+    pixels = ran(capsys, "sql", "select state, reward, null as n, [1, 2] as few from buffer limit 1", folder)
+    assert re.search(r"^  64 values +0 +None +\[1, 2\]$", pixels, re.MULTILINE)
 
 
 def test_export_to_parquet_can_be_read_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,6 +310,8 @@ def test_compare_refuses_a_name_that_comes_twice(capsys: pytest.CaptureFixture[s
 
 
 def test_json_has_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("duckdb")
+
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
