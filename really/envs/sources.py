@@ -11,13 +11,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from really._utils.packages import check_installed
+from really._utils.packages import check_installed, needed
 from really.envs.environment import NO_LIMIT, Environment, accepts, logged_warnings, parameters
 from really.envs.real_gym import fails_in_gym, gym_spec, import_gym, without_checker
 from really.envs.single_of_vector import SingleOfVector
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 log = logging.getLogger("really")
+
+EXTRAS = ("box2d", "mujoco")
+"""Extras of gymnasium that are extras of this package, too."""
 
 
 class InstanceSource:
@@ -248,6 +251,16 @@ def _source_of_id(name: str, config: Mapping[str, Any]) -> IdSource | GymIdSourc
         stacklevel=2,
     )
     return IdSource(newer)
+
+
+def refuse_missing_package(where: str, error: BaseException) -> None:
+    """Raises MissingPackageError if gymnasium says that its extra is missing and an extra here brings it."""
+    from gymnasium.error import DependencyNotInstalled
+
+    extra = next((extra for extra in EXTRAS if f"gymnasium[{extra}]" in str(error)), None)
+    if extra is not None and isinstance(error, DependencyNotInstalled) and isinstance(error.__cause__, ImportError):
+        with needed(where, f"{error.__cause__.name} for its simulation", extra):
+            raise error.__cause__
 
 
 def _next_version(name: str) -> str | None:

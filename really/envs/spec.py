@@ -16,7 +16,7 @@ from really.data.spaces import native_space, to_gymnasium
 from really.envs.environment import NO_LIMIT, Environment, failure
 from really.envs.observed import declared_space, observed_space, shaped_space
 from really.envs.received import ReceivedObservations
-from really.envs.sources import EnvironmentSource, InstanceSource, source_of
+from really.envs.sources import EnvironmentSource, InstanceSource, refuse_missing_package, source_of
 from really.errors import InvalidTypeError, ReallyError
 
 # Wrappers that are looked at for a time limit.
@@ -119,6 +119,7 @@ class EnvironmentSpec:
         except BaseException as error:
             if ends_program(error):
                 raise
+            refuse_missing_package(f"environment {self.name!r}", error)
             where = f"environment {self.name!r} could not be made with env_config {dict(self.env_config)}"
             raise failure(where, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 import threading
 from typing import Any
 
@@ -19,7 +20,7 @@ from really.data.spaces import flatten, infer_space, to_gymnasium
 from really.envs.make import make_batch
 from really.envs.real_gym import import_gym
 from really.envs.spec import EnvironmentSpec
-from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError
+from really.errors import EnvironmentFailedError, InvalidTypeError, InvalidValueError, MissingPackageError
 
 gym = import_gym()
 GymCartPole = importlib.import_module("gym.envs.classic_control").CartPoleEnv
@@ -536,3 +537,18 @@ def test_rendering_with_the_newer_and_the_older_api():
             return mode
 
     assert make_batch(EnvironmentSpec(Old), seeds(1), render_mode="rgb_array").render() == "rgb_array"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("LunarLander-v3", "Box2D", "box2d"), ("Hopper-v5", "mujoco", "mujoco")]
+)
+def test_a_missing_package_of_gymnasium_names_the_extra(
+    name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [module for module in sys.modules if module.startswith(f"gymnasium.envs.{extra}")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    told = rf"environment .*: expected {package} for .*, got no package {package}: pip install 'really-rl\[{extra}\]'$"
+    for environment in (name, lambda: gymnasium.make(name)):
+        with pytest.raises(MissingPackageError, match=told):
+            EnvironmentSpec(environment).probe()
