@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import sysconfig
 import textwrap
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -69,9 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ReallyError, OSError) as error:
-        print(f"{given.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{given.prog}: {_line(error)}", file=sys.stderr)
         return FAILED
     return 0
+
+
+def _line(error: Exception) -> str:
+    """The message on one line; instead of the traceback in it the place in the user's code."""
+    message, traceback_follows, _ = str(error).partition("\n\nOriginal traceback:")
+    place = _users_place(error.__cause__) if traceback_follows else ""
+    return " ".join(f"{message}{place}".split())
+
+
+def _users_place(error: BaseException | None) -> str:
+    """The last place in a traceback that is neither in this package nor in an installed one; "" if there is none."""
+    frames = [] if error is None else traceback.extract_tb(error.__traceback__)
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    others = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *installed))
+    own = [frame for frame in frames if not frame.filename.startswith((*others, "<"))]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
 class _AsWritten(argparse.RawDescriptionHelpFormatter):

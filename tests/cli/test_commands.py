@@ -378,6 +378,21 @@ def test_the_installed_script_finds_the_environment_in_the_users_folder(tmp_path
     assert json.loads(done.stdout)["terminated"] >= 0
 
 
+def test_an_error_of_an_environment_is_one_line_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "from tests.environments import Counter\n"
+        "class Failing(Counter):\n"
+        "    def step(self, action):\n"
+        "        return {}['reward']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    line = failed(capsys, "check", "failing:Failing")
+    assert line.startswith("really check: environment 'Failing', number 0 of the batch, ")
+    assert line.endswith(f": KeyError: 'reward' ({tmp_path / 'failing.py'}:4)")
+
+
 def test_bench_names_the_documented_rates(capsys: pytest.CaptureFixture[str]) -> None:
     from really.cli import bench
 
