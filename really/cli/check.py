@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from really.errors import EnvironmentFailedError, InvalidFileError, InvalidValueError
+from really.errors import EnvironmentFailedError, InvalidFileError, InvalidValueError, MissingPackageError
 
 if TYPE_CHECKING:
     from really.envs.spec import EnvironmentSpec
@@ -45,9 +45,8 @@ def run(given: argparse.Namespace) -> None:
     from really.envs.spec import EnvironmentSpec
 
     steps = checked_integer("--steps", given.steps)
-    # A run may be in a folder with the name of its environment.
-    if not re.search(r"-v\d+$", given.env) and (path := Path(given.env)).exists():
-        show(_compared(path), given.json)
+    if _is_path(given.env):
+        show(_compared(Path(given.env).expanduser()), given.json)
         return
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -62,6 +61,23 @@ def run(given: argparse.Namespace) -> None:
         }
     found["warnings"] = list(dict.fromkeys(" ".join(str(warning.message).split()) for warning in told)) or "none"
     show(found, given.json)
+
+
+def _is_path(name: str) -> bool:
+    """Whether this is no environment but a path, such as the folder of a run with its environment's name."""
+    if name.startswith((".", "/", "~")):
+        return True
+    return Path(name).exists() and not (re.search(r"-v\d+$", name) and _is_registered(name))
+
+
+def _is_registered(name: str) -> bool:
+    from really.envs.sources import source_of
+
+    try:
+        source_of(name, {})
+    except (InvalidValueError, MissingPackageError):
+        return False
+    return True
 
 
 def _compared(path: Path) -> dict[str, Any]:

@@ -39,5 +39,5 @@ def run(given: argparse.Namespace) -> None:
         except duckdb.Error as error:
             raise InvalidValueError(f"query: expected SQL of the table `buffer`, got an error: {error}") from error
     if not given.json:
-        rows = [[each if isinstance(each, int | float) else cell(each) for each in row] for row in rows]
+        rows = [tuple(each if isinstance(each, int | float) else cell(each) for each in row) for row in rows]
     show([dict(zip(names, row, strict=True)) for row in rows], given.json)

@@ -356,6 +356,20 @@ def test_check_compares_rows_with_their_checksums(tmp_path: Path, capsys: pytest
         assert "damaged" in failed(capsys, "check", tmp_path / name.removesuffix("/records"))
 
 
+def test_check_tells_paths_from_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("runs/CartPole-v1", "CartPole-v1"):
+        with ReplayBuffer(3, path=tmp_path / name) as buffer:
+            buffer.put({"x": np.arange(3)})
+    for path in ("runs/CartPole-v1", "./CartPole-v1", "~/CartPole-v1", tmp_path / "CartPole-v1"):
+        assert json.loads(ran(capsys, "check", path, "--json"))["rows"] == 3
+    assert "environment" in json.loads(ran(capsys, "check", "CartPole-v1", "--steps", 8, "--json"))
+    assert failed(capsys, "check", "./Nothing-v1").startswith("really check: Nothing-v1: expected a buffer's folder")
+
+
 def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(ran(capsys, "check", "CartPole-v1", "--steps", 400, "--json"))
     assert about["batch"] == "native, 8 environments"
