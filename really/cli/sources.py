@@ -25,6 +25,8 @@ def kind_of(path: Path) -> str:
 
     Raises InvalidValueError otherwise.
     """
+    from really.replay.disk.folder import WITHOUT_ROWS, is_without_rows
+
     if path.is_dir():
         if (path / META).exists():
             return "checkpoint" if path.name.startswith("checkpoint_") else "model"
@@ -34,6 +36,8 @@ def kind_of(path: Path) -> str:
             return "shards"
         if parts(path):
             return "folder"
+        if is_without_rows(path):
+            raise InvalidValueError(f"{path}: expected {WHAT}, got {WITHOUT_ROWS}")
         names = sorted(entry.name for entry in path.iterdir())[:5]
         raise InvalidValueError(f"{path}: expected {WHAT}, got a folder with {', '.join(names) or 'nothing in it'}")
     if not path.exists():

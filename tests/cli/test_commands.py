@@ -467,6 +467,12 @@ def test_an_unknown_command_names_the_one_that_resembles_it(capsys: pytest.Captu
     assert failed(capsys, "inf").strip().endswith("got 'inf'. Did you mean 'info'?; really --help shows examples")
 
 
+def test_a_buffer_without_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ReplayBuffer(10, path=tmp_path / "b").close()
+    for command in ("info", "head", "check"):
+        assert failed(capsys, command, tmp_path / "b").endswith("without rows: its first put writes the schema")
+
+
 def test_help_imports_little() -> None:
     script = "import sys; sys.argv = ['really', 'info', '--help']; from really.__main__ import main\ntry: main()\n"
     script += "except SystemExit: pass\nprint(sorted({'numpy', 'pyarrow', 'gymnasium', 'ray'} & {*sys.modules}))"

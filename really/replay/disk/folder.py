@@ -93,6 +93,7 @@ LEFT = (
     *(removed_file.NAMES[1], update_file.NAMES[1]),
 )
 """What a kill may leave of files that were being written, apart from that of `rollback`."""
+WITHOUT_ROWS = "a buffer's folder without rows: its first put writes the schema"
 WHOLE = {SCHEMA, RECORDS, CURSOR, LOCK, checksum_file.NAME}
 """What no kill leaves to be removed."""
 MODES = ("r", "r+")
@@ -458,6 +459,12 @@ def open_folder(path: str | os.PathLike[str], mode: str) -> Folder:
     return Folder(folder, writable=mode == "r+")
 
 
+def is_without_rows(path: Path) -> bool:
+    """Whether a folder is that of a buffer into which nothing was put, or whose creation was cut short."""
+    names = {entry.name for entry in path.iterdir()}
+    return LOCK in names and SCHEMA not in names and all(map(_matching(OWN_FILES), names))
+
+
 def _check_folder(path: Path) -> None:
     """Raises InvalidValueError if `path` is no buffer's folder, nor one whose creation was cut short."""
     if (path / SCHEMA).exists() or not path.exists():
@@ -486,6 +493,8 @@ def _matching(patterns: tuple[str, ...]) -> Callable[[str], Any]:
 def _contents(path: Path) -> str:
     if not path.is_dir():
         return described(path)
+    if is_without_rows(path):
+        return WITHOUT_ROWS
     names = sorted(entry.name for entry in path.iterdir())
     return f"a folder without {SCHEMA}, with {', '.join(names[:5]) if names else 'nothing in it'}"
 

@@ -183,7 +183,7 @@ def test_what_else_is_at_the_path_is_left_alone(tmp_path, make, message):
 NO_BUFFER = {
     "nothing": (lambda at: None, "expected the folder of a buffer, got nothing"),
     "empty": (lambda at: at.mkdir(), "got a folder without schema.json, with nothing in it"),
-    "cut while it was made": (lambda at: ReplayBuffer(5, ["x"], path=at).close(), "without schema.json, with lock"),
+    "no put": (lambda at: ReplayBuffer(5, ["x"], path=at).close(), "folder without rows: its first put writes the sch"),
     "a file": (lambda at: at.write_text("hello"), "got a file that starts with b'hello'"),
 }
 
