@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
         raise InvalidValueError(f"OUT: expected a file .gif, got {str(given.out)!r}")
     if not 0 < given.fps <= 100:
         raise InvalidValueError(f"--fps: expected a number > 0 and up to 100, got {given.fps}")
-    with needed("really film", "Pillow", "plots"):
+    with needed("OUT", "Pillow, which writes it", "video"):
         from PIL import Image
     with opened(given.path) as buffer:
         if given.column not in (buffer.spec or {}):

@@ -26,7 +26,7 @@ def run(given: argparse.Namespace) -> None:
     from really._utils.packages import needed
     from really.errors import InvalidValueError
 
-    with needed("really sql", "DuckDB", "sql"):
+    with needed("QUERY", "DuckDB, which answers it", "sql"):
         import duckdb
     if os.path.exists(given.query) and not os.path.exists(given.path):  # of a long query Path raises an error
         raise InvalidValueError(f"expected the query before PATH, got the path {given.query!r} in its place")

@@ -473,6 +473,17 @@ def test_a_buffer_without_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         assert failed(capsys, command, tmp_path / "b").endswith("without rows: its first put writes the schema")
 
 
+def test_a_missing_package_is_told_with_its_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("duckdb", "PIL"):
+        monkeypatch.setitem(sys.modules, package, None)
+    told = "really sql: QUERY: expected DuckDB, which answers it, got no package duckdb: pip install 'really-rl[sql]'"
+    assert failed(capsys, "sql", "select * from buffer", folder) == told
+    told = "really film: OUT: expected Pillow, which writes it, got no package PIL: pip install 'really-rl[video]'"
+    assert failed(capsys, "film", folder, "x.gif") == told
+
+
 def test_help_imports_little() -> None:
     script = "import sys; sys.argv = ['really', 'info', '--help']; from really.__main__ import main\ntry: main()\n"
     script += "except SystemExit: pass\nprint(sorted({'numpy', 'pyarrow', 'gymnasium', 'ray'} & {*sys.modules}))"
