@@ -67,7 +67,7 @@ def _is_path(name: str) -> bool:
     """Whether this is no environment but a path, such as the folder of a run with its environment's name."""
     if name.startswith((".", "/", "~")):
         return True
-    return Path(name).exists() and not (re.search(r"-v\d+$", name) and _is_registered(name))
+    return name != "" and Path(name).exists() and not (re.search(r"-v\d+$", name) and _is_registered(name))
 
 
 def _is_registered(name: str) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from really.cli.sources import opened
+from really.cli.sources import opened, path_of
 
 EXAMPLES = """really export runs/buffer rows.parquet
 really export runs/buffer replay.arrow
@@ -17,7 +17,7 @@ DATA_SET = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("path", metavar="PATH", type=path_of, help="a buffer's folder, a saved buffer, a Parquet file")
     parser.add_argument("target", metavar="TARGET", help="a file .parquet or .arrow, or the id of a data set, name-v0")
     parser.add_argument("--env", metavar="ID", help="of a Minari data set: the environment, which gives its spaces")
 
@@ -32,6 +32,8 @@ def run(given: argparse.Namespace) -> None:
             f"TARGET: expected a file .parquet or .arrow, or the id of a Minari data set such as name-v0, "
             f"got {given.target!r}"
         )
+    if given.env is not None and suffix in (".parquet", ".arrow"):
+        raise InvalidValueError(f"--env: expected none for a file {suffix}, which has no spaces, got {given.env!r}")
     with opened(given.path) as buffer:
         if suffix == ".parquet":
             buffer.to_parquet(given.target)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from really.cli.sources import opened
+from really.cli.sources import opened, path_of
 from really.errors import InvalidValueError, one_of
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ MOST_FRAMES = 5000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the film, a file .gif")
+    parser.add_argument("path", metavar="PATH", type=path_of, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("out", metavar="OUT", type=path_of, help="the film, a file .gif")
     parser.add_argument("--column", default="state", metavar="KEY", help="the frames (default: state)")
     parser.add_argument(
         "--episode", type=int, default=0, metavar="N", help="which of those that ended, 0 is the oldest"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from really.cli.output import cell, show
-from really.cli.sources import opened
+from really.cli.sources import opened, path_of
 
 EXAMPLES = """really head runs/buffer
 really head replay.arrow -n 3 --tail --keys action reward
@@ -15,7 +14,7 @@ really head replay.arrow -n 3 --tail --keys action reward
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("path", metavar="PATH", type=path_of, help="a buffer's folder, a saved buffer, a Parquet file")
     parser.add_argument("-n", type=int, default=10, metavar="ROWS", help="number of rows (default: 10)")
     parser.add_argument("--tail", action="store_true", help="the newest rows instead of the oldest")
     parser.add_argument("--keys", nargs="+", metavar="KEY", help="columns to show (default: all)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from really.cli.output import show
 from really.cli.parts import last_values, listed
-from really.cli.sources import SAVED, inner, kind_of, opened, own_folder
+from really.cli.sources import SAVED, inner, kind_of, opened, own_folder, path_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ PIECE = 65_536
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="folder or file")
+    parser.add_argument("path", metavar="PATH", type=path_of, help="folder or file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

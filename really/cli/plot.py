@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from really.cli.sources import path_of
 
 EXAMPLES = """really plot runs/dqn/progress
 really plot runs/dqn/progress -o curves.png --smooth 20
@@ -13,7 +14,7 @@ really plot runs/dqn/progress -o curves.png --smooth 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "path", metavar="PATH", type=Path, help="the folder of an aggregator or a run, or its .csv file"
+        "path", metavar="PATH", type=path_of, help="the folder of an aggregator or a run, or its .csv file"
     )
     parser.add_argument("-o", "--out", metavar="FIGURE", help="where to, .png and .svg (default: beside the values)")
     parser.add_argument("--smooth", type=int, default=5, metavar="N", help="updates to average over (default: 5)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,13 @@ MARKS = {"schema.json": "buffer", "progress.csv": "progress"}
 WHAT = "a buffer's folder, a saved buffer, a checkpoint, a saved model, an aggregator's folder or a Parquet file"
 # Levels of folders that are searched: the folder of a run, and a folder of several runs.
 LEVELS = 2
+
+
+def path_of(text: str) -> Path:
+    """The path of an argument. An empty one, such as of a shell's variable that is not set, is not that of `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def kind_of(path: Path) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from really.cli.output import cell, show
-from really.cli.sources import opened
+from really.cli.sources import opened, path_of
 
 EXAMPLES = """really sql "select avg(reward), count(*) from buffer" runs/buffer
 really sql "select action, count(*) as n from buffer group by action order by action" replay.arrow --json
@@ -17,7 +16,7 @@ really sql "select action, count(*) as n from buffer group by action order by ac
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("query", metavar="QUERY", help="a query of the table `buffer`")
-    parser.add_argument("path", metavar="PATH", type=Path, help="a buffer's folder, a saved buffer, a Parquet file")
+    parser.add_argument("path", metavar="PATH", type=path_of, help="a buffer's folder, a saved buffer, a Parquet file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -454,6 +454,9 @@ def test_completion_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["head", "README.md"], "really head: "),
         (["info", "docs"], "really info: docs: expected a buffer's folder"),
         (["export", "x", "y.csv"], "really export: TARGET: expected a file .parquet or .arrow"),
+        (["export", "x", "y.arrow", "--env", "CartPole-v1"], "really export: --env: expected none for a file .arrow"),
+        (["info", ""], "really info: argument PATH: expected a path, got ''"),
+        (["check", ""], "really check: environment: expected an id of gymnasium or gym, got ''"),
     ],
 )
 def test_an_error_is_one_line(
