@@ -11,11 +11,12 @@ from really.errors import InvalidTypeError, did_you_mean
 
 Class = TypeVar("Class", bound=type)
 
+NONE = "no counterpart"
 # Arguments of other packages, Stable-Baselines3 above all, and what is here in their place.
 ANYWHERE = {"learning_rate": "the optimizer's learning rate", "lr": "the optimizer's learning rate"}
 ANYWHERE |= dict.fromkeys(("use_rms_prop", "rms_prop_eps"), "the optimizer")
 ABSENT = ("use_sde", "sde_sample_freq", "use_sde_at_warmup", "clip_range_vf", "target_kl", "policy_delay")
-ANYWHERE |= dict.fromkeys((*ABSENT, "target_policy_noise", "target_noise_clip"), "not there")
+ANYWHERE |= dict.fromkeys((*ABSENT, "target_policy_noise", "target_noise_clip"), NONE)
 OF_MANAGERS = {
     **ANYWHERE,
     "n_envs": "num_parallel",
@@ -55,19 +56,30 @@ OF_MANAGERS = {
     "train_freq": "the loop, which is yours: rows of a call and updates after it",
     "gradient_steps": "the loop, which is yours: updates after a call",
     "callback": "the loop, which is yours",
-    "eval_env": "manager.evaluate_best(path), or manager.test(max_steps)",
+    **dict.fromkeys(("eval_env", "eval_freq"), "manager.evaluate_best(path), or manager.test(max_steps), in the loop"),
+    "n_eval_episodes": "manager.evaluate_best(path, test_episodes=)",
+    "best_model_save_path": "manager.evaluate_best(path)",
+    "deterministic": "agent.act(state, greedy=True); evaluation is greedy",
+    **dict.fromkeys(("save_freq", "save_path", "name_prefix"), "manager.save_checkpoint(path), in the loop"),
+    **dict.fromkeys(("rollout_buffer_class", "rollout_buffer_kwargs"), f"{NONE}: get_data returns a rollout"),
     "stats_window_size": "manager.episodes",
     "wrapper_class": "environment, a function that makes and wraps one",
-    "vec_env_cls": "use_ray and num_workers",
-    "monitor_dir": "manager.episodes",
+    "wrapper_kwargs": "environment, a function that makes and wraps one",
+    "env_fns": "environment, and num_parallel of it",
+    **dict.fromkeys(("vec_env_cls", "vec_env_kwargs"), "use_ray and num_workers"),
+    "start_method": f"{NONE}: Ray starts the processes",
+    "start_index": f"{NONE}: seed gives each environment its own",
+    "n_stack": "really.atari, or environment, a function that wraps one",
+    **dict.fromkeys(("monitor_dir", "monitor_kwargs"), "manager.episodes"),
     "progress_bar": "get_data(progress=True)",
     "log_interval": "manager.initialize_aggregator(path, saving_after=)",
     "verbose": "get_data(do_print=True)",
-    "tensorboard_log": "manager.initialize_aggregator(path, tensorboard=True)",
+    **dict.fromkeys(("tensorboard_log", "tb_log_name"), "manager.initialize_aggregator(path, tensorboard=True)"),
+    "reset_num_timesteps": f"{NONE}: manager.steps counts all that it collected",
 }
 OF_EVALUATION = {
     "n_eval_episodes": "test_episodes",
-    "deterministic": "not there, as evaluation is greedy",
+    "deterministic": f"{NONE}: evaluation is greedy",
     "best_model_save_path": "path of evaluate_best",
 }
 OF_BUFFERS = {
@@ -80,10 +92,10 @@ OF_BUFFERS = {
     "Nstep": "n_step",
     "batch_size": "sample(batch_size)",
     "beta": "sample(n, beta=)",
-    "n_envs": "no argument, as put takes the rows of any number of environments",
+    "n_envs": f"{NONE}: put takes the rows of any number of environments",
     "optimize_memory_usage": "dedup, which is on by default",
     "handle_timeout_termination": "the column 'terminal', which a time limit leaves 0",
-    "device": "no argument, as batches are arrays of NumPy",
+    "device": f"{NONE}: batches are arrays of NumPy, or tensors by batches(n, device=)",
 }
 OF_LEARNERS = {
     **ANYWHERE,
@@ -138,8 +150,15 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str], elsewher
     known = tuple(known)
     for name in given:
         if name not in known:
-            hint = f" Here it is {elsewhere[name]}." if name in elsewhere else did_you_mean(name, known)
-            raise InvalidTypeError(f"{where}: expected arguments that it has, got {name!r}.{hint}")
+            hint = _counterpart(elsewhere[name]) if name in elsewhere else f".{did_you_mean(name, known)}".rstrip(".")
+            raise InvalidTypeError(f"{where}: got an unknown argument {name!r}{hint}")
+
+
+def _counterpart(here: str) -> str:
+    """What is here in an argument's place: an argument, an expression, or none."""
+    if here.startswith(NONE):
+        return f"; it has {here}"
+    return f"; here it is called {here}" if here.isidentifier() else f"; here it is {here}"
 
 
 def tells_names(elsewhere: Mapping[str, str], *methods: str) -> Callable[[Class], Class]:
@@ -165,7 +184,8 @@ def _telling(where: str, function: Callable[..., Any], elsewhere: Mapping[str, s
         except TypeError as error:
             # Without a frame below this one, the call itself failed, and none of the function's code ran.
             if error.__traceback__ is None or error.__traceback__.tb_next is None:
-                check_names(where, arguments, inspect.signature(function).parameters, elsewhere)
+                known = [each.name for each in inspect.signature(function).parameters.values() if each.name != "self"]
+                check_names(where, arguments, known, elsewhere)
             raise
 
     return called

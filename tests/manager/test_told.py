@@ -49,20 +49,20 @@ def test_the_sampling_type_that_is_taken_of_several_is_told(caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("n_envs", r"Here it is num_parallel\."),
-        ("n_steps", r"Here it is num_steps\."),
-        ("target_update_interval", r"Here it is DQNLearner\(target_every=\), which counts updates and not steps\."),
-        ("epsilom", r"Did you mean 'epsilon'\?"),
+        ("n_envs", "; here it is called num_parallel"),
+        ("n_steps", "; here it is called num_steps"),
+        ("target_update_interval", r"; here it is DQNLearner\(target_every=\), which counts updates and not steps"),
+        ("epsilom", r"\. Did you mean 'epsilon'\?"),
         ("xyzzy", ""),
     ],
 )
 def test_an_unknown_argument_names_the_one_it_may_be(name: str, hint: str) -> None:
-    with pytest.raises(InvalidTypeError, match=rf"^SampleManager: .*, got '{name}'\. ?{hint}$"):
+    with pytest.raises(InvalidTypeError, match=rf"^SampleManager: got an unknown argument '{name}'{hint}$"):
         manager_of(**{name: 3})
 
 
 def test_an_unknown_argument_is_told_where_another_one_is_missing() -> None:
-    with pytest.raises(InvalidTypeError, match=r"got 'n_envs'\. Here it is num_parallel\.$"):
+    with pytest.raises(InvalidTypeError, match=r"'n_envs'; here it is called num_parallel$"):
         SampleManager(QNet, "CartPole-v1", n_envs=4, total_steps=10)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'num_parallel'"):
         SampleManager(QNet, "CartPole-v1", total_steps=10)  # type: ignore[call-arg]

@@ -300,9 +300,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a misspelled option": (
         {"shards": 2, "dedub": True},
         InvalidTypeError,
-        "ShardedBuffer: expected arguments that it has, got 'dedub'. Did you mean 'dedup'",
+        "ShardedBuffer: got an unknown argument 'dedub'. Did you mean 'dedup'",
     ),
-    "an option of another package": ({"shards": 2, "Nstep": 3}, InvalidTypeError, "Here it is n_step"),
+    "an option of another package": ({"shards": 2, "Nstep": 3}, InvalidTypeError, "here it is called n_step"),
     "a name of shards of this process": (
         {"shards": 2, "name": "mine"},
         InvalidValueError,
