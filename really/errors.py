@@ -74,6 +74,10 @@ class ReadOnlyError(ReallyError, RuntimeError):
     """The buffer may not write its files."""
 
 
+class InvalidStateError(ReallyError, RuntimeError):
+    """A call does not fit the state of its object: another call must come first, or what it needs has ended."""
+
+
 class ClosedError(ReallyError, ValueError):
     """The buffer is closed."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from really import ReallyError, SampleManager
+from really import InvalidStateError, SampleManager
 from tests.models import ActorCritic, OwnCall, QNet
 
 pytestmark = pytest.mark.usefixtures("ray_runtime")
@@ -220,7 +220,7 @@ def test_sample_without_the_buffer_collects_new_rows() -> None:
 def test_the_buffer_has_to_be_made_first() -> None:
     with quick() as manager:
         for use in (lambda: manager.sample(3), lambda: manager.store_in_buffer({"reward": [1.0]})):
-            with pytest.raises(ReallyError, match=r"expected initialize_buffer\(\) to be called first"):
+            with pytest.raises(InvalidStateError, match=r"expected initialize_buffer\(\) to be called first"):
                 use()
 
 

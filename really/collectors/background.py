@@ -15,7 +15,7 @@ from really.collectors.collector import LOOK, Collector
 from really.collectors.demand import STREAMED_ROWS
 from really.collectors.messages import PolicySettings
 from really.collectors.rate_limiter import RateLimiter
-from really.errors import InvalidValueError, ReallyError
+from really.errors import InvalidStateError, InvalidValueError
 
 if TYPE_CHECKING:  # runners import this wing, and need no buffer
     from really.replay.rows import Appended
@@ -79,7 +79,7 @@ class BackgroundCollection:
         """Waits until the rate limiter allows a sample of `rows` rows, unless `cancelled()` is true.
 
         Raises:
-            ReallyError: an error has ended collection; the message holds it.
+            InvalidStateError: an error has ended collection; the message holds it.
         """
         self._give_up_if_ended()
         self._limiter.sample(rows, cancelled=lambda: self._is_over() or cancelled())
@@ -96,7 +96,7 @@ class BackgroundCollection:
         this takes longer than `patience` seconds. Runners of this process are not given up.
 
         Raises:
-            ReallyError: an error has ended collection before; the message holds it.
+            InvalidStateError: an error has ended collection before; the message holds it.
         """
         self.end()
         end = math.inf if patience is None else time.monotonic() + patience
@@ -118,7 +118,7 @@ class BackgroundCollection:
         """Raises the error that ended collection, if there is one, once."""
         error, self._error = self._error, None
         if error is not None:
-            raise ReallyError(f"background collection ended with {type(error).__name__}: {error}") from error
+            raise InvalidStateError(f"background collection ended with {type(error).__name__}: {error}") from error
 
     def _is_over(self) -> bool:
         """Whether no more rows are collected; looks at the runners, too."""

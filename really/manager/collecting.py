@@ -20,7 +20,7 @@ from really.collectors.episodes import EpisodeFigures, Records
 from really.collectors.messages import PolicySettings
 from really.data.record_batches import from_record_batch
 from really.data.transitions import Columns, concatenate
-from really.errors import InvalidTypeError, ReallyError
+from really.errors import InvalidStateError, InvalidTypeError
 from really.manager.buffers import Buffer, takes_remote_rows
 from really.manager.lifetime import Lifetime
 from really.replay.arguments import checked_size
@@ -184,9 +184,9 @@ class Collecting(Lifetime):
             self._background.before_sample(num * max(num_batches, 1), cancelled)
 
     def _buffer(self) -> Buffer:
-        """The buffer; raises ReallyError if there is none."""
+        """The buffer; raises InvalidStateError if there is none."""
         if self.buffer is None:
-            raise ReallyError("the buffer: expected initialize_buffer() to be called first")
+            raise InvalidStateError("the buffer: expected initialize_buffer() to be called first")
         return self.buffer
 
 

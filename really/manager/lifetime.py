@@ -12,7 +12,7 @@ from really._utils.published import PublishedManager
 from really.collectors.background import BackgroundCollection
 from really.collectors.episodes import EpisodeLog
 from really.collectors.messages import PolicySettings
-from really.errors import ReallyError
+from really.errors import InvalidStateError
 from really.manager import cells
 from really.manager.arguments import Settings
 from really.manager.buffers import Buffer
@@ -140,6 +140,6 @@ class Lifetime(PublishedManager, Shown):
                 )
 
     def _refuse_background(self, what: str) -> None:
-        """Raises ReallyError if background collection runs."""
+        """Raises InvalidStateError if background collection runs."""
         if self._background is not None and self._background.running:
-            raise ReallyError(f"{what}: expected no collection in the background; call stop() of the one that runs")
+            raise InvalidStateError(f"{what}: expected no collection in the background; call stop() of it first")

@@ -8,7 +8,7 @@ from typing import Any
 
 from really._utils.names import tells_names
 from really.collectors.episodes import EpisodeLog
-from really.errors import ReallyError
+from really.errors import InvalidStateError
 from really.metrics.aggregator import Aggregator
 
 # Keys that the manager gives itself, and the fields of episodes that they are.
@@ -50,7 +50,7 @@ class Tracking:
         `step=manager.steps`, or any other number that does not fall, is the x-axis of plots, CSV and TensorBoard.
         """
         if self.aggregator is None:
-            raise ReallyError("update_aggregator: expected initialize_aggregator() to be called first")
+            raise InvalidStateError("update_aggregator: expected initialize_aggregator() to be called first")
         # Background collection may log more episodes at any time. They belong to the next point, as all of these do if
         # a value is refused.
         ended, num_ended = self._episodes.since(self._num_tracked)

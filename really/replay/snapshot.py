@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from really.data.frames import Sharing
 from really.data.schema import Spec
-from really.errors import ReallyError
+from really.errors import InvalidStateError
 from really.replay.options import BufferOptions
 from really.replay.readers import Reader
 
@@ -71,9 +71,9 @@ class SnapshotOf(Description, Generic[R]):
 
     @property
     def reader(self) -> R:
-        """Reads the rows, oldest first; raises ReallyError if there is no schema."""
+        """Reads the rows, oldest first; raises InvalidStateError if there is no schema."""
         if self.opened is None:
-            raise ReallyError("snapshot: expected a buffer whose schema is known, got one without")
+            raise InvalidStateError("snapshot: expected a buffer whose schema is known, got one without")
         return self.opened
 
     def __enter__(self) -> Self:

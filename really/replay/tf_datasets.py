@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from really._utils.checks import checked_integer
 from really._utils.quiet import tensorflow
 from really.data.schema import Spec, row_nbytes
-from really.errors import EmptyBufferError, InvalidTypeError, ReallyError
+from really.errors import EmptyBufferError, InvalidStateError, InvalidTypeError
 from really.replay.arguments import MOST_ROWS, checked_size
 from really.replay.batches import BeforeSample
 from really.replay.compact import fitting
@@ -108,7 +108,7 @@ class _Calls:
         """The columns, in the order of the keys."""
         buffer, before = self._buffer(), self._before()
         if buffer is None:
-            raise ReallyError("dataset: expected its buffer to exist, got one that has been garbage-collected")
+            raise InvalidStateError("dataset: expected its buffer to exist, got one that has been garbage-collected")
         if before is not None:
             before(math.prod(self._size), lambda: False)
         batch = buffer.sample(self._size, replace=self._replace, beta=self._beta)

@@ -18,10 +18,10 @@ import pytest
 
 from really import (
     EmptyBufferError,
+    InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
     Mixture,
-    ReallyError,
     ReplayBuffer,
     SampleManager,
     ShardedBuffer,
@@ -457,7 +457,10 @@ def test_a_manager_gives_batches_of_its_buffer() -> None:
 
 def test_a_manager_without_buffer_or_rows_says_so() -> None:
     manager = SampleManager(QNet, Counter, 1, 10, action_sampling_type="epsilon_greedy", use_ray=False)
-    with manager, pytest.raises(ReallyError, match=r"the buffer: expected initialize_buffer\(\) to be called first"):
+    with (
+        manager,
+        pytest.raises(InvalidStateError, match=r"the buffer: expected initialize_buffer\(\) to be called first"),
+    ):
         manager.batches(4)
     with manager_of() as manager, pytest.raises(InvalidTypeError, match=TOLD):
         manager.sample(4, as_="torch")  # type: ignore[arg-type]
@@ -490,7 +493,7 @@ def test_closing_does_not_wait_for_the_rate_limiter() -> None:
 def test_an_error_of_the_runners_reaches_who_iterates() -> None:
     with manager_of(Raising, env_config={"at": 3}) as manager:
         manager.collect_in_background(min_rows=100_000)
-        with pytest.raises(ReallyError, match=r"background collection ended with EnvironmentFailedError"):
+        with pytest.raises(InvalidStateError, match=r"background collection ended with EnvironmentFailedError"):
             next(manager.batches(10))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from really._utils.mapped_files import MappedFile
-from really.errors import FileError, InvalidFileError, InvalidValueError, LockedError, ReallyError
+from really.errors import FileError, InvalidFileError, InvalidStateError, InvalidValueError, LockedError
 from really.replay._ring import Ring
 from really.replay.disk import branches, priority_files, removed_file, rollback, update_file
 from really.replay.disk.access import FolderAccess
@@ -202,7 +202,7 @@ class ChangeableFolder(FolderAccess):
         _check_target(self.path, target, ring)
         with self._checksums.cut(ring, target):
             if not ring.roll_back(target.first, target.num_put, target.frame_numbers, target.generator_bytes):
-                raise ReallyError(f"{self.path}: expected no reader that keeps rows, got one")
+                raise InvalidStateError(f"{self.path}: expected no reader that keeps rows, got one")
         branches.begin(self._page.data, target.num_put)
         rollback.place_files(self.path)
         removed_file.resume(self.path, self.identity, ring, writable=True)
