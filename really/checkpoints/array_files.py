@@ -15,23 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils import packages
 from really._utils.input_files import open_regular, reading
 from really._utils.packages import needed
 from really.data.schema import shape_from_json
 from really.errors import InvalidFileError, InvalidValueError
 
+SUFFIX = ".h5"
 Described = dict[str, Any]
 """`name`, `shape` and `dtype` of an array, in JSON types."""
+
+
+def check_installed(path: Path) -> None:
+    """Raises MissingPackageError, naming the path of a save, if h5py is not installed: before anything is written."""
+    packages.check_installed("h5py", str(path), "h5py for HDF5 files", "hdf5")
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Any]:
     """Opens a new HDF5 file of `h5py` in memory, and writes it to `path` at the end.
 
-    HDF5 would end the process with a segmentation fault if the disk were full when it closes a file.
+    HDF5 would end the process with a segmentation fault if the disk were full when it closes a file. The caller has
+    called `check_installed`.
     """
-    with needed(str(path), "h5py for HDF5 files", "hdf5"):
-        import h5py
+    import h5py
 
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:

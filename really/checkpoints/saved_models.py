@@ -72,8 +72,15 @@ def save_model(
     parent = checked_path("path", path)
     checked_file_name("model_name", model_name)
     weights = _weights_of(model)
+    check_packages(model, parent)
     fill = functools.partial(_write, model, weights, epoch, statistics or {}, dict(about_agent or {}) or None)
     return atomic_folders.write(parent, f"{model_name}_{epoch}", fill, family=FOLDER_NAME)
+
+
+def check_packages(model: Any, path: Path) -> None:
+    """Raises MissingPackageError if the file of the model's weights needs a package that is not installed."""
+    if _weights_file(framework_name(model)) == WEIGHTS:
+        array_files.check_installed(path)
 
 
 def load_model(model: Any, path: str | os.PathLike[str]) -> int:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from really._utils import atomic_folders
 from really._utils.checks import checked_file_name, checked_integer, checked_path
 from really._utils.input_files import reading
-from really.checkpoints import description, saved_buffer
+from really.checkpoints import array_files, description, saved_buffer
 from really.checkpoints.description import META, STEM, Description
 from really.checkpoints.pytrees import PytreeArrays, is_pytree
 from really.checkpoints.saved_buffer import AnyBuffer, AnyMoment, SavedBuffer
@@ -128,6 +128,8 @@ def save(
     keep = keep if keep is None else checked_integer("keep", keep)
     numbers = {"counters": _checked_counters(counters), "standing": asdict(state)}
     parent, moment = checked_path("path", path), saved_buffer.moment_of(parts.buffer)
+    if any(part.suffix == array_files.SUFFIX for part in parts.files.values()):
+        array_files.check_installed(parent)
     folder = atomic_folders.write(parent, STEM, partial(_fill, parts, numbers, moment), keep)
     saved_buffer.keep(parts.buffer, moment)
     return folder

@@ -62,7 +62,7 @@ def check_framework(where: object, saved: str, own: str, what: str = "model") ->
 
 def suffix_of(framework: str) -> str:
     """The suffix of files with arrays of a framework: safetensors where that is the custom, otherwise HDF5."""
-    return tensor_files.SUFFIX if framework in ("torch", "jax") else ".h5"
+    return tensor_files.SUFFIX if framework in ("torch", "jax") else array_files.SUFFIX
 
 
 def check_same(where: object, saved: Sequence[Described], own: Sequence[Described], what: str = "model") -> None:
@@ -154,7 +154,7 @@ class OptimizerArrays:
         trainable: variables for which `read` builds the optimizer, if the saved one was built and this one is not.
     """
 
-    suffix = ".h5"
+    suffix = array_files.SUFFIX
 
     def __init__(self, name: str, optimizer: Any, trainable: Sequence[Any]) -> None:
         self.framework = framework_of_keras(optimizer) or "tensorflow"

@@ -125,6 +125,7 @@ class Evaluating(Lifetime):
         epoch = self._fleet.version if epoch is None else checked_integer("epoch", epoch, 0)
         before, score = saved_models.best_so_far(folder, model_name)
         self._sync()
+        saved_models.check_packages(self._current.agent.model, folder)
         run = self._current.evaluate(episodes, checked_integer("max_steps", max_steps), Viewer(), progress)
         mean, std = float(run.rewards.mean()), float(run.rewards.std())
         is_best = before is None or mean > score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from really import Agent, SampleManager
-from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError
+from really.errors import InvalidFileError, InvalidTypeError, InvalidValueError, MissingPackageError
 
 RIGHT = np.array([-1.0, 1.0], np.float32)
 
@@ -40,6 +41,26 @@ def manager() -> Any:
 
 def set_push(manager: SampleManager, push: float) -> None:
     manager.set_agent([np.full(1, push, np.float32)])
+
+
+def test_a_missing_package_is_told_before_anything_is_played_or_written(
+    manager: SampleManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(*_: Any) -> None:
+        raise AssertionError("played")
+
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr(manager._current, "evaluate", play)
+    path = tmp_path / "saved"
+    told = f"^{path}: expected h5py for HDF5 files, got no package h5py: pip install 'really-rl.hdf5.'$"
+    for save in (
+        lambda: manager.evaluate_best(path, 100, 4),
+        lambda: manager.save_model(path, 1),
+        lambda: manager.save_checkpoint(path),
+    ):
+        with pytest.raises(MissingPackageError, match=told):
+            save()
+    assert not path.exists()
 
 
 def test_the_best_model_is_kept_alone(manager: SampleManager, tmp_path: Path, capsys: Any) -> None:
