@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from really._utils.checks import first_leaf, why_no_array
 from really.data.frames import FrameColumn, Sharing, Stack, stacks_of
-from really.data.schema import ColumnSpec, Spec, canonical, check_axes, is_extension, normal_dtype
+from really.data.schema import RECURRENT_STATE, ColumnSpec, Spec, canonical, check_axes, is_extension, normal_dtype
+from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ def _find(data: Mapping[str, Any], key: str) -> Value:
     if opposite in data:
         return _opposite(key, opposite, _as_value(opposite, data[opposite]))
     names = [str(name) for name in data]
-    hint = did_you_mean(key, names)
-    raise InvalidValueError(f"put: expected key {key!r}, got {', '.join(map(repr, names)) or 'none'}.{hint}")
+    is_asked_for = key in (*REQUESTABLE, RECURRENT_STATE)
+    hint = f"; SampleManager(returns=[{key!r}]) delivers it" if is_asked_for else f".{did_you_mean(key, names)}"
+    raise InvalidValueError(f"put: expected key {key!r}, got {', '.join(map(repr, names)) or 'none'}{hint}")
 
 
 def _opposite(key: str, name: str, value: Value) -> Value:

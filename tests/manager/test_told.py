@@ -8,7 +8,7 @@ import pytest
 
 from really import SampleManager
 from really.collectors import demand
-from really.errors import InvalidTypeError
+from really.errors import InvalidTypeError, InvalidValueError
 from really.manager import collecting
 from tests.environments import Counter
 from tests.models import QNet
@@ -123,3 +123,10 @@ def test_an_interrupt_of_collect_keeps_what_came(monkeypatch: pytest.MonkeyPatch
             manager.collect(10_000)
         assert len(puts) > 3
         assert len(manager.buffer) == before + sum(part.num_rows for part in puts) - puts[2].num_rows
+
+
+def test_a_column_that_no_runner_delivers_names_the_argument_that_asks_for_it() -> None:
+    with manager_of() as manager:
+        manager.initialize_buffer(10, ["state", "agent"])
+        with pytest.raises(InvalidValueError, match=r"'terminal'; SampleManager\(returns=\['agent'\]\) delivers it$"):
+            manager.collect(10)
