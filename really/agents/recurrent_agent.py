@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from really._utils.checks import checked_integer
 from really.agents.recurrent import moved
-from really.data.schema import HAS_STATE
+from really.data.schema import HAS_STATE, shape_text
 from really.data.spaces import flatten, observation_leaves
 from really.errors import ModelError
 from really.policies.recurrent import RECURRENT_STATE, RecurrentLayout, column_of
@@ -57,8 +57,8 @@ class RecurrentAgent:
             given = tuple(values.shape)
             if len(given) not in (ndim + 1, ndim + 2) or given[len(given) - ndim :] != column.shape:
                 raise ModelError(
-                    f"{name}: expected a column {['n', *column.shape]} or {['n', 'time', *column.shape]}, "
-                    f"got {list(given)}"
+                    f"{name}: expected a column {shape_text(column.shape, 'n')} or "
+                    f"{shape_text(column.shape, 'n', 'time')}, got {shape_text(given)}"
                 )
             leaves.append(values if len(given) == ndim + 1 else values[:, step])
         return layout.nest(leaves, moved)

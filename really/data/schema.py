@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,11 @@ The buffer's key, and the name by which `returns` asks, stand for all of them.""
 HAS_STATE = "has_recurrent_state"
 """A column of a manager with `recurrent_state_every`: 1 where the recurrent state is that with which the row's action
 was chosen, 0 where it repeats that of an earlier row."""
+
+
+def shape_text(shape: Iterable[Any], *axes: str) -> str:
+    """A shape as messages show it, with named axes before it: `[n, 4]`."""
+    return f"[{', '.join(map(str, (*axes, *shape)))}]"
 
 
 class ColumnSpec(NamedTuple):

@@ -142,7 +142,7 @@ def test_values_of_states_are_those_of_allowed_actions() -> None:
         np.testing.assert_allclose(agent.max_q(tf.constant(states), action_mask=given), expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(agent.max_q(states), q.max(1), rtol=1e-4, atol=1e-6)
     assert agent.max_q(states[5], action_mask=masks[5]).shape == ()
-    with pytest.raises(InvalidValueError, match=r"action_mask: expected \['n', 4\] with n = 90 states, got \(89, 4\)"):
+    with pytest.raises(InvalidValueError, match=r"action_mask: expected \[n, 4\] with n = 90 states, got \[89, 4\]"):
         agent.max_q(states, action_mask=masks[1:])
 
 

@@ -459,11 +459,11 @@ def test_methods_without_a_state_or_with_another_one_say_so():
         agent.max_q(state)
     with pytest.raises(ModelError, match=r"agent.act: 'recurrent_state': expected the same nest"):
         agent.act(state, recurrent_state=state)
-    with pytest.raises(InvalidValueError, match=r"recurrent_state.sum.0: expected shape \[3\] or \['n', 3\]"):
+    with pytest.raises(InvalidValueError, match=r"recurrent_state.sum.0: expected shape \[3\] or \[n, 3\]"):
         agent.act(state, recurrent_state={"sum": (np.zeros((2, 9)),), "count": [np.zeros(2)]})
     with pytest.raises(ModelError, match=r"a batch with the column 'recurrent_state.sum.0', which returns="):
         agent.recurrent_state({"state": state})
-    with pytest.raises(ModelError, match=r"sum.0: expected a column \['n', 3\] or \['n', 'time', 3\], got \[2\]"):
+    with pytest.raises(ModelError, match=r"sum.0: expected a column \[n, 3\] or \[n, time, 3\], got \[2\]"):
         agent.recurrent_state({SUM: np.zeros(2), COUNT: np.zeros(2)})
 
 

@@ -16,7 +16,6 @@ from really.agents.frameworks.protocol import Q_VALUES, VALUES, Interface
 from really.agents.recurrent import called
 from really.data.schema import ColumnSpec
 from really.data.spaces import flatten, nest
-from really.errors import InvalidValueError
 from really.policies.policy import VALUE_OUTPUTS
 
 
@@ -179,10 +178,7 @@ class EagerNetwork:
         leaves = [leaf[None] for leaf in leaves] if single else leaves
         for leaf, (name, spec) in zip(leaves, specs.items(), strict=True):
             if tuple(leaf.shape[1:]) != spec.shape:
-                shape, title = list(spec.shape), self._interface.title(name)
-                raise InvalidValueError(
-                    f"{title}: expected shape {shape} or {['n', *shape]}, got {tuple(leaf.shape[single:])}"
-                )
+                raise self._interface.no_shape(name, leaf.shape[single:])
         return leaves, single
 
     def _actions(self, action: Any, rows: int) -> Any:

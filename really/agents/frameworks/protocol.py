@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from really.agents.recurrent import called
 from really.agents.verification import CALLS
 from really.data.masks import ActionMasks
-from really.data.schema import Spec
+from really.data.schema import Spec, shape_text
 from really.data.spaces import action_bounds, no_observation
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
 from really.policies.inference import Build, Exported
@@ -110,7 +110,8 @@ class Interface:
         """Raises InvalidValueError unless actions of this shape are one for each of `rows` states."""
         one = self.policy.action_shape
         if math.prod(shape) != rows * math.prod(one):
-            raise InvalidValueError(f"action: expected {['n', *one]} with n = {rows} states, got {tuple(shape)}")
+            expected = f"{shape_text(one, 'n')} with n = {rows} states"
+            raise InvalidValueError(f"action: expected {expected}, got {shape_text(shape)}")
 
     def check_bounds(self, actions: NDArray[Any]) -> None:
         """Raises InvalidValueError if one of these actions is none of a discrete action space."""
@@ -132,11 +133,18 @@ class Interface:
                 f"got {type(mask).__name__}"
             )
 
+    def no_shape(self, name: str, shape: Sequence[int | None]) -> InvalidValueError:
+        """The error for one observation, or several, of which this leaf has another shape."""
+        one = self.leaves[name].shape
+        expected = f"{shape_text(one)} or {shape_text(one, 'n')}"
+        return InvalidValueError(f"{self.title(name)}: expected shape {expected}, got {shape_text(shape)}")
+
     def check_mask_shape(self, shape: Sequence[int], rows: int) -> None:
         """Raises InvalidValueError unless masks of this shape are one for each of `rows` states."""
         width = self.mask_width
         if math.prod(shape) != rows * width:
-            raise InvalidValueError(f"action_mask: expected {['n', width]} with n = {rows} states, got {tuple(shape)}")
+            expected = f"{shape_text([width], 'n')} with n = {rows} states"
+            raise InvalidValueError(f"action_mask: expected {expected}, got {shape_text(shape)}")
 
 
 class ChoosesDevice:

@@ -22,7 +22,7 @@ from really.agents.tensorflow.log_probs import of_actions, of_policy
 from really.agents.tensorflow.outputs import allowed, outputs_of
 from really.agents.tensorflow.switches import undecorated
 from really.data.spaces import flatten, nest
-from really.errors import InvalidValueError, ModelError
+from really.errors import ModelError
 from really.policies.model_state import ModelState, PartsWatch
 from really.policies.policy import VALUE_OUTPUTS
 
@@ -230,10 +230,7 @@ class TensorFlowNetwork:
         tensors = [tensor[tf.newaxis] for tensor in tensors] if single else tensors
         for tensor, (name, leaf) in zip(tensors, leaves.items(), strict=True):
             if not tensor.shape[1:].is_compatible_with(leaf.shape):
-                shape, title = list(leaf.shape), self._interface.title(name)
-                raise InvalidValueError(
-                    f"{title}: expected shape {shape} or {['n', *shape]}, got {tensor.shape[single:]}"
-                )
+                raise self._interface.no_shape(name, tensor.shape[single:].as_list())
         return tensors, single
 
     def _masks(self, mask: Any, leaves: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
