@@ -39,6 +39,7 @@ else:
     # Loaded at their first use, so that `import really` needs nothing but NumPy.
     __getattr__ = _loader(
         globals(),
+        *("checkpoints", "envs", "evaluation", "learners", "manager", "metrics", "models", "replay", "utils"),
         Agent="really.agents.agent",
         atari="really.envs.atari",
         SampleManager="really.manager.sample_manager",

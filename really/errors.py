@@ -6,6 +6,31 @@ import difflib
 import re
 from collections.abc import Iterable
 
+__all__ = [
+    "ClosedError",
+    "DiskFullError",
+    "EmptyBufferError",
+    "EnvironmentFailedError",
+    "FileError",
+    "InvalidFileError",
+    "InvalidStateError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "LockedError",
+    "MissingPackageError",
+    "ModelError",
+    "NotEnoughMemoryError",
+    "OvertakenError",
+    "ReadOnlyError",
+    "ReallyError",
+    "RunnerError",
+    "RunnerTimeoutError",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class ReallyError(Exception):
     """Base class of all errors that this package raises."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from really._utils.checks import checked_integer
 from really._utils.packages import needed
+from really._utils.public import list_public as _list_public
 from really._utils.quiet import tensorflow
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 
 __all__ = ["mlp", "nature_cnn"]
+
+_list_public(globals())
 
 OUTPUTS = ("mu", "policy", "q_values", "sigma", "v_estimate", "value_estimate")
 VALUES = ("v_estimate", "value_estimate")

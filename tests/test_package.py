@@ -72,6 +72,30 @@ def run(code: str, cwd: Path, python: str | Path = sys.executable, **environment
     return done.stdout
 
 
+def test_public_modules_are_attributes_and_completion_shows_their_names(tmp_path: Path) -> None:
+    names = (
+        "checkpoints",
+        "envs",
+        "errors",
+        "evaluation",
+        "learners",
+        "manager",
+        "metrics",
+        "models",
+        "replay",
+        "utils",
+    )
+    code = f"""
+import really, sys
+for name in {names}:
+    module = getattr(really, name)
+    assert module is sys.modules[f"really.{{name}}"]
+    assert [each for each in dir(module) if not each.startswith("__")] == sorted(module.__all__), dir(module)
+assert [each for each in dir(really) if not each.startswith("__")] == sorted(really.__all__), dir(really)
+"""
+    run(code, tmp_path, PYTHONPATH=str(ROOT))
+
+
 def test_the_import_is_light(tmp_path: Path) -> None:
     heavy = ("tensorflow", "keras", "ray", "matplotlib", "pyarrow", "ai_edge_litert", "ale_py", "gym")
     code = "import sys, really; from really import SampleManager, ReplayBuffer; print(*sys.modules)"
