@@ -60,6 +60,7 @@ from record cimport (
     all_held,
     lay_out,
     num_held,
+    num_skipped,
     oldest_intact,
     oldest_kept,
     oldest_row,
@@ -1087,20 +1088,24 @@ cdef class Ring:
 
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
         cdef bint may
+        cdef int64_t skipped = num_skipped(&self.state.rows, num_rows)
+        cdef Py_ssize_t i
+        for i in range(self.state.num_keys if skipped > 0 else 0):
+            columns[i].data += skipped * columns[i].stride
         self.acquire_with_space(num_rows)
         may = may_evict(&self.state, num_rows)
         if may and num_rows * self.state.rows.stride <= SMALL:
-            append(&self.state.rows, columns, num_rows)
+            append(&self.state.rows, columns, num_rows - skipped, skipped)
         elif may:
             with nogil:
-                append(&self.state.rows, columns, num_rows)
+                append(&self.state.rows, columns, num_rows - skipped, skipped)
         release(self.lock)
         return may
 
     cdef int acquire_with_space(self, int64_t num_rows) except -1:
         """Takes the lock once there is space for `num_rows` rows."""
         acquire(self.lock)
-        while self.state.rows.cursor.num_put + min(num_rows, self.state.rows.capacity) > self.state.allocated_end:
+        while self.state.rows.cursor.num_put + num_rows > self.state.allocated_end:
             release(self.lock)
             self.storage.make_room(self, num_rows)
             acquire(self.lock)

@@ -18,7 +18,7 @@ from frame_store cimport (
 from matching cimport MAX_STACK, Sharing, StackColumn, store_rows, undo_put
 from memory cimport really_advise_willneed, really_store_release
 from reconstruct cimport reconstruct
-from record cimport Column, Field, Records, num_held, oldest_kept, oldest_slot, row_at
+from record cimport Column, Field, Records, num_held, num_skipped, oldest_kept, oldest_slot, row_at
 from scatter cimport append
 from values cimport SCALAR, Key
 
@@ -86,15 +86,15 @@ cdef inline NoRoom append_pieces(
 ) noexcept nogil:
     """Appends rows piece by piece, of more rows than fit the newest, until a sharing has no room for its frames."""
     cdef NoRoom failure
-    cdef int64_t first = max(num_rows - records.capacity, <int64_t>0), start = first
+    cdef int64_t first = num_skipped(records, num_rows), start = first
     cdef int64_t num, piece = rows_of_piece(records, num_rows)
     failure.sharing, failure.num_rows, failure.num_in, failure.gave_up = -1, 0, 0, False
     while start < num_rows and failure.sharing < 0:
         num = min(piece, num_rows - start)
-        failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num)
+        failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num, first)
         if failure.sharing >= 0 and keep_from(records, sharings, num_sharings, INT64_MAX):
             failure.gave_up = True
-            failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num)
+            failure.sharing = append_piece(records, sharings, num_sharings, max_bytes, rows, start, num, first)
         failure.num_rows, failure.num_in = num, start - first
         start += num
     return failure
@@ -119,13 +119,15 @@ cdef inline bint keep_from(
 
 cdef inline Py_ssize_t append_piece(
     Records* records, Sharing* sharings, Py_ssize_t num_sharings, int64_t max_bytes,
-    const Incoming* rows, int64_t first, int64_t num_rows,
+    const Incoming* rows, int64_t first, int64_t num_rows, int64_t skipped,
 ) noexcept nogil:
-    """Appends rows `first` to `first + num_rows`, which are committed together.
+    """Appends rows `first` to `first + num_rows`, which are committed together. The first `skipped` rows of a put are
+    numbered with them; then all rows held are evicted.
 
     Returns -1. Returns which sharing has no room for its frames, with nothing done, otherwise.
     """
-    cdef int64_t num_evicted = oldest_kept(records, num_rows) - oldest_kept(records, 0)
+    cdef int64_t end_kept = min(oldest_kept(records, skipped + num_rows), records.cursor.num_put)
+    cdef int64_t num_evicted = end_kept - oldest_kept(records, 0)
     cdef Py_ssize_t s, k
     for k in range(records.num_fields):
         rows.piece[k] = rows.columns[k]
@@ -141,7 +143,7 @@ cdef inline Py_ssize_t append_piece(
         return largest(sharings, num_sharings)
     for s in range(num_sharings):
         publish_next(&sharings[s].store)
-    append(records, rows.piece, num_rows)
+    append(records, rows.piece, num_rows, skipped)
     for s in range(num_sharings):
         release_unneeded_blocks(&sharings[s].store)
     return -1

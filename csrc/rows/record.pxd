@@ -58,6 +58,14 @@ cdef inline int64_t oldest_kept(const Records* records, int64_t num_rows) noexce
     return min(held, max(records.cursor.kept_from, oldest_intact(records, num_rows)))
 
 
+cdef inline int64_t num_skipped(const Records* records, int64_t num_rows) noexcept nogil:
+    """How many of the rows of a put are numbered without being written: of more rows than fit, all but the newest.
+
+    With spare slots every row is written, piece by piece: a kill must not leave numbers of rows that never were.
+    """
+    return max(num_rows - records.capacity, <int64_t>0) if records.num_slots == records.capacity else 0
+
+
 cdef inline int64_t num_held(const Records* records) noexcept nogil:
     return records.cursor.num_put - oldest_row(records)
 

@@ -35,18 +35,17 @@ cdef enum:
     CACHE_PER_AHEAD = 1024  # of a longer field: 512 bytes ahead suit 512 kB of second-level cache, 1,024 suit 1 MB
 
 
-cdef inline void append(Records* records, Column* columns, int64_t num_rows) noexcept nogil:
-    """Appends `num_rows` rows and evicts the oldest. Of more rows than fit, the newest are kept.
+cdef inline void append(Records* records, const Column* columns, int64_t num_rows, int64_t skipped) noexcept nogil:
+    """Appends `num_rows` rows, at most as many as fit without spare slots, and evicts the oldest.
 
+    Their numbers come after `skipped` numbers of rows that are not written.
     With spare slots, rows are committed in pieces that fit in them: the slot of a row that is held is never written
     before the rows that evict it are committed. Without, all rows are committed together.
     """
-    cdef int64_t first = max(num_rows - records.capacity, <int64_t>0)
     cdef int64_t spare = records.num_slots - records.capacity
-    cdef int64_t num, row
+    cdef int64_t num, first = 0, row = records.cursor.num_put + skipped
     while first < num_rows:
         num = min(num_rows - first, spare) if spare > 0 else num_rows - first
-        row = records.cursor.num_put
         if spare > 0:
             really_store_release(&records.cursor.num_begun, max(records.cursor.num_begun, row + num))
             really_stream_fence()  # or streaming stores could overtake it
@@ -55,6 +54,7 @@ cdef inline void append(Records* records, Column* columns, int64_t num_rows) noe
         write_rows(records, columns, first, num, row)
         really_store_release(&records.cursor.num_put, row + num)
         first += num
+        row += num
 
 
 cdef inline void write_rows(

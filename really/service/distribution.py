@@ -174,10 +174,10 @@ class Distribution:
         Raises what a shard raises; the rows are not in then, but numbers of those that other shards took are used up.
         """
         total, capacity = num_rows_of(rows), self._options.capacity
-        num = min(total, capacity, self._most_rows())  # a ring does not number the rows of a put that it drops at once
-        skipped = total - num
+        num = min(total, capacity, self._most_rows())
+        skipped = total - num  # rows that are numbered, and dropped at once
         oldest, newest = self.numbering.held()
-        oldest, rooms = self._with_room(max(oldest, newest + num - capacity), num)
+        oldest, rooms = self._with_room(max(oldest, newest + total - capacity), num)
         maker = self._maker(rows)
         home, unended = self._home(maker, num, rooms), self.unended
         if num and home is not None:
@@ -186,17 +186,17 @@ class Distribution:
         places = []
         for piece in pieces:
             places.append(int(self._next[piece.shard]))
-            part = piece_of(rows, skipped + piece.start, skipped + piece.stop)
+            first = skipped + piece.start
             try:
-                self.shards.put(piece.shard, places[-1], newest + piece.start, part)
+                self.shards.put(piece.shard, places[-1], newest + first, piece_of(rows, first, skipped + piece.stop))
             except BaseException:
-                self.use_up(piece.start)
+                self.use_up(first if piece.start else 0)
                 raise
             self._next[piece.shard] += piece.stop - piece.start
         for piece, place in zip(pieces, places, strict=True):
-            self.ledger.add(newest + piece.start, piece.shard, place, piece.stop - piece.start)
+            self.ledger.add(newest + skipped + piece.start, piece.shard, place, piece.stop - piece.start)
             self.moved += 0 if maker in (None, piece.shard) else piece.stop - piece.start
-        self.numbering.advance(num)
+        self.numbering.advance(total)
         self.ledger.drop_before(oldest)
         if num and unended is not None and unended != home:
             self._broken_off.add(unended)

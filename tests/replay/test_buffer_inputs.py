@@ -5,6 +5,8 @@ import pyarrow as pa
 import pytest
 
 from really import InvalidValueError, ReplayBuffer
+from really.replay import Sequences
+from really.service import ShardedBuffer
 
 DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -329,3 +331,59 @@ def test_one_row_of_numpy_numbers_is_exact(dtype):
         if np.can_cast(value.dtype, np.dtype(dtype), "same_kind"):
             buffer.put({"x": value})
             np.testing.assert_array_equal(buffer.take([len(buffer) - 1])["x"], np.array([value], dtype))
+
+
+def episodes_of_seven(num, with_frames=False):
+    ids = np.arange(num)
+    states = np.repeat(np.arange(num + 1)[:, None], 512, axis=1) if with_frames else np.arange(num + 1)
+    return {"id": ids, "state": states[:-1], "state_new": states[1:], "terminal": (ids % 7 == 6).astype(np.float32)}
+
+
+def from_buffer(rows, unit, folder):
+    source, buffer = ReplayBuffer(100), ReplayBuffer(10, unit=unit)
+    source.put(rows)
+    buffer.put(source)
+    return buffer
+
+
+def put_at_once(make):
+    def filled(rows, unit, folder):
+        buffer = make(unit, folder)
+        buffer.put(rows)
+        return buffer
+
+    return filled
+
+
+def table(rows):
+    return pa.table({key: pa.array(list(column)) for key, column in rows.items()})
+
+
+PLACES = {
+    "memory": put_at_once(lambda unit, folder: ReplayBuffer(10, unit=unit)),
+    "few spare slots": put_at_once(lambda unit, folder: ReplayBuffer(10, unit=unit, path=folder, spare=3)),
+    "disk": put_at_once(lambda unit, folder: ReplayBuffer(10, unit=unit, path=folder)),
+    "shards": put_at_once(lambda unit, folder: ShardedBuffer(10, shards=3, unit=unit)),
+    "shards on disk": put_at_once(lambda unit, folder: ShardedBuffer(10, shards=3, unit=unit, path=folder)),
+    "Arrow": lambda rows, unit, folder: ReplayBuffer.from_arrow(table(rows), capacity=10, unit=unit),
+    "a buffer": from_buffer,
+}
+
+
+@pytest.mark.parametrize("with_frames", [False, True], ids=["rows", "frames"])
+@pytest.mark.parametrize("num", [10, 11, 14, 45])
+@pytest.mark.parametrize("place", PLACES)
+def test_rows_that_a_put_drops_at_once_are_numbered(place, num, with_frames, tmp_path):
+    """Else the oldest row that is kept would pass for the beginning of an episode."""
+    rows = episodes_of_seven(num + 12, with_frames)
+    buffer = PLACES[place]({key: column[:num] for key, column in rows.items()}, Sequences(3, burn_in=2), tmp_path / "b")
+    for end in (num, num + 12):
+        expected = ReplayBuffer(10, unit=Sequences(3, burn_in=2))
+        for at in range(end):
+            expected.put({key: column[at : at + 1] for key, column in rows.items()})
+        assert buffer.numbers().tolist() == list(range(end - 10, end))
+        assert buffer.episodes().equals(expected.episodes())
+        windows, wanted = (one.take(np.arange(10)) for one in (buffer, expected))
+        assert all(windows[key].tobytes() == wanted[key].tobytes() for key in wanted)
+        if end == num:
+            buffer.put({key: column[num:] for key, column in rows.items()})

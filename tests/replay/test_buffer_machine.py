@@ -20,7 +20,7 @@ WRONG = ("a missing key", "ragged", "another shape", "another length", "text", "
 class BufferMachine(RuleBasedStateMachine):
     """`self.held` is the oracle: [(key -> array of one row)], the newest `capacity` of all that were put.
 
-    `self.gone` are places in it of rows that were removed, and `self.rows` are the others.
+    `self.gone` are places in it of rows that were removed, and `self.rows` are the others. `self.num_put` counts rows.
     """
 
     @initialize(
@@ -33,7 +33,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.schema = {f"key{at}": (np.dtype(dtype), shape) for at, (dtype, shape) in enumerate(schema)}
         self.buffer = ReplayBuffer(capacity, spec=self.schema if given_spec else None, seed=seed)
         self.capacity, self.held, self.gone, self.count, self.fixed = capacity, [], set(), 0, given_spec
-        self.kept_batches, self.next = [], 0
+        self.kept_batches, self.num_put = [], 0
 
     @property
     def rows(self):
@@ -54,7 +54,7 @@ class BufferMachine(RuleBasedStateMachine):
         num_evicted = max(0, len(self.held) - self.capacity)
         del self.held[:num_evicted]
         self.gone = {place - num_evicted for place in self.gone if place >= num_evicted}
-        self.next = (self.next + min(num, self.capacity)) % self.capacity
+        self.num_put += num
 
     @rule(num=st.integers(0, 9))
     def put(self, num):
@@ -64,7 +64,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(spare=st.integers(-1, 1))
     def put_up_to_the_seam(self, spare):
-        num = self.capacity - self.next + spare
+        num = self.capacity - self.num_put % self.capacity + spare
         columns = self.fresh(num)
         self.buffer.put(columns)
         self.remember(columns, num)
@@ -163,11 +163,11 @@ class BufferMachine(RuleBasedStateMachine):
     @rule()
     def clear(self):
         self.buffer.clear()
-        self.held, self.gone, self.next = [], set(), 0
+        self.held, self.gone = [], set()
 
     def numbers_of(self, places):
         """Numbers of the rows at these places of `held`; beyond it, of rows that were never put."""
-        return self.buffer._ring.oldest_row + np.array(places, int)
+        return self.num_put - len(self.held) + np.array(places, int)
 
     @rule(data=st.data())
     def remove(self, data):
@@ -212,7 +212,7 @@ class BufferMachine(RuleBasedStateMachine):
         copies = [bytes(part.raw()) for part in parts]
         self.buffer, old = pickle.loads(frozen, buffers=copies), self.buffer
         assert self.buffer.spec == old.spec
-        self.next = len(self.held) % self.capacity
+        self.num_put = len(self.held)
         if self.rows:
             assert np.array_equal(self.buffer.sample_indices(5), old.sample_indices(5))
 

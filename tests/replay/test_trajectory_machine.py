@@ -42,8 +42,7 @@ class TrajectoryMachine(RuleBasedStateMachine):
         before = 0 if self.rows is None else len(self.rows["agent"])
         chunk["label"] = self.world.draw.integers(0, 2, num)
         self.labels |= dict(enumerate(chunk["label"].tolist(), before))
-        for first in range(0, num, self.capacity):  # of more rows than fit, the buffer would count only the newest
-            self.buffer.put({key: column[first : first + self.capacity] for key, column in chunk.items()})
+        self.buffer.put(chunk)
         self.rows = chunk if self.rows is None else concatenated([self.rows, chunk])
 
     @precondition(lambda self: self.rows is not None)

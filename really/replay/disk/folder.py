@@ -246,7 +246,7 @@ class Folder(ChangeableFolder):
         with self._changing:
             self._finish_rollback(ring)
             self._begin(ring)
-            slots = min(ring.num_put + min(num_rows, ring.capacity), self._num_slots(ring))
+            slots = min(ring.num_put + num_rows, self._num_slots(ring))
             try:
                 self._files[0].allocate(slots * ring.stride)
             except DiskFullError as error:

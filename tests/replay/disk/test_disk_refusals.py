@@ -109,11 +109,11 @@ DAMAGES = {
     "rows put": (lambda at: changed(at / CURSOR, 71, 128), r"expected 0 <= first row <= rows put, got 0 and -\d+ "),
     "first row": (
         lambda at: changed(at / CURSOR, 73),
-        r"expected 0 <= first row <= rows put, got 256 and 10 \(10 begun",
+        r"expected 0 <= first row <= rows put, got 256 and 14 \(14 begun",
     ),
     "begun": (
         lambda at: changed(at / CURSOR, 82),
-        r"expected 0 <= first row <= rows put, got 0 and 10 \(65546 begun, kept",
+        r"expected 0 <= first row <= rows put, got 0 and 14 \(65550 begun, kept",
     ),
     "schema.json cut": (
         lambda at: os.truncate(at / SCHEMA, 100),
