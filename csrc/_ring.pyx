@@ -378,6 +378,7 @@ cdef class Ring:
     cdef public int64_t max_bytes
     cdef int64_t num_column_changes  # how often `update` has written columns
     cdef dict column_changes  # how often `update` has written a column, by its name
+    cdef int64_t numbered_from  # number of the first row that was ever put
     cdef readonly int64_t num_changes  # how often rows that were held have changed, other than by puts
     cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef Py_ssize_t row_nbytes  # bytes that are copied for a row
@@ -556,6 +557,11 @@ cdef class Ring:
         return self.held_rows()[1]
 
     @property
+    def num_written(self):
+        """Rows that have ever been written, at most `capacity`: their records take memory, held or not."""
+        return min(self.num_put - self.numbered_from, self.capacity)
+
+    @property
     def oldest_row(self):
         """Number of the oldest row held."""
         return self.held_rows()[0]
@@ -676,6 +682,8 @@ cdef class Ring:
             raise ValueError(f"number: expected 0 or more, got {number}")
         acquire(self.lock)
         if self.state.writes and num_held(&self.state.rows) == 0:
+            if self.state.rows.cursor.num_put == self.numbered_from:
+                self.numbered_from = number
             self.state.rows.cursor.num_put = self.state.rows.cursor.first = number
         release(self.lock)
 

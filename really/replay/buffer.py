@@ -317,11 +317,10 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         reader = self._readers.open(self._ring, keeps=True, with_removed=True)
         first, end = reader.next_row, reader.end_row
         priorities = self.sampler.priorities_of(self._ring, first, end)
-        number = 0 if priorities is None and self._draws.unit.starts is None else first
         nbytes = self.nbytes // self.capacity
         spec, sharings = engine.layout_of(self._ring)
         removed = to_text(removed_rows(self._ring) - first)
-        made = (self.options, self.state_dict(), spec, number, priorities, removed)
+        made = (self.options, self.state_dict(), spec, first, priorities, removed)
         return Snapshot(*made, sharings=sharings, row_nbytes=nbytes, opened=reader)
 
     @classmethod

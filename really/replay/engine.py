@@ -82,7 +82,7 @@ def memory(ring: Ring | None) -> dict[str, float]:
     """`held`: bytes that the rows take now; `naive`: bytes of all rows stored whole; `ratio`: naive / held."""
     if ring is None:
         return {"held": 0, "naive": 0, "ratio": 1.0}
-    held = min(ring.num_put, ring.capacity) * ring.stride + ring.frames_nbytes
+    held = ring.num_written * ring.stride + ring.frames_nbytes
     naive = ring.num_held * row_nbytes(spec_of(ring))
     return {"held": held, "naive": naive, "ratio": naive / held if held else 1.0}
 

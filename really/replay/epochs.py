@@ -123,23 +123,21 @@ class Epochs:
             raise InvalidValueError(f"state: expected what an Epochs' state_dict gave, got {state!r}") from error
         reader = self._buffer.open_reader()
         num_put = reader.end_row
-        # A saved buffer that is loaded counts its rows anew; a folder and this buffer go on with their numbers.
-        shift = min(0, num_put - end - later)
-        if size != self._batch_size or not reader.next_row <= first + shift < end + shift <= num_put:
-            held = f"{reader.next_row} to before {num_put}"
+        if size != self._batch_size or not reader.next_row <= first < end <= end + later <= num_put:
+            after = f", after which {later:,} were put" if later else ""
             raise InvalidValueError(
-                f"state: expected batches of {self._batch_size} of the rows from {held}, "
-                f"got batches of {size} of those from {first + shift} to before {end + shift}"
+                f"state: expected batches of {self._batch_size} of the rows from {reader.next_row} to before "
+                f"{num_put}, got batches of {size} of those from {first} to before {end}{after}"
             )
         left = reader.left
         if left is not None:
-            left = left[np.searchsorted(left, first + shift) : np.searchsorted(left, end + shift)]
+            left = left[np.searchsorted(left, first) : np.searchsorted(left, end)]
         if (num_left := end - first if left is None else len(left)) != num:
             raise InvalidValueError(
-                f"state: expected {num:,} rows from {first + shift} to before {end + shift} as the epochs began with, "
+                f"state: expected {num:,} rows from {first} to before {end} as the epochs began with, "
                 f"got {num_left:,}: rows were removed meanwhile"
             )
-        self._seed, self._first, self._end, self._num_batches = seed, first + shift, end + shift, num_batches
+        self._seed, self._first, self._end, self._num_batches = seed, first, end, num_batches
         self._left = left
         self._order = None
 

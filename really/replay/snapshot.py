@@ -21,7 +21,7 @@ class Description:
         options: the buffer's options.
         generator: `ReplayBuffer.state_dict`.
         spec: the schema; None if no row has been put yet.
-        first_number: number of the oldest row; it matters if rows have priorities, or if their trajectories do.
+        first_number: number of the oldest row.
         priorities: `Priorities.state_dict` of the rows; None if they are not drawn by priority.
         removed: places, from the oldest row on, of the rows that are removed (`removed_rows.to_text`).
         lost: which of them are rows of zeros, as they went with the shard that held them.

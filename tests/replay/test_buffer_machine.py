@@ -212,7 +212,6 @@ class BufferMachine(RuleBasedStateMachine):
         copies = [bytes(part.raw()) for part in parts]
         self.buffer, old = pickle.loads(frozen, buffers=copies), self.buffer
         assert self.buffer.spec == old.spec
-        self.num_put = len(self.held)
         if self.rows:
             assert np.array_equal(self.buffer.sample_indices(5), old.sample_indices(5))
 

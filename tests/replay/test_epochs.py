@@ -146,6 +146,28 @@ def test_a_state_of_a_moment_when_later_rows_had_come():
     assert ids(again) == ids(found)
 
 
+def test_a_copy_into_which_rows_were_put_gives_the_same_rows():
+    buffer = buffer_of(130, capacity=200)
+    buffer.clear()
+    buffer.put(checks.rows(130, 100))
+    found = buffer.epochs(9)
+    next(found)
+    state, copy = found.state_dict(), pickle.loads(pickle.dumps(buffer))
+    copy.put(checks.rows(230, 100))
+    again = copy.epochs(9)
+    again.load_state_dict(state)
+    assert ids(again) == ids(found)
+
+
+def test_a_state_of_later_rows_than_the_buffer_has_had_is_refused():
+    buffer = buffer_of(130, capacity=200)
+    copy = pickle.loads(pickle.dumps(buffer))
+    found = buffer.epochs(9)
+    buffer.put(checks.rows(130, 20))
+    with pytest.raises(InvalidValueError, match="got batches of 9 of those from 0 to before 130, after which 20 were"):
+        copy.epochs(9).load_state_dict(found.state_dict())
+
+
 def test_batches_of_other_units_libraries_and_a_fixed_length():
     buffer = ReplayBuffer(100, n_step=3, gamma=0.5)
     ones = np.ones(20, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from really import EmptyBufferError, InvalidValueError, ReallyError, ReplayBuffer
 from really.errors import FileError, OvertakenError
 from really.replay.io.saving import describe, save
+from really.service import ShardedBuffer
 from tests.rows import CAPACITY, FILLS, assert_same_rows, filled, numbered, rows, wide
 
 ROOT = Path(__file__).parents[3]
@@ -492,3 +494,54 @@ def test_a_name_may_be_any_bytes_of_the_system(tmp_path):
     buffer = ReplayBuffer.load(folder / "saved")
     assert_same_rows(buffer, ReplayBuffer.open(folder / "ring"))
     assert len(ReplayBuffer.from_parquet(folder)) == len(buffer) == describe(folder / "saved")["num_rows"] == 5
+
+
+OPTIONS = {
+    "plain": {},
+    "episodes": {"unit": "episodes"},
+    "n steps": {"n_step": 3, "gamma": 0.9},
+    "priorities": {"alpha": 0.6},
+    "recent experience": {"sampler": ("ere", {"eta": 0.1, "eta_end": 1.0, "anneal_rows": 100, "least": 1})},
+}
+
+
+def through(way, buffer, folder):
+    if way == "pickle":
+        return pickle.loads(pickle.dumps(buffer))
+    buffer.save(folder / "saved")
+    saved = folder / "saved"
+    return ShardedBuffer.load(saved, shards=3) if way == "save into shards" else ReplayBuffer.load(saved)
+
+
+@pytest.mark.parametrize("way", ["pickle", "save", "save into shards", "save from shards", "save from disk"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_copy_has_the_numbers_of_the_rows(options, way, tmp_path):
+    """Beginnings of episodes and shares that change with the rows put follow from them."""
+    make = ShardedBuffer if way == "save from shards" else ReplayBuffer
+    given = {"path": tmp_path / "folder"} if way == "save from disk" else {}
+    given |= {"shards": 2} if way == "save from shards" else {}
+    buffer = make(20, seed=1, **given, **OPTIONS[options])
+    ids = np.arange(60)
+    ends = (ids % 7 == 6).astype(np.float32)
+    rows = {"id": ids, "reward": ids.astype(np.float32), "terminal": ends, "episode_end": ends, "state_new": ids}
+    for first in range(0, 48, 12):
+        buffer.put({key: column[first : first + 12] for key, column in rows.items()})
+    buffer.remove([30])
+    copy = through(way, buffer, tmp_path)
+    for _ in range(2):
+        assert copy.numbers().tolist() == buffer.numbers().tolist()
+        assert copy.episodes().equals(buffer.episodes())
+        batches = [one.sample((4, 64)) for one in (copy, buffer)]
+        assert all(np.array_equal(*(batch[key] for batch in batches)) for key in batches[0])
+        for one in (copy, buffer):
+            one.put({key: column[48:] for key, column in rows.items()})
+
+
+def test_a_copy_of_few_rows_takes_the_memory_of_few(tmp_path):
+    buffer = numbered(1500, 1000)
+    buffer.clear()
+    buffer.put(wide(1500, 5))
+    for way in ("pickle", "save"):
+        copy = through(way, buffer, tmp_path)
+        assert copy.numbers().tolist() == list(range(1500, 1505))
+        assert copy.memory()["held"] == numbered(5, 1000).memory()["held"]
