@@ -17,6 +17,7 @@ from really.replay._ring import GroupedRows, Ring
 Made = TypeVar("Made")
 PIECE = 1 << 16
 """Rows whose values are read at a time."""
+DOUBLE_BITS = 53
 LEAST = 16
 """Places of the smallest group."""
 REMOVED = -1
@@ -99,6 +100,21 @@ class RowGroups:
         """The rows as they are until the next `follow`."""
         return GroupedRows(self._first, self.counts, self._base, self._size, self._rows)
 
+    def rows_of(self, group: int) -> NDArray[np.int64]:
+        """Numbers of all rows of a group, oldest first."""
+        num = int(self.counts[group])
+        return self.rows(np.full(num, group), np.arange(num))
+
+    def drawn(self, ring: Ring, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of rows of these groups, each row of a group equally likely."""
+        parts = ring.draw_below(1 << DOUBLE_BITS, len(groups)) / (1 << DOUBLE_BITS)
+        return self.rows(groups, (parts * self.counts[groups]).astype(np.int64))
+
+    def groups_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group of each of these rows; `REMOVED` for rows that are in none."""
+        is_known = (self._oldest <= numbers) & (numbers < self._newest)
+        return np.where(is_known, self._group_of[numbers % len(self._group_of)], REMOVED)
+
     def rows(self, groups: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the rows at these places of these groups; place 0 is a group's oldest row."""
         at = (self._first[groups] + places) & (self._size[groups] - 1)
@@ -161,9 +177,8 @@ class RowGroups:
         """Moves a group to `size` places behind all others."""
         if self._used + size > len(self._rows):
             self._pack(size)
-        num = int(self.counts[group])
-        rows = self.rows(np.full(num, group), np.arange(num))
-        self._rows[self._used : self._used + num] = rows
+        rows = self.rows_of(group)
+        self._rows[self._used : self._used + len(rows)] = rows
         self._base[group], self._size[group] = self._used, size
         self._first[group] = 0
         self._used += size

@@ -13,10 +13,8 @@ from really._utils.checks import checked_integer, checked_positive
 from really.data.schema import Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import GroupedRows, Ring
-from really.replay.row_groups import RowGroups
+from really.replay.row_groups import DOUBLE_BITS, RowGroups
 from really.replay.samplers import Sampler, Shape
-
-DOUBLE_BITS = 53
 
 
 class StalenessSampler(Sampler):

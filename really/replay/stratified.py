@@ -13,10 +13,15 @@ from really._utils.checks import checked_integer, checked_number
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
 from really.replay._ring import GroupedRows, Ring
-from really.replay.row_groups import RowGroups
-from really.replay.samplers import Sampler, Shape
-from really.replay.staleness import DOUBLE_BITS, checked_column
+from really.replay.row_groups import DOUBLE_BITS, RowGroups
+from really.replay.samplers import Drawn, MayBeDrawn, Sampler, Shape
+from really.replay.staleness import checked_column
 
+FEW_TRIES = 30
+"""How often rows of a stratum are drawn again before all of its rows are looked at."""
+TRIES = 100
+"""How often a batch is drawn again because other threads drop all rows of a stratum meanwhile."""
+NO_ROW = -1
 Weights = Mapping[int, float] | Iterable[tuple[int, float]]
 
 
@@ -24,7 +29,8 @@ class StratifiedSampler(Sampler):
     """n p_v rows of each batch have the value v, rounded up or down; rows of one value are equally likely.
 
     Which shares are rounded up is random, so that the expected number is n p_v exactly (systematic sampling: Madow
-    1949). The batch has its rows in the order of the values: shuffle it if a row's place in the batch matters.
+    1949). The batch has its rows in the order of the values: shuffle it if a row's place in the batch matters. A value
+    of which no row can be drawn, such as one without a whole episode for `Episodes`, has no share.
 
     Args:
         column: the integer whose values are the strata.
@@ -36,6 +42,7 @@ class StratifiedSampler(Sampler):
         self.column = checked_column(column)
         self.weights = None if weights is None else _checked_weights(weights)
         self._groups = RowGroups(self.column)
+        self._examples: dict[int, int] = {}  # value -> number of a row of it that could be drawn
 
     def options(self) -> dict[str, Any]:
         """`column` and `weights`, as pairs."""
@@ -45,14 +52,65 @@ class StratifiedSampler(Sampler):
         """Raises InvalidValueError unless the column is there and has one integer a row."""
         self._groups.check_spec(spec, "stratified sampling")
 
-    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """Row numbers: strata by systematic sampling, then a row of each. Raises EmptyBufferError without a stratum."""
-        num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 1
-        drawn = ring.draw_below(1 << DOUBLE_BITS, num_batches * (num + 1))
+        drawn = ring.draw_below(1 << DOUBLE_BITS, _num_drawn(shape))
         with self._groups.lock:
             self._groups.follow(ring)
             rows, strata, ends = self._groups.made_once(self._strata)
-            return rows.draw_of_strata(drawn, num, strata, ends).reshape(shape), {}
+            return rows.draw_of_strata(drawn, shape[-1], strata, ends).reshape(shape), {}
+
+    def _drawn_where(self, may_be_drawn: MayBeDrawn, ring: Ring, shape: Shape, beta: Any) -> Drawn | None:
+        """`draw` among the strata that have rows that may be drawn. Other rows are drawn again in their stratum."""
+        with self._groups.lock:
+            for _ in range(TRIES):
+                self._groups.follow(ring)
+                rows, strata, ends = self._groups.made_once(self._strata)
+                left = self._with_rows(strata, may_be_drawn)
+                if len(left) == 0:
+                    return None
+                if len(left) < len(strata):
+                    ends = self._ends(left)
+                drawn = ring.draw_below(1 << DOUBLE_BITS, _num_drawn(shape))
+                numbers = rows.draw_of_strata(drawn, shape[-1], left, ends)
+                if self._draw_again(numbers, may_be_drawn, ring):
+                    return numbers.reshape(shape), {}
+        return None
+
+    def _with_rows(self, strata: NDArray[np.int64], may_be_drawn: MayBeDrawn) -> NDArray[np.int64]:
+        """Those of the strata that have a row that may be drawn."""
+        values = self._groups.values[strata].tolist()
+        examples = np.array([self._examples.get(value, NO_ROW) for value in values], np.int64)
+        have_rows = (self._groups.groups_of(examples) == strata) & may_be_drawn(examples)
+        for at in np.flatnonzero(~have_rows).tolist():
+            rows = self._groups.rows_of(strata[at])
+            if len(found := rows[may_be_drawn(rows)]):
+                self._examples[values[at]], have_rows[at] = int(found[-1]), True
+        if len(self._examples) > 2 * len(values):
+            self._examples = {value: self._examples[value] for value in values if value in self._examples}
+        left: NDArray[np.int64] = strata[have_rows]
+        return left
+
+    def _draw_again(self, numbers: NDArray[np.int64], may_be_drawn: MayBeDrawn, ring: Ring) -> bool:
+        """Draws again, each in its stratum, in place of rows that may not be drawn.
+
+        Returns False if puts of other threads have dropped rows of the batch, or all rows of a stratum.
+        """
+        groups = self._groups.groups_of(numbers)
+        for _ in range(FEW_TRIES):
+            others = np.flatnonzero(~may_be_drawn(numbers))
+            if len(others) == 0:
+                return True
+            numbers[others] = self._groups.drawn(ring, groups[others])
+        others = np.flatnonzero(~may_be_drawn(numbers))
+        for group in sorted(set(groups[others].tolist()), key=lambda group: int(self._groups.values[group])):
+            rows = self._groups.rows_of(group)
+            found = rows[may_be_drawn(rows)]
+            if len(found) == 0:
+                return False
+            at = others[groups[others] == group]
+            numbers[at] = found[ring.draw_below(len(found), len(at))]
+        return bool(may_be_drawn(numbers).all())
 
     def _strata(self) -> tuple[GroupedRows, NDArray[np.int64], NDArray[np.float64]]:
         """All groups, those that can be drawn in the order of their values, and where their shares but the last end."""
@@ -66,8 +124,13 @@ class StratifiedSampler(Sampler):
                 f"sample: expected rows whose {self.column!r} is one of {list(self.weights or ())}, got rows of "
                 f"{sorted(values.tolist())}"
             )
+        return self._groups.grouped(), strata, self._ends(strata)
+
+    def _ends(self, strata: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Where the shares of the strata but the last end."""
         ends = np.cumsum(self._shares(strata))
-        return self._groups.grouped(), strata, ends[:-1] / ends[-1]
+        shares: NDArray[np.float64] = ends[:-1] / ends[-1]
+        return shares
 
     def _shares(self, strata: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.weights is None:
@@ -78,6 +141,11 @@ class StratifiedSampler(Sampler):
         """Reads all rows again, as they may be others."""
         with self._groups.lock:
             self._groups.forget()
+
+
+def _num_drawn(shape: Shape) -> int:
+    """How many random numbers a draw needs: one for each batch, and one for each row."""
+    return (shape[-1] + 1) * (shape[0] if len(shape) == 2 else 1)
 
 
 def _checked_weights(weights: Weights) -> dict[int, float]:

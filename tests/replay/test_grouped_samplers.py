@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.replay import StalenessSampler, StratifiedSampler
+from really.replay import Episodes, Sequences, StalenessSampler, StratifiedSampler
 from really.replay.row_groups import RowGroups
+from really.service import ShardedBuffer
 from tests.replay.test_recent_samplers import assert_drawn, split
+from tests.replay.test_sequences import starts_of
 
 CAPACITY = 60
 KINDS = [
@@ -86,6 +89,62 @@ def test_the_expected_number_of_a_stratum_is_exact_where_batches_do_not_divide()
     buffer = buffer_of(StratifiedSampler("task"))
     assert_drawn(buffer.sample((30_000, 2))["task"], np.ones(3))
     assert_drawn(buffer.sample((30_000, 1))["task"], np.ones(3))
+
+
+def episodes_of_tasks(num, lengths):
+    """Episodes of the tasks in turns, each task's of one length."""
+    task = np.concatenate([np.full(lengths[at % len(lengths)], at % len(lengths)) for at in range(num)])
+    end = np.concatenate([np.arange(lengths[at % len(lengths)])[::-1] == 0 for at in range(num)])
+    ids = np.arange(len(task))
+    return {"id": ids, "state": ids, "state_new": ids + 1, "task": task, "terminal": end.astype(np.float32)}
+
+
+@pytest.mark.parametrize("make", [ReplayBuffer, partial(ShardedBuffer, shards=3)], ids=["one", "shards"])
+@pytest.mark.parametrize("weights", [None, {0: 1, 1: 3}])
+@pytest.mark.parametrize("unit", [Sequences(3), Episodes(400)], ids=["sequences", "episodes"])
+def test_strata_have_their_shares_of_starts(unit, weights, make):
+    """Of task 1 few rows are starts of whole episodes; of each task all starts are equally likely."""
+    put = episodes_of_tasks(16, (3, 300))
+    buffer = make(3000, unit=unit, sampler=StratifiedSampler("task", weights), seed=0)
+    plain = ReplayBuffer(3000, unit=unit)
+    for one in (buffer, plain):
+        one.put(put)
+        one.remove([1, 310])
+    share = 1 / 2 if weights is None else 1 / 4
+    starts = buffer.sample((300, 20))["id"][:, :, 0]
+    found = put["task"][starts]
+    assert ((found == 0).sum(axis=1) == 20 * share).all()
+    is_start = np.flatnonzero(starts_of(plain).are_starts(put["id"]))
+    counts = np.bincount(put["task"][is_start])
+    weight = np.array([share, 1 - share])[put["task"][is_start]] / counts[put["task"][is_start]]
+    assert_drawn(np.searchsorted(is_start, starts.reshape(-1)), weight)
+    assert np.isin(starts, is_start).all()
+
+
+def test_strata_have_their_shares_of_the_rows_that_are_left():
+    buffer = buffer_of(StratifiedSampler("task"), 60)
+    buffer.remove(np.flatnonzero(tasks(np.arange(60)) == 1)[1:])
+    for _ in range(2):
+        assert np.bincount(buffer.sample(30)["task"]).tolist() == [10, 10, 10]
+        buffer.put(rows(60, 1))
+
+
+def test_a_value_without_a_start_has_no_share():
+    whole = episodes_of_tasks(12, (3, 4, 5))
+    whole["agent"] = whole["task"]
+    put = {key: column.copy() for key, column in whole.items()}
+    put["terminal"][put["task"] == 1] = 0.0
+    buffer = ReplayBuffer(1000, unit=Episodes(10), sampler=StratifiedSampler("task", {0: 2, 1: 1, 2: 1}), seed=0)
+    buffer.put(put)
+    found = buffer.sample((3000, 5))["task"][..., 0]
+    assert set(found.reshape(-1).tolist()) == {0, 2}
+    assert_drawn(found // 2, np.array([2.0, 1.0]))
+    buffer.put({key: column[whole["task"] == 1] for key, column in whole.items()})
+    assert np.bincount(buffer.sample(20)["task"][:, 0]).tolist() == [10, 5, 5]
+    buffer = ReplayBuffer(1000, unit=Episodes(10), sampler=StratifiedSampler("task", {1: 1}), seed=0)
+    buffer.put(put)
+    with pytest.raises(EmptyBufferError, match="sample: expected rows that a sequence can start from"):
+        buffer.sample(5)
 
 
 def wrong_draws():
