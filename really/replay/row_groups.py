@@ -96,9 +96,10 @@ class RowGroups:
         made: Made = self._made[0]
         return made
 
-    def grouped(self) -> GroupedRows:
-        """The rows as they are until the next `follow`."""
-        return GroupedRows(self._first, self.counts, self._base, self._size, self._rows)
+    def grouped(self, order: NDArray[np.int64] | None = None) -> GroupedRows:
+        """The rows as they are until the next `follow`: all groups, or these in this order."""
+        chosen = slice(None) if order is None else order
+        return GroupedRows(self._first[chosen], self.counts[chosen], self._base[chosen], self._size[chosen], self._rows)
 
     def rows_of(self, group: int) -> NDArray[np.int64]:
         """Numbers of all rows of a group, oldest first."""

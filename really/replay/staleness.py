@@ -58,14 +58,18 @@ class StalenessSampler(Sampler):
             return rows.draw_by_weight(drawn, weights, ends).reshape(shape), {}
 
     def _weights(self) -> tuple[GroupedRows, NDArray[np.float64], NDArray[np.float64]]:
-        """All groups, the weight of a row of each, and the sum of the weights of all rows up to each one's last row."""
-        held = self._groups.counts > 0
-        stale = (self._groups.values[held].max() - self._groups.values).astype(np.float64)
+        """Groups with rows, the weight of a row of each, and the sum of the weights of all rows up to each one's last.
+
+        They are in the order of their versions: that in which they came depends on when the buffer was read.
+        """
+        order = np.argsort(self._groups.values)
+        order = order[self._groups.counts[order] > 0]
+        versions = self._groups.values[order]
+        stale = (versions[-1] - versions).astype(np.float64)
         weights = np.ones(len(stale)) if self.half_life is None else np.exp2(-stale / self.half_life)
-        weights[(stale < 0) | ~held] = 0.0
         if self.most is not None:
             weights[stale > self.most] = 0.0
-        return self._groups.grouped(), weights, np.cumsum(weights * self._groups.counts)
+        return self._groups.grouped(order), weights, np.cumsum(weights * self._groups.counts[order])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Reads all rows again, as they may be others."""
