@@ -31,6 +31,7 @@ from segments cimport (
     last_number,
     number_at,
     place_of_row,
+    release_if_empty,
     segment_at,
     segment_of_row,
 )
@@ -140,6 +141,18 @@ cdef class TrajectoryIndex:
         """Forgets the rows before this number."""
         if oldest > self.rows.oldest:
             evict_before(&self.starts, &self.rows, oldest)
+
+    def take_empty_streams(self, int64_t num):
+        """Those of the first `num` streams that have no rows, int64 [n]: they may be other agents' from now on."""
+        cdef cnp.npy_intp[1] dims
+        cdef int64_t i, num_empty = 0
+        dims[0] = num
+        cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        for i in range(num):
+            if i >= self.rows.num_streams or release_if_empty(&self.rows.streams[i]):
+                (<int64_t*>cnp.PyArray_DATA(found))[num_empty] = i
+                num_empty += 1
+        return found[:num_empty]
 
     def previous(self, const int64_t[::1] streams):
         """For each row to come, whose streams these are, the number of the row before it in its stream, or -1."""

@@ -175,7 +175,7 @@ cdef inline bint has_room(Trajectories* rows, int64_t stream) noexcept nogil:
         (stream < rows.num_streams or add_streams(rows, stream))
         and (rows.streams[stream].end - rows.streams[stream].first < rows.streams[stream].room
              or grow_stream(&rows.streams[stream]))
-        and (rows.next_segment - rows.first_segment < rows.segment_room or grow_segments(rows))
+        and (rows.next_segment - rows.first_segment < rows.segment_room or make_room_for_segments(rows))
     )
 
 
@@ -203,6 +203,43 @@ cdef inline bint grow_stream(Stream* stream) noexcept nogil:
     return True
 
 
+cdef inline bint make_room_for_segments(Trajectories* rows) noexcept nogil:
+    """Drops the segments without rows behind one that has some, or doubles the room. Returns False without memory.
+
+    The first segment with rows may be of an agent whose episode never ends. To drop the others takes a look at every
+    row, so the room grows to a quarter of the rows first, and always if fewer than half of the segments can be dropped.
+    """
+    if 4 * rows.segment_room >= rows.newest - rows.oldest and 2 * num_with_rows(rows) <= rows.segment_room:
+        drop_segments_without_rows(rows)
+        return True
+    return grow_segments(rows)
+
+
+cdef inline int64_t num_with_rows(const Trajectories* rows) noexcept nogil:
+    cdef int64_t i, num = 0
+    for i in range(rows.first_segment, rows.next_segment):
+        num += not segment_at(rows, i).flags & NO_ROWS
+    return num
+
+
+cdef inline void drop_segments_without_rows(Trajectories* rows) noexcept nogil:
+    """Renumbers the segments that have rows, in their order."""
+    cdef int64_t i, place, next_segment = rows.first_segment
+    cdef const Segment* segment
+    cdef const Stream* stream
+    for i in range(rows.first_segment, rows.next_segment):
+        segment = segment_at(rows, i)
+        if segment.flags & NO_ROWS:
+            continue
+        if i > next_segment:
+            stream = &rows.streams[segment.stream]
+            for place in range(max(segment.begin, stream.first), segment.end):
+                rows.segment_of[number_at(stream, place) % rows.capacity] = <uint32_t>next_segment
+            segment_at(rows, next_segment)[0] = segment[0]
+        next_segment += 1
+    rows.next_segment = next_segment
+
+
 cdef inline bint grow_segments(Trajectories* rows) noexcept nogil:
     cdef int64_t room = 2 * rows.segment_room, i
     cdef Segment* segments = <Segment*>calloc(room, sizeof(Segment))
@@ -212,6 +249,15 @@ cdef inline bint grow_segments(Trajectories* rows) noexcept nogil:
         segments[i & (room - 1)] = segment_at(rows, i)[0]
     free(rows.segments)
     rows.segments, rows.segment_room = segments, room
+    return True
+
+
+cdef inline bint release_if_empty(Stream* stream) noexcept nogil:
+    """Releases the memory of a stream without rows, which may be another agent's then. Returns whether it has none."""
+    if stream.first < stream.end:
+        return False
+    free(stream.numbers)
+    stream.numbers, stream.room = NULL, 0
     return True
 
 

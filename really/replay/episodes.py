@@ -136,17 +136,17 @@ def episode_table(index: Trajectories, ring: Ring, columns: TrajectoryColumns) -
 
     spec = spec_of(ring)
     has_reward = REWARD in spec and spec[REWARD].shape == () and spec[REWARD].dtype.kind in "biuf"
-    found, returns = index.sums(REWARD if has_reward else None)
+    found, returns, values = index.sums(REWARD if has_reward else None)
     table: dict[str, Any] = {"first": found.first, "last": found.last, "length": found.length}
     if has_reward:
         table["return"] = returns
-    agents = _agents(index, found, columns, spec)
+    agents = _agents(values, found, columns, spec)
     return pa.table({**table, **agents, "begins": found.begins, "ends": found.ends, "whole": found.begins & found.ends})
 
 
-def _agents(index: Trajectories, found: Segment, columns: TrajectoryColumns, spec: Spec) -> dict[str, Any]:
-    """For each column that names agents, its value in each episode."""
-    names, values = columns.agent, index.agents
+def _agents(values: list[Any], found: Segment, columns: TrajectoryColumns, spec: Spec) -> dict[str, Any]:
+    """For each column that names agents, its value in each episode; `values` are those of each stream."""
+    names = columns.agent
     if not names:
         return {}
     if len(names) == 1 and spec[names[0]].shape == ():

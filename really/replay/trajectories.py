@@ -39,6 +39,8 @@ STATES = ("state", "obs", "observation")
 PIECE = 1 << 16
 """Rows whose columns are read at a time."""
 TRIES = 100
+MOST_EMPTY = 64
+"""So many agents may be without rows before their streams are taken for others."""
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -85,7 +87,7 @@ class Segment(NamedTuple):
     length: Numbers
     """How many rows are held."""
     stream: Numbers
-    """Which agent; `Trajectories.agents` has its values."""
+    """Which agent; `Trajectories.sums` has its values."""
     begins: Flags
     """Whether the first row held is the first of the episode."""
     ends: Flags
@@ -148,17 +150,15 @@ class Trajectories:
         self._names = list(dict.fromkeys([*columns.agent, *columns.ends, *([] if starts_at is None else [starts_at])]))
         self._may_have_gaps = not isinstance(ring, Ring)  # rows of shards may be lost between two of one agent
         self._pairs = [(ring.names.index(state), ring.names.index(after)) for state, after in columns.states]
-        self._streams: dict[Any, int] = {}
+        self._streams: dict[Any, int] = {}  # by the agent
+        self._agents: list[Any] = []  # by the stream; of an empty stream, an agent that it was of
+        self._empty: list[int] = []  # streams that no agent has
+        self._most_streams = MOST_EMPTY
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
         self._version = self.version
         self._known_to = self._change_count = -1
         self._lock = Lock()
         _live.add(self)
-
-    @property
-    def agents(self) -> list[Any]:
-        """Stream -> value of the column that names the agent, or the bytes of several; empty without such columns."""
-        return list(self._streams) if self._columns.agent else []
 
     @property
     def version(self) -> int:
@@ -246,15 +246,18 @@ class Trajectories:
             index = self._caught_up()
             return _segments(index)
 
-    def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64]]:
-        """`segments`, and for each the sum of this column, a number a row, over the rows held; without a key, of 0."""
+    def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64], list[Any]]:
+        """`segments`, and for each the sum of this column, a number a row, over the rows held; without a key, of 0.
+
+        The last is stream -> value of the column that names the agent, or the bytes of several.
+        """
         for _ in range(TRIES):
             with self._lock:
                 index = self._caught_up()
                 num = index.newest - index.oldest
                 values = np.zeros(num, np.float64 if key is None else self._ring.dtypes[self._ring.names.index(key)])
                 if key is None or num == 0 or self._ring.read_keys(index.oldest, num, {key: values}):
-                    return _segments(index), index.sum_segments(values.astype(np.float64))
+                    return _segments(index), index.sum_segments(values.astype(np.float64)), self._agents.copy()
         raise EmptyBufferError("episodes: expected rows that stay while they are read, but puts dropped some each time")
 
     def changes(self, first: int, newest: int) -> tuple[Numbers, Numbers]:
@@ -330,16 +333,40 @@ class Trajectories:
         return ends
 
     def _streams_of(self, read: dict[str, NDArray[Any]], num: int) -> Numbers:
-        """The number of each row's agent among those that were ever seen."""
+        """The stream of each row's agent."""
         columns = [read[name] for name in self._columns.agent]
         if not columns:
             return np.zeros(num, np.int64)
         value = columns[0] if len(columns) == 1 and columns[0].ndim == 1 else _as_bytes(columns, num)
         heads = np.flatnonzero(np.append(True, value[1:] != value[:-1]))
         found, which = np.unique(value[heads], return_inverse=True)
-        numbers = [self._streams.setdefault(agent, len(self._streams)) for agent in found.tolist()]
+        if len(self._streams) > self._most_streams:
+            self._take_empty_streams()
+        numbers = [
+            self._streams[agent] if agent in self._streams else self._new_stream(agent) for agent in found.tolist()
+        ]
         lengths = np.diff(np.append(heads, num))
         return np.repeat(np.array(numbers, np.int64)[which.reshape(-1)], lengths)
+
+    def _new_stream(self, agent: Any) -> int:
+        """The stream of an agent that has none: an empty one, if there is one."""
+        if self._empty:
+            stream = self._empty.pop()
+            self._agents[stream] = agent
+        else:
+            stream = len(self._agents)
+            self._agents.append(agent)
+        self._streams[agent] = stream
+        return stream
+
+    def _take_empty_streams(self) -> None:
+        """Takes the streams of agents that have no rows, once these may be as many as the others."""
+        empty = self._index.take_empty_streams(len(self._agents)).tolist()
+        are_empty = set(empty)
+        # No agent may have a stream that is given away, also if an interrupt comes between the two.
+        self._streams = {agent: stream for agent, stream in self._streams.items() if stream not in are_empty}
+        self._empty = empty
+        self._most_streams = 2 * len(self._streams) + MOST_EMPTY
 
     def _refuse_none(self) -> None:
         if self._index.num_starts:

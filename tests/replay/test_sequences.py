@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
-from really.replay import Sampler, Sequences, sequence_priorities
+from really.replay import Episodes, Sampler, Sequences, sequence_priorities
 from really.replay.trajectories import Trajectories, TrajectoryColumns
 from tests.episodes import Reference, World, concatenated
 from tests.sampling_checks import assert_uniform
@@ -594,3 +594,35 @@ def test_steps_of_the_same_episode():
     assert (table.begins & table.ends).tolist() == [reference.is_whole(episode) for episode in episodes]
     gone = index.steps_around(np.array([[0, 10_000]]))
     assert [part.tolist() for part in gone] == [[[-1, -1]], [[-1, -1]]]
+
+
+def rows_of_agents(kind, first, num, draw):
+    """Rows of one agent that never ends and others that do: new ones for each episode, or always the same."""
+    ids = np.arange(first, first + num)
+    agent = np.where(draw.random(num) < 0.2, -1, ids // 5 if kind == "new agents" else ids % 3)
+    ends = (draw.random(num) < 0.5) & (agent >= 0)
+    return {"id": ids, "agent": agent, "reward": ids.astype(np.float32), "terminal": ends.astype(np.float32)}
+
+
+@pytest.mark.parametrize("agent", [None, ("agent", "reward")], ids=["one column", "two columns"])
+@pytest.mark.parametrize("unit", ["windows", "episodes"])
+@pytest.mark.parametrize("kind", ["new agents", "the same agents"])
+def test_the_index_of_a_long_run_is_that_of_its_rows_and_does_not_grow(kind, unit, agent):
+    draw = np.random.default_rng(3)
+    unit = Sequences(3, burn_in=1, across_episodes=True, agent=agent) if unit == "windows" else Episodes(agent=agent)
+    buffer = ReplayBuffer(100, unit=unit, seed=0)
+    for first in range(0, 30_000, 60):
+        buffer.put(rows_of_agents(kind, first, 60, draw))
+        index = starts_of(buffer)
+        if first % 1500 == 0:
+            copy = pickle.loads(pickle.dumps(buffer))
+            table, expected = (one.episodes(agent=agent).sort_by("first") for one in (buffer, copy))
+            assert table.equals(expected)
+            held = buffer.numbers()
+            assert np.array_equal(index.are_starts(held), starts_of(copy).are_starts(held))
+            windows = (one.take(np.arange(len(held))) for one in (buffer, copy))
+            assert len({b"".join(column.tobytes() for column in batch.values()) for batch in windows}) == 1
+        index.are_starts(buffer.numbers())
+    assert len(index._agents) < 500
+    assert len(index._streams) + len(index._empty) <= len(index._agents)
+    assert len(index._index.segments().base) < 500
