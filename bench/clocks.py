@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -12,3 +13,19 @@ def timed(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> 
     for _ in range(repeats):
         call()
     return clock() - began
+
+
+def medians(
+    calls: Mapping[str, Callable[[], Any]], clock: Callable[[], float], rounds: int, least: float
+) -> dict[str, float]:
+    """Seconds of each call: medians over rounds in which all take turns, of `least` seconds or more each."""
+    repeats, found = {}, {name: [] for name in calls}
+    for name, call in calls.items():
+        call()  # which may have to look at all rows first
+        repeats[name] = 1
+        while timed(call, repeats[name], clock) < least:
+            repeats[name] *= 2
+    for at in range(rounds):
+        for name in list(calls)[:: 1 if at % 2 else -1]:
+            found[name].append(timed(calls[name], repeats[name], clock) / repeats[name])
+    return {name: statistics.median(times) for name, times in found.items()}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import statistics
 from collections.abc import Callable
 from time import process_time
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from bench.clocks import timed
+from bench.clocks import medians
 from really import ReplayBuffer
 from really.replay import Hindsight
 
@@ -33,16 +32,7 @@ ROUNDS, SECONDS = 20, 0.02
 
 def process_seconds(calls: dict[str, Call]) -> dict[str, float]:
     """CPU seconds of the process for each call, whose library may have threads: medians over rounds of turns."""
-    repeats, found = {}, {name: [] for name in calls}
-    for name, call in calls.items():
-        call()
-        repeats[name] = 1
-        while timed(call, repeats[name], process_time) < SECONDS:
-            repeats[name] *= 2
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            found[name].append(timed(call, repeats[name], process_time) / repeats[name])
-    return {name: statistics.median(times) for name, times in found.items()}
+    return medians(calls, process_time, ROUNDS, SECONDS)
 
 
 def torchrl_sequences(rows: dict[str, Any]) -> Call:

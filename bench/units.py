@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.clocks import timed
+from bench.clocks import medians
 from really import Mixture, ReplayBuffer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,16 +38,7 @@ LENGTH, WINDOWS = 80, 64
 
 def cpu_seconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
     """CPU seconds of each call: medians over rounds in which all take turns."""
-    repeats, found = {}, {name: [] for name in calls}
-    for name, call in calls.items():
-        call()  # which may have to look at all rows first
-        repeats[name] = 1
-        while timed(call, repeats[name], thread_time) < SECONDS:
-            repeats[name] *= 2
-    for at in range(rounds):
-        for name in list(calls)[:: 1 if at % 2 else -1]:
-            found[name].append(timed(calls[name], repeats[name], thread_time) / repeats[name])
-    return {name: statistics.median(times) for name, times in found.items()}
+    return medians(calls, thread_time, rounds, SECONDS)
 
 
 def filled(name: str, seed: int = 0, more: Callable[[int], dict[str, Any]] = lambda num: {}, **options: Any) -> Any:

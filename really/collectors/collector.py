@@ -134,7 +134,7 @@ class Collector:
         return None
 
     def stream(
-        self, settings: Callable[[], PolicySettings], enough: Callable[[], bool], *, grows: bool = True
+        self, settings: Callable[[], PolicySettings], enough: Callable[[], bool], *, grows: bool
     ) -> Iterator[Part]:
         """Yields chunks as they arrive, and keeps each runner busy, until `enough()`; then yields the pending ones.
 

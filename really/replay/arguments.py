@@ -42,6 +42,11 @@ def checked_size(n: Any) -> tuple[int, int]:
     return checked_integer("n[1]", n[1], 1, MOST_ROWS), checked_integer("n[0]", n[0], 1, MOST_ROWS)
 
 
+def sizes_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, batches) of a checked shape [n] or [k, n]; 0 batches if there is no such axis."""
+    return shape[-1], shape[0] if len(shape) == 2 else 0
+
+
 def checked_indices(indices: Any) -> NDArray[np.int64]:
     """The indices [n] or [k, n] as int64; raises InvalidTypeError or InvalidValueError."""
     if isinstance(indices, slice):

@@ -171,7 +171,7 @@ class Draws:
         if self.unit.starts is not None:
             return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
         if not replace and self.sampler.in_ring:
-            return _distinct(ring, shape), {}
+            return drawn_in_ring(ring, shape, replace), {}
         return (self.sampler.draw_left if ring.num_removed else self.sampler.draw)(ring, shape, beta)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
@@ -200,10 +200,11 @@ def held(what: str, ring: Ring | None, num_rows: int = 1) -> Ring:
     return ring
 
 
-def _distinct(ring: Ring, shape: Shape) -> NDArray[np.int64]:
-    """Numbers of rows that the ring draws without replacement; raises InvalidValueError if there are too few."""
-    numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, True, by_number=True)
-    return arguments.refuse_few("sample", shape[-1], ring.num_choices, False) if numbers is None else numbers
+def drawn_in_ring(ring: Ring, shape: Shape, replace: bool) -> NDArray[np.int64]:
+    """Numbers of rows that the ring draws; raises what `refuse_few` raises if there are too few."""
+    num, num_batches = arguments.sizes_of(shape)
+    numbers = ring.sample_ages(num, num_batches, not replace, by_number=True)
+    return arguments.refuse_few("sample", num, ring.num_choices, replace) if numbers is None else numbers
 
 
 def _unsteady(what: str) -> EmptyBufferError:

@@ -90,10 +90,6 @@ class Episodes(SampleUnit):
             raise InvalidValueError("episodes: expected length=, which batches of a fixed shape need, got None")
         return {key: ColumnSpec(dtype, (self.length, *shape)) for key, (dtype, shape) in (spec | ADDED).items()}
 
-    def version(self) -> int:
-        """Changes with the columns that tell where episodes end, and with removed rows."""
-        return 0 if self.starts is None else self.starts.version
-
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The episodes that these rows are in, as far as they are held; None if a row is not held."""
         assert self.starts is not None, "a ring is prepared before it is sampled"

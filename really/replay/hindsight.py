@@ -126,7 +126,7 @@ class Hindsight(SampleUnit):
         return spec | {RELABELLED: ColumnSpec(np.dtype(np.bool_))}
 
     def version(self) -> int:
-        """Changes with the columns that tell where episodes end, and with removed rows."""
+        """As of `SampleUnit`, by the index of goals."""
         return 0 if self._index is None else self._index.version
 
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:

@@ -296,7 +296,7 @@ _live = ForkGroup(Order.SAMPLERS, in_child=PrioritizedSampler.reset_after_fork)
 
 def drawn_by_ring(ring: Ring, shape: Shape, update: int = -1) -> NDArray[np.int64]:
     """Row numbers of `Ring.sample_ages`; raises EmptyBufferError if no row is held."""
-    numbers = ring.sample_ages(shape[-1], shape[0] if len(shape) == 2 else 0, by_number=True, update=update)
+    numbers = ring.sample_ages(*arguments.sizes_of(shape), by_number=True, update=update)
     if numbers is None:
         raise EmptyBufferError("sample: expected a buffer that holds rows, got an empty one; put some first")
     return numbers

@@ -143,10 +143,6 @@ class Sequences(SampleUnit):
         found = {key: ColumnSpec(dtype, (self.num_steps, *shape)) for key, (dtype, shape) in (spec | ADDED).items()}
         return found if self._frames is None else self._frames.spec(found)
 
-    def version(self) -> int:
-        """Changes with the columns that tell where episodes end, and with removed rows."""
-        return 0 if self.starts is None else self.starts.version
-
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The windows from these rows on, padded where the steps that are held end; None if a row is not held."""
         starts = self._starts(ring, numbers.size)

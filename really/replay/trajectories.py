@@ -29,7 +29,7 @@ from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay._trajectories import RULES, TrajectoryIndex
-from really.replay.arguments import refuse_few
+from really.replay.arguments import refuse_few, sizes_of
 
 AGENT = "agent"
 ENDS = ("terminal", "truncated", "not_done")
@@ -173,7 +173,7 @@ class Trajectories:
         with self._lock:
             index = self._caught_up()
             self._refuse_none()
-            num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
+            num, num_batches = sizes_of(shape)
             if distinct and num > index.num_starts:
                 refuse_few("sample", num, index.num_starts, False)
             return index.starts_of_ranks(self._ring.draw_below(index.num_starts, num, num_batches, distinct))

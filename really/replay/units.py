@@ -47,11 +47,12 @@ class SampleUnit:
         return spec
 
     def version(self) -> int:
-        """A number that changes whenever rows that batches depend on change, other than by puts; 0 if `in_ring`.
+        """A number that changes whenever rows that batches depend on change, other than by puts; 0 without `starts`.
 
-        A batch between whose draw and copy it has changed is drawn again.
+        They are columns that tell where episodes end, and removed rows. A batch between whose draw and copy the number
+        has changed is drawn again.
         """
-        return 0
+        return 0 if self.starts is None else self.starts.version
 
     def take(self, ring: Ring, numbers: NDArray[np.int64]) -> Batch | None:
         """The batch of these row numbers, [n] or [k, n], to which the caller may add columns; None if a row is gone."""

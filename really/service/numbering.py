@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError
 from really.replay import arguments, engine
-from really.replay.draws import held
+from really.replay.draws import drawn_in_ring, held
 from really.replay.generator import BufferGenerator
 from really.replay.newest import NewestSampler
 from really.replay.options import BufferOptions
@@ -139,13 +139,11 @@ class Numbering:
         """`draw` if rows are removed, and none is lost or away."""
         if not self.sampler.in_ring:
             return self.sampler.draw_left(self.ring, shape, beta)
-        num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
-        numbers = self.ring.sample_ages(num, num_batches, not replace, by_number=True)
-        return arguments.refuse_few("sample", num, self.ring.num_choices, replace) if numbers is None else numbers, {}
+        return drawn_in_ring(self.ring, shape, replace), {}
 
     def ages(self, shape: Shape, replace: bool) -> NDArray[np.int64]:
         """Ages of rows, for a sampler that draws in the ring."""
-        num, num_batches = shape[-1], shape[0] if len(shape) == 2 else 0
+        num, num_batches = arguments.sizes_of(shape)
         ages = self.ring.sample_ages(num, num_batches, not replace)
         if ages is None:
             arguments.refuse_few("sample", num, self.ring.num_choices, replace)
@@ -180,7 +178,7 @@ class Survivors:
     def draw(self, shape: Shape, *, distinct: bool = False) -> NDArray[np.int64]:
         """Numbers of rows that can be had, each equally likely; of a sampler of the newest rows, of the newest ones."""
         ring, num_rows = self._numbering.ring, self._ledger.num_rows
-        num, num_batches, bound = shape[-1], shape[0] if len(shape) == 2 else 0, min(ring.num_choices, num_rows)
+        (num, num_batches), bound = arguments.sizes_of(shape), min(ring.num_choices, num_rows)
         if distinct and num > bound:
             arguments.refuse_few("sample", num, bound, False)
         ages = num_rows - bound + ring.draw_below(bound, num, num_batches, distinct)

@@ -16,6 +16,7 @@ from really.data.frames import FrameColumn
 from really.errors import InvalidValueError
 from really.replay import engine
 from really.replay._ring import Ring, RingError
+from really.replay.arguments import sizes_of
 from really.replay.buffer import ReplayBuffer
 from really.replay.disk import schema
 from really.replay.moments import Moment
@@ -132,7 +133,7 @@ class Shard(ReplayBuffer):
         if ring is None:
             return None
         try:
-            return ring.sample_of(drawing, shape[-1], shape[0] if len(shape) == 2 else 0, distinct)
+            return ring.sample_of(drawing, *sizes_of(shape), distinct)
         except RingError as error:
             raise engine.translated(ring, error) from None
 
