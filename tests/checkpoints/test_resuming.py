@@ -190,7 +190,8 @@ def test_rows_that_are_gone_are_an_error_unless_they_are_accepted(tmp_path):
 
 def test_rows_put_in_the_background_during_and_after_a_save_are_dropped(tmp_path):
     manager, dqn = run(tmp_path / "ring", "prioritized", spare=20_000)
-    with manager.collect_in_background(min_rows=200):
+    # The limiter keeps runners from putting more than `spare` rows, however slow the learner is.
+    with manager.collect_in_background(samples_per_insert=0.1, error_buffer=100, min_rows=200):
         train(manager, dqn)
         manager.save_checkpoint(tmp_path / "checkpoints", **parts(dqn))
         target = manager._background.rows + 300
