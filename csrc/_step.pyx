@@ -279,6 +279,12 @@ cdef class PlainLoop:
                 ended.append(self.at)
         return ended
 
+    def write(self, Py_ssize_t i, observation):
+        """Takes the first observation of an episode of environment `i`."""
+        if not 0 <= i < self.num_envs:
+            raise IndexError(f"environment: expected a number from 0 to {self.num_envs - 1}, got {i}")
+        self.write_observation(i, observation)
+
     cdef inline object arguments(self, object actions):
         """The actions as the environments take them, by environment."""
         if not self.takes_ints:

@@ -31,9 +31,13 @@ cdef inline Py_ssize_t first_largest_sum(
     return best
 
 
+cdef inline bint explores(double noise, double scale, Py_ssize_t num) noexcept nogil:
+    """Whether noise < num / scale. The choice is <Py_ssize_t>(noise * scale) then, which is uniform."""
+    return noise * scale < <double>num
+
+
 cdef inline Py_ssize_t exploring_choice(
     const floating* values, double noise, double scale, Py_ssize_t num
 ) noexcept nogil:
-    """A uniform choice if noise < num / scale, then decided by the same number, else the first of the largest values."""
-    noise = noise * scale
-    return <Py_ssize_t>noise if noise < <double>num else first_largest(values, num)
+    """A uniform choice if it `explores`, else the first of the largest values."""
+    return <Py_ssize_t>(noise * scale) if explores(noise, scale, num) else first_largest(values, num)

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really._utils._step import PlainLoop, convert
+from really._utils._step import PlainLoop, convert, fill
 from really._utils.interrupts import ends_program
 from really.data.schema import Spec
 from really.data.spaces import observation_leaves
@@ -230,14 +230,13 @@ class PlainBatch(EnvironmentBatch):
         return stepped
 
     def _clear_flags(self) -> None:
-        self.terminated[:] = False
-        self.truncated[:] = False
+        self.terminated.fill(False)
+        self.truncated.fill(False)
         self._flags_set = False
 
     def _end(self, ended: list[int]) -> None:
         self._flags_set = True
-        for final, shown in zip(self._finals, self.observations, strict=True):
-            np.copyto(final, shown)
+        fill(self._finals, self.observations)
         self.final_observations = self._finals
         self._begin(ended)
 
@@ -246,7 +245,7 @@ class PlainBatch(EnvironmentBatch):
             seed, self._seeds[i] = self._seeds[i], None
             self._loop.elapsed[i] = 0
             try:
-                self._received.write(i, self._environments[i].reset(seed))
+                self._loop.write(i, self._environments[i].reset(seed))
             except BaseException as error:
                 if ends_program(error):
                     raise
