@@ -51,7 +51,7 @@ def main() -> None:
     def whole_step(step: int) -> None:
         if runner._noise.starts_piece(step):
             runner._draw(step, active, np.array([STEPS]))
-        stepper.advance(rollout, step, active)
+        stepper.advance(rollout, step, step + 1, active)
 
     parts = {
         "the whole step": whole_step,

@@ -14,7 +14,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from choice cimport exploring_choice, first_largest_sum
+from choice cimport explores, exploring_choice, first_largest_sum
 from columns cimport Column, write_rows
 from finite cimport are_finite_doubles, are_finite_singles
 
@@ -57,6 +57,13 @@ cpdef bint is_finite(object values):
     if kind == cnp.NPY_FLOAT32:
         return are_finite_singles(<const uint32_t*>data, num)
     return kind == cnp.NPY_FLOAT64 and are_finite_doubles(<const uint64_t*>data, num)
+
+
+cdef inline bint holds_integers(object values) noexcept:
+    """Whether this is an array of integers or bool, which are finite."""
+    if not cnp.PyArray_CheckExact(values):
+        return False
+    return cnp.PyArray_ISINTEGER(<cnp.ndarray>values) or cnp.PyArray_ISBOOL(<cnp.ndarray>values)
 
 
 def convert(cnp.ndarray array, values):
@@ -175,6 +182,7 @@ cdef class DiscreteSampler:
         scale: the noise is multiplied by it.
         explores: takes action floor(scale * noise) if that is one, and the greedy one otherwise. Without it, takes the
             action whose value plus scaled noise is the largest.
+        num_actions: number of actions.
         otherwise: the same function of (outputs, step), for outputs of other dtypes.
     """
 
@@ -184,11 +192,20 @@ cdef class DiscreteSampler:
     cdef double scale
     cdef bint explores
     cdef object otherwise
-    cdef Py_ssize_t envs, time, width
+    cdef Py_ssize_t envs, time, width, num_actions
 
-    def __cinit__(self, str name, int64_t start, cnp.ndarray noise not None, double scale, bint explores, otherwise):
+    def __cinit__(
+        self,
+        str name,
+        int64_t start,
+        cnp.ndarray noise not None,
+        double scale,
+        bint explores,
+        Py_ssize_t num_actions,
+        otherwise,
+    ):
         self.name, self.start, self.noise, self.scale, self.explores = name, start, noise, scale, explores
-        self.otherwise = otherwise
+        self.num_actions, self.otherwise = num_actions, otherwise
         if cnp.PyArray_NDIM(noise) == 3 and is_plain(noise) and cnp.PyArray_TYPE(noise) == cnp.NPY_FLOAT64:
             self.envs, self.time, self.width = noise.shape[0], noise.shape[1], noise.shape[2]
 
@@ -213,6 +230,22 @@ cdef class DiscreteSampler:
             self.choose(<const float*>cnp.PyArray_DATA(<cnp.ndarray>values), noise, actions, to)
         else:
             self.choose(<const double*>cnp.PyArray_DATA(<cnp.ndarray>values), noise, actions, to)
+        return chosen
+
+    def explored(self, Py_ssize_t step):
+        """Actions [env] int64 at a step of the noise if every environment explores; None if one needs the outputs."""
+        cdef Py_ssize_t env, ahead = self.time * self.width
+        cdef cnp.npy_intp num = self.envs
+        if not (self.explores and 0 <= step < self.time):
+            return None
+        cdef const double* noise = <const double*>cnp.PyArray_DATA(self.noise) + step * self.width
+        for env in range(self.envs):
+            if not explores(noise[env * ahead], self.scale, self.num_actions):
+                return None
+        cdef cnp.ndarray chosen = cnp.PyArray_EMPTY(1, &num, cnp.NPY_INT64, 0)
+        cdef int64_t* to = <int64_t*>cnp.PyArray_DATA(chosen)
+        for env in range(self.envs):
+            to[env] = self.start + <int64_t>(noise[env * ahead] * self.scale)
         return chosen
 
     cdef void choose(
@@ -353,6 +386,7 @@ cdef class Stepper:
         to_environment: makes of stored actions those that environments take.
         masked: (rollout, step, active, outputs) -> the outputs under action masks; None for environments without.
         estimate: writes columns of (rollout, step, outputs, actions); None if there are none.
+        is_recurrent: whether the network has a state, and so needs each observation.
 
     Attributes:
         forward: the network: outputs of observations.
@@ -365,24 +399,27 @@ cdef class Stepper:
     cdef object envs, check, to_environment, masked, estimate
     cdef tuple required
     cdef Py_ssize_t num_envs
+    cdef bint skips_network
 
-    def __cinit__(self, envs, tuple required, check, to_environment, masked, estimate):
+    def __cinit__(self, envs, tuple required, check, to_environment, masked, estimate, bint is_recurrent):
         self.envs, self.required, self.check, self.to_environment = envs, required, check, to_environment
         self.masked, self.estimate, self.num_envs = masked, estimate, envs.num_envs
+        self.skips_network = masked is None and estimate is None and not is_recurrent
 
-    def advance(self, rollout, Py_ssize_t step, cnp.ndarray active not None):
-        """Takes step `step` of the rollout with the environments `active` [number] int64."""
+    def advance(self, rollout, Py_ssize_t start, Py_ssize_t stop, cnp.ndarray active not None):
+        """Takes steps `start` to `stop` of the rollout with the environments `active` [number] int64."""
+        cdef Py_ssize_t step
+        for step in range(start, stop):
+            self.advance_one(rollout, step, active)
+
+    cdef int advance_one(self, rollout, Py_ssize_t step, cnp.ndarray active) except -1:
         cdef Columns before = rollout.before, after = rollout.after
         cdef Py_ssize_t at = 0
         envs, self.step = self.envs, step
-        outputs = self.forward(envs.observations)
-        for name in self.required:
-            if not is_finite(outputs[name]):
-                self.check(outputs)
-                break
-        if self.masked is not None:
-            outputs = self.masked(rollout, step, active, outputs)
-        actions = self.actions(outputs, step - self.drawn_at)
+        outputs, actions = None, self.explored(step)
+        if actions is None:
+            outputs = self.outputs(rollout, step, active)
+            actions = self.actions(outputs, step - self.drawn_at)
         for leaf in envs.observations:
             before.put(at, step, leaf)
             at += 1
@@ -399,6 +436,31 @@ cdef class Stepper:
         after.put(at + 2, step, envs.truncated)
         if self.masked is not None and rollout.masks:
             rollout.masks[1][step] = envs.final_action_masks
+        return 0
+
+    cdef inline object explored(self, Py_ssize_t step):
+        """The actions if no environment needs the network for them, else None.
+
+        The network is asked nevertheless at the first step, for weights that are not finite, and for observations that
+        may not be.
+        """
+        if not (self.skips_network and step and type(self.sample) is DiscreteSampler):
+            return None
+        actions = (<DiscreteSampler>self.sample).explored(step - self.drawn_at)
+        if actions is not None:
+            for leaf in self.envs.observations:
+                if not (is_finite(leaf) or holds_integers(leaf)):
+                    return None
+        return actions
+
+    cdef object outputs(self, rollout, Py_ssize_t step, cnp.ndarray active):
+        """What the policy reads: outputs that are finite, under action masks if there are any."""
+        outputs = self.forward(self.envs.observations)
+        for name in self.required:
+            if not is_finite(outputs[name]):
+                self.check(outputs)
+                break
+        return outputs if self.masked is None else self.masked(rollout, step, active, outputs)
 
     cdef inline object actions(self, object outputs, Py_ssize_t step):
         if type(self.sample) is DiscreteSampler:

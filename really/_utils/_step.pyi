@@ -23,9 +23,11 @@ class DiscreteSampler:
         noise: NDArray[np.float64],
         scale: float,
         explores: bool,
+        num_actions: int,
         otherwise: Callable[[Mapping[str, NDArray[Any]], int], NDArray[Any]],
     ) -> DiscreteSampler: ...
     def __call__(self, outputs: Mapping[str, NDArray[Any]], step: int) -> NDArray[Any]: ...
+    def explored(self, step: int) -> NDArray[np.int64] | None: ...
 
 @final
 class PlainLoop:
@@ -59,5 +61,6 @@ class Stepper:
         to_environment: Callable[[NDArray[Any]], NDArray[Any]],
         masked: Callable[..., Mapping[str, NDArray[Any]]] | None,
         estimate: Callable[..., None] | None,
+        is_recurrent: bool,
     ) -> Stepper: ...
-    def advance(self, rollout: Any, step: int, active: NDArray[np.intp]) -> None: ...
+    def advance(self, rollout: Any, start: int, stop: int, active: NDArray[np.intp]) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,14 @@ class ActionNoise:
     def starts_piece(self, step: int) -> bool:
         """Whether `sampler` must be called before this step."""
         return not step % BLOCK_STEPS % self.piece
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of the steps `start` to `stop` that are in one piece each, as pairs of first step and end."""
+        while start < stop:
+            in_block = start % BLOCK_STEPS
+            left = min(BLOCK_STEPS - in_block, self.piece - in_block % self.piece)
+            yield start, min(stop, start + left)
+            start += left
 
     def sampler(self, step: int, active: NDArray[np.intp], remaining: NDArray[np.int_]) -> Sampler:
         """Draws the numbers for the piece that starts at `step`; the function that it returns takes `step - start`.

@@ -13,7 +13,7 @@ from really.collectors.rollout import Rollout
 from really.envs.batch import EnvironmentBatch
 from really.policies.recurrent import RecurrentLayout, RecurrentStates
 
-Advance = Callable[[Rollout, int, NDArray[np.intp]], None]
+Advance = Callable[[Rollout, int, int, NDArray[np.intp]], None]
 # Steps and agents at which a trajectory was cut, and the states of these agents after it.
 Cut = tuple[NDArray[np.intp], NDArray[np.intp], list[NDArray[Any]]]
 
@@ -51,13 +51,14 @@ class Recurrence(RecurrentStates):
         self._cuts, self._after = [], None
 
     def stepping(self, advance: Advance) -> Advance:
-        """A runner's step, `Stepper.advance`, with the states before and after it."""
+        """A runner's steps, `Stepper.advance`, with the states before and after each."""
 
-        def recurrent(rollout: Rollout, step: int, active: NDArray[np.intp]) -> None:
-            if self._is_delivered:
-                rollout.recurrent.write(step, self._delivered())
-            advance(rollout, step, active)
-            self._follow(step, active)
+        def recurrent(rollout: Rollout, start: int, stop: int, active: NDArray[np.intp]) -> None:
+            for step in range(start, stop):
+                if self._is_delivered:
+                    rollout.recurrent.write(step, self._delivered())
+                advance(rollout, step, step + 1, active)
+                self._follow(step, active)
 
         return recurrent
 

@@ -161,8 +161,7 @@ class Runner:
         envs, rows = rollout.result_rows
         results = results_of(np.asarray(self._agents)[envs], rows, self._version)
         episodes = self._episodes.measure(rollout)
-        columns = self._delivery.rows(rollout, results)
-        chunk = self._chunk(columns, order.number, 0, results, time.perf_counter() - start)
+        chunk = self._chunk(self._delivery.rows(rollout, results), order.number, 0, results, time.perf_counter() - start)
         measured = {} if self._normaliser is None else self._normaliser.measured
         return replace(chunk, measured=measured, episodes=episodes)
 
@@ -223,13 +222,13 @@ class Runner:
         lengths, advance = quota * self._spec.num_steps, self._advance
         rollout = Rollout(self._columns, len(self._agents), int(lengths.max()), self._pool)
         start = 0
-        for stop in np.unique(lengths):
-            active = np.flatnonzero(lengths >= stop)
-            for step in range(start, stop):
+        for end in np.unique(lengths).tolist():
+            active = np.flatnonzero(lengths >= end)
+            for step, stop in self._noise.pieces(start, end):
                 if self._noise.starts_piece(step):
                     self._draw(step, active, lengths - step)
-                advance(rollout, step, active)
-            start = int(stop)
+                advance(rollout, step, stop, active)
+            start = end
         for env, results in enumerate(quota):
             for result in range(results):
                 rollout.close_result(env, (result + 1) * self._spec.num_steps)
@@ -249,7 +248,7 @@ class Runner:
                 look_at = self._watch.look(step, active)
             if self._noise.starts_piece(step):
                 self._draw(step, active, unbounded)
-            advance(rollout, step, active)
+            advance(rollout, step, step + 1, active)
             step += 1
             ended = active[(self._envs.terminated | self._envs.truncated)[active]]
             if ended.size:
@@ -289,6 +288,7 @@ class Runner:
             self._policy.to_environment,
             None if self._envs.masks is None else self._masked,
             self._estimate if has_estimates else None,
+            self._recurrence is not None,
         )
 
     def _check_outputs(self, outputs: Outputs) -> None:

@@ -256,7 +256,8 @@ class _DiscretePolicy(Policy):
 
     def _compiled(self, noise: NDArray[np.float64], scale: float, explores: bool) -> Sampler:
         """A `sampler` in C, which leaves outputs that are neither float32 nor float64 to `sample`."""
-        return DiscreteSampler(self._output, self.start, noise, scale, explores, super().sampler(noise))
+        otherwise = super().sampler(noise)
+        return DiscreteSampler(self._output, self.start, noise, scale, explores, self.actions, otherwise)
 
 
 class _EpsilonGreedy(_DiscretePolicy):

@@ -96,6 +96,45 @@ def test_a_seeded_run_repeats_for_any_number_of_processes(rollout: dict[str, int
             assert_equal(got, wanted)
 
 
+@pytest.mark.parametrize("num_parallel", [1, 3])
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_rows_are_the_same_whether_exploring_steps_ask_the_network(epsilon: float, num_parallel: int) -> None:
+    found, asked = [], []
+    for returns in ([], ["log_prob"]):  # log-probabilities need the outputs of every step
+        with make(
+            seed=3, use_ray=False, num_workers=1, num_parallel=num_parallel, epsilon=epsilon, returns=returns
+        ) as manager:
+            manager.get_data()
+            stepper = manager._fleet.workers[0].runner._stepper
+            forward, calls = stepper.forward, []
+            stepper.forward = lambda leaves, forward=forward, calls=calls: (calls.append(1), forward(leaves))[1]
+            found.append(manager.get_data(total_steps=600 * num_parallel))
+            asked.append(len(calls))
+    assert_equal({name: found[1][name] for name in found[0]}, found[0])
+    steps = len(found[0]["reward"]) // num_parallel
+    assert asked[1] == steps
+    if epsilon == 1.0:
+        assert asked[0] == 1, "the first step"
+    else:
+        assert asked[0] == pytest.approx((1.0 - epsilon**num_parallel) * steps, abs=0.1 * steps)
+
+
+class NotFinite(Counter):
+    """A counter whose observation is NaN at step 7."""
+
+    def step(self, action: int) -> Any:
+        observation, *others = super().step(action)
+        return (observation * np.nan if observation[0] == 7 else observation), *others
+
+
+def test_a_step_that_explores_finds_an_observation_that_is_not_finite() -> None:
+    with (
+        make(NotFinite, use_ray=False, epsilon=1.0) as manager,
+        pytest.raises(EnvironmentFailedError, match=r"expected finite numbers in 'state'.*got NaN"),
+    ):
+        manager.get_data()
+
+
 def test_different_seeds_differ() -> None:
     found = []
     for seed in (1, 2):
