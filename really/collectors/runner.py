@@ -96,8 +96,7 @@ class Runner:
 
     @property
     def _place(self) -> str:
-        step = 0 if self._stepper is None else self._stepper.step
-        return f"environment {self._envs.name!r}, step {step} of the rollout"
+        return f"environment {self._envs.name!r}, step {self._stepper.step if self._stepper else 0} of the rollout"
 
     def set_policy(self, policy: ExportedPolicy) -> None:
         """Sets the policy: before the first order, and when the model has changed. Weights must follow."""
@@ -161,7 +160,8 @@ class Runner:
         envs, rows = rollout.result_rows
         results = results_of(np.asarray(self._agents)[envs], rows, self._version)
         episodes = self._episodes.measure(rollout)
-        chunk = self._chunk(self._delivery.rows(rollout, results), order.number, 0, results, time.perf_counter() - start)
+        columns = self._delivery.rows(rollout, results)
+        chunk = self._chunk(columns, order.number, 0, results, time.perf_counter() - start)
         measured = {} if self._normaliser is None else self._normaliser.measured
         return replace(chunk, measured=measured, episodes=episodes)
 
