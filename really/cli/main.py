@@ -89,7 +89,8 @@ def _users_place(error: BaseException | None) -> str:
     frames = [] if error is None else traceback.extract_tb(error.__traceback__)
     installed = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
     others = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *installed))
-    own = [frame for frame in frames if not frame.filename.startswith((*others, "<"))]
+    # Python's own parts have names in brackets, and compiled modules the relative paths of their sources.
+    own = [frame for frame in frames if os.path.isabs(frame.filename) and not frame.filename.startswith(others)]
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 

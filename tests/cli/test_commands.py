@@ -407,6 +407,22 @@ def test_an_error_of_an_environment_is_one_line_with_its_place(
     assert line.endswith(f": KeyError: 'reward' ({tmp_path / 'failing.py'}:4)")
 
 
+def test_an_error_that_no_line_of_the_user_raises_names_no_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside.py").write_text(
+        "from gymnasium import spaces\n"
+        "from tests.environments import Counter\n"
+        "class Outside(Counter):\n"
+        "    observation_space = property(lambda self: spaces.Discrete(4), lambda self, space: None)\n"
+        "    def _show(self):\n"
+        "        return self.count\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    line = failed(capsys, "check", "outside:Outside")
+    assert line.endswith("expected whole numbers from 0 to 3, as declared, got 4 of dtype int64")
+
+
 def test_bench_names_the_documented_rates(capsys: pytest.CaptureFixture[str]) -> None:
     from really.cli import bench
 
