@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from really.envs.atari import Atari, AtariBatch
 from really.envs.batch import EnvironmentBatch, PlainBatch
+from really.envs.environment import Environment
 from really.envs.envpool import EnvPool, PoolBatch
 from really.envs.masked import MaskedBatch
 from really.envs.native import CartPoleBatch, VectorBatch, can_reset_some, is_classic_cartpole
 from really.envs.sources import IdSource, VectorSource
-from really.envs.spec import EnvironmentSpec
+from really.envs.spec import EnvironmentSpec, Probe
 from really.errors import InvalidValueError, one_of
 
 VECTOR_CHOICES = ("auto", "plain", "native")
@@ -65,6 +67,25 @@ def plain_batch(
 ) -> EnvironmentBatch:
     """Plain instances, which tell their action masks if these come with `info`."""
     return (MaskedBatch if _has_masks_in_info(spec) else PlainBatch)(spec, seeds, render_mode)
+
+
+@dataclass(frozen=True)
+class _InstanceSpec(EnvironmentSpec):
+    """A spec whose only instance exists already."""
+
+    spec: EnvironmentSpec | None = None
+    instance: Environment | None = None
+
+    def probe(self) -> Probe:
+        return self.spec.probe()  # type: ignore[union-attr]
+
+    def make(self, render_mode: str | None = None) -> Environment:
+        return self.instance  # type: ignore[return-value]
+
+
+def batch_of_instance(spec: EnvironmentSpec, seed: np.random.SeedSequence, instance: Environment) -> EnvironmentBatch:
+    """A batch of one plain instance of `spec` that exists already."""
+    return plain_batch(_InstanceSpec(spec.environment, spec.env_config, spec=spec, instance=instance), [seed])
 
 
 def _has_masks_in_info(spec: EnvironmentSpec) -> bool:

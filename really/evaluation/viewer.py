@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 
 from really.envs.batch import EnvironmentBatch
 from really.envs.environment import Environment
-from really.envs.make import make_batch, plain_batch
+from really.envs.make import batch_of_instance, make_batch
 from really.envs.results import StepResult
-from really.envs.spec import EnvironmentSpec, Probe
+from really.envs.spec import EnvironmentSpec
 
 # Environments that an evaluation steps together: more would only take more memory.
 EVALUATION_ENVS = 128
@@ -104,23 +103,8 @@ class Watched(Environment):
         return result
 
 
-@dataclass(frozen=True)
-class _WatchedSpec(EnvironmentSpec):
-    """A spec whose only instance exists already."""
-
-    spec: EnvironmentSpec | None = None
-    instance: Environment | None = None
-
-    def probe(self) -> Probe:
-        return self.spec.probe()  # type: ignore[union-attr]
-
-    def make(self, render_mode: str | None = None) -> Environment:
-        return self.instance  # type: ignore[return-value]
-
-
 def watched_batch(
     spec: EnvironmentSpec, seed: np.random.SeedSequence, environment: Environment, watcher: Watcher
 ) -> EnvironmentBatch:
     """A batch of one plain instance that `watcher` observes."""
-    watched = Watched(environment, watcher)
-    return plain_batch(_WatchedSpec(spec.environment, spec.env_config, spec=spec, instance=watched), [seed])
+    return batch_of_instance(spec, seed, Watched(environment, watcher))
