@@ -7,21 +7,16 @@ import importlib
 import os
 import re
 import sys
-import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from really.errors import EnvironmentFailedError, InvalidFileError, InvalidValueError, MissingPackageError
-
-if TYPE_CHECKING:
-    from really.envs.spec import EnvironmentSpec
+from really.errors import InvalidFileError, InvalidValueError, MissingPackageError
 
 EXAMPLES = """really check CartPole-v1
 really check my_package.my_module:MyEnv --steps 2000
 really check runs/replay
 """
-AGENTS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +36,9 @@ def run(given: argparse.Namespace) -> None:
         InvalidFileError: rows are not as they were written.
     """
     from really._utils.checks import checked_integer
+    from really.cli.contract import contract
     from really.cli.output import show
+    from really.cli.walks import walked_twice
     from really.envs.spec import EnvironmentSpec
 
     steps = checked_integer("--steps", given.steps)
@@ -57,7 +54,8 @@ def run(given: argparse.Namespace) -> None:
             "observation_space": str(probe.observation_space),
             "action_space": str(probe.action_space),
             "action_mask": probe.masks is not None,
-            **_walk(spec, steps),
+            **walked_twice(spec, steps),
+            **contract(spec, steps),
         }
     found["warnings"] = list(dict.fromkeys(" ".join(str(warning.message).split()) for warning in told)) or "none"
     show(found, given.json)
@@ -105,59 +103,3 @@ def _environment(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidValueError(f"ENV: expected an id or module:Class, got {name!r}: {error}") from error
-
-
-def _walk(spec: EnvironmentSpec, steps: int) -> dict[str, Any]:
-    """Walks twice with the same seeds and actions, as runners do: speed, ends of episodes, and whether both agree."""
-    import numpy as np
-
-    from really.envs.make import make_batch
-
-    seeds = np.random.SeedSequence(0).spawn(AGENTS)
-    walks = []
-    for _ in range(2):
-        envs = make_batch(spec, seeds)
-        try:
-            envs.reset()
-            walks.append(_steps(envs, steps))
-        finally:
-            envs.close()
-    first, second = walks
-    same = all(
-        np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-        for one, other in zip(first["rows"], second["rows"], strict=True)
-    )
-    ended = first["terminated"] + first["truncated"]
-    return {
-        "batch": f"{envs.kind}, {AGENTS} environments",
-        "columns": {f"state{name}": f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in envs.leaves.items()},
-        "steps_per_second": first["steps"] / max(first["seconds"], 1e-9),
-        "terminated": first["terminated"],
-        "truncated": first["truncated"],
-        "suggestion": "num_episodes or num_steps" if ended else f"num_steps: no episode ended within {steps} steps",
-        "same_seed_same_data": same,
-    }
-
-
-def _steps(envs: Any, steps: int) -> dict[str, Any]:
-    import numpy as np
-    from gymnasium import spaces
-
-    rng, rows, masked = np.random.default_rng(0), [], envs.masks is not None
-    count = {"steps": 0, "terminated": 0, "truncated": 0}
-    envs.action_space.seed(0)
-    start = time.perf_counter()
-    for _ in range(-(-steps // envs.num_envs)):
-        if masked and isinstance(envs.action_space, spaces.Discrete):
-            allowed = [rng.choice(np.flatnonzero(mask)) for mask in envs.action_masks]
-            actions = np.asarray(allowed) + envs.action_space.start
-        else:
-            actions = np.stack([envs.action_space.sample() for _ in range(envs.num_envs)])
-        envs.step(actions)
-        rows += [np.array(leaf) for leaf in envs.final_observations] + [envs.rewards.copy()]
-        if not np.isfinite(envs.rewards).all():
-            raise EnvironmentFailedError(f"environment {envs.name!r}: expected finite rewards, got {envs.rewards}")
-        count["steps"] += envs.num_envs
-        count["terminated"] += int(envs.terminated.sum())
-        count["truncated"] += int((envs.truncated & ~envs.terminated).sum())
-    return {**count, "rows": rows, "seconds": time.perf_counter() - start}

@@ -373,7 +373,7 @@ def test_check_tells_paths_from_ids(
 def test_check_tells_what_will_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(ran(capsys, "check", "CartPole-v1", "--steps", 400, "--json"))
     assert about["batch"] == "native, 8 environments"
-    assert about["same_seed_same_data"] is True
+    assert about["same_seed_same_data"] == "yes"
     assert about["terminated"] > 0
     assert about["warnings"] == "none"
     own = json.loads(ran(capsys, "check", "tests.environments:OldCounter", "--steps", 40, "--json"))
