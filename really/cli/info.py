@@ -64,7 +64,7 @@ def _about(path: Path, buffer: ReplayBuffer | ShardedBuffer) -> dict[str, Any]:
         "rows": len(buffer),
         "capacity": buffer.capacity,
         "held_bytes": memory["held"],
-        "whole_rows_would_take_times": memory["ratio"],
+        "times_smaller_than_whole_rows": memory["ratio"],
         "file_bytes": _bytes_of(path),
         "columns": {key: f"{column.dtype}{list(column.shape)}" for key, column in (buffer.spec or {}).items()},
         "episodes": episodes(buffer),

@@ -62,6 +62,7 @@ def test_info_of_a_buffer(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert about["options"] == {"overcommit": False, "dedup": False, "n_step": 1}
     assert about["episodes"] == {"ended": 4, "whole": 4, "mean_return": 47.5, "mean_length": 5.0}
     assert about["file_bytes"] > 0
+    assert about["times_smaller_than_whole_rows"] == ReplayBuffer.open(folder).memory()["ratio"]
     assert re.search(r"^rows +20$", ran(capsys, "info", folder), re.MULTILINE)
 
 
