@@ -169,6 +169,12 @@ class Agent(PublishedAgent, RecurrentAgent, Shown):
             "greedy": self.greedy,
         }
 
+    def __repr__(self) -> str:
+        if "network" not in vars(self):
+            return "Agent(no model)"
+        model = f"{type(self.model).__name__} of {self.framework.name}"
+        return f"Agent({model}, outputs={self.output_names}, action_sampling_type={self.policy.sampling_type!r})"
+
     def __iter__(self) -> Iterator[Any]:
         """`agent, epoch = manager.load_model(path)`."""
         return iter((self, self.epoch))

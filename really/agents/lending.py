@@ -73,6 +73,10 @@ class LentAgent(Agent):
             self._choose()
         super().__setattr__(name, value)
 
+    def __repr__(self) -> str:
+        # Before the first use it is described by an agent like it: to be printed is no use.
+        return super().__repr__() if self.__dict__ else repr(self.loan.body or self.loan.lender.own)
+
     def get_weights(self) -> Any:
         """As `Agent.get_weights`; before the first use no model is needed for it."""
         weights = None if self.__dict__ else self.loan.lender.peek(self.loan)

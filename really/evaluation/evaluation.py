@@ -55,6 +55,9 @@ class Evaluation:
             f"reward {self.rewards.mean():.2f} ± {self.rewards.std():.2f}"
         )
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self})" if "rewards" in vars(self) else "Evaluation(not started)"
+
     def measured(self, measure: str) -> list[int] | list[float] | tuple[list[int], list[float]]:
         """A list with one value for each episode: steps (`time`), sum of rewards (`reward`), or both lists."""
         steps, rewards = self.steps.tolist(), self.rewards.tolist()

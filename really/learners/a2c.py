@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from really._utils.checks import checked_number
 from really._utils.names import OF_POLICY_LEARNERS, tells_names
+from really._utils.reprs import described
 from really.data.masks import KEY
 from really.learners import inputs, sources
 
@@ -72,6 +73,9 @@ class A2CLearner:
         self._max_norm = inputs.checked_norm(max_gradient_norm)
         self.optimizer = sources.build_optimizer("A2CLearner", optimizer, self.agent.trainable_variables)
         self._compiled = tf.function(self._update, jit_compile=jit_compile or None)
+
+    def __repr__(self) -> str:
+        return described(self, "agent")
 
     def update(self, data: Mapping[str, Any]) -> A2CUpdate:
         """Learns from rows that the agent collected with its current weights; do not use them again afterwards.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
 from really._utils.names import OF_LEARNERS, tells_names
+from really._utils.reprs import described
 from really.data.masks import KEY_NEW
 from really.data.schema import Spec
 from really.errors import InvalidValueError
@@ -97,6 +98,9 @@ class DQNLearner:
         self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent.trainable_variables)
         self.jit_compile = not inputs.has_convolutions(self.agent.model) if jit_compile is None else jit_compile
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
+
+    def __repr__(self) -> str:
+        return described(self, "agent", "gamma", "n_step")
 
     @property
     def updates_done(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from really._utils.checks import checked_integer, checked_number
 from really._utils.names import OF_POLICY_LEARNERS, tells_names
+from really._utils.reprs import described
 from really.data.masks import KEY
 from really.errors import InvalidValueError
 from really.learners import inputs, sources
@@ -100,6 +101,9 @@ class PPOLearner:
         self.optimizer = sources.build_optimizer("PPOLearner", optimizer, self.agent.trainable_variables)
         self._step = tf.function(self._update, jit_compile=jit_compile or None)
         self._compiled = tf.function(self._updates, reduce_retracing=True)
+
+    def __repr__(self) -> str:
+        return described(self, "agent", "epochs", "minibatch_size")
 
     def update(self, data: Mapping[str, Any]) -> PPOUpdate:
         """Learns from rows that the agent collected with its current weights; do not use them again afterwards.

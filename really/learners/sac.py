@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from really._utils.checks import checked_bool, checked_integer, checked_number, checked_positive
 from really._utils.names import OF_LEARNERS, tells_names
+from really._utils.reprs import described
 from really.data.schema import ColumnSpec, Spec
 from really.learners import inputs, sources
 
@@ -172,6 +173,9 @@ class SACLearner:
         convolves = any(map(inputs.has_convolutions, (self.agent.model, *self.networks.critics)))
         self.jit_compile = not convolves if jit_compile is None else jit_compile
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
+
+    def __repr__(self) -> str:
+        return described(self, "agent", "gamma", "n_step")
 
     @property
     def updates_done(self) -> int:

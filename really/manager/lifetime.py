@@ -59,6 +59,13 @@ class Lifetime(PublishedManager, Shown):
         """Makes a new collector. A change of `model_kwargs` keeps it, and with it the numbers of pending orders."""
         self._collector = self._builder.collector(self._fleet, self._statistics, self._episodes, self._current.columns)
 
+    def __repr__(self) -> str:
+        if "_current" not in vars(self):
+            return "SampleManager(not started)"
+        size = ", ".join(f"{name}={self.kwargs[name]}" for name in ("num_parallel", "total_steps"))
+        rows = "no buffer" if self.buffer is None else f"{len(self.buffer)} of {self.buffer.capacity} rows"
+        return f"SampleManager({self._builder.probe.name!r}, {size}, policy_version={self._fleet.version}, {rows})"
+
     def info(self) -> Summary:
         """Describes the manager and its runners, as a dict that prints well. It calls every runner, which is slow."""
         return Summary(

@@ -20,6 +20,7 @@ from really._utils.checks import checked_integer, checked_number
 from really._utils.notebook import ShownFile
 from really._utils.published import PublishedAggregator
 from really._utils.quiet import tensorflow
+from really._utils.reprs import described
 from really.errors import InvalidTypeError, InvalidValueError, MissingPackageError, one_of
 from really.metrics.curves import CSV_NAME, STEP, Curve, read_csv
 from really.metrics.plots import check_figure, draw_progress
@@ -77,6 +78,9 @@ class Aggregator(PublishedAggregator):
         self._events: _EventFiles | None = None
         header, rows = self._stored()
         self._start_curves(header, rows, [row for row in rows if int(row["epoch"]) <= self.epoch])
+
+    def __repr__(self) -> str:
+        return described(self, "path", "keys", "epoch")
 
     def update(self, /, **values: Any) -> None:
         """Adds one point to each given key: the mean over all numbers of its value.

@@ -17,6 +17,7 @@ from really._utils._locks import Lock
 from really._utils.checks import checked_bool, checked_number
 from really._utils.forks import ForkGroup, Order
 from really._utils.memory_limits import refuse_if_too_big
+from really._utils.reprs import one_line
 from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments
@@ -56,6 +57,9 @@ class Sampler:
     def options(self) -> dict[str, Any]:
         """The arguments that make this sampler again: numbers, strings and None."""
         return {}
+
+    def __repr__(self) -> str:
+        return one_line(self, self.options())
 
     def start(self, capacity: int, bit_generator: np.random.BitGenerator, overcommit: bool) -> None:
         """Gets ready for a buffer; called once. A random sampler spawns its own generator from `bit_generator`."""

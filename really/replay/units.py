@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from really._utils.reprs import one_line
 from really.data.schema import Spec
 from really.replay._ring import Ring
 from really.replay.trajectories import Trajectories
@@ -32,6 +33,9 @@ class SampleUnit:
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again: numbers, strings and None."""
         return {}
+
+    def __repr__(self) -> str:
+        return one_line(self, self.options())
 
     def check_keys(self, keys: Sequence[str]) -> None:
         """Raises InvalidValueError if a column that the unit needs is missing."""
