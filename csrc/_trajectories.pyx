@@ -84,7 +84,7 @@ cdef class TrajectoryIndex:
         capacity: rows held at most.
         rule: of `RULES`.
         least: steps that a window needs.
-        least_from_first: steps that a window needs if it begins with the first step of an episode.
+        least_from_first: steps that a window needs from an episode's first step on: 1, or `least`.
         joins: whether windows go on in the agent's next episode.
         bars: whether rows may be barred from being starts.
     """

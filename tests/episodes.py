@@ -91,14 +91,16 @@ class Reference:
             found.append(after)
         return found
 
+    def mask(self, window, burn_in=0):
+        """Which steps of the window are learned from: those behind the burn-in, and from an episode's first step on."""
+        return [at >= burn_in or not self.first.isdisjoint(window[: at + 1]) for at in range(len(window))]
+
     def starts(self, length, burn_in=0, pad=False, joins=False):
-        total = burn_in + length
-        found = []
-        for row in self.held:
-            least = total if not pad else 1 if row in self.first else burn_in + 1
-            if len(self.window(row, total, joins)) >= least:
-                found.append(row)
-        return found
+        """Rows whose windows are whole or, with `pad`, have a step to learn from."""
+        windows = {row: self.window(row, burn_in + length, joins) for row in self.held}
+        if pad:
+            return [row for row, window in windows.items() if any(self.mask(window, burn_in))]
+        return [row for row, window in windows.items() if len(window) == burn_in + length]
 
     def episodes(self):
         """Rows of each episode, or part of one, that is held, in the order in which they begin."""

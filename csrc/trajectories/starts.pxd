@@ -28,7 +28,7 @@ from segments cimport (
 )
 
 cdef enum Rule:
-    WINDOWS = 0  # rows from which a window has `least` steps; `least_from_first` from the first row of an episode
+    WINDOWS = 0  # rows from which a window has `least` steps, or `least_from_first` from an episode's first row on
     EPISODES = 1  # first rows of whole episodes
     STEPS = 2  # all rows of whole episodes
 
@@ -38,7 +38,7 @@ cdef struct Starts:
     RowSet barred  # slots of rows that are no starts, whatever follows them
     int rule
     int64_t least
-    int64_t least_from_first
+    int64_t least_from_first  # 1 or `least`
     bint joins  # windows go on in the next episode
     int64_t log_from  # rows before this number that become starts, or are no longer, are logged
     int64_t* log  # [log_room], their numbers
@@ -101,21 +101,34 @@ cdef inline void mark_after_append(Starts* starts, const Trajectories* rows, con
         place = newest - (starts.least - 1)
         if place >= stream.run_begin:
             mark(starts, rows, segment, place)
-        place = newest - (starts.least_from_first - 1)
-        if place == segment.begin and begins_episode(rows, segment):
-            mark(starts, rows, segment, place)
+        if newest - (starts.least_from_first - 1) == segment.begin and begins_episode(rows, segment):
+            mark_up_to_first_step(starts, rows, segment)
     elif segment.flags & ENDED and begins_episode(rows, segment) and segment.begin >= stream.first:
         for place in range(segment.begin, segment.end if starts.rule == STEPS else segment.begin + 1):
             mark(starts, rows, segment, place)
 
 
+cdef inline void mark_up_to_first_step(
+    Starts* starts, const Trajectories* rows, const Segment* segment
+) noexcept nogil:
+    """Marks the first row of the segment, with which an episode begins, and rows whose windows go on up to it.
+
+    Such rows of earlier segments are starts already, because of the first row of the segment before.
+    """
+    cdef int64_t place, first = segment.begin
+    if starts.joins and segment.flags & JOINED:
+        first = segment_of_row(rows, number_at(&rows.streams[segment.stream], first - 1)).begin
+    for place in range(max(first, segment.end - starts.least), segment.begin + 1):
+        mark(starts, rows, segment, place)
+
+
 cdef inline void unmark_without_start(Starts* starts, const Trajectories* rows, const Segment* segment) noexcept nogil:
     """Unmarks the rows that are starts only because the segment begins an episode, which is no longer known."""
-    cdef int64_t place
+    cdef int64_t place, least_end = segment.begin + starts.least
     if starts.rule == WINDOWS:
-        if starts.least_from_first < starts.least and end_of_run(
-            rows, segment, starts.joins, segment.begin + starts.least
-        ) < segment.begin + starts.least:
+        if starts.least_from_first < starts.least and segment.end < least_end and segment.end == end_of_run(
+            rows, segment, starts.joins, least_end
+        ):
             unmark(starts, rows, segment, segment.begin)
         return
     for place in range(max(segment.begin, rows.streams[segment.stream].first), segment.end):

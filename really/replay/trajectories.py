@@ -126,8 +126,9 @@ class Trajectories:
     Args:
         ring: whose rows.
         columns: that tell trajectories apart.
-        rule: which rows are starts, that is may be drawn: "windows" from which `least` steps go on (`least_from_first`
-            from an episode's first step), "episodes" the first rows of whole ones, "steps" all rows of those.
+        rule: which rows are starts, that is may be drawn: "windows" from which `least` steps go on, or that have
+            `least_from_first` (1, or `least`) from an episode's first step on; "episodes" the first rows of whole ones;
+            "steps" all rows of those.
         joins: whether windows go on in the agent's next episode.
         starts_at: a column, a number a row: rows where it is 0 are no starts. None bars none.
     """

@@ -31,7 +31,7 @@ def assert_windows(batch, rows, reference, length, burn_in=0, joins=False):
             assert flat[key][at, :num].tobytes() == column[expected].tobytes()
             assert not flat[key][at, num:].any()
         first = [row in reference.first for row in expected] + [False] * (burn_in + length - num)
-        learned = [(i >= burn_in or any(first[: i + 1])) and i < num for i in range(burn_in + length)]
+        learned = reference.mask(expected, burn_in) + [False] * (burn_in + length - num)
         assert flat["is_first"][at].tolist() == [float(flag) for flag in first]
         assert flat["mask"][at].tolist() == [float(flag) for flag in learned]
 
@@ -105,7 +105,16 @@ def assert_starts_uniform(sample, starts, draws):
     assert_uniform(np.bincount([place[number] for number in drawn.tolist()], minlength=len(starts)))
 
 
-@pytest.mark.parametrize("unit", [Sequences(5), Sequences(3, burn_in=2, pad=True), Sequences(6, across_episodes=True)])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        Sequences(5),
+        Sequences(3, burn_in=2, pad=True),
+        Sequences(6, across_episodes=True),
+        Sequences(3, burn_in=4, pad=True, across_episodes=True),
+        Sequences(3, burn_in=4, pad=True, across_episodes=True, compact=True),
+    ],
+)
 def test_every_start_is_equally_likely(unit):
     buffer, _, reference = filled(unit=unit)
     starts = reference.starts(unit.length, unit.burn_in, unit.pad, unit.across_episodes)
@@ -124,7 +133,15 @@ def put_with_flags(buffer, end=0.1):
     return concatenated(chunks)
 
 
-@pytest.mark.parametrize("options", [{}, {"burn_in": 2, "pad": True}, {"across_episodes": True, "compact": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"burn_in": 2, "pad": True},
+        {"across_episodes": True, "compact": True},
+        {"burn_in": 3, "pad": True, "across_episodes": True},
+    ],
+)
 def test_windows_begin_only_where_a_column_lets_them(options):
     buffer = ReplayBuffer(300, unit=Sequences(4, **options, starts_at="may_start"), seed=0)
     rows = put_with_flags(buffer)
@@ -407,7 +424,7 @@ def test_rows_whose_states_do_not_follow_each_other_are_in_order_if_they_are_to_
 
 def prioritized(unit, **options):
     buffer, rows, reference = filled(unit=unit, alpha=0.8, **options)
-    starts = np.array(reference.starts(unit.length, unit.burn_in, unit.pad))
+    starts = np.array(reference.starts(unit.length, unit.burn_in, unit.pad, unit.across_episodes))
     priorities = np.random.default_rng(1).uniform(0.1, 3, len(starts))
     return buffer, rows, reference, starts, priorities
 
@@ -426,7 +443,10 @@ def assert_by_priority(buffer, starts, priorities, n=100, num=200, beta=0.5):
     assert_uniform(counts, share)
 
 
-@pytest.mark.parametrize("unit", [Sequences(5), Sequences(3, burn_in=2, pad=True)])
+@pytest.mark.parametrize(
+    "unit",
+    [Sequences(5), Sequences(3, burn_in=2, pad=True), Sequences(3, burn_in=4, pad=True, across_episodes=True)],
+)
 def test_starts_are_drawn_by_priority(unit):
     buffer, _, _, starts, priorities = prioritized(unit)
     assert buffer.update_priorities(starts, priorities) == len(starts)

@@ -10,14 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from really import EmptyBufferError, InvalidValueError, ReplayBuffer
+from really.replay import stacked
 from tests.episodes import Reference, World, concatenated
-
-UNITS = {
-    "whole windows": {"length": 3},
-    "padded": {"length": 3, "burn_in": 2, "pad": True},
-    "joined": {"length": 4, "across_episodes": True},
-    "from labels": {"length": 3, "starts_at": "label"},
-}
 
 
 class TrajectoryMachine(RuleBasedStateMachine):
@@ -25,14 +19,23 @@ class TrajectoryMachine(RuleBasedStateMachine):
 
     @initialize(
         capacity=st.integers(1, 60),
-        kind=st.sampled_from(list(UNITS)),
+        unit=st.fixed_dictionaries(
+            {
+                "length": st.integers(1, 4),
+                "burn_in": st.sampled_from([0, 2, 3]),
+                "pad": st.booleans(),
+                "across_episodes": st.booleans(),
+                "compact": st.booleans(),
+                "starts_at": st.sampled_from([None, "label"]),
+            }
+        ),
         seed=st.integers(0, 2**32),
         alpha=st.sampled_from([None, 0.5]),
     )
-    def make(self, capacity, kind, seed, alpha):
+    def make(self, capacity, unit, seed, alpha):
         self.world = World(3, seed, end_probability=0.25, loss_probability=0.05)
-        self.capacity, self.unit, self.alpha = capacity, UNITS[kind], alpha
-        self.buffer = ReplayBuffer(capacity, unit=("sequences", self.unit), seed=seed, alpha=alpha)
+        self.capacity, self.unit, self.alpha = capacity, unit, alpha
+        self.buffer = ReplayBuffer(capacity, unit=("sequences", unit), seed=seed, alpha=alpha)
         self.rows, self.removed, self.labels = None, set(), {}
 
     @rule(most=st.integers(1, 9))
@@ -42,7 +45,7 @@ class TrajectoryMachine(RuleBasedStateMachine):
         before = 0 if self.rows is None else len(self.rows["agent"])
         chunk["label"] = self.world.draw.integers(0, 2, num)
         self.labels |= dict(enumerate(chunk["label"].tolist(), before))
-        self.buffer.put(chunk)
+        self.buffer.put(chunk | {"stack": stacks_of(np.arange(before, before + num))})
         self.rows = chunk if self.rows is None else concatenated([self.rows, chunk])
 
     @precondition(lambda self: self.rows is not None)
@@ -111,19 +114,30 @@ class TrajectoryMachine(RuleBasedStateMachine):
         self.check_sequences(reference)
 
     def check_sequences(self, reference):
-        joins = self.unit.get("across_episodes", False)
-        length, burn_in = self.unit["length"], self.unit.get("burn_in", 0)
-        starts = reference.starts(length, burn_in, self.unit.get("pad", False), joins)
-        if "starts_at" in self.unit:
+        length, burn_in, pad, joins = (self.unit[key] for key in ("length", "burn_in", "pad", "across_episodes"))
+        starts = reference.starts(length, burn_in, pad, joins)
+        if self.unit["starts_at"] is not None:
             starts = [start for start in starts if self.labels[start]]
         if not starts:
             with pytest.raises(EmptyBufferError):
                 self.buffer.sample(3)
             return
-        for numbers in self.buffer.sample(8)["number"]:
-            assert numbers[0] in starts
+        batch = self.buffer.sample(8) if self.alpha else self.buffer.sample(len(starts), replace=False)
+        found = batch["number"][:, 0].tolist()
+        assert set(found) <= set(starts) if self.alpha else sorted(found) == starts
+        for numbers, mask, stacks in zip(batch["number"], batch["mask"], stacked(batch)["stack"], strict=True):
             window = reference.window(numbers[0], burn_in + length, joins)
-            assert numbers.tolist() == window + [-1] * (burn_in + length - len(window))
+            num = len(window)
+            assert numbers.tolist() == window + [-1] * (burn_in + length - num)
+            assert mask.tolist() == reference.mask(window, burn_in) + [0] * (burn_in + length - num)
+            assert np.array_equal(stacks[:num], stacks_of(numbers[:num]))
+            assert not stacks[num:].any()
+
+
+def stacks_of(numbers):
+    """For each row a stack of four frames [row, 4, 16, 16], of which it has three in common with the row before."""
+    frames = numbers[:, None] + np.arange(4)
+    return np.broadcast_to(frames[..., None, None], (*frames.shape, 16, 16)).astype(np.uint8)
 
 
 def run(examples, steps):
@@ -148,7 +162,7 @@ def run(examples, steps):
 
 
 def test_against_the_reference():
-    run(examples=40, steps=15)
+    run(examples=100, steps=15)
 
 
 @pytest.mark.slow
