@@ -1320,11 +1320,14 @@ cdef class Ring:
     def continues(self, const int64_t[::1] before, const int64_t[::1] numbers, list pairs):
         """Whether each row continues the row `before` it: its states are, bit for bit, those that that row led to.
 
-        `pairs` are positions (state, next state) of columns of equal dtype and shape that both share frames, or both do
-        not. Returns bool [n]; False where `before` is not held; None if one of the rows `numbers` is not held.
+        `pairs` are positions (state, next state) of columns of equal dtype and shape. Returns bool [n]; False where
+        `before` is not held; None if one of the rows `numbers` is not held.
         """
-        cdef StatePair* columns = <StatePair*>PyMem_Malloc(len(pairs) * sizeof(StatePair) + 1)
-        cdef Py_ssize_t i, num_pairs = len(pairs)
+        cdef Py_ssize_t i, num_pairs = len(pairs), longest = 0
+        for i in range(num_pairs):
+            longest = max(longest, self.state.keys[<Py_ssize_t>pairs[i][0]].nbytes)
+        cdef StatePair* columns = <StatePair*>PyMem_Malloc(num_pairs * sizeof(StatePair) + 2 * longest + 1)
+        cdef char* scratch = <char*>(columns + num_pairs)
         cdef int64_t oldest = 0
         cdef bint held
         if columns == NULL:
@@ -1332,6 +1335,8 @@ cdef class Ring:
         for i in range(num_pairs):
             columns[i].state, columns[i].state_new = pairs[i][0], pairs[i][1]
             columns[i].sharing = self.state.keys[columns[i].state].sharing
+            columns[i].sharing_new = self.state.keys[columns[i].state_new].sharing
+            columns[i].nbytes = self.state.keys[columns[i].state].nbytes
         cdef cnp.ndarray found = np.zeros(numbers.shape[0], np.bool_)
         cdef cnp.npy_bool* flags = <cnp.npy_bool*>cnp.PyArray_DATA(found)
         acquire(self.lock)
@@ -1343,7 +1348,7 @@ cdef class Ring:
                     held = False
                     break
                 flags[i] = oldest <= before[i] < numbers[i] and continues(
-                    &self.state.rows, self.state.sharings, columns, num_pairs, before[i], numbers[i]
+                    &self.state.rows, self.state.sharings, columns, num_pairs, before[i], numbers[i], scratch
                 )
             held = held and (
                 self.state.writes or (first_intact(&self.state) <= oldest and not is_updated(&self.state))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
+from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer, ShardedBuffer
 from really.replay import Episodes, Sampler, Sequences, sequence_priorities
 from really.replay.trajectories import Trajectories, TrajectoryColumns
 from tests.episodes import Reference, World, concatenated
@@ -317,6 +317,38 @@ def test_equal_frames_that_are_stored_twice_continue_a_trajectory():
         buffer.put({key: column[first:last].copy() for key, column in rows.items()})
         buffer.put({key: np.zeros_like(column[:0]) for key, column in rows.items()})
     np.testing.assert_array_equal(buffer.sample(1)["state"][0], rows["state"])
+
+
+UNLIKE = {
+    "only states are stacks": {"state": (4, 0), "state_new": (1, 0)},
+    "only next states are stacks": {"state": (1, 0), "state_new": (4, 2)},
+    "other axes": {"state": (4, 2), "state_new": (4, 0)},
+}
+
+
+@pytest.mark.parametrize("stack", UNLIKE.values(), ids=UNLIKE)
+@pytest.mark.parametrize("where", ["memory", "compact", "folder", "shards"])
+def test_trajectories_of_states_and_next_states_that_are_stored_differently(where, stack, tmp_path):
+    options = {"folder": {"path": tmp_path / "folder"}, "shards": {"shards": 2}}.get(where, {})
+    unit, make = Sequences(4, compact=where == "compact"), ShardedBuffer if where == "shards" else ReplayBuffer
+    buffer = make(100, unit=unit, stack=stack, seed=0, **options)
+    world, chunks = World(2, end_probability=0.05, loss_probability=0.05), []
+    table = np.random.default_rng(0).integers(0, 255, (2, 200, 64, 4), np.uint8)
+    for _ in range(20):
+        chunks.append(world.any_chunk())
+        stacks = {
+            key: table[
+                chunks[-1][key][:, 0].astype(int)[:, None], chunks[-1][key][:, 1].astype(int)[:, None] + range(4)
+            ]
+            for key in ("state", "state_new")
+        }
+        buffer.put(chunks[-1] | stacks)
+    reference = Reference(concatenated(chunks), 100)
+    starts = reference.starts(4)
+    assert 20 < len(starts) < 80
+    assert sorted(buffer.sample(len(starts), replace=False)["number"][:, 0].tolist()) == starts
+    assert buffer.episodes().num_rows == len(reference.episodes())
+    buffer.close()
 
 
 @pytest.mark.parametrize("way", ["pickle", "save", "folder", "reader"])
