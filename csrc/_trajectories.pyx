@@ -322,8 +322,9 @@ cdef class TrajectoryIndex:
         return sums[:num]
 
     def segments(self):
-        """The segments that have rows, int64 [n, 6], in the order in which they began: numbers of the first and of the
-        last row held, how many rows are held, stream, whether the episode's first row is held, whether it ended.
+        """The segments that have rows, int64 [n, 6], in the order in which the index began them: numbers of the first
+        and of the last row held, how many rows are held, stream, whether the episode's first row is held, whether it
+        ended.
 
         Removed rows are in none.
         """

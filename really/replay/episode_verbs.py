@@ -27,7 +27,7 @@ class EpisodeRows:
         raise NotImplementedError
 
     def episodes(self, *, agent: str | Sequence[str] | None = None, checks_states: bool = True) -> pa.Table:
-        """The episodes that have rows, in the order in which they began, as an Arrow table of one row each.
+        """The episodes that have rows, in the order of their first rows held, as an Arrow table of one row each.
 
         Columns: `first` and `last`, int64 numbers of the first and the last row held; `length`, int64 rows held;
         `return`, float64 sum of their `reward`, if there is that column; the columns that name the agent; `begins` and

@@ -242,10 +242,9 @@ class Trajectories:
             return self._caught_up().goal_rows(_flat(numbers), drawn, k, strategy)
 
     def segments(self) -> Segment:
-        """All episodes that have rows, in the order in which they began; removed rows are in none."""
+        """All episodes that have rows, by the number of their first row held; removed rows are in none."""
         with self._lock:
-            index = self._caught_up()
-            return _segments(index)
+            return _segments(self._caught_up())[0]
 
     def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64], list[Any]]:
         """`segments`, and for each the sum of this column, a number a row, over the rows held; without a key, of 0.
@@ -258,7 +257,8 @@ class Trajectories:
                 num = index.newest - index.oldest
                 values = np.zeros(num, np.float64 if key is None else self._ring.dtypes[self._ring.names.index(key)])
                 if key is None or num == 0 or self._ring.read_keys(index.oldest, num, {key: values}):
-                    return _segments(index), index.sum_segments(values.astype(np.float64)), self._agents.copy()
+                    found, places = _segments(index)
+                    return found, index.sum_segments(values.astype(np.float64))[places], self._agents.copy()
         raise EmptyBufferError("episodes: expected rows that stay while they are read, but puts dropped some each time")
 
     def changes(self, first: int, newest: int) -> tuple[Numbers, Numbers]:
@@ -372,7 +372,7 @@ class Trajectories:
     def _refuse_none(self) -> None:
         if self._index.num_starts:
             return
-        length = _segments(self._index).length
+        length = _segments(self._index)[0].length
         apart = "" if self._columns.agent else "; rows of several agents need a column that tells them apart"
         if self.rule != "windows":
             raise EmptyBufferError(
@@ -419,9 +419,15 @@ def shaped(batch: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> dict[str, 
     return {key: column.reshape(shape + column.shape[1:]) for key, column in batch.items()}
 
 
-def _segments(index: TrajectoryIndex) -> Segment:
-    first, last, length, stream, begins, ends = index.segments().T
-    return Segment(first, last, length, stream, begins != 0, ends != 0)
+def _segments(index: TrajectoryIndex) -> tuple[Segment, Numbers]:
+    """The segments by the number of their first row held, and the place of each in `index.segments()`.
+
+    Places there depend on when rows were read: a segment keeps its own while its first rows drop out.
+    """
+    found = index.segments()
+    places = np.argsort(found[:, 0], kind="stable")
+    first, last, length, stream, begins, ends = found[places].T
+    return Segment(first, last, length, stream, begins != 0, ends != 0), places
 
 
 def _flat(numbers: Numbers) -> Numbers:
