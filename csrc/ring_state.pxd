@@ -192,8 +192,9 @@ cdef inline bint draw_rows(
     """Copies a batch of the rows that `drawing` draws: the ring itself, or another one of this process.
 
     Returns False if there are too few rows, if the other ring has not as many, or after TRIES copies of which none is
-    intact.
+    intact. Only the copy that is intact counts as an update.
     """
+    cdef int64_t update = drawing.recency.update
     cdef int i
     for i in range(TRIES):
         if not refresh_cursor(ring) or (drawing != ring and not has_as_many_rows(ring, drawing)):
@@ -202,6 +203,7 @@ cdef inline bint draw_rows(
             return False
         if copy_drawn(ring, drawing, batch, total, num, distinct):
             return True
+        drawing.recency.update = update
     return False
 
 

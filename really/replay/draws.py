@@ -78,9 +78,10 @@ class Draws:
     def _sample_by_number(self, ring: Ring, shape: Shape, replace: bool, beta: float | None) -> Batch:
         """A batch of rows whose numbers are drawn first."""
         unit, num_batches = self.unit, 0 if len(shape) == 1 else shape[0]
+        sampler = self.sampler.of_batch()
         for _ in range(TRIES):
             version = 0 if unit.in_ring else unit.version()
-            numbers, added = self._drawn(ring, shape, beta, replace)
+            numbers, added = self._drawn(sampler, ring, shape, beta, replace)
             if unit.in_ring:  # as `SampleUnit.take` does, without its call for each batch
                 batch = ring.take(numbers.reshape(-1), shape[-1], num_batches, by_number=True, steps=True)
             else:
@@ -158,21 +159,22 @@ class Draws:
 
     def _ages_of_starts(self, ring: Ring, shape: Shape, replace: bool) -> NDArray[np.int64]:
         """Indices of rows that the unit's starts choose; puts of other threads may drop some of them meanwhile."""
+        sampler = self.sampler.of_batch()
         for _ in range(TRIES):
-            found = np.ascontiguousarray(self._drawn(ring, shape, None, replace)[0])
+            found = np.ascontiguousarray(self._drawn(sampler, ring, shape, None, replace)[0])
             if ring.ages_of(found):
                 return found
         return arguments.refuse_few("sample_indices", shape[-1], shape[-1], True)
 
     def _drawn(
-        self, ring: Ring, shape: Shape, beta: float | None, replace: bool
+        self, sampler: Sampler, ring: Ring, shape: Shape, beta: float | None, replace: bool
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers, and the sampler's columns."""
         if self.unit.starts is not None:
-            return self.sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
-        if not replace and self.sampler.in_ring:
+            return sampler.draw_among(ring, shape, beta, self.unit.starts, replace)
+        if not replace and sampler.in_ring:
             return drawn_in_ring(ring, shape, replace), {}
-        return (self.sampler.draw_left if ring.num_removed else self.sampler.draw)(ring, shape, beta)
+        return (sampler.draw_left if ring.num_removed else sampler.draw)(ring, shape, beta)
 
     def _sample_in_ring(self, ring: Ring | None, n: Any, replace: bool, out: Batch | None) -> Batch:
         num, num_batches = arguments.checked_size(n)

@@ -14,6 +14,7 @@ from really.errors import InvalidValueError
 from really.replay import arguments
 from really.replay._ring import Ring
 from really.replay.samplers import Drawn, MayBeDrawn, Sampler, Shape, UniformSampler, drawn_by_ring, drawn_where
+from really.replay.trajectories import Trajectories
 
 UPDATE = "ere_update"
 """The key of `ReplayBuffer.state_dict` that holds how many batches of the phase are drawn."""
@@ -74,19 +75,15 @@ class EmphasizedSampler(UniformSampler):
         """Refuses draws without replacement, and beta."""
         Sampler.check(self, replace, beta)
 
-    def _drawn_where(self, may_be_drawn: MayBeDrawn, ring: Ring, shape: Shape, beta: Any) -> Drawn | None:
-        """Rows of each batch are drawn again in the window of its own update."""
-        num_batches = shape[0] if len(shape) == 2 else 1
-        first, batches = ring.begin_updates(num_batches), []
-        for at in range(num_batches):
-            draw = partial(self._draw_of_update, ring, (first + at) % self.updates)
-            if (drawn := drawn_where(may_be_drawn, draw, shape[-1:])) is None:
-                return None
-            batches.append(drawn[0])
-        return np.stack(batches).reshape(shape), {}
+    def of_batch(self) -> UpdatesOfBatch:
+        """Draws the updates that its first draw begins, as often as it is asked."""
+        return UpdatesOfBatch(self.updates)
 
-    def _draw_of_update(self, ring: Ring, update: int, shape: Shape) -> Drawn:
-        return drawn_by_ring(ring, shape, update), {}
+    def draw_among(
+        self, ring: Ring, shape: Shape, beta: float | None, starts: Trajectories, replace: bool = True
+    ) -> Drawn:
+        """Numbers of starts, of each batch in the window of its own update."""
+        return self.of_batch().draw_among(ring, shape, beta, starts, replace)
 
     def state_dict(self) -> dict[str, Any]:
         """`ere_update`: how many batches of the phase are drawn."""
@@ -100,6 +97,41 @@ class EmphasizedSampler(UniformSampler):
             ring = None if self._ring is None else self._ring()
             if ring is not None:
                 self.prepare(ring)
+
+
+class UpdatesOfBatch(Sampler):
+    """Draws of `EmphasizedSampler` that belong to the same updates: the next ones at the first draw.
+
+    Args:
+        num_updates: K.
+    """
+
+    def __init__(self, num_updates: int) -> None:
+        self._num_updates = num_updates
+        self._first: int | None = None
+
+    def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
+        """Row numbers of each batch in the window of its own update."""
+        return drawn_by_ring(ring, shape, self._begun(ring, shape)), {}
+
+    def _drawn_where(self, may_be_drawn: MayBeDrawn, ring: Ring, shape: Shape, beta: Any) -> Drawn | None:
+        """Rows of each batch are drawn again in the window of its own update."""
+        first, batches = self._begun(ring, shape), []
+        for at in range(arguments.sizes_of(shape)[1] or 1):
+            draw = partial(self._draw_of_update, ring, (first + at) % self._num_updates)
+            if (drawn := drawn_where(may_be_drawn, draw, shape[-1:])) is None:
+                return None
+            batches.append(drawn[0])
+        return np.stack(batches).reshape(shape), {}
+
+    def _begun(self, ring: Ring, shape: Shape) -> int:
+        """The first update, which begins with the first call."""
+        if self._first is None:
+            self._first = ring.begin_updates(arguments.sizes_of(shape)[1] or 1)
+        return self._first
+
+    def _draw_of_update(self, ring: Ring, update: int, shape: Shape) -> Drawn:
+        return drawn_by_ring(ring, shape, update), {}
 
 
 def _checked_eta(name: str, value: Any) -> float:

@@ -84,6 +84,10 @@ class Sampler:
         if beta is not None:
             refuse_beta(beta)
 
+    def of_batch(self) -> Sampler:
+        """What draws for one call of `sample`, again if rows drop out meanwhile; by default the sampler itself."""
+        return self
+
     def draw(self, ring: Ring, shape: Shape, beta: float | None = None) -> Drawn:
         """Row numbers [n] or [k, n] int64, and the columns of that shape that the batch gets besides.
 

@@ -176,7 +176,9 @@ class ConnectedBuffer(DrawnRows):
         if as_ is not None:
             arguments.refuse_library(as_)
         shape = checked_shape(n)
-        return self._taken("sample", shape, lambda: self._drawn(shape, replace, beta))
+        self.check_open("sample")
+        sampler = self._drawing.sampler.of_batch()
+        return self._taken("sample", shape, lambda: self._drawn(sampler, shape, replace, beta))
 
     def take(self, indices: Any) -> Batch:
         """The rows of these indices by age in the newest edition, [n] or [k, n] integers."""
@@ -231,11 +233,11 @@ class ConnectedBuffer(DrawnRows):
         assert self._edition is not None, "an edition is looked for before"
         return self._edition
 
-    def _drawn(self, shape: Shape, replace: bool, beta: float | None) -> NDArray[np.int64]:
+    def _drawn(self, sampler: Sampler, shape: Shape, replace: bool, beta: float | None) -> NDArray[np.int64]:
         assert self._numbering is not None
         self._numbering.sampler.check(replace, beta)
         held("sample", self._numbering.ring)
-        numbers, _ = self._numbering.draw(shape, replace, beta, self._ledger)
+        numbers, _ = self._numbering.draw(shape, replace, beta, self._ledger, sampler)
         return numbers
 
     def _aged(self, ages: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -104,41 +104,46 @@ class Numbering:
         return self.sampler.priorities_of(self.rows, oldest, newest)
 
     def draw(
-        self, shape: Shape, replace: bool, beta: float | None, ledger: Ledger
+        self, shape: Shape, replace: bool, beta: float | None, ledger: Ledger, sampler: Sampler | None = None
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Row numbers [n] or [k, n], and the sampler's columns; errors are those of `ReplayBuffer.sample`.
+
+        A batch that may be drawn again gives its `sampler`, that of `Sampler.of_batch`.
 
         If rows are lost or away, the others are drawn, each with its probability among them, and the newest of them by
         `NewestSampler`. Weights are then those among all rows.
         """
+        sampler = sampler or self.sampler.of_batch()
         oldest, newest = held("sample", self.ring).held_rows()
         if (num_missing := newest - oldest - ledger.num_rows) and num_missing == self.ring.num_removed:
-            return self._draw_left(shape, replace, beta)
+            return self._draw_left(sampler, shape, replace, beta)
         if num_missing:
-            return self._draw_survivors(shape, replace, beta, Survivors(self, ledger))
-        if not self.sampler.in_ring:
-            return self.sampler.draw(self.ring, shape, beta)
+            return self._draw_survivors(sampler, shape, replace, beta, Survivors(self, ledger))
+        if not sampler.in_ring:
+            return sampler.draw(self.ring, shape, beta)
         return self.ages(shape, replace) + oldest, {}
 
     def _draw_survivors(
-        self, shape: Shape, replace: bool, beta: float | None, survivors: Survivors
+        self, sampler: Sampler, shape: Shape, replace: bool, beta: float | None, survivors: Survivors
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """`draw` if rows are lost or away."""
         survivors.refuse_none()
-        if type(self.sampler) in (UniformSampler, NewestSampler):
+        if type(sampler) in (UniformSampler, NewestSampler):
             return survivors.draw(shape, distinct=not replace), {}
         try:
-            return Sampler.draw_among(self.sampler, self.ring, shape, beta, cast(Trajectories, survivors), replace)
+            return Sampler.draw_among(sampler, self.ring, shape, beta, cast(Trajectories, survivors), replace)
         except EmptyBufferError as error:
             raise EmptyBufferError(
                 f"sample: expected rows that can be had, got rows of shards that are lost or away in {TRIES:,} draws "
                 f"of {type(self.sampler).__name__}, which prefers them"
             ) from error
 
-    def _draw_left(self, shape: Shape, replace: bool, beta: float | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def _draw_left(
+        self, sampler: Sampler, shape: Shape, replace: bool, beta: float | None
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """`draw` if rows are removed, and none is lost or away."""
-        if not self.sampler.in_ring:
-            return self.sampler.draw_left(self.ring, shape, beta)
+        if not sampler.in_ring:
+            return sampler.draw_left(self.ring, shape, beta)
         return drawn_in_ring(self.ring, shape, replace), {}
 
     def ages(self, shape: Shape, replace: bool) -> NDArray[np.int64]:

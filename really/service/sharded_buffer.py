@@ -41,6 +41,10 @@ from really.service.reader import ShardedReader
 from really.service.shard import num_rows_of
 from really.service.shards import TIME_OUT
 
+Asked = tuple[list[Part], dict[str, Any]]
+"""The rows of a batch that shards were asked for, and the columns that the sampler adds."""
+Ask = Callable[[], Asked]
+
 
 @tells_names(OF_BUFFERS)
 @tells_verbs(VERBS_OF_BUFFERS)
@@ -204,11 +208,16 @@ class ShardedBuffer(ChangedShards):
         spec = self._held_spec("sample")
         self._check_batch("a batch", shape, spec)
         outputs = self._outputs(out, shape)
+        return self._assembled(self._asker(shape, replace, beta), shape, outputs)
+
+    def _assembled(self, ask: Ask, shape: Shape, outputs: Batch | None, drawn: Asked | None = None) -> Batch:
+        """The batch `drawn`, or one of `ask`, which is drawn again if a shard has not all of its rows."""
         for _ in range(TRIES):
-            parts, added = self._ask(shape, replace, beta)
+            parts, added = drawn or ask()
             batch = assembled(parts, shape, outputs, self._memory_of_batches)
             if batch is not None:
                 return batch | added if added else batch
+            drawn = None
             self._history.note_redraw()
         raise EmptyBufferError(
             "sample: expected rows that stay while a batch is copied, but puts dropped some each time"
@@ -226,16 +235,9 @@ class ShardedBuffer(ChangedShards):
         self.sampler.check(replace, beta)
         shape = checked_shape(n)
         self._check_batch("a batch", shape, self._held_spec("sample"))
-        parts, added = self._ask(shape, replace, beta)
-
-        def answer() -> Batch:
-            batch = assembled(parts, shape, None, self._memory_of_batches)
-            if batch is None:
-                self._history.note_redraw()
-                return self.sample(n, replace=replace, beta=beta)
-            return batch | added
-
-        return answer
+        ask = self._asker(shape, replace, beta)
+        drawn = ask()
+        return lambda: self._assembled(ask, shape, None, drawn)
 
     def _sampled_in_one(self, shape: Shape, distinct: bool) -> Batch | None:
         """A batch, drawn and copied in one call, if one shard in this process has all rows; None otherwise."""
@@ -244,12 +246,17 @@ class ShardedBuffer(ChangedShards):
             shard = self._shards.sole
             return None if shard is None else shard.sample_of(self._rows.numbering.ring, shape, distinct)
 
-    def _ask(self, shape: Shape, replace: bool, beta: float | None) -> tuple[list[Part], dict[str, Any]]:
-        """Draws a batch and asks shards for its rows; gives also the columns that the sampler adds."""
-        with self._lock:
-            self._rows.settle(self._history)
-            numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger)
-            return asked(self._shards, *self._rows.ledger.find(numbers)), added
+    def _asker(self, shape: Shape, replace: bool, beta: float | None) -> Ask:
+        """What draws a batch, as often as it is called, and asks shards for its rows."""
+        sampler = self.sampler.of_batch()
+
+        def ask() -> Asked:
+            with self._lock:
+                self._rows.settle(self._history)
+                numbers, added = self._rows.numbering.draw(shape, replace, beta, self._rows.ledger, sampler)
+                return asked(self._shards, *self._rows.ledger.find(numbers)), added
+
+        return ask
 
     def sample_indices(self, n: Size, *, replace: bool = True) -> NDArray[np.int64]:
         """The indices by age, [n] or [k, n] int64, whose `take` is what `sample` would have given."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import threading
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from really import InvalidTypeError, InvalidValueError, ReplayBuffer, ShardedBuffer
-from really.replay import EmphasizedSampler, Episodes, HalfLifeSampler, NewestSampler, Sequences
+from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer, ShardedBuffer
+from really.replay import EmphasizedSampler, Episodes, HalfLifeSampler, NewestSampler, Sequences, Transitions
+from really.replay.draws import Draws
+from really.service import sharded_buffer
+from really.service.assembly import assembled
 from tests import sampling_checks as checks
 
 CAPACITY = 90
@@ -154,6 +159,80 @@ def test_rows_that_are_drawn_again_come_from_the_window_of_their_update(kind, pl
         assert_drawn(later[update::5], ((np.arange(len(left)) < size) & may_start[::-1]).astype(float))
     buffer.sample(7)
     assert buffer.state_dict()["ere_update"] == 1, "each batch is one update"
+
+
+def assert_updates_in_turn(batches, num_updates_drawn):
+    """The ages of drawn rows, 90 of which are held, reach back as far as the window of each update."""
+    for update, ages in enumerate(np.concatenate([ages.reshape(-1, 300) for ages in batches])):
+        size, next_size = (window(90, k, 5, 0.9993, 20) for k in (update % 5 + 1, update % 5 + 2))
+        assert 90 - size <= ages.min() < 90 - next_size
+    assert num_updates_drawn == (update + 1) % 5
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+@pytest.mark.parametrize("ask", ["sample", "sample_indices", "sample of frames"])
+def test_a_batch_that_is_drawn_again_is_the_same_update(monkeypatch, ask, num_batches):
+    """Puts drop the rows of the first two draws of each batch before they are copied."""
+    id_, num_draws, draw = np.arange(90), [0], Draws._drawn
+    rows = {"id": id_, "terminal": (id_ % 10 == 9).astype(np.float32)}
+    unit = Transitions(compact=True) if "frames" in ask else Sequences(2, pad=True)
+    buffer = ReplayBuffer(90, sampler=EmphasizedSampler(0.9993, 5, 20), unit=unit, seed=0)
+    buffer.put(rows)
+
+    def draw_before_a_put(*args):
+        drawn = draw(*args)
+        num_draws[0] += 1
+        if num_draws[0] % 3:
+            buffer.put(rows)
+        return drawn
+
+    monkeypatch.setattr(Draws, "_drawn", draw_before_a_put)
+    shape = (num_batches, 300) if num_batches > 1 else 300
+    found = [buffer.sample_indices(shape) if "indices" in ask else buffer.sample(shape)["id"] for _ in range(6)]
+    if ask == "sample":
+        found = [id_[..., 0] for id_ in found]
+    assert num_draws == [18]
+    assert_updates_in_turn(found, buffer.state_dict()["ere_update"])
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_a_batch_of_shards_that_is_drawn_again_is_the_same_update(monkeypatch, num_batches):
+    """The shards have not all rows of the first two draws of each batch."""
+    buffer, num_draws = ShardedBuffer(90, shards=2, sampler=EmphasizedSampler(0.9993, 5, 20), seed=0), [0]
+    buffer.put({"id": np.arange(90)})
+
+    def assemble_at_the_third_time(*args):
+        num_draws[0] += 1
+        return None if num_draws[0] % 3 else assembled(*args)
+
+    monkeypatch.setattr(sharded_buffer, "assembled", assemble_at_the_third_time)
+    shape = (num_batches, 300) if num_batches > 1 else 300
+    found = [(buffer.ask_sample(shape)() if at % 2 else buffer.sample(shape))["id"] for at in range(6)]
+    assert num_draws == [18]
+    assert_updates_in_turn(found, buffer.state_dict()["ere_update"])
+
+
+def test_a_batch_of_a_reader_that_is_overtaken_is_drawn_again_as_the_same_update(tmp_path):
+    sampler = EmphasizedSampler(0.9993, 1_000_000, 20)
+    buffer = ReplayBuffer(90, path=tmp_path / "folder", spare=1, sampler=sampler, seed=0)
+    rows, ends, num_drawn = {"wide": np.zeros((30, 20_000), np.uint8)}, threading.Event(), 0
+    buffer.put(rows)
+
+    def put():
+        while not ends.is_set():
+            buffer.put(rows)
+
+    reader, writer = ReplayBuffer.open(tmp_path / "folder"), threading.Thread(target=put)
+    writer.start()
+    try:
+        for _ in range(500):
+            with contextlib.suppress(EmptyBufferError):  # of a batch that is overtaken each time
+                reader.sample(256)
+                num_drawn += 1
+    finally:
+        ends.set()
+        writer.join()
+    assert reader.state_dict()["ere_update"] == num_drawn > 100
 
 
 def test_the_window_shrinks_over_the_phase_and_is_annealed():
