@@ -14,7 +14,7 @@ from really.data.schema import ColumnSpec, Spec
 from really.errors import InvalidTypeError, InvalidValueError
 from really.replay._ring import Ring
 from really.replay.arguments import MOST_ROWS
-from really.replay.units import Batch
+from really.replay.units import IS_FIRST, MASK, NUMBER, Batch
 
 FRAMES, INDICES = "_frames", "_indices"
 """What the names of the columns end with that a compact batch has in place of columns that share frames."""
@@ -142,7 +142,7 @@ def stacked(batch: Mapping[str, Any], axis: int | Mapping[str, int] = 0) -> dict
 
     Args:
         batch: with `state_frames` [*lead, frames, ...] and `state_indices` [*lead, ..., stack], likewise for other
-            columns. Cut no steps off: an axis of steps that is as long as that of frames counts as a lead axis.
+            columns. Steps may be cut off the indices, but not to as many as there are frames, and frames may not.
         axis: of a row along which its frames are stacked, as in `ReplayBuffer(stack=)`, or a mapping from key to that;
             by default the first one. Rows of one frame have none.
 
@@ -150,13 +150,15 @@ def stacked(batch: Mapping[str, Any], axis: int | Mapping[str, int] = 0) -> dict
         A dict with whole rows, `state` [*lead, ..., stack, ...], in place of those columns.
 
     Raises:
-        InvalidValueError: frames of a column are missing, or rows have no such axis.
+        InvalidValueError: frames of a column are missing, rows have no such axis, or a batch of sequences has as many
+            steps as frames, which cannot be told apart then.
     """
     found: dict[str, Any] = {}
     for key, column in batch.items():
         if key.endswith(INDICES):
             name = key.removesuffix(INDICES)
             frames = batch[_frames_of(name, batch)]
+            _refuse_as_many_steps(name, frames.shape, column.shape, batch)
             found[name] = _rows(name, frames, column, axis.get(name, 0) if isinstance(axis, Mapping) else axis)
         elif not (key.endswith(FRAMES) and key.removesuffix(FRAMES) + INDICES in batch):
             found[key] = column
@@ -171,6 +173,17 @@ def _frames_of(name: str, batch: Mapping[str, Any]) -> str:
         if key.endswith(FRAMES) and is_after(key.removesuffix(FRAMES), name):
             return key
     raise InvalidValueError(f"stacked: expected frames of {name!r} among the columns, got {list(batch)}")
+
+
+def _refuse_as_many_steps(name: str, frames: Any, indices: Any, batch: Mapping[str, Any]) -> None:
+    """Raises InvalidValueError if the last axis that both have may be that of steps, cut to as many as frames."""
+    num_lead = _num_lead(frames, indices)
+    is_of_steps = all(key in batch and len(batch[key].shape) == num_lead for key in (MASK, IS_FIRST, NUMBER))
+    if is_of_steps and 1 < num_lead == len(indices) - 1:
+        raise InvalidValueError(
+            f"stacked: {name!r}: expected more or fewer steps than frames, got {indices[num_lead - 1]} of both, which "
+            f"cannot be told apart; make the rows whole, then cut off steps"
+        )
 
 
 def _rows(name: str, frames: Any, indices: Any, axis: int) -> Any:

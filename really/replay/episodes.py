@@ -14,9 +14,9 @@ from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError,
 from really.replay._ring import Ring
 from really.replay.arguments import refuse_big_batch
 from really.replay.columns import spec_of
-from really.replay.sequences import ADDED, LONGEST, NUMBER, filled_windows
+from really.replay.sequences import ADDED, LONGEST, filled_windows
 from really.replay.trajectories import Segment, Trajectories, TrajectoryColumns, agent_columns, check_columns
-from really.replay.units import Batch, SampleUnit
+from really.replay.units import NUMBER, Batch, SampleUnit
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,9 +17,8 @@ from really.replay.arguments import refuse_big_batch
 from really.replay.columns import spec_of
 from really.replay.compact import CompactFrames, check_names, checked_compact
 from really.replay.trajectories import Trajectories, TrajectoryColumns, agent_columns, check_columns
-from really.replay.units import Batch, SampleUnit
+from really.replay.units import IS_FIRST, MASK, NUMBER, Batch, SampleUnit
 
-MASK, IS_FIRST, NUMBER = "mask", "is_first", "number"
 ADDED: Spec = {
     MASK: ColumnSpec(np.dtype(np.float32)),
     IS_FIRST: ColumnSpec(np.dtype(np.float32)),

@@ -15,6 +15,8 @@ from really.replay.trajectories import Trajectories
 
 Batch = dict[str, NDArray[Any]]
 """Key -> [n, ...] of the key's dtype."""
+MASK, IS_FIRST, NUMBER = "mask", "is_first", "number"
+"""Columns that batches with an axis of steps have besides those of the rows."""
 
 
 class SampleUnit:

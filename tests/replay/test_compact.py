@@ -154,6 +154,34 @@ def test_stacked_tells_steps_and_frames_apart_if_there_are_as_many(num_steps, ro
     assert compact.batch_spec["state_frames"].shape[0] == room + (room == num_steps)
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_steps_may_be_cut_off_but_not_to_as_many_as_there_are_frames(shape):
+    units = (Sequences(20, pad=True, compact=compact) for compact in (False, 14))
+    plain, compact = (ReplayBuffer(90, unit=unit, seed=1) for unit in units)
+    games = Games(2, end=0.1)
+    for _ in range(12):
+        rows = games.chunk()
+        for buffer in (plain, compact):
+            buffer.put(rows)
+    n = shape if len(shape) == 2 else shape[0]
+    batch, whole = compact.sample(n), plain.sample(n)
+    num_frames = batch["state_frames"].shape[len(shape)]
+    assert num_frames < 20
+    lead = (slice(None),) * len(shape)
+
+    def cut(columns, steps):
+        return {key: column if "_frames" in key else column[(*lead, steps)] for key, column in columns.items()}
+
+    for steps in (slice(num_frames - 1), slice(num_frames + 1), slice(3, 9), slice(7, 8)):
+        assert_same(stacked(cut(batch, steps)), cut(whole, steps))
+    with pytest.raises(
+        InvalidValueError, match=f"stacked: 'state': expected more or fewer .* got {num_frames} of both"
+    ):
+        stacked(cut(batch, slice(num_frames)))
+    if len(shape) == 1:
+        assert_same(stacked(cut(batch, 6)), cut(whole, 6))
+
+
 def channels_last(rows):
     return {key: np.ascontiguousarray(np.moveaxis(column, 1, -1)) if column.ndim > 1 else column
             for key, column in rows.items()}  # fmt: skip
