@@ -68,12 +68,8 @@ class Distribution:
 
         Raises InvalidFileError if they are of different buffers, or have too little room.
         """
-        room = int(self.shards.rooms.sum())
-        if self.shards.writable and room < self._options.capacity:
-            raise InvalidFileError(
-                f"path: expected folders of shards with room for {self._options.capacity:,} rows, got {room:,}: they "
-                f"were made for a smaller buffer, or for more shards"
-            )
+        if self.shards.writable:
+            self._check_room(min(one.room for one in found))
         self._next[:] = [one.next_place for one in found]
         self.num_changes += 1
         self._owner = owner = Owner(identity_of(found, self.shards.names), self._options.capacity)
@@ -94,6 +90,20 @@ class Distribution:
                 self.numbering.ring.set_removed(removed)
             self._allotment.resume_in(last_shard)
             self._continues = self._options.n_step > 1  # whether the last episode has ended is not known
+
+    def _check_room(self, least: int) -> None:
+        """Raises InvalidFileError if shards, each with room for at least so many rows, cannot take all puts."""
+        capacity, room = self._options.capacity, int(self.shards.rooms.sum())
+        if self._options.n_step > 1 and least < capacity:
+            raise InvalidFileError(
+                f"path: expected folders of shards with room for {capacity:,} rows each, as a put goes whole to one "
+                f"shard with n_step, got {least:,}: they were made for a smaller buffer"
+            )
+        if room < capacity:
+            raise InvalidFileError(
+                f"path: expected folders of shards with room for {capacity:,} rows, got {room:,}: they were made for a "
+                f"smaller buffer, or for more shards"
+            )
 
     @property
     def next_places(self) -> list[int]:

@@ -198,6 +198,21 @@ def test_a_put_that_is_repeated_leaves_out_the_rows_that_are_in(tmp_path: Path) 
         assert [place for place in range(20) if shard.has(place)] == [*range(9), 12, 13]
 
 
+def test_folders_whose_shards_have_no_room_for_a_whole_episode_are_refused_with_n_step(tmp_path: Path) -> None:
+    """A put that no shard can take whole would be divided, and steps would go on from one episode into another."""
+    options = {"n_step": 3, "gamma": 0.9}
+    with sharded(tmp_path / "a", **options) as buffer:
+        buffer.put(episodes(0, 12))
+    message = (
+        r"path: expected folders of shards with room for 70 rows each, .* with n_step, got 60: they were made for a"
+    )
+    with pytest.raises(InvalidFileError, match=message):
+        ShardedBuffer(70, shards=3, path=tmp_path / "a", **options)
+    with ShardedBuffer(50, shards=3, path=tmp_path / "a", **options) as buffer:
+        buffer.put(episodes(12, 50))
+        assert len(buffer) == 50
+
+
 def test_folders_of_another_buffer_are_refused(tmp_path: Path) -> None:
     with sharded(tmp_path / "a") as one, sharded(tmp_path / "b") as other:
         for buffer in (one, other):
