@@ -35,7 +35,7 @@ from segments cimport (
     segment_at,
     segment_of_row,
 )
-from starts cimport EPISODES, STEPS, WINDOWS, Starts, bar, evict_before, mark_after_append, to_starts
+from starts cimport EPISODES, STEPS, WINDOWS, Starts, bar, evict_before, list_starts, mark_after_append, to_starts
 from window_batch cimport TrajectoryParts
 from windows cimport Window, fill_window, step_on
 
@@ -210,6 +210,14 @@ cdef class TrajectoryIndex:
         """Numbers of the starts of these ranks, in place: int64 from 0 to before `num_starts`, C-contiguous."""
         to_starts(&self.starts, &self.rows, <int64_t*>cnp.PyArray_DATA(ranks), cnp.PyArray_SIZE(ranks))
         return ranks
+
+    def all_starts(self):
+        """Numbers of all starts, int64 [num_starts], ascending."""
+        cdef cnp.npy_intp[1] dims
+        dims[0] = self.starts.rows.num
+        cdef cnp.ndarray found = cnp.PyArray_EMPTY(1, dims, cnp.NPY_INT64, 0)
+        list_starts(&self.starts, &self.rows, <int64_t*>cnp.PyArray_DATA(found))
+        return found
 
     def are_starts(self, const int64_t[::1] numbers):
         """Whether the rows of these numbers are held and are starts, bool [n]."""

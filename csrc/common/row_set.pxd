@@ -114,3 +114,16 @@ cdef inline int64_t slot_of_rank(const RowSet* rows, int64_t rank) noexcept nogi
         at += 1
         count = really_count_bits(rows.words[at])
     return at * WORD + really_select_bit(rows.words[at], <int>rank)
+
+
+cdef inline void list_slots(const RowSet* rows, int64_t first, int64_t* slots) noexcept nogil:
+    """Writes all slots of the set, ascending, but those before slot `first` behind the others."""
+    cdef int64_t word, at = rows.num - rank_of_slot(rows, first)
+    cdef uint64_t bits
+    for word in range(rows.num_words):
+        bits = rows.words[word]
+        while bits != 0:
+            at = at if at < rows.num else 0
+            slots[at] = word * WORD + really_select_bit(bits, 0)
+            at += 1
+            bits &= bits - 1

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from row_set cimport RowSet, add_row, discard_row, has_row, row_set_nbytes, slot_of_rank
+from row_set cimport RowSet, add_row, discard_row, has_row, list_slots, row_set_nbytes, slot_of_rank
 from segments cimport (
     ENDED,
     ORIGIN,
@@ -174,8 +174,19 @@ cdef inline void lose_origins(Starts* starts, Trajectories* rows) noexcept nogil
 
 cdef inline void to_starts(const Starts* starts, const Trajectories* rows, int64_t* ranks, Py_ssize_t num) noexcept nogil:
     """Replaces ranks, from 0 to before `starts.rows.num`, by the numbers of the starts that have them."""
-    cdef int64_t slot, oldest = rows.oldest % rows.capacity
     cdef Py_ssize_t i
     for i in range(num):
-        slot = slot_of_rank(&starts.rows, ranks[i])
-        ranks[i] = rows.oldest + slot - oldest + (rows.capacity if slot < oldest else 0)
+        ranks[i] = number_in_slot(rows, slot_of_rank(&starts.rows, ranks[i]))
+
+
+cdef inline void list_starts(const Starts* starts, const Trajectories* rows, int64_t* numbers) noexcept nogil:
+    """Writes the numbers of all starts, ascending."""
+    cdef Py_ssize_t i
+    list_slots(&starts.rows, rows.oldest % rows.capacity, numbers)
+    for i in range(starts.rows.num):
+        numbers[i] = number_in_slot(rows, numbers[i])
+
+
+cdef inline int64_t number_in_slot(const Trajectories* rows, int64_t slot) noexcept nogil:
+    cdef int64_t oldest = rows.oldest % rows.capacity
+    return rows.oldest + slot - oldest + (rows.capacity if slot < oldest else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from really.replay._ring import GroupedRows, Ring
 from really.replay.row_groups import DOUBLE_BITS, RowGroups
 from really.replay.samplers import Drawn, MayBeDrawn, Sampler, Shape
 from really.replay.staleness import checked_column
+from really.replay.trajectories import Trajectories
 
 FEW_TRIES = 30
 """How often rows of a stratum are drawn again before all of its rows are looked at."""
@@ -43,6 +44,11 @@ class StratifiedSampler(Sampler):
         self.weights = None if weights is None else _checked_weights(weights)
         self._groups = RowGroups(self.column)
         self._examples: dict[int, int] = {}  # value -> number of a row of it that could be drawn
+        self._starts: Trajectories | None = None
+
+    def restrict(self, starts: Trajectories | None) -> None:
+        """Draws only rows that are starts."""
+        self._starts = starts
 
     def options(self) -> dict[str, Any]:
         """`column` and `weights`, as pairs."""
@@ -82,9 +88,9 @@ class StratifiedSampler(Sampler):
         values = self._groups.values[strata].tolist()
         examples = np.array([self._examples.get(value, NO_ROW) for value in values], np.int64)
         have_rows = (self._groups.groups_of(examples) == strata) & may_be_drawn(examples)
-        for at in np.flatnonzero(~have_rows).tolist():
-            rows = self._groups.rows_of(strata[at])
-            if len(found := rows[may_be_drawn(rows)]):
+        without = np.flatnonzero(~have_rows).tolist()
+        for at, found in zip(without, self._rows_of(strata[without].tolist(), may_be_drawn), strict=True):
+            if len(found):
                 self._examples[values[at]], have_rows[at] = int(found[-1]), True
         if len(self._examples) > 2 * len(values):
             self._examples = {value: self._examples[value] for value in values if value in self._examples}
@@ -103,14 +109,25 @@ class StratifiedSampler(Sampler):
                 return True
             numbers[others] = self._groups.drawn(ring, groups[others])
         others = np.flatnonzero(~may_be_drawn(numbers))
-        for group in sorted(set(groups[others].tolist()), key=lambda group: int(self._groups.values[group])):
-            rows = self._groups.rows_of(group)
-            found = rows[may_be_drawn(rows)]
+        left = sorted(set(groups[others].tolist()), key=lambda group: int(self._groups.values[group]))
+        for group, found in zip(left, self._rows_of(left, may_be_drawn), strict=True):
             if len(found) == 0:
                 return False
             at = others[groups[others] == group]
             numbers[at] = found[ring.draw_below(len(found), len(at))]
         return bool(may_be_drawn(numbers).all())
+
+    def _rows_of(self, groups: list[int], may_be_drawn: MayBeDrawn) -> Iterator[NDArray[np.int64]]:
+        """For each of these groups, numbers of all rows that may be drawn, ascending."""
+        num_rows = int(self._groups.counts[groups].sum())
+        starts = None if self._starts is None or not groups else self._starts.starts_if_below(num_rows)
+        if starts is not None:
+            groups_of_starts = self._groups.groups_of(starts)
+            yield from (starts[groups_of_starts == group] for group in groups)
+            return
+        for group in groups:
+            rows = self._groups.rows_of(group)
+            yield rows[may_be_drawn(rows)]
 
     def _strata(self) -> tuple[GroupedRows, NDArray[np.int64], NDArray[np.float64]]:
         """All groups, those that can be drawn in the order of their values, and where their shares but the last end."""

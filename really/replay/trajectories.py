@@ -185,6 +185,12 @@ class Trajectories:
             index = self._caught_up()
             return index.are_starts(_flat(numbers)).reshape(numbers.shape)
 
+    def starts_if_below(self, num: int) -> Numbers | None:
+        """Numbers of all starts, ascending; None if they are `num` or more."""
+        with self._lock:
+            index = self._caught_up()
+            return index.all_starts() if index.num_starts < num else None
+
     def windows(self, starts: Numbers, length: int, burn_in: int = 0) -> tuple[Any, ...] | None:
         """`TrajectoryIndex.windows` of these rows [n]; None if one is no longer held."""
         with self._lock:

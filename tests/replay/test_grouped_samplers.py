@@ -11,6 +11,7 @@ import pytest
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.replay import Episodes, Sequences, StalenessSampler, StratifiedSampler
 from really.replay.row_groups import RowGroups
+from really.replay.trajectories import Trajectories
 from really.service import ShardedBuffer
 from tests.replay.test_recent_samplers import assert_drawn, split
 from tests.replay.test_sequences import starts_of
@@ -119,6 +120,26 @@ def test_strata_have_their_shares_of_starts(unit, weights, make):
     weight = np.array([share, 1 - share])[put["task"][is_start]] / counts[put["task"][is_start]]
     assert_drawn(np.searchsorted(is_start, starts.reshape(-1)), weight)
     assert np.isin(starts, is_start).all()
+
+
+@pytest.mark.parametrize("unit", [Sequences(298), Episodes(400)], ids=["sequences", "episodes"])
+def test_rows_of_a_stratum_are_the_same_from_the_list_of_all_starts_as_from_a_look_at_its_rows(unit, monkeypatch):
+    list_starts, put, listed = Trajectories.starts_if_below, episodes_of_tasks(40, (3, 300, 2, 20)), []
+
+    def batches(is_listed):
+        def starts_if_below(index, num):
+            listed.append(list_starts(index, num) if is_listed else None)
+            return listed[-1]
+
+        monkeypatch.setattr(Trajectories, "starts_if_below", starts_if_below)
+        buffer = ReplayBuffer(1000, unit=unit, sampler=StratifiedSampler("task"), seed=0)
+        for first in range(0, len(put["id"]), 90):
+            buffer.put({key: column[first : first + 90] for key, column in put.items()})
+            if first > 600:
+                yield buffer.sample(30)["number"].tolist()
+
+    assert list(batches(True)) == list(batches(False))
+    assert sum(starts is not None for starts in listed) > 20
 
 
 def test_strata_have_their_shares_of_the_rows_that_are_left():

@@ -71,6 +71,8 @@ def test_starts_and_windows_against_the_reference(
     starts = reference.starts(length, burn_in, pad, joins)
     numbers = np.arange(reference.oldest, reference.num)
     assert numbers[starts_of(buffer).are_starts(numbers)].tolist() == starts
+    assert starts_of(buffer).starts_if_below(len(starts)) is None
+    assert starts_of(buffer).starts_if_below(len(starts) + 1).tolist() == starts
     assert_windows(buffer.take(np.arange(len(buffer))), rows, reference, length, burn_in, joins)
     if not starts:
         with pytest.raises(EmptyBufferError, match="sample: expected episodes of which"):
