@@ -8,7 +8,7 @@ AS_PATH := --config-settings editable_mode=compat
 BUILT := .venv/.built$(REALLY_DEBUG)
 STUBTEST := $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml --allowlist csrc/stubtest.allow
 
-.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-frameworks bench-all bench-compare build debug report results ablations reach prior pong breakout cheetah comparison clean
+.PHONY: setup demo site test test-slow test-levels test-damage fuzz test-learning test-ecosystem test-keras2 test-frameworks test-lowest wheels wheel-aarch64 sanitize lint lint-workflows bench bench-collecting bench-atari bench-disk bench-pixels bench-frameworks bench-all bench-compare build debug report results ablations reach prior pong breakout cheetah comparison clean
 
 setup: $(BUILT)
 
@@ -138,7 +138,7 @@ sanitize: setup
 # `make PUBLISH=--publish bench` does so for one.
 PUBLISH =
 bench-all:
-	$(MAKE) PUBLISH=--publish bench bench-collecting bench-atari bench-disk
+	$(MAKE) PUBLISH=--publish bench bench-collecting bench-pixels bench-atari bench-disk
 
 bench: .venv/.bench
 	$(BIN)/python -m pytest bench
@@ -146,6 +146,7 @@ bench: .venv/.bench
 	$(BIN)/python -m bench.prioritized $(PUBLISH) && $(BIN)/python -m bench.unshared $(PUBLISH)
 	$(BIN)/python -m bench.call_profile $(PUBLISH) && $(BIN)/python -m bench.step_profile $(PUBLISH)
 	$(BIN)/python -m bench.compression $(PUBLISH) && $(BIN)/python -m bench.cells $(PUBLISH)
+	$(BIN)/python -m bench.units $(PUBLISH)
 
 bench-collecting: .venv/.bench
 	$(BIN)/python -m bench.collecting --sb3 $(BIN)/python $(and $(PUBLISH),--publish --figure docs/collecting.png)
@@ -158,6 +159,9 @@ bench-atari: .venv/.bench
 # Needs some 5 GB of disk, and root for the part that limits memory.
 bench-disk: .venv/.bench
 	$(BIN)/python -m bench.disk $(PUBLISH)
+
+bench-pixels: .venv/.bench
+	$(BIN)/python -m bench.pixels $(PUBLISH)
 
 # Models of each framework side by side, in an environment that has all of them.
 bench-frameworks: .venv-bench-frameworks/.installed

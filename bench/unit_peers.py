@@ -160,16 +160,18 @@ SEQUENCES = {"torchrl": torchrl_sequences, "flashbax": flashbax_sequences, "rlox
 HINDSIGHT = {"stable_baselines3": stable_baselines3_hindsight, "cpprb": cpprb_hindsight}
 
 
-def peers(sequences: Call, rows: dict[str, Any]) -> None:
-    """Prints both tables; `sequences` draws ours, from a buffer of these rows."""
-    goals = reach_rows()
-    for title, ours, others, data in (
-        (f"{WINDOWS} sequences of {LENGTH}", sequences, SEQUENCES, rows),
-        (f"{ROWS} rows with hindsight", really_hindsight(goals), HINDSIGHT, goals),
+def peers(sequences: Call, rows: dict[str, Any]) -> dict[str, str]:
+    """Both tables by name; `sequences` draws ours, from a buffer of these rows."""
+    goals, tables = reach_rows(), {}
+    for table, title, ours, others, data in (
+        ("sequences, peers", f"{WINDOWS} sequences of {LENGTH}", sequences, SEQUENCES, rows),
+        ("hindsight, peers", f"{ROWS} rows with hindsight", really_hindsight(goals), HINDSIGHT, goals),
     ):
         made = {name: make(data) for name, make in others.items() if importlib.util.find_spec(name) is not None}
         found = process_seconds({"really": ours, **made})
-        print(f"| {title} | us | times ours |\n| --- | --- | --- |")
-        for name, seconds in found.items():
-            print(f"| {name} | {1e6 * seconds:,.0f} | {seconds / found['really']:.1f} |")
-        print(flush=True)
+        lines = [f"| {title} | µs | times ours |", "| --- | --- | --- |"]
+        lines += [
+            f"| {name} | {1e6 * seconds:,.0f} | {seconds / found['really']:.1f} |" for name, seconds in found.items()
+        ]
+        tables[table] = "\n".join(lines)
+    return tables

@@ -1,8 +1,8 @@
 """Mixtures, sequences and samplers against plain batches and other packages: `python -m bench.units`.
 
-`python -m bench.units mixtures sequences samplers peers` prints some of these tables.
-Prints ratios of one run, and no more, since rows a second depend on the machine. Each is the median of CPU times of
-this thread, call by call in turns:
+`python -m bench.units mixtures sequences samplers peers` prints some of these tables; `--publish` writes them into
+docs/performance.md. They have ratios of one run, since rows a second depend on the machine. Each is the median of CPU
+times of this thread, call by call in turns:
 
 - a mixture of two buffers against a batch of half the size of each of the two;
 - 64 sequences of 80 steps against a batch of 5,120 rows of the same buffer, with `compact=True` too for frames;
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench.clocks import medians
+from bench.published import publish
 from really import Mixture, ReplayBuffer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,9 +62,13 @@ def apart(parts: list[Any], num: int) -> list[Any]:
     return [part.sample(num) for part in parts]
 
 
-def mixtures() -> None:
-    """Prints the speed of mixtures."""
-    print("| two buffers, mixed / alone | rows | halves | 0.3 and 0.7 |\n| --- | --- | --- | --- |")
+Tables = dict[str, str]
+"""Markdown by the name of its markers in docs/."""
+
+
+def mixtures() -> Tables:
+    """The speed of mixtures."""
+    lines = ["| two buffers, mixed / alone | rows | halves | 0.3 and 0.7 |", "| --- | --- | --- | --- |"]
     for name in LAYOUTS:
         parts = [filled(name, seed) for seed in range(2)]
         halves, others = Mixture([(part, 1) for part in parts]), Mixture(zip(parts, (0.3, 0.7), strict=True))
@@ -73,19 +78,20 @@ def mixtures() -> None:
                 calls | {"halves": partial(halves.sample, size), "others": partial(others.sample, size)}
             )
             ratios = [found["alone"] / found[kind] for kind in ("halves", "others")]
-            print(f"| {name} | {size} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+            lines.append(f"| {name} | {size} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return {"mixtures": "\n".join(lines)}
 
 
-def sequences() -> None:
-    """Prints the speed of sequences."""
+def sequences() -> Tables:
+    """The speed of sequences."""
     ways = {
         "whole windows": {},
         "padded": {"pad": True},
         "burn-in 40": {"length": LENGTH // 2, "burn_in": LENGTH // 2},
         "across episodes": {"across_episodes": True},
     }
-    print(f"| {WINDOWS} sequences of {LENGTH} / {WINDOWS * LENGTH} rows | {' | '.join(ways)} | compact | 8 agents |")
-    print("| --- |" + " --- |" * (len(ways) + 2))
+    title = f"{WINDOWS} sequences of {LENGTH} / {WINDOWS * LENGTH} rows"
+    lines = [f"| {title} | {' | '.join(ways)} | compact | 8 agents |", "| --- |" + " --- |" * (len(ways) + 2)]
     for name in LAYOUTS:
         plain = filled(name)
         calls = {"plain": partial(plain.sample, WINDOWS * LENGTH)}
@@ -100,11 +106,12 @@ def sequences() -> None:
         found = cpu_seconds(calls, ROUNDS // 2)
         found = {key: f"{found['plain'] / seconds:.2f}" for key, seconds in found.items()}
         ratios = [found.get(key, "") for key in [*ways, "compact", "agents"]]
-        print(f"| {name} | {' | '.join(ratios)} |")
+        lines.append(f"| {name} | {' | '.join(ratios)} |")
+    return {"sequences": "\n".join(lines)}
 
 
-def samplers() -> None:
-    """Prints the speed of samplers."""
+def samplers() -> Tables:
+    """The speed of samplers."""
     num = HELD["cartpole"]
 
     def columns(num: int) -> dict[str, Any]:
@@ -121,22 +128,22 @@ def samplers() -> None:
         "stratified": make(sampler=("stratified", {"column": "task"})),
         "staleness": make(sampler=("staleness", {"half_life": 10})),
     }
-    print(f"| sampler / uniform | {' | '.join(map(str, SIZES))} |\n| --- |" + " --- |" * len(SIZES))
+    lines = [f"| sampler / uniform | {' | '.join(map(str, SIZES))} |", "| --- |" + " --- |" * len(SIZES)]
     ratios: dict[str, list[float]] = {name: [] for name in buffers}
     for size in SIZES:
         calls = {name: partial(buffer.sample, size) for name, buffer in buffers.items()}
         found = cpu_seconds({"uniform": partial(plain.sample, size), **calls})
         for name in buffers:
             ratios[name].append(found["uniform"] / found[name])
-    for name, each in ratios.items():
-        print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in each)} |")
+    lines += [f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in each)} |" for name, each in ratios.items()]
+    return {"samplers": "\n".join(lines)}
 
 
-def others() -> None:
-    """Prints the speed of sequences and hindsight in other packages."""
+def others() -> Tables:
+    """The speed of sequences and hindsight in other packages."""
     workload, num = LAYOUTS["cartpole"], HELD["cartpole"]
     ours = filled("cartpole", unit=("sequences", {"length": LENGTH}))
-    peers(partial(ours.sample, WINDOWS), workload.rows(num, 0) | {"terminal": ends(num, workload.episode)})
+    return peers(partial(ours.sample, WINDOWS), workload.rows(num, 0) | {"terminal": ends(num, workload.episode)})
 
 
 KINDS = {"mixtures": mixtures, "sequences": sequences, "samplers": samplers, "peers": others}
@@ -145,10 +152,14 @@ KINDS = {"mixtures": mixtures, "sequences": sequences, "samplers": samplers, "pe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="which tables; by default all")
+    parser.add_argument("--publish", action="store_true", help="write the tables into docs/")
+    arguments = parser.parse_args()
     gc.disable()
-    for kind in parser.parse_args().kinds or KINDS:
-        KINDS[kind]()
-        print(flush=True)
+    for kind in arguments.kinds or KINDS:
+        tables = KINDS[kind]()
+        print(*tables.values(), sep="\n\n", end="\n\n", flush=True)
+        if arguments.publish:  # a file for each kind, so that one of them can be measured anew
+            publish(f"units_{kind}", f"python -m bench.units {kind} --publish", tables, "CPU time, medians of turns")
 
 
 if __name__ == "__main__":

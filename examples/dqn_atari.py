@@ -138,11 +138,14 @@ class PixelConvolution(tf.keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def call(self, state: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(convolved(self.tiles(state), self.kernel / 255.0) + self.bias)
+
+    def tiles(self, state: tf.Tensor) -> tf.Tensor:
+        """The pixels of each tile, `[row, height, width, pixel]` float32."""
         stack, tall, edge, wide = self.sizes
         rows = tf.bitcast(tf.reshape(state, [-1, *self.sizes, edge]), self.pixels)
         tiles = tf.bitcast(tf.transpose(rows, [0, 2, 4, 1, 3]), tf.uint8)
-        tiles = tf.cast(tf.reshape(tiles, [-1, tall, wide, edge**2 * stack]), tf.float32)
-        return tf.nn.relu(convolved(tiles, self.kernel / 255.0) + self.bias)
+        return tf.cast(tf.reshape(tiles, [-1, tall, wide, edge**2 * stack]), tf.float32)
 
 
 class HalvingConvolution(tf.keras.layers.Layer):
