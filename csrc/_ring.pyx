@@ -201,8 +201,56 @@ cdef class KeptBatch:
 
     cdef dict columns  # as they were handed out
     cdef Block block
+    cdef char** addresses  # of the columns, in the block
     cdef Py_ssize_t num
     cdef Py_ssize_t num_batches
+
+
+cdef KeptBatch unheld(list batches, Py_ssize_t num, Py_ssize_t num_batches, const Key* keys, list dtypes):
+    """Takes a batch of this shape and these columns from those that are kept, if nobody holds one of its arrays."""
+    cdef KeptBatch kept
+    cdef Py_ssize_t i
+    for i in range(len(batches)):
+        kept = <KeptBatch>batches[i]
+        if kept.num == num and kept.num_batches == num_batches and is_as_it_was(kept, keys, dtypes):
+            del batches[i]  # another thread may draw meanwhile
+            return kept
+    return None
+
+
+cdef bint is_as_it_was(KeptBatch kept, const Key* keys, list dtypes) except -1:
+    """Whether nobody holds one of the arrays of a kept batch, and nobody has changed one in place."""
+    cdef PyObject* name
+    cdef PyObject* array
+    cdef Py_ssize_t i = 0, at = 0
+    cdef cnp.npy_intp[2] lead
+    cdef int num_lead = lead_dims(lead, kept.num, kept.num_batches)
+    while PyDict_Next(kept.columns, &at, &name, &array):
+        if is_held(array):
+            return False
+        if cnp.PyArray_DATA(<cnp.ndarray>array) != kept.addresses[i] or not fits_output(
+            <cnp.ndarray>array, &keys[i], <cnp.dtype>dtypes[i], lead, num_lead
+        ):
+            return False
+        i += 1
+    return True
+
+
+cdef KeptBatch new_kept(dict columns, Block block, char** addresses, Py_ssize_t num, Py_ssize_t num_batches):
+    """A batch that was just made."""
+    cdef KeptBatch kept = KeptBatch.__new__(KeptBatch)
+    kept.columns, kept.block, kept.addresses = columns, block, addresses
+    kept.num, kept.num_batches = num, num_batches
+    return kept
+
+
+cdef dict handed_out(list batches, KeptBatch kept):
+    """The columns of a batch, which is among those that are kept from now on."""
+    cdef dict batch = kept.columns.copy()  # before others may take the arrays: a finalizer may draw in between
+    if len(batches) == NUM_KEPT:
+        del batches[0]
+    batches.append(kept)
+    return batch
 
 
 class RingError(Exception):
@@ -1229,14 +1277,16 @@ cdef class Ring:
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1)
         cdef bint n_step = self.state.steps.max_steps > 0
         cdef bint keeps = out is None and not distinct and not n_step and self.may_keep(total)
-        cdef KeptBatch kept = self.unheld(num, num_batches) if keeps else None
+        cdef KeptBatch kept = unheld(self.kept, num, num_batches, self.state.keys, self.dtypes) if keeps else None
         cdef Block block = kept.block if kept is not None else self.new_batch(
             total, out, n_step=n_step, table=table_nbytes(num) if distinct else 0
         )
         if not self.draw_into(block, drawing, total, num, distinct):
             return None
+        if kept is None and keeps:
+            kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
         if keeps:
-            return self.handed_out(kept, block, num, num_batches)
+            return handed_out(self.kept, kept)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     cdef bint draw_into(
@@ -1372,12 +1422,14 @@ cdef class Ring:
             raise ValueError(f"rows: expected {num} in each of {max(num_batches, 1)} batches, got {total}")
         cdef bint n_step = steps and self.state.steps.max_steps > 0
         cdef bint keeps = out is None and not n_step and self.may_keep(total)
-        cdef KeptBatch kept = self.unheld(num, num_batches) if keeps else None
+        cdef KeptBatch kept = unheld(self.kept, num, num_batches, self.state.keys, self.dtypes) if keeps else None
         cdef Block block = kept.block if kept is not None else self.new_batch(total, out, n_step=n_step)
         if not self.take_into(block, &rows[0] if total > 0 else NULL, total, by_number):
             return None
+        if kept is None and keeps:
+            kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
         if keeps:
-            return self.handed_out(kept, block, num, num_batches)
+            return handed_out(self.kept, kept)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     def take_column(self, name, const int64_t[::1] rows):
@@ -1698,46 +1750,6 @@ cdef class Ring:
         """Whether the arrays of a batch of single transitions are handed out again."""
         return num_rows * self.row_nbytes <= MOST_KEPT and self.state.num_sharings == 0
 
-    cdef KeptBatch unheld(self, Py_ssize_t num, Py_ssize_t num_batches):
-        """Takes a batch of this shape from those that are kept, if nobody holds one of its arrays; else None."""
-        cdef KeptBatch kept
-        cdef Py_ssize_t i
-        for i in range(len(self.kept)):
-            kept = <KeptBatch>self.kept[i]
-            if kept.num == num and kept.num_batches == num_batches and self.is_as_it_was(kept):
-                del self.kept[i]  # another thread may draw meanwhile
-                return kept
-        return None
-
-    cdef bint is_as_it_was(self, KeptBatch kept) except -1:
-        """Whether nobody holds one of the arrays of a kept batch, and nobody has changed one in place."""
-        cdef PyObject* name
-        cdef PyObject* array
-        cdef Py_ssize_t i = 0, at = 0
-        cdef cnp.npy_intp[2] lead
-        cdef int num_lead = lead_dims(lead, kept.num, kept.num_batches)
-        while PyDict_Next(kept.columns, &at, &name, &array):
-            if is_held(array):
-                return False
-            if cnp.PyArray_DATA(<cnp.ndarray>array) != kept.block.batch.columns[i] or not fits_output(
-                <cnp.ndarray>array, &self.state.keys[i], <cnp.dtype>self.dtypes[i], lead, num_lead
-            ):
-                return False
-            i += 1
-        return True
-
-    cdef dict handed_out(self, KeptBatch kept, Block block, Py_ssize_t num, Py_ssize_t num_batches):
-        """The columns of a batch; `kept` has them already, unless it is None."""
-        if kept is None:
-            kept = KeptBatch.__new__(KeptBatch)
-            kept.columns, kept.block = self.arrays(block, num, num_batches), block
-            kept.num, kept.num_batches = num, num_batches
-            if len(self.kept) == NUM_KEPT:
-                del self.kept[0]
-        cdef dict batch = kept.columns.copy()  # before others may take the arrays: a finalizer may draw in between
-        self.kept.append(kept)
-        return batch
-
     cdef dict filled(self, Block block, dict out):
         """The caller's arrays, to which the batch has been written."""
         if block.batch.misses_frames:
@@ -1789,8 +1801,10 @@ cdef class MixedRings:
     cdef list names
     cdef list dtypes
     cdef list rings
+    cdef list kept  # of `KeptBatch`, at most NUM_KEPT
     cdef Pool pool
     cdef Py_ssize_t num_keys
+    cdef Py_ssize_t row_nbytes
     cdef Key* keys  # [num_keys]
     cdef int* places  # [rings, most_keys], position of each column of a ring in a batch, or -1
     cdef Py_ssize_t most_keys
@@ -1802,7 +1816,7 @@ cdef class MixedRings:
         cdef Py_ssize_t at, i
         cdef Ring ring
         self.names, self.dtypes, self.rings, self.num_keys = names, dtypes, rings, len(names)
-        self.pool = Pool.__new__(Pool)
+        self.pool, self.kept = Pool.__new__(Pool), []
         for ring in rings:
             self.most_keys = max(self.most_keys, 0 if ring is None else ring.state.num_keys)
         self.keys = <Key*>PyMem_Calloc(self.num_keys + 1, sizeof(Key))
@@ -1811,6 +1825,7 @@ cdef class MixedRings:
             raise MemoryError("the tables of a mixture: the system gave no memory")
         for i in range(self.num_keys):
             set_shape(&self.keys[i], shapes[i], dtypes[i].itemsize)
+            self.row_nbytes += self.keys[i].nbytes
         for at in range(len(rings)):
             ring = rings[at]
             for i in range(0 if ring is None else ring.state.num_keys):
@@ -1837,15 +1852,11 @@ cdef class MixedRings:
         all batches, count).
         """
         cdef Py_ssize_t total = num * max(num_batches, <Py_ssize_t>1), num_parts = len(self.rings), first = 0, at, i
-        cdef Py_ssize_t count, nbytes = lines(self.num_keys * sizeof(char*))
-        for i in range(self.num_keys):
-            nbytes += lines(total * self.keys[i].nbytes)
-        cdef Block block = new_block(self.pool, nbytes)
+        cdef Py_ssize_t count
+        cdef bint keeps = total * self.row_nbytes <= MOST_KEPT
+        cdef KeptBatch kept = unheld(self.kept, num, num_batches, self.keys, self.dtypes) if keeps else None
+        cdef Block block = kept.block if kept is not None else self.new_batch(total)
         cdef char** columns = <char**>block.memory.data
-        cdef char* end = block.memory.data + lines(self.num_keys * sizeof(char*))
-        for i in range(self.num_keys):
-            columns[i] = end
-            end += lines(total * self.keys[i].nbytes)
         for i in range(len(counts)):
             count, at = counts[i], i % num_parts
             if count == 0:
@@ -1855,7 +1866,24 @@ cdef class MixedRings:
                 left.append((at, first, count))
             self.add_columns(columns, at, first, count, found)
             first += count
-        return self.arrays(block, columns, num, num_batches)
+        if not keeps:
+            return self.arrays(block, columns, num, num_batches)
+        if kept is None:
+            kept = new_kept(self.arrays(block, columns, num, num_batches), block, columns, num, num_batches)
+        return handed_out(self.kept, kept)
+
+    cdef Block new_batch(self, Py_ssize_t total):
+        """A block that begins with the addresses of a batch's columns."""
+        cdef Py_ssize_t i, nbytes = lines(self.num_keys * sizeof(char*))
+        for i in range(self.num_keys):
+            nbytes += lines(total * self.keys[i].nbytes)
+        cdef Block block = new_block(self.pool, nbytes)
+        cdef char** columns = <char**>block.memory.data
+        cdef char* end = block.memory.data + lines(self.num_keys * sizeof(char*))
+        for i in range(self.num_keys):
+            columns[i] = end
+            end += lines(total * self.keys[i].nbytes)
+        return block
 
     cdef bint fill(
         self, char** columns, Py_ssize_t at, Py_ssize_t first, Py_ssize_t num, tuple drawn, bint distinct

@@ -62,7 +62,10 @@ class Shares:
         """Rows of each part in the next batches of `n` rows, batch after batch."""
         with self._lock:
             if num_batches == 1:
-                return self._next(n)
+                if (whole := self._whole.get(n)) is None:
+                    return self._next(n)
+                self._number += 1
+                return whole
             return [count for _ in range(num_batches) for count in self._next(n)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from really import ReplayBuffer
+from really import Mixture, ReplayBuffer
 from really._utils import memory_limits
 from really._utils.memory_limits import available_bytes
 from really.errors import NotEnoughMemoryError
@@ -80,6 +80,13 @@ def narrow(n=100):
     return buffer
 
 
+def mixed():
+    return Mixture([(narrow(), 1.0), (narrow(), 1.0)], source=None, seed=0)
+
+
+SOURCES = pytest.mark.parametrize("source", [narrow, mixed], ids=["buffer", "mixture"])
+
+
 def dtype_of(spec):
     return spec[0] if isinstance(spec, tuple) else spec
 
@@ -99,13 +106,15 @@ def handed_out_again(buffer, n, hold):
     return len(others) == 1000 and arrays == {id(array) for array in again.values()}
 
 
+@SOURCES
 @pytest.mark.parametrize("n", [32, 256, 1000])
-def test_arrays_that_nobody_holds_are_handed_out_again(n):
-    buffer = narrow()
+def test_arrays_that_nobody_holds_are_handed_out_again(source, n):
+    buffer = source()
     assert handed_out_again(buffer, n, lambda batch: None)
     assert handed_out_again(buffer, n, lambda batch: batch["state"].copy())
 
 
+@SOURCES
 @pytest.mark.parametrize(
     "hold",
     [
@@ -120,10 +129,11 @@ def test_arrays_that_nobody_holds_are_handed_out_again(n):
     ],
     ids=["batch", "dict", "array", "view", "memoryview", "DLPack", "weakref", "iterator"],
 )
-def test_arrays_that_somebody_holds_are_not(hold):
-    assert not handed_out_again(narrow(), 32, hold)
+def test_arrays_that_somebody_holds_are_not(source, hold):
+    assert not handed_out_again(source(), 32, hold)
 
 
+@SOURCES
 @pytest.mark.parametrize(
     "change",
     [
@@ -134,20 +144,22 @@ def test_arrays_that_somebody_holds_are_not(hold):
     ids=["shape", "flags", "dtype"],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_arrays_that_somebody_has_changed_in_place_are_not(change):
-    assert not handed_out_again(narrow(), 32, change)
+def test_arrays_that_somebody_has_changed_in_place_are_not(source, change):
+    assert not handed_out_again(source(), 32, change)
 
 
-def test_columns_that_are_added_to_a_batch_do_not_come_back():
-    buffer = narrow()
+@SOURCES
+def test_columns_that_are_added_to_a_batch_do_not_come_back(source):
+    buffer = source()
     for _ in range(5):
         batch = buffer.sample(32)
         assert list(batch) == list(CARTPOLE)
         batch["more"] = batch.pop("state")
 
 
-def test_many_batches_that_are_held_are_all_different():
-    buffer = narrow()
+@SOURCES
+def test_many_batches_that_are_held_are_all_different(source):
+    buffer = source()
     held = [buffer.sample(32) for _ in range(50)]
     assert len({batch["state"].ctypes.data for batch in held}) == 50
     addresses = [array.ctypes.data for batch in held for array in batch.values()]
