@@ -309,19 +309,60 @@ def draw_below(bit_generator, int64_t bound, Py_ssize_t num):
     return new_array(block, block.memory.data, INT64, dims, 1)
 
 
-def rounded_counts(bit_generator, list ends, Py_ssize_t num):
-    """How many of `num` rows each part of a batch has; all `ends`, one for each part but the last, are rounded up or
-    down by the same random number of the generator, of which the caller has the lock."""
-    cdef bitgen_t* source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-    cdef double by = source.next_double(source.state)
-    cdef Py_ssize_t first = 0, stop
-    cdef list counts = []
-    for end in ends:
-        stop = <Py_ssize_t>(<double>end + by)
-        counts.append(stop - first)
-        first = stop
-    counts.append(num - first)
-    return counts
+@cython.final
+cdef class MixedCounts:
+    """The number of a mixture's next batch, and how many rows of it each part has if the shares are constant.
+
+    Any number of threads may use it: a call is done before another thread could take the GIL.
+
+    Attributes:
+        number: of the next batch.
+        ends: rows of a batch -> where each part but the last one ends, for sizes whose counts are rounded.
+        whole: rows of a batch -> rows of each part, for sizes whose counts are the same in each batch.
+    """
+
+    cdef public int64_t number
+    cdef readonly dict ends
+    cdef readonly dict whole
+    cdef object bit_generator
+    cdef bitgen_t* source
+
+    def __cinit__(self, bit_generator, int64_t number):
+        self.bit_generator, self.number, self.ends, self.whole = bit_generator, number, {}, {}
+        self.source = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+
+    def restore(self, int64_t number, dict state):
+        """Goes on from this number and state of the generator; changes nothing if the state cannot be used."""
+        self.bit_generator.state = state
+        self.number = number
+
+    def next_number(self):
+        """The number of the next batch, which is taken by that."""
+        self.number += 1
+        return self.number - 1
+
+    def next_counts(self, Py_ssize_t num):
+        """Rows of each part in the next batch of `num` rows; None, and no batch is taken, if the size is not known."""
+        cdef list counts = self.whole.get(num)
+        if counts is None:
+            ends = self.ends.get(num)
+            if ends is None:
+                return None
+            counts = self.rounded(ends, num)
+        self.number += 1
+        return counts
+
+    def rounded(self, list ends, Py_ssize_t num):
+        """Rows of each part: all ends are rounded up or down by the same random number."""
+        cdef double by = self.source.next_double(self.source.state)
+        cdef Py_ssize_t first = 0, stop
+        cdef list counts = []
+        for end in ends:
+            stop = <Py_ssize_t>(<double>end + by)
+            counts.append(stop - first)
+            first = stop
+        counts.append(num - first)
+        return counts
 
 
 def place_frames(frames, Py_ssize_t outer, list indices, list columns, positions):
@@ -1805,6 +1846,7 @@ cdef class MixedRings:
     cdef Pool pool
     cdef Py_ssize_t num_keys
     cdef Py_ssize_t row_nbytes
+    cdef readonly Py_ssize_t max_unchecked_rows  # of a batch that is made without a check of the memory left
     cdef Key* keys  # [num_keys]
     cdef int* places  # [rings, most_keys], position of each column of a ring in a batch, or -1
     cdef Py_ssize_t most_keys
@@ -1826,6 +1868,7 @@ cdef class MixedRings:
         for i in range(self.num_keys):
             set_shape(&self.keys[i], shapes[i], dtypes[i].itemsize)
             self.row_nbytes += self.keys[i].nbytes
+        self.max_unchecked_rows = UNCHECKED // max(self.row_nbytes, <Py_ssize_t>1)
         for at in range(len(rings)):
             ring = rings[at]
             for i in range(0 if ring is None else ring.state.num_keys):
@@ -1871,6 +1914,18 @@ cdef class MixedRings:
         if kept is None:
             kept = new_kept(self.arrays(block, columns, num, num_batches), block, columns, num, num_batches)
         return handed_out(self.kept, kept)
+
+    cdef dict drawn_quickly(self, n, MixedCounts counts, list left):
+        """`sample` of `n` rows, if that is a number that needs no check and whose parts are known; else None."""
+        cdef long long num
+        cdef int overflow = 0
+        if not PyLong_CheckExact(n):
+            return None
+        num = PyLong_AsLongLongAndOverflow(n, &overflow)
+        if overflow != 0 or not 0 < num <= self.max_unchecked_rows:
+            return None
+        parts = counts.next_counts(num)
+        return None if parts is None else self.sample(num, 0, parts, left)
 
     cdef Block new_batch(self, Py_ssize_t total):
         """A block that begins with the addresses of a batch's columns."""
@@ -2044,6 +2099,24 @@ def sample_method(slow, translated):
             return slow(self, n, replace=replace, out=out, beta=beta, as_=as_)
         except RingError as error:
             raise translated(ring, error) from None
+
+    return sample
+
+
+def mixed_sample_method(slow):
+    """`sample(self, n, ...)` of a mixture, whose `_rings` draw `n` rows if no option is given and `_counts` knows their
+    parts; else `slow` does. Parts that rings do not hold are left to `_complete(batch, left)`.
+    """
+    def sample(self, n, *, replace=True, beta=None, as_=None):
+        rings = self._rings
+        if rings is not None and replace is True and beta is None and as_ is None:
+            left = []
+            batch = (<MixedRings?>rings).drawn_quickly(n, <MixedCounts?>self._counts, left)
+            if batch is not None:
+                if left:
+                    self._complete(batch, left)
+                return batch
+        return slow(self, n, replace=replace, beta=beta, as_=as_)
 
     return sample
 

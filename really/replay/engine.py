@@ -22,6 +22,7 @@ from really.replay._ring import (
     Ring,
     RingError,
     TooManyFramesError,
+    mixed_sample_method,
     put_method,
     row_stride,
     sample_method,
@@ -131,6 +132,11 @@ def puts_in_ring(slow: Method) -> Method:
 def draws_in_ring(slow: Method) -> Method:
     """Decorates `sample` of a buffer: compiled code draws a plain batch of a ring; `slow` draws all others."""
     return cast(Method, functools.wraps(slow)(sample_method(slow, translated)))
+
+
+def draws_in_rings(slow: Method) -> Method:
+    """Decorates `sample` of a mixture: compiled code draws a batch of rings alone; `slow` draws all others."""
+    return cast(Method, functools.wraps(slow)(mixed_sample_method(slow)))
 
 
 def _too_many_frames(ring: Ring, key: int, num_alone: int, num_rows: int, num_in: int) -> NotEnoughMemoryError:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from really.data.schema import Spec
 from really.errors import EmptyBufferError
 from really.replay._ring import MixedRings, Ring
-from really.replay.arguments import unchecked_rows
 from really.replay.buffer import ReplayBuffer
 from really.replay.compact import fitting
 from really.replay.drawn import DrawnRows
@@ -45,7 +44,7 @@ class MixedParts:
         dtypes, shapes = [dtype for dtype, _ in spec.values()], [shape for _, shape in spec.values()]
         index, weight = (INDEX, WEIGHT) if has_priorities else (None, None)
         self._mixed = MixedRings(list(spec), dtypes, shapes, self._rings, index, weight, source)
-        self.max_unchecked_rows = unchecked_rows(spec)
+        self.max_unchecked_rows = self._mixed.max_unchecked_rows
 
     def sample(self, num: int, num_batches: int, counts: list[int], replace: bool, beta: float | None) -> Batch:
         """A batch [num, ...] or [num_batches, num, ...]; `counts` has the rows of each part, batch after batch.
@@ -58,10 +57,24 @@ class MixedParts:
         if left:
             axes, total = (2, num * num_batches) if num_batches else (1, num)
             rows = {key: column.reshape(total, *column.shape[axes:]) for key, column in batch.items()}
-            for at, first, count in left:
-                part = {key: column[first : first + count] for key, column in rows.items()}
-                self._copy(at, count, part, replace, beta)
+            self.complete(rows, left, replace, beta)
         return batch
+
+    @property
+    def rings(self) -> MixedRings | None:
+        """What draws whole batches; None if a buffer draws its part itself, or a sampler draws numbers of rows."""
+        return None if self._draw_numbers or None in self._rings else self._mixed
+
+    def complete(
+        self, rows: Batch, left: list[tuple[int, int, int]], replace: bool = True, beta: float | None = None
+    ) -> None:
+        """Draws the parts that are yet to be written: (buffer, first of the rows, count).
+
+        Raises the error of a buffer that cannot give its rows.
+        """
+        for at, first, count in left:
+            part = {key: column[first : first + count] for key, column in rows.items()}
+            self._copy(at, count, part, replace, beta)
 
     def _drawn(self, counts: list[int], beta: float | None) -> list[Numbers | None]:
         """Row numbers and weights of the parts whose samplers draw numbers; None for the others."""

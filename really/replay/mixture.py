@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from really._utils.names import OF_BUFFERS, tells_names
 from really.data.schema import ColumnSpec, Spec
 from really.errors import EmptyBufferError, InvalidTypeError, InvalidValueError
-from really.replay import arguments, tf_datasets
+from really.replay import arguments, engine, tf_datasets
+from really.replay._ring import MixedCounts, MixedRings
 from really.replay.batches import Batches
 from really.replay.drawn import DrawnRows
 from really.replay.mixed_parts import MixedParts
@@ -71,6 +72,8 @@ class Mixture:
             raise InvalidValueError(f"source: expected another name than those of priorities, got {source!r}")
         self._spec: Spec | None = None
         self._parts: MixedParts | None = None
+        self._rings: MixedRings | None = None
+        self._counts: MixedCounts | None = None
         if self.batch_spec is not None:
             self._note_missing()
 
@@ -119,6 +122,7 @@ class Mixture:
         """
         return self._shares.of(number)
 
+    @engine.draws_in_rings
     def sample(self, n: arguments.Size, *, replace: bool = True, beta: float | None = None, as_: None = None) -> Batch:
         """A batch, key -> [n, ...], or [k, n, ...] for `n` = (k, n): 64-byte-aligned arrays, the caller's to keep.
 
@@ -138,8 +142,6 @@ class Mixture:
         if replace is not True or beta is not None:
             self.sampler.check(replace, beta)
         parts = self._parts or self._known_parts()
-        if type(n) is int and 0 < n <= parts.max_unchecked_rows:
-            return parts.sample(n, 0, self._shares.next_counts(n), replace, beta)
         num, num_batches = arguments.checked_size(n)
         if (total := num * max(num_batches, 1)) > parts.max_unchecked_rows:
             arguments.refuse_big_batch("a batch", total, self._spec)
@@ -197,7 +199,7 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, Any]:
         """Buffers, weights and generator, for a pickle."""
-        return self.__dict__ | {"_parts": None}
+        return self.__dict__ | {"_parts": None, "_rings": None, "_counts": None}
 
     def _set_states(self, state: Mapping[str, Any]) -> None:
         for at, buffer in enumerate(self._buffers):
@@ -211,7 +213,12 @@ class Mixture:
             self._buffers[at].check_open("sample")
             raise EmptyBufferError(f"sample: expected buffers that hold rows, got buffer {at} empty; put some first")
         self._parts = MixedParts(self._buffers, spec, self._source, bool(self._priority_keys))
+        self._rings, self._counts = self._parts.rings, self._shares.compiled
         return self._parts
+
+    def _complete(self, batch: Batch, left: list[tuple[int, int, int]]) -> None:
+        assert self._parts is not None
+        self._parts.complete(batch, left)
 
     def _without_schema(self) -> list[int]:
         """The buffers that have no schema yet and may give rows: their weight is not 0 for good."""

@@ -15,7 +15,7 @@ from really._utils.checks import checked_number
 from really._utils.forks import ForkGroup, Order
 from really.errors import InvalidValueError, one_of
 from really.replay import arguments
-from really.replay._ring import rounded_counts
+from really.replay._ring import MixedCounts
 
 Weight = float | Callable[[int], float]
 """A weight, or a function from the number of the batch (0, 1, ...) to it."""
@@ -35,6 +35,9 @@ class Shares:
             sampling: Madow 1949); "binomial" draws the part of each row by itself.
         seed: seeds the rounding, or the drawing.
 
+    Attributes:
+        compiled: the number of the next batch, and the parts of batches whose shares are constant and counts exact.
+
     Raises InvalidValueError or InvalidTypeError if an argument cannot be used.
     """
 
@@ -44,11 +47,9 @@ class Shares:
         self.weights, self.counts = tuple(weights), counts
         bits = arguments.bit_generator(seed)
         self._bits, self._generator = bits, np.random.Generator(bits)
-        self._number = 0
+        self.compiled = MixedCounts(bits, 0)
         first = self._of(0)
         self._constant = None if any(map(callable, self.weights)) else first
-        self._ends: dict[int, list[float]] = {}
-        self._whole: dict[int, list[int]] = {}
         self.reset_after_fork()
 
     def of(self, number: int) -> NDArray[np.float64]:
@@ -62,22 +63,21 @@ class Shares:
         """Rows of each part in the next batches of `n` rows, batch after batch."""
         with self._lock:
             if num_batches == 1:
-                if (whole := self._whole.get(n)) is None:
-                    return self._next(n)
-                self._number += 1
-                return whole
+                return self._next(n)
             return [count for _ in range(num_batches) for count in self._next(n)]
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next batch, and the state of the generator."""
         with self._lock:
-            return {"number": self._number, "generator": dict(self._bits.state)}
+            while True:
+                number, state = self.compiled.number, dict(self._bits.state)
+                if self.compiled.number == number:  # no other thread has drawn in between
+                    return {"number": number, "generator": state}
 
     def load_state_dict(self, state: Any) -> None:
         """Continues from what `state_dict` gave; raises TypeError, ValueError or KeyError for anything else."""
         with self._lock:
-            self._bits.state = dict(state["generator"])
-            self._number = int(state["number"])
+            self.compiled.restore(int(state["number"]), dict(state["generator"]))
 
     def reset_after_fork(self) -> None:
         """Replaces the lock, which another thread may have held."""
@@ -85,11 +85,15 @@ class Shares:
         _live.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_generator")}
+        left_out = ("_lock", "_generator", "compiled")
+        return {name: value for name, value in self.__dict__.items() if name not in left_out} | {
+            "number": self.compiled.number
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        number = state.pop("number")
         self.__dict__.update(state)
-        self._generator = np.random.Generator(self._bits)
+        self._generator, self.compiled = np.random.Generator(self._bits), MixedCounts(self._bits, number)
         self.reset_after_fork()
 
     def _of(self, number: int) -> list[float]:
@@ -106,22 +110,19 @@ class Shares:
         return [weight / total for weight in weights]
 
     def _next(self, n: int) -> list[int]:
-        number = self._number
-        self._number += 1
-        if (whole := self._whole.get(n)) is not None:
-            return whole
-        if (ends := self._ends.get(n)) is not None:
-            return rounded_counts(self._bits, ends, n)
+        if (counts := self.compiled.next_counts(n)) is not None:
+            return counts
+        number = self.compiled.next_number()
         shares = self._of(number) if self._constant is None else self._constant
         if self.counts == "binomial":
             return list(map(int, self._generator.multinomial(n, shares)))
         ends = _ends(shares, n)
         whole = _whole(ends, n)
         if self._constant is not None and whole is not None:
-            self._whole[n] = whole
+            self.compiled.whole[n] = whole
         elif self._constant is not None:
-            self._ends[n] = ends
-        return whole or rounded_counts(self._bits, ends, n)
+            self.compiled.ends[n] = ends
+        return whole or self.compiled.rounded(ends, n)
 
 
 _live = ForkGroup(Order.SAMPLERS, in_child=Shares.reset_after_fork)

@@ -291,6 +291,18 @@ def test_a_copy_draws_what_comes_next(how):
     assert drawn(again, 4) == drawn(mixture, 4)
 
 
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.3, 0.7), (lambda number: number % 3, 1.0)])
+@pytest.mark.parametrize("counts", ["exact", "binomial"])
+@pytest.mark.parametrize("second", [{}, {"alpha": 0.6}], ids=["uniform", "prioritized"])
+def test_a_number_of_rows_draws_what_one_batch_of_several_does(weights, counts, second):
+    one, several = (mixture_of(weights, second, counts=counts, seed=7) for _ in range(2))
+    for n in (1, 10, 33, 10, 256, 33):
+        for _ in range(4):
+            batch, batches = one.sample(n), several.sample((1, n))
+            assert all(np.array_equal(batch[key], batches[key][0]) for key in batches)
+    assert one.state_dict()["number"] == several.state_dict()["number"] == 24
+
+
 def test_without_replacement():
     mixture = mixture_of((1, 1), {})
     batch = mixture.sample(60, replace=False)
