@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
             timer.start()
             data = manager.get_data()
             timer.join()
+            await_end(victim)  # a call may be over before the kill, and `info` may still see its victim
             assert len(data["reward"]) == 20_000
             check_rows(data)
             # An environment never repeats a count; one in a restarted runner starts at 0 again.
@@ -72,6 +74,16 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
         runners = manager.info()["runners"]
     assert sum(runner["restarts"] for runner in runners) == kills
     assert caplog.text.count("was lost and is restarted") == kills
+
+
+def await_end(pid: int) -> None:
+    """Waits until a process that was killed is gone."""
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("ray_runtime")
