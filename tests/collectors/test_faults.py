@@ -56,7 +56,7 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
     with make(env_config={"length": 10**6}, total_steps=20_000, num_steps=100, num_workers=2) as manager:
         manager.get_data()
         for _ in range(kills):
-            victim = int(rng.choice([runner["pid"] for runner in manager.info()["runners"] if runner["pid"]]))
+            victim = int(rng.choice(pids_of_runners(manager)))
             timer = threading.Timer(rng.random() * 0.15, os.kill, (victim, signal.SIGKILL))
             timer.start()
             data = manager.get_data()
@@ -74,6 +74,13 @@ def kill_runners(kills: int, caplog: pytest.LogCaptureFixture) -> None:
         runners = manager.info()["runners"]
     assert sum(runner["restarts"] for runner in runners) == kills
     assert caplog.text.count("was lost and is restarted") == kills
+
+
+def pids_of_runners(manager: SampleManager) -> list[int]:
+    """Of those that have started; if all were lost, a call waits for new ones."""
+    while not (found := [runner["pid"] for runner in manager.info()["runners"] if runner["pid"]]):
+        manager.get_data()
+    return found
 
 
 def await_end(pid: int) -> None:
