@@ -236,6 +236,19 @@ cdef bint is_as_it_was(KeptBatch kept, const Key* keys, list dtypes) except -1:
     return True
 
 
+cdef Py_ssize_t unchecked_size(n, Py_ssize_t most) except -1:
+    """`n` if it is an int from 1 to `most`; else 0.
+
+    To check that in Python takes longer than to copy ten narrow rows.
+    """
+    cdef long long num
+    cdef int overflow = 0
+    if not PyLong_CheckExact(n):
+        return 0
+    num = PyLong_AsLongLongAndOverflow(n, &overflow)
+    return <Py_ssize_t>num if overflow == 0 and 0 < num <= most else 0
+
+
 cdef KeptBatch new_kept(dict columns, Block block, char** addresses, Py_ssize_t num, Py_ssize_t num_batches):
     """A batch that was just made."""
     cdef KeptBatch kept = KeptBatch.__new__(KeptBatch)
@@ -341,7 +354,7 @@ cdef class MixedCounts:
         self.number += 1
         return self.number - 1
 
-    def next_counts(self, Py_ssize_t num):
+    cpdef list next_counts(self, Py_ssize_t num):
         """Rows of each part in the next batch of `num` rows; None, and no batch is taken, if the size is not known."""
         cdef list counts = self.whole.get(num)
         if counts is None:
@@ -352,7 +365,7 @@ cdef class MixedCounts:
         self.number += 1
         return counts
 
-    def rounded(self, list ends, Py_ssize_t num):
+    cpdef list rounded(self, list ends, Py_ssize_t num):
         """Rows of each part: all ends are rounded up or down by the same random number."""
         cdef double by = self.source.next_double(self.source.state)
         cdef Py_ssize_t first = 0, stop
@@ -1291,18 +1304,9 @@ cdef class Ring:
         return self.drawn(self, num, num_batches, distinct, out)
 
     cdef dict drawn_quickly(self, n):
-        """`sample(n)` if `n` is an int from 1 to `max_unchecked_rows`; else, as where there are no rows, None.
-
-        To check that in Python takes longer than to copy ten narrow rows.
-        """
-        cdef long long num
-        cdef int overflow = 0
-        if not PyLong_CheckExact(n):
-            return None
-        num = PyLong_AsLongLongAndOverflow(n, &overflow)
-        if overflow != 0 or not 0 < num <= self.max_unchecked_rows:
-            return None
-        return self.drawn(self, num, 0, False, None)
+        """`sample(n)` if `n` is an int from 1 to `max_unchecked_rows`; else, as where there are no rows, None."""
+        cdef Py_ssize_t num = unchecked_size(n, self.max_unchecked_rows)
+        return None if num == 0 else self.drawn(self, num, 0, False, None)
 
     def sample_of(
         self, Ring drawing not None, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, dict out=None
@@ -1324,10 +1328,8 @@ cdef class Ring:
         )
         if not self.draw_into(block, drawing, total, num, distinct):
             return None
-        if kept is None and keeps:
-            kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
         if keeps:
-            return handed_out(self.kept, kept)
+            return self.handed_out(kept, block, num, num_batches)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     cdef bint draw_into(
@@ -1467,10 +1469,8 @@ cdef class Ring:
         cdef Block block = kept.block if kept is not None else self.new_batch(total, out, n_step=n_step)
         if not self.take_into(block, &rows[0] if total > 0 else NULL, total, by_number):
             return None
-        if kept is None and keeps:
-            kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
         if keeps:
-            return handed_out(self.kept, kept)
+            return self.handed_out(kept, block, num, num_batches)
         return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
 
     def take_column(self, name, const int64_t[::1] rows):
@@ -1791,6 +1791,12 @@ cdef class Ring:
         """Whether the arrays of a batch of single transitions are handed out again."""
         return num_rows * self.row_nbytes <= MOST_KEPT and self.state.num_sharings == 0
 
+    cdef dict handed_out(self, KeptBatch kept, Block block, Py_ssize_t num, Py_ssize_t num_batches):
+        """The columns of a batch; `kept` has them already, unless it is None."""
+        if kept is None:
+            kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
+        return handed_out(self.kept, kept)
+
     cdef dict filled(self, Block block, dict out):
         """The caller's arrays, to which the batch has been written."""
         if block.batch.misses_frames:
@@ -1916,15 +1922,9 @@ cdef class MixedRings:
         return handed_out(self.kept, kept)
 
     cdef dict drawn_quickly(self, n, MixedCounts counts, list left):
-        """`sample` of `n` rows, if that is a number that needs no check and whose parts are known; else None."""
-        cdef long long num
-        cdef int overflow = 0
-        if not PyLong_CheckExact(n):
-            return None
-        num = PyLong_AsLongLongAndOverflow(n, &overflow)
-        if overflow != 0 or not 0 < num <= self.max_unchecked_rows:
-            return None
-        parts = counts.next_counts(num)
+        """`sample` of `n` rows if `n` is an int from 1 to `max_unchecked_rows` whose parts are known; else None."""
+        cdef Py_ssize_t num = unchecked_size(n, self.max_unchecked_rows)
+        cdef list parts = None if num == 0 else counts.next_counts(num)
         return None if parts is None else self.sample(num, 0, parts, left)
 
     cdef Block new_batch(self, Py_ssize_t total):

@@ -14,7 +14,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from choice cimport explores, exploring_choice, first_largest_sum
+from choice cimport explores, exploring_choice, first_largest_sum, uniform_choice
 from columns cimport Column, write_rows
 from finite cimport are_finite_doubles, are_finite_singles
 
@@ -245,7 +245,7 @@ cdef class DiscreteSampler:
         cdef cnp.ndarray chosen = cnp.PyArray_EMPTY(1, &num, cnp.NPY_INT64, 0)
         cdef int64_t* to = <int64_t*>cnp.PyArray_DATA(chosen)
         for env in range(self.envs):
-            to[env] = self.start + <int64_t>(noise[env * ahead] * self.scale)
+            to[env] = self.start + uniform_choice(noise[env * ahead], self.scale)
         return chosen
 
     cdef void choose(

@@ -32,12 +32,17 @@ cdef inline Py_ssize_t first_largest_sum(
 
 
 cdef inline bint explores(double noise, double scale, Py_ssize_t num) noexcept nogil:
-    """Whether noise < num / scale. The choice is <Py_ssize_t>(noise * scale) then, which is uniform."""
+    """Whether noise < num / scale, so that the choice is `uniform_choice`."""
     return noise * scale < <double>num
+
+
+cdef inline Py_ssize_t uniform_choice(double noise, double scale) noexcept nogil:
+    """The choice of a number that `explores`, which the same number decides."""
+    return <Py_ssize_t>(noise * scale)
 
 
 cdef inline Py_ssize_t exploring_choice(
     const floating* values, double noise, double scale, Py_ssize_t num
 ) noexcept nogil:
     """A uniform choice if it `explores`, else the first of the largest values."""
-    return <Py_ssize_t>(noise * scale) if explores(noise, scale, num) else first_largest(values, num)
+    return uniform_choice(noise, scale) if explores(noise, scale, num) else first_largest(values, num)
