@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from really.cli.walks import walked
 from really.data.spaces import dtype_of, flatten, leaf_spaces
-from really.envs.environment import NO_LIMIT, Environment
+from really.envs.environment import NO_LIMIT, Environment, SeenEnvironment
 from really.envs.make import batch_of_instance
 from really.envs.received import as_numbers
 from really.envs.results import StepResult, fits
@@ -51,34 +51,24 @@ def contract(spec: EnvironmentSpec, steps: int) -> dict[str, str]:
     }
 
 
-class Observed(Environment):
+class Observed(SeenEnvironment):
     """An environment whose observations and ends of episodes are looked at, as it returns them."""
 
     def __init__(self, environment: Environment, findings: Findings, limit: TimeLimit) -> None:
-        super().__init__(environment.env, environment.limit)
-        self._inner, self._findings, self._limit = environment, findings, limit
-        self.step = self._observed_step
-        self.is_known = True
+        super().__init__(environment)
+        self._findings, self._limit = findings, limit
         self._count, self._episode = 0, -1
 
-    def reset(self, seed: int | None = None) -> Any:
-        """Starts an episode."""
-        observation = self._inner.reset(seed)
-        self.info = self._inner.info
+    def see_start(self, observation: Any) -> None:
+        """Looks at the first observation of an episode."""
         self._count, self._episode = 0, self._episode + 1
         self._findings.see(observation, f"reset of episode {self._episode}")
-        return observation
 
-    def close(self) -> None:
-        """Closes the environment."""
-        self._inner.close()
-
-    def _observed_step(self, action: Any) -> StepResult:
-        result = self._inner.step(action)
+    def see_step(self, result: StepResult) -> None:
+        """Looks at what a step returned."""
         self._findings.see(result[0], f"step {self._count} of episode {self._episode}")
         self._count += 1
         self._limit.see(self._count, is_truncated=bool(result[3]))
-        return result
 
 
 class Findings:

@@ -126,6 +126,46 @@ class Environment:
                 space.seed(seed)
 
 
+class SeenEnvironment(Environment):
+    """An environment that a subclass sees: its hooks are called within `reset` and `step`.
+
+    A batch resets an environment within the step that ends its episode, so the last state is not visible from outside.
+
+    Attributes:
+        inner: the environment itself.
+    """
+
+    def __init__(self, inner: Environment) -> None:
+        super().__init__(inner.env, inner.limit)
+        self.inner = inner
+        self.step = self._seen_step
+        self.is_known = True
+
+    def reset(self, seed: int | None = None) -> Any:
+        """Starts an episode."""
+        observation = self.inner.reset(seed)
+        self.info = self.inner.info
+        self.see_start(observation)
+        return observation
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.inner.close()
+
+    def see_start(self, observation: Any) -> None:
+        """Called with what a reset returned."""
+        raise NotImplementedError
+
+    def see_step(self, result: StepResult) -> None:
+        """Called with what a step returned."""
+        raise NotImplementedError
+
+    def _seen_step(self, action: Any) -> StepResult:
+        result = self.inner.step(action)
+        self.see_step(result)
+        return result
+
+
 def _method(env: Any, name: str) -> Callable[[], Any] | None:
     """A method that an environment, or one that it wraps, has itself. Returns None if there is none.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from really.envs.batch import EnvironmentBatch
-from really.envs.environment import Environment
+from really.envs.environment import Environment, SeenEnvironment
 from really.envs.make import batch_of_instance, make_batch
 from really.envs.results import StepResult
 from really.envs.spec import EnvironmentSpec
@@ -73,34 +73,25 @@ class Watcher:
         """Called after the environment has been closed."""
 
 
-class Watched(Environment):
-    """An environment that shows each state to a watcher, the last state of an episode included.
-
-    A batch resets an environment within the step that ends its episode, so the last state is not visible from outside.
-    """
+class Watched(SeenEnvironment):
+    """An environment that shows each state to a watcher, the last state of an episode included."""
 
     def __init__(self, environment: Environment, watcher: Watcher) -> None:
-        super().__init__(environment.env, environment.limit)
-        self._inner, self._watcher = environment, watcher
-        self.step = self._watched_step
-        self.is_known = True
-
-    def reset(self, seed: int | None = None) -> Any:
-        """Starts an episode."""
-        observation = self._inner.reset(seed)
-        self.info = self._inner.info
-        self._watcher.see(self._inner, is_start=True)
-        return observation
+        super().__init__(environment)
+        self._watcher = watcher
 
     def close(self) -> None:
         """Closes the environment, then calls the watcher's `leave`."""
-        self._inner.close()
+        super().close()
         self._watcher.leave()
 
-    def _watched_step(self, action: Any) -> StepResult:
-        result = self._inner.step(action)
-        self._watcher.see(self._inner, is_start=False)
-        return result
+    def see_start(self, observation: Any) -> None:
+        """Shows the first state of an episode."""
+        self._watcher.see(self.inner, is_start=True)
+
+    def see_step(self, result: StepResult) -> None:
+        """Shows the state after a step."""
+        self._watcher.see(self.inner, is_start=False)
 
 
 def watched_batch(
