@@ -393,35 +393,52 @@ def test_the_installed_script_finds_the_environment_in_the_users_folder(tmp_path
     assert json.loads(done.stdout)["terminated"] >= 0
 
 
+FAILING = """from tests.environments import Counter
+class Failing(Counter):
+    def step(self, action):
+        return {}['reward']
+"""
+OUTSIDE = """from gymnasium import spaces
+from tests.environments import Counter
+class Outside(Counter):
+    observation_space = property(lambda self: spaces.Discrete(4), lambda self, space: None)
+    def _show(self):
+        return self.count
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "start", "end"),
+    [
+        (
+            "failing:Failing",
+            FAILING,
+            "really check: environment 'Failing', number 0 of the batch, ",
+            ": KeyError: 'reward' ({folder}/failing.py:4)",
+        ),
+        (
+            "outside:Outside",
+            OUTSIDE,
+            "really check: environment 'Outside', number ",
+            "expected whole numbers from 0 to 3, as declared, got 4 of dtype int64",
+        ),
+    ],
+    ids=["a line of the user", "none of the user"],
+)
 def test_an_error_of_an_environment_is_one_line_with_its_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    text: str,
+    start: str,
+    end: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "failing.py").write_text(
-        "from tests.environments import Counter\n"
-        "class Failing(Counter):\n"
-        "    def step(self, action):\n"
-        "        return {}['reward']\n"
-    )
+    (tmp_path / name.partition(":")[0]).with_suffix(".py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    line = failed(capsys, "check", "failing:Failing")
-    assert line.startswith("really check: environment 'Failing', number 0 of the batch, ")
-    assert line.endswith(f": KeyError: 'reward' ({tmp_path / 'failing.py'}:4)")
-
-
-def test_an_error_that_no_line_of_the_user_raises_names_no_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "outside.py").write_text(
-        "from gymnasium import spaces\n"
-        "from tests.environments import Counter\n"
-        "class Outside(Counter):\n"
-        "    observation_space = property(lambda self: spaces.Discrete(4), lambda self, space: None)\n"
-        "    def _show(self):\n"
-        "        return self.count\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    line = failed(capsys, "check", "outside:Outside")
-    assert line.endswith("expected whole numbers from 0 to 3, as declared, got 4 of dtype int64")
+    line = failed(capsys, "check", name)
+    assert line.startswith(start)
+    assert line.endswith(end.format(folder=tmp_path))
 
 
 def test_bench_names_the_documented_rates(capsys: pytest.CaptureFixture[str]) -> None:
