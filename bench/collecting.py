@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.fresh import ROOT, said
 from bench.published import publish
 
-ROOT = Path(__file__).parent.parent
 CARTPOLE = {1: 200_000, 2: 400_000, 8: 400_000, 64: 2_000_000}
 # Pong in three packages: ale_py's vector environment, gymnasium's wrappers around single games, EnvPool.
 PONG = ("Pong", "Pong in gymnasium", "Pong in EnvPool")
@@ -122,16 +121,6 @@ def sb3(number: int) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def turn(python: str, *arguments: object) -> float:
-    """Output of a fresh process."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [python, "-m", "bench.collecting", "--one", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
-
-
 def measure(rounds: int, other: str | None, only: str | None) -> dict[str, dict[str, float]]:
     """Median steps/s of every competitor in every case."""
     results = {}
@@ -150,7 +139,8 @@ def measure(rounds: int, other: str | None, only: str | None) -> dict[str, dict[
         for at in range(rounds):
             names = list(competitors)
             for name in names[at % len(names) :] + names[: at % len(names)]:
-                seen[name].append(turn(*competitors[name]))
+                python, *turn = competitors[name]
+                seen[name].append(float(said("bench.collecting", *turn, python=python)))
         results[f"{task} {number}"] = {name: statistics.median(rates) for name, rates in seen.items()}
         print(f"{task} {number}: {results[f'{task} {number}']}", flush=True)
     return results

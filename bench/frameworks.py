@@ -14,16 +14,15 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.fresh import ROOT, said
 from bench.published import publish
 
-ROOT = Path(__file__).parent.parent
 TITLES = {
     "tensorflow": "Keras, TensorFlow (LiteRT)",
     "torch": "PyTorch",
@@ -345,12 +344,7 @@ CASES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 def turn(*arguments: object) -> dict[str, Any]:
     """What a fresh process measures."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.frameworks", "--one", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(said("bench.frameworks", *arguments, OMP_NUM_THREADS="1"))
     return found
 
 

@@ -20,11 +20,19 @@ def pong_network() -> Any:
     import keras
 
     frames = keras.Input((4, 84, 84), dtype="uint8")
-    x = keras.ops.transpose(keras.ops.cast(frames, "float32") / 255.0, (0, 2, 3, 1))
+    pixels = keras.ops.transpose(keras.ops.cast(frames, "float32") / 255.0, (0, 2, 3, 1))
+    return keras.Model(frames, {"q_values": nature_head(pixels, 6)})
+
+
+def nature_head(pixels: Any, num_actions: int, dtype: str = "float32") -> Any:
+    """Q-values `[row, action]` of pixels `[row, height, width, frame]`; `dtype` is the policy of hidden layers."""
+    import keras
+
+    x, layers = pixels, keras.layers
     for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        x = keras.layers.Conv2D(filters, size, stride, activation="relu")(x)
-    x = keras.layers.Dense(512, activation="relu")(keras.layers.Flatten()(x))
-    return keras.Model(frames, {"q_values": keras.layers.Dense(6)(x)})
+        x = layers.Conv2D(filters, size, stride, activation="relu", dtype=dtype)(x)
+    x = layers.Dense(512, activation="relu", dtype=dtype)(layers.Flatten()(x))
+    return layers.Dense(num_actions, dtype="float32")(x)
 
 
 def actor() -> Any:

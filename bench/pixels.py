@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import models
+from bench.fresh import ROOT, said
 from bench.published import publish
 
-ROOT = Path(__file__).resolve().parents[1]
-ENVS, STACK, SCREEN, ACTIONS = 8, 4, 84, 6
+STACK, SCREEN, ACTIONS = 4, 84, 6
 START, WARM, STEPS, ROWS = 1_024, 1_024, 4_096, 20_000  # environment steps; rows of the buffers
 ROUNDS, SECONDS = 5, 0.5
 
@@ -108,22 +107,23 @@ def sb3() -> dict[str, float]:
     from stable_baselines3.common.vec_env import VecFrameStack
 
     gymnasium.register_envs(ale_py)
-    recipe, chunk = example().RECIPES["published"], example().CHUNK
+    module = example()
+    recipe, agents, chunk = module.RECIPES["published"], module.AGENTS, module.CHUNK
     game = {"frameskip": 1, "repeat_action_probability": 0.0}  # AtariWrapper skips frames itself
-    envs = VecFrameStack(make_atari_env("ALE/Pong-v5", n_envs=ENVS, env_kwargs=game), STACK)
+    envs = VecFrameStack(make_atari_env("ALE/Pong-v5", n_envs=agents, env_kwargs=game), STACK)
     learner = DQN(
         "CnnPolicy",
         envs,
         learning_rate=recipe.adam["learning_rate"],
-        batch_size=example().BATCH,
-        gamma=example().GAMMA,
+        batch_size=module.BATCH,
+        gamma=module.GAMMA,
         buffer_size=ROWS,
         learning_starts=START,
         train_freq=chunk,
-        gradient_steps=ENVS * chunk // recipe.steps_an_update,
+        gradient_steps=agents * chunk // recipe.steps_an_update,
         target_update_interval=recipe.steps_an_update * recipe.options["target_every"],
-        exploration_initial_eps=example().EPSILON_END,
-        exploration_final_eps=example().EPSILON_END,
+        exploration_initial_eps=module.EPSILON_END,
+        exploration_final_eps=module.EPSILON_END,
         device="cpu",
     )
     learner.learn(START + WARM)
@@ -149,7 +149,7 @@ def update(network: str) -> dict[str, float]:
         given = {name: getattr(recipe, name) for name in ("first", "convolutions", "hidden", "dueling")}
         given["num_actions"] = ACTIONS
     options = {"model_kwargs": given, "action_sampling_type": "epsilon_greedy", "epsilon": 1.0, "num_steps": 64}
-    with really.SampleManager(build, really.atari("pong"), ENVS, START, use_ray=False, **options) as manager:
+    with really.SampleManager(build, really.atari("pong"), module.AGENTS, START, use_ray=False, **options) as manager:
         manager.initialize_buffer(ROWS)
         manager.collect()
         adam = tf.keras.optimizers.Adam(**recipe.adam)
@@ -213,11 +213,8 @@ def nature(bfloat16: bool) -> Any:
 
     layers, dtype = keras.layers, "mixed_bfloat16" if bfloat16 else "float32"
     frames = keras.Input((STACK, SCREEN, SCREEN), dtype="uint8")
-    x = layers.Rescaling(1 / 255, dtype=dtype)(layers.Permute((2, 3, 1), dtype="uint8")(frames))
-    for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        x = layers.Conv2D(filters, size, stride, activation="relu", dtype=dtype)(x)
-    x = layers.Dense(512, activation="relu", dtype=dtype)(layers.Flatten()(x))
-    return keras.Model(frames, {"q_values": layers.Dense(ACTIONS, dtype="float32")(x)})
+    pixels = layers.Rescaling(1 / 255, dtype=dtype)(layers.Permute((2, 3, 1), dtype="uint8")(frames))
+    return keras.Model(frames, {"q_values": models.nature_head(pixels, ACTIONS, dtype)})
 
 
 def least(call: Callable[[], Any]) -> float:
@@ -234,12 +231,7 @@ TURNS: dict[str, Callable[..., dict[str, float]]] = {"ours": ours, "sb3": sb3, "
 
 def turn(*arguments: str, **variables: str) -> dict[str, float]:
     """What a fresh process measures."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    command = [sys.executable, "-m", "bench.pixels", "--one", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(said("bench.pixels", *arguments, **variables))
     print(f"{' '.join(arguments)}: {found}", file=sys.stderr, flush=True)
     return found
 
