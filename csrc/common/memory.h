@@ -152,22 +152,27 @@ static inline void really_aligned_free(void *lines) {
 }
 
 /* Prefetches one cache line to the first-level cache (L1) or the second (L2). Use L1 for a line that is read at once.
-   Use L2 for many lines at random places: L2 can have far more of them in flight. */
+   Use L2 for many lines at random places: L2 can have far more of them in flight.
+
+   GCC takes a function that only prefetches for one without effect and drops its calls. The empty assembly is an effect,
+   which no instruction belongs to. */
 static inline void really_prefetch_l1(const void *address) {
-#if defined(REALLY_SSE2)
-    _mm_prefetch((const char *)address, _MM_HINT_T0);
-#elif defined(__GNUC__)
+#if defined(__GNUC__)
     __builtin_prefetch(address, 0, 3);
+    __asm__ volatile("" : : "r"(address));
+#elif defined(REALLY_SSE2)
+    _mm_prefetch((const char *)address, _MM_HINT_T0);
 #else
     (void)address;
 #endif
 }
 
 static inline void really_prefetch_l2(const void *address) {
-#if defined(REALLY_SSE2)
-    _mm_prefetch((const char *)address, _MM_HINT_T1);
-#elif defined(__GNUC__)
+#if defined(__GNUC__)
     __builtin_prefetch(address, 0, 2);
+    __asm__ volatile("" : : "r"(address));
+#elif defined(REALLY_SSE2)
+    _mm_prefetch((const char *)address, _MM_HINT_T1);
 #else
     (void)address;
 #endif

@@ -5,17 +5,31 @@ from libc.string cimport memset
 
 from gather cimport NARROW
 from memory cimport REALLY_CACHE_LINE
-from record cimport Records, oldest_row, oldest_slot
-from row_copy cimport prefetch_lines
+from record cimport Field, Records, oldest_row, oldest_slot
 from values cimport Key
 from window_batch cimport WindowBatch
 
 cdef extern from "run_copy.h" nogil:
-    void really_copy_strided(char* to, const char* rows, size_t stride, size_t nbytes, size_t num) noexcept
+    ctypedef struct ReallyAhead:
+        const char* near
+        const char* near_end
+        const char* far
+        const char* far_end
+    void really_copy_strided(
+        char* to, const char* rows, size_t stride, size_t nbytes, size_t num, ReallyAhead* ahead
+    ) noexcept
 
 cdef enum:
     LEAST_RUN = 8  # rows; where runs are shorter on average, rows are copied one by one
-    LONGEST_RUN = 128  # rows that are copied before the next ones are prefetched
+    RUN_NBYTES = 8192  # of a run at most, so that it and the next one have room in the first-level cache
+    FAR = 3  # runs from the one that is copied to the one that is prefetched to the second-level cache
+
+cdef struct Run:
+    Py_ssize_t window
+    Py_ssize_t step  # in the window, of its first row
+    Py_ssize_t num  # rows; 0 if there is no run
+    Py_ssize_t num_before_end  # rows before the end of the ring's memory; the others are at the start of it
+    const char* rows
 
 
 cdef inline bint may_copy_runs(const Records* records, const WindowBatch* windows) noexcept nogil:
@@ -34,26 +48,35 @@ cdef inline bint may_copy_runs(const Records* records, const WindowBatch* window
 cdef inline void copy_runs(const Records* records, const WindowBatch* windows, char** columns) noexcept nogil:
     """Copies the rows of all windows to columns, without their padding, while it prefetches those that come next."""
     cdef int64_t origin = oldest_row(records) - oldest_slot(records)  # number of a row in slot 0, held or not
-    cdef Py_ssize_t place, num, num_ahead = 0, ahead = next_run(windows, 0, &num_ahead)
-    while num_ahead > 0:
-        place, num = ahead, num_ahead
-        ahead = next_run(windows, place + num, &num_ahead)
-        copy_run(
-            records, slot_of_number(records, origin, windows.numbers[place]), num, columns, place,
-            slot_of_number(records, origin, windows.numbers[ahead]) if num_ahead > 0 else 0, num_ahead,
-        )
+    cdef Py_ssize_t most = max(RUN_NBYTES // records.stride, <Py_ssize_t>1), i
+    cdef Run[FAR + 1] runs  # the one that is copied, and those that come next
+    runs[0].window = runs[0].step = runs[0].num = 0
+    find_run(records, origin, windows, most, &runs[0], &runs[0])
+    for i in range(FAR):
+        find_run(records, origin, windows, most, &runs[i], &runs[i + 1])
+    while runs[0].num > 0:
+        copy_run(records, runs, columns, runs[0].window * windows.length + runs[0].step)
+        for i in range(FAR):
+            runs[i] = runs[i + 1]
+        find_run(records, origin, windows, most, &runs[FAR], &runs[FAR])
 
 
-cdef inline Py_ssize_t next_run(const WindowBatch* windows, Py_ssize_t place, Py_ssize_t* num) noexcept nogil:
-    """Where the next run begins, from this place of the batch on, and how many rows it has; 0 if there is none."""
-    cdef Py_ssize_t window = place // windows.length, at = place - window * windows.length
-    if window < windows.num and at == windows.num_steps[window]:
-        window, at = window + 1, 0
-    num[0] = 0
+cdef inline void find_run(
+    const Records* records, int64_t origin, const WindowBatch* windows, Py_ssize_t most, const Run* before, Run* run
+) noexcept nogil:
+    """Finds the run of at most `most` rows that comes next."""
+    cdef Py_ssize_t window = before.window, step = before.step + before.num
+    cdef const int64_t* numbers
+    cdef int64_t slot
+    if window < windows.num and step == windows.num_steps[window]:
+        window, step = window + 1, 0
+    run.window, run.step, run.num, run.num_before_end, run.rows = window, step, 0, 0, records.data
     if window < windows.num:
-        place = window * windows.length + at
-        num[0] = length_of_run(windows.numbers + place, min(windows.num_steps[window] - at, <Py_ssize_t>LONGEST_RUN))
-    return place
+        numbers = windows.numbers + window * windows.length + step
+        slot = slot_of_number(records, origin, numbers[0])
+        run.num = length_of_run(numbers, min(windows.num_steps[window] - step, most))
+        run.num_before_end = min(run.num, records.num_slots - slot)
+        run.rows = records.data + slot * records.stride
 
 
 cdef inline void set_ages(int64_t* ages, const WindowBatch* windows, int64_t oldest) noexcept nogil:
@@ -87,34 +110,28 @@ cdef inline Py_ssize_t length_of_run(const int64_t* numbers, Py_ssize_t num) noe
     return i
 
 
-cdef inline void copy_run(
-    const Records* records, int64_t slot, Py_ssize_t num, char** columns, Py_ssize_t place, int64_t next_slot,
-    Py_ssize_t num_ahead,
-) noexcept nogil:
-    """Copies `num` rows from this slot on to columns, from row `place` of the batch on, field by field.
-
-    In between it prefetches `num_ahead` rows from `next_slot` on: all at once would wait for each other.
-    """
-    cdef Py_ssize_t before_end = min(num, records.num_slots - slot), k, ahead = 0, piece
-    cdef const char* next_row = records.data + next_slot * records.stride
-    cdef Py_ssize_t ahead_nbytes = min(num_ahead, records.num_slots - next_slot) * records.stride
-    piece = (ahead_nbytes // records.num_fields + REALLY_CACHE_LINE) // REALLY_CACHE_LINE * REALLY_CACHE_LINE
+cdef inline void copy_run(const Records* records, const Run* runs, char** columns, Py_ssize_t place) noexcept nogil:
+    """Copies the first of FAR + 1 runs to columns, from row `place` of the batch on, field by field. In between it
+    prefetches the second and the last."""
+    cdef const Run* run = &runs[0]
+    cdef const Run* far = &runs[FAR]
+    cdef const Field* field
+    cdef char* column
+    cdef Py_ssize_t k
+    cdef ReallyAhead ahead
+    ahead.near, ahead.near_end = runs[1].rows, runs[1].rows + runs[1].num_before_end * records.stride
+    ahead.far, ahead.far_end = far.rows, far.rows + far.num_before_end * records.stride
     for k in range(records.num_fields):
-        prefetch_lines(next_row + ahead, min(piece, ahead_nbytes - ahead))
-        ahead += min(piece, ahead_nbytes - ahead)
-        copy_slots(records, k, slot, before_end, columns[k], place)
-        if before_end < num:
-            copy_slots(records, k, 0, num - before_end, columns[k], place + before_end)
-
-
-cdef inline void copy_slots(
-    const Records* records, Py_ssize_t field, int64_t slot, Py_ssize_t num, char* column, Py_ssize_t place
-) noexcept nogil:
-    cdef Py_ssize_t nbytes = records.fields[field].nbytes
-    really_copy_strided(
-        column + place * nbytes, records.data + slot * records.stride + records.fields[field].offset,
-        records.stride, nbytes, num,
-    )
+        field = &records.fields[k]
+        column = columns[k] + place * field.nbytes
+        really_copy_strided(
+            column, run.rows + field.offset, records.stride, field.nbytes, run.num_before_end, &ahead
+        )
+        if run.num_before_end < run.num:
+            really_copy_strided(
+                column + run.num_before_end * field.nbytes, records.data + field.offset, records.stride, field.nbytes,
+                run.num - run.num_before_end, &ahead,
+            )
 
 
 cdef inline int64_t slot_of_number(const Records* records, int64_t origin, int64_t number) noexcept nogil:
