@@ -34,6 +34,7 @@ from segments cimport (
     release_if_empty,
     segment_at,
     segment_of_row,
+    slot_of,
 )
 from starts cimport EPISODES, STEPS, WINDOWS, Starts, bar, evict_before, list_starts, mark_after_append, to_starts
 from window_batch cimport TrajectoryParts
@@ -228,7 +229,7 @@ cdef class TrajectoryIndex:
         cdef cnp.npy_bool* flags = <cnp.npy_bool*>cnp.PyArray_DATA(found)
         for i in range(numbers.shape[0]):
             flags[i] = is_row(&self.rows, numbers[i]) and has_row(
-                &self.starts.rows, numbers[i] % self.rows.capacity
+                &self.starts.rows, slot_of(&self.rows, numbers[i])
             )
         return found
 

@@ -277,6 +277,21 @@ def pickled() -> Hash:
     return found
 
 
+def windows() -> Hash:
+    """Sequences of steps of one agent, as they come and behind removed rows, padded, and across episodes."""
+    found = Hash()
+    for options in ({}, {"burn_in": 3, "pad": True}, {"across_episodes": True}):
+        unit = ("sequences", {"length": 5, "checks_states": False, **options})
+        buffer = ReplayBuffer(2_000, seed=24, unit=unit)
+        for start in range(0, 3_000, 600):
+            buffer.put(narrow(start, 600))
+            found.add([buffer.sample(n) for n in (1, 64, 300, (3, 50))])
+            found.add(buffer.sample(40, replace=False))
+            buffer.remove(range(start, start + 60, 7))
+            found.add([buffer.sample(200), buffer.sample_indices(20, replace=False)])
+    return found
+
+
 def interchanged() -> Hash:
     found = Hash()
     for put in (narrow, mixed, frames):
@@ -439,7 +454,7 @@ EXACT: dict[str, Callable[[], Hash]] = {
     for run in (
         *(uniform, many_dtypes, without_replacement, single_rows, indices, into_arrays, several_steps),
         *(stacked_frames, frames_of_the_last_axis, shuffled_frames, past_the_cache),
-        *(half_life, removed_rows, interchanged),
+        *(half_life, removed_rows, windows, interchanged),
     )
 }
 ROUNDED: dict[str, Callable[[], Hash]] = {

@@ -19,6 +19,7 @@ HASHES = {
     "past_the_cache": "68c173cfbaa6cc05",
     "half_life": "3042d73957d0a117",
     "removed_rows": "85335e89f227623e",
+    "windows": "e6d3cc2a4c0f39f8",
     "interchanged": "e73006986bbe14c3",
 }
 

@@ -51,11 +51,13 @@ static inline const char *really_cpu_name(int level) {
 }
 
 /* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. The level AVX2
-   needs BMI2, too (left_rows.h). */
+   needs what counts and places bits, too (left_rows.h, ranks.h). */
 static inline int really_cpu_best(void) {
 #if defined(REALLY_DISPATCH)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return REALLY_CPU_AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return REALLY_CPU_AVX2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("popcnt"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") ? REALLY_CPU_AVX512
+                                                                                       : REALLY_CPU_AVX2;
 #endif
 #if defined(REALLY_SSE2)
     return REALLY_CPU_SSE2;

@@ -1,6 +1,7 @@
 """A set of slots as bits, with counts, so that the slot of any rank is found without a look at all bits."""
 
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
 from memory cimport really_pages_release, really_pages_reserve
 
@@ -8,28 +9,39 @@ cdef extern from "bits.h" nogil:
     int really_count_bits(uint64_t word) noexcept
     int really_select_bit(uint64_t word, int rank) noexcept
 
+cdef extern from "ranks.h" nogil:
+    enum:
+        FAN "REALLY_FAN"  # words of a group, groups of a larger group, and so on
+    void really_parts_of_ranks(const int64_t* counts, int64_t* groups, int64_t* ranks, size_t num) noexcept
+    void really_bits_of_ranks(const uint64_t* words, int64_t* groups, int64_t* ranks, size_t num) noexcept
+
 cdef enum:
     WORD = 64  # slots of a word
-    FAN = 16  # words of a group, groups of a larger group, and so on
-    FAN_BITS = 4
+    FAN_BITS = 3
     MAX_LEVELS = 16
+    RANK_BLOCK = 64  # ranks that are looked up at a time
 
 cdef struct RowSet:
     int64_t num  # slots in the set
     int64_t num_words
     int num_levels
-    int64_t lengths[MAX_LEVELS]  # groups of each level, at most FAN on the last one
-    uint64_t* words  # [num_words]
+    int64_t lengths[MAX_LEVELS]  # groups of each level, FAN on the last one
+    uint64_t* words  # [num_words]; the last ones may be empty, so that groups are whole, as the last groups of a level
     int64_t* counts[MAX_LEVELS]  # [lengths[level]], slots of the set in each group
+
+
+cdef inline int64_t to_whole_groups(int64_t num) noexcept nogil:
+    """`num` rounded up."""
+    return (num + FAN - 1) // FAN * FAN
 
 
 cdef inline bint allocate_row_set(RowSet* rows, int64_t num_slots) noexcept nogil:
     """Makes an empty set. Returns False if there is no memory."""
-    cdef int64_t length = (num_slots + WORD - 1) // WORD
+    cdef int64_t length = to_whole_groups((num_slots + WORD - 1) // WORD)
     cdef int level
     rows.num, rows.num_words, rows.num_levels = 0, length, 0
     while rows.num_levels == 0 or length > FAN:
-        length = (length + FAN - 1) // FAN
+        length = to_whole_groups(length // FAN)
         rows.lengths[rows.num_levels] = length
         rows.num_levels += 1
     rows.words = <uint64_t*>really_pages_reserve(row_set_nbytes(rows))
@@ -98,22 +110,18 @@ cdef inline int64_t rank_of_slot(const RowSet* rows, int64_t slot) noexcept nogi
     return rank
 
 
-cdef inline int64_t slot_of_rank(const RowSet* rows, int64_t rank) noexcept nogil:
-    """The slot with `rank` slots of the set before it, 0 <= rank < num."""
+cdef inline void to_slots(const RowSet* rows, int64_t* ranks, Py_ssize_t num) noexcept nogil:
+    """Replaces each rank, 0 <= rank < rows.num, by the slot with so many slots of the set before it."""
+    cdef int64_t[RANK_BLOCK] groups
+    cdef Py_ssize_t num_now
     cdef int level
-    cdef int64_t at = 0, count
-    for level in range(rows.num_levels - 1, -1, -1):
-        at *= FAN
-        while rank >= rows.counts[level][at]:
-            rank -= rows.counts[level][at]
-            at += 1
-    at *= FAN
-    count = really_count_bits(rows.words[at])
-    while rank >= count:
-        rank -= count
-        at += 1
-        count = really_count_bits(rows.words[at])
-    return at * WORD + really_select_bit(rows.words[at], <int>rank)
+    while num > 0:
+        num_now = min(num, <Py_ssize_t>RANK_BLOCK)
+        memset(groups, 0, sizeof(groups))
+        for level in range(rows.num_levels - 1, -1, -1):
+            really_parts_of_ranks(rows.counts[level], groups, ranks, num_now)
+        really_bits_of_ranks(rows.words, groups, ranks, num_now)
+        ranks, num = ranks + num_now, num - num_now
 
 
 cdef inline void list_slots(const RowSet* rows, int64_t first, int64_t* slots) noexcept nogil:

@@ -18,7 +18,7 @@ from row_set cimport (
     has_row,
     rank_of_slot,
     row_set_nbytes,
-    slot_of_rank,
+    to_slots,
 )
 
 cdef extern from "left_rows.h" nogil:
@@ -119,13 +119,14 @@ cdef inline Py_ssize_t draw_some_left(
 
 cdef inline void to_ages(const Removed* removed, int64_t* ranks, Py_ssize_t num) noexcept nogil:
     """Replaces ranks by ages."""
-    cdef int64_t oldest = removed.oldest % removed.capacity, rank, age
+    cdef int64_t oldest = removed.oldest % removed.capacity
     cdef int64_t before = rank_of_slot(&removed.left, oldest)  # rows left in slots before that of the oldest row
     cdef Py_ssize_t i
     for i in range(num):
-        rank = ranks[i] + before
-        age = slot_of_rank(&removed.left, rank if rank < removed.left.num else rank - removed.left.num) - oldest
-        ranks[i] = age if age >= 0 else age + removed.capacity
+        ranks[i] += before if ranks[i] + before < removed.left.num else before - removed.left.num
+    to_slots(&removed.left, ranks, num)
+    for i in range(num):
+        ranks[i] += -oldest if ranks[i] >= oldest else removed.capacity - oldest
 
 
 cdef inline void to_ranks(const Removed* removed, int64_t* ages, Py_ssize_t num) noexcept nogil:

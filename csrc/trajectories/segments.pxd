@@ -20,6 +20,7 @@ cdef enum Flags:  # of a segment
     JOINED = 8  # it goes on where the segment before it in the stream ended
     REMOVED = 16  # its one row is removed
     NO_ROWS = 32  # all of its rows are evicted
+    CONSECUTIVE = 64  # the numbers of its rows are consecutive: no other agent's row came between
 
 cdef struct Segment:
     int64_t stream
@@ -35,12 +36,16 @@ cdef struct Stream:  # of one agent
     int64_t run_begin  # place from which on the rows can be in one window with the newest
     int64_t newest  # scratch: number of the newest row, counting rows that are not appended yet
 
+cdef struct RowPlace:  # on one cache line, since starts are anywhere
+    uint32_t segment  # modulo 2**32
+    uint32_t step  # rows before it in its segment
+
 cdef struct Trajectories:
     int64_t capacity
     int64_t oldest  # number of the oldest row held
     int64_t newest  # number of the row to come
-    uint32_t* segment_of  # [capacity], of the row in each slot, modulo 2**32
-    uint32_t* step_of  # [capacity], rows before it in its segment
+    int64_t origin  # number of a row in slot 0, held or not, so that the oldest row is at most `capacity` - 1 behind it
+    RowPlace* places  # [capacity], of the row in each slot
     Segment* segments  # [segment_room], segment i at i % segment_room
     int64_t segment_room  # a power of two
     int64_t first_segment
@@ -52,10 +57,9 @@ cdef struct Trajectories:
 cdef inline bint allocate_trajectories(Trajectories* rows, int64_t capacity) noexcept nogil:
     """Returns False if there is no memory."""
     rows.capacity, rows.segment_room = capacity, 64
-    rows.segment_of = <uint32_t*>really_pages_reserve(2 * capacity * sizeof(uint32_t))
-    rows.step_of = rows.segment_of + capacity
+    rows.places = <RowPlace*>really_pages_reserve(capacity * sizeof(RowPlace))
     rows.segments = <Segment*>calloc(rows.segment_room, sizeof(Segment))
-    return rows.segment_of != NULL and rows.segments != NULL
+    return rows.places != NULL and rows.segments != NULL
 
 
 cdef inline void free_trajectories(Trajectories* rows) noexcept nogil:
@@ -64,11 +68,17 @@ cdef inline void free_trajectories(Trajectories* rows) noexcept nogil:
         free(rows.streams[i].numbers)
     free(rows.streams)
     free(rows.segments)
-    really_pages_release(rows.segment_of, 2 * rows.capacity * sizeof(uint32_t))
+    really_pages_release(rows.places, rows.capacity * sizeof(RowPlace))
 
 
 cdef inline bint is_row(const Trajectories* rows, int64_t number) noexcept nogil:
     return rows.oldest <= number < rows.newest
+
+
+cdef inline int64_t slot_of(const Trajectories* rows, int64_t number) noexcept nogil:
+    """The slot of a row that is held, or of the row to come, without a division."""
+    cdef int64_t slot = number - rows.origin
+    return slot if slot < rows.capacity else slot - rows.capacity
 
 
 cdef inline Segment* segment_at(const Trajectories* rows, int64_t segment) noexcept nogil:
@@ -76,20 +86,19 @@ cdef inline Segment* segment_at(const Trajectories* rows, int64_t segment) noexc
 
 
 cdef inline Segment* segment_of_row(const Trajectories* rows, int64_t number) noexcept nogil:
-    cdef uint32_t after = rows.segment_of[number % rows.capacity] - <uint32_t>rows.first_segment
+    cdef uint32_t after = rows.places[slot_of(rows, number)].segment - <uint32_t>rows.first_segment
     return segment_at(rows, rows.first_segment + after)
 
 
 cdef inline void prefetch_row(const Trajectories* rows, int64_t number) noexcept nogil:
     """Prefetches what `segment_of_row` and `place_of_row` read of the row, held or not."""
     if is_row(rows, number):
-        really_prefetch_l2(<const char*>&rows.segment_of[number % rows.capacity])
-        really_prefetch_l2(<const char*>&rows.step_of[number % rows.capacity])
+        really_prefetch_l2(<const char*>&rows.places[slot_of(rows, number)])
 
 
 cdef inline int64_t place_of_row(const Trajectories* rows, int64_t number) noexcept nogil:
     """The row's place in its stream."""
-    return segment_of_row(rows, number).begin + rows.step_of[number % rows.capacity]
+    return segment_of_row(rows, number).begin + rows.places[slot_of(rows, number)].step
 
 
 cdef inline const int64_t* number_place(const Stream* stream, int64_t place) noexcept nogil:
@@ -141,10 +150,12 @@ cdef inline Segment* append_row(
         segment = new_segment(rows, stream_number, segment, removed)
         if not (joins and segment.flags & JOINED):
             stream.run_begin = stream.end
-    rows.segment_of[number % rows.capacity] = <uint32_t>(rows.next_segment - 1)
+    elif before != number - 1:
+        segment.flags &= ~<int64_t>CONSECUTIVE
+    rows.places[slot_of(rows, number)].segment = <uint32_t>(rows.next_segment - 1)
     if before >= 0 and segment.begin < stream.end:
-        rows.segment_of[number % rows.capacity] = rows.segment_of[before % rows.capacity]
-    rows.step_of[number % rows.capacity] = <uint32_t>(stream.end - segment.begin)
+        rows.places[slot_of(rows, number)].segment = rows.places[slot_of(rows, before)].segment
+    rows.places[slot_of(rows, number)].step = <uint32_t>(stream.end - segment.begin)
     stream.numbers[stream.end & (stream.room - 1)] = number
     stream.end += 1
     segment.end = stream.end
@@ -158,7 +169,7 @@ cdef inline Segment* new_segment(
 ) noexcept nogil:
     """A segment at the end of the stream, whose newest segment is `before`, or NULL. `has_room` has made room."""
     cdef Segment* segment = segment_at(rows, rows.next_segment)
-    cdef int64_t flags = REMOVED if removed else 0
+    cdef int64_t flags = CONSECUTIVE | (REMOVED if removed else 0)
     if before == NULL:
         flags |= ORIGIN if rows.oldest == 0 else 0
     elif before.flags & ENDED:
@@ -234,7 +245,7 @@ cdef inline void drop_segments_without_rows(Trajectories* rows) noexcept nogil:
         if i > next_segment:
             stream = &rows.streams[segment.stream]
             for place in range(max(segment.begin, stream.first), segment.end):
-                rows.segment_of[number_at(stream, place) % rows.capacity] = <uint32_t>next_segment
+                rows.places[slot_of(rows, number_at(stream, place))].segment = <uint32_t>next_segment
             segment_at(rows, next_segment)[0] = segment[0]
         next_segment += 1
     rows.next_segment = next_segment
@@ -268,6 +279,8 @@ cdef inline Segment* evict_oldest(Trajectories* rows) noexcept nogil:
     cdef Stream* stream = &rows.streams[segment.stream]
     stream.first += 1
     rows.oldest += 1
+    if rows.oldest - rows.origin == rows.capacity:
+        rows.origin = rows.oldest
     if stream.first == segment.end:
         segment.flags |= NO_ROWS
         if stream.first < stream.end:
@@ -284,3 +297,4 @@ cdef inline void forget_all(Trajectories* rows, int64_t oldest) noexcept nogil:
         rows.streams[i].first = rows.streams[i].end
     rows.first_segment = rows.next_segment
     rows.oldest = rows.newest = oldest
+    rows.origin = oldest - oldest % rows.capacity

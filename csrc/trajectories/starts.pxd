@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from row_set cimport RowSet, add_row, discard_row, has_row, list_slots, row_set_nbytes, slot_of_rank
+from row_set cimport RowSet, add_row, discard_row, has_row, list_slots, row_set_nbytes, to_slots
 from segments cimport (
     ENDED,
     ORIGIN,
@@ -25,6 +25,7 @@ from segments cimport (
     forget_all,
     number_at,
     segment_of_row,
+    slot_of,
 )
 
 cdef enum Rule:
@@ -68,9 +69,9 @@ cdef inline void mark(Starts* starts, const Trajectories* rows, const Segment* s
     if place < rows.streams[segment.stream].first:
         return
     number = number_at(&rows.streams[segment.stream], place)
-    if starts.bars and has_row(&starts.barred, number % rows.capacity):
+    if starts.bars and has_row(&starts.barred, slot_of(rows, number)):
         return
-    if add_row(&starts.rows, number % rows.capacity):
+    if add_row(&starts.rows, slot_of(rows, number)):
         log_change(starts, number)
 
 
@@ -79,16 +80,16 @@ cdef inline void unmark(Starts* starts, const Trajectories* rows, const Segment*
     if place < rows.streams[segment.stream].first:
         return
     number = number_at(&rows.streams[segment.stream], place)
-    if discard_row(&starts.rows, number % rows.capacity):
+    if discard_row(&starts.rows, slot_of(rows, number)):
         log_change(starts, number)
 
 
 cdef inline void bar(Starts* starts, const Trajectories* rows, int64_t number, bint is_barred) noexcept nogil:
     """Records whether the next row is barred."""
     if is_barred:
-        add_row(&starts.barred, number % rows.capacity)
+        add_row(&starts.barred, slot_of(rows, number))
     else:
-        discard_row(&starts.barred, number % rows.capacity)
+        discard_row(&starts.barred, slot_of(rows, number))
 
 
 cdef inline void mark_after_append(Starts* starts, const Trajectories* rows, const Segment* segment) noexcept nogil:
@@ -153,7 +154,7 @@ cdef inline void evict_before(Starts* starts, Trajectories* rows, int64_t oldest
         lose_origins(starts, rows)
     while rows.oldest < oldest:
         segment = segment_of_row(rows, rows.oldest)
-        discard_row(&starts.rows, rows.oldest % rows.capacity)
+        discard_row(&starts.rows, slot_of(rows, rows.oldest))
         if starts.rule == STEPS and segment.flags & ENDED and rows.streams[segment.stream].first == segment.begin:
             unmark_without_start(starts, rows, segment)
         after = evict_oldest(rows)
@@ -175,18 +176,19 @@ cdef inline void lose_origins(Starts* starts, Trajectories* rows) noexcept nogil
 cdef inline void to_starts(const Starts* starts, const Trajectories* rows, int64_t* ranks, Py_ssize_t num) noexcept nogil:
     """Replaces ranks, from 0 to before `starts.rows.num`, by the numbers of the starts that have them."""
     cdef Py_ssize_t i
+    to_slots(&starts.rows, ranks, num)
     for i in range(num):
-        ranks[i] = number_in_slot(rows, slot_of_rank(&starts.rows, ranks[i]))
+        ranks[i] = number_in_slot(rows, ranks[i])
 
 
 cdef inline void list_starts(const Starts* starts, const Trajectories* rows, int64_t* numbers) noexcept nogil:
     """Writes the numbers of all starts, ascending."""
     cdef Py_ssize_t i
-    list_slots(&starts.rows, rows.oldest % rows.capacity, numbers)
+    list_slots(&starts.rows, slot_of(rows, rows.oldest), numbers)
     for i in range(starts.rows.num):
         numbers[i] = number_in_slot(rows, numbers[i])
 
 
 cdef inline int64_t number_in_slot(const Trajectories* rows, int64_t slot) noexcept nogil:
-    cdef int64_t oldest = rows.oldest % rows.capacity
-    return rows.oldest + slot - oldest + (rows.capacity if slot < oldest else 0)
+    cdef int64_t number = rows.origin + slot
+    return number if number >= rows.oldest else number + rows.capacity

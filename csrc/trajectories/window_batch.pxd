@@ -3,10 +3,9 @@
 from libc.stdint cimport int64_t
 
 from batch_layout cimport lines, take_part
-from memory cimport really_prefetch_l2
-from segments cimport Trajectories, is_row, prefetch_row
+from segments cimport Trajectories, prefetch_row
 from starts cimport Starts
-from windows cimport Window, fill_window, last_number_of
+from windows cimport Window, fill_window, prefetch_last_number
 
 cdef struct TrajectoryParts:  # of an index, for a ring that makes the windows itself
     const Trajectories* rows
@@ -48,12 +47,11 @@ cdef inline bint fill_windows(
 ) noexcept nogil:
     """Writes the windows from `windows.starts` on. Returns False if one of these rows is not held."""
     cdef Py_ssize_t i, at, num
-    cdef Window window  # of which the index's entries are prefetched, since starts are anywhere
-    for i in range(windows.num):
+    cdef Window window
+    for i in range(windows.num):  # starts are anywhere
         prefetch_row(index.rows, windows.starts[i])
-    for i in range(windows.num):  # GCC drops a call of a function that only prefetches
-        if is_row(index.rows, windows.starts[i]):
-            really_prefetch_l2(<const char*>last_number_of(index.rows, windows.starts[i], windows.length))
+    for i in range(windows.num):
+        prefetch_last_number(index.rows, windows.starts[i], windows.length)
     for i in range(windows.num):
         at = i * windows.length
         window.numbers, window.mask = windows.numbers + at, windows.mask + at

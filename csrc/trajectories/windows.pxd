@@ -3,7 +3,9 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from memory cimport really_prefetch_l2
 from segments cimport (
+    CONSECUTIVE,
     Segment,
     Stream,
     Trajectories,
@@ -41,7 +43,7 @@ cdef inline Py_ssize_t fill_window(
     stream = &rows.streams[segment.stream]
     num = min(end_of_run(rows, segment, joins, first + length) - first, length)
     memset(window.is_first, 0, length * sizeof(float))
-    copy_numbers(stream, first, start, num, window.numbers)
+    list_numbers(stream, segment, first, start, num, window.numbers)
     while i < num:
         stop = min(segment.end - first, num)
         begins = first + i == segment.begin and begins_episode(rows, segment)
@@ -59,20 +61,26 @@ cdef inline Py_ssize_t fill_window(
     return num
 
 
-cdef inline const int64_t* last_number_of(
-    const Trajectories* rows, int64_t start, Py_ssize_t length
-) noexcept nogil:
-    """Where the index has the number of the window's last row in the segment of its first one, which is held."""
-    cdef const Segment* segment = segment_of_row(rows, start)
-    return number_place(&rows.streams[segment.stream], min(place_of_row(rows, start) + length, segment.end) - 1)
+cdef inline void prefetch_last_number(const Trajectories* rows, int64_t start, Py_ssize_t length) noexcept nogil:
+    """Prefetches what `list_numbers` reads first of a window from this row on, if it reads anything and the row is held."""
+    cdef const Segment* segment
+    cdef int64_t end
+    if not is_row(rows, start):
+        return
+    segment, end = segment_of_row(rows, start), place_of_row(rows, start) + length
+    if segment.flags & CONSECUTIVE == 0 or end > segment.end:
+        really_prefetch_l2(number_place(&rows.streams[segment.stream], min(end, segment.end) - 1))
 
 
-cdef inline void copy_numbers(
-    const Stream* stream, int64_t first, int64_t number, Py_ssize_t num, int64_t* numbers
+cdef inline void list_numbers(
+    const Stream* stream, const Segment* segment, int64_t first, int64_t number, Py_ssize_t num, int64_t* numbers
 ) noexcept nogil:
-    """The numbers of the rows at `num` places of the stream, which are ascending; `number` is the first one."""
+    """Writes the numbers of the rows at `num` places of the stream, which are ascending. The first of these places is
+    in the segment, and `number` is its row."""
     cdef Py_ssize_t j
-    if number_at(stream, first + num - 1) - number == num - 1:
+    if (segment.flags & CONSECUTIVE and first + num <= segment.end) or (
+        number_at(stream, first + num - 1) - number == num - 1
+    ):
         for j in range(num):
             numbers[j] = number + j
         return

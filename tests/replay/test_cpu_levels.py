@@ -10,9 +10,9 @@ from really.replay.engine import CPU_LEVEL, CPU_LEVELS
 from tests.test_seeded_runs import HASHES
 
 # Runs that reach every kernel: narrow and long rows, frames along both axes, shared or not, batches past the cache,
-# draws by half-life, and of rows that are left after others were removed.
+# draws by half-life, of rows that are left after others were removed, and of windows.
 FRAMES = ("stacked_frames", "frames_of_the_last_axis", "shuffled_frames")
-RUNS = ("many_dtypes", *FRAMES, "past_the_cache", "half_life", "removed_rows")
+RUNS = ("many_dtypes", *FRAMES, "past_the_cache", "half_life", "removed_rows", "windows")
 ALL = ("plain", "sse2", "avx2", "avx512", "neon")
 
 
