@@ -1536,26 +1536,39 @@ cdef class Ring:
         windows begin; None draws them uniformly. Returns None if the index has no start, or if a row is not held; with
         `changes`, the `change_count` at which the index had all rows, also if the ring holds others by now.
         """
-        cdef TrajectoryParts* parts = <TrajectoryParts*>PyCapsule_GetPointer(index.parts, "really.trajectories")
-        cdef Block block = self.new_batch(num * length, None, n_step=False, table=window_batch_nbytes(num, length))
         cdef WindowBatch windows
-        cdef bint taken
-        lay_out_windows(&windows, num, length, <char*>block.batch.table)
+        cdef Block block = self.new_window_batch(num, length, &windows)
         if starts is not None:
             memcpy(windows.starts, cnp.PyArray_DATA(<cnp.ndarray?>starts), num * sizeof(int64_t))
+        if not self.fill_windows(block, trajectory_parts(index), &windows, burn_in, starts is None, changes):
+            return None
+        return self.window_arrays(block, &windows)
+
+    cdef Block new_window_batch(self, Py_ssize_t num, Py_ssize_t length, WindowBatch* windows):
+        """A block for a batch of windows."""
+        cdef Py_ssize_t nbytes = window_batch_nbytes(num, length, self.state.num_keys)
+        cdef Block block = self.new_batch(num * length, None, n_step=False, table=nbytes)
+        lay_out_windows(windows, num, length, self.state.num_keys, <char*>block.batch.table)
+        return block
+
+    cdef bint fill_windows(
+        self, Block block, const TrajectoryParts* parts, WindowBatch* windows, Py_ssize_t burn_in, bint draws,
+        int64_t changes,
+    ) except -1:
+        """Copies windows, with starts that are given or drawn. Returns False as `windows` returns None."""
+        cdef bint taken
         self.read_removals()
         acquire(self.lock)
         taken = changes == NO_ROW or self.has_same_rows(parts, changes)
-        if taken and num * length * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
-            taken = take_windows(&self.state, &block.batch, parts, &windows, burn_in, starts is None)
+        if taken and windows.num * windows.length * self.row_nbytes <= SMALL and not self.state.prefetches_from_disk:
+            taken = take_windows(&self.state, &block.batch, parts, windows, burn_in, draws)
         elif taken:
             with nogil:
-                taken = take_windows(&self.state, &block.batch, parts, &windows, burn_in, starts is None)
+                taken = take_windows(&self.state, &block.batch, parts, windows, burn_in, draws)
         release(self.lock)
         if not taken:
             self.refuse_if_rolled_back()
-            return None
-        return self.window_arrays(block, &windows)
+        return taken
 
     cdef bint has_same_rows(self, const TrajectoryParts* parts, int64_t changes) noexcept:
         """Whether the rows held are those of an index that had all of them at this `change_count`; hold the lock."""
@@ -1573,6 +1586,7 @@ cdef class Ring:
         batch["mask"] = new_array(block, <char*>windows.mask, FLOAT32, dims, 2)
         batch["is_first"] = new_array(block, <char*>windows.is_first, FLOAT32, dims, 2)
         batch["number"] = new_array(block, <char*>windows.numbers, INT64, dims, 2)
+        memcpy(windows.columns, block.batch.columns, self.state.num_keys * sizeof(char*))
         return batch
 
     @property
@@ -1832,6 +1846,68 @@ cdef class Ring:
 
 
 @cython.final
+cdef class WindowDraws:
+    """Draws windows of `length` steps of a ring's rows, without a call of a function of Python.
+
+    `trajectories` is a `Trajectories` of the ring; `index` is the `TrajectoryIndex` in it.
+    """
+
+    cdef Ring ring
+    cdef object trajectories
+    cdef object index  # which keeps `parts` alive
+    cdef const TrajectoryParts* parts
+    cdef Py_ssize_t length
+    cdef Py_ssize_t burn_in
+    cdef list kept  # of `KeptBatch`, at most NUM_KEPT
+    cdef list dtypes  # of a batch's columns
+    cdef Key* keys
+
+    def __cinit__(self, Ring ring not None, trajectories, index, Py_ssize_t length, Py_ssize_t burn_in):
+        cdef Py_ssize_t num = ring.state.num_keys
+        self.ring, self.trajectories, self.index = ring, trajectories, index
+        self.parts, self.length, self.burn_in = trajectory_parts(index), length, burn_in
+        self.kept, self.dtypes = [], [*ring.dtypes, FLOAT32, FLOAT32, INT64]
+        self.keys = <Key*>PyMem_Calloc(len(self.dtypes), sizeof(Key))
+        if self.keys == NULL:
+            raise MemoryError("the columns of windows: the system gave no memory")
+        memcpy(self.keys, ring.state.keys, num * sizeof(Key))
+        for dtype in self.dtypes[num:]:
+            set_shape(&self.keys[num], (), dtype.itemsize)
+            num += 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.keys)
+
+    cdef dict drawn_quickly(self, Ring ring, n):
+        """`Ring.windows` from `n` uniform starts, if `n` is an int from 1 to as many as are made without a check of the
+        memory left, and if the index has all rows of its ring, which is `ring`; else None."""
+        cdef Py_ssize_t num = unchecked_size(n, ring.max_unchecked_rows // self.length)
+        if num == 0 or ring is not self.ring:
+            return None
+        cdef bint keeps = ring.may_keep(num * self.length)
+        cdef KeptBatch kept = unheld(self.kept, self.length, num, self.keys, self.dtypes) if keeps else None
+        cdef WindowBatch windows
+        cdef Block block
+        cdef dict batch
+        if kept is None:
+            block = ring.new_window_batch(num, self.length, &windows)
+        else:
+            block = kept.block
+            lay_out_windows(&windows, num, self.length, ring.state.num_keys, <char*>block.batch.table)
+        with self.trajectories.lock:
+            if not ring.fill_windows(
+                block, self.parts, &windows, self.burn_in, True, <int64_t>self.trajectories.change_count
+            ):
+                return None
+        if kept is None:
+            batch = ring.window_arrays(block, &windows)
+            if not keeps:
+                return batch
+            kept = new_kept(batch, block, windows.columns, self.length, num)
+        return handed_out(self.kept, kept)
+
+
+@cython.final
 cdef class MixedRings:
     """Batches of which several rings give a part each, all written to the arrays of one batch.
 
@@ -2081,19 +2157,20 @@ def put_method(slow, translated):
 
 
 def sample_method(slow, translated):
-    """`sample(self, n, ...)`, whose ring draws `n` rows if no option is given and `_draws_in_ring` is true; else, as
-    where `drawn_quickly` returns None, `slow` does.
+    """`sample(self, n, ...)`. If no option is given, the ring draws `n` rows if `_draws_in_ring` is true, and the
+    `WindowDraws` in `_window_draws` draws `n` windows if it is not None. Else, as where they return None, `slow` does.
 
     A RingError is raised as `translated(ring, error)`.
     """
     def sample(self, n, *, replace=True, out=None, beta=None, as_=None):
         ring = self._ring
         try:
-            if (
-                replace is True and out is None and beta is None and as_ is None and ring is not None
-                and self._draws_in_ring
-            ):
-                batch = (<Ring?>ring).drawn_quickly(n)
+            if replace is True and out is None and beta is None and as_ is None and ring is not None:
+                batch = None
+                if self._draws_in_ring:
+                    batch = (<Ring?>ring).drawn_quickly(n)
+                elif (windows := self._window_draws) is not None:
+                    batch = (<WindowDraws?>windows).drawn_quickly(<Ring?>ring, n)
                 if batch is not None:
                     return batch
             return slow(self, n, replace=replace, out=out, beta=beta, as_=as_)
@@ -2125,6 +2202,11 @@ cdef cnp.dtype INT32 = cnp.PyArray_DescrFromType(cnp.NPY_INT32)
 cdef cnp.dtype INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 cdef cnp.dtype FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef cnp.dtype UINT8 = cnp.PyArray_DescrFromType(cnp.NPY_UINT8)
+
+
+cdef inline const TrajectoryParts* trajectory_parts(index) except NULL:
+    """Of a `TrajectoryIndex`, which must live as long as they are used."""
+    return <const TrajectoryParts*>PyCapsule_GetPointer(index.parts, "really.trajectories")
 
 
 cdef inline object new_array(Block block, char* data, object dtype, cnp.npy_intp* dims, int num_dims):

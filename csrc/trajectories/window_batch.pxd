@@ -20,26 +20,33 @@ cdef struct WindowBatch:  # addresses of the parts
     Py_ssize_t num
     Py_ssize_t length
     Py_ssize_t num_padded  # steps that are padding, of all windows together
+    char** columns  # [num_keys + 3], of a batch: those of the rows, which the caller sets, mask, flags and numbers
 
 
-cdef inline Py_ssize_t window_batch_nbytes(Py_ssize_t num, Py_ssize_t length) noexcept nogil:
+cdef inline Py_ssize_t window_batch_nbytes(
+    Py_ssize_t num, Py_ssize_t length, Py_ssize_t num_keys
+) noexcept nogil:
     cdef Py_ssize_t total = num * length
     return (
-        lines(num * sizeof(int64_t)) + lines(num * sizeof(Py_ssize_t)) + lines(total * sizeof(int64_t))
-        + 2 * lines(total * sizeof(float))
+        lines((num_keys + 3) * sizeof(char*)) + lines(num * sizeof(int64_t)) + lines(num * sizeof(Py_ssize_t))
+        + lines(total * sizeof(int64_t)) + 2 * lines(total * sizeof(float))
     )
 
 
 cdef inline void lay_out_windows(
-    WindowBatch* windows, Py_ssize_t num, Py_ssize_t length, char* memory
+    WindowBatch* windows, Py_ssize_t num, Py_ssize_t length, Py_ssize_t num_keys, char* memory
 ) noexcept nogil:
     cdef Py_ssize_t total = num * length
     windows.num, windows.length, windows.num_padded = num, length, 0
+    windows.columns = <char**>take_part(&memory, (num_keys + 3) * sizeof(char*))
     windows.starts = <int64_t*>take_part(&memory, num * sizeof(int64_t))
     windows.num_steps = <Py_ssize_t*>take_part(&memory, num * sizeof(Py_ssize_t))
     windows.numbers = <int64_t*>take_part(&memory, total * sizeof(int64_t))
     windows.mask = <float*>take_part(&memory, total * sizeof(float))
     windows.is_first = <float*>take_part(&memory, total * sizeof(float))
+    windows.columns[num_keys] = <char*>windows.mask
+    windows.columns[num_keys + 1] = <char*>windows.is_first
+    windows.columns[num_keys + 2] = <char*>windows.numbers
 
 
 cdef inline bint fill_windows(

@@ -185,6 +185,12 @@ class Ring:
     def read_keys(self, first: int, num: int, out: dict[str, NDArray[Any]]) -> bool: ...
 
 @final
+class WindowDraws:
+    """Draws windows of a ring's rows, without a call of a function of Python."""
+
+    def __init__(self, ring: Ring, trajectories: Any, index: Any, length: int, burn_in: int) -> None: ...
+
+@final
 class MixedCounts:
     """The number of a mixture's next batch, and how many rows of it each part has."""
 

@@ -21,7 +21,7 @@ from really.data import frames
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, columns, engine
-from really.replay._ring import Ring, RingError
+from really.replay._ring import Ring, RingError, WindowDraws
 from really.replay.appending import append
 from really.replay.changes import ChangedRows
 from really.replay.columns import spec_of
@@ -124,6 +124,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self._generator = BufferGenerator(seed)
         self._draws = Draws(options.make_sampler(), options.make_unit())
         self._draws_in_ring = self._draws.in_ring
+        self._window_draws: WindowDraws | None = None
         self.sampler.start(options.capacity, self._generator.bit_generator, options.overcommit)
         self._readers = Readers()
         self._ring: Ring | None = None
@@ -356,7 +357,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self._generator.set_state_with(self.sampler, self._ring, state)
 
     def _draw_slowly(self) -> None:
-        self._draws_in_ring = False
+        self._draws_in_ring, self._window_draws = False, None
 
     def _put_converted(self, data: Any) -> None:
         self._storage.check_writable("put")
@@ -396,6 +397,7 @@ class ReplayBuffer(ChangedRows, PublishedBuffer, Shown):
         self._draws.check_spec(spec)
         ring = self._storage.ring(spec, self._generator.bit_generator)
         self._draws.prepare(ring, spec)
+        self._window_draws = self._draws.window_draws
         if self.options.max_bytes is not None:
             ring.max_bytes = self.options.max_bytes
         engine.track(ring)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
 from really.replay import arguments, engine
-from really.replay._ring import Ring, RingError
+from really.replay._ring import Ring, RingError, WindowDraws
 from really.replay.columns import spec_of
 from really.replay.priorities import QUICK
 from really.replay.samplers import PrioritizedSampler, Sampler, Shape, UniformSampler, checked_shape
@@ -40,6 +40,11 @@ class Draws:
         self.in_ring = sampler.in_ring and unit.in_ring
         self._draws_uniformly = type(sampler) is UniformSampler
         self._has_rows_columns = False  # whether a batch has the columns of the rows, and no others
+
+    @property
+    def window_draws(self) -> WindowDraws | None:
+        """What draws the unit's batches in one call; None if nothing does, or if another sampler picks the rows."""
+        return self.unit.window_draws if self._draws_uniformly else None
 
     def check_spec(self, spec: Spec) -> None:
         """Raises InvalidValueError if sampler or unit cannot work with these columns."""

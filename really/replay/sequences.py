@@ -136,6 +136,8 @@ class Sequences(SampleUnit):
             joins=self.across_episodes,
             starts_at=self._starting_column(spec),
         )
+        if self._frames is None and isinstance(ring, Ring):
+            self.window_draws = self.starts.window_draws(self.num_steps, self.burn_in)
 
     def batch_spec(self, spec: Spec) -> Spec:
         """The columns with the axis of steps, `mask`, `is_first` and `number`."""

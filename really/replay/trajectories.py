@@ -27,7 +27,7 @@ from really._utils._locks import Lock
 from really._utils.forks import ForkGroup, Order
 from really.data.schema import Spec
 from really.errors import EmptyBufferError, InvalidValueError
-from really.replay._ring import Ring
+from really.replay._ring import Ring, WindowDraws
 from really.replay._trajectories import RULES, TrajectoryIndex
 from really.replay.arguments import refuse_few, sizes_of
 
@@ -131,6 +131,10 @@ class Trajectories:
             "steps" all rows of those.
         joins: whether windows go on in the agent's next episode.
         starts_at: a column, a number a row: rows where it is 0 are no starts. None bars none.
+
+    Attributes:
+        lock: what each answer holds.
+        change_count: that of the ring when the index last caught up with it; -1 without one.
     """
 
     def __init__(
@@ -157,8 +161,8 @@ class Trajectories:
         self._most_streams = MOST_EMPTY
         self._read = [*self._names, *(name for pair in columns.states for name in pair)]
         self._version = self.version
-        self._known_to = self._change_count = -1
-        self._lock = Lock()
+        self._known_to = self.change_count = -1
+        self.lock = Lock()
         _live.add(self)
 
     @property
@@ -171,7 +175,7 @@ class Trajectories:
 
         Raises EmptyBufferError if there is none, InvalidValueError if there are too few for `distinct`.
         """
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             self._refuse_none()
             num, num_batches = sizes_of(shape)
@@ -181,19 +185,19 @@ class Trajectories:
 
     def are_starts(self, numbers: Numbers) -> Flags:
         """Whether each of these rows is held and a start, of the shape of `numbers`."""
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             return index.are_starts(_flat(numbers)).reshape(numbers.shape)
 
     def starts_if_below(self, num: int) -> Numbers | None:
         """Numbers of all starts, ascending; None if they are `num` or more."""
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             return index.all_starts() if index.num_starts < num else None
 
     def windows(self, starts: Numbers, length: int, burn_in: int = 0) -> tuple[Any, ...] | None:
         """`TrajectoryIndex.windows` of these rows [n]; None if one is no longer held."""
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             return index.windows(_flat(starts), length, burn_in)
 
@@ -203,12 +207,12 @@ class Trajectories:
         Raises EmptyBufferError if there is no start, or if puts drop rows all the time.
         """
         num = math.prod(shape)
-        with self._lock:  # while no row is put, the index need not ask the ring for its rows
-            batch = self._ring.windows(self._index, None, num, length, burn_in, self._change_count)
+        with self.lock:  # while no row is put, the index need not ask the ring for its rows
+            batch = self._ring.windows(self._index, None, num, length, burn_in, self.change_count)
         for _ in range(TRIES):
             if batch is not None:
                 return shaped(batch, shape)
-            with self._lock:
+            with self.lock:
                 index = self._caught_up()
                 self._refuse_none()
                 batch = self._ring.windows(index, None, num, length, burn_in)
@@ -216,9 +220,13 @@ class Trajectories:
                     batch = None  # meanwhile an update has moved the end of an episode, or a row was removed
         raise EmptyBufferError("sample: expected rows that stay while they are read, but some changed each time")
 
+    def window_draws(self, length: int, burn_in: int = 0) -> WindowDraws:
+        """What draws batches like `draw_batch`, while no row is put."""
+        return WindowDraws(self._ring, self, self._index, length, burn_in)
+
     def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> dict[str, NDArray[Any]] | None:
         """The windows from these rows on, [*starts.shape, length, ...]; None if one is no longer held."""
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             batch = self._ring.windows(index, _flat(starts), starts.size, length, burn_in)
         return None if batch is None else shaped(batch, starts.shape)
@@ -228,7 +236,7 @@ class Trajectories:
 
         Both are -1 for rows that are not held.
         """
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             before, after = index.steps_around(_flat(numbers)).reshape(2, *numbers.shape)
             return before, after
@@ -236,7 +244,7 @@ class Trajectories:
     def step_on(self, numbers: Numbers, by: Numbers) -> Numbers:
         """Numbers of the rows `by` steps on in the same episode (back, if negative); -1 where none is held."""
         steps = by if by.shape == numbers.shape else np.broadcast_to(by, numbers.shape)
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             return index.step_on(_flat(numbers), _flat(steps)).reshape(numbers.shape)
 
@@ -244,12 +252,12 @@ class Trajectories:
         self, numbers: Numbers, drawn: Numbers, k: float, strategy: int
     ) -> tuple[Numbers, Numbers, Flags] | None:
         """`TrajectoryIndex.goal_rows` of these rows [n], by 2 n `drawn` numbers."""
-        with self._lock:
+        with self.lock:
             return self._caught_up().goal_rows(_flat(numbers), drawn, k, strategy)
 
     def segments(self) -> Segment:
         """All episodes that have rows, by the number of their first row held; removed rows are in none."""
-        with self._lock:
+        with self.lock:
             return _segments(self._caught_up())[0]
 
     def sums(self, key: str | None) -> tuple[Segment, NDArray[np.float64], list[Any]]:
@@ -258,7 +266,7 @@ class Trajectories:
         The last is stream -> value of the column that names the agent, or the bytes of several.
         """
         for _ in range(TRIES):
-            with self._lock:
+            with self.lock:
                 index = self._caught_up()
                 num = index.newest - index.oldest
                 values = np.zeros(num, np.float64 if key is None else self._ring.dtypes[self._ring.names.index(key)])
@@ -273,7 +281,7 @@ class Trajectories:
         These are the rows from `first` to before `newest`, which the caller has not asked about, and those that have
         changed since the last call, whose `newest` is this call's `first`. Else they are all rows held.
         """
-        with self._lock:
+        with self.lock:
             index = self._caught_up()
             changed = index.take_log(newest)
             if changed is None or self._known_to != first:
@@ -285,21 +293,21 @@ class Trajectories:
 
     def refuse_none(self) -> None:
         """Raises EmptyBufferError if no row is a start."""
-        with self._lock:
+        with self.lock:
             self._caught_up()
             self._refuse_none()
 
     def reset_after_fork(self) -> None:
         """Replaces the lock, which a thread of the parent may have held in the middle of a change: starts again."""
-        held, self._lock = self._lock.locked(), Lock()
+        held, self.lock = self.lock.locked(), Lock()
         if held:
-            self._version = self._change_count = -1
+            self._version = self.change_count = -1
 
     def _caught_up(self) -> TrajectoryIndex:
         """With the lock held: the index, with the rows that were put since, and without those that were evicted."""
         index, ring = self._index, self._ring
         oldest, newest = ring.held_rows()
-        self._change_count = ring.change_count if isinstance(ring, Ring) else -1
+        self.change_count = ring.change_count if isinstance(ring, Ring) else -1
         version = self.version
         if version != self._version or newest < index.newest:
             self._version, self._known_to = version, -1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from really._utils.reprs import one_line
 from really.data.schema import Spec
-from really.replay._ring import Ring
+from really.replay._ring import Ring, WindowDraws
 from really.replay.trajectories import Trajectories
 
 Batch = dict[str, NDArray[Any]]
@@ -31,6 +31,9 @@ class SampleUnit:
 
     starts: Trajectories | None = None
     """Which rows a draw may choose, once a ring is prepared; None for all rows that are held."""
+
+    window_draws: WindowDraws | None = None
+    """What draws batches like `sample`, once a ring is prepared; None if nothing does."""
 
     def options(self) -> dict[str, Any]:
         """The arguments that make this unit again: numbers, strings and None."""
