@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -112,7 +112,7 @@ class SACLearner:
             is left out.
         seed: seed of the drawn actions.
         jit_compile: whether XLA compiles the updates, again for each shape of a batch; by default it does if the
-            networks have no convolutions.
+            networks have no convolutions, and otherwise the steps of the optimizers alone.
 
     Attributes:
         agent: the agent that is trained.
@@ -172,6 +172,7 @@ class SACLearner:
         }
         convolves = any(map(inputs.has_convolutions, (self.agent.model, *self.networks.critics)))
         self.jit_compile = not convolves if jit_compile is None else jit_compile
+        self._compiles_steps = jit_compile is None and convolves
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
     def __repr__(self) -> str:
@@ -240,10 +241,13 @@ class SACLearner:
             values = [self._q_values(critic, state, self._scaled(batch["action"])) for critic in self.networks.critics]
             losses = [tf.reduce_mean(batch["weight"] * 0.5 * tf.square(target - q)) for q in values]
             loss = tf.add_n(losses)
-        inputs.apply_gradients(self.optimizers["critics"], tape, loss, self._critic_variables)
+        self._apply("critics", tape, loss, self._critic_variables)
         self._move_targets()
         q = tf.add_n(values) / len(values)
         return loss, target - q, q
+
+    def _apply(self, name: str, tape: tf.GradientTape, loss: Any, variables: Sequence[Any]) -> None:
+        inputs.apply_gradients(self.optimizers[name], tape, loss, variables, jit_compile=self._compiles_steps)
 
     def _move_targets(self) -> None:
         for critic, target in zip(self.networks.critics, self.networks.targets, strict=True):
@@ -255,7 +259,7 @@ class SACLearner:
         with tf.GradientTape() as tape:
             action, log_prob = self._drawn(state, noise)
             loss = tf.reduce_mean(temperature * log_prob - self._policy_value(state, action))
-        inputs.apply_gradients(self.optimizers["actor"], tape, loss, self.agent.trainable_variables)
+        self._apply("actor", tape, loss, self.agent.trainable_variables)
         return loss, -tf.reduce_mean(log_prob)
 
     def _drawn(self, state: Any, noise: Any) -> tuple[Any, Any]:

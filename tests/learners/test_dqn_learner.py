@@ -177,23 +177,62 @@ def test_integer_weights_are_copied_to_the_target():
         np.testing.assert_array_equal(learner.target.get_weights()[at], learner.agent.get_weights()[at])
 
 
-def test_images_and_dicts_are_learned_from_unchanged():
-    space = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 1), np.uint8), speed=spaces.Box(-1, 1, (3,)))
-    agent, rng = agent_of(models.DictModel, space=space), np.random.default_rng(0)
+IMAGE_AND_SPEED = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 1), np.uint8), speed=spaces.Box(-1, 1, (3,)))
+
+
+def images_of(*lead, seed=0):
+    """A batch of states that are images and speeds."""
+    rng, batch = np.random.default_rng(seed), batch_of(*lead)
     states = {
         f"{key}.{name}": value
         for key in ("state", "state_new")
         for name, value in (
-            ("image", rng.integers(0, 256, (2, 6, 8, 8, 1), np.uint8)),
-            ("speed", rng.random((2, 6, 3))),  # float64: the model takes float32
+            ("image", rng.integers(0, 256, (*lead, 8, 8, 1), np.uint8)),
+            ("speed", rng.random((*lead, 3))),  # float64: the model takes float32
         )
     }
-    batch = batch_of(2, 6)
+    return {**states, **{name: batch[name] for name in ("action", "reward", "terminal")}}
+
+
+def has_xla(learner, batch):
+    """Whether XLA compiles a function that the updates call."""
+    graph = learner._compiled.get_concrete_function(learner._checked(batch)).graph.as_graph_def()
+    return any(function.attr["_XlaMustCompile"].b for function in graph.library.function)
+
+
+def test_images_and_dicts_are_learned_from_unchanged():
+    agent, batch = agent_of(models.DictModel, space=IMAGE_AND_SPEED), images_of(2, 6)
     learner = learner_of(agent)
-    nested = {name: states[f"state.{name}"][0].astype(space[name].dtype) for name in ("image", "speed")}
+    nested = {name: batch[f"state.{name}"][0].astype(leaf.dtype) for name, leaf in IMAGE_AND_SPEED.spaces.items()}
     q = agent.model(nested)["q_values"].numpy()
-    found = learner.update({**states, **{name: batch[name] for name in ("action", "reward", "terminal")}})
+    found = learner.update(batch)
     np.testing.assert_allclose(found.q_value[0], q[range(6), batch["action"][0] - 5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: tf.keras.optimizers.Adam(0.01, global_clipnorm=0.5),
+        lambda: tf.keras.optimizers.RMSprop(tf.keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5)),
+        lambda: tf.keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True, ema_overwrite_frequency=2),
+    ],
+)
+def test_the_optimizer_makes_the_same_steps_with_xla(optimizer):
+    """By default XLA compiles them, and nothing else, for a model with convolutions."""
+    compiled, plain = (
+        learner_of(agent_of(models.DictModel, space=IMAGE_AND_SPEED), optimizer(), **options)
+        for options in ({}, {"jit_compile": False})
+    )
+    for seed in range(2):
+        found, expected = (learner.update(images_of(4, 6, seed=seed)) for learner in (compiled, plain))
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-4)
+    assert compiled.updates_done == plain.updates_done == 8
+    for one, other in zip(compiled.optimizer.variables, plain.optimizer.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for one, other in zip(compiled.agent.get_weights(), plain.agent.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert has_xla(compiled, images_of(4, 6))
+    assert not has_xla(plain, images_of(4, 6))
 
 
 def test_xla_compiles_convolutions_only_if_asked():

@@ -202,6 +202,17 @@ def test_weights_of_rows_and_discounts_of_n_steps_are_used():
     np.testing.assert_allclose(steps.td_error, plain.td_error, rtol=1e-4, atol=1e-6)
 
 
+def test_the_optimizers_make_the_same_steps_with_xla(monkeypatch):
+    """By default XLA compiles them, and nothing else, for networks with convolutions."""
+    monkeypatch.setattr("really.learners.inputs.has_convolutions", lambda model: True)
+    compiled, plain, batches = learner_of(jit_compile=None), learner_of(), batch_of(3, 8)
+    assert compiled.jit_compile is False
+    for found, expected in zip(compiled.update(batches), plain.update(batches), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(compiled.agent.get_weights(), plain.agent.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_checkpoint_resumes_with_the_losses_of_the_uninterrupted_run(tmp_path):
     def start():
         tf.keras.utils.set_random_seed(1)
