@@ -153,7 +153,7 @@ def update(network: str) -> dict[str, float]:
         manager.initialize_buffer(ROWS)
         manager.collect()
         adam = tf.keras.optimizers.Adam(**recipe.adam)
-        learner = DQNLearner(manager, adam, gamma=module.GAMMA, jit_compile=False, **recipe.options)
+        learner = DQNLearner(manager, adam, gamma=module.GAMMA, **recipe.options)
         calls: dict[str, Callable[[], Any]] = {"update": lambda: learner.update(manager.sample(size))}
         if network == "tiles":
             calls |= parts(learner, manager.sample, size)

@@ -181,6 +181,22 @@ def test_the_layer_that_halves_is_a_convolution(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(gradient, of_tiles(by_kernel, 2).reshape(gradient.shape), rtol=1e-4, atol=1e-3)
 
 
+def test_the_wide_layer_is_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients of dqn_atari.py's hidden layer are those of Keras' layer."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import tensorflow as tf
+    from dqn_atari import Hidden
+
+    tf.keras.utils.set_random_seed(0)
+    seen = tf.constant(np.random.default_rng(0).normal(size=(5, 30)).astype(np.float32))
+    layer, keras = Hidden(20), tf.keras.layers.Dense(20, activation="relu")
+    layer(seen)
+    keras.build(seen.shape)
+    keras.set_weights(layer.get_weights())
+    for found, expected in zip(values_and_gradients(layer, seen), values_and_gradients(keras, seen), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def write_run(folder: Path, seed: int, returns: list[str]) -> None:
     result = {"task": "CartPole-v1", "seed": seed, "env_steps": 400, "updates": 40, "wall_seconds": 2.0}
     (folder / "progress").mkdir(parents=True)
