@@ -163,7 +163,7 @@ class PixelConvolution(Convolution):
     def __init__(self, filters: int, edge: int) -> None:
         super().__init__(filters, 2)
         self.edge = edge
-        self.pixels = {2: tf.uint16, 4: tf.int32}[edge]  # a row of a tile as one number
+        self.pixels = {2: tf.uint16, 4: tf.float32}[edge]  # a row of a tile as one number; oneDNN transposes float32
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         _, stack, height, width = shape
