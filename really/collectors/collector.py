@@ -218,7 +218,8 @@ class Collector:
         if not on_time or any(w.planned for w in on_time) or (pending and self._awaits_all(demand)):
             return
         quota = self._quota(demand, on_time, sum(order.results for order in pending))
-        for wave in waves(quota, math.ceil(self._expected_rows), self._row_bytes, self._fleet.message_bytes):
+        rows, grows = math.ceil(self._expected_rows), self._time_out is None  # else each message has to come in time
+        for wave in waves(quota, rows, self._row_bytes, self._fleet.message_bytes, grows=grows):
             for worker in on_time:
                 results = tuple(wave[list(worker.agents)].tolist())
                 if any(results):

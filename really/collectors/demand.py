@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from really.data.record_batches import RecordBatch
 
 # Rows of all agents in one round of messages. A message costs driver, runner and Ray some milliseconds, so that few
-# messages are cheaper; but only several of them overlap with work.
-MESSAGE_ROWS = 32_768
+# messages are cheaper; but only several of them overlap with work. A call of many rounds has longer messages.
+MESSAGE_ROWS, LONG_MESSAGE_ROWS, ROUNDS = 32_768, 131_072, 16
 # Rows of all agents in one round of streamed orders: few enough that new settings apply soon. Fast runners get as many
 # as they collect in these seconds.
 STREAMED_ROWS, STREAMED_SECONDS = 4096, 0.05
@@ -171,20 +171,24 @@ def spread(
     return quota
 
 
-def waves(quota: NDArray[np.int_], rows_a_result: int, row_bytes: int, message_bytes: float) -> list[NDArray[np.int_]]:
+def waves(
+    quota: NDArray[np.int_], rows_a_result: int, row_bytes: int, message_bytes: float, *, grows: bool = False
+) -> list[NDArray[np.int_]]:
     """The quota in waves that fit into messages: each wave has a few results of every agent.
 
+    `grows` lets calls of many rows have longer messages.
     The size of a wave depends on the number of agents and not on the number of processes, so that a seeded run
     delivers its rows in the same order for any number of processes.
     """
-    rows = message_rows(row_bytes, message_bytes)
+    rows = message_rows(row_bytes, message_bytes, int(quota.sum()) * rows_a_result if grows else 0)
     most = max(1, rows // max(1, rows_a_result * len(quota)))
     return [np.clip(quota - done, 0, most) for done in range(0, int(quota.max(initial=0)), most)]
 
 
-def message_rows(row_bytes: int, message_bytes: float) -> int:
-    """Rows of all agents in one round of messages, of which none is larger than `message_bytes`."""
-    return int(min(MESSAGE_ROWS, message_bytes // max(row_bytes, 1)))
+def message_rows(row_bytes: int, message_bytes: float, call_rows: int = 0) -> int:
+    """Rows of all agents in one round of messages of a call, of which none is larger than `message_bytes`."""
+    rows = min(max(call_rows // ROUNDS, MESSAGE_ROWS), LONG_MESSAGE_ROWS)
+    return int(min(rows, message_bytes // max(row_bytes, 1)))
 
 
 def streamed_rows(rows_per_second: float, most: int) -> float:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from really.collectors.demand import MESSAGE_ROWS, Arrivals, Demand, Part, spread, streamed_rows, waves
+from really.collectors.demand import (
+    LONG_MESSAGE_ROWS,
+    MESSAGE_ROWS,
+    Arrivals,
+    Demand,
+    Part,
+    spread,
+    streamed_rows,
+    waves,
+)
 from really.collectors.messages import Chunk, results_of
 from really.data.record_batches import from_record_batch, to_record_batch
 
@@ -94,6 +103,23 @@ def test_waves_add_up_and_fit_into_messages() -> None:
     np.testing.assert_array_equal(np.sum(found, axis=0), quota)
     assert max(wave.sum() * 10 for wave in found) <= MESSAGE_ROWS
     assert [wave.max() for wave in waves(quota, 10, row_bytes=1 << 20, message_bytes=32 << 20)] == [1] * 1000
+
+
+@pytest.mark.parametrize(
+    ("call_rows", "row_bytes", "grows", "expected"),
+    [
+        (16 * MESSAGE_ROWS, 60, True, MESSAGE_ROWS),
+        (24 * MESSAGE_ROWS, 60, True, MESSAGE_ROWS * 3 // 2),
+        (999 * MESSAGE_ROWS, 60, True, LONG_MESSAGE_ROWS),
+        (999 * MESSAGE_ROWS, 60, False, MESSAGE_ROWS),
+        (999 * MESSAGE_ROWS, 1024, True, MESSAGE_ROWS),
+    ],
+    ids=["16 rounds", "more", "many", "in time", "large rows"],
+)
+def test_messages_of_long_calls_are_longer(call_rows: int, row_bytes: int, grows: bool, expected: int) -> None:
+    found = waves(np.full(8, call_rows // 8), 1, row_bytes, message_bytes=32 << 20, grows=grows)
+    assert found[0].sum() == expected
+    assert np.sum(found) == call_rows
 
 
 def test_streamed_orders_grow_with_the_speed_of_runners_up_to_a_message() -> None:

@@ -87,6 +87,7 @@ def test_a_buffer_takes_no_seed_of_its_own() -> None:
 
 def test_an_interrupt_of_a_long_collect_puts_what_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demand, "MESSAGE_ROWS", 20)
+    monkeypatch.setattr(demand, "LONG_MESSAGE_ROWS", 20)
     Interrupted.taken = 0
     how = {"use_ray": False, "num_steps": 5, "action_sampling_type": "epsilon_greedy", "returns": ["agent"]}
     with SampleManager(QNet, Interrupted, 2, 20, **how) as manager:
