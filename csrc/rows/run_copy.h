@@ -11,27 +11,49 @@ enum { REALLY_RUN_GROUP = 4 }; /* rows of a field from one prefetch to the next 
    second. One alone takes longer: from memory, the next rows come too late; from the second level, each first field
    waits. Lines that are prefetched all at once would wait for each other. */
 typedef struct {
-    const char *near, *near_end, *far, *far_end;
+    const char *next, *next_end, *later, *later_end;
 } ReallyAhead;
 
-/* With a constant size the compiler makes each copy one load and one store. Prefetches may go past the end. */
+/* Copies `nbytes` of REALLY_RUN_GROUP records. Short ones are stored together: a store takes as long for 4 bytes as for
+   16. With a constant size the compiler makes each other copy one load and one store. */
+REALLY_INLINE void really_copy_group(char *restrict to, const char *restrict from, size_t stride, size_t nbytes) {
+#if defined(REALLY_SSE2)
+    if (nbytes == 4) {
+        int32_t rows[REALLY_RUN_GROUP];
+        for (size_t j = 0; j < REALLY_RUN_GROUP; j++) memcpy(&rows[j], from + j * stride, 4);
+        _mm_storeu_si128((__m128i *)to, _mm_setr_epi32(rows[0], rows[1], rows[2], rows[3]));
+        return;
+    }
+    if (nbytes == 8) {
+        for (size_t j = 0; j < REALLY_RUN_GROUP; j += 2) {
+            const __m128i first = _mm_loadl_epi64((const __m128i *)(from + j * stride));
+            const __m128i second = _mm_loadl_epi64((const __m128i *)(from + (j + 1) * stride));
+            _mm_storeu_si128((__m128i *)(to + j * 8), _mm_unpacklo_epi64(first, second));
+        }
+        return;
+    }
+#endif
+    for (size_t j = 0; j < REALLY_RUN_GROUP; j++) memcpy(to + j * nbytes, from + j * stride, nbytes);
+}
+
+/* Copies `nbytes` of each of `num` records to where they lie next to each other. Prefetches may go past the end. */
 REALLY_INLINE void really_copy_strided_sized(
     char *restrict to, const char *restrict from, size_t stride, size_t nbytes, size_t num, ReallyAhead *ahead
 ) {
-    const char *near = ahead->near, *far = ahead->far;
-    const size_t near_by = near < ahead->near_end ? REALLY_CACHE_LINE : 0;
-    const size_t far_by = far < ahead->far_end ? REALLY_CACHE_LINE : 0;
+    const char *next = ahead->next, *later = ahead->later;
+    const size_t next_by = next < ahead->next_end ? REALLY_CACHE_LINE : 0;
+    const size_t later_by = later < ahead->later_end ? REALLY_CACHE_LINE : 0;
     size_t i = 0;
     for (; i + REALLY_RUN_GROUP <= num; i += REALLY_RUN_GROUP) {
-        for (size_t j = i; j < i + REALLY_RUN_GROUP; j++) memcpy(to + j * nbytes, from + j * stride, nbytes);
-        really_prefetch_l1(near);
-        really_prefetch_l2(far);
-        near += near_by;
-        far += far_by;
+        really_copy_group(to + i * nbytes, from + i * stride, stride, nbytes);
+        really_prefetch_l1(next);
+        really_prefetch_l2(later);
+        next += next_by;
+        later += later_by;
     }
     for (; i < num; i++) memcpy(to + i * nbytes, from + i * stride, nbytes);
-    ahead->near = near;
-    ahead->far = far;
+    ahead->next = next;
+    ahead->later = later;
 }
 
 /* Copies `nbytes` of each of `num` records, which are `stride` bytes apart, to where they lie next to each other. */

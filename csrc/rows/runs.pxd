@@ -11,10 +11,10 @@ from window_batch cimport WindowBatch
 
 cdef extern from "run_copy.h" nogil:
     ctypedef struct ReallyAhead:
-        const char* near
-        const char* near_end
-        const char* far
-        const char* far_end
+        const char* next
+        const char* next_end
+        const char* later
+        const char* later_end
     void really_copy_strided(
         char* to, const char* rows, size_t stride, size_t nbytes, size_t num, ReallyAhead* ahead
     ) noexcept
@@ -119,8 +119,8 @@ cdef inline void copy_run(const Records* records, const Run* runs, char** column
     cdef char* column
     cdef Py_ssize_t k
     cdef ReallyAhead ahead
-    ahead.near, ahead.near_end = runs[1].rows, runs[1].rows + runs[1].num_before_end * records.stride
-    ahead.far, ahead.far_end = far.rows, far.rows + far.num_before_end * records.stride
+    ahead.next, ahead.next_end = runs[1].rows, runs[1].rows + runs[1].num_before_end * records.stride
+    ahead.later, ahead.later_end = far.rows, far.rows + far.num_before_end * records.stride
     for k in range(records.num_fields):
         field = &records.fields[k]
         column = columns[k] + place * field.nbytes
