@@ -188,7 +188,7 @@ class Ring:
 class WindowDraws:
     """Draws windows of a ring's rows, without a call of a function of Python."""
 
-    def __init__(self, ring: Ring, trajectories: Any, index: Any, length: int, burn_in: int) -> None: ...
+    def __new__(cls, ring: Ring, trajectories: Any, index: Any, length: int, burn_in: int) -> WindowDraws: ...
 
 @final
 class MixedCounts:
