@@ -12,6 +12,7 @@ enum { REALLY_RUN_GROUP = 4 }; /* rows of a field from one prefetch to the next 
    waits. Lines that are prefetched all at once would wait for each other. */
 typedef struct {
     const char *next, *next_end, *later, *later_end;
+    size_t num_lines; /* of both, during each field at least */
 } ReallyAhead;
 
 /* Copies `nbytes` of REALLY_RUN_GROUP records. Short ones are stored together: a store takes as long for 4 bytes as for
@@ -56,7 +57,8 @@ REALLY_INLINE void really_copy_strided_sized(
     ahead->later = later;
 }
 
-/* Copies `nbytes` of each of `num` records, which are `stride` bytes apart, to where they lie next to each other. */
+/* Copies `nbytes` of each of `num` records, which are `stride` bytes apart, to where they lie next to each other, and
+   prefetches `ahead->num_lines` lines of both. */
 static inline void really_copy_strided(
     char *to, const char *from, size_t stride, size_t nbytes, size_t num, ReallyAhead *ahead
 ) {
@@ -70,6 +72,12 @@ static inline void really_copy_strided(
         case 24: really_copy_strided_sized(to, from, stride, 24, num, ahead); break;
         case 32: really_copy_strided_sized(to, from, stride, 32, num, ahead); break;
         default: really_copy_strided_sized(to, from, stride, nbytes, num, ahead);
+    }
+    for (size_t line = num / REALLY_RUN_GROUP; line < ahead->num_lines; line++) { /* none of records of one line */
+        if (ahead->next < ahead->next_end) really_prefetch_l1(ahead->next);
+        if (ahead->later < ahead->later_end) really_prefetch_l2(ahead->later);
+        ahead->next += REALLY_CACHE_LINE;
+        ahead->later += REALLY_CACHE_LINE;
     }
 }
 

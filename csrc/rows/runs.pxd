@@ -15,13 +15,14 @@ cdef extern from "run_copy.h" nogil:
         const char* next_end
         const char* later
         const char* later_end
+        size_t num_lines
     void really_copy_strided(
         char* to, const char* rows, size_t stride, size_t nbytes, size_t num, ReallyAhead* ahead
     ) noexcept
 
 cdef enum:
     LEAST_RUN = 8  # rows; where runs are shorter on average, rows are copied one by one
-    RUN_NBYTES = 8192  # of a run at most, so that it and the next one have room in the first-level cache
+    RUN_NBYTES = 16384  # of a run at most, so that it and the next one have room in the first-level cache
     FAR = 3  # runs from the one that is copied to the one that is prefetched to the second-level cache
 
 cdef struct Run:
@@ -117,8 +118,9 @@ cdef inline void copy_run(const Records* records, const Run* runs, char** column
     cdef const Run* far = &runs[FAR]
     cdef const Field* field
     cdef char* column
-    cdef Py_ssize_t k
+    cdef Py_ssize_t of_fields = records.num_fields * REALLY_CACHE_LINE, k
     cdef ReallyAhead ahead
+    ahead.num_lines = run.num * records.stride // of_fields
     ahead.next, ahead.next_end = runs[1].rows, runs[1].rows + runs[1].num_before_end * records.stride
     ahead.later, ahead.later_end = far.rows, far.rows + far.num_before_end * records.stride
     for k in range(records.num_fields):
