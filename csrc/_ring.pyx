@@ -1802,7 +1802,7 @@ cdef class Ring:
             batch.fields[key] = data
 
     cdef bint may_keep(self, Py_ssize_t num_rows) noexcept:
-        """Whether the arrays of a batch of single transitions are handed out again."""
+        """Whether the arrays of a batch of so many rows are handed out again."""
         return num_rows * self.row_nbytes <= MOST_KEPT and self.state.num_sharings == 0
 
     cdef dict handed_out(self, KeptBatch kept, Block block, Py_ssize_t num, Py_ssize_t num_batches):
@@ -1882,7 +1882,7 @@ cdef class WindowDraws:
         """`Ring.windows` from `n` uniform starts, if `n` is an int from 1 to as many as are made without a check of the
         memory left, and if the index has all rows of its ring, which is `ring`; else None."""
         cdef Py_ssize_t num = unchecked_size(n, ring.max_unchecked_rows // self.length)
-        if num == 0 or ring is not self.ring:
+        if num == 0 or ring is not self.ring or not ring.state.writes:
             return None
         cdef bint keeps = ring.may_keep(num * self.length)
         cdef KeptBatch kept = unheld(self.kept, self.length, num, self.keys, self.dtypes) if keeps else None
@@ -1898,6 +1898,8 @@ cdef class WindowDraws:
             if not ring.fill_windows(
                 block, self.parts, &windows, self.burn_in, True, <int64_t>self.trajectories.change_count
             ):
+                if kept is not None and len(self.kept) < NUM_KEPT:
+                    self.kept.append(kept)
                 return None
         if kept is None:
             batch = ring.window_arrays(block, &windows)

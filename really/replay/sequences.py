@@ -136,7 +136,7 @@ class Sequences(SampleUnit):
             joins=self.across_episodes,
             starts_at=self._starting_column(spec),
         )
-        if self._frames is None and isinstance(ring, Ring):
+        if self._frames is None and isinstance(ring, Ring) and type(self).sample is Sequences.sample:
             self.window_draws = self.starts.window_draws(self.num_steps, self.burn_in)
 
     def batch_spec(self, spec: Spec) -> Spec:

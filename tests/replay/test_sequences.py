@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from really import EmptyBufferError, InvalidTypeError, InvalidValueError, ReplayBuffer, ShardedBuffer
-from really.replay import Episodes, Sampler, Sequences, sequence_priorities
+from really.replay import UNITS, Episodes, Sampler, Sequences, sequence_priorities
 from really.replay.trajectories import Trajectories, TrajectoryColumns
 from tests.episodes import Reference, World, concatenated
 from tests.sampling_checks import assert_uniform
@@ -255,6 +255,20 @@ def test_a_draw_knows_what_changed_since_the_one_before():
     buffer.clear()
     with pytest.raises(EmptyBufferError):
         starts()
+
+
+class OfTheFirstRow(Sequences):
+    """Windows from the first row alone."""
+
+    def sample(self, ring, shape):
+        return self.take(ring, np.zeros(shape, np.int64))
+
+
+def test_a_unit_that_samples_in_its_own_way_does(monkeypatch):
+    monkeypatch.setitem(UNITS, "of the first row", OfTheFirstRow)
+    buffer = ReplayBuffer(100, unit=OfTheFirstRow(3), seed=0)
+    buffer.put(World(1, end_probability=0).chunk([(0, 50)]))
+    assert all((buffer.sample(n)["number"][..., 0] == 0).all() for n in (4, 4, (2, 4), 4))
 
 
 def test_no_start_twice_within_a_batch():
