@@ -51,7 +51,7 @@ static inline const char *really_cpu_name(int level) {
 }
 
 /* The highest level that build and processor have. AVX-512 is what every server has of it: F and BW. The level AVX2
-   needs what counts and places bits, too (left_rows.h, ranks.h). */
+   needs BMI, BMI2 and POPCNT, too (left_rows.h, ranks.h). */
 static inline int really_cpu_best(void) {
 #if defined(REALLY_DISPATCH)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&

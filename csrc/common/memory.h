@@ -154,8 +154,8 @@ static inline void really_aligned_free(void *lines) {
 /* Prefetches one cache line to the first-level cache (L1) or the second (L2). Use L1 for a line that is read at once.
    Use L2 for many lines at random places: L2 can have far more of them in flight.
 
-   GCC takes a function that only prefetches for one without effect and drops its calls. The empty assembly is an effect,
-   which no instruction belongs to. */
+   GCC takes a function that only prefetches for one without effect and drops its calls. The empty assembly is an effect.
+   It emits no instruction. */
 static inline void really_prefetch_l1(const void *address) {
 #if defined(__GNUC__)
     __builtin_prefetch(address, 0, 3);

@@ -26,7 +26,7 @@ cdef struct RowSet:
     int64_t num_words
     int num_levels
     int64_t lengths[MAX_LEVELS]  # groups of each level, FAN on the last one
-    uint64_t* words  # [num_words]; the last ones may be empty, so that groups are whole, as the last groups of a level
+    uint64_t* words  # [num_words], whole groups; words and groups behind the last slot are empty
     int64_t* counts[MAX_LEVELS]  # [lengths[level]], slots of the set in each group
 
 

@@ -62,7 +62,7 @@ cdef inline Py_ssize_t fill_window(
 
 
 cdef inline void prefetch_last_number(const Trajectories* rows, int64_t start, Py_ssize_t length) noexcept nogil:
-    """Prefetches what `list_numbers` reads first of a window from this row on, if it reads anything and the row is held."""
+    """Prefetches the number of a window's last row in the segment of its first one, which `list_numbers` may read."""
     cdef const Segment* segment
     cdef int64_t end
     if not is_row(rows, start):

@@ -59,8 +59,8 @@ class DQNLearner:
             quadratic.
         jit_compile: whether XLA compiles the updates, again for each shape of a batch. By default it does if the model
             has no convolutions: on a CPU, XLA halves the time of small networks, but takes 12 times as long for
-            convolutions. Of a model with convolutions it compiles the step of the optimizer by default, and nothing
-            with False.
+            convolutions. Of a model with convolutions it compiles the step of the optimizer by default. False compiles
+            nothing.
 
     Raises:
         ModelError: the model has no output with one q-value for each action.

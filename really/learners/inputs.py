@@ -102,7 +102,7 @@ def apply_gradients(
     """One step of an optimizer along gradients that are clipped to a global norm, if one is given.
 
     A variable on which the loss does not depend, such as one of another output, has a gradient of zero. With
-    `jit_compile` XLA compiles the step alone: it goes through the variables once, TensorFlow once for each operation.
+    `jit_compile` XLA compiles the step alone: XLA reads each variable once a step, TensorFlow once an operation.
     """
     zero = tf.UnconnectedGradients.ZERO
     gradients = tape.gradient(loss, values_of(variables), unconnected_gradients=zero)

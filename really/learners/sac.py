@@ -111,8 +111,9 @@ class SACLearner:
         n_step: number of steps over which a batch sums rewards, as for `DQNLearner`. The entropy of the steps between
             is left out.
         seed: seed of the drawn actions.
-        jit_compile: whether XLA compiles the updates, again for each shape of a batch; by default it does if the
-            networks have no convolutions, and otherwise the steps of the optimizers alone.
+        jit_compile: whether XLA compiles the updates, again for each shape of a batch. By default it does if the
+            networks have no convolutions; otherwise it compiles the steps of the critics' and the actor's optimizers
+            alone. False compiles nothing.
 
     Attributes:
         agent: the agent that is trained.
