@@ -1,4 +1,5 @@
-"""Declarations of memory.h: pages, cache lines, prefetch, streaming stores, ordered stores and loads."""
+"""Declarations of memory.h: pages, cache lines, prefetch, streaming stores, ordered stores and loads; sizes that are
+rounded up."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -40,3 +41,7 @@ cdef extern from "memory.h" nogil:
     void really_acquire_fence() noexcept
     void really_advise_willneed(const void* start, size_t nbytes) noexcept
     uint64_t really_multiply_128(uint64_t a, uint64_t b, uint64_t* low) noexcept
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t size, Py_ssize_t multiple) noexcept nogil:
+    return (size + multiple - 1) // multiple * multiple

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from memory cimport really_pages_release, really_pages_reserve
+from memory cimport really_pages_release, really_pages_reserve, round_up
 
 cdef extern from "bits.h" nogil:
     int really_count_bits(uint64_t word) noexcept
@@ -30,18 +30,13 @@ cdef struct RowSet:
     int64_t* counts[MAX_LEVELS]  # [lengths[level]], slots of the set in each group
 
 
-cdef inline int64_t to_whole_groups(int64_t num) noexcept nogil:
-    """`num` rounded up."""
-    return (num + FAN - 1) // FAN * FAN
-
-
 cdef inline bint allocate_row_set(RowSet* rows, int64_t num_slots) noexcept nogil:
     """Makes an empty set. Returns False if there is no memory."""
-    cdef int64_t length = to_whole_groups((num_slots + WORD - 1) // WORD)
+    cdef int64_t length = round_up((num_slots + WORD - 1) // WORD, FAN)
     cdef int level
     rows.num, rows.num_words, rows.num_levels = 0, length, 0
     while rows.num_levels == 0 or length > FAN:
-        length = to_whole_groups(length // FAN)
+        length = round_up(length // FAN, FAN)
         rows.lengths[rows.num_levels] = length
         rows.num_levels += 1
     rows.words = <uint64_t*>really_pages_reserve(row_set_nbytes(rows))

@@ -23,8 +23,8 @@ from memory cimport (
     really_stream_append,
     really_stream_begin,
     really_stream_end,
+    round_up,
 )
-from record cimport round_up
 
 cdef enum:
     BLOCK_NBYTES = 1 << 24  # of a block, about

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t
 
 from compact cimport Compact
-from memory cimport REALLY_CACHE_LINE
-from record cimport Records, round_up
+from memory cimport REALLY_CACHE_LINE, round_up
+from record cimport Records
 from values cimport Key
 
 cdef enum Destination:  # of the columns

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from memory cimport REALLY_CACHE_LINE
+from memory cimport REALLY_CACHE_LINE, round_up
 
 cdef enum:
     BIG_FIELD = 512  # bytes; a field this long starts on a cache line and is streamed there by itself
@@ -83,10 +83,6 @@ cdef inline int64_t slot_of(const Records* records, int64_t oldest, int64_t age)
 cdef inline const char* row_at(const Records* records, int64_t oldest, int64_t age) noexcept nogil:
     """Address of the row of this age; `oldest` is the slot of age 0."""
     return records.data + slot_of(records, oldest, age) * records.stride
-
-
-cdef inline Py_ssize_t round_up(Py_ssize_t nbytes, Py_ssize_t multiple) noexcept nogil:
-    return (nbytes + multiple - 1) // multiple * multiple
 
 
 cdef inline void lay_out(Records* records) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from gather cimport NARROW
 from memory cimport REALLY_CACHE_LINE
-from record cimport Field, Records, oldest_row, oldest_slot
+from record cimport Field, Records, oldest_row, oldest_slot, slot_of
 from values cimport Key
 from window_batch cimport WindowBatch
 
@@ -48,24 +48,24 @@ cdef inline bint may_copy_runs(const Records* records, const WindowBatch* window
 
 cdef inline void copy_runs(const Records* records, const WindowBatch* windows, char** columns) noexcept nogil:
     """Copies the rows of all windows to columns, without their padding, while it prefetches those that come next."""
-    cdef int64_t origin = oldest_row(records) - oldest_slot(records)  # number of a row in slot 0, held or not
+    cdef int64_t oldest = oldest_slot(records)
     cdef Py_ssize_t most = max(RUN_NBYTES // records.stride, <Py_ssize_t>1), i
     cdef Run[FAR + 1] runs  # the one that is copied, and those that come next
     runs[0].window = runs[0].step = runs[0].num = 0
-    find_run(records, origin, windows, most, &runs[0], &runs[0])
+    find_run(records, oldest, windows, most, &runs[0], &runs[0])
     for i in range(FAR):
-        find_run(records, origin, windows, most, &runs[i], &runs[i + 1])
+        find_run(records, oldest, windows, most, &runs[i], &runs[i + 1])
     while runs[0].num > 0:
         copy_run(records, runs, columns, runs[0].window * windows.length + runs[0].step)
         for i in range(FAR):
             runs[i] = runs[i + 1]
-        find_run(records, origin, windows, most, &runs[FAR], &runs[FAR])
+        find_run(records, oldest, windows, most, &runs[FAR], &runs[FAR])
 
 
 cdef inline void find_run(
-    const Records* records, int64_t origin, const WindowBatch* windows, Py_ssize_t most, const Run* before, Run* run
+    const Records* records, int64_t oldest, const WindowBatch* windows, Py_ssize_t most, const Run* before, Run* run
 ) noexcept nogil:
-    """Finds the run of at most `most` rows that comes next."""
+    """Finds the run of at most `most` rows that comes next; `oldest` is the slot of age 0."""
     cdef Py_ssize_t window = before.window, step = before.step + before.num
     cdef const int64_t* numbers
     cdef int64_t slot
@@ -74,7 +74,7 @@ cdef inline void find_run(
     run.window, run.step, run.num, run.num_before_end, run.rows = window, step, 0, 0, records.data
     if window < windows.num:
         numbers = windows.numbers + window * windows.length + step
-        slot = slot_of_number(records, origin, numbers[0])
+        slot = slot_of(records, oldest, numbers[0] - oldest_row(records))
         run.num = length_of_run(numbers, min(windows.num_steps[window] - step, most))
         run.num_before_end = min(run.num, records.num_slots - slot)
         run.rows = records.data + slot * records.stride
@@ -134,9 +134,3 @@ cdef inline void copy_run(const Records* records, const Run* runs, char** column
                 column + run.num_before_end * field.nbytes, records.data + field.offset, records.stride, field.nbytes,
                 run.num - run.num_before_end, &ahead,
             )
-
-
-cdef inline int64_t slot_of_number(const Records* records, int64_t origin, int64_t number) noexcept nogil:
-    """Slot of a row that is held; `origin` is the number of a row in slot 0, at most one round back."""
-    cdef int64_t slot = number - origin
-    return slot if slot < records.num_slots else slot - records.num_slots
