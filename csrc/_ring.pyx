@@ -1527,20 +1527,17 @@ cdef class Ring:
             self.refuse_if_rolled_back()
         return taken
 
-    def windows(
-        self, index, starts, Py_ssize_t num, Py_ssize_t length, Py_ssize_t burn_in, int64_t changes=NO_ROW
-    ):
+    def windows(self, index, starts, Py_ssize_t num, Py_ssize_t length, Py_ssize_t burn_in):
         """`num` windows of `length` steps [num, length, ...], with the columns `mask`, `is_first` and `number`.
 
         `index` is a `TrajectoryIndex` whose lock the caller holds. `starts`, int64 [num], are the rows with which
-        windows begin; None draws them uniformly. Returns None if the index has no start, or if a row is not held; with
-        `changes`, the `change_count` at which the index had all rows, also if the ring holds others by now.
+        windows begin; None draws them uniformly. Returns None if the index has no start, or if a row is not held.
         """
         cdef WindowBatch windows
         cdef Block block = self.new_window_batch(num, length, &windows)
         if starts is not None:
             memcpy(windows.starts, cnp.PyArray_DATA(<cnp.ndarray?>starts), num * sizeof(int64_t))
-        if not self.fill_windows(block, trajectory_parts(index), &windows, burn_in, starts is None, changes):
+        if not self.fill_windows(block, trajectory_parts(index), &windows, burn_in, starts is None):
             return None
         return self.window_arrays(block, &windows)
 
@@ -1553,9 +1550,10 @@ cdef class Ring:
 
     cdef bint fill_windows(
         self, Block block, const TrajectoryParts* parts, WindowBatch* windows, Py_ssize_t burn_in, bint draws,
-        int64_t changes,
+        int64_t changes=NO_ROW,
     ) except -1:
-        """Copies windows, with starts that are given or drawn. Returns False as `windows` returns None."""
+        """Copies windows, with starts that are given or drawn. Returns False as `windows` returns None; with `changes`,
+        the `change_count` at which the index had all rows, also if the ring holds others by now."""
         cdef bint taken
         self.read_removals()
         acquire(self.lock)

@@ -171,7 +171,6 @@ class Ring:
         num: int,
         length: int,
         burn_in: int,
-        changes: int = ...,
     ) -> dict[str, NDArray[Any]] | None: ...
     @property
     def change_count(self) -> int: ...

@@ -207,21 +207,19 @@ class Trajectories:
         Raises EmptyBufferError if there is no start, or if puts drop rows all the time.
         """
         num = math.prod(shape)
-        with self.lock:  # while no row is put, the index need not ask the ring for its rows
-            batch = self._ring.windows(self._index, None, num, length, burn_in, self.change_count)
         for _ in range(TRIES):
-            if batch is not None:
-                return shaped(batch, shape)
             with self.lock:
                 index = self._caught_up()
                 self._refuse_none()
                 batch = self._ring.windows(index, None, num, length, burn_in)
-                if self.version != self._version:
-                    batch = None  # meanwhile an update has moved the end of an episode, or a row was removed
+                # Else an update has moved the end of an episode meanwhile, or a row was removed.
+                is_current = self.version == self._version
+            if batch is not None and is_current:
+                return shaped(batch, shape)
         raise EmptyBufferError("sample: expected rows that stay while they are read, but some changed each time")
 
     def window_draws(self, length: int, burn_in: int = 0) -> WindowDraws:
-        """What draws batches like `draw_batch`, while no row is put."""
+        """What draws batches like `draw_batch` while no row is put, and need not ask the ring for its rows."""
         return WindowDraws(self._ring, self, self._index, length, burn_in)
 
     def batch(self, starts: Numbers, length: int, burn_in: int = 0) -> dict[str, NDArray[Any]] | None:
