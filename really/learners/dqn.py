@@ -97,9 +97,7 @@ class DQNLearner:
         self._double = double
         self.target = self.agent.copy()
         self.optimizer = sources.build_optimizer("DQNLearner", optimizer, self.agent.trainable_variables)
-        convolves = inputs.has_convolutions(self.agent.model)
-        self.jit_compile = not convolves if jit_compile is None else jit_compile
-        self._compiles_step = jit_compile is None and convolves
+        self.jit_compile, self._compiles_step = inputs.xla_parts(jit_compile, self.agent.model)
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
     def __repr__(self) -> str:

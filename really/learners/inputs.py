@@ -127,6 +127,15 @@ def has_convolutions(model: Any) -> bool:
     return any(len(weight.shape) > 2 for weight in model.trainable_variables)
 
 
+def xla_parts(jit_compile: bool | None, *models: Any) -> tuple[bool, bool]:
+    """Whether XLA compiles the updates of these models, and whether it compiles the steps of their optimizers alone.
+
+    None chooses the first without convolutions, for which XLA takes long on a CPU, and the second with them.
+    """
+    convolves = any(map(has_convolutions, models))
+    return not convolves if jit_compile is None else jit_compile, jit_compile is None and convolves
+
+
 def state_of(agent: Agent, batch: Mapping[str, Any], key: str) -> Any:
     """The states of a batch as the model takes them."""
     leaves = [batch[key + name] for name in model_leaves(agent.observation_space)]

@@ -171,9 +171,8 @@ class SACLearner:
         self.optimizers = {
             name: sources.build_optimizer("SACLearner", each, variables) for name, (each, variables) in trained.items()
         }
-        convolves = any(map(inputs.has_convolutions, (self.agent.model, *self.networks.critics)))
-        self.jit_compile = not convolves if jit_compile is None else jit_compile
-        self._compiles_steps = jit_compile is None and convolves
+        models = (self.agent.model, *self.networks.critics)
+        self.jit_compile, self._compiles_steps = inputs.xla_parts(jit_compile, *models)
         self._compiled = tf.function(self._updates, jit_compile=self.jit_compile or None)
 
     def __repr__(self) -> str:
