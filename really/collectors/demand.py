@@ -176,9 +176,8 @@ def waves(
 ) -> list[NDArray[np.int_]]:
     """The quota in waves that fit into messages: each wave has a few results of every agent.
 
-    `grows` lets calls of many rows have longer messages.
-    The size of a wave depends on the number of agents and not on the number of processes, so that a seeded run
-    delivers its rows in the same order for any number of processes.
+    `grows` lets calls of many rows have longer messages. The size of a wave does not depend on the number of processes,
+    so that a seeded run delivers its rows in the same order for any number of them.
     """
     rows = message_rows(row_bytes, message_bytes, int(quota.sum()) * rows_a_result if grows else 0)
     most = max(1, rows // max(1, rows_a_result * len(quota)))
