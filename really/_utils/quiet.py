@@ -20,6 +20,11 @@ LINE = re.compile(
     rb"WARNING: All log messages before absl::|[IWE]\d{4} \d\d:|To enable the following |INFO: Created TensorFlow Lite"
 )
 """Starts of the lines that TensorFlow and LiteRT write to stderr, below Python's `sys.stderr`, as they start."""
+PAGES = re.compile(
+    LINE.pattern + rb"|loc\(|error: failed while converting|Some ops are not supported by the native TFLite runtime"
+    rb"|TF Select ops: |Details:$|\ttf\.|\s*$"
+)
+"""Starts of the lines that LiteRT's converter writes about an operation that it does not have."""
 
 
 def _is_set() -> bool:
@@ -59,7 +64,7 @@ def tensorflow(where: str, what: str = "TensorFlow", otherwise: str = "") -> Any
 
 
 @contextlib.contextmanager
-def without_start_lines() -> Iterator[None]:
+def without_start_lines(left_out: re.Pattern[bytes] = LINE) -> Iterator[None]:
     """Leaves out TensorFlow's lines in the block; all other lines appear at its end.
 
     The variable does not reach lines that come before TensorFlow has started its own log. A level that the user has set
@@ -84,7 +89,7 @@ def without_start_lines() -> Iterator[None]:
                     sys.stderr.flush()
             os.dup2(before, 2)
             held.seek(0)
-            kept = b"".join(line for line in held if not LINE.match(line))
+            kept = b"".join(line for line in held if not left_out.match(line))
             while kept:
                 kept = kept[os.write(2, kept) :]
 
@@ -98,3 +103,8 @@ def without_interpreter_line() -> contextlib.AbstractContextManager[None]:
     To hold back what is written takes longer than to start an interpreter.
     """
     return without_start_lines() if next(_interpreters) == 0 else contextlib.nullcontext()
+
+
+def without_pages() -> contextlib.AbstractContextManager[None]:
+    """`without_start_lines` for a conversion to LiteRT, without the pages whose first line its exception has."""
+    return without_start_lines(PAGES)

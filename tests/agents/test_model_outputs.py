@@ -183,13 +183,25 @@ def test_half_and_double_precision_give_float32_with_gradients(kind, precision):
         np.testing.assert_allclose(values["log_prob"], agent.policy.log_prob(outputs, actions), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", [*PRECISIONS, "float16", "bfloat16"], indirect=True)
-def test_runners_act_with_a_graph_of_half_or_double_precision(precision, capfd):
-    """It is not given to the converter of LiteRT, which prints pages about it."""
-    make, space = MODELS["epsilon_greedy"]
-    agent = agent_of(make, space, "epsilon_greedy")
+def exported_for(agent, make):
     build = ModelBuilder(make, {}, None, BOX)
-    exported = exporting.export(agent.model, BOX, 2, build, True, agent.forms, ["q_values"])
+    return exporting.export(agent.model, BOX, 2, build, True, agent.forms, agent.policy.required_outputs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [
+        *((precision, "epsilon_greedy") for precision in ("float64", "float16", "bfloat16")),
+        ("mixed_bfloat16", "discrete_policy"),
+    ],
+    indirect=["precision"],
+)
+def test_runners_act_with_a_graph_of_half_or_double_precision(precision, kind, capfd):
+    """It is not given to the converter of LiteRT, which prints pages about it."""
+    make, space = MODELS[kind]
+    agent = agent_of(make, space, kind)
+    (name,) = agent.policy.required_outputs
+    exported = exported_for(agent, make)
     assert "LiteRT knows neither half nor double precision (BiasAdd, MatMul)" in exported.report["litert"]
     assert "LiteRT knows neither half nor double precision" in exported.report["litert_static"]
     assert exported.kind in ("xla", "tf.function"), exported.report
@@ -197,11 +209,70 @@ def test_runners_act_with_a_graph_of_half_or_double_precision(precision, capfd):
     forward = load(exported, 2)
     for weights in (agent.get_weights(), [weight.astype(np.float32) for weight in agent.get_weights()]):
         forward.set_weights(weights)
-        expected = agent.forms.arrays(agent.model(STATES[:2]), 2, ["q_values"])["q_values"]
-        got = forward([STATES[:2]])["q_values"]
+        expected = agent.forms.arrays(agent.model(STATES[:2]), 2, [name])[name]
+        got = forward([STATES[:2]])[name]
         assert got.dtype == (np.float64 if precision == "float64" else np.float32)
-        tolerance = {"float64": 1e-6, "mixed_float16": 4e-3, "float16": 4e-3}.get(precision, 3e-2)
+        tolerance = {"float64": 1e-6, "float16": 4e-3}.get(precision, 3e-2)
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"], indirect=True)
+def test_runners_compute_q_values_of_mixed_precision_in_float32(precision):
+    """They are those of the same weights in a model of float32; the agent's model keeps its precision."""
+    make, space = MODELS["epsilon_greedy"]
+    agent = agent_of(make, space, "epsilon_greedy")
+    exported = exported_for(agent, make)
+    assert exported.kind == "litert", exported.report
+    assert exported.report["litert"].endswith(", in float32")
+    assert {layer.dtype_policy.name for layer in agent.model.layers[1:]} == {precision}
+    keras.config.set_dtype_policy("float32")
+    single = make()
+    forward = load(exported, 2)
+    rng = np.random.default_rng(3)
+    for weights in (agent.get_weights(), [rng.normal(size=weight.shape) for weight in agent.get_weights()]):
+        forward.set_weights(weights)
+        single.set_weights(weights)
+        np.testing.assert_allclose(forward([STATES[:2]])["q_values"], single(STATES[:2])["q_values"], rtol=1e-5)
+
+
+class Casting(keras.Model):
+    """Says itself in which type it computes, so that float32 raises."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.q = L.Dense(8, dtype="mixed_bfloat16"), L.Dense(3, dtype="float32")
+
+    def call(self, x):
+        return {"q_values": self.q(tf.cast(x, tf.bfloat16)[:, :1] + self.hidden(x))}
+
+
+def test_a_model_that_cannot_compute_in_float32_is_exported_as_it_is():
+    agent = agent_of(Casting, spaces.Discrete(3), "epsilon_greedy")
+    exported = exported_for(agent, Casting)
+    assert exported.kind in ("xla", "tf.function"), exported.report
+    assert agent.model.hidden.dtype_policy.name == "mixed_bfloat16"
+    forward = load(exported, 5)
+    forward.set_weights(agent.get_weights())
+    np.testing.assert_allclose(forward([STATES])["q_values"], agent.model(STATES)["q_values"], rtol=3e-2, atol=3e-2)
+
+
+class Transposing(keras.Model):
+    """Has an operation that LiteRT lacks: a transposition of 16-bit integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = L.Dense(3)
+
+    def call(self, x):
+        pairs = tf.transpose(tf.bitcast(tf.cast(x, tf.int32), tf.uint16), [0, 2, 1])
+        return {"q_values": self.q(tf.reshape(tf.cast(pairs, tf.float32), [-1, 6]))}
+
+
+def test_an_operation_that_litert_lacks_is_told_in_the_report_alone(capfd):
+    exported = exported_for(agent_of(Transposing, spaces.Discrete(3), "epsilon_greedy"), Transposing)
+    assert exported.kind in ("xla", "tf.function"), exported.report
+    assert "'tf.Transpose' op is neither a custom op nor a flex op" in exported.report["litert"]
+    assert "Transpose" not in capfd.readouterr().err
 
 
 def updated(learner, make, space, kind):

@@ -21,9 +21,10 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from really._utils.quiet import without_pages
 from really.agents.recurrent import called
 from really.agents.tensorflow.outputs import as_tensors
-from really.agents.tensorflow.switches import undecorated, unrolled
+from really.agents.tensorflow.switches import in_half_precision, in_single_precision, undecorated, unrolled
 from really.agents.verification import CALLS, Timing, disagreement, random_leaves, seconds_per_call
 from really.data.schema import Spec
 from really.data.spaces import nest
@@ -44,7 +45,10 @@ WORTH_TENSORFLOW = 1.25
 LARGE_MODEL = 1 << 20
 
 # Distance of 1 from the next number.
-PRECISION = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+PRECISION = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+# Outputs whose probabilities nobody divides by. A learner computes those of a policy anew, in the model's precision.
+VALUES = {"q_values", "v_estimate", "value_estimate"}
 
 # Operations that LiteRT does not have for these dtypes.
 ARITHMETIC = ("MatMul", "BatchMatMulV2", "Conv2D", "BiasAdd")
@@ -64,7 +68,7 @@ class _CannotExportError(Exception):
 class _Trial:
     """Weights, observations, and the model's outputs for them.
 
-    `precision` is for each output the distance of 1 from the next number in the model's own dtype.
+    `precision` is for each output the distance of 1 from the next number in a half-precision dtype of the model, or 0.
     """
 
     weights: Arrays
@@ -112,12 +116,18 @@ def export(
         _expect_batches(forms)
         in_form = _InForm(model, forms, base.output_names)
         function = _trace(in_form, state, observation_space, base.leaves)
-        _expect_float_weights(function, state, len(base.leaves))
         trials = _trials(in_form, state, observation_space, batch_size)
     except _CannotExportError as reason:
         return _as_python(base, build, observation_space, {"eager": f"the model is called as it is: {reason}"})
     base = replace(base, output_names=tuple(trials[0].expected))
-    found, report = _measure(function, base, trials, batch_size, repeatable, calls)
+    found, report = dict[Exported, float](), dict[str, str]()
+    if set(base.output_names) <= VALUES and (layers := in_half_precision(layer for _, layer in state.layers)):
+        with contextlib.suppress(_CannotExportError), in_single_precision(layers):
+            single = _trace(in_form, state, observation_space, base.leaves)
+            found, report = _measure(single, base, trials, batch_size, repeatable, calls)
+            report = {kind: f"{told}, in float32" for kind, told in report.items()}
+    if not found:
+        found, report = _measure(function, base, trials, batch_size, repeatable, calls)
     if not found:
         return _as_python(base, build, observation_space, {**report, "eager": "the model is called as it is"})
     return replace(min(found, key=lambda candidate: found[candidate]), report=report)
@@ -202,16 +212,20 @@ class _InForm:
         self._model, self._forms, self._names = model, forms, names
         layout = None if forms is None else forms.recurrent
         self._called = called(model, layout)
-        self._loops = [layer for _, layer in ModelState(model).layers] if layout else []
+        layers = [layer for _, layer in ModelState(model).layers]
+        self._loops = layers if layout else []
+        dtypes = {str(getattr(layer, "compute_dtype", None)) for layer in layers}
+        self._precision = max((PRECISION.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def with_precision(self, inputs: Any) -> tuple[Mapping[str, Any], dict[str, float]]:
-        """The outputs, and for each the distance of 1 from the next number in the dtype that the model gives."""
+        """The outputs, and for each the distance of 1 from the next number in the coarsest dtype that led to it."""
         outputs = self._outputs(inputs)
-        dtypes = {name: tf.convert_to_tensor(outputs[name]).dtype for name in self._names or outputs}
-        return self._in_form(outputs), {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
+        dtypes = {name: tf.convert_to_tensor(outputs[name]).dtype.name for name in self._names or outputs}
+        own = {name: PRECISION.get(dtype, 0.0) for name, dtype in dtypes.items()}
+        return self._in_form(outputs), {name: max(own[name], self._precision) for name in own}
 
     def __call__(self, inputs: Any) -> Mapping[str, Any]:
         return self._in_form(self._outputs(inputs))
@@ -259,6 +273,7 @@ def _trace(model: Any, state: ModelState, space: spaces.Space[Any], leaves: Spec
     stateful = sorted({op.type for op in traced.graph.get_operations() if op.op_def.is_stateful})
     if stateful:
         raise _CannotExportError(f"its graph has side effects or randomness ({', '.join(stateful)})")
+    _expect_float_weights(traced, state, len(leaves))
     return traced
 
 
@@ -288,7 +303,8 @@ def _convert(function: Any) -> bytes:
     logger = logging.getLogger("absl")
     logger.addFilter(_not_about_trackable)
     try:
-        return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+        with without_pages():
+            return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     finally:
         logger.removeFilter(_not_about_trackable)
 

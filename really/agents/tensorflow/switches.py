@@ -1,4 +1,4 @@
-"""Switches that are changed for a while: how TensorFlow runs its functions, how layers go through time."""
+"""Switches that are changed for a while: how TensorFlow runs its functions, how layers go through time, precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from really.agents.seeding import PROCESS_STATE
+
+# Policies of Keras with weights of float32 and computations in half precision.
+MIXED = ("mixed_float16", "mixed_bfloat16")
 
 
 @contextlib.contextmanager
@@ -41,3 +44,22 @@ def unrolled(layers: Iterable[Any]) -> Iterator[None]:
     finally:
         for layer in loops:
             vars(layer)["unroll"] = False
+
+
+def in_half_precision(layers: Iterable[Any]) -> list[Any]:
+    """The layers of Keras that compute in half precision and have weights of float32."""
+    policies = ((layer, getattr(layer, "dtype_policy", None)) for layer in layers)
+    return [layer for layer, policy in policies if getattr(policy, "name", None) in MIXED]
+
+
+@contextlib.contextmanager
+def in_single_precision(layers: Iterable[Any]) -> Iterator[None]:
+    """Makes these layers of Keras compute in float32."""
+    before = [(layer, layer.dtype_policy) for layer in layers]
+    try:
+        for layer, _ in before:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in before:
+            layer.dtype_policy = policy
