@@ -123,6 +123,7 @@ class DQNLearner:
         columns = self._checked(batch)
         single = columns["reward"].ndim == 1
         batches = {name: column[None] for name, column in columns.items()} if single else columns
+        batches = inputs.shared(batches)
         found = [result.numpy() for result in self._compiled(batches)]
         return DQNUpdate(*(result[0] for result in found)) if single else DQNUpdate(*found)
 

@@ -29,6 +29,8 @@ DISCOUNT_TOLERANCE = 1e-5
 BOUND_TOLERANCE = 1e-6
 # Estimators of advantages, and the column that each reads besides `value_estimate`.
 ADVANTAGES = {"gae": "advantage", "monte_carlo": "monte_carlo"}
+# Bytes from which TensorFlow takes longer to copy a column than to share it, and the alignment that it computes with.
+LARGE, ALIGNMENT = 1 << 20, 64
 # Columns that change the meaning of a batch's rows; a learner that ignored them would learn something else.
 REPLAYED = ("discount", "weight", "index")
 
@@ -89,6 +91,27 @@ def replayed_columns(
     columns.setdefault("weight", np.ones(columns["reward"].shape, np.float32))
     check_actions(learner, columns["action"], agent.action_space)
     return columns
+
+
+def shared(columns: dict[str, Any]) -> dict[str, Any]:
+    """These columns, large ones as tensors over the same memory.
+
+    Nobody may write there as long as they are read. The caller holds them until then: TensorFlow computes in place in
+    the memory of a tensor that nobody holds.
+    """
+    return {name: _over_memory(column) if _can_share(column) else column for name, column in columns.items()}
+
+
+def _can_share(column: Any) -> bool:
+    if not isinstance(column, np.ndarray) or column.nbytes < LARGE:
+        return False
+    flags, dtype = column.flags, column.dtype
+    usual = flags.c_contiguous and flags.writeable and dtype.isnative and dtype.kind in "iuf"
+    return usual and column.ctypes.data % ALIGNMENT == 0
+
+
+def _over_memory(column: NDArray[Any]) -> Any:
+    return tf.experimental.dlpack.from_dlpack(column.__dlpack__())
 
 
 def apply_gradients(

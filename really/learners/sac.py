@@ -204,6 +204,7 @@ class SACLearner:
         inputs.check_within("SACLearner", columns["action"], self.agent.action_space)
         single = columns["reward"].ndim == 1
         batches = {name: column[None] for name, column in columns.items()} if single else columns
+        batches = inputs.shared(batches)
         found = [result.numpy() for result in self._compiled(batches)]
         return SACUpdate(*(result[0] for result in found)) if single else SACUpdate(*found)
 

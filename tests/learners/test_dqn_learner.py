@@ -14,7 +14,7 @@ from really import ReplayBuffer, SampleManager
 from really.agents.agent import Agent
 from really.agents.models import build_model
 from really.errors import InvalidTypeError, InvalidValueError, ModelError
-from really.learners import DQNLearner
+from really.learners import DQNLearner, inputs
 from tests import models
 
 BOX = spaces.Box(-np.inf, np.inf, (4,))
@@ -261,6 +261,35 @@ def test_update_takes_batches_of_a_buffer_tensors_and_column_vectors():
     tensors = {name: tf.constant(rows) for name, rows in batches.items()}
     tensors["action"] = tensors["action"][..., tf.newaxis]
     np.testing.assert_allclose(learner_of().update(tensors).td_error, expected.td_error, rtol=1e-5)
+
+
+def placed(array, offset):
+    """A copy of an array that starts `offset` bytes after a multiple of the alignment."""
+    memory = np.empty(array.nbytes + 2 * inputs.ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % inputs.ALIGNMENT + offset
+    copied = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied[...] = array
+    return copied
+
+
+def test_large_columns_are_shared_with_tensorflow_and_stay_as_they_are():
+    batch = batch_of(2, 40_000)
+    states = batch["state"]
+    read_only = placed(states, 0)
+    read_only.flags.writeable = False
+    strided = np.repeat(states, 2, axis=-1)[..., ::2]
+    kinds = {"shared": placed(states, 0), "unaligned": placed(states, 4), "read-only": read_only, "strided": strided}
+    found = {}
+    for kind, column in kinds.items():
+        (given,) = inputs.shared({"state": column}).values()
+        assert isinstance(given, tf.Tensor) == (kind == "shared"), kind
+        found[kind] = learner_of().update({**batch, "state": column})
+        np.testing.assert_array_equal(column, batch_of(2, 40_000)["state"], kind)
+    for kind, update in found.items():
+        for one, other in zip(update, found["unaligned"], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=kind)
+    kinds["shared"][0, 0, 0] = 7.0
+    assert inputs.shared({"state": kinds["shared"]})["state"].numpy()[0, 0, 0] == 7.0
 
 
 def test_agent_and_gamma_come_from_the_manager():
