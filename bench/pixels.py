@@ -5,7 +5,7 @@ process.
 
 - The loop: both packages play Pong in 8 environments and learn with the network, batch, rates and schedule of
   `examples/dqn_atari.py --recipe published`, at its last epsilon. Each has all cores. The clock starts after some
-  updates. With bfloat16 hidden layers compute in that type, and weights are float32.
+  updates. With `--precision bfloat16` hidden layers learn in that type; weights are float32, and agents act in it.
 - The update: processor time on one thread, of the example's learner and of networks that are written in another way.
 """
 
@@ -31,15 +31,16 @@ ROUNDS, SECONDS = 5, 0.5
 
 # Title -> how the network is written, and the environment variables of its process.
 NETWORKS: dict[str, tuple[str, dict[str, str]]] = {
-    "the example's: convolutions of tiles": ("tiles", {}),
-    "`Conv2D` of Keras": ("keras", {}),
-    "`Conv2D` of Keras, without oneDNN": ("keras", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
-    "`Conv2D` of Keras in bfloat16": ("bfloat16", {}),
+    "the example's: convolutions of tiles": ("tiles float32", {}),
+    "`Conv2D` of Keras": ("keras float32", {}),
+    "`Conv2D` of Keras, without oneDNN": ("keras float32", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    "the example's, in bfloat16": ("tiles bfloat16", {}),
+    "`Conv2D` of Keras in bfloat16": ("keras bfloat16", {}),
 }
 # Title -> the turn of a loop.
 LOOPS = {
-    "the example": ("ours", "tiles"),
-    "... its network in bfloat16": ("ours", "bfloat16"),
+    "the example": ("ours", "float32"),
+    "... with `--precision bfloat16`": ("ours", "bfloat16"),
     "Stable-Baselines3": ("sb3",),
 }
 # What an update consists of, in the order of the table.
@@ -64,14 +65,13 @@ def example() -> Any:
     return dqn_atari
 
 
-def training(folder: str, network: str) -> Any:
+def training(folder: str, precision: str) -> Any:
     """A run of the example that has collected `START` rows."""
     module = example()
-    if network == "bfloat16":
-        module.QNetwork = lambda **_: nature(bfloat16=True)
     arguments = argparse.Namespace(
         recipe="published",
         game="pong",
+        precision=precision,
         path=None,
         buffer=ROWS,
         seed=0,
@@ -83,14 +83,14 @@ def training(folder: str, network: str) -> Any:
     return run
 
 
-def ours(network: str) -> dict[str, float]:
-    """Seconds of the example's loop, with its own network or another one."""
+def ours(precision: str) -> dict[str, float]:
+    """Seconds of the example's loop."""
     import ray
     from tqdm import tqdm
 
     ray.init("local", include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        run = training(folder, network)
+        run = training(folder, precision)
         with run.manager, tqdm(disable=True) as bar:
             run.learn(WARM, bar)
             updates, began = run.counters["updates"], time.perf_counter()
@@ -143,10 +143,11 @@ def update(network: str) -> dict[str, float]:
 
     module = example()
     recipe, size = module.RECIPES["published"], (module.UPDATES_A_CALL, module.BATCH)
-    build, given = nature, {"bfloat16": network == "bfloat16"}
-    if network == "tiles":
+    kind, precision = network.split()
+    build, given = nature, {"dtype": module.PRECISIONS[precision]}
+    if kind == "tiles":
         build = module.QNetwork
-        given = {name: getattr(recipe, name) for name in ("first", "convolutions", "hidden", "dueling")}
+        given |= {name: getattr(recipe, name) for name in ("first", "convolutions", "hidden", "dueling")}
         given["num_actions"] = ACTIONS
     options = {"model_kwargs": given, "action_sampling_type": "epsilon_greedy", "epsilon": 1.0, "num_steps": 64}
     with really.SampleManager(build, really.atari("pong"), module.AGENTS, START, use_ray=False, **options) as manager:
@@ -155,10 +156,10 @@ def update(network: str) -> dict[str, float]:
         adam = tf.keras.optimizers.Adam(**recipe.adam)
         learner = DQNLearner(manager, adam, gamma=module.GAMMA, **recipe.options)
         calls: dict[str, Callable[[], Any]] = {"update": lambda: learner.update(manager.sample(size))}
-        if network == "tiles":
+        if network == "tiles float32":
             calls |= parts(learner, manager.sample, size)
         found = {name: 1e3 * least(call) / size[0] for name, call in calls.items()}
-    if network == "tiles":
+    if network == "tiles float32":
         # The function of the gradients has a forward pass of its own.
         found["backward"] -= found["forward"]
         found["rest"] = found["update"] - sum(found[name] for name in PARTS if name != "pixels")
@@ -168,6 +169,8 @@ def update(network: str) -> dict[str, float]:
 def parts(learner: Any, sample: Callable[..., Any], size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     """Each part of as many updates as one call does."""
     import tensorflow as tf
+
+    from really.learners.inputs import shared
 
     batch = sample(size)
     columns = {name: tf.constant(column) for name, column in learner._checked(batch).items()}
@@ -199,7 +202,7 @@ def parts(learner: Any, sample: Callable[..., Any], size: tuple[int, int]) -> di
 
     return {
         "batch": lambda: sample(size),
-        "columns": lambda: [tf.constant(column) for column in learner._checked(batch).values()],
+        "columns": lambda: [tf.convert_to_tensor(column) for column in shared(learner._checked(batch)).values()],
         "pixels": compiled(pixels),
         "target": compiled(lambda rows: tf.reduce_sum(learner._next_value(rows))),
         "forward": compiled(loss),
@@ -207,11 +210,11 @@ def parts(learner: Any, sample: Callable[..., Any], size: tuple[int, int]) -> di
     }
 
 
-def nature(bfloat16: bool) -> Any:
+def nature(dtype: str) -> Any:
     """The network of Mnih et al. 2015 as one writes it in Keras."""
     import keras
 
-    layers, dtype = keras.layers, "mixed_bfloat16" if bfloat16 else "float32"
+    layers = keras.layers
     frames = keras.Input((STACK, SCREEN, SCREEN), dtype="uint8")
     pixels = layers.Rescaling(1 / 255, dtype=dtype)(layers.Permute((2, 3, 1), dtype="uint8")(frames))
     return keras.Model(frames, {"q_values": models.nature_head(pixels, ACTIONS, dtype)})

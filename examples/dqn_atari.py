@@ -1,16 +1,17 @@
 """DQN learns an Atari game from pixels, with a replay buffer of a million transitions that outlives the process.
 
-    python examples/dqn_atari.py [--recipe fast|published] [--game pong] [--steps N] [--path DIR] [--resume] [--seed N]
-        [--out DIR]
+    python examples/dqn_atari.py [--recipe fast|published] [--game pong] [--precision float32|bfloat16] [--steps N]
+        [--path DIR] [--resume] [--seed N] [--out DIR]
 
 `fast`, the default, is double DQN with a small dueling network, three-step returns and prioritized replay. Its run ends
 early at the mean return that `WON` has for the game. `published` is the DQN of Mnih et al. 2015 with another optimizer,
-exploration and warm-up. `RECIPES` says where each constant comes from. With `--path` the buffer lives in files.
-`--resume` continues a run after any kind of end.
+exploration and warm-up. `RECIPES` says where each constant comes from. With `--precision bfloat16` the hidden layers
+compute in that type while they learn, which is faster on a processor that has it. With `--path` the buffer lives in
+files. `--resume` continues a run after any kind of end.
 
 The run writes `result.json`, `checkpoints/`, and `progress/` with curves, CSV and TensorBoard events to the folder
-`--out` (by default `runs/dqn_atari_recipe_<recipe>_<seed>`, and `runs/dqn_atari_game_<game>_recipe_<recipe>_<seed>` for
-another game than Pong).
+`--out`. By default that is `runs/dqn_atari_recipe_<recipe>_<seed>`. It has `_game_<game>` before the recipe for another
+game than Pong, and `_precision_bfloat16` after it for that precision.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ BATCH, UPDATES_A_CALL, GAMMA = 32, 16, 0.99  # both papers have 32 and 0.99
 EPSILON_START, EPSILON_END = 1.0, 0.01
 TEST_EPISODES, LAST_EPISODES = 3, 20
 WON = {"pong": 19.0}  # mean of 20 greedy games at which `fast` ends; 21 is the most
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # as Keras names them
 KEYS = ("state", "action", "reward", "state_new", "terminal", "episode_end")
 
 
@@ -121,13 +123,13 @@ class Hidden(tf.keras.layers.Dense):
 
 
 class Convolution(tf.keras.layers.Layer):
-    """A convolution with ReLU, of `[row, height, width, channel]` float32.
+    """A convolution with ReLU, of `[row, height, width, channel]` floats.
 
     The bias is added with `+`: after `bias_add`, as in Keras's `Conv2D`, the gradient takes longer on a CPU.
     """
 
-    def __init__(self, filters: int, size: int, strides: int = 1) -> None:
-        super().__init__()
+    def __init__(self, filters: int, size: int, strides: int = 1, dtype: str = "float32") -> None:
+        super().__init__(dtype=dtype)
         self.filters, self.size, self.strides = filters, size, strides
 
     def build(self, shape: tuple[int | None, ...]) -> None:
@@ -144,8 +146,8 @@ class Convolution(tf.keras.layers.Layer):
 class HalvingConvolution(Convolution):
     """A convolution of 4 x 4 at every second place: one of 2 x 2 tiles, which are 2 x 2 places each."""
 
-    def __init__(self, filters: int) -> None:
-        super().__init__(filters, 2)
+    def __init__(self, filters: int, dtype: str = "float32") -> None:
+        super().__init__(filters, 2, dtype=dtype)
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build((*shape[:-1], 4 * shape[-1]))
@@ -160,8 +162,8 @@ class PixelConvolution(Convolution):
     With an edge of 4 it is one of 8 x 8 pixels at every fourth one, and with 2 one of 4 x 4 at every second one.
     """
 
-    def __init__(self, filters: int, edge: int) -> None:
-        super().__init__(filters, 2)
+    def __init__(self, filters: int, edge: int, dtype: str = "float32") -> None:
+        super().__init__(filters, 2, dtype=dtype)
         self.edge = edge
         self.pixels = {2: tf.uint16, 4: tf.float32}[edge]  # a row of a tile as one number; oneDNN transposes float32
 
@@ -174,33 +176,40 @@ class PixelConvolution(Convolution):
         return self.convolved(self.tiles(state), self.kernel / 255.0)
 
     def tiles(self, state: tf.Tensor) -> tf.Tensor:
-        """The pixels of each tile, `[row, height, width, pixel]` float32."""
+        """The pixels of each tile, `[row, height, width, pixel]`, in the type in which the layer computes."""
         stack, tall, edge, wide = self.sizes
         rows = tf.bitcast(tf.reshape(state, [-1, *self.sizes, edge]), self.pixels)
         tiles = tf.bitcast(tf.transpose(rows, [0, 2, 4, 1, 3]), tf.uint8)
-        return tf.cast(tf.reshape(tiles, [-1, tall, wide, edge**2 * stack]), tf.float32)
+        return tf.cast(tf.reshape(tiles, [-1, tall, wide, edge**2 * stack]), self.compute_dtype)
 
 
 class QNetwork(tf.keras.Model):
     """Convolutions and one hidden layer, for observations `[row, stack, height, width]` uint8.
 
     A dueling network has a hidden layer for the value and one for the advantages (Wang et al. 2016, equation 9).
+    `dtype` is the policy of Keras for all layers but the last.
     """
 
     def __init__(
-        self, num_actions: int, first: tuple[int, int], convolutions: tuple[Any, ...], hidden: int, dueling: bool
+        self,
+        num_actions: int,
+        first: tuple[int, int],
+        convolutions: tuple[Any, ...],
+        hidden: int,
+        dueling: bool,
+        dtype: str = "float32",
     ) -> None:
         super().__init__()
         layers = tf.keras.layers
-        self.convolutions = [PixelConvolution(*first)]
+        self.convolutions = [PixelConvolution(*first, dtype=dtype)]
         for filters, size, strides in convolutions:
             if (size, strides) == (4, 2):
-                self.convolutions.append(HalvingConvolution(filters))
+                self.convolutions.append(HalvingConvolution(filters, dtype=dtype))
             else:
-                self.convolutions.append(Convolution(filters, size, strides))
-        self.flat, self.hidden = layers.Flatten(), Hidden(hidden)
+                self.convolutions.append(Convolution(filters, size, strides, dtype=dtype))
+        self.flat, self.hidden = layers.Flatten(dtype=dtype), Hidden(hidden, dtype=dtype)
         self.q = layers.Dense(num_actions)
-        self.value = [Hidden(hidden), layers.Dense(1)] if dueling else []
+        self.value = [Hidden(hidden, dtype=dtype), layers.Dense(1)] if dueling else []
 
     def call(self, state: tf.Tensor) -> dict[str, tf.Tensor]:
         seen = state
@@ -232,6 +241,7 @@ class Training:
                 "convolutions": recipe.convolutions,
                 "hidden": recipe.hidden,
                 "dueling": recipe.dueling,
+                "dtype": PRECISIONS[arguments.precision],
             },
             "num_steps": CHUNK,
             "seed": arguments.seed,
@@ -244,7 +254,7 @@ class Training:
             self.tester = really.SampleManager(QNetwork, whole, 1, CHUNK, use_ray=False, **acting)
         self.manager.initialize_buffer(arguments.buffer, KEYS, **recipe.sampler, **places)
         events = out / "progress" / "events"
-        self.manager.initialize_aggregator(out / "progress", 5, ["loss", "q_value", "reward"], tensorboard=events)
+        self.manager.initialize_aggregator(out / "progress", 25, ["loss", "q_value", "reward"], tensorboard=events)
         optimizer = tf.keras.optimizers.Adam(**recipe.adam)
         self.learner = DQNLearner(self.manager, optimizer, gamma=GAMMA, **recipe.options)
         self.counters: dict[str, Any] = {"env_steps": 0, "updates": 0, "seconds": 0.0, "won": False}
@@ -330,7 +340,9 @@ class Training:
 def main() -> None:
     arguments = parse()
     game = "" if arguments.game == "pong" else f"_game_{arguments.game}"
-    out = arguments.out or Path("runs") / f"dqn_atari{game}_recipe_{arguments.recipe}_{arguments.seed}"
+    precision = "" if arguments.precision == "float32" else f"_precision_{arguments.precision}"
+    name = f"dqn_atari{game}_recipe_{arguments.recipe}{precision}_{arguments.seed}"
+    out = arguments.out or Path("runs") / name
     tf.keras.utils.set_random_seed(arguments.seed)
     ray.init(include_dashboard=False, log_to_driver=False)
     training = Training(arguments, out)
@@ -364,6 +376,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", choices=RECIPES, default="fast")
     parser.add_argument("--game", default="pong")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="in which hidden layers learn")
     parser.add_argument("--steps", type=int, help="environment steps, of four frames each (default: the recipe's)")
     parser.add_argument("--buffer", type=int, default=1_000_000, help="transitions")
     parser.add_argument("--learning-starts", type=int, help="steps before the first update (default: the recipe's)")

@@ -47,7 +47,7 @@ GOALS = {
 }
 # In the name of a folder: the options that the run was made with.
 WITHOUT = "_no_"
-VALUES = re.compile(r"_(game|recipe)_(.+?)(?=_recipe_|$)")
+VALUES = re.compile(r"_(game|recipe|precision)_(.+?)(?=_recipe_|_precision_|$)")
 BACKEND = "keras_any_"
 SMOOTHED, POINTS = 10, 200
 RETURNS = ("epoch", "reward.")

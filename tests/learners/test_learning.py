@@ -54,12 +54,20 @@ def run_atari(folder: Path, steps: int, *more: str) -> dict[str, Any]:
 @pytest.mark.learning
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize(
-    ("recipe", "game", "updates"), [("fast", "pong", 256), ("published", "pong", 128), ("fast", "breakout", 256)]
+    ("recipe", "game", "updates"),
+    [
+        (("fast",), "pong", 256),
+        (("published",), "pong", 128),
+        (("published", "--precision", "bfloat16"), "pong", 128),
+        (("fast",), "breakout", 256),
+    ],
 )
-def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(recipe: str, game: str, updates: int, tmp_path: Path) -> None:
-    first = run_atari(tmp_path, 1024, "--recipe", recipe, "--game", game)
+def test_dqn_on_pixels_resumes_with_its_buffer_on_disk(
+    recipe: tuple[str, ...], game: str, updates: int, tmp_path: Path
+) -> None:
+    first = run_atari(tmp_path, 1024, "--recipe", *recipe, "--game", game)
     assert (first["env_steps"], first["updates"], first["buffer_rows"]) == (1024, updates, 1024)
-    second = run_atari(tmp_path, 1536, "--recipe", recipe, "--game", game, "--resume")
+    second = run_atari(tmp_path, 1536, "--recipe", *recipe, "--game", game, "--resume")
     assert (second["env_steps"], second["updates"], second["buffer_rows"]) == (1536, 2 * updates, 1536)
     assert second["wall_seconds"] > first["wall_seconds"]
     assert (tmp_path / "out" / "progress" / "progress.png").read_bytes().startswith(b"\x89PNG")
@@ -138,6 +146,29 @@ def of_tiles(kernel: Any, edge: int) -> Any:
     """A kernel `[2 edge, 2 edge, channel, filter]` as `[row, column, y, x, channel, filter]`, by tiles."""
     channels, filters = kernel.shape[2:]
     return np.asarray(kernel).reshape(2, edge, 2, edge, channels, filters).transpose(0, 2, 1, 3, 4, 5)
+
+
+def test_a_network_of_bfloat16_has_the_values_of_one_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for roundings; its weights, its last layers and the gradients are float32."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import tensorflow as tf
+    from dqn_atari import RECIPES, QNetwork
+
+    recipe = RECIPES["fast"]
+    networks = [
+        QNetwork(6, recipe.first, recipe.convolutions, recipe.hidden, recipe.dueling, dtype)
+        for dtype in ("float32", "mixed_bfloat16")
+    ]
+    pixels = tf.constant(np.random.default_rng(0).integers(0, 256, (5, 4, 42, 42), dtype=np.uint8))
+    single, mixed = (network(pixels)["q_values"] for network in networks)
+    assert single.dtype == mixed.dtype == tf.float32
+    networks[1].set_weights(networks[0].get_weights())
+    with tf.GradientTape() as tape:
+        mixed = networks[1](pixels)["q_values"]
+    gradients = tape.gradient(mixed, [weight.value for weight in networks[1].trainable_variables])
+    assert {gradient.dtype for gradient in gradients} == {tf.float32}
+    np.testing.assert_allclose(mixed, single, atol=0.03 * np.abs(single).max())
+    assert not np.array_equal(mixed, single)
 
 
 @pytest.mark.parametrize(("edge", "size"), [(4, 84), (2, 42)])
@@ -221,6 +252,7 @@ def test_the_report_is_a_table_and_a_figure(tmp_path: Path) -> None:
     ("folder", "options"),
     [
         ("dqn_atari_recipe_fast", "--recipe fast"),
+        ("dqn_atari_recipe_fast_precision_bfloat16", "--recipe fast --precision bfloat16"),
         ("dqn_atari_game_ms_pacman_recipe_fast", "--game ms_pacman --recipe fast"),
     ],
 )
