@@ -160,7 +160,7 @@ cdef inline bint store_rows(
         columns[0].indices != NULL and columns[sharing.num_columns - 1].indices != NULL
     )
     sharing.num_unmatched = 0
-    sharing.store.caches = num_rows == 1
+    sharing.store.caches = num_rows == 1 and sharing.rate.effort == SEARCH_ALL  # else nothing is compared
     while i < num_rows:
         num = 1
         if whole and sharing.rate.effort == SEARCH_NONE:
