@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from really import SampleManager
+from really.agents import verification
 from really.agents.verification import seconds_per_call
 
 
@@ -148,30 +151,40 @@ def test_models_that_repeat_are_not_told_to_draw(model: Any, caplog: pytest.LogC
     assert not told(caplog.records, "draws random numbers")
 
 
-def test_interruptions_by_other_processes_do_not_count():
-    calls = 0
+class Clock:
+    """Clocks that a test moves: `wall` and processor time, and how often the thread has waited."""
 
-    def forward(leaves):
-        nonlocal calls
-        calls += 1
-        until = time.process_time() + 20e-6  # the host may take time of the clock away
-        while time.process_time() < until:
-            pass
-        if calls % 40 == 0:
-            time.sleep(0.01)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.cpu, self.waited = 0.0, 0.0, 0
+        clocks = SimpleNamespace(perf_counter=lambda: self.wall, process_time=lambda: self.cpu)
+        monkeypatch.setattr(verification, "time", clocks)
+        monkeypatch.setattr(verification, "waits", lambda: self.waited)
 
-    assert 20e-6 <= seconds_per_call(forward, []) < 150e-6
+    def compute(self, seconds: float) -> None:
+        self.wall, self.cpu = self.wall + seconds, self.cpu + seconds
+
+    def wait(self, seconds: float) -> None:
+        self.wall, self.waited = self.wall + seconds, self.waited + 1
 
 
-def test_interruptions_of_the_first_calls_of_a_slow_model_do_not_count():
-    calls = 0
+def test_interruptions_by_other_processes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), itertools.count(1)
 
-    def forward(leaves):
-        nonlocal calls
-        calls += 1
-        time.sleep(0.002 if calls > 12 else 0.004)
+    def forward(leaves: Any) -> Any:
+        clock.compute(20e-6)
+        if next(calls) % 40 == 0:
+            clock.wait(0.01)
 
-    assert seconds_per_call(forward, []) < 0.0035
+    assert seconds_per_call(forward, []) == pytest.approx(20e-6)
+
+
+def test_interruptions_of_the_first_calls_of_a_slow_model_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), itertools.count(1)
+
+    def forward(leaves: Any) -> Any:
+        clock.wait(0.002 if next(calls) > 12 else 0.004)
+
+    assert seconds_per_call(forward, []) == pytest.approx(0.002)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count what a thread waits for")
