@@ -120,12 +120,7 @@ class DQNLearner:
         Raises:
             InvalidValueError, InvalidTypeError: a column is missing or invalid; the weights have not changed then.
         """
-        columns = self._checked(batch)
-        single = columns["reward"].ndim == 1
-        batches = {name: column[None] for name, column in columns.items()} if single else columns
-        batches = inputs.shared(batches)
-        found = [result.numpy() for result in self._compiled(batches)]
-        return DQNUpdate(*(result[0] for result in found)) if single else DQNUpdate(*found)
+        return DQNUpdate(*inputs.results(self._compiled, self._checked(batch)))
 
     # ------------------------------------------------------------------------------------------ compiled
 

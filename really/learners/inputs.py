@@ -17,6 +17,7 @@ from really.data.spaces import action_bounds, nest
 from really.data.transitions import REQUESTABLE
 from really.errors import InvalidTypeError, InvalidValueError, one_of
 from really.policies.model_inputs import model_leaves
+from really.replay.tensors import converter
 
 if TYPE_CHECKING:
     from really.agents.agent import Agent
@@ -93,13 +94,22 @@ def replayed_columns(
     return columns
 
 
+def results(compiled: Callable[..., Any], columns: dict[str, Any]) -> list[NDArray[Any]]:
+    """The results of compiled updates of batches `[update, row, ...]`; those of a batch `[row, ...]` for one update."""
+    single = columns["reward"].ndim == 1
+    batches = shared({name: column[None] for name, column in columns.items()} if single else columns)
+    found = [result.numpy() for result in compiled(batches)]
+    return [result[0] for result in found] if single else found
+
+
 def shared(columns: dict[str, Any]) -> dict[str, Any]:
     """These columns, large ones as tensors over the same memory.
 
     Nobody may write there as long as they are read. The caller holds them until then: TensorFlow computes in place in
     the memory of a tensor that nobody holds.
     """
-    return {name: _over_memory(column) if _can_share(column) else column for name, column in columns.items()}
+    over_memory = converter("tf")
+    return {name: over_memory(name, column) if _can_share(column) else column for name, column in columns.items()}
 
 
 def _can_share(column: Any) -> bool:
@@ -108,10 +118,6 @@ def _can_share(column: Any) -> bool:
     flags, dtype = column.flags, column.dtype
     usual = flags.c_contiguous and flags.writeable and dtype.isnative and dtype.kind in "iuf"
     return usual and column.ctypes.data % ALIGNMENT == 0
-
-
-def _over_memory(column: NDArray[Any]) -> Any:
-    return tf.experimental.dlpack.from_dlpack(column.__dlpack__())
 
 
 def apply_gradients(

@@ -202,11 +202,7 @@ class SACLearner:
         self._check_steps()
         columns = inputs.replayed_columns("SACLearner", batch, self._needed, self.agent, self.gamma, self.n_step)
         inputs.check_within("SACLearner", columns["action"], self.agent.action_space)
-        single = columns["reward"].ndim == 1
-        batches = {name: column[None] for name, column in columns.items()} if single else columns
-        batches = inputs.shared(batches)
-        found = [result.numpy() for result in self._compiled(batches)]
-        return SACUpdate(*(result[0] for result in found)) if single else SACUpdate(*found)
+        return SACUpdate(*inputs.results(self._compiled, columns))
 
     # ------------------------------------------------------------------------------------------ compiled
 
