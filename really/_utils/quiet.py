@@ -24,7 +24,7 @@ PAGES = re.compile(
     LINE.pattern + rb"|loc\(|error: failed while converting|Some ops are not supported by the native TFLite runtime"
     rb"|TF Select ops: |Details:$|\ttf\.|\s*$"
 )
-"""Starts of the lines that LiteRT's converter writes about an operation that it does not have."""
+"""Starts of the lines that LiteRT's converter writes about an operation that it does not have, as its error says."""
 
 
 def _is_set() -> bool:
@@ -65,7 +65,7 @@ def tensorflow(where: str, what: str = "TensorFlow", otherwise: str = "") -> Any
 
 @contextlib.contextmanager
 def without_start_lines(left_out: re.Pattern[bytes] = LINE) -> Iterator[None]:
-    """Leaves out TensorFlow's lines in the block; all other lines appear at its end.
+    """Leaves out the lines in the block that start as `left_out` says; all other lines appear at its end.
 
     The variable does not reach lines that come before TensorFlow has started its own log. A level that the user has set
     leaves all lines as they are.
@@ -103,8 +103,3 @@ def without_interpreter_line() -> contextlib.AbstractContextManager[None]:
     To hold back what is written takes longer than to start an interpreter.
     """
     return without_start_lines() if next(_interpreters) == 0 else contextlib.nullcontext()
-
-
-def without_pages() -> contextlib.AbstractContextManager[None]:
-    """`without_start_lines` for a conversion to LiteRT, without the pages whose first line its exception has."""
-    return without_start_lines(PAGES)

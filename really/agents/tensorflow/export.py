@@ -21,7 +21,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from really._utils.quiet import without_pages
+from really._utils.quiet import PAGES, without_start_lines
 from really.agents.recurrent import called
 from really.agents.tensorflow.outputs import as_tensors
 from really.agents.tensorflow.switches import in_half_precision, in_single_precision, undecorated, unrolled
@@ -47,7 +47,8 @@ LARGE_MODEL = 1 << 20
 # Distance of 1 from the next number.
 PRECISION = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
-# Outputs whose probabilities nobody divides by. A learner computes those of a policy anew, in the model's precision.
+# Outputs that runners compute in float32 where the model computes them in half precision. A learner divides by the
+# probabilities of a policy's outputs, which it computes anew in the model's precision.
 VALUES = {"q_values", "v_estimate", "value_estimate"}
 
 # Operations that LiteRT does not have for these dtypes.
@@ -303,14 +304,14 @@ def _convert(function: Any) -> bytes:
     logger = logging.getLogger("absl")
     logger.addFilter(_not_about_trackable)
     try:
-        with without_pages():
+        with without_start_lines(PAGES):
             return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     finally:
         logger.removeFilter(_not_about_trackable)
 
 
 def _expect_convertible(function: Any) -> None:
-    """Raises _CannotExportError for arithmetic that is not float32, for which the converter prints pages of errors."""
+    """Raises _CannotExportError for arithmetic that is not float32, which LiteRT does not have."""
     graph = function.graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(part.node_def for part in graph.library.function))
     if found := sorted({node.op for node in nodes if node.op in ARITHMETIC and node.attr["T"].type in NOT_SINGLE}):
