@@ -29,13 +29,13 @@ STACK, SCREEN, ACTIONS = 4, 84, 6
 START, WARM, STEPS, ROWS = 1_024, 1_024, 4_096, 20_000  # environment steps; rows of the buffers
 ROUNDS, SECONDS = 5, 0.5
 
-# Title -> how the network is written, and the environment variables of its process.
-NETWORKS: dict[str, tuple[str, dict[str, str]]] = {
-    "the example's: convolutions of tiles": ("tiles float32", {}),
-    "`Conv2D` of Keras": ("keras float32", {}),
-    "`Conv2D` of Keras, without oneDNN": ("keras float32", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
-    "the example's, in bfloat16": ("tiles bfloat16", {}),
-    "`Conv2D` of Keras in bfloat16": ("keras bfloat16", {}),
+# Title -> how the network is written, its precision, and the environment variables of its process.
+NETWORKS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "the example's: convolutions of tiles": ("tiles", "float32", {}),
+    "`Conv2D` of Keras": ("keras", "float32", {}),
+    "`Conv2D` of Keras, without oneDNN": ("keras", "float32", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    "the example's, in bfloat16": ("tiles", "bfloat16", {}),
+    "`Conv2D` of Keras in bfloat16": ("keras", "bfloat16", {}),
 }
 # Title -> the turn of a loop.
 LOOPS = {
@@ -132,8 +132,8 @@ def sb3() -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "updates": learner._n_updates - updates}
 
 
-def update(network: str) -> dict[str, float]:
-    """Processor time of the parts of an update, in ms; of other networks than the example's that of all of it."""
+def update(network: str, precision: str) -> dict[str, float]:
+    """Processor time of an update, in ms; of the example's network in float32 that of its parts, too."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -143,9 +143,9 @@ def update(network: str) -> dict[str, float]:
 
     module = example()
     recipe, size = module.RECIPES["published"], (module.UPDATES_A_CALL, module.BATCH)
-    kind, precision = network.split()
+    in_parts = (network, precision) == ("tiles", "float32")
     build, given = nature, {"dtype": module.PRECISIONS[precision]}
-    if kind == "tiles":
+    if network == "tiles":
         build = module.QNetwork
         given |= {name: getattr(recipe, name) for name in ("first", "convolutions", "hidden", "dueling")}
         given["num_actions"] = ACTIONS
@@ -156,10 +156,10 @@ def update(network: str) -> dict[str, float]:
         adam = tf.keras.optimizers.Adam(**recipe.adam)
         learner = DQNLearner(manager, adam, gamma=module.GAMMA, **recipe.options)
         calls: dict[str, Callable[[], Any]] = {"update": lambda: learner.update(manager.sample(size))}
-        if network == "tiles float32":
+        if in_parts:
             calls |= parts(learner, manager.sample, size)
         found = {name: 1e3 * least(call) / size[0] for name, call in calls.items()}
-    if network == "tiles float32":
+    if in_parts:
         # The function of the gradients has a forward pass of its own.
         found["backward"] -= found["forward"]
         found["rest"] = found["update"] - sum(found[name] for name in PARTS if name != "pixels")
@@ -255,7 +255,7 @@ def loops(rounds: int) -> str:
 
 def profile() -> tuple[str, str]:
     """The parts of an update, and updates of other networks, as Markdown."""
-    found = {title: turn("update", network, **variables) for title, (network, variables) in NETWORKS.items()}
+    found = {title: turn("update", *written, **variables) for title, (*written, variables) in NETWORKS.items()}
     own = next(iter(found.values()))
     lines = ["| part | ms |", "| --- | --- |"]
     lines += [f"| {title} | {own[name]:.2f} |" for name, title in TITLES.items()]
@@ -266,7 +266,7 @@ def profile() -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs="+", help="one turn, in this process: what, network")
+    parser.add_argument("--one", nargs="+", help="one turn, in this process: what, network, precision")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--publish", action="store_true", help="write the tables into docs/")
     arguments = parser.parse_args()
