@@ -7,7 +7,7 @@
 #include "../common/memory.h"
 
 enum { REALLY_ROW_GROUP = 8 }; /* rows; the lines of more would evict each other from an L1 cache of 8 or 12 ways */
-enum { REALLY_ROW_PREFETCH = 256 }; /* bytes prefetched ahead; the caller prefetches as many at the start of each row */
+enum { REALLY_ROW_PREFETCH = 512 }; /* bytes prefetched ahead; the caller prefetches as many at the start of each row */
 
 #if defined(__GNUC__)
 #define REALLY_UNROLL_ROWS _Pragma("GCC unroll 8")
