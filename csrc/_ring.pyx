@@ -259,6 +259,8 @@ cdef KeptBatch new_kept(dict columns, Block block, char** addresses, Py_ssize_t 
 
 cdef dict handed_out(list batches, KeptBatch kept):
     """The columns of a batch, which is among those that are kept from now on."""
+    if kept.block.batch.misses_frames:
+        raise MissingFramesError()
     cdef dict batch = kept.columns.copy()  # before others may take the arrays: a finalizer may draw in between
     if len(batches) == NUM_KEPT:
         del batches[0]
@@ -1801,7 +1803,7 @@ cdef class Ring:
 
     cdef bint may_keep(self, Py_ssize_t num_rows) noexcept:
         """Whether the arrays of a batch of so many rows are handed out again."""
-        return num_rows * self.row_nbytes <= MOST_KEPT and self.state.num_sharings == 0
+        return num_rows * self.row_nbytes <= MOST_KEPT
 
     cdef dict handed_out(self, KeptBatch kept, Block block, Py_ssize_t num, Py_ssize_t num_batches):
         """The columns of a batch; `kept` has them already, unless it is None."""

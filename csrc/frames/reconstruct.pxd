@@ -35,10 +35,12 @@ cdef inline bint reconstruct_lone(
 ) noexcept nogil:
     """`reconstruct` for stacks of one frame.
 
-    Many are located before they are copied: after each copy, the next number would come from beyond the L2 cache.
+    Many are located before they are copied: after each copy, the next number would come from beyond the L2 cache. The
+    copy of one column prefetches the other where that one follows it in memory.
     """
     cdef const char* frames[2][LOCATED + 2 * REALLY_ROW_GROUP]
     cdef Py_ssize_t nbytes = sharing.store.nbytes, first = 0, num, i, group
+    cdef bint in_pairs
     cdef int c
     while first < num_rows:
         num = min(num_rows - first, <Py_ssize_t>LOCATED)
@@ -50,16 +52,29 @@ cdef inline bint reconstruct_lone(
         while i < num:
             group = min(num - i, <Py_ssize_t>REALLY_ROW_GROUP)
             prefetch_group(&frames[0][i + REALLY_ROW_GROUP], nbytes)
-            if sharing.num_columns == 2:
+            in_pairs = sharing.num_columns == 2 and are_pairs(&frames[0][i], &frames[1][i], nbytes, group)
+            if sharing.num_columns == 2 and not in_pairs:
                 prefetch_group(&frames[1][i], nbytes)
             for c in range(sharing.num_columns):
                 really_copy_rows(
-                    columns[c] + (first + i) * nbytes, nbytes, &frames[c][i], nbytes, <int>group, streams, False
+                    columns[c] + (first + i) * nbytes, nbytes, &frames[c][i], nbytes, <int>group, streams,
+                    in_pairs and c == 0,
                 )
             i += group
         first += num
     if streams:
         really_stream_fence()
+    return True
+
+
+cdef inline bint are_pairs(
+    const char** first, const char** second, Py_ssize_t nbytes, Py_ssize_t num
+) noexcept nogil:
+    """Whether each second frame follows the first one in memory."""
+    cdef Py_ssize_t i
+    for i in range(num):
+        if second[i] != first[i] + nbytes:
+            return False
     return True
 
 

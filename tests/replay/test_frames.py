@@ -20,7 +20,8 @@ from really import InvalidTypeError, InvalidValueError, ReplayBuffer
 from really.data.frames import FrameColumn, Sharing, is_after, joined, owned, plan
 from really.data.record_batches import from_record_batch, to_record_batch
 from really.data.schema import ColumnSpec
-from really.errors import NotEnoughMemoryError, ReadOnlyError
+from really.errors import InvalidFileError, NotEnoughMemoryError, ReadOnlyError
+from really.replay import Sequences
 from really.replay.frame_encoding import encode
 from really.replay.io.interchange import to_arrow
 from tests.trajectories import FRAME, Game, rows_of
@@ -263,6 +264,24 @@ def test_a_table_that_names_other_blocks_is_refused(tmp_path):
     table.write_bytes(damaged)
     with pytest.raises(InvalidValueError, match=r"frames\.0\.table: expected blocks that .*frames\.0 has, got others"):
         ReplayBuffer.open(tmp_path / "b", mode="r+")
+
+
+@pytest.mark.parametrize(
+    ("options", "num"), [({}, 32), ({"unit": Sequences(4)}, 8), ({}, 1000)], ids=["rows", "windows", "a long batch"]
+)
+def test_the_number_of_a_frame_that_is_not_stored_is_an_error_of_each_batch(tmp_path, options, num):
+    states = np.arange(101 * 300, dtype=np.float32).reshape(101, 300)
+    rows = {"state": states[:-1], "state_new": states[1:], "terminal": np.zeros(100, np.float32)}
+    with ReplayBuffer(100, path=tmp_path / "b", seed=0, **options) as buffer:
+        buffer.put(rows)
+        for _ in range(2):
+            batch = buffer.sample(num)
+            assert np.array_equal(batch["state_new"], batch["state"] + 300)
+        np.memmap(tmp_path / "b" / "records", np.uint32, "r+")[:] = 200
+        del batch
+        for _ in range(3):
+            with pytest.raises(InvalidFileError, match="expected rows whose frames are stored, got the number of one"):
+                buffer.sample(num)
 
 
 def test_another_sharing_than_the_buffers_is_refused(tmp_path):
