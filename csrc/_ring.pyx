@@ -108,13 +108,13 @@ from shared_rows cimport (
     recount_rows,
     release_dropped,
     return_to_frame,
+    set_whole_rows,
     stop_writing,
 )
 from window_batch cimport TrajectoryParts, WindowBatch, lay_out_windows, window_batch_nbytes
 from values cimport (
     MAX_DIMS,
     ONE_ROW,
-    SCALAR,
     UNKNOWN,
     Key,
     find_column,
@@ -152,13 +152,8 @@ CACHE_NBYTES = really_cache_found()
 cdef enum:
     SMALL = 1 << 14  # bytes; a copy this short is done before another thread could take the GIL
     UNCHECKED = 1 << 27  # bytes of a batch that is made without a check of the memory left
-    FEW = 16  # fields whose columns fit on the C stack
     NUM_KEPT = 8  # batches of a ring whose arrays are handed out again
     MOST_KEPT = 1 << 18  # bytes of one of them; of larger ones the copy takes much longer than the arrays
-
-cdef struct Scratch:  # of a value of a put
-    PyObject* value
-    char scalar[SCALAR]
 
 cdef int64_t NO_ROW = INT64_MAX  # a number that no row reaches
 
@@ -1145,58 +1140,70 @@ cdef class Ring:
         return self.put_dict(data)
 
     cdef bint put_dict(self, dict data) except -1:
-        if self.state.num_sharings > 0:
-            return self.put_shared(data)
-        cdef Scratch few[FEW]  # on the stack: while this call waits for the lock, other threads put
-        cdef Column few_columns[FEW]
-        cdef Column* columns
-        cdef Py_ssize_t num = self.state.num_keys
-        if num <= FEW:
-            return self.put_columns(data, few_columns, few)
-        columns = <Column*>PyMem_Malloc(num * (sizeof(Column) + sizeof(Scratch)))
-        if columns == NULL:
-            raise MemoryError("the columns of a put: the system gave no memory")
-        try:
-            return self.put_columns(data, columns, <Scratch*>(columns + num))
-        finally:
-            PyMem_Free(columns)
-
-    cdef bint put_columns(self, dict data, Column* columns, Scratch* scratch) except -1:
-        """`put` for a ring without shared frames; `columns` and `scratch` have an entry for every key."""
+        cdef Incoming rows  # on the stack: while this call waits for the lock, other threads put
         cdef Py_ssize_t i, num_values = 0
         cdef int64_t num_rows = UNKNOWN
+        if not allocate_columns(&rows, self.state.rows.num_fields):
+            raise MemoryError("the columns of a put: the system gave no memory")
         try:
-            if not self.find_columns(data, columns, scratch, &num_values, &num_rows):
+            if not self.find_columns(data, &rows, &num_values, &num_rows):
                 return False
-            return self.append_columns(columns, 1 if num_rows == ONE_ROW else num_rows)
+            num_rows = 1 if num_rows == ONE_ROW else num_rows
+            if self.state.num_sharings == 0:
+                return self.append_columns(rows.columns, num_rows)
+            return self.append_shared(&rows, num_rows)
         finally:
             for i in range(num_values):
-                Py_DECREF(<object>scratch[i].value)
+                Py_DECREF(<object>rows.scratch[i].value)
+            free_incoming(&rows)
 
     cdef bint find_columns(
-        self, dict data, Column* columns, Scratch* scratch, Py_ssize_t* num_values, int64_t* num_rows
+        self, dict data, Incoming* rows, Py_ssize_t* num_values, int64_t* num_rows
     ) except -1:
         """`find_column` for every key. The first `num_values` values are kept alive: another thread may empty `data`.
 
         While the keys of `data` come in the order of the columns, a walk finds them, which costs less than look-ups.
         """
         cdef Py_ssize_t i, at = 0
-        cdef PyObject* key
+        cdef PyObject* name
         cdef PyObject* value
+        cdef Key* key
         for i in range(self.state.num_keys):
-            if at < 0 or not PyDict_Next(data, &at, &key, &value) or key != <PyObject*>self.names[i]:
+            if at < 0 or not PyDict_Next(data, &at, &name, &value) or name != <PyObject*>self.names[i]:
                 at = -1
                 value = PyDict_GetItemWithError(data, self.names[i])
                 if value == NULL:
                     return False
             Py_INCREF(<object>value)
-            scratch[i].value = value
+            rows.scratch[i].value = value
             num_values[0] += 1
+            key = &self.state.keys[i]
+            if key.sharing >= 0 and type(<object>value) is self.frame_column:
+                if not self.find_frames(<object>value, i, rows, num_rows):
+                    return False
+                continue
             if not find_column(
-                <object>value, &self.state.keys[i], <cnp.dtype>self.dtypes[i], scratch[i].scalar, &columns[i], num_rows
+                <object>value, key, <cnp.dtype>self.dtypes[i], rows.scratch[i].scalar, &rows.columns[i], num_rows
             ):
                 return False
+            if key.sharing >= 0:
+                set_whole_rows(&rows.stacks[i], &rows.columns[i])
         return True
+
+    cdef bint find_frames(self, value, Py_ssize_t i, Incoming* rows, int64_t* num_rows) except -1:
+        """`find_column` for key `i`, whose rows come as a `frame_column`."""
+        cdef StackColumn* stacks = &rows.stacks[i]
+        cdef Key* key = &self.state.keys[i]
+        cdef cnp.ndarray frames = value.frames, indices = value.indices
+        axis = value.axis
+        if axis != self.shared[key.sharing][2] or not fits_frames(
+            frames, indices, key, <cnp.dtype>self.dtypes[i], self.state.sharings[key.sharing].stack, axis
+        ):
+            return False
+        stacks.data = <const char*>cnp.PyArray_DATA(frames)
+        stacks.stride = self.state.sharings[key.sharing].store.nbytes
+        stacks.indices = <const int*>cnp.PyArray_DATA(indices)
+        return has_rows(cnp.PyArray_DIM(indices, 0), num_rows)
 
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
         cdef bint may
@@ -1222,46 +1229,6 @@ cdef class Ring:
             self.storage.make_room(self, num_rows)
             acquire(self.lock)
         return 0
-
-    cdef bint put_shared(self, dict data) except -1:
-        """`put` for a ring with shared frames; a column of them may be a `frame_column`."""
-        cdef Py_ssize_t i
-        cdef int64_t num_rows = UNKNOWN
-        cdef PyObject* value
-        cdef list held = []  # keeps the values alive
-        cdef Incoming rows
-        if not allocate_columns(&rows, self.state.rows.num_fields):
-            raise MemoryError("the columns of a put: the system gave no memory")
-        try:
-            for i in range(self.state.num_keys):
-                value = PyDict_GetItemWithError(data, self.names[i])
-                if value == NULL or not self.find_stacks(<object>value, i, &rows, &num_rows):
-                    return False
-                held.append(<object>value)
-            return self.append_shared(&rows, 1 if num_rows == ONE_ROW else num_rows)
-        finally:
-            free_incoming(&rows)
-
-    cdef bint find_stacks(self, value, Py_ssize_t i, Incoming* rows, int64_t* num_rows) except -1:
-        """`find_column` for key `i`, whose rows may come as frames."""
-        cdef StackColumn* stacks = &rows.stacks[i]
-        cdef Key* key = &self.state.keys[i]
-        cdef cnp.dtype dtype = <cnp.dtype>self.dtypes[i]
-        cdef cnp.ndarray frames, indices
-        if key.sharing < 0 or type(value) is not self.frame_column:
-            if not find_column(value, key, dtype, rows.scalars + i * SCALAR, &rows.columns[i], num_rows):
-                return False
-            stacks.data, stacks.stride = rows.columns[i].data, rows.columns[i].stride
-            return True
-        frames, indices, axis = value.frames, value.indices, value.axis
-        if axis != self.shared[key.sharing][2] or not fits_frames(
-            frames, indices, key, dtype, self.state.sharings[key.sharing].stack, axis
-        ):
-            return False
-        stacks.data = <const char*>cnp.PyArray_DATA(frames)
-        stacks.stride = self.state.sharings[key.sharing].store.nbytes
-        stacks.indices = <const int*>cnp.PyArray_DATA(indices)
-        return has_rows(cnp.PyArray_DIM(indices, 0), num_rows)
 
     cdef bint append_shared(self, Incoming* rows, int64_t num_rows) except -1:
         """`append_columns` for a ring with shared frames."""

@@ -19,6 +19,10 @@ cdef struct Key:  # a named column, as C sees it
     int num_dims  # of a row
     cnp.npy_intp dims[MAX_DIMS]
 
+cdef struct Scratch:  # of a value of a put
+    PyObject* value  # kept alive
+    char scalar[SCALAR]  # its bytes, if it is a number
+
 
 cdef inline int set_shape(Key* key, shape, Py_ssize_t itemsize) except -1:
     """Sets the shape and the bytes of a row."""
