@@ -38,7 +38,7 @@ cdef inline bint reconstruct_lone(
     Many are located before they are copied: after each copy, the next number would come from beyond the L2 cache. The
     copy of one column prefetches the other where that one follows it in memory.
     """
-    cdef const char* frames[2][LOCATED + 2 * REALLY_ROW_GROUP]
+    cdef const char* frames[2][LOCATED + REALLY_ROW_GROUP]
     cdef Py_ssize_t nbytes = sharing.store.nbytes, first = 0, num, i, group
     cdef bint in_pairs
     cdef int c
@@ -51,7 +51,8 @@ cdef inline bint reconstruct_lone(
         i = 0
         while i < num:
             group = min(num - i, <Py_ssize_t>REALLY_ROW_GROUP)
-            prefetch_group(&frames[0][i + REALLY_ROW_GROUP], nbytes)
+            if i + REALLY_ROW_GROUP < num:
+                prefetch_group(&frames[0][i + REALLY_ROW_GROUP], nbytes)
             in_pairs = sharing.num_columns == 2 and are_pairs(&frames[0][i], &frames[1][i], nbytes, group)
             if sharing.num_columns == 2 and not in_pairs:
                 prefetch_group(&frames[1][i], nbytes)
@@ -88,7 +89,7 @@ cdef inline void prefetch_group(const char** frames, Py_ssize_t nbytes) noexcept
 cdef inline bint locate_lone(
     const FrameStore* store, const uint32_t* numbers, Py_ssize_t num, const char** frames
 ) noexcept nogil:
-    """Finds the frames of a column. Behind them comes the last one again, for a last group and the one after it.
+    """Finds the frames of a column. Behind them comes the last one again, for a last group.
 
     Returns False if a frame has no block, so that the numbers are damaged.
     """
@@ -97,7 +98,7 @@ cdef inline bint locate_lone(
         frames[i] = find_frame(store, numbers[i])
         if frames[i] == NULL:
             return False
-    for i in range(num, num + 2 * REALLY_ROW_GROUP):
+    for i in range(num, num + REALLY_ROW_GROUP):
         frames[i] = frames[num - 1]
     return True
 
