@@ -3,11 +3,13 @@
 Each peer lives in a process of its own, so that no peer affects the memory allocator of another. All but `numpy, fresh`
 run where malloc keeps what was freed, as it does in a long-lived process: a large batch then costs no page faults.
 Every cell is measured in rounds. In each round each peer has one turn of about the same length, in an order that
-rotates, and a peer's time is the median of its turns. On a machine with other work, many turns shorter than a time
-slice (`--turn 0.003 --rounds 61`) are disturbed least.
+rotates, and a peer's time is the median of its turns. The rounds of a cell are spread over the time that its workload
+takes, a few at once: other work comes in bursts, and memory can be slow for the first seconds of a process. On a
+machine with other work, many turns shorter than a time slice (`--turn 0.003 --rounds 61`) are disturbed least.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -29,6 +31,8 @@ from bench.published import publish
 
 BATCHES = (32, 256, 1024)
 FLOORS = ("floor", "best C")  # the same for puts
+UNABLE = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}  # who has no such call
+AT_ONCE = 3  # rounds of a cell
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 TIMES = "\u00d7"
@@ -77,25 +81,26 @@ def measure(workload, arguments):
         except (EOFError, ConnectionError):
             print(f"{workload.name}: {name} does not work here: its process ended with the error above", flush=True)
     cells = [("sample", num) for num in BATCHES] + [("put", num) for num in PUTS[workload.layout]] + [("put one", 1)]
-    for verb, num in cells:
-        unable = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}[verb]
-        able = {name: worker for name, worker in workers.items() if name not in unable}
-        yield verb if verb == "put one" else f"{verb} {num}", rates(able, verb, num, arguments.rounds)
+    seconds = {cell: {name: [] for name in workers if name not in UNABLE[cell[0]]} for cell in cells}
+    for first in range(0, arguments.rounds, AT_ONCE):
+        for cell, times in seconds.items():
+            take_turns(workers, cell, times, range(first, min(first + AT_ONCE, arguments.rounds)))
     for worker in workers.values():
         worker.close()
+    for (verb, num), times in seconds.items():
+        rates = {name: num / statistics.median(turns) for name, turns in times.items()}
+        yield verb if verb == "put one" else f"{verb} {num}", rates
 
 
-def rates(workers, verb, num, rounds):
-    """Rows a second by peer."""
-    names = list(workers)
+def take_turns(workers, cell, seconds, rounds):
+    """Adds the seconds that a call of each peer takes, one turn of it in each round."""
+    names = list(seconds)
     for name in names:
-        workers[name].ask(("prepare", verb, num))
-    seconds = {name: [] for name in names}
-    for number in range(rounds):
+        workers[name].ask(("prepare", *cell))
+    for number in rounds:
         start = number % len(names)
         for name in names[start:] + names[:start]:
             seconds[name].append(workers[name].ask(("turn",)))
-    return {name: num / statistics.median(seconds[name]) for name in names}
 
 
 class Worker:
@@ -128,10 +133,10 @@ def work(name, workload_name, seconds, pipe):
     workload = WORKLOADS[workload_name]
     is_floor = name in FLOORS
     peer = filled_floor(workload, best=name == "best C") if is_floor else filled(name, workload)
+    make = functools.cache(floor_turn if is_floor else peer_turn)
     turn = None
     while (what := pipe.recv()) is not None:
         if what[0] == "prepare":
-            make = floor_turn if is_floor else peer_turn
             turn = make(peer, workload, seconds, *what[1:])
         pipe.send(turn() if what[0] == "turn" else None)
 
