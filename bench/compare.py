@@ -2,10 +2,11 @@
 
 Each peer lives in a process of its own, so that no peer affects the memory allocator of another. All but `numpy, fresh`
 run where malloc keeps what was freed, as it does in a long-lived process: a large batch then costs no page faults.
-Every cell is measured in rounds. In each round each peer has one turn of about the same length, in an order that
-rotates, and a peer's time is the median of its turns. The rounds of a cell are spread over the time that its workload
-takes, a few at once: other work comes in bursts, and memory can be slow for the first seconds of a process. On a
-machine with other work, many turns shorter than a time slice (`--turn 0.003 --rounds 61`) are disturbed least.
+Every cell is measured in rounds. In each round each peer has one turn of about the same length on the same core, in an
+order that rotates, and a peer's time is the median of its turns. The core changes from round to round. The rounds of a
+cell are spread over the time that its workload takes, a few at once: other work comes in bursts, and memory can be slow
+for the first seconds of a process. On a machine with other work, many turns shorter than a time slice
+(`--turn 0.003 --rounds 61`) are disturbed least.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from bench.published import publish
 BATCHES = (32, 256, 1024)
 FLOORS = ("floor", "best C")  # the same for puts
 UNABLE = {"sample": (), "put": FLOORS[1:], "put one": FLOORS}  # who has no such call
-AT_ONCE = 3  # rounds of a cell
+AT_ONCE = 6  # rounds of a cell
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 PUTS = {"cartpole": (1000, 20_000), "wide": (1000, 20_000), "atari": (500,)}
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 TIMES = "\u00d7"
@@ -59,8 +61,8 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--turn", type=float, default=0.03, help="seconds")
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--turn", type=float, default=0.02, help="seconds")
     parser.add_argument("--only", nargs="+", help="these peers and nobody else")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--figure", type=Path, help="where the figure goes (.png or .svg)")
@@ -98,9 +100,9 @@ def take_turns(workers, cell, seconds, rounds):
     for name in names:
         workers[name].ask(("prepare", *cell))
     for number in rounds:
-        start = number % len(names)
+        start, cpu = number % len(names), CPUS[number % len(CPUS)]
         for name in names[start:] + names[:start]:
-            seconds[name].append(workers[name].ask(("turn",)))
+            seconds[name].append(workers[name].ask(("turn", cpu)))
 
 
 class Worker:
@@ -138,7 +140,14 @@ def work(name, workload_name, seconds, pipe):
     while (what := pipe.recv()) is not None:
         if what[0] == "prepare":
             turn = make(peer, workload, seconds, *what[1:])
-        pipe.send(turn() if what[0] == "turn" else None)
+        pipe.send(turn_on(what[1], turn) if what[0] == "turn" else None)
+
+
+def turn_on(cpu, turn):
+    """A turn whose calling thread is on this core, if the system lets it choose; a peer's other threads are anywhere."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpu})
+    return turn()
 
 
 def peer_turn(peer, workload, seconds, verb, num):
