@@ -144,7 +144,7 @@ def work(name, workload_name, seconds, pipe):
 
 
 def turn_on(cpu, turn):
-    """A turn whose calling thread is on this core, if the system lets it choose; a peer's other threads are anywhere."""
+    """A turn whose calling thread is on this core, if the system lets it choose. Other threads are on any."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
     return turn()

@@ -144,7 +144,7 @@ cdef inline Py_ssize_t locate_frames(
     cdef const char** row
     cdef const uint32_t* stack
     cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
-    cdef uint32_t in_block = (<uint32_t>1 << sharing.store.shift) - 1
+    cdef uint32_t in_block = (<uint32_t>1 << sharing.store.shift) - 1, before = 0
     cdef bint follows
     cdef int c, j
     for i in range(num):
@@ -154,8 +154,10 @@ cdef inline Py_ssize_t locate_frames(
             for j in range(sharing.stack):
                 if c == 1 and j + 1 < sharing.stack and stack[j] == numbers[0][(first + i) * sharing.stack + j + 1]:
                     row[j] = row[j + 1 - sharing.stack]  # the first column has it, one frame on
+                    before = stack[j]
                     continue
-                follows = j > 0 and stack[j] == stack[j - 1] + 1 and stack[j] & in_block != 0
+                follows = c + j > 0 and stack[j] == before + 1 and stack[j] & in_block != 0
+                before = stack[j]
                 row[j] = row[j - 1] + sharing.store.stride if follows else find_frame(&sharing.store, stack[j])
                 if row[j] == NULL:
                     return -1
@@ -181,15 +183,18 @@ cdef inline void copy_rows(
         return
     for c in range(sharing.num_columns):
         if sharing.outer == 1:
-            copy_stacks(sharing, stacks, c * sharing.stack, num, rows[c], streams)
+            copy_stacks(sharing, stacks, c * sharing.stack, num, rows[c], streams, c + 1 < sharing.num_columns)
         else:
             interleave(rows[c], stacks[0].frames + c * sharing.stack, sharing.stack, sharing.outer, sharing.inner)
 
 
 cdef inline void copy_stacks(
-    const Sharing* sharing, RowFrames* stacks, int at, int num, char* rows, bint streams
+    const Sharing* sharing, RowFrames* stacks, int at, int num, char* rows, bint streams, bint goes_on
 ) noexcept nogil:
-    """Copies a group of stacks, from frame `at` on, in parallel. Frames contiguous in all rows are one piece."""
+    """Copies a group of stacks, from frame `at` on, in parallel. Frames contiguous in all rows are one piece.
+
+    With `goes_on` it prefetches what follows each stack in memory.
+    """
     cdef const char* pieces[REALLY_ROW_GROUP]
     cdef Py_ssize_t nbytes = sharing.store.nbytes
     cdef int i, length, j = 0
@@ -199,7 +204,10 @@ cdef inline void copy_stacks(
             length += 1
         for i in range(num):
             pieces[i] = stacks[i].frames[at + j]
-        really_copy_rows(rows + j * nbytes, sharing.stack * nbytes, pieces, length * nbytes, num, streams, True)
+        really_copy_rows(
+            rows + j * nbytes, sharing.stack * nbytes, pieces, length * nbytes, num, streams,
+            goes_on or j + length < sharing.stack,
+        )
         j += length
 
 

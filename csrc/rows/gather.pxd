@@ -165,5 +165,5 @@ cdef inline void copy_row_group(
         done = field.offset
         really_copy_rows(
             columns[k] + first * field.nbytes, field.nbytes, rows, field.nbytes, num,
-            streams and field.nbytes >= BIG_FIELD, True,
+            streams and field.nbytes >= BIG_FIELD, k + 1 < records.num_fields,
         )
