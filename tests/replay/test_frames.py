@@ -266,6 +266,20 @@ def test_a_table_that_names_other_blocks_is_refused(tmp_path):
         ReplayBuffer.open(tmp_path / "b", mode="r+")
 
 
+@pytest.mark.parametrize("num_columns", [1, 13, 14, 40])
+def test_rows_of_many_columns_share_frames(num_columns):
+    states = np.arange(101 * 300, dtype=np.float32).reshape(101, 300)
+    rows = {"state": states[:-1], "state_new": states[1:]}
+    rows |= {f"x{i}": np.arange(100, dtype=np.int64) * (i + 1) for i in range(num_columns)}
+    buffer = ReplayBuffer(100)
+    for i in range(50):
+        buffer.put({name: column[i] for name, column in rows.items()})
+    buffer.put({name: column[50:] for name, column in rows.items()})
+    assert buffer.memory()["ratio"] > 1.4
+    taken = buffer.take(np.arange(100))
+    assert all(np.array_equal(taken[name], column) for name, column in rows.items())
+
+
 @pytest.mark.parametrize(
     ("options", "num"), [({}, 32), ({"unit": Sequences(4)}, 8), ({}, 1000)], ids=["rows", "windows", "a long batch"]
 )
