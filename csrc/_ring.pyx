@@ -254,8 +254,6 @@ cdef KeptBatch new_kept(dict columns, Block block, char** addresses, Py_ssize_t 
 
 cdef dict handed_out(list batches, KeptBatch kept):
     """The columns of a batch, which is among those that are kept from now on."""
-    if kept.block.batch.misses_frames:
-        raise MissingFramesError()
     cdef dict batch = kept.columns.copy()  # before others may take the arrays: a finalizer may draw in between
     if len(batches) == NUM_KEPT:
         del batches[0]
@@ -1299,7 +1297,21 @@ cdef class Ring:
             return None
         if keeps:
             return self.handed_out(kept, block, num, num_batches)
-        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+        return self.arrays(block, num, num_batches) if out is None else out
+
+    cdef bint checked_copy(self, const Batch* batch, bint copied) except -1:
+        """Returns `copied`, whether the rows of a batch were copied.
+
+        Raises MissingFramesError or AlternatingAgentsError for rows that were, and `refuse_if_rolled_back`'s error for
+        rows that were not.
+        """
+        if not copied:
+            self.refuse_if_rolled_back()
+        elif batch.misses_frames:
+            raise MissingFramesError()
+        elif batch.agents_alternate:
+            raise AlternatingAgentsError(self.names[self.state.steps.end], self.names[self.state.steps.agent])
+        return copied
 
     cdef bint draw_into(
         self, Block block, Ring drawing, Py_ssize_t total, Py_ssize_t num, bint distinct
@@ -1322,9 +1334,7 @@ cdef class Ring:
                 release(drawing.lock)
             if drawn or not is_updated(&self.state):
                 break
-        if not drawn:
-            self.refuse_if_rolled_back()
-        return drawn
+        return self.checked_copy(&block.batch, drawn)
 
     def sample_ages(
         self, Py_ssize_t num, Py_ssize_t num_batches=0, bint distinct=False, bint by_number=False, int64_t update=-1
@@ -1440,7 +1450,7 @@ cdef class Ring:
             return None
         if keeps:
             return self.handed_out(kept, block, num, num_batches)
-        return self.arrays(block, num, num_batches) if out is None else self.filled(block, out)
+        return self.arrays(block, num, num_batches) if out is None else out
 
     def take_column(self, name, const int64_t[::1] rows):
         """The values of one column of the rows of these numbers, [n, ...]. Returns None if one of them is not held."""
@@ -1492,9 +1502,7 @@ cdef class Ring:
             release(self.lock)
             if taken or not is_updated(&self.state):
                 break
-        if not taken:
-            self.refuse_if_rolled_back()
-        return taken
+        return self.checked_copy(&block.batch, taken)
 
     def windows(self, index, starts, Py_ssize_t num, Py_ssize_t length, Py_ssize_t burn_in):
         """`num` windows of `length` steps [num, length, ...], with the columns `mask`, `is_first` and `number`.
@@ -1533,9 +1541,7 @@ cdef class Ring:
             with nogil:
                 taken = take_windows(&self.state, &block.batch, parts, windows, burn_in, draws)
         release(self.lock)
-        if not taken:
-            self.refuse_if_rolled_back()
-        return taken
+        return self.checked_copy(&block.batch, taken)
 
     cdef bint has_same_rows(self, const TrajectoryParts* parts, int64_t changes) noexcept:
         """Whether the rows held are those of an index that had all of them at this `change_count`; hold the lock."""
@@ -1778,12 +1784,6 @@ cdef class Ring:
             kept = new_kept(self.arrays(block, num, num_batches), block, block.batch.columns, num, num_batches)
         return handed_out(self.kept, kept)
 
-    cdef dict filled(self, Block block, dict out):
-        """The caller's arrays, to which the batch has been written."""
-        if block.batch.misses_frames:
-            raise MissingFramesError()
-        return out
-
     cdef dict arrays(self, Block block, Py_ssize_t num, Py_ssize_t num_batches):
         """The columns of a batch [num, ...], or [num_batches, num, ...], as arrays over its block."""
         cdef cnp.npy_intp[MAX_DIMS] dims
@@ -1795,10 +1795,6 @@ cdef class Ring:
         cdef dict batch = {}
         cdef Py_ssize_t i
         cdef Key* key
-        if block.batch.misses_frames:
-            raise MissingFramesError()
-        if block.batch.agents_alternate:
-            raise AlternatingAgentsError(self.names[self.state.steps.end], self.names[self.state.steps.agent])
         if block.batch.discounts != NULL:
             batch["discount"] = new_array(block, <char*>block.batch.discounts, FLOAT32, dims, num_lead)
         for i in range(self.state.num_keys):
@@ -1992,7 +1988,7 @@ cdef class MixedRings:
         cdef Ring ring = <Ring>self.rings[at]
         cdef const int* places = self.places + at * self.most_keys
         cdef Py_ssize_t i
-        cdef bint has_all = True, filled
+        cdef bint has_all = True
         if ring is None:
             return False
         for i in range(ring.state.num_keys):
@@ -2005,12 +2001,8 @@ cdef class MixedRings:
             if places[i] >= 0:
                 ring.set_column(&block.batch, i, columns[places[i]] + first * ring.state.keys[i].nbytes)
         if drawn is None:
-            filled = ring.draw_into(block, ring, num, num, distinct)
-        else:
-            filled = ring.take_into(block, <const int64_t*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[0]), num, True)
-        if filled and block.batch.misses_frames:
-            raise MissingFramesError()
-        return filled
+            return ring.draw_into(block, ring, num, num, distinct)
+        return ring.take_into(block, <const int64_t*>cnp.PyArray_DATA(<cnp.ndarray?>drawn[0]), num, True)
 
     cdef int add_columns(
         self, char** columns, Py_ssize_t at, Py_ssize_t first, Py_ssize_t num, tuple drawn
