@@ -1,9 +1,9 @@
 """The replay ring: `Ring` stores rows as records and returns batches of them; `really.replay.ReplayBuffer` wraps it.
 
-Reading order: record.pxd (the layout of a row), values.pxd and scatter.pxd (in), gather.pxd over row_copy.h (out),
-bounded_random.pxd over random_words.h (which rows), batch_layout.pxd and pool.pxd (the memory of a batch), lock.pxd,
-ring_state.pxd (all of this without Python), then this file, which makes it a Python class. Not every ring needs the
-rest: n_step.pxd (n-step returns), cursor_page.pxd (rings on disk), and for large rows that share frames
+Reading order: record.pxd (the layout of a row), values.pxd, incoming.pxd and scatter.pxd (in), gather.pxd over
+row_copy.h (out), bounded_random.pxd over random_words.h (which rows), batch_layout.pxd and pool.pxd (the memory of a
+batch), lock.pxd, ring_state.pxd (all of this without Python), then this file, which makes it a Python class. Not every
+ring needs the rest: n_step.pxd (n-step returns), cursor_page.pxd (rings on disk), and for large rows that share frames
 frame_store.pxd, matching.pxd, interleave.pxd, reconstruct.pxd, placing.pxd and shared_rows.pxd.
 
 One lock guards rows and generator. A thread that holds it never waits, not even for the GIL, so it always releases it.
@@ -44,6 +44,7 @@ from frame_store cimport FrameStore, attach_file, follow_writer, map_needed_bloc
 from gather cimport gather
 from groups cimport Groups, draw_by_weight, draw_of_strata
 from generator cimport copied_state
+from incoming cimport Incoming, allocate_columns, allocate_numbers, clear_column, free_incoming, set_whole_rows
 from lock cimport Lock, acquire, acquire_without_gc, free_lock, new_lock, release, release_with_gc
 from matching cimport MAX_STACK, Sharing, StackColumn, init_sharing
 from memory cimport really_load_acquire, really_pages_release, really_pages_reserve, really_store_release
@@ -95,20 +96,15 @@ from ring_state cimport (
 )
 from scatter cimport append
 from shared_rows cimport (
-    Incoming,
     NoRoom,
-    allocate_columns,
-    allocate_numbers,
     append_pieces,
     bytes_needed,
     first_damaged,
-    free_incoming,
     lay_out_sharing,
     keep_from,
     recount_rows,
     release_dropped,
     return_to_frame,
-    set_whole_rows,
     stop_writing,
 )
 from window_batch cimport TrajectoryParts, WindowBatch, lay_out_windows, window_batch_nbytes
@@ -1155,9 +1151,7 @@ cdef class Ring:
                 Py_DECREF(<object>rows.scratch[i].value)
             free_incoming(&rows)
 
-    cdef bint find_columns(
-        self, dict data, Incoming* rows, Py_ssize_t* num_values, int64_t* num_rows
-    ) except -1:
+    cdef bint find_columns(self, dict data, Incoming* rows, Py_ssize_t* num_values, int64_t* num_rows) except -1:
         """`find_column` for every key. The first `num_values` values are kept alive: another thread may empty `data`.
 
         While the keys of `data` come in the order of the columns, a walk finds them, which costs less than look-ups.
@@ -1201,6 +1195,7 @@ cdef class Ring:
         stacks.data = <const char*>cnp.PyArray_DATA(frames)
         stacks.stride = self.state.sharings[key.sharing].store.nbytes
         stacks.indices = <const int*>cnp.PyArray_DATA(indices)
+        clear_column(&rows.columns[i])
         return has_rows(cnp.PyArray_DIM(indices, 0), num_rows)
 
     cdef bint append_columns(self, Column* columns, int64_t num_rows) except -1:
@@ -1232,6 +1227,9 @@ cdef class Ring:
         """`append_columns` for a ring with shared frames."""
         cdef NoRoom failure
         cdef bint may
+        cdef Py_ssize_t s
+        for s in range(self.state.num_sharings):
+            clear_column(&rows.columns[self.state.sharings[s].oldest_field])
         if not allocate_numbers(rows, &self.state.rows, self.state.max_stack, num_rows):
             raise MemoryError(f"a put of {num_rows} rows: the system gave no memory for the numbers of their frames")
         self.acquire_with_space(num_rows)

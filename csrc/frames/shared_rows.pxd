@@ -1,7 +1,6 @@
 """Rows that share frames, in and out of a ring: matching.pxd stores the frames, records keep the frames' numbers."""
 
 from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from frame_store cimport (
@@ -15,28 +14,13 @@ from frame_store cimport (
     publish_next,
     release_unneeded_blocks,
 )
+from incoming cimport Incoming, rows_of_piece
 from matching cimport MAX_STACK, Sharing, StackColumn, store_rows, undo_put
 from memory cimport really_advise_willneed, really_store_release
 from reconstruct cimport reconstruct
 from record cimport Column, Field, Records, num_held, num_skipped, oldest_kept, oldest_slot, row_at
 from scatter cimport append
-from values cimport Key, Scratch
-
-cdef enum:
-    FEW_FIELDS = 16  # for which a put needs no memory from the system
-    FEW_NUMBERS = 128  # of frames, likewise
-
-cdef struct Incoming:  # the rows of a put
-    Column* columns  # [num_fields]; those of keys that share frames are set here
-    Scratch* scratch  # [num_fields], of the values
-    StackColumn* stacks  # [num_fields], of the keys that share frames
-    Column* piece  # [num_fields], the columns from the first row of a piece on
-    uint32_t* numbers  # [num_fields, room], numbers of the frames
-    Py_ssize_t room  # numbers of a field: rows of a piece times the largest stack
-    Column few_columns[2 * FEW_FIELDS]
-    Scratch few_scratch[FEW_FIELDS]
-    StackColumn few_stacks[FEW_FIELDS]
-    uint32_t few_numbers[FEW_NUMBERS]
+from values cimport Key
 
 cdef struct NoRoom:  # why a put stopped
     Py_ssize_t sharing  # which sharing has no room for the frames of a piece; -1 if all pieces are in
@@ -56,48 +40,6 @@ cdef inline void lay_out_sharing(Sharing* sharing, const Key* keys, Field* field
     for i in range(sharing.num_columns):
         fields[sharing.keys[i]].nbytes = sharing.stack * sizeof(uint32_t)
     fields[sharing.oldest_field].nbytes = sizeof(uint32_t)
-
-
-cdef inline bint allocate_columns(Incoming* rows, Py_ssize_t num_fields) noexcept nogil:
-    """Allocates all but the numbers. Returns False if there is no memory."""
-    rows.numbers = NULL
-    if num_fields <= FEW_FIELDS:
-        rows.columns, rows.scratch, rows.stacks = rows.few_columns, rows.few_scratch, rows.few_stacks
-    else:
-        rows.columns = <Column*>malloc(num_fields * (2 * sizeof(Column) + sizeof(Scratch) + sizeof(StackColumn)))
-        rows.scratch = <Scratch*>(rows.columns + 2 * num_fields)
-        rows.stacks = <StackColumn*>(rows.scratch + num_fields)
-    rows.piece = rows.columns + num_fields
-    return rows.columns != NULL
-
-
-cdef inline bint allocate_numbers(
-    Incoming* rows, const Records* records, Py_ssize_t max_stack, int64_t num_rows
-) noexcept nogil:
-    """Allocates the frame numbers of a piece. Returns False if there is no memory."""
-    rows.room = (rows_of_piece(records, num_rows) + 1) * max_stack
-    rows.numbers = rows.few_numbers
-    if rows.room * records.num_fields > FEW_NUMBERS:
-        rows.numbers = <uint32_t*>malloc(rows.room * records.num_fields * sizeof(uint32_t))
-    return rows.numbers != NULL
-
-
-cdef inline void free_incoming(Incoming* rows) noexcept nogil:
-    if rows.numbers != rows.few_numbers:
-        free(rows.numbers)
-    if rows.columns != rows.few_columns:
-        free(rows.columns)
-
-
-cdef inline void set_whole_rows(StackColumn* stacks, const Column* column) noexcept nogil:
-    """Sets the rows of a key that shares frames to those of a column, which are whole rows."""
-    stacks.data, stacks.stride, stacks.indices = column.data, column.stride, NULL
-
-
-cdef inline int64_t rows_of_piece(const Records* records, int64_t num_rows) noexcept nogil:
-    """Rows that are committed together: with spare slots as many as fit in them, else all that are kept."""
-    cdef int64_t spare = records.num_slots - records.capacity
-    return min(num_rows, spare if spare > 0 else records.capacity)
 
 
 cdef inline NoRoom append_pieces(
