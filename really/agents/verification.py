@@ -73,20 +73,24 @@ def oddity(
     drawn = next((name for name in names if disagreement(name, again[name], together[name])), None)
     if drawn is not None or rows == 1:
         return None if drawn is None else ("drawn", drawn)
-    alone = outputs(0, 1)
+    alone = [outputs(at, at + 1) for at in range(rows)]
     for name in names:
-        if name in forms.shared or not _is_other(alone[name][0], together[name][0], together[name]):
-            continue
-        others = [outputs(at, at + 1)[name][0] for at in (1, 2)]
-        if all(_is_other(row, together[name][at], together[name]) for at, row in enumerate(others, 1)):
+        if name not in forms.shared and _are_others([each[name][0] for each in alone], together[name]):
             return "mixed", name
     return None
 
 
-def _is_other(row: NDArray[Any], among: NDArray[Any], rows: NDArray[Any]) -> bool:
-    if row.dtype.kind != "f" or not all(np.isfinite(each).all() for each in (row, rows)):
+def _are_others(alone: Sequence[NDArray[Any]], together: NDArray[Any]) -> bool:
+    """True if most outputs of a state alone are others than those of the same state among others.
+
+    One may be near by chance: if states are normalized among others, one of them can have outputs of about 0. And one
+    may be far by chance: if a model rounds or compares, a difference in the last digit can change its choice.
+    """
+    if together.dtype.kind != "f" or not all(np.isfinite(each).all() for each in (*alone, together)):
         return False
-    return bool(np.abs(row - among).max(initial=0.0) > MIXED * np.abs(rows).max(initial=0.0))
+    limit = MIXED * np.abs(together).max(initial=0.0)
+    far = [bool(np.abs(row - among).max(initial=0.0) > limit) for row, among in zip(alone, together, strict=True)]
+    return sum(far) > len(far) // 2
 
 
 def tried(

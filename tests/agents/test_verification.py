@@ -17,7 +17,7 @@ import pytest
 
 from really import SampleManager
 from really.agents import verification
-from really.agents.verification import seconds_per_call
+from really.agents.verification import oddity, seconds_per_call
 
 
 def manager_of(model: Any, **options: Any) -> SampleManager:
@@ -102,6 +102,41 @@ def test_a_model_that_mixes_states_is_told_once(model: Any, caplog: pytest.LogCa
         manager.get_data()
     (text,) = told(caplog.records)
     assert text.startswith("model output 'q_values': expected the same numbers for a state alone and among others")
+
+
+def centred(state: Any) -> Any:
+    return state - state.mean(0)
+
+
+def normalized(state: Any) -> Any:
+    return centred(state) / np.sqrt(state.var(0) + 1e-3)
+
+
+def oddity_of(q_values: Callable[[Any], Any]) -> tuple[str, str] | None:
+    """What `oddity` finds of a model with these q-values for the observations of CartPole."""
+    with manager_of(lambda: less_the_mean) as manager:
+        agent = manager.get_agent()
+    return oddity(lambda state: {"q_values": q_values(state)}, agent.input_space, agent.forms, ["q_values"])
+
+
+@pytest.mark.parametrize("mixing", [centred, normalized])
+def test_a_model_that_mixes_states_is_told_whatever_its_weights(mixing: Callable[[Any], Any]) -> None:
+    """Two states are mixed, and the third has the outputs that it has alone: with random weights, about 1 in 100."""
+
+    def q_values(state: np.ndarray) -> np.ndarray:
+        mixed = mixing(state)[:, :2]
+        mixed[int(np.argmax(state[:, 0]))] = 0.0
+        return mixed
+
+    assert oddity_of(q_values) == ("mixed", "q_values")
+
+
+def test_one_choice_that_a_rounding_changes_is_not_told() -> None:
+    def q_values(state: np.ndarray) -> np.ndarray:
+        near = np.isclose(state[:, 0], state[:, 0].max())
+        return np.where(near[:, None] & (len(state) > 1), 100.0, state[:, :2])
+
+    assert oddity_of(q_values) is None
 
 
 @pytest.mark.parametrize("model", INDEPENDENT)
