@@ -145,6 +145,8 @@ cdef inline Py_ssize_t locate_frames(
     cdef const uint32_t* stack
     cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
     cdef uint32_t in_block = (<uint32_t>1 << sharing.store.shift) - 1, before = 0
+    cdef const char* starts[REALLY_ROW_GROUP * 2 * MAX_STACK]
+    cdef Py_ssize_t num_starts = 0
     cdef bint follows
     cdef int c, j
     for i in range(num):
@@ -163,8 +165,11 @@ cdef inline Py_ssize_t locate_frames(
                     return -1
                 # The hardware prefetcher follows contiguous frames, unless they are read in turn.
                 if sharing.outer != 1 or not follows:
-                    prefetch_lines(row[j], reach)
+                    starts[num_starts] = row[j]
+                    num_starts += 1
             row += sharing.stack
+    for i in range(num_starts):
+        prefetch_lines(starts[i], reach)
     return num
 
 
