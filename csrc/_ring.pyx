@@ -284,9 +284,10 @@ class AlternatingAgentsError(RingError):
     """
 
 
-def use_level(int level):
-    """Makes the kernels use the instructions of `CPU_LEVELS[level]`. Call it before there is a ring."""
-    really_cpu_use(level, CACHE_NBYTES)
+def use_level(int level, size_t cache_nbytes=CACHE_NBYTES):
+    """Makes the kernels use the instructions of `CPU_LEVELS[level]`, and distances and thresholds for a second-level
+    cache of so many bytes. Call it before there is a ring."""
+    really_cpu_use(level, cache_nbytes)
 
 
 use_level(len(CPU_LEVELS) - 1)

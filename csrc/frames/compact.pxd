@@ -10,7 +10,7 @@ from libc.string cimport memcmp
 from frame_store cimport find_frame
 from matching cimport Sharing
 from memory cimport really_stream_fence
-from row_copy cimport REALLY_ROW_GROUP, REALLY_ROW_PREFETCH, is_past_the_cache, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows, really_row_ahead
 
 cdef enum:
     NOT_FOUND = -1
@@ -174,7 +174,7 @@ cdef inline Py_ssize_t locate_places(
             rows[i] = find_frame(&sharing.store, windows.numbers[w * 2 * compact.length * sharing.stack + place])
             if rows[i] == NULL:
                 return -1
-            prefetch_lines(rows[i], min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+            prefetch_lines(rows[i], min(sharing.store.nbytes, <Py_ssize_t>really_row_ahead()))
         place += 1
         if place == windows.num_places:
             place, w = 0, w + 1

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from interleave cimport frames_pass_the_cache, has_fast_path, interleave, really_interleave4
 from matching cimport MAX_STACK
 from memory cimport really_stream_fence
-from row_copy cimport REALLY_ROW_GROUP, REALLY_ROW_PREFETCH, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_GROUP, prefetch_lines, really_copy_rows, really_row_ahead
 
 
 cdef struct Placed:
@@ -51,7 +51,7 @@ cdef inline bint locate(const Placed* placed, int column, Py_ssize_t row, const 
         if not 0 <= indices[j] < placed.num_frames:
             return False
         frames[j] = placed.frames + indices[j] * placed.nbytes
-        prefetch_lines(frames[j], min(placed.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+        prefetch_lines(frames[j], min(placed.nbytes, <Py_ssize_t>really_row_ahead()))
     return True
 
 

@@ -7,7 +7,7 @@ from frame_store cimport FrameStore, find_frame, frame_at, full_number, is_store
 from matching cimport MAX_STACK, Sharing
 from interleave cimport frames_pass_the_cache, has_fast_path, interleave, really_interleave4
 from memory cimport really_aligned_free, really_stream_fence
-from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_GROUP, prefetch_lines, really_copy_rows, really_row_ahead
 
 cdef enum:
     MISSING = -2
@@ -81,9 +81,9 @@ cdef inline bint are_pairs(
 
 cdef inline void prefetch_group(const char** frames, Py_ssize_t nbytes) noexcept nogil:
     """Prefetches the start of each frame of a group, which is copied after the group before it."""
-    cdef int i
+    cdef Py_ssize_t i, reach = min(nbytes, <Py_ssize_t>really_row_ahead())
     for i in range(REALLY_ROW_GROUP):
-        prefetch_lines(frames[i], min(nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH))
+        prefetch_lines(frames[i], reach)
 
 
 cdef inline bint locate_lone(
@@ -143,7 +143,7 @@ cdef inline Py_ssize_t locate_frames(
     """
     cdef const char** row
     cdef const uint32_t* stack
-    cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>REALLY_ROW_PREFETCH)
+    cdef Py_ssize_t i, reach = min(sharing.store.nbytes, <Py_ssize_t>really_row_ahead())
     cdef uint32_t in_block = (<uint32_t>1 << sharing.store.shift) - 1, before = 0
     cdef const char* starts[REALLY_ROW_GROUP * 2 * MAX_STACK]
     cdef Py_ssize_t num_starts = 0

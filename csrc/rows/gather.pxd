@@ -8,7 +8,7 @@ from memory cimport REALLY_CACHE_LINE, really_prefetch_l2, really_advise_willnee
 from numpy.random cimport bitgen_t
 from record cimport BIG_FIELD, Field, Records, num_held, oldest_slot, row_at, slot_of
 from removed cimport Removed, draw_left
-from row_copy cimport REALLY_ROW_PREFETCH, REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows
+from row_copy cimport REALLY_ROW_GROUP, is_past_the_cache, prefetch_lines, really_copy_rows, really_row_ahead
 
 cdef enum:
     BLOCK = DRAW_BLOCK  # rows whose cache lines are prefetched at a time
@@ -137,7 +137,7 @@ cdef inline void gather_wide(
 ) noexcept nogil:
     cdef const char* rows[2][REALLY_ROW_GROUP]
     cdef int64_t oldest = oldest_slot(records)
-    cdef Py_ssize_t most = REALLY_ROW_GROUP, reach = min(records.stride, <Py_ssize_t>REALLY_ROW_PREFETCH)
+    cdef Py_ssize_t most = REALLY_ROW_GROUP, reach = min(records.stride, <Py_ssize_t>really_row_ahead())
     cdef Py_ssize_t first = 0, num = locate_rows(records, oldest, ages, min(num_rows, most), rows[0], reach)
     cdef Py_ssize_t num_ahead, half = 0
     while num > 0:

@@ -5,8 +5,8 @@ from memory cimport REALLY_CACHE_LINE, really_prefetch_l2
 
 cdef extern from "row_copy.h" nogil:
     enum:
-        REALLY_ROW_PREFETCH
         REALLY_ROW_GROUP
+    size_t really_row_ahead() noexcept
     void really_copy_rows(
         char* to, size_t stride, const char** rows, size_t nbytes, int num, bint streams, bint goes_on
     ) noexcept
@@ -18,7 +18,7 @@ cdef inline bint is_past_the_cache(size_t nbytes) noexcept nogil:
 
 
 cdef inline void prefetch_lines(const char* row, Py_ssize_t nbytes) noexcept nogil:
-    """Prefetches the first `nbytes` of a row. `really_copy_rows` prefetches what follows REALLY_ROW_PREFETCH bytes."""
+    """Prefetches the first `nbytes` of a row. `really_copy_rows` prefetches what follows `really_row_ahead()` bytes."""
     cdef Py_ssize_t at = 0
     while at < nbytes:
         really_prefetch_l2(row + at)

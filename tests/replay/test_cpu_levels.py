@@ -1,4 +1,4 @@
-"""The kernels give the same bytes with the instructions of every processor, and say so where they lack them."""
+"""The kernels give the same bytes with the instructions and the cache of every processor, and name those they lack."""
 
 import os
 import subprocess
@@ -14,6 +14,13 @@ from tests.test_seeded_runs import HASHES
 FRAMES = ("stacked_frames", "frames_of_the_last_axis", "shuffled_frames")
 RUNS = ("many_dtypes", *FRAMES, "past_the_cache", "half_life", "removed_rows", "windows")
 ALL = ("plain", "sse2", "avx2", "avx512", "neon")
+
+WITH_A_CACHE = """
+import runpy, sys
+from really.replay import engine
+engine.use_level(engine.CPU_LEVELS.index(engine.CPU_LEVEL), int(sys.argv.pop(1)))
+runpy.run_module("tests.seeded_runs", run_name="__main__")
+"""
 
 
 def at_level(level, *command):
@@ -33,6 +40,13 @@ def test_the_levels_begin_with_plain_c_and_end_with_the_one_that_is_used():
 @pytest.mark.parametrize("level", [level for level in ALL if level in CPU_LEVELS])
 def test_every_level_gives_the_same_bytes(level):
     code, output, errors = at_level(level, "-m", "tests.seeded_runs", *RUNS)
+    assert code == 0, errors
+    assert dict(line.split() for line in output.splitlines()) == {name: HASHES[name] for name in RUNS}
+
+
+@pytest.mark.parametrize("nbytes", [1 << 18, 1 << 22])
+def test_every_size_of_the_cache_gives_the_same_bytes(nbytes):
+    code, output, errors = at_level(CPU_LEVEL, "-c", WITH_A_CACHE, str(nbytes), *RUNS)
     assert code == 0, errors
     assert dict(line.split() for line in output.splitlines()) == {name: HASHES[name] for name in RUNS}
 
